@@ -1,0 +1,19 @@
+// How errors are made: one helper for failed system calls, one assertion that is always on.
+#pragma once
+
+#include <string_view>
+
+namespace sidestep {
+
+// Throws std::system_error: "<what>: <strerror>". `what` names the call and its object:
+// throw_errno(errno, "memfd_create(ring)"). errno is the caller's to read, on the line after the
+// call.
+[[noreturn]] void throw_errno(int error, std::string_view what);
+
+[[noreturn]] void assertion_failed(const char* condition, const char* file, int line) noexcept;
+
+}  // namespace sidestep
+
+// A broken internal invariant: always on, ends the process with a message (a bug of ours).
+#define SIDESTEP_ASSERT(condition) \
+    ((condition) ? void(0) : ::sidestep::assertion_failed(#condition, __FILE__, __LINE__))

@@ -1,0 +1,316 @@
+#include "sys.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "error.hpp"
+
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+
+namespace sidestep::sys {
+namespace {
+
+template <class Call>
+auto retry(Call call) {
+    decltype(call()) result;
+    do result = call();
+    while (result < 0 && errno == EINTR);
+    return result;
+}
+
+struct timespec to_timespec(std::chrono::nanoseconds d) {
+    auto seconds = std::chrono::duration_cast<std::chrono::seconds>(d);
+    return {.tv_sec = static_cast<time_t>(seconds.count()),
+            .tv_nsec = static_cast<long>((d - seconds).count())};
+}
+
+std::chrono::nanoseconds remaining(Clock::time_point deadline) {
+    return std::max<std::chrono::nanoseconds>(deadline - Clock::now(), std::chrono::nanoseconds(0));
+}
+
+Wake futex_result(long result, int error) {
+    if (result >= 0) return Wake::woken;
+    return error == ETIMEDOUT ? Wake::timeout : error == EAGAIN ? Wake::changed : Wake::woken;
+}
+
+}  // namespace
+
+int poll_timeout(const Deadline& deadline) {
+    if (!deadline) return -1;
+    auto ms = std::chrono::ceil<std::chrono::milliseconds>(remaining(*deadline)).count();
+    return static_cast<int>(std::min<long long>(ms, INT_MAX));
+}
+
+Fd pidfd_open(int pid) {
+    long fd = syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0) throw_errno(errno, fmt::format("pidfd_open({})", pid));
+    return Fd(static_cast<int>(fd));
+}
+
+bool pidfd_send_signal(int pidfd, int signal) {
+    if (syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0) return true;
+    if (errno == ESRCH) return false;
+    throw_errno(errno, fmt::format("pidfd_send_signal({})", signal_name(signal)));
+}
+
+ExitStatus wait_pidfd(int pidfd, bool block, bool leave) {
+    siginfo_t info = {};
+    int options = WEXITED | (block ? 0 : WNOHANG) | (leave ? WNOWAIT : 0);
+    int result = retry(
+        [&] { return ::waitid(static_cast<idtype_t>(P_PIDFD), id_t(pidfd), &info, options); });
+    if (result < 0) {
+        if (errno != ECHILD) throw_errno(errno, "waitid(P_PIDFD)");
+        // Not our child any more: reaped by someone else, or SIGCHLD is ignored. A pidfd that is
+        // not readable belongs to a process that still runs.
+        Deadline now = Clock::now();
+        return wait_for_exit(pidfd, block ? Deadline() : now) ? ExitStatus::lost_status()
+                                                              : ExitStatus();
+    }
+    if (info.si_pid == 0) return {};
+    if (info.si_code == CLD_EXITED) return ExitStatus::from_exit_code(info.si_status);
+    return ExitStatus::from_signal(info.si_status, info.si_code == CLD_DUMPED);
+}
+
+bool wait_for_exit(int pidfd, const Deadline& deadline) {
+    for (;;) {
+        pollfd entry = {.fd = pidfd, .events = POLLIN, .revents = 0};
+        int n = ::poll(&entry, 1, poll_timeout(deadline));
+        if (n > 0) return true;
+        if (n < 0 && errno != EINTR) throw_errno(errno, "poll(pidfd)");
+        if (deadline && Clock::now() >= *deadline) return false;
+    }
+}
+
+std::size_t thread_count() {
+    std::error_code error;
+    std::size_t count = 0;
+    for (auto it = std::filesystem::directory_iterator("/proc/self/task", error);
+         !error && it != std::filesystem::directory_iterator(); it.increment(error))
+        ++count;
+    return count;
+}
+
+std::size_t usable_cpus() {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    std::size_t cpus = 1;
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        cpus = static_cast<std::size_t>(std::max(1, CPU_COUNT(&set)));
+    else
+        cpus = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+    long long quota = 0, period = 0;
+    auto cgroup = read_file("/sys/fs/cgroup/cpu.max");
+    if (cgroup && std::sscanf(cgroup->c_str(), "%lld %lld", &quota, &period) == 2 && period > 0) {
+        auto allowed = static_cast<std::size_t>(std::max(1LL, (quota + period - 1) / period));
+        cpus = std::min(cpus, allowed);
+    }
+    return cpus;
+}
+
+Pipe make_pipe() {
+    int fds[2];
+    if (::pipe2(fds, O_CLOEXEC) < 0) throw_errno(errno, "pipe2");
+    return {Fd(fds[0]), Fd(fds[1])};
+}
+
+SocketPair make_socketpair() {
+    int fds[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
+        throw_errno(errno, "socketpair");
+    return {Fd(fds[0]), Fd(fds[1])};
+}
+
+Fd make_eventfd() {
+    int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0) throw_errno(errno, "eventfd");
+    return Fd(fd);
+}
+
+void set_nonblocking(int fd, bool on) {
+    int flags = ::fcntl(fd, F_GETFL);
+    if (flags < 0) throw_errno(errno, "fcntl(F_GETFL)");
+    int wanted = on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK;
+    if (wanted != flags && ::fcntl(fd, F_SETFL, wanted) < 0) throw_errno(errno, "fcntl(F_SETFL)");
+}
+
+namespace {
+constexpr std::size_t kMaxFds = 64;
+using ControlBuffer = std::byte[CMSG_SPACE(kMaxFds * sizeof(int))];
+}  // namespace
+
+void send_message(int socket, std::span<const std::byte> bytes, std::span<const int> fds) {
+    if (fds.size() > kMaxFds)
+        throw_errno(E2BIG,
+                    fmt::format("{} descriptors in one message ({} at most)", fds.size(), kMaxFds));
+    alignas(cmsghdr) ControlBuffer control = {};
+    iovec part = {const_cast<std::byte*>(bytes.data()), bytes.size()};
+    msghdr header = {};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    if (!fds.empty()) {
+        header.msg_control = control;
+        header.msg_controllen = CMSG_SPACE(fds.size_bytes());
+        cmsghdr* rights = CMSG_FIRSTHDR(&header);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(fds.size_bytes());
+        std::memcpy(CMSG_DATA(rights), fds.data(), fds.size_bytes());
+    }
+    ssize_t sent = retry([&] { return ::sendmsg(socket, &header, MSG_NOSIGNAL); });
+    if (sent < 0) throw_errno(errno, "sendmsg");
+}
+
+Message receive_message(int socket, std::span<std::byte> buffer) {
+    alignas(cmsghdr) ControlBuffer control;
+    iovec part = {buffer.data(), buffer.size()};
+    msghdr header = {};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = control;
+    header.msg_controllen = sizeof control;
+    ssize_t size = retry([&] { return ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC); });
+    if (size < 0 && errno != ECONNRESET) throw_errno(errno, "recvmsg");
+    Message message;
+    message.closed = size <= 0;
+    message.size = size > 0 ? static_cast<std::size_t>(size) : 0;
+    if (size < 0) return message;
+    for (cmsghdr* c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+        std::size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (std::size_t i = 0; i < count; ++i) {
+            int fd;
+            std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
+            message.fds.emplace_back(fd);
+        }
+    }
+    if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+        throw_errno(EMSGSIZE, "recvmsg: the message or its descriptors were cut off");
+    return message;
+}
+
+Fd memfd(const char* name, std::size_t size) {
+    int raw = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (raw < 0) throw_errno(errno, fmt::format("memfd_create({})", name));
+    Fd fd(raw);
+    if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0)
+        throw_errno(errno, fmt::format("ftruncate({}, {} bytes)", name, size));
+    if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+        throw_errno(errno, fmt::format("fcntl(F_ADD_SEALS, {})", name));
+    return fd;
+}
+
+Fd reopen_read_only(const Fd& fd) {
+    std::string path = fmt::format("/proc/self/fd/{}", fd.get());
+    int raw = retry([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); });
+    if (raw >= 0) return Fd(raw);
+    if (errno == ENOENT) return fd.duplicate();
+    throw_errno(errno, fmt::format("open({}, read only)", path));
+}
+
+Mapping map_shared(int fd, std::size_t size, Access access, bool populate) {
+    int protection = access == Access::read_write ? PROT_READ | PROT_WRITE : PROT_READ;
+    int flags = MAP_SHARED | MAP_NORESERVE | (populate ? MAP_POPULATE : 0);
+    void* address = ::mmap(nullptr, size, protection, flags, fd, 0);
+    if (address == MAP_FAILED) throw_errno(errno, fmt::format("mmap({} bytes)", size));
+    return Mapping(address, size);
+}
+
+bool populate(std::span<std::byte> range) {
+    if (::madvise(range.data(), range.size(), MADV_POPULATE_WRITE) == 0) return true;
+    return errno == EINVAL;  // a kernel before 5.14: pages come on first touch
+}
+
+void discard(int fd, std::size_t offset, std::size_t size) {
+    // A failure costs memory, not correctness: tmpfs always supports it.
+    (void)::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                      static_cast<off_t>(size));
+}
+
+void no_dump(std::span<std::byte> range) noexcept {
+    (void)::madvise(range.data(), range.size(), MADV_DONTDUMP);
+}
+
+void dont_fork(std::span<std::byte> range) noexcept {
+    (void)::madvise(range.data(), range.size(), MADV_DONTFORK);
+}
+
+Wake futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                const Deadline& deadline) noexcept {
+    struct timespec timeout = {};
+    if (deadline) timeout = to_timespec(remaining(*deadline));
+    long result =
+        syscall(SYS_futex, &word, FUTEX_WAIT, expected, deadline ? &timeout : nullptr, nullptr, 0);
+    return futex_result(result, errno);
+}
+
+Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
+                 const std::atomic<std::uint32_t>& b, std::uint32_t expected_b,
+                 const Deadline& deadline) noexcept {
+    // struct futex_waitv of linux/futex.h (5.16), spelled out for older headers.
+    struct Waiter {
+        std::uint64_t value;
+        std::uint64_t address;
+        std::uint32_t flags;
+        std::uint32_t reserved;
+    };
+    constexpr std::uint32_t kSize32 = 2;  // FUTEX_32: a shared futex of 32 bits
+    Waiter waiters[2] = {{expected_a, reinterpret_cast<std::uintptr_t>(&a), kSize32, 0},
+                         {expected_b, reinterpret_cast<std::uintptr_t>(&b), kSize32, 0}};
+    struct timespec until = {};
+    if (deadline) until = to_timespec(deadline->time_since_epoch());  // absolute
+    long result =
+        syscall(SYS_futex_waitv, waiters, 2, 0, deadline ? &until : nullptr, CLOCK_MONOTONIC);
+    if (result >= 0 || errno != ENOSYS) return futex_result(result, errno);
+    if (b.load(std::memory_order_relaxed) != expected_b) return Wake::changed;
+    auto cap = Clock::now() + std::chrono::milliseconds(50);
+    if (deadline && *deadline < cap) return futex_wait(a, expected_a, deadline);
+    Wake wake = futex_wait(a, expected_a, cap);
+    return wake == Wake::timeout ? Wake::woken : wake;
+}
+
+void futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
+    (void)syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+}
+
+std::optional<std::string> read_file(const char* path) {
+    int raw = retry([&] { return ::open(path, O_RDONLY | O_CLOEXEC); });
+    if (raw < 0) return {};
+    Fd fd(raw);
+    std::string text;
+    char chunk[4096];
+    constexpr std::size_t kLimit = 16 << 20;
+    while (text.size() < kLimit) {
+        ssize_t n = retry([&] { return ::read(fd.get(), chunk, sizeof chunk); });
+        if (n <= 0) break;
+        text.append(chunk, static_cast<std::size_t>(n));
+    }
+    return text;
+}
+
+}  // namespace sidestep::sys

@@ -1,0 +1,107 @@
+// Raw system calls and their kernel fallbacks: one function each, EINTR handled here and nowhere
+// else, errors thrown as std::system_error unless the return value says otherwise.
+//
+// Threads: all thread-safe.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <sidestep/exit_status.hpp>
+
+#include "fd.hpp"
+
+namespace sidestep::sys {
+
+using Clock = std::chrono::steady_clock;
+// A moment to give up at; no value: never.
+using Deadline = std::optional<Clock::time_point>;
+
+// Milliseconds until `deadline` for poll(2) and epoll_wait(2): rounded up, -1 for never.
+int poll_timeout(const Deadline& deadline);
+
+// --- processes -------------------------------------------------------------------------------
+
+// A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).
+Fd pidfd_open(int pid);
+// Sends a signal without a race on the pid. False: the process is gone already.
+bool pidfd_send_signal(int pidfd, int signal);
+// Takes the status of a child: running() if it has not ended and `block` is false, lost() if
+// someone else took it. With `leave`, the zombie stays (WNOWAIT), and its pid stays reserved.
+ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false);
+// Polls the pidfd. True: the process has ended (and may still be unreaped).
+bool wait_for_exit(int pidfd, const Deadline& deadline);
+// Threads of this process (/proc/self/task); 0 where /proc is not mounted.
+std::size_t thread_count();
+// CPUs that this process may use: its affinity mask, cut by the cgroup's cpu.max quota; at least 1.
+std::size_t usable_cpus();
+
+// --- descriptors -----------------------------------------------------------------------------
+
+struct Pipe {
+    Fd read_end;
+    Fd write_end;
+};
+Pipe make_pipe();
+struct SocketPair {
+    Fd first;
+    Fd second;
+};
+// A connected pair of SOCK_SEQPACKET sockets: message boundaries are kept, EOF on peer's death.
+SocketPair make_socketpair();
+Fd make_eventfd();
+void set_nonblocking(int fd, bool on);
+
+// One message with descriptors (SCM_RIGHTS). MSG_NOSIGNAL. Throws on a full or broken socket.
+void send_message(int socket, std::span<const std::byte> bytes, std::span<const int> fds);
+struct Message {
+    std::size_t size = 0;  // bytes received; 0 with closed == true: the peer is gone
+    std::vector<Fd> fds;   // O_CLOEXEC
+    bool closed = false;
+};
+// Receives one message. Throws if it was larger than `buffer`, or carried more than 64 fds.
+Message receive_message(int socket, std::span<std::byte> buffer);
+
+// --- memory ----------------------------------------------------------------------------------
+
+// An anonymous file that vanishes with its last user. Sparse: pages come on first touch. Sealed
+// against shrinking and growing, so that nobody can turn an access into SIGBUS.
+Fd memfd(const char* name, std::size_t size);
+// The same file, open for reading only: its receiver cannot map it writable by accident. (Not
+// F_SEAL_FUTURE_WRITE: that forbids punching holes too, so pages could never be given back.)
+// Without /proc, a plain duplicate.
+Fd reopen_read_only(const Fd& fd);
+enum class Access { read_only, read_write };
+Mapping map_shared(int fd, std::size_t size, Access access, bool populate = false);
+// Brings pages in, so that a lack of memory is an error here (false) and not a signal later.
+bool populate(std::span<std::byte> range);
+// Gives the pages of a shared range back to the system; the range reads as zeros after.
+void discard(int fd, std::size_t offset, std::size_t size);
+void no_dump(std::span<std::byte> range) noexcept;
+void dont_fork(std::span<std::byte> range) noexcept;
+
+// --- futex (shared between processes: keyed by inode and offset) -----------------------------
+
+enum class Wake { woken, changed, timeout };
+// Sleeps while *word == expected. Spurious wake-ups are possible: re-check.
+Wake futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                const Deadline& deadline) noexcept;
+// Sleeps while both words have the expected values (futex_waitv, Linux 5.16; before that, on the
+// first word alone and for 50 ms at most).
+Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
+                 const std::atomic<std::uint32_t>& b, std::uint32_t expected_b,
+                 const Deadline& deadline) noexcept;
+void futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept;
+
+// --- files -----------------------------------------------------------------------------------
+
+// The whole of a small file (/proc, /sys); nothing if it cannot be opened.
+std::optional<std::string> read_file(const char* path);
+
+}  // namespace sidestep::sys

@@ -1,0 +1,106 @@
+#include "sys.hpp"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <thread>
+
+#include <catch2/catch.hpp>
+
+#include "support.hpp"
+
+namespace sys = sidestep::sys;
+using namespace std::chrono_literals;
+
+namespace {
+
+pid_t start_child(int exit_code, int signal = 0) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (signal) kill(getpid(), signal);
+        _exit(exit_code);
+    }
+    return pid;
+}
+
+}  // namespace
+
+TEST_CASE("waiting on a pidfd yields the exit code or the signal", "[core][sys]") {
+    sidestep::Fd exits = sys::pidfd_open(start_child(7));
+    CHECK(sys::wait_pidfd(exits.get(), true).code() == 7);
+    sidestep::Fd dies = sys::pidfd_open(start_child(0, SIGKILL));
+    CHECK(sys::wait_pidfd(dies.get(), true, true).signal() == SIGKILL);  // left as a zombie
+    CHECK(sys::wait_pidfd(dies.get(), true).signal() == SIGKILL);
+}
+
+TEST_CASE("a status that someone else took is lost, never success", "[core][sys]") {
+    pid_t pid = start_child(0);
+    sidestep::Fd pidfd = sys::pidfd_open(pid);
+    waitpid(pid, nullptr, 0);
+    CHECK(sys::wait_pidfd(pidfd.get(), true).lost());
+    CHECK_FALSE(sys::pidfd_send_signal(pidfd.get(), SIGTERM));
+}
+
+TEST_CASE("descriptors travel inside messages", "[core][sys]") {
+    auto [a, b] = sys::make_socketpair();
+    auto [reader, writer] = sys::make_pipe();
+    std::byte text[3] = {std::byte{'a'}, std::byte{'b'}, std::byte{'c'}};
+    int fd = writer.get();
+    sys::send_message(a.get(), text, {&fd, 1});
+    std::byte buffer[16];
+    sys::Message message = sys::receive_message(b.get(), buffer);
+    REQUIRE(message.size == 3);
+    REQUIRE(message.fds.size() == 1);
+    CHECK(write(message.fds[0].get(), "x", 1) == 1);
+    char got = 0;
+    CHECK(read(reader.get(), &got, 1) == 1);
+    CHECK(got == 'x');
+    a.reset();
+    CHECK(sys::receive_message(b.get(), buffer).closed);
+}
+
+TEST_CASE("a message that does not fit is an error, and leaks no descriptor", "[core][sys]") {
+    auto [a, b] = sys::make_socketpair();
+    std::byte text[8] = {};
+    int fd = a.get();
+    sys::send_message(a.get(), text, {&fd, 1});
+    std::byte buffer[4];
+    CHECK_THROWS_AS(sys::receive_message(b.get(), buffer), std::system_error);
+}
+
+TEST_CASE("a memfd cannot be shrunk under its users", "[core][sys]") {
+    sidestep::Fd fd = sys::memfd("sidestep-test", 8192);
+    CHECK(ftruncate(fd.get(), 0) == -1);
+    sidestep::Mapping writable = sys::map_shared(fd.get(), 8192, sys::Access::read_write);
+    sidestep::Fd reader = sys::reopen_read_only(fd);
+    CHECK_THROWS_AS(sys::map_shared(reader.get(), 8192, sys::Access::read_write),
+                    std::system_error);
+    sidestep::Mapping view = sys::map_shared(reader.get(), 8192, sys::Access::read_only);
+    std::memset(writable.data(), 5, 8192);
+    CHECK(view.data()[8191] == std::byte{5});
+    sys::discard(fd.get(), 0, 4096);
+    CHECK(view.data()[0] == std::byte{0});
+    CHECK(sys::populate(writable.bytes()));
+}
+
+TEST_CASE("a futex wait ends on a wake, on a changed word and on its deadline", "[core][sys]") {
+    std::atomic<std::uint32_t> word{0}, other{0};
+    CHECK(sys::futex_wait(word, 1, {}) == sys::Wake::changed);
+    CHECK(sys::futex_wait(word, 0, sys::Clock::now() + 1ms) == sys::Wake::timeout);
+    CHECK(sys::futex_wait2(word, 0, other, 1, {}) == sys::Wake::changed);
+    CHECK(sys::futex_wait2(word, 0, other, 0, sys::Clock::now() + 1ms) == sys::Wake::timeout);
+    std::thread waker([&] {
+        other.store(1);
+        sys::futex_wake(other, 1);
+    });
+    while (other.load() == 0) sys::futex_wait2(word, 0, other, 0, sys::Clock::now() + 1s);
+    waker.join();
+    CHECK(other.load() == 1);
+}
+
+TEST_CASE("the number of usable CPUs is at least one", "[core][sys]") {
+    CHECK(sys::usable_cpus() >= 1);
+    CHECK(sys::thread_count() >= 1);
+}

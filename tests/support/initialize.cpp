@@ -1,0 +1,7 @@
+#include "support.hpp"
+
+namespace test {
+
+void initialize() {}
+
+}  // namespace test

@@ -1,0 +1,11 @@
+// The tests' own main: takes over in spawned workers first, then runs Catch2.
+#define CATCH_CONFIG_RUNNER
+#include <catch2/catch.hpp>
+
+#include "support.hpp"
+
+int main(int argc, char** argv) {
+    test::initialize();
+    int failures = Catch::Session().run(argc, argv);
+    return failures != 0 || test::leaks_found() != 0 ? 1 : 0;
+}

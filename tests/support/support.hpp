@@ -1,0 +1,39 @@
+// Helpers of the tests: waiting for events, looking for leaks.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+
+namespace test {
+
+using namespace std::chrono_literals;
+
+// Every wait in a test is for an event, with a deadline that is generous: machines are shared.
+inline constexpr auto kPatience = 60s;
+
+// Calls into the library what a main() calls first (spawned workers never return from here).
+void initialize();
+
+// Polls `condition` until it holds; false after the deadline.
+bool eventually(const std::function<bool()>& condition,
+                std::chrono::milliseconds deadline = kPatience);
+
+// What a test must leave as it found it.
+struct Resources {
+    std::map<int, std::string> fds;      // number -> what it refers to
+    std::set<int> children;              // pids, zombies too
+    std::set<std::string> shared_names;  // entries of /dev/shm
+    std::set<std::string> temporary;     // entries of the temporary folder that bear our names
+
+    static Resources now();
+    // One line for each thing that is here and was not in `before`; empty: nothing leaked.
+    std::string leaked_since(const Resources& before) const;
+};
+
+// How many test cases of this run left something behind (a listener checks each).
+int leaks_found();
+
+}  // namespace test
