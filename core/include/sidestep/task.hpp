@@ -107,6 +107,15 @@ concept StatefulFunctor =
 template <class F>
 concept TaskCallable = FunctionPointer<F> || Captureless<F> || StatefulFunctor<F>;
 
+// For messages: the function that a pointer points to, else null.
+template <class F>
+const void* function_address(const F& f) {
+    if constexpr (FunctionPointer<std::decay_t<F>>)
+        return reinterpret_cast<const void*>(static_cast<std::decay_t<F>>(f));
+    else
+        return nullptr;
+}
+
 template <class F>
 void save_callable(OutputArchive& archive, const F& f) {
     if constexpr (FunctionPointer<F>)
@@ -189,7 +198,7 @@ struct Call {
         if constexpr (std::is_void_v<ResultOf<F, Args...>>)
             std::apply(f, std::move(values));
         else
-            result(std::as_const<ResultOf<F, Args...>>(std::apply(f, std::move(values))));
+            result(ResultOf<F, Args...>(std::apply(f, std::move(values))));
     }
 };
 
