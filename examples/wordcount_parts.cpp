@@ -39,8 +39,8 @@ unsigned parse_workers(const char* text) {
 
 // By its name; C++'s own headers have no ending.
 bool is_header(const fs::path& path) {
-    static const std::array<std::string_view, 9> endings = {
-        ".h", ".hh", ".hpp", ".hxx", ".h++", ".H", ".tcc", ".ipp", ".inl"};
+    static const std::array<std::string_view, 9> endings = {".h", ".hh",  ".hpp", ".hxx", ".h++",
+                                                            ".H", ".tcc", ".ipp", ".inl"};
     std::string ending = path.extension().string();
     if (ending.empty()) return path.native().find("/c++/") != std::string::npos;
     return std::find(endings.begin(), endings.end(), ending) != endings.end();
@@ -49,8 +49,8 @@ bool is_header(const fs::path& path) {
 constexpr std::array<bool, 256> kWordCharacter = [] {
     std::array<bool, 256> table{};
     for (unsigned c = 0; c < 256; ++c)
-        table[c] = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                   c == '_';
+        table[c] =
+            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
     return table;
 }();
 
