@@ -257,7 +257,12 @@ Mapping map_shared(int fd, std::size_t size, Access access, bool populate) {
 }
 
 bool populate(std::span<std::byte> range) {
-    if (::madvise(range.data(), range.size(), MADV_POPULATE_WRITE) == 0) return true;
+    // madvise wants the start of a page, or it does nothing (EINVAL).
+    static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    auto begin = reinterpret_cast<std::uintptr_t>(range.data());
+    std::size_t before = begin % page;
+    if (::madvise(range.data() - before, range.size() + before, MADV_POPULATE_WRITE) == 0)
+        return true;
     return errno == EINVAL;  // a kernel before 5.14: pages come on first touch
 }
 
