@@ -114,11 +114,7 @@ std::unique_ptr<Zygote> Zygote::fork_here() {
     }
     Launched self{pid, sys::pidfd_open(pid), std::move(control.first),
                   std::move(lifeline.write_end)};
-    BootMessage message;
-    message.entry = locate(reinterpret_cast<const void*>(&zygote_main));
-    message.parent_pid = getpid();
-    int fd = lifeline.read_end.get();
-    sys::send_message(self.control.get(), std::as_bytes(std::span(&message, 1)), {&fd, 1});
+    send_boot_message(self, &zygote_main, lifeline.read_end);
     return std::make_unique<Zygote>(std::move(self));
 }
 
@@ -139,11 +135,7 @@ Launched Zygote::launch(BootMain entry) {
     child.pid = receive_reply(self_, child.pidfd).pid;
     child.control = std::move(control.first);
     child.lifeline = std::move(lifeline.write_end);
-    BootMessage message;
-    message.entry = locate(reinterpret_cast<const void*>(entry));
-    message.parent_pid = getpid();
-    int read_end = lifeline.read_end.get();
-    sys::send_message(child.control.get(), std::as_bytes(std::span(&message, 1)), {&read_end, 1});
+    send_boot_message(child, entry, lifeline.read_end);
     return child;
 }
 
