@@ -154,6 +154,10 @@ template <>
 struct StoredAs<std::string_view> {
     using type = std::string;
 };
+template <class Key, class T>
+struct StoredAs<std::pair<const Key, T>> {  // an element of a map
+    using type = std::pair<Key, T>;
+};
 // As what an argument travels and arrives.
 template <class T>
 using Stored = typename StoredAs<std::decay_t<T>>::type;
