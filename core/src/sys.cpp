@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -79,11 +80,11 @@ bool pidfd_send_signal(int pidfd, int signal) {
     throw_errno(errno, fmt::format("pidfd_send_signal({})", signal_name(signal)));
 }
 
-ExitStatus wait_pidfd(int pidfd, bool block, bool leave) {
+ExitStatus wait_pidfd(int pidfd, bool block, bool leave, struct rusage* usage) {
     siginfo_t info = {};
     int options = WEXITED | (block ? 0 : WNOHANG) | (leave ? WNOWAIT : 0);
-    int result = retry(
-        [&] { return ::waitid(static_cast<idtype_t>(P_PIDFD), id_t(pidfd), &info, options); });
+    // The C library's waitid has no place for the kernel's fifth argument.
+    long result = retry([&] { return syscall(SYS_waitid, P_PIDFD, pidfd, &info, options, usage); });
     if (result < 0) {
         if (errno != ECHILD) throw_errno(errno, "waitid(P_PIDFD)");
         // Not our child any more: reaped by someone else, or SIGCHLD is ignored. A pidfd that is
@@ -136,8 +137,22 @@ std::size_t usable_cpus() {
 Pipe make_pipe() {
     int fds[2];
     if (::pipe2(fds, O_CLOEXEC) < 0) throw_errno(errno, "pipe2");
-    return {Fd(fds[0]), Fd(fds[1])};
+    return {above_stdio(Fd(fds[0])), above_stdio(Fd(fds[1]))};
 }
+
+Fd above_stdio(Fd fd) noexcept {
+    if (fd.get() < 0 || fd.get() > 2) return fd;
+    int copy = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3);
+    return copy < 0 ? std::move(fd) : Fd(copy);
+}
+
+Fd open_dev_null() {
+    int fd = retry([] { return ::open("/dev/null", O_RDWR | O_CLOEXEC); });
+    if (fd < 0) throw_errno(errno, "open(/dev/null)");
+    return above_stdio(Fd(fd));
+}
+
+bool is_open(int fd) noexcept { return ::fcntl(fd, F_GETFD) >= 0; }
 
 SocketPair make_socketpair() {
     int fds[2];

@@ -17,6 +17,8 @@
 
 #include "fd.hpp"
 
+struct rusage;
+
 namespace sidestep::sys {
 
 using Clock = std::chrono::steady_clock;
@@ -34,7 +36,8 @@ Fd pidfd_open(int pid);
 bool pidfd_send_signal(int pidfd, int signal);
 // Takes the status of a child: running() if it has not ended and `block` is false, lost() if
 // someone else took it. With `leave`, the zombie stays (WNOWAIT), and its pid stays reserved.
-ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false);
+// `usage` gets what the child used.
+ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false, struct rusage* usage = nullptr);
 // Polls the pidfd. True: the process has ended (and may still be unreaped).
 bool wait_for_exit(int pidfd, const Deadline& deadline);
 // Threads of this process (/proc/self/task); 0 where /proc is not mounted.
@@ -48,7 +51,13 @@ struct Pipe {
     Fd read_end;
     Fd write_end;
 };
+// Both ends are numbered 3 or more, even if the process has closed its standard streams.
 Pipe make_pipe();
+// The same file under a number of 3 or more: a library must not sit on a standard stream. Keeps
+// the low number if there is no other (the limit on descriptors).
+Fd above_stdio(Fd fd) noexcept;
+Fd open_dev_null();
+bool is_open(int fd) noexcept;
 struct SocketPair {
     Fd first;
     Fd second;

@@ -22,6 +22,7 @@
 #pragma once
 
 #include <chrono>
+#include <initializer_list>
 #include <iosfwd>
 #include <memory>
 #include <optional>
@@ -34,10 +35,17 @@
 
 namespace sidestep::subprocess {
 
+// The library's own.
+struct PopenAccess;
+struct PopenState;
+
 class Popen {
   public:
     // Starts the child. The fields of Options for run() must not be set.
     explicit Popen(const Args& args, const Options& options = {});
+    // The same; with this, Popen({"cat"}) does not mean the copy of a Popen.
+    explicit Popen(std::initializer_list<Argument> words, const Options& options = {})
+        : Popen(Args(words), options) {}
     Popen(Popen&& other) noexcept;
     Popen& operator=(Popen&& other) noexcept;
     ~Popen();
@@ -93,8 +101,7 @@ class Popen {
 
   private:
     friend struct PopenAccess;
-    struct State;
-    std::unique_ptr<State> state_;
+    std::unique_ptr<PopenState> state_;
 };
 
 std::ostream& operator<<(std::ostream& out, const Popen& child);

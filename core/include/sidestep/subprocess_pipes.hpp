@@ -20,7 +20,10 @@
 
 namespace sidestep::subprocess {
 
-struct PipeAccess;  // the library's key to the private parts
+// The library's own.
+struct PipeAccess;
+struct PipeReaderImpl;
+struct PipeWriterImpl;
 
 class PipeReader {
   public:
@@ -57,8 +60,7 @@ class PipeReader {
 
   private:
     friend struct PipeAccess;
-    struct Impl;
-    std::unique_ptr<Impl> impl_;
+    std::unique_ptr<PipeReaderImpl> impl_;
 };
 
 // An input range over the lines of a reader, which must outlive it.
@@ -124,8 +126,7 @@ class PipeWriter {
 
   private:
     friend struct PipeAccess;
-    struct Impl;
-    std::unique_ptr<Impl> impl_;
+    std::unique_ptr<PipeWriterImpl> impl_;
 };
 
 }  // namespace sidestep::subprocess
