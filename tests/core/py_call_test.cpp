@@ -62,15 +62,17 @@ TEST_CASE("check_output returns what the child writes",
 
 TEST_CASE("check_output refuses a redirected std_out, and names it",
           "[subprocess][py:ProcessTestCase.test_check_output_stdout_arg]") {
-    auto message = message_of<std::invalid_argument>(
-        [] { sp::check_output({"echo", "not run"}, {.std_out = sp::DEVNULL}); });
+    auto message = message_of<std::invalid_argument>([] {
+        sp::check_output({"echo", "not run"}, {.std_out = sp::DEVNULL});
+    });
     CHECK(contains(message, "std_out"));
 }
 
 TEST_CASE("check_output throws the exit code of a failure",
           "[subprocess][py:ProcessTestCase.test_check_output_nonzero]") {
-    auto error = thrown<sp::CalledProcessError>(
-        [] { sp::check_output({"sh", "-c", "echo so far; exit 5"}); });
+    auto error = thrown<sp::CalledProcessError>([] {
+        sp::check_output({"sh", "-c", "echo so far; exit 5"});
+    });
     REQUIRE(error);
     CHECK(error->returncode() == 5);
     CHECK(error->output() == "so far\n");
@@ -87,7 +89,8 @@ TEST_CASE("check_output takes std_in from a file",
     CHECK(sp::check_output(kShout, {.std_in = file.get()}) == "PEAR");
 }
 
-TEST_CASE("check_output sends input", "[subprocess][py:ProcessTestCase.test_check_output_input_arg]") {
+TEST_CASE("check_output sends input",
+          "[subprocess][py:ProcessTestCase.test_check_output_input_arg]") {
     CHECK(sp::check_output(kShout, {.input = "pear"}) == "PEAR");
 }
 
@@ -111,9 +114,9 @@ TEST_CASE("an empty input is an empty std_in, in binary and in text mode",
 
 TEST_CASE("an empty input goes with an encoding and an error handler",
           "[subprocess][py:ProcessTestCase.test_check_output_input_none_encoding_errors]") {
-    CHECK(sp::check_output({"echo", "foo"}, {.input = "",
-                                             .encoding = "UTF-8",
-                                             .errors = sp::CodecErrors::ignore}) == "foo\n");
+    CHECK(sp::check_output({"echo", "foo"},
+                           {.input = "", .encoding = "UTF-8", .errors = sp::CodecErrors::ignore}) ==
+          "foo\n");
 }
 
 TEST_CASE("check_output's timeout carries what was written so far",

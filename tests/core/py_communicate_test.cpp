@@ -13,9 +13,7 @@ using namespace py;
 
 namespace {
 
-constexpr sp::Options all_pipes() {
-    return {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_err = sp::PIPE};
-}
+sp::Options all_pipes() { return {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_err = sp::PIPE}; }
 
 // A child that has ended and waits to be reaped: nobody reads its std_in any more.
 sp::Popen ended_child(sp::Options options) {
@@ -29,8 +27,9 @@ int default_capacity() { return capacity(sidestep::sys::make_pipe().write_end.ge
 
 }  // namespace
 
-TEST_CASE("communicate sends input", "[subprocess][py:ProcessTestCase.test_communicate_stdin]"
-                                     "[py:ContextManagerTests.test_communicate_stdin]") {
+TEST_CASE("communicate sends input",
+          "[subprocess][py:ProcessTestCase.test_communicate_stdin]"
+          "[py:ContextManagerTests.test_communicate_stdin]") {
     sp::Popen child({"sh", "-c", "test \"$(cat)\" = pear && exit 47"}, {.std_in = sp::PIPE});
     child.communicate("pear");
     CHECK(child.returncode() == 47);
@@ -77,8 +76,9 @@ TEST_CASE("communicate after a timeout loses neither output nor pending input",
 TEST_CASE("a timeout amid large output loses nothing of it",
           "[subprocess][py:ProcessTestCase.test_communicate_timeout_large_output]") {
     Gate gate;
-    const char* command = "for i in 1 2; do head -c 65536 /dev/zero; done; read go <&3;"
-                          "for i in 3 4; do head -c 65536 /dev/zero; done";
+    const char* command =
+        "for i in 1 2; do head -c 65536 /dev/zero; done; read go <&3;"
+        "for i in 3 4; do head -c 65536 /dev/zero; done";
     sp::Popen child({"sh", "-c", command}, {.std_out = sp::PIPE, .pass_fds = gate.pass()});
     CHECK_THROWS_AS(child.communicate({}, 50ms), sp::TimeoutExpired);
     gate.open();
@@ -116,8 +116,8 @@ TEST_CASE("communicate without any pipe returns nothing, and waits",
 TEST_CASE("communicate moves more than the pipes hold in all directions at once",
           "[subprocess][py:ProcessTestCase.test_communicate_pipe_buf]") {
     const std::string size = std::to_string(kMoreThanAPipe);
-    const std::string command = "dd bs=1 count=47 2>/dev/null; head -c " + size +
-                                " /dev/zero | tr '\\0' x >&2; exec cat";
+    const std::string command =
+        "dd bs=1 count=47 2>/dev/null; head -c " + size + " /dev/zero | tr '\\0' x >&2; exec cat";
     sp::Popen child({"sh", "-c", command}, all_pipes());
     const std::string text(kMoreThanAPipe, 'a');
     sp::Output output = child.communicate(text);
@@ -165,8 +165,7 @@ TEST_CASE("communicate can be repeated after the child has closed its std_out",
     Gate gate;
     sp::Popen child({"sh", "-c", "exec 1>&-; read go <&3; exit 3"},
                     {.std_out = sp::PIPE, .pass_fds = gate.pass()});
-    for (int i = 0; i < 3; ++i)
-        CHECK_THROWS_AS(child.communicate({}, 20ms), sp::TimeoutExpired);
+    for (int i = 0; i < 3; ++i) CHECK_THROWS_AS(child.communicate({}, 20ms), sp::TimeoutExpired);
     gate.open();
     CHECK(child.communicate({}, test::kPatience).std_out.empty());
     CHECK(child.returncode() == 3);
@@ -193,8 +192,7 @@ TEST_CASE("communicate swallows a broken pipe at a write, and still closes std_i
 
 TEST_CASE("communicate swallows a broken pipe at the flush of what was written before",
           "[subprocess][py:POSIXProcessTestCase.test_communicate_BrokenPipeError_stdin_flush]") {
-    sp::Popen child =
-        ended_child({.bufsize = 65536, .std_in = sp::PIPE, .std_out = sp::PIPE});
+    sp::Popen child = ended_child({.bufsize = 65536, .std_in = sp::PIPE, .std_out = sp::PIPE});
     child.std_in().write("held back");
     CHECK_NOTHROW(child.communicate("stuff"));
     CHECK(child.std_in().closed());
@@ -203,8 +201,7 @@ TEST_CASE("communicate swallows a broken pipe at the flush of what was written b
 TEST_CASE("communicate with a timeout swallows a broken pipe at the close of std_in",
           "[subprocess]"
           "[py:POSIXProcessTestCase.test_communicate_BrokenPipeError_stdin_close_with_timeout]") {
-    sp::Popen child =
-        ended_child({.bufsize = 65536, .std_in = sp::PIPE, .std_out = sp::PIPE});
+    sp::Popen child = ended_child({.bufsize = 65536, .std_in = sp::PIPE, .std_out = sp::PIPE});
     child.std_in().write("held back");
     CHECK_NOTHROW(child.communicate({}, 999s));
     CHECK(child.std_in().closed());

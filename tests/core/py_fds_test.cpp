@@ -100,7 +100,8 @@ TEST_CASE("pipes work when the parent has closed some of 0, 1 and 2",
           "[py:POSIXProcessTestCase.test_close_fds_0_1][py:POSIXProcessTestCase.test_close_fds_0_2]"
           "[py:POSIXProcessTestCase.test_close_fds_1_2]"
           "[py:POSIXProcessTestCase.test_close_fds_0_1_2]") {
-    for (auto closed : {std::initializer_list<int>{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}}) {
+    for (auto closed :
+         {std::initializer_list<int>{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}}) {
         sp::Output output = with_closed(closed);
         CAPTURE(std::vector<int>(closed));
         CHECK(output.std_out == "apple");
@@ -126,7 +127,7 @@ TEST_CASE("a child starts without 0 and 1, and its output reaches nothing of our
                 sp::Popen child({"echo", "StartError:0:not close-on-exec"}, options);
                 returncode = child.wait();
                 options.std_err = writer.get();
-                sp::call({"sh", "-c", kChild + std::string(" fds >&2")}, options);
+                sp::call({"sh", "-c", kChild + " fds >&2"}, options);
             } catch (const std::exception& e) {
                 error = e.what();
             }
@@ -148,9 +149,9 @@ TEST_CASE("files become 0, 1 and 2 of the child in any order",
     {
         SavedStdio stdio;
         for (int fd = 0; fd < 3; ++fd) dup2(files[fd].get(), fd);
-        sp::Popen child(kTellInput, {.std_in = files[1].get(),
-                                     .std_out = files[2].get(),
-                                     .std_err = files[0].get()});
+        sp::Popen child(
+            kTellInput,
+            {.std_in = files[1].get(), .std_out = files[2].get(), .std_err = files[0].get()});
         returncode = child.wait();
     }
     CHECK(returncode == 0);
@@ -180,10 +181,9 @@ TEST_CASE("two of 0, 1 and 2 become two others of the child when the third is cl
 
 TEST_CASE("the pipes of one child are not inherited by the next, even without close_fds",
           "[subprocess][py:POSIXProcessTestCase.test_pipe_cloexec]") {
-    sp::Popen first({"cat"}, {.std_in = sp::PIPE,
-                              .std_out = sp::PIPE,
-                              .std_err = sp::PIPE,
-                              .close_fds = false});
+    sp::Popen first(
+        {"cat"},
+        {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_err = sp::PIPE, .close_fds = false});
     std::set<int> seen = fds_in_child({.close_fds = false});
     CHECK(seen.contains(1));
     std::set<int> pipes = {first.std_in().fd(), first.std_out().fd(), first.std_err().fd()};

@@ -81,8 +81,9 @@ TEST_CASE("run refuses std_in together with input, and names both",
 TEST_CASE("run refuses std_out together with capture_output, and names both",
           "[subprocess][py:RunFuncTestCase.test_stdout_with_capture_output_arg]") {
     Fd file = file_with("");
-    auto message = message_of<std::invalid_argument>(
-        [&] { sp::run({"echo", "not run"}, {.capture_output = true, .std_out = file.get()}); });
+    auto message = message_of<std::invalid_argument>([&] {
+        sp::run({"echo", "not run"}, {.capture_output = true, .std_out = file.get()});
+    });
     CHECK(contains_all(message, {"std_out", "capture_output"}));
     CHECK(contents(file.get()).empty());
 }
@@ -90,8 +91,9 @@ TEST_CASE("run refuses std_out together with capture_output, and names both",
 TEST_CASE("run refuses std_err together with capture_output, and names both",
           "[subprocess][py:RunFuncTestCase.test_stderr_with_capture_output_arg]") {
     Fd file = file_with("");
-    auto message = message_of<std::invalid_argument>(
-        [&] { sp::run({"echo", "not run"}, {.capture_output = true, .std_err = file.get()}); });
+    auto message = message_of<std::invalid_argument>([&] {
+        sp::run({"echo", "not run"}, {.capture_output = true, .std_err = file.get()});
+    });
     CHECK(contains_all(message, {"std_err", "capture_output"}));
     CHECK(contents(file.get()).empty());
 }
@@ -137,9 +139,8 @@ TEST_CASE("a timeout is not held up by a grandchild that keeps the pipe open",
     auto before = std::chrono::steady_clock::now();
     // The grandchild's pid may not have been written yet when a short timeout ends.
     for (auto timeout = 100ms; output.empty() && timeout < test::kPatience; timeout *= 4) {
-        auto expired = thrown<sp::TimeoutExpired>([&] {
-            sp::run(command, {.capture_output = true, .timeout = timeout, .shell = true});
-        });
+        auto expired = thrown<sp::TimeoutExpired>(
+            [&] { sp::run(command, {.capture_output = true, .timeout = timeout, .shell = true}); });
         REQUIRE(expired);
         output = expired->output();
     }

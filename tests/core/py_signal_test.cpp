@@ -17,9 +17,7 @@ namespace {
 
 using Send = std::function<void(sp::Popen&)>;
 
-sp::Options all_pipes() {
-    return {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_err = sp::PIPE};
-}
+sp::Options all_pipes() { return {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_err = sp::PIPE}; }
 
 // What comes of a child that is up and running and gets a signal: its code and its std_err.
 std::pair<int, std::string> after_signal(const char* script, const Send& send) {

@@ -20,9 +20,7 @@ namespace {
 
 const fs::path kNowhere = "/_this/pa.th/does/not/exist";
 
-sp::Options all_pipes() {
-    return {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_err = sp::PIPE};
-}
+sp::Options all_pipes() { return {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_err = sp::PIPE}; }
 
 void throw_something() { throw std::runtime_error("what if two swallows carried a coconut?"); }
 
@@ -86,8 +84,7 @@ TEST_CASE("with few descriptors left, children start again and again",
     CHECK(errno == EMFILE);
     taken.resize(taken.size() - 10);
     std::string all;
-    for (int i = 0; i < 15; ++i)
-        all += sp::Popen({"cat"}, all_pipes()).communicate("lime").std_out;
+    for (int i = 0; i < 15; ++i) all += sp::Popen({"cat"}, all_pipes()).communicate("lime").std_out;
     taken.clear();
     std::string expected;
     for (int i = 0; i < 15; ++i) expected += "lime";
@@ -162,8 +159,9 @@ TEST_CASE("a start that fails half way leaves no descriptor behind, wherever it 
 
 TEST_CASE("the error of a missing program names it",
           "[subprocess][py:ProcessTestCase.test_file_not_found_includes_filename]") {
-    auto error = thrown<sp::StartError>(
-        [] { sp::call({"/opt/nonexistent_binary", "with", "some", "args"}); });
+    auto error = thrown<sp::StartError>([] {
+        sp::call({"/opt/nonexistent_binary", "with", "some", "args"});
+    });
     REQUIRE(error);
     CHECK(error->code() == std::errc::no_such_file_or_directory);
     CHECK(error->path() == "/opt/nonexistent_binary");
@@ -219,9 +217,8 @@ TEST_CASE("the errno of a step in the child comes back to the parent",
 TEST_CASE("a failure record full of garbage is an error, not a crash or a success",
           "[subprocess][py:POSIXProcessTestCase.test_exception_errpipe_bad_data]") {
     auto before = test::Resources::now();
-    auto error = thrown<sp::StartError>([] {
-        sp::Popen child({"non_existent_command"}, {.preexec_fn = report_garbage});
-    });
+    auto error = thrown<sp::StartError>(
+        [] { sp::Popen child({"non_existent_command"}, {.preexec_fn = report_garbage}); });
     REQUIRE(error);
     CHECK(error->code().value() == 0x2dde00ff);
     CHECK(contains(error->what(), "unknown step"));
@@ -233,11 +230,11 @@ TEST_CASE("preexec_fn runs in the child before the program does",
     // Not setenv(): the child's environment is settled before; what exec keeps is not.
     auto [reader, writer] = sidestep::sys::make_pipe();
     int out = writer.get();
-    sp::Popen child({"sh", "-c", "printf ', then the program'"},
-                    {.std_out = out, .preexec_fn = [] {
-                         [[maybe_unused]] auto n = write(1, "apple", 5);
-                         dup2(1, 2);
-                     }});
+    sp::Popen child({"sh", "-c", "printf ', then the program'"}, {.std_out = out, .preexec_fn = [] {
+                                                                      [[maybe_unused]] auto n =
+                                                                          write(1, "apple", 5);
+                                                                      dup2(1, 2);
+                                                                  }});
     CHECK(child.wait() == 0);
     writer.reset();
     char buffer[64] = {};

@@ -157,8 +157,9 @@ TEST_CASE("one descriptor serves two streams of the child, and survives",
     Fd null(open("/dev/null", O_RDWR | O_CLOEXEC));
     int fd = null.get();
     // The child sees an open descriptor on both streams; and the third one is not touched.
-    const sp::Args same = {"sh", "-c", "test /proc/$$/fd/$0 -ef /dev/null -a "
-                                       "/proc/$$/fd/$1 -ef /dev/null"};
+    const sp::Args same = {"sh", "-c",
+                           "test /proc/$$/fd/$0 -ef /dev/null -a "
+                           "/proc/$$/fd/$1 -ef /dev/null"};
     auto same_as_null = [&](const char* first, const char* second) {
         std::vector<std::string> words = same.words();
         words.insert(words.end(), {first, second});

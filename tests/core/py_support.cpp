@@ -1,3 +1,4 @@
+#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for the listener
 #include "py_support.hpp"
 
 #include <dirent.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <catch2/catch.hpp>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -16,6 +18,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "spawn_description.hpp"
 #include "sys.hpp"
 
 namespace py {
@@ -33,6 +36,21 @@ char state_letter(const std::string& path) {
     std::size_t name_end = line.rfind(')');
     return name_end == std::string::npos ? '\0' : line[name_end + 2];
 }
+
+// The same contracts on each way to start children: SIDESTEP_TEST_PRIMITIVE=clone|fork forces one.
+struct PrimitiveListener : Catch::TestEventListenerBase {
+    using TestEventListenerBase::TestEventListenerBase;
+    void testRunStarting(const Catch::TestRunInfo& info) override {
+        TestEventListenerBase::testRunStarting(info);
+        using sidestep::spawn::Primitive;
+        const std::map<std::string, Primitive> primitives = {{"automatic", Primitive::automatic},
+                                                             {"clone", Primitive::clone},
+                                                             {"fork", Primitive::fork}};
+        if (const char* name = std::getenv("SIDESTEP_TEST_PRIMITIVE"))
+            sidestep::spawn::set_internals({.primitive = primitives.at(name)});
+    }
+};
+CATCH_REGISTER_LISTENER(PrimitiveListener)
 
 }  // namespace
 

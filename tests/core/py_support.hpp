@@ -23,10 +23,10 @@ using sidestep::Fd;
 using namespace std::chrono_literals;
 using test::eventually;
 
-// The child of tests/support/child.cpp, which tells what it sees.
-inline const char* const kChild = SIDESTEP_TEST_CHILD;
-// The program of children/py_parent.cpp, which starts children itself.
-inline const char* const kParent = SIDESTEP_TEST_PARENT;
+// Programs next to this one. The child of tests/support/child.cpp, which tells what it sees:
+inline const std::string kChild = fs::read_symlink("/proc/self/exe").parent_path() / "test_child";
+// and the one of children/py_parent.cpp, which starts children itself.
+inline const std::string kParent = fs::read_symlink("/proc/self/exe").parent_path() / "py_parent";
 inline const sp::Args kMissing = {"no-such-program", "argument"};
 inline constexpr int kNotPossible = 77;  // py_parent: this machine does not allow the test
 

@@ -54,9 +54,8 @@ TEST_CASE("text and universal_newlines translate newlines of reads, however they
 
 TEST_CASE("communicate translates the newlines of output",
           "[subprocess][py:ProcessTestCase.test_universal_newlines_communicate]") {
-    sp::Popen child(
-        {"sh", "-c", kMixedNewlines},
-        {.std_out = sp::PIPE, .std_err = sp::PIPE, .universal_newlines = true});
+    sp::Popen child({"sh", "-c", kMixedNewlines},
+                    {.std_out = sp::PIPE, .std_err = sp::PIPE, .universal_newlines = true});
     CHECK(child.communicate().std_out == "line4\nline5\nline6\nline7\nline8");
 }
 
@@ -82,10 +81,9 @@ TEST_CASE("communicate translates on all three streams",
     const char* command =
         "read a; printf '%s\\n' \"$a\"; printf 'line2\\r'; printf 'eline2\\n' >&2; cat;"
         "printf 'line4\\nline5\\r\\n'; printf 'eline6\\r' >&2; printf 'eline7\\r\\nz' >&2";
-    sp::Popen child({"sh", "-c", command}, {.std_in = sp::PIPE,
-                                            .std_out = sp::PIPE,
-                                            .std_err = sp::PIPE,
-                                            .universal_newlines = true});
+    sp::Popen child(
+        {"sh", "-c", command},
+        {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_err = sp::PIPE, .universal_newlines = true});
     sp::Output output = child.communicate("line1\nline3\n");
     CHECK(child.returncode() == 0);
     CHECK(output.std_out == "line1\nline2\nline3\nline4\nline5\n");

@@ -85,8 +85,7 @@ TEST_CASE("with SIGCHLD ignored, waiting ends without an error, and the status i
     CHECK(sp::run({"true"}).status.lost());
 }
 
-TEST_CASE("a stopped child has not ended",
-          "[subprocess][py:POSIXProcessTestCase.test_stopped]") {
+TEST_CASE("a stopped child has not ended", "[subprocess][py:POSIXProcessTestCase.test_stopped]") {
     sp::Popen child({"cat"}, {.std_in = sp::PIPE});
     child.send_signal(SIGSTOP);
     siginfo_t info = {};
@@ -125,9 +124,9 @@ TEST_CASE("a child that is dropped and then killed is reaped even by a start tha
     test::Resources before = test::Resources::now();
     int pid = 0;
     {
-        sp::Popen child({"sleep", "1000"}, {.std_out = sp::PIPE,
-                                            .std_err = sp::PIPE,
-                                            .on_destroy = sp::OnDestroy::detach});
+        sp::Popen child(
+            {"sleep", "1000"},
+            {.std_out = sp::PIPE, .std_err = sp::PIPE, .on_destroy = sp::OnDestroy::detach});
         pid = child.pid();
     }
     kill(pid, SIGKILL);

@@ -103,16 +103,22 @@ const char* kind_of_start(pid_t tracee) {
         return nullptr;
     unsigned long flags = 0;
     switch (info.entry.nr) {
-        case SYS_clone: flags = info.entry.args[0]; break;
+        case SYS_clone:
+            flags = info.entry.args[0];
+            break;
         case SYS_clone3:  // the flags are the first field of its argument
             flags = static_cast<unsigned long>(
                 ptrace(PTRACE_PEEKDATA, tracee, info.entry.args[0], nullptr));
             break;
 #ifdef SYS_fork
-        case SYS_fork: break;
-        case SYS_vfork: flags = CLONE_VM | CLONE_VFORK; break;
+        case SYS_fork:
+            break;
+        case SYS_vfork:
+            flags = CLONE_VM | CLONE_VFORK;
+            break;
 #endif
-        default: return nullptr;
+        default:
+            return nullptr;
     }
     if (flags & CLONE_THREAD) return nullptr;
     return (flags & CLONE_VM) && (flags & CLONE_VFORK) ? "shared" : "copy";
@@ -149,10 +155,18 @@ int main(int argc, char** argv) {
     auto argument = [&](int i) { return std::string(i < argc ? argv[i] : ""); };
     const std::map<std::string, std::function<int()>> commands = {
         {"inherit_stdout", inherit_stdout},
-        {"call_echo", [] { return sp::call({"echo", "Hello World!"}); }},
+        {"call_echo",
+         [] {
+             return sp::call({"echo", "Hello World!"});
+         }},
         {"stderr_to_stdout",
-         [] { return sp::call({"sh", "-c", "printf 42 >&2"}, {.std_err = sp::STDOUT}); }},
-        {"stdout_is_1", [] { return sp::call({"printf", "to descriptor 1"}, {.std_out = 1}); }},
+         [] {
+             return sp::call({"sh", "-c", "printf 42 >&2"}, {.std_err = sp::STDOUT});
+         }},
+        {"stdout_is_1",
+         [] {
+             return sp::call({"printf", "to descriptor 1"}, {.std_out = 1});
+         }},
         {"missing_with_pipes", missing_with_pipes},
         {"fork_limit", fork_limit},
         {"start_as", [&] { return start_as(argument(2), std::atoll(argument(3).c_str())); }},
