@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cerrno>
 #include <filesystem>
 #include <initializer_list>
 #include <map>
@@ -58,6 +59,13 @@ template <class Call>
 int start_errno(Call&& call) {
     auto error = thrown<sp::StartError>(call);
     return error ? error->code().value() : 0;
+}
+
+// Starting fails because no folder of PATH has the program; EACCES if one may not be searched.
+template <class Call>
+bool finds_no_program(Call&& call) {
+    int error = start_errno(call);
+    return error == ENOENT || error == EACCES;
 }
 
 // --- files and descriptors ---------------------------------------------------------------------
