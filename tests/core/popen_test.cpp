@@ -258,7 +258,7 @@ TEST_CASE("the destructor waits, kills, stops or detaches, as told", "[core][sub
     SECTION("stop: the ladder") {
         sp::Options options = {.on_destroy = sp::OnDestroy::stop,
                                .stop_ladder = {{SIGTERM, 10ms}, {SIGKILL}}};
-        pid = sp::Popen({"sh", "-c", "trap '' TERM; while :; do sleep 1000; done"}, options).pid();
+        pid = sp::Popen({"sh", "-c", "trap '' TERM; exec sleep 1000"}, options).pid();
         CHECK(kill(pid, 0) == -1);
     }
     SECTION("detach: reaped when another one comes") {
@@ -284,7 +284,7 @@ TEST_CASE("the destructor waits, kills, stops or detaches, as told", "[core][sub
 TEST_CASE("a stop ladder goes as far as it must", "[core][subprocess]") {
     sp::Popen polite({"sleep", "1000"});
     CHECK(polite.stop({{0, 1ms}, {SIGTERM, 60s}, {SIGKILL}}).signal() == SIGTERM);
-    sp::Popen stubborn({"sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"},
+    sp::Popen stubborn({"sh", "-c", "trap '' TERM; echo ready; exec sleep 1000"},
                        {.std_out = sp::PIPE, .kill_tree = true});
     CHECK(stubborn.std_out().read_line() == "ready");
     CHECK(stubborn.stop({{SIGTERM, 10ms}, {SIGKILL}}).signal() == SIGKILL);
