@@ -22,3 +22,13 @@ TEST_CASE("the tour of futures shows results, the error by type and the lost wor
     CHECK_THAT(done.std_out, Contains("while it ran task 3 (crash(int))"));
     CHECK_THAT(done.std_out, Contains("(signal 11)"));
 }
+
+TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
+    auto done = test::run_example("example_06_subprocess");
+    CHECK(done.returncode == 0);
+    CHECK_THAT(done.std_out,
+               Matches("0, [0-9]+ bytes\nHI\n9\n10\n.*sleep 60.* timed out after 0.1 seconds\n"
+                       "exit status 3\n.*/no/such/program.*No such file or directory\n"
+                       "BANANA\nAPPLE\n0 0\n-15\n"));
+    CHECK(done.std_err.empty());
+}
