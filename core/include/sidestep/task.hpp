@@ -1,0 +1,241 @@
+// What can be a task: callables and arguments that another process can be given.
+//
+// A callable is one of
+//   - a function pointer: where the function lies in the program travels, the program is the same;
+//   - a lambda that captures nothing, or any empty default-constructible functor: the type is all;
+//   - a functor with state and a cereal `serialize`: its state travels;
+//   - bind(f, args...): a callable with its first arguments.
+// A lambda with captures is none of these and does not compile as a task: what it captured may be a
+// pointer, and that would mean nothing over there.
+//
+// Arguments are copied as std::thread does (decayed); `const char*` and std::string_view travel as
+// std::string. Parameters are taken by value, const& or &&.
+//
+// There is no registration: a task is known by where its trampoline lies in which module, and the
+// receiver checks the module's build-id, the place and the signature before it jumps.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include <sidestep/archive.hpp>
+
+namespace sidestep {
+
+template <class F, class... Args>
+struct Bound;
+
+namespace detail {
+
+// --- what travels ----------------------------------------------------------------------------
+
+// A place in the program that is the same in all its processes.
+struct CodeAddress {
+    std::uint64_t module = 0;
+    std::uint64_t offset = 0;
+
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(module, offset);
+    }
+};
+CodeAddress locate_code(const void* function);
+// Throws SerializationError if this process has no such code.
+const void* resolve_code(const CodeAddress& address);
+
+// The constant that describes one task type; its address is the task's identity.
+struct TaskEntry {
+    static constexpr std::uint64_t kMagic = 0x6b73617470657473;
+    using Run = void (*)(InputArchive& arguments, OutputArchive& result);
+
+    std::uint64_t magic;
+    std::uint64_t signature;  // of the body's type name: guards against a stale or foreign entry
+    Run run;
+    const char* type_name;  // __PRETTY_FUNCTION__ of the body's type
+};
+struct TaskId {
+    CodeAddress where;  // of the TaskEntry
+    std::uint64_t signature = 0;
+};
+TaskId identify(const TaskEntry& entry);
+// Null if the module is not loaded, the place is no entry, or the signature differs.
+const TaskEntry* find_entry(const TaskId& id);
+// "Call<int (*)(int, int)>" shortened from a type name as the compiler prints it.
+std::string describe_entry(const TaskEntry& entry);
+// "divide(int, int)" for a function's address, from the program's symbols; else "0x1234 in name".
+std::string describe_function(const void* function);
+
+template <class T>
+constexpr const char* type_text() {
+    return __PRETTY_FUNCTION__;
+}
+constexpr std::uint64_t hash_text(std::string_view text) {  // FNV-1a
+    std::uint64_t hash = 0xcbf29ce484222325u;
+    for (char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    return hash;
+}
+
+// Body: a type with `static void run(InputArchive&, OutputArchive&)`.
+template <class Body>
+inline constexpr TaskEntry kTaskEntry{TaskEntry::kMagic, hash_text(type_text<Body>()), &Body::run,
+                                      type_text<Body>()};
+template <class Body>
+const TaskId& task_id() {
+    static const TaskId id = identify(kTaskEntry<Body>);
+    return id;
+}
+
+// --- callables -------------------------------------------------------------------------------
+
+template <class F>
+concept FunctionPointer = std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>;
+template <class F>
+concept Captureless =
+    std::is_class_v<F> && std::is_empty_v<F> && std::is_default_constructible_v<F>;
+template <class T>
+concept Travels = cereal::traits::is_output_serializable<T, OutputArchive>::value &&
+    cereal::traits::is_input_serializable<T, InputArchive>::value;
+template <class F>
+concept StatefulFunctor =
+    std::is_class_v<F> && !Captureless<F> && Travels<F> && std::is_default_constructible_v<F>;
+template <class F>
+concept TaskCallable = FunctionPointer<F> || Captureless<F> || StatefulFunctor<F>;
+
+// For messages: the function that a pointer points to, else null.
+template <class F>
+const void* function_address(const F& f) {
+    if constexpr (FunctionPointer<std::decay_t<F>>)
+        return reinterpret_cast<const void*>(static_cast<std::decay_t<F>>(f));
+    else
+        return nullptr;
+}
+
+template <class F>
+void save_callable(OutputArchive& archive, const F& f) {
+    if constexpr (FunctionPointer<F>)
+        archive(locate_code(reinterpret_cast<const void*>(f)));
+    else if constexpr (!Captureless<F>)
+        archive(f);
+}
+template <class F>
+F load_callable(InputArchive& archive) {
+    if constexpr (FunctionPointer<F>) {
+        CodeAddress address;
+        archive(address);
+        return reinterpret_cast<F>(const_cast<void*>(resolve_code(address)));
+    } else {
+        F f{};
+        if constexpr (!Captureless<F>) archive(f);
+        return f;
+    }
+}
+
+// --- arguments and results -------------------------------------------------------------------
+
+template <class T>
+struct StoredAs {
+    using type = T;
+};
+template <>
+struct StoredAs<const char*> {
+    using type = std::string;
+};
+template <>
+struct StoredAs<char*> {
+    using type = std::string;
+};
+template <>
+struct StoredAs<std::string_view> {
+    using type = std::string;
+};
+// As what an argument travels and arrives.
+template <class T>
+using Stored = typename StoredAs<std::decay_t<T>>::type;
+
+template <class F, class... Args>
+using ResultOf = std::decay_t<std::invoke_result_t<F&, Args&&...>>;
+
+// The checks that turn a page of template errors into one sentence.
+template <class F, class... Args>
+constexpr void check_task() {
+    static_assert(TaskCallable<F>,
+                  "this callable cannot be sent to another process. A lambda with captures cannot: "
+                  "(1) pass what it captures as arguments, (2) use sidestep::bind(f, args...), or "
+                  "(3) write a functor with a `serialize` member and a default constructor");
+    static_assert((Travels<Args> && ...),
+                  "an argument cannot be serialized: give its type a cereal `serialize` member "
+                  "(or include the cereal header of a standard type); pointers cannot travel");
+    static_assert((std::is_default_constructible_v<Args> && ...),
+                  "an argument's type needs a default constructor, so that it can be read back");
+    if constexpr (TaskCallable<F>) {
+        static_assert(std::is_invocable_v<F&, Args&&...>,
+                      "the callable cannot be called with these arguments: they arrive as "
+                      "temporaries (parameters by value, const& or &&; const char* arrives as "
+                      "std::string)");
+        if constexpr (std::is_invocable_v<F&, Args&&...>) {
+            using Result = ResultOf<F, Args...>;
+            static_assert(std::is_void_v<Result> || Travels<Result>,
+                          "the result cannot be serialized: give its type a cereal `serialize` "
+                          "member, or return void");
+        }
+    }
+}
+
+// Call f(args...) once.
+template <class F, class... Args>
+struct Call {
+    static void run(InputArchive& arguments, OutputArchive& result) {
+        F f = load_callable<F>(arguments);
+        std::tuple<Args...> values;
+        arguments(values);
+        arguments.expect_end();
+        if constexpr (std::is_void_v<ResultOf<F, Args...>>)
+            std::apply(f, std::move(values));
+        else
+            result(ResultOf<F, Args...>(std::apply(f, std::move(values))));
+    }
+};
+
+}  // namespace detail
+
+// A callable together with its first arguments: bind(f, a)(b) calls f(a, b). It travels whole.
+template <class F, class... Args>
+struct Bound {
+    F f{};
+    std::tuple<Args...> args;
+
+    template <class... Rest>
+    auto operator()(Rest&&... rest) const {
+        return std::apply(
+            [&](const Args&... bound) {
+                return std::invoke(f, bound..., std::forward<Rest>(rest)...);
+            },
+            args);
+    }
+    void save(OutputArchive& archive) const {
+        detail::save_callable(archive, f);
+        archive(args);
+    }
+    void load(InputArchive& archive) {
+        f = detail::load_callable<F>(archive);
+        archive(args);
+    }
+};
+
+template <class F, class... Args>
+auto bind(F&& f, Args&&... args) {
+    using Callable = std::decay_t<F>;
+    static_assert(detail::TaskCallable<Callable>,
+                  "bind() takes a function pointer, a captureless lambda or a functor with a "
+                  "`serialize` member");
+    return Bound<Callable, detail::Stored<Args>...>{
+        std::forward<F>(f), std::tuple<detail::Stored<Args>...>(std::forward<Args>(args)...)};
+}
+
+}  // namespace sidestep

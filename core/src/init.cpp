@@ -1,0 +1,101 @@
+#include <sidestep/init.hpp>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <iostream>
+
+#include "boot.hpp"
+#include "error.hpp"
+#include "sys.hpp"
+
+namespace sidestep {
+namespace {
+
+std::atomic<bool> init_called{false};
+
+// From here on the kernel kills this process when the last write end of the lifeline closes, that
+// is when the parent dies, whatever either was doing (F_SETSIG, fcntl(2)). The read end stays open
+// as long as the process lives.
+void arm_lifeline(Fd lifeline, int parent_pid) {
+    int fd = lifeline.release();
+    if (fcntl(fd, F_SETOWN, getpid()) < 0) throw_errno(errno, "fcntl(F_SETOWN, lifeline)");
+    if (fcntl(fd, F_SETSIG, SIGKILL) < 0) throw_errno(errno, "fcntl(F_SETSIG, lifeline)");
+    int flags = fcntl(fd, F_GETFL);
+    if (fcntl(fd, F_SETFL, flags | O_ASYNC | O_NONBLOCK) < 0)
+        throw_errno(errno, "fcntl(O_ASYNC, lifeline)");
+    // The parent may have died before the lifeline was armed.
+    pollfd entry = {.fd = fd, .events = 0, .revents = 0};
+    if (poll(&entry, 1, 0) > 0 || getppid() != parent_pid) _exit(1);
+}
+
+void boot_or_throw(Fd control) {
+    BootMessage message;
+    auto bytes = std::as_writable_bytes(std::span(&message, 1));
+    sys::Message received = sys::receive_message(control.get(), bytes);
+    if (received.closed) _exit(1);  // the parent is gone
+    if (received.size != sizeof message || message.magic != BootMessage::kMagic ||
+        received.fds.size() != 1)
+        throw std::runtime_error("the start message is not one of this version of Sidestep");
+    arm_lifeline(std::move(received.fds[0]), message.parent_pid);
+    const void* entry = resolve(message.entry, Contents::code, 1);
+    if (!entry)
+        throw std::runtime_error(
+            "this process does not run the same build as its parent: a library was replaced since "
+            "the parent started, or is loaded by dlopen() after init(); restart the program");
+    reinterpret_cast<BootMain>(const_cast<void*>(entry))(std::move(control));
+}
+
+}  // namespace
+
+void init() {
+    init_called = true;
+    const char* text = std::getenv(kBootVariable);
+    if (!text) return;
+    int fd = std::atoi(text);
+    unsetenv(kBootVariable);  // a program that this worker starts is no worker
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+        std::fprintf(
+            stderr,
+            "sidestep: %s=%s names no open file; it is set by Sidestep for its own workers: "
+            "unset it\n",
+            kBootVariable, text);
+        std::_Exit(1);
+    }
+    boot(Fd(fd));
+}
+
+bool initialized() { return init_called; }
+
+void boot(Fd control) noexcept {
+    try {
+        boot_or_throw(std::move(control));
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "sidestep: a worker (pid %d) cannot start: %s\n", getpid(),
+                     error.what());
+    }
+    leave_process(1);
+}
+
+void leave_process(int exit_code) noexcept {
+    try {
+        std::cout.flush();
+        std::cerr.flush();
+        std::clog.flush();
+    } catch (...) {  // a stream that throws has nobody left to tell
+    }
+    std::fflush(nullptr);
+    std::_Exit(exit_code);
+}
+
+}  // namespace sidestep

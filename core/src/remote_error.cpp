@@ -1,0 +1,293 @@
+#include <sidestep/remote_error.hpp>
+
+#include <cxxabi.h>
+#include <fmt/format.h>
+
+#include <any>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <future>
+#include <ios>
+#include <map>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <regex>
+#include <system_error>
+#include <variant>
+
+namespace sidestep {
+
+std::string remote_traceback(const std::exception& error) {
+    auto* info = dynamic_cast<const detail::RemoteInfo*>(&error);
+    return info ? info->traceback() : std::string();
+}
+
+namespace detail {
+namespace {
+
+constexpr int kMaxNesting = 16;  // levels of throw_with_nested that travel
+
+using Codecs = std::map<std::string, ExceptionCodec>;  // by type_info::name()
+
+template <class E>
+void add_default_constructible(Codecs& codecs) {
+    codecs[typeid(E).name()] = {
+        [](const std::exception&, OutputArchive&) {},
+        [](InputArchive&, RemoteText text) { return make_remote(E(), std::move(text)); }};
+}
+template <class E>
+void add_from_message(Codecs& codecs) {
+    codecs[typeid(E).name()] = {[](const std::exception&, OutputArchive&) {},
+                                [](InputArchive&, RemoteText text) {
+                                    E error(text.message);
+                                    return make_remote(std::move(error), std::move(text));
+                                }};
+}
+
+// Error categories are known by name; a foreign one arrives as generic, its message intact.
+const std::error_category& category_named(const std::string& name) {
+    for (const std::error_category* known :
+         {&std::system_category(), &std::iostream_category(), &std::future_category()})
+        if (name == known->name()) return *known;
+    return std::generic_category();
+}
+void save_code(OutputArchive& archive, const std::error_code& code) {
+    archive(code.value(), std::string(code.category().name()));
+}
+std::error_code load_code(InputArchive& archive) {
+    int value = 0;
+    std::string category;
+    archive(value, category);
+    return {value, category_named(category)};
+}
+template <class E>
+void add_with_code(Codecs& codecs) {
+    codecs[typeid(E).name()] = {
+        [](const std::exception& error, OutputArchive& archive) {
+            save_code(archive, dynamic_cast<const E&>(error).code());
+        },
+        [](InputArchive& archive, RemoteText text) {
+            std::error_code code = load_code(archive);
+            if constexpr (std::is_same_v<E, std::future_error>)
+                return make_remote(E(static_cast<std::future_errc>(code.value())), std::move(text));
+            else if constexpr (std::is_same_v<E, std::ios_base::failure>)
+                return make_remote(E(text.message, code), std::move(text));
+            else
+                return make_remote(E(code), std::move(text));
+        }};
+}
+
+void add_special(Codecs& codecs) {
+    codecs[typeid(std::filesystem::filesystem_error).name()] = {
+        [](const std::exception& error, OutputArchive& archive) {
+            auto& e = dynamic_cast<const std::filesystem::filesystem_error&>(error);
+            save_code(archive, e.code());
+            archive(e.path1(), e.path2());
+        },
+        [](InputArchive& archive, RemoteText text) {
+            std::error_code code = load_code(archive);
+            std::filesystem::path first, second;
+            archive(first, second);
+            std::filesystem::filesystem_error error("", first, second, code);
+            return make_remote(std::move(error), std::move(text));
+        }};
+    codecs[typeid(std::regex_error).name()] = {
+        [](const std::exception& error, OutputArchive& archive) {
+            archive(static_cast<int>(dynamic_cast<const std::regex_error&>(error).code()));
+        },
+        [](InputArchive& archive, RemoteText text) {
+            int code = 0;
+            archive(code);
+            return make_remote(
+                std::regex_error(static_cast<std::regex_constants::error_type>(code)),
+                std::move(text));
+        }};
+    codecs[typeid(RemoteError).name()] = {
+        [](const std::exception& error, OutputArchive& archive) {
+            archive(dynamic_cast<const RemoteError&>(error).type_name());
+        },
+        [](InputArchive& archive, RemoteText text) {
+            std::string name;
+            archive(name);
+            return std::make_exception_ptr(RemoteError(name, text.message, text.traceback));
+        }};
+}
+
+Codecs standard_codecs() {
+    Codecs codecs;
+    add_default_constructible<std::exception>(codecs);
+    add_default_constructible<std::bad_exception>(codecs);
+    add_default_constructible<std::bad_alloc>(codecs);
+    add_default_constructible<std::bad_array_new_length>(codecs);
+    add_default_constructible<std::bad_cast>(codecs);
+    add_default_constructible<std::bad_any_cast>(codecs);
+    add_default_constructible<std::bad_typeid>(codecs);
+    add_default_constructible<std::bad_function_call>(codecs);
+    add_default_constructible<std::bad_optional_access>(codecs);
+    add_default_constructible<std::bad_variant_access>(codecs);
+    add_default_constructible<std::bad_weak_ptr>(codecs);
+    add_from_message<std::logic_error>(codecs);
+    add_from_message<std::domain_error>(codecs);
+    add_from_message<std::invalid_argument>(codecs);
+    add_from_message<std::length_error>(codecs);
+    add_from_message<std::out_of_range>(codecs);
+    add_from_message<std::runtime_error>(codecs);
+    add_from_message<std::range_error>(codecs);
+    add_from_message<std::overflow_error>(codecs);
+    add_from_message<std::underflow_error>(codecs);
+    add_from_message<SerializationError>(codecs);
+    add_with_code<std::system_error>(codecs);
+    add_with_code<std::ios_base::failure>(codecs);
+    add_with_code<std::future_error>(codecs);
+    add_special(codecs);
+    return codecs;
+}
+
+struct Registry {
+    std::mutex mutex;
+    Codecs codecs = standard_codecs();
+};
+Registry& registry() {  // never destroyed: errors may be read while static objects go
+    static Registry* instance = new Registry;
+    return *instance;
+}
+
+std::optional<ExceptionCodec> find_codec(const std::string& name) {
+    Registry& r = registry();
+    std::lock_guard lock(r.mutex);
+    auto found = r.codecs.find(name);
+    return found == r.codecs.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::string readable(const char* mangled) {
+    int status = 0;
+    char* text = abi::__cxa_demangle(mangled, nullptr, nullptr, &status);
+    std::string result = status == 0 ? text : mangled;
+    std::free(text);
+    return result;
+}
+
+// The name under which the exception's type is known: what libstdc++ throws for streams is a
+// private class derived from the public one, and what already crossed once is a Remote<T>.
+const char* public_type(const std::exception& error) {
+    if (auto* remote = dynamic_cast<const RemoteInfo*>(&error)) return remote->type().c_str();
+    bool known = find_codec(typeid(error).name()).has_value();
+    if (!known && dynamic_cast<const std::ios_base::failure*>(&error))
+        return typeid(std::ios_base::failure).name();
+    return typeid(error).name();
+}
+
+// What is being handled, if it is not a std::exception.
+std::string describe_foreign() {
+    try {
+        throw;
+    } catch (const char* text) {
+        return text;
+    } catch (const std::string& text) {
+        return text;
+    } catch (int value) {
+        return std::to_string(value);
+    } catch (...) {
+        return {};
+    }
+}
+
+struct Description {
+    std::string type;  // type_info::name()
+    std::string message;
+    const std::exception* error = nullptr;
+    std::exception_ptr nested;
+};
+
+Description describe_current() {
+    Description d;
+    const std::type_info* type = abi::__cxa_current_exception_type();
+    d.type = type ? type->name() : "unknown";
+    try {
+        throw;
+    } catch (const std::exception& error) {
+        d.type = public_type(error);
+        d.message = error.what();
+        d.error = &error;
+        if (auto* outer = dynamic_cast<const std::nested_exception*>(&error))
+            d.nested = outer->nested_ptr();
+    } catch (...) {
+        d.message = describe_foreign();
+    }
+    return d;
+}
+
+void save_level(OutputArchive& archive, const std::string& where, int depth);
+
+void save_nested(OutputArchive& archive, const std::exception_ptr& nested, const std::string& where,
+                 int depth) {
+    bool has_nested = nested && depth < kMaxNesting;
+    archive(has_nested);
+    if (!has_nested) return;
+    try {
+        std::rethrow_exception(nested);
+    } catch (...) {
+        save_level(archive, where, depth + 1);
+    }
+}
+
+// Layout: type, message, traceback, has_nested [level], size of the state, state.
+void save_level(OutputArchive& archive, const std::string& where, int depth) {
+    Description d = describe_current();
+    std::string name = readable(d.type.c_str());
+    std::string traceback = fmt::format("{}: {}\n", name, d.message) + where;
+    if (d.error && !remote_traceback(*d.error).empty())
+        traceback += "which it got from\n" + remote_traceback(*d.error);
+    archive(d.type, d.message, traceback);
+    save_nested(archive, d.nested, where, depth);
+    HeapBuffer state;
+    if (auto codec = find_codec(d.type); codec && d.error) {
+        try {
+            OutputArchive inner(state);
+            codec->save(*d.error, inner);
+        } catch (...) {
+            state.clear();  // its own `serialize` threw: the text still goes
+        }
+    }
+    archive(static_cast<std::uint64_t>(state.size()));
+    archive.write(state.begin(), state.size());
+}
+
+std::exception_ptr load_level(InputArchive& archive, int depth) {
+    RemoteText text;
+    bool has_nested = false;
+    archive(text.type, text.message, text.traceback, has_nested);
+    if (has_nested && depth < kMaxNesting) text.nested = load_level(archive, depth + 1);
+    std::uint64_t size = 0;
+    archive(size);
+    auto state = archive.view(static_cast<std::size_t>(size));
+    RemoteError fallback(readable(text.type.c_str()), text.message, text.traceback);
+    if (auto codec = find_codec(text.type)) {
+        try {
+            InputArchive inner(state);
+            return codec->load(inner, std::move(text));
+        } catch (...) {  // the state could not be read: the text still arrives
+        }
+    }
+    return std::make_exception_ptr(fallback);
+}
+
+}  // namespace
+
+bool add_exception_codec(const std::type_info& type, ExceptionCodec codec) {
+    Registry& r = registry();
+    std::lock_guard lock(r.mutex);
+    r.codecs.emplace(type.name(), codec);
+    return true;
+}
+
+void save_current_exception(OutputArchive& archive, const std::string& where) {
+    save_level(archive, where, 0);
+}
+
+std::exception_ptr load_exception(InputArchive& archive) { return load_level(archive, 0); }
+
+}  // namespace detail
+}  // namespace sidestep

@@ -1,0 +1,94 @@
+#include <sidestep/task.hpp>
+
+#include <cxxabi.h>
+#include <dlfcn.h>
+#include <elfutils/libdwfl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "module_table.hpp"
+
+namespace sidestep::detail {
+
+CodeAddress locate_code(const void* function) {
+    ModuleAddress at = locate(function);
+    return {at.module, at.offset};
+}
+
+const void* resolve_code(const CodeAddress& address) {
+    const void* code = resolve({address.module, address.offset}, Contents::code, 1);
+    if (!code)
+        throw SerializationError(fmt::format(
+            "the function at offset {:#x} of module {:016x} is not in this process: load the "
+            "library it belongs to before the workers start, and run the same build everywhere",
+            address.offset, address.module));
+    return code;
+}
+
+TaskId identify(const TaskEntry& entry) {
+    ModuleAddress at = locate(&entry);
+    return {{at.module, at.offset}, entry.signature};
+}
+
+const TaskEntry* find_entry(const TaskId& id) {
+    const void* at =
+        resolve({id.where.module, id.where.offset}, Contents::constants, sizeof(TaskEntry));
+    if (!at || reinterpret_cast<std::uintptr_t>(at) % alignof(TaskEntry) != 0) return nullptr;
+    auto* entry = static_cast<const TaskEntry*>(at);
+    bool genuine = entry->magic == TaskEntry::kMagic && entry->signature == id.signature;
+    return genuine ? entry : nullptr;
+}
+
+std::string describe_entry(const TaskEntry& entry) {
+    // "constexpr const char* sidestep::detail::type_text() [with T = BODY]", clang: "[T = BODY]".
+    std::string text = entry.type_name;
+    std::size_t begin = text.find("T = ");
+    if (begin != std::string::npos) text = text.substr(begin + 4, text.rfind(']') - begin - 4);
+    for (const char* prefix : {"sidestep::detail::", "sidestep::"}) {
+        std::size_t length = std::strlen(prefix);
+        for (std::size_t at; (at = text.find(prefix)) != std::string::npos;) text.erase(at, length);
+    }
+    return text;
+}
+
+namespace {
+
+std::string demangle(const char* name) {
+    int status = 0;
+    std::unique_ptr<char, decltype(&std::free)> text(
+        abi::__cxa_demangle(name, nullptr, nullptr, &status), &std::free);
+    return status == 0 ? text.get() : name;
+}
+
+// The symbol that covers the address, from the modules' symbol tables (elfutils' libdwfl).
+std::string symbol_of(const void* address) {
+    static char* no_debuginfo_path = nullptr;
+    static const Dwfl_Callbacks callbacks = {dwfl_linux_proc_find_elf, dwfl_standard_find_debuginfo,
+                                             nullptr, &no_debuginfo_path};
+    std::unique_ptr<Dwfl, decltype(&dwfl_end)> session(dwfl_begin(&callbacks), &dwfl_end);
+    if (!session || dwfl_linux_proc_report(session.get(), getpid()) != 0 ||
+        dwfl_report_end(session.get(), nullptr, nullptr) != 0)
+        return {};
+    auto at = reinterpret_cast<std::uintptr_t>(address);
+    Dwfl_Module* module = dwfl_addrmodule(session.get(), at);
+    const char* name = module ? dwfl_module_addrname(module, at) : nullptr;
+    return name ? demangle(name) : std::string();
+}
+
+}  // namespace
+
+std::string describe_function(const void* function) {
+    std::string name = symbol_of(function);
+    if (!name.empty()) return name;
+    Dl_info info = {};
+    if (dladdr(function, &info) == 0 || !info.dli_fname) return fmt::format("{}", function);
+    auto offset = reinterpret_cast<std::uintptr_t>(function) -
+                  reinterpret_cast<std::uintptr_t>(info.dli_fbase);
+    return fmt::format("function at {:#x} of {}", offset, info.dli_fname);
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,142 @@
+#include "zygote.hpp"
+
+#include <fmt/format.h>
+#include <linux/sched.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+
+#include "error.hpp"
+#include "sys.hpp"
+
+#ifndef PR_GET_TID_ADDRESS
+#define PR_GET_TID_ADDRESS 40
+#endif
+
+namespace sidestep {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kAnswerTime = 30s;  // a fork takes microseconds; a stopped zygote must not stop us
+
+struct ForkReply {
+    std::int32_t pid = 0;
+    std::int32_t error = 0;
+};
+
+// fork() whose child is a child of our parent. glibc keeps the thread's id in the thread's control
+// block, where it once told the kernel to clear it: PR_GET_TID_ADDRESS names the place, and the
+// kernel writes the new id there as it does for glibc's own fork().
+long fork_sibling(int* pidfd) {
+    unsigned long tid_address = 0;
+    clone_args arguments = {};
+    arguments.flags = CLONE_PARENT | CLONE_PIDFD;
+    arguments.pidfd = reinterpret_cast<std::uintptr_t>(pidfd);
+    if (prctl(PR_GET_TID_ADDRESS, &tid_address) == 0 && tid_address != 0) {
+        arguments.flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+        arguments.child_tid = tid_address;
+    }
+    return syscall(SYS_clone3, &arguments, sizeof arguments);
+}
+
+// One request: the message carries the child's control socket. True: go on.
+bool serve_request(const Fd& control) {
+    std::byte ignored[16];
+    sys::Message request = sys::receive_message(control.get(), ignored);
+    if (request.closed || request.fds.size() != 1) return false;
+    int raw_pidfd = -1;
+    long pid = fork_sibling(&raw_pidfd);
+    if (pid == 0) {
+        const_cast<Fd&>(control).reset();
+        signal(SIGINT, SIG_DFL);
+        setpgid(0, 0);
+        boot(std::move(request.fds[0]));
+    }
+    ForkReply reply{static_cast<std::int32_t>(pid), pid < 0 ? errno : 0};
+    Fd pidfd(raw_pidfd);
+    std::span<const int> fds(&raw_pidfd, pid < 0 ? 0 : 1);
+    sys::send_message(control.get(), std::as_bytes(std::span(&reply, 1)), fds);
+    return true;
+}
+
+// Waits for the zygote's answer, or for its death.
+ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
+    pollfd entries[2] = {{zygote.control.get(), POLLIN, 0}, {zygote.pidfd.get(), POLLIN, 0}};
+    sys::Deadline deadline = sys::Clock::now() + kAnswerTime;
+    int n;
+    do n = poll(entries, 2, sys::poll_timeout(deadline));
+    while (n < 0 && errno == EINTR);
+    if (n < 0) throw_errno(errno, "poll(fork server)");
+    if (n == 0) throw_errno(ETIMEDOUT, "the fork server does not answer (is it stopped?)");
+    ForkReply reply;
+    sys::Message message;
+    if (entries[0].revents)
+        message = sys::receive_message(zygote.control.get(),
+                                       std::as_writable_bytes(std::span(&reply, 1)));
+    if (message.size != sizeof reply)
+        throw_errno(ECHILD, fmt::format("the fork server (pid {}) died", zygote.pid));
+    if (reply.error) throw_errno(reply.error, "clone3 in the fork server");
+    if (message.fds.size() != 1) throw_errno(EPROTO, "the fork server sent no pidfd");
+    pidfd = std::move(message.fds[0]);
+    return reply;
+}
+
+}  // namespace
+
+void zygote_main(Fd control) {
+    signal(SIGINT, SIG_IGN);
+    prctl(PR_SET_NAME, "sidestep-fork");
+    while (serve_request(control)) {
+    }
+    std::_Exit(0);  // what it copied from its parent is the parent's to flush and to destroy
+}
+
+std::unique_ptr<Zygote> Zygote::fork_here() {
+    sys::SocketPair control = sys::make_socketpair();
+    sys::Pipe lifeline = sys::make_pipe();
+    std::cout.flush();
+    std::fflush(nullptr);  // or each child would write it once more
+    int pid = fork();
+    if (pid < 0) throw_errno(errno, "fork");
+    if (pid == 0) {
+        control.first.reset();
+        lifeline.write_end.reset();
+        setpgid(0, 0);
+        boot(std::move(control.second));
+    }
+    Launched self{pid, sys::pidfd_open(pid), std::move(control.first),
+                  std::move(lifeline.write_end)};
+    send_boot_message(self, &zygote_main, lifeline.read_end);
+    return std::make_unique<Zygote>(std::move(self));
+}
+
+Zygote::~Zygote() {
+    self_.control.reset();  // end of file: it leaves
+    if (!sys::wait_for_exit(self_.pidfd.get(), sys::Clock::now() + 1s))
+        sys::pidfd_send_signal(self_.pidfd.get(), SIGKILL);
+    (void)sys::wait_pidfd(self_.pidfd.get(), true);
+}
+
+Launched Zygote::launch(BootMain entry) {
+    sys::SocketPair control = sys::make_socketpair();
+    sys::Pipe lifeline = sys::make_pipe();
+    std::byte request{};
+    int fd = control.second.get();
+    sys::send_message(self_.control.get(), {&request, 1}, {&fd, 1});
+    Launched child;
+    child.pid = receive_reply(self_, child.pidfd).pid;
+    child.control = std::move(control.first);
+    child.lifeline = std::move(lifeline.write_end);
+    send_boot_message(child, entry, lifeline.read_end);
+    return child;
+}
+
+}  // namespace sidestep

@@ -1,0 +1,210 @@
+// The ring of one worker: tasks go in, results come back in the same slots.
+//
+//     EMPTY --parent--> READY --worker, CAS--> TAKEN --worker--> DONE --parent--> EMPTY
+//                         |  \--parent, CAS--> CANCELLED --worker--> DONE (skipped)
+//                         \-----parent, CAS--> EMPTY            (taken back, from the end only)
+//
+// R1 A slot has one writer: the parent while EMPTY or DONE, the worker while TAKEN. READY is
+//    contested and changes by CAS only.
+// R2 Content becomes visible through the one release store of the state. A slot that was published
+//    and taken back is empty again, as if nothing had happened.
+// R3 The worker goes through the slots in order. So the DONE ones are a prefix of [consumed,
+//    published), at most one is TAKEN, the rest is READY or CANCELLED. When the kernel has declared
+//    the worker dead, this prefix property sorts every task: done, lost, not started.
+// R4 Cursors are private to their side: `published` and `consumed` to the parent, `next` to the
+//    worker. A worker that scribbles over the slots can spoil the content of its own ring, not
+//    anyone's cursor; the parent checks what it reads against its own records.
+//
+// The algorithm is given its memory: it runs between processes and, under ThreadSanitizer, between
+// threads.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <type_traits>
+
+#include "event_count.hpp"
+
+namespace sidestep {
+
+enum class SlotState : std::uint32_t { empty, ready, taken, done, cancelled };
+
+enum class ReplyKind : std::uint32_t { none, value, error, skipped };
+
+// Everything but the state is plain memory, guarded by R1 and R2.
+struct alignas(kCacheLine) TaskSlot {
+    static constexpr std::size_t kInline = 184;
+
+    std::atomic<SlotState> state{SlotState::empty};
+    ReplyKind reply{ReplyKind::none};  // worker
+    std::uint64_t serial = 0;          // parent: the task's number, never reused
+    std::uint64_t module = 0;          // parent: the task's identity (TaskId)
+    std::uint64_t offset = 0;
+    std::uint64_t signature = 0;
+    std::uint64_t block = 0;          // 0: inline. parent: in the args arena; worker: result arena
+    std::uint64_t size = 0;           // bytes of arguments, then of the result
+    std::uint64_t duration_ns = 0;    // worker: from claim to completion
+    std::uint64_t fds = 0;            // parent: how many descriptors travel beside
+    std::byte inline_bytes[kInline];  // arguments, then result
+};
+static_assert(sizeof(TaskSlot) == 2 * kCacheLine && std::is_standard_layout_v<TaskSlot>);
+static_assert(std::atomic<SlotState>::is_always_lock_free);
+
+// What lies in shared memory for one worker, before its slots.
+struct RingHeader {
+    static constexpr std::uint64_t kMagic = 0x676e6972647473;
+    static constexpr std::uint32_t kFreeEntries = 512;
+
+    std::uint64_t magic = kMagic;
+    std::uint32_t capacity = 0;  // slots, a power of two
+
+    alignas(kCacheLine) EventCount doorbell;  // the worker sleeps here (participant 0)
+
+    // Result blocks that the parent has finished with: a single-producer single-consumer queue.
+    alignas(kCacheLine) std::atomic<std::uint64_t> freed{0};   // written by the parent
+    alignas(kCacheLine) std::atomic<std::uint64_t> reused{0};  // written by the worker
+    alignas(kCacheLine) std::uint64_t free_blocks[kFreeEntries] = {};
+
+    static std::size_t bytes_for(std::uint32_t capacity) {
+        return sizeof(RingHeader) + capacity * sizeof(TaskSlot);
+    }
+    TaskSlot* slots() { return reinterpret_cast<TaskSlot*>(this + 1); }
+};
+static_assert(sizeof(RingHeader) % kCacheLine == 0);
+
+// The parent's side. Threads: the caller serialises.
+class RingParent {
+  public:
+    RingParent() = default;
+    RingParent(RingHeader* header, std::uint32_t capacity)
+        : header_(header), slots_(header->slots()), mask_(capacity - 1) {}
+
+    std::uint64_t published() const { return published_; }
+    std::uint64_t consumed() const { return consumed_; }
+    std::uint64_t in_flight() const { return published_ - consumed_; }
+    std::uint32_t capacity() const { return mask_ + 1; }
+    bool full() const { return in_flight() > mask_; }
+    std::uint32_t position(std::uint64_t index) const {
+        return static_cast<std::uint32_t>(index) & mask_;
+    }
+    TaskSlot& slot(std::uint64_t index) { return slots_[index & mask_]; }
+
+    // The slot to fill next; publish() makes it visible. Requires: !full().
+    TaskSlot& next() { return slot(published_); }
+    void publish() {
+        next().state.store(SlotState::ready, std::memory_order_release);  // SYNC(slot): with claim
+        ++published_;
+    }
+    void wake() { header_->doorbell.notify_all(); }
+    bool sleeping() const { return header_->doorbell.has_sleepers(); }
+
+    // The oldest slot if it is done; its content is the worker's word: check it.
+    TaskSlot* front_done() {
+        if (consumed_ == published_) return nullptr;
+        TaskSlot& front = slot(consumed_);
+        // SYNC(slot): pairs with RingWorker::complete
+        return front.state.load(std::memory_order_acquire) == SlotState::done ? &front : nullptr;
+    }
+    void release_front() {
+        slot(consumed_).state.store(SlotState::empty, std::memory_order_relaxed);  // R1: ours
+        ++consumed_;
+    }
+
+    // Takes the newest task back. False: the worker has taken it, or nothing is in flight.
+    bool take_back_last() {
+        if (consumed_ == published_) return false;
+        SlotState expected = SlotState::ready;
+        // Relaxed: nothing of the worker's is read; the slot's content stays the parent's own.
+        if (!slot(published_ - 1)
+                 .state.compare_exchange_strong(expected, SlotState::empty,
+                                                std::memory_order_relaxed))
+            return false;
+        --published_;
+        return true;
+    }
+    // The worker will skip this task. False: it has taken it already.
+    bool cancel(std::uint64_t index) {
+        SlotState expected = SlotState::ready;
+        return slot(index).state.compare_exchange_strong(expected, SlotState::cancelled,
+                                                         std::memory_order_relaxed);
+    }
+
+    // Hands a result block back. False: the queue is full, try again later.
+    bool give_back(std::uint64_t block) {
+        std::uint64_t at = header_->freed.load(std::memory_order_relaxed);  // ours alone
+        // SYNC(free): acquire pairs with the release in RingWorker::take_freed.
+        if (at - header_->reused.load(std::memory_order_acquire) >= RingHeader::kFreeEntries)
+            return false;
+        header_->free_blocks[at % RingHeader::kFreeEntries] = block;
+        header_->freed.store(at + 1, std::memory_order_release);
+        return true;
+    }
+
+  private:
+    RingHeader* header_ = nullptr;
+    TaskSlot* slots_ = nullptr;
+    std::uint32_t mask_ = 0;
+    std::uint64_t published_ = 0;  // next index to publish
+    std::uint64_t consumed_ = 0;   // oldest index not yet consumed
+};
+
+// The worker's side: one thread.
+class RingWorker {
+  public:
+    RingWorker(RingHeader* header, std::uint32_t capacity)
+        : header_(header), slots_(header->slots()), mask_(capacity - 1) {}
+
+    // Takes the next task if there is one.
+    TaskSlot* claim() {
+        for (;;) {
+            TaskSlot& slot = slots_[next_ & mask_];
+            SlotState state = slot.state.load(std::memory_order_relaxed);
+            if (state == SlotState::cancelled) {
+                slot.reply = ReplyKind::skipped;
+                complete(slot);
+                continue;
+            }
+            if (state != SlotState::ready) return nullptr;
+            // SYNC(slot): acquire pairs with publish. The content is read after the CAS only: the
+            // slot may have been taken back and filled anew since the load.
+            if (slot.state.compare_exchange_strong(state, SlotState::taken,
+                                                   std::memory_order_acquire))
+                return &slot;
+        }
+    }
+    // Publishes the reply; the slot is the parent's again.
+    void complete(TaskSlot& slot) {
+        slot.state.store(SlotState::done, std::memory_order_release);  // SYNC(slot)
+        ++next_;
+    }
+    // The next slot has a task (a hint: it may be taken back).
+    bool has_work() const {
+        SlotState state = slots_[next_ & mask_].state.load(std::memory_order_relaxed);
+        return state == SlotState::ready || state == SlotState::cancelled;
+    }
+    // The parent has consumed everything that was completed (a hint).
+    bool all_consumed() const {
+        return next_ == 0 ||
+               slots_[(next_ - 1) & mask_].state.load(std::memory_order_relaxed) != SlotState::done;
+    }
+    EventCount& doorbell() { return header_->doorbell; }
+
+    // The next result block that was handed back, or 0.
+    std::uint64_t take_freed() {
+        std::uint64_t at = header_->reused.load(std::memory_order_relaxed);  // ours alone
+        if (at == header_->freed.load(std::memory_order_acquire)) return 0;  // SYNC(free)
+        std::uint64_t block = header_->free_blocks[at % RingHeader::kFreeEntries];
+        header_->reused.store(at + 1, std::memory_order_release);
+        return block;
+    }
+
+  private:
+    RingHeader* header_;
+    TaskSlot* slots_;
+    std::uint32_t mask_;
+    std::uint64_t next_ = 0;
+};
+
+}  // namespace sidestep
