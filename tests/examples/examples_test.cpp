@@ -31,3 +31,13 @@ TEST_CASE("the tour of streams counts words, shows each item's outcome, and sums
     CHECK(done.returncode == 0);
     CHECK(done.std_out == "10 words\n0:1 1:2 2:3 3:4 5:6 6:7 7:8 8:9 \n2 failed\n332833500\n");
 }
+
+TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
+    auto done = test::run_example("example_06_subprocess");
+    CHECK(done.returncode == 0);
+    CHECK_THAT(done.std_out,
+               Matches("0, [0-9]+ bytes\nHI\n9\n10\n.*sleep 60.* timed out after 0.1 seconds\n"
+                       "exit status 3\n.*/no/such/program.*No such file or directory\n"
+                       "BANANA\nAPPLE\n0 0\n-15\n"));
+    CHECK(done.std_err.empty());
+}
