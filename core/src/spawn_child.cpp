@@ -205,14 +205,14 @@ SIDESTEP_CHILD_SIDE void close_fds(const Plan& plan) noexcept {
 }
 
 [[noreturn]] SIDESTEP_CHILD_SIDE void execute(const Plan& plan) noexcept {
-    int error = ENOENT;
-    bool decided = false;  // by the first error that is more than "not there"
+    int error = 0;
     for (const char* const* path = plan.candidates; *path; ++path) {
         raw(SYS_execve, *path, plan.argv, plan.envp);
-        if (decided) continue;
-        error = errno;
-        decided = error != ENOENT && error != ENOTDIR;
+        bool absent = errno == ENOENT || errno == ENOTDIR;
+        // In a search, the first error that is more than "not there" counts.
+        if (error == 0 && (!absent || !plan.candidates[1])) error = errno;
     }
+    if (error == 0) error = ENOENT;
     fail(plan, StartStep::exec, error);
 }
 
