@@ -23,6 +23,15 @@ TEST_CASE("the tour of futures shows results, the error by type and the lost wor
     CHECK_THAT(done.std_out, Contains("(signal 11)"));
 }
 
+TEST_CASE("the tour of streams counts words, shows each item's outcome, and sums",
+          "[examples][tour]") {
+    sidestep::subprocess::Options options;
+    options.input = "to be or not\nto be that  is\n\n the question";
+    auto done = test::run_example("example_03_streams", {}, options);
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "10 words\n0:1 1:2 2:3 3:4 5:6 6:7 7:8 8:9 \n2 failed\n332833500\n");
+}
+
 TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_06_subprocess");
     CHECK(done.returncode == 0);
