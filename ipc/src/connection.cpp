@@ -1,0 +1,389 @@
+#include <sidestep/connection.hpp>
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+
+#include "deadline.hpp"
+#include "error.hpp"
+#include "frame.hpp"
+#include "sys_socket.hpp"
+
+namespace sidestep {
+namespace {
+
+// What a length alone may make us reserve (address space: pages come with the bytes).
+constexpr std::size_t kReserveLimit = std::size_t(64) << 20;
+// A string's memory is zeroed in pieces of this size, which the cache still holds when the bytes
+// come to overwrite them.
+constexpr std::size_t kStringStep = std::size_t(128) << 10;
+// Buffers up to this size are kept from one message to the next.
+constexpr std::size_t kKeptBuffer = std::size_t(256) << 10;
+
+[[noreturn]] void throw_cut_short() {
+    throw_errno(ECONNRESET, "recv: the other side was gone in the middle of a message");
+}
+
+std::size_t checked_size(std::uint64_t length) {
+    if (length > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max()))
+        throw_errno(EBADMSG, fmt::format("recv: a message of {} bytes cannot be; the other side "
+                                         "does not speak this protocol",
+                                         length));
+    return static_cast<std::size_t>(length);
+}
+
+}  // namespace
+
+BufferTooShort::BufferTooShort(std::string message, std::size_t room)
+    : std::runtime_error(fmt::format("a message of {} bytes does not fit the {} bytes of the "
+                                     "buffer; message() has it",
+                                     message.size(), room)),
+      message_(std::make_shared<const std::string>(std::move(message))) {}
+
+namespace detail {
+
+std::uint64_t OutgoingFds::put(int fd) {
+    if (!allowed_)
+        throw SerializationError(
+            "this connection cannot carry descriptors, connections or handles: it is not a Unix "
+            "socket; use Pipe(), or a Listener on a UnixAddress");
+    if (fds_.size() == sys::kMaxFdsPerSend)
+        throw SerializationError(fmt::format(
+            "more than {} descriptors in one message; send several messages", sys::kMaxFdsPerSend));
+    fds_.push_back(fd);
+    return fds_.size() - 1;
+}
+
+int IncomingFds::get(std::uint64_t number) {
+    if (number < fds_.size() && fds_[static_cast<std::size_t>(number)])
+        return fds_[static_cast<std::size_t>(number)].detach();
+    if (lost_)
+        throw SerializationError(
+            "descriptors of this message were lost: this process has no room for more open "
+            "descriptors (ulimit -n)");
+    throw SerializationError(fmt::format(
+        "cannot deserialize: descriptor {} is not among the {} that came with the message", number,
+        fds_.size()));
+}
+
+}  // namespace detail
+
+// --- life ------------------------------------------------------------------------------------
+
+Connection::Connection(int fd, Direction direction)
+    : readable_(direction != Direction::send_only),
+      writable_(direction != Direction::receive_only) {
+    if (fd < 0)
+        throw std::invalid_argument(
+            fmt::format("Connection: {} is not a descriptor; pass one that is open", fd));
+    struct stat status;
+    if (::fstat(fd, &status) < 0) throw_errno(errno, fmt::format("Connection: fd {}", fd));
+    if (S_ISSOCK(status.st_mode))
+        kind_ =
+            sys::own_address(fd).storage.ss_family == AF_UNIX ? Kind::unix_socket : Kind::socket;
+    fd_ = fd;
+}
+
+Connection::Connection(Connection&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)),
+      kind_(other.kind_),
+      readable_(other.readable_),
+      writable_(other.writable_),
+      outgoing_(std::move(other.outgoing_)),
+      incoming_(std::move(other.incoming_)),
+      incoming_size_(std::exchange(other.incoming_size_, 0)) {}
+
+Connection& Connection::operator=(Connection&& other) noexcept {
+    if (this == &other) return *this;
+    close();
+    fd_ = std::exchange(other.fd_, -1);
+    kind_ = other.kind_;
+    readable_ = other.readable_;
+    writable_ = other.writable_;
+    outgoing_ = std::move(other.outgoing_);
+    incoming_ = std::move(other.incoming_);
+    incoming_size_ = std::exchange(other.incoming_size_, 0);
+    return *this;
+}
+
+void Connection::close() noexcept {
+    Fd(std::exchange(fd_, -1)).reset();
+    outgoing_.reset();
+    incoming_.reset();
+    incoming_size_ = 0;
+}
+
+int Connection::release() noexcept { return std::exchange(fd_, -1); }
+
+int Connection::fd() const {
+    if (fd_ < 0) throw_errno(EBADF, "the connection is closed");
+    return fd_;
+}
+
+Connection Connection::duplicate() const {
+    DupFd copy = DupFd::duplicate_of(fd());
+    Connection result(copy.fd());
+    (void)copy.detach();
+    result.readable_ = readable_;
+    result.writable_ = writable_;
+    return result;
+}
+
+void Connection::expect_readable() const {
+    if (fd_ < 0) throw_errno(EBADF, "cannot receive: the connection is closed");
+    if (!readable_)
+        throw_errno(EBADF,
+                    "cannot receive: this end only sends, or an earlier message was refused and "
+                    "the place of the next is unknown; open a new connection");
+}
+
+void Connection::expect_writable() const {
+    if (fd_ < 0) throw_errno(EBADF, "cannot send: the connection is closed");
+    if (!writable_)
+        throw_errno(EBADF, "cannot send: this end only receives; send on the other one");
+}
+
+void Connection::stop_receiving() noexcept {
+    readable_ = false;
+    if (!writable_) close();
+}
+
+void Connection::save(OutputArchive& archive) const {
+    if (fd_ < 0) throw SerializationError("cannot send a closed connection");
+    if (archive.fds() == nullptr)
+        throw SerializationError(
+            "a connection cannot travel here: only arguments of processes and messages over Unix "
+            "sockets (Pipe(), or a Listener on a UnixAddress) carry descriptors");
+    archive(archive.fds()->put(fd_), readable_, writable_);
+}
+
+void Connection::load(InputArchive& archive) {
+    DupFd fd;
+    bool readable = false, writable = false;
+    fd.load(archive);
+    archive(readable, writable);
+    Connection received(fd.fd());
+    (void)fd.detach();
+    received.readable_ = readable;
+    received.writable_ = writable;
+    *this = std::move(received);
+}
+
+// --- sending ---------------------------------------------------------------------------------
+
+detail::HeapBuffer& Connection::begin_message() {
+    expect_writable();
+    if (outgoing_ == nullptr || outgoing_->capacity() > kKeptBuffer)
+        outgoing_ = std::make_unique<detail::HeapBuffer>();
+    outgoing_->clear();
+    return *outgoing_;
+}
+
+void Connection::send_message(const detail::HeapBuffer& message, std::span<const int> fds) {
+    write_frame(message.bytes(), fds);
+}
+
+void Connection::send_bytes(std::span<const std::byte> bytes, std::size_t offset,
+                            std::optional<std::size_t> size) {
+    expect_writable();
+    if (offset > bytes.size() || (size && *size > bytes.size() - offset))
+        throw std::invalid_argument(
+            fmt::format("send_bytes: {} bytes from {} on are not within a buffer of {} bytes",
+                        size ? fmt::format("{}", *size) : "the", offset, bytes.size()));
+    write_frame(bytes.subspan(offset, size.value_or(bytes.size() - offset)), {});
+}
+
+void Connection::write_frame(std::span<const std::byte> body, std::span<const int> fds) {
+    FrameHeader header = encode_header(body.size());
+    std::span<const std::byte> head = header.span();
+    while (!head.empty() || !body.empty()) {
+        std::size_t sent = kind_ == Kind::file ? sys::write_some(fd_, head, body)
+                                               : sys::send_some(fd_, head, body, fds);
+        fds = {};  // they went with the first byte
+        std::size_t of_head = std::min(sent, head.size());
+        head = head.subspan(of_head);
+        body = body.subspan(sent - of_head);
+    }
+}
+
+// --- receiving -------------------------------------------------------------------------------
+
+// The first bytes of a message: at least one. Here, and only here, is the end of the stream clean.
+std::size_t Connection::read_start(std::span<std::byte> buffer, detail::IncomingFds* fds) {
+    std::size_t size = 0;
+    try {
+        if (kind_ == Kind::file) {
+            size = sys::read_some(fd_, buffer);
+        } else if (fds == nullptr || kind_ != Kind::unix_socket) {
+            size = sys::receive_some(fd_, buffer, false);
+        } else {
+            sys::Received received = sys::receive_with_fds(fd_, buffer);
+            size = received.size;
+            if (received.fds_lost) fds->set_lost();
+            for (Fd& fd : received.fds) fds->add(DupFd(fd.release()));
+        }
+    } catch (const std::system_error& error) {
+        // A Unix socket says ECONNRESET after its last byte if the peer left messages unread.
+        if (kind_ != Kind::unix_socket || error.code().value() != ECONNRESET) throw;
+    }
+    if (size == 0) throw EndOfStream("the other side has closed the connection");
+    return size;
+}
+
+void Connection::read_exactly(std::span<std::byte> buffer) {
+    while (!buffer.empty()) {
+        std::size_t size = kind_ == Kind::file ? sys::read_some(fd_, buffer)
+                                               : sys::receive_some(fd_, buffer, true);
+        if (size == 0) throw_cut_short();
+        buffer = buffer.subspan(size);
+    }
+}
+
+std::uint64_t Connection::read_header(detail::IncomingFds* fds,
+                                      std::optional<std::size_t> max_length) {
+    expect_readable();
+    std::byte bytes[FrameHeader::kShort];
+    std::size_t got = read_start(bytes, fds);
+    try {
+        read_exactly(std::span(bytes).subspan(got));
+        ShortHeader header = decode_short_header(bytes);
+        if (header.kind == ShortHeader::Kind::invalid)
+            throw_errno(EBADMSG,
+                        "recv: a negative length; the other side does not speak this protocol");
+        std::uint64_t length = header.length;
+        if (header.kind == ShortHeader::Kind::extended) {
+            std::byte extended[8];
+            read_exactly(extended);
+            length = load_big_endian(extended);
+        }
+        if (max_length && length > *max_length)
+            throw_errno(EMSGSIZE, fmt::format("recv: a message of {} bytes, and {} are allowed",
+                                              length, *max_length));
+        return checked_size(length);
+    } catch (...) {
+        stop_receiving();
+        throw;
+    }
+}
+
+std::string Connection::read_string(std::uint64_t length) {
+    auto size = static_cast<std::size_t>(length);
+    std::string message;
+    message.reserve(std::min(size, kReserveLimit));
+    while (message.size() < size) {
+        std::size_t done = message.size();
+        if (done == message.capacity()) message.reserve(std::min(size, 2 * done));
+        std::size_t step = std::min({size - done, message.capacity() - done, kStringStep});
+        message.resize(done + step);
+        read_exactly(std::as_writable_bytes(std::span(message).subspan(done)));
+    }
+    return message;
+}
+
+std::string Connection::recv_bytes(std::optional<std::size_t> max_length) {
+    std::uint64_t length = read_header(nullptr, max_length);
+    try {
+        return read_string(length);
+    } catch (...) {
+        stop_receiving();
+        throw;
+    }
+}
+
+std::size_t Connection::recv_bytes_into(std::span<std::byte> buffer, std::size_t offset) {
+    if (offset > buffer.size())
+        throw std::invalid_argument(fmt::format(
+            "recv_bytes_into: offset {} is beyond the buffer of {} bytes", offset, buffer.size()));
+    std::span<std::byte> room = buffer.subspan(offset);
+    std::uint64_t length = read_header(nullptr, {});
+    std::string message;
+    try {
+        if (length <= room.size()) {
+            read_exactly(room.first(static_cast<std::size_t>(length)));
+            return static_cast<std::size_t>(length);
+        }
+        message = read_string(length);
+    } catch (...) {
+        stop_receiving();
+        throw;
+    }
+    throw BufferTooShort(std::move(message), room.size());
+}
+
+std::span<const std::byte> Connection::receive_message(detail::IncomingFds& fds,
+                                                       std::optional<std::size_t> max_length) {
+    std::uint64_t length = read_header(&fds, max_length);
+    try {
+        auto size = static_cast<std::size_t>(length);
+        if (incoming_size_ > kKeptBuffer) incoming_size_ = 0;
+        std::size_t done = 0;
+        while (incoming_size_ < size || done < size) {
+            if (incoming_size_ < size && done == incoming_size_) {
+                std::size_t larger = std::min(size, std::max(2 * done, kReserveLimit));
+                larger = std::max(larger, std::size_t(4096));
+                auto memory = std::make_unique_for_overwrite<std::byte[]>(larger);
+                if (done > 0) std::memcpy(memory.get(), incoming_.get(), done);
+                incoming_ = std::move(memory);
+                incoming_size_ = larger;
+            }
+            std::size_t step = std::min(size, incoming_size_) - done;
+            read_exactly({incoming_.get() + done, step});
+            done += step;
+        }
+        return {incoming_.get(), size};
+    } catch (...) {
+        stop_receiving();
+        throw;
+    }
+}
+
+bool Connection::poll(std::optional<std::chrono::nanoseconds> timeout) const {
+    expect_readable();
+    return sys::wait_ready(fd_, POLLIN, deadline_after(timeout));
+}
+
+// --- pipes and handles -----------------------------------------------------------------------
+
+std::pair<Connection, Connection> Pipe(const PipeOptions& options) {
+    auto [first, second] = sys::make_stream_pair();
+    if (!options.duplex && ::shutdown(first.get(), SHUT_WR) < 0) throw_errno(errno, "shutdown");
+    Connection a(first.get(), options.duplex ? Direction::both : Direction::receive_only);
+    (void)first.release();
+    Connection b(second.get(), options.duplex ? Direction::both : Direction::send_only);
+    (void)second.release();
+    return {std::move(a), std::move(b)};
+}
+
+void send_handle(Connection& connection, int fd) {
+    if (!connection.writable()) throw_errno(EBADF, "send_handle: the connection cannot send");
+    detail::OutgoingFds fds(connection.carries_fds());
+    fds.put(fd);
+    std::byte count{1};
+    sys::send_some(connection.fd(), {&count, 1}, {}, fds.fds());
+}
+
+DupFd recv_handle(Connection& connection) {
+    if (!connection.readable()) throw_errno(EBADF, "recv_handle: the connection cannot receive");
+    if (!connection.carries_fds())
+        throw SerializationError(
+            "recv_handle: this connection cannot carry descriptors: it is not a Unix socket");
+    std::byte count{};
+    sys::Received received = sys::receive_with_fds(connection.fd(), {&count, 1});
+    if (received.size == 0) throw EndOfStream("the other side has closed the connection");
+    if (received.fds_lost)
+        throw SerializationError(
+            "recv_handle: the descriptor was lost: this process has no room for more (ulimit -n)");
+    if (received.fds.size() != 1 || count != std::byte{1})
+        throw SerializationError(fmt::format(
+            "recv_handle: {} descriptors came where one was expected; the other side must use "
+            "send_handle()",
+            received.fds.size()));
+    return DupFd(received.fds[0].release());
+}
+
+}  // namespace sidestep
