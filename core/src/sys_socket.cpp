@@ -189,6 +189,9 @@ PeerCredentials peer_credentials(int socket) {
 
 std::size_t send_some(int socket, std::span<const std::byte> head, std::span<const std::byte> body,
                       std::span<const int> fds) {
+    if (fds.empty() && body.empty())
+        return transfer(socket, POLLOUT, "send",
+                        [&] { return ::send(socket, head.data(), head.size(), MSG_NOSIGNAL); });
     Parts parts(head, body);
     msghdr header = {};
     header.msg_iov = parts.vectors;

@@ -12,6 +12,7 @@
 #include "deadline.hpp"
 #include "error.hpp"
 #include "frame.hpp"
+#include "inbox.hpp"
 #include "sys_socket.hpp"
 
 namespace sidestep {
@@ -36,6 +37,9 @@ std::size_t checked_size(std::uint64_t length) {
                                          length));
     return static_cast<std::size_t>(length);
 }
+
+// Up to this size, copying header and body together is cheaper than a call with two parts.
+constexpr std::size_t kCopiedSend = std::size_t(8) << 10;
 
 }  // namespace
 
@@ -76,49 +80,60 @@ int IncomingFds::get(std::uint64_t number) {
 // --- life ------------------------------------------------------------------------------------
 
 Connection::Connection(int fd, Direction direction)
-    : readable_(direction != Direction::send_only),
-      writable_(direction != Direction::receive_only) {
+    : writable_(direction != Direction::receive_only),
+      readable_(direction != Direction::send_only) {
     if (fd < 0)
         throw std::invalid_argument(
             fmt::format("Connection: {} is not a descriptor; pass one that is open", fd));
     struct stat status;
     if (::fstat(fd, &status) < 0) throw_errno(errno, fmt::format("Connection: fd {}", fd));
     if (S_ISSOCK(status.st_mode))
-        kind_ =
-            sys::own_address(fd).storage.ss_family == AF_UNIX ? Kind::unix_socket : Kind::socket;
+        channel_ = sys::own_address(fd).storage.ss_family == AF_UNIX ? detail::Channel::unix_socket
+                                                                     : detail::Channel::socket;
     fd_ = fd;
 }
 
-Connection::Connection(Connection&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)),
-      kind_(other.kind_),
-      readable_(other.readable_),
-      writable_(other.writable_),
-      outgoing_(std::move(other.outgoing_)),
-      incoming_(std::move(other.incoming_)),
-      incoming_size_(std::exchange(other.incoming_size_, 0)) {}
+Connection::Connection() noexcept = default;
+
+Connection::Connection(Connection&& other) noexcept { *this = std::move(other); }
 
 Connection& Connection::operator=(Connection&& other) noexcept {
     if (this == &other) return *this;
     close();
     fd_ = std::exchange(other.fd_, -1);
-    kind_ = other.kind_;
+    channel_ = other.channel_;
     readable_ = other.readable_;
     writable_ = other.writable_;
     outgoing_ = std::move(other.outgoing_);
-    incoming_ = std::move(other.incoming_);
-    incoming_size_ = std::exchange(other.incoming_size_, 0);
+    inbox_ = std::move(other.inbox_);
+    large_ = std::move(other.large_);
+    large_size_ = std::exchange(other.large_size_, 0);
     return *this;
 }
+
+Connection::~Connection() { close(); }
 
 void Connection::close() noexcept {
     Fd(std::exchange(fd_, -1)).reset();
     outgoing_.reset();
-    incoming_.reset();
-    incoming_size_ = 0;
+    inbox_.reset();
+    large_.reset();
+    large_size_ = 0;
 }
 
-int Connection::release() noexcept { return std::exchange(fd_, -1); }
+int Connection::release() {
+    if (buffered())
+        throw std::logic_error(
+            "cannot release the descriptor: messages were read ahead; receive them first");
+    return std::exchange(fd_, -1);
+}
+
+bool Connection::buffered() const noexcept { return inbox_ != nullptr && !inbox_->bytes().empty(); }
+
+detail::Inbox& Connection::inbox() {
+    if (inbox_ == nullptr) inbox_ = std::make_unique<detail::Inbox>();
+    return *inbox_;
+}
 
 int Connection::fd() const {
     if (fd_ < 0) throw_errno(EBADF, "the connection is closed");
@@ -148,6 +163,19 @@ void Connection::expect_writable() const {
         throw_errno(EBADF, "cannot send: this end only receives; send on the other one");
 }
 
+// Runs a receive. If it fails after the message's first byte, the next message's place is lost.
+template <class Receive>
+auto Connection::receiving(Receive receive) {
+    try {
+        return receive();
+    } catch (const EndOfStream&) {
+        throw;
+    } catch (...) {
+        stop_receiving();
+        throw;
+    }
+}
+
 void Connection::stop_receiving() noexcept {
     readable_ = false;
     if (!writable_) close();
@@ -159,18 +187,20 @@ void Connection::save(OutputArchive& archive) const {
         throw SerializationError(
             "a connection cannot travel here: only arguments of processes and messages over Unix "
             "sockets (Pipe(), or a Listener on a UnixAddress) carry descriptors");
-    archive(archive.fds()->put(fd_), readable_, writable_);
+    archive(archive.fds()->put(fd_), readable_, writable_, buffered());
+    if (buffered()) inbox_->save(archive);
 }
 
 void Connection::load(InputArchive& archive) {
     DupFd fd;
-    bool readable = false, writable = false;
+    bool readable = false, writable = false, has_inbox = false;
     fd.load(archive);
-    archive(readable, writable);
+    archive(readable, writable, has_inbox);
     Connection received(fd.fd());
     (void)fd.detach();
     received.readable_ = readable;
     received.writable_ = writable;
+    if (has_inbox) received.inbox().load(archive);
     *this = std::move(received);
 }
 
@@ -201,9 +231,16 @@ void Connection::send_bytes(std::span<const std::byte> bytes, std::size_t offset
 void Connection::write_frame(std::span<const std::byte> body, std::span<const int> fds) {
     FrameHeader header = encode_header(body.size());
     std::span<const std::byte> head = header.span();
+    std::byte together[kCopiedSend];
+    if (head.size() + body.size() <= kCopiedSend) {
+        std::memcpy(together, head.data(), head.size());
+        if (!body.empty()) std::memcpy(together + head.size(), body.data(), body.size());
+        head = {together, head.size() + body.size()};
+        body = {};
+    }
     while (!head.empty() || !body.empty()) {
-        std::size_t sent = kind_ == Kind::file ? sys::write_some(fd_, head, body)
-                                               : sys::send_some(fd_, head, body, fds);
+        std::size_t sent = channel_ == detail::Channel::file ? sys::write_some(fd_, head, body)
+                                                             : sys::send_some(fd_, head, body, fds);
         fds = {};  // they went with the first byte
         std::size_t of_head = std::min(sent, head.size());
         head = head.subspan(of_head);
@@ -213,66 +250,41 @@ void Connection::write_frame(std::span<const std::byte> body, std::span<const in
 
 // --- receiving -------------------------------------------------------------------------------
 
-// The first bytes of a message: at least one. Here, and only here, is the end of the stream clean.
-std::size_t Connection::read_start(std::span<std::byte> buffer, detail::IncomingFds* fds) {
-    std::size_t size = 0;
-    try {
-        if (kind_ == Kind::file) {
-            size = sys::read_some(fd_, buffer);
-        } else if (fds == nullptr || kind_ != Kind::unix_socket) {
-            size = sys::receive_some(fd_, buffer, false);
-        } else {
-            sys::Received received = sys::receive_with_fds(fd_, buffer);
-            size = received.size;
-            if (received.fds_lost) fds->set_lost();
-            for (Fd& fd : received.fds) fds->add(DupFd(fd.release()));
-        }
-    } catch (const std::system_error& error) {
-        // A Unix socket says ECONNRESET after its last byte if the peer left messages unread.
-        if (kind_ != Kind::unix_socket || error.code().value() != ECONNRESET) throw;
-    }
-    if (size == 0) throw EndOfStream("the other side has closed the connection");
-    return size;
-}
-
 void Connection::read_exactly(std::span<std::byte> buffer) {
-    while (!buffer.empty()) {
-        std::size_t size = kind_ == Kind::file ? sys::read_some(fd_, buffer)
-                                               : sys::receive_some(fd_, buffer, true);
-        if (size == 0) throw_cut_short();
-        buffer = buffer.subspan(size);
-    }
+    if (!inbox_->read_exactly(fd_, channel_, buffer)) throw_cut_short();
 }
 
-std::uint64_t Connection::read_header(detail::IncomingFds* fds,
-                                      std::optional<std::size_t> max_length) {
+// The length of the next message, whose first byte is then the next to read. Only here, before the
+// first byte, is the end of the stream clean.
+std::size_t Connection::read_header(std::optional<std::size_t> max_length) {
     expect_readable();
-    std::byte bytes[FrameHeader::kShort];
-    std::size_t got = read_start(bytes, fds);
-    try {
-        read_exactly(std::span(bytes).subspan(got));
-        ShortHeader header = decode_short_header(bytes);
-        if (header.kind == ShortHeader::Kind::invalid)
-            throw_errno(EBADMSG,
-                        "recv: a negative length; the other side does not speak this protocol");
-        std::uint64_t length = header.length;
-        if (header.kind == ShortHeader::Kind::extended) {
-            std::byte extended[8];
-            read_exactly(extended);
-            length = load_big_endian(extended);
-        }
-        if (max_length && length > *max_length)
-            throw_errno(EMSGSIZE, fmt::format("recv: a message of {} bytes, and {} are allowed",
-                                              length, *max_length));
-        return checked_size(length);
-    } catch (...) {
-        stop_receiving();
-        throw;
+    std::size_t got = inbox().fill(fd_, channel_, FrameHeader::kShort);
+    if (got == 0) throw EndOfStream("the other side has closed the connection");
+    if (got < FrameHeader::kShort) throw_cut_short();
+    ShortHeader header = decode_short_header(inbox_->bytes().first<FrameHeader::kShort>());
+    inbox_->consume(FrameHeader::kShort);
+    if (header.kind == ShortHeader::Kind::invalid)
+        throw_errno(EBADMSG,
+                    "recv: a negative length; the other side does not speak this protocol");
+    std::uint64_t length = header.length;
+    if (header.kind == ShortHeader::Kind::extended) {
+        std::byte extended[FrameHeader::kLong - FrameHeader::kShort];
+        read_exactly(extended);
+        length = load_big_endian(extended);
     }
+    if (max_length && length > *max_length)
+        throw_errno(EMSGSIZE, fmt::format("recv: a message of {} bytes, and {} are allowed", length,
+                                          *max_length));
+    return checked_size(length);
 }
 
-std::string Connection::read_string(std::uint64_t length) {
-    auto size = static_cast<std::size_t>(length);
+// What is not received as the message's reader wants it is dropped.
+void Connection::drop_fds() {
+    detail::IncomingFds dropped;
+    inbox_->take_fds(dropped);
+}
+
+std::string Connection::read_string(std::size_t size) {
     std::string message;
     message.reserve(std::min(size, kReserveLimit));
     while (message.size() < size) {
@@ -285,14 +297,50 @@ std::string Connection::read_string(std::uint64_t length) {
     return message;
 }
 
-std::string Connection::recv_bytes(std::optional<std::size_t> max_length) {
-    std::uint64_t length = read_header(nullptr, max_length);
-    try {
-        return read_string(length);
-    } catch (...) {
-        stop_receiving();
-        throw;
+std::span<const std::byte> Connection::read_large(std::size_t size) {
+    std::size_t done = 0;
+    while (done < size) {
+        if (done == large_size_) {
+            std::size_t larger = std::min(size, std::max(2 * done, kReserveLimit));
+            auto memory = std::make_unique_for_overwrite<std::byte[]>(larger);
+            if (done > 0) std::memcpy(memory.get(), large_.get(), done);
+            large_ = std::move(memory);
+            large_size_ = larger;
+        }
+        std::size_t step = std::min(size, large_size_) - done;
+        read_exactly({large_.get() + done, step});
+        done += step;
     }
+    return {large_.get(), size};
+}
+
+std::span<const std::byte> Connection::receive_message(detail::IncomingFds& fds,
+                                                       std::optional<std::size_t> max_length) {
+    if (large_size_ > kKeptBuffer) {
+        large_.reset();
+        large_size_ = 0;
+    }
+    return receiving([&] {
+        std::size_t size = read_header(max_length);
+        std::span<const std::byte> message;
+        if (size > detail::Inbox::kWindow) {
+            message = read_large(size);
+        } else {
+            if (inbox_->fill(fd_, channel_, size) < size) throw_cut_short();
+            message = inbox_->bytes().first(size);
+            inbox_->consume(size);
+        }
+        inbox_->take_fds(fds);
+        return message;
+    });
+}
+
+std::string Connection::recv_bytes(std::optional<std::size_t> max_length) {
+    return receiving([&] {
+        std::string message = read_string(read_header(max_length));
+        drop_fds();
+        return message;
+    });
 }
 
 std::size_t Connection::recv_bytes_into(std::span<std::byte> buffer, std::size_t offset) {
@@ -300,51 +348,23 @@ std::size_t Connection::recv_bytes_into(std::span<std::byte> buffer, std::size_t
         throw std::invalid_argument(fmt::format(
             "recv_bytes_into: offset {} is beyond the buffer of {} bytes", offset, buffer.size()));
     std::span<std::byte> room = buffer.subspan(offset);
-    std::uint64_t length = read_header(nullptr, {});
-    std::string message;
-    try {
-        if (length <= room.size()) {
-            read_exactly(room.first(static_cast<std::size_t>(length)));
-            return static_cast<std::size_t>(length);
-        }
-        message = read_string(length);
-    } catch (...) {
-        stop_receiving();
-        throw;
-    }
-    throw BufferTooShort(std::move(message), room.size());
-}
-
-std::span<const std::byte> Connection::receive_message(detail::IncomingFds& fds,
-                                                       std::optional<std::size_t> max_length) {
-    std::uint64_t length = read_header(&fds, max_length);
-    try {
-        auto size = static_cast<std::size_t>(length);
-        if (incoming_size_ > kKeptBuffer) incoming_size_ = 0;
-        std::size_t done = 0;
-        while (incoming_size_ < size || done < size) {
-            if (incoming_size_ < size && done == incoming_size_) {
-                std::size_t larger = std::min(size, std::max(2 * done, kReserveLimit));
-                larger = std::max(larger, std::size_t(4096));
-                auto memory = std::make_unique_for_overwrite<std::byte[]>(larger);
-                if (done > 0) std::memcpy(memory.get(), incoming_.get(), done);
-                incoming_ = std::move(memory);
-                incoming_size_ = larger;
-            }
-            std::size_t step = std::min(size, incoming_size_) - done;
-            read_exactly({incoming_.get() + done, step});
-            done += step;
-        }
-        return {incoming_.get(), size};
-    } catch (...) {
-        stop_receiving();
-        throw;
-    }
+    std::string too_long;
+    std::size_t size = receiving([&] {
+        std::size_t length = read_header({});
+        if (length <= room.size())
+            read_exactly(room.first(length));
+        else
+            too_long = read_string(length);
+        drop_fds();
+        return length;
+    });
+    if (size > room.size()) throw BufferTooShort(std::move(too_long), room.size());
+    return size;
 }
 
 bool Connection::poll(std::optional<std::chrono::nanoseconds> timeout) const {
     expect_readable();
-    return sys::wait_ready(fd_, POLLIN, deadline_after(timeout));
+    return buffered() || sys::wait_ready(fd_, POLLIN, deadline_after(timeout));
 }
 
 // --- pipes and handles -----------------------------------------------------------------------
@@ -360,30 +380,25 @@ std::pair<Connection, Connection> Pipe(const PipeOptions& options) {
 }
 
 void send_handle(Connection& connection, int fd) {
-    if (!connection.writable()) throw_errno(EBADF, "send_handle: the connection cannot send");
+    connection.expect_writable();
     detail::OutgoingFds fds(connection.carries_fds());
     fds.put(fd);
     std::byte count{1};
-    sys::send_some(connection.fd(), {&count, 1}, {}, fds.fds());
+    sys::send_some(connection.fd_, {&count, 1}, {}, fds.fds());
 }
 
 DupFd recv_handle(Connection& connection) {
-    if (!connection.readable()) throw_errno(EBADF, "recv_handle: the connection cannot receive");
+    connection.expect_readable();
     if (!connection.carries_fds())
         throw SerializationError(
             "recv_handle: this connection cannot carry descriptors: it is not a Unix socket");
-    std::byte count{};
-    sys::Received received = sys::receive_with_fds(connection.fd(), {&count, 1});
-    if (received.size == 0) throw EndOfStream("the other side has closed the connection");
-    if (received.fds_lost)
-        throw SerializationError(
-            "recv_handle: the descriptor was lost: this process has no room for more (ulimit -n)");
-    if (received.fds.size() != 1 || count != std::byte{1})
-        throw SerializationError(fmt::format(
-            "recv_handle: {} descriptors came where one was expected; the other side must use "
-            "send_handle()",
-            received.fds.size()));
-    return DupFd(received.fds[0].release());
+    detail::Inbox& inbox = connection.inbox();
+    if (inbox.fill(connection.fd_, connection.channel_, 1) == 0)
+        throw EndOfStream("the other side has closed the connection");
+    inbox.consume(1);
+    detail::IncomingFds fds;
+    inbox.take_fds(fds);
+    return DupFd(fds.get(0));
 }
 
 }  // namespace sidestep

@@ -25,6 +25,10 @@ struct UnixAddress {
 
     static UnixAddress abstract(std::string name) { return {std::move(name), true}; }
     bool operator==(const UnixAddress&) const = default;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(path, is_abstract);
+    }
 };
 
 // A host (name, IPv4 or IPv6 address; "" is every interface of this machine) and a port; the
@@ -34,6 +38,10 @@ struct TcpAddress {
     std::uint16_t port = 0;
 
     bool operator==(const TcpAddress&) const = default;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(host, port);
+    }
 };
 
 using Address = std::variant<UnixAddress, TcpAddress>;

@@ -15,8 +15,10 @@
 //             an argument of a process) stays open here: the receiver has a second one to the same
 //             stream, and the other side sees the end when both are closed.
 // Threads:    one thread may send while another receives. Two senders, or two receivers, need a
-//             lock of their own (Python's rule, too). A Connection reads no byte beyond the message
-//             it receives: processes may take turns at receiving from one stream under a Lock.
+//             lock of their own (Python's rule, too).
+// Processes:  a Connection reads ahead (32 KiB at most), so a stream has one receiver: when a
+//             connection is sent, what was read ahead goes along, and only one of the two may
+//             receive from then on. Where several processes take turns, use a Queue.
 // Fork:       O_CLOEXEC. A forked child owns copies: close the end that it does not use, or the
 //             end of the stream is never seen.
 // Peer death: recv throws EndOfStream once everything that was sent before is read; a message cut
@@ -69,6 +71,9 @@ enum class Direction : std::uint8_t { both, receive_only, send_only };
 
 namespace detail {
 
+enum class Channel : std::uint8_t { unix_socket, socket, file };
+class Inbox;
+
 // The descriptors of a message on its way out: numbered in the order in which they were put.
 class OutgoingFds final : public FdSink {
   public:
@@ -98,14 +103,14 @@ class IncomingFds final : public FdSource {
 class Connection {
   public:
     // A closed one.
-    Connection() = default;
+    Connection() noexcept;
     // Takes over a connected stream: a socket, an end of a pipe, a terminal. Throws
     // std::invalid_argument for a negative number, std::system_error (EBADF) for one that is not
     // open; it is not taken over then.
     explicit Connection(int fd, Direction direction = Direction::both);
     Connection(Connection&& other) noexcept;
     Connection& operator=(Connection&& other) noexcept;
-    ~Connection() { close(); }
+    ~Connection();
 
     // Sends one message. Blocks while the stream is full. If serializing throws, nothing was sent.
     template <class T>
@@ -155,44 +160,54 @@ class Connection {
     // Throws if the connection is closed.
     int fd() const;
     bool closed() const noexcept { return fd_ < 0; }
+    // True if something was read ahead: there is something to receive even if fd() is not
+    // readable. poll() and wait() know that; a select loop of your own must ask.
+    bool buffered() const noexcept;
     bool readable() const noexcept { return fd_ >= 0 && readable_; }
     bool writable() const noexcept { return fd_ >= 0 && writable_; }
     // True on Unix sockets.
-    bool carries_fds() const noexcept { return kind_ == Kind::unix_socket; }
+    bool carries_fds() const noexcept { return channel_ == detail::Channel::unix_socket; }
 
-    // A second connection to the same stream. See Threads about receiving from both.
+    // A second connection to the same stream, e.g. for sending. What was read ahead stays here.
     Connection duplicate() const;
     // Idempotent.
     void close() noexcept;
-    // Gives the descriptor to the caller.
-    [[nodiscard]] int release() noexcept;
+    // Gives the descriptor to the caller. Throws std::logic_error if buffered().
+    [[nodiscard]] int release();
 
     void save(OutputArchive& archive) const;
     void load(InputArchive& archive);
 
   private:
-    enum class Kind : std::uint8_t { unix_socket, socket, file };
-
     detail::HeapBuffer& begin_message();
     void send_message(const detail::HeapBuffer& message, std::span<const int> fds);
+    void write_frame(std::span<const std::byte> body, std::span<const int> fds);
     std::span<const std::byte> receive_message(detail::IncomingFds& fds,
                                                std::optional<std::size_t> max_length);
-    void write_frame(std::span<const std::byte> body, std::span<const int> fds);
-    std::uint64_t read_header(detail::IncomingFds* fds, std::optional<std::size_t> max_length);
-    std::size_t read_start(std::span<std::byte> buffer, detail::IncomingFds* fds);
+    std::size_t read_header(std::optional<std::size_t> max_length);
     void read_exactly(std::span<std::byte> buffer);
-    std::string read_string(std::uint64_t length);
+    std::string read_string(std::size_t size);
+    std::span<const std::byte> read_large(std::size_t size);
+    void drop_fds();
+    detail::Inbox& inbox();
+    template <class Receive>
+    auto receiving(Receive receive);
     void stop_receiving() noexcept;
     void expect_readable() const;
     void expect_writable() const;
+    friend void send_handle(Connection& connection, int fd);
+    friend DupFd recv_handle(Connection& connection);
 
     int fd_ = -1;
-    Kind kind_ = Kind::file;
-    bool readable_ = false;                         // the receiving thread's
+    detail::Channel channel_ = detail::Channel::file;
     bool writable_ = false;                         // constant while open
     std::unique_ptr<detail::HeapBuffer> outgoing_;  // the sending thread's; kept between messages
-    std::unique_ptr<std::byte[]> incoming_;         // the receiving thread's
-    std::size_t incoming_size_ = 0;
+
+    // the receiving thread's
+    bool readable_ = false;
+    std::unique_ptr<detail::Inbox> inbox_;  // from the first recv on
+    std::unique_ptr<std::byte[]> large_;    // a message that did not fit the inbox
+    std::size_t large_size_ = 0;
 };
 
 struct PipeOptions {

@@ -28,13 +28,19 @@ class Waitable {
     requires requires(const T& object) {
         { object.fd() } -> std::convertible_to<int>;
     }
-    Waitable(const T& object) : fd_(object.fd()) {}
+    Waitable(const T& object) : fd_(object.fd()) {
+        if constexpr (requires { object.buffered(); }) buffered_ = object.buffered();
+    }
 
     int fd() const { return fd_; }
-    bool operator==(const Waitable&) const = default;
+    // Ready whatever the descriptor says: the object has read ahead.
+    bool buffered() const { return buffered_; }
+    // The same thing?
+    bool operator==(const Waitable& other) const { return fd_ == other.fd_; }
 
   private:
     int fd_;
+    bool buffered_ = false;
 };
 
 // The things that are ready (readable, or at their end), in the order given; waits until there is
