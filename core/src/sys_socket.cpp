@@ -57,8 +57,7 @@ struct Parts {
     int count = 0;
 };
 
-union FdControl {
-    cmsghdr align;
+struct alignas(cmsghdr) FdControl {
     std::byte bytes[CMSG_SPACE(kMaxFdsPerSend * sizeof(int))];
 };
 

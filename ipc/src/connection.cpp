@@ -19,7 +19,7 @@ namespace sidestep {
 namespace {
 
 // What a length alone may make us reserve (address space: pages come with the bytes).
-constexpr std::size_t kReserveLimit = std::size_t(64) << 20;
+constexpr std::size_t kReserveLimit = std::size_t(16) << 20;
 // A string's memory is zeroed in pieces of this size, which the cache still holds when the bytes
 // come to overwrite them.
 constexpr std::size_t kStringStep = std::size_t(128) << 10;
