@@ -1,6 +1,10 @@
-// Counts the identifiers in C and C++ headers, on every core: a map over a process pool, merged as
-// the results come.
+// Counts the identifiers in C and C++ headers, on every core: a map over a process pool, then a
+// second one that merges what the first has found.
+#include <chrono>
+#include <utility>
+
 #include <sidestep/pool.hpp>
+#include <sidestep/progress.hpp>
 
 #include "wordcount.hpp"
 namespace mp = sidestep;
@@ -9,18 +13,16 @@ int main(int argc, char** argv) {
     mp::init();  // first statement: workers take over here
     wordcount::Arguments arguments = wordcount::parse(argc, argv);
     auto begin = std::chrono::steady_clock::now();
-    std::vector<std::vector<std::string>> batches = wordcount::find_headers(arguments.paths);
+    mp::Pool pool({.processes = arguments.workers});
+    auto batches = wordcount::find_headers(arguments.paths, pool.processes());
 
     wordcount::Total total;
-    mp::Pool pool({.processes = arguments.workers});
-    wordcount::Progress progress(batches);
-    for (const wordcount::Counts& counts :
-         pool.imap_unordered(wordcount::count_files, batches, {.chunksize = 1})) {
-        total.add(counts);
-        progress.show(total.files);
-    }
-    progress.finish();
+    auto counts = pool.imap_unordered(wordcount::count_files, batches, {.chunksize = 1});
+    for (wordcount::Counts& found :
+         mp::progress(counts, {.total = batches.size(), .label = "batches of files"}))
+        total.add(std::move(found));
+    auto merged = pool.map(wordcount::merge_shards, total.shards, {.chunksize = 1});
     std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    wordcount::report(total, pool.processes(), seconds.count());
-    return total.failed.empty() ? 0 : 1;
+    wordcount::report(total, merged, pool.processes(), seconds.count());
+    return total.failed == 0 ? 0 : 1;
 }

@@ -5,12 +5,8 @@
 #include <cereal/types/utility.hpp>
 #include <cereal/types/vector.hpp>
 
-#include <chrono>
 #include <cstdint>
-#include <functional>
 #include <string>
-#include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -23,52 +19,49 @@ struct Arguments {
 // Handles --help and bad usage by itself (exit).
 Arguments parse(int argc, char** argv);
 
-// The headers below the paths, in batches of a few megabytes.
-std::vector<std::vector<std::string>> find_headers(const std::vector<std::string>& paths);
+// The headers below the paths, in batches: a few for each worker, so that they finish together.
+std::vector<std::vector<std::string>> find_headers(const std::vector<std::string>& paths,
+                                                   unsigned workers);
 
-// What is in a batch of files.
+// Identifiers and how often each was seen, as bytes: "identifier\n" and a 32-bit count, again and
+// again. A string travels in one piece; a hundred thousand small ones would not.
+using Shard = std::string;
+
+// What is in a batch of files. An identifier's hash says in which of the shards it is.
 struct Counts {
-    std::vector<std::pair<std::string, std::uint64_t>> identifiers;
+    std::vector<Shard> shards;
     std::vector<std::string> failed;  // "path: reason"
     std::uint64_t files = 0, bytes = 0;
 
     template <class Archive>
     void serialize(Archive& archive) {
-        archive(identifiers, failed, files, bytes);
+        archive(shards, failed, files, bytes);
     }
 };
 Counts count_files(const std::vector<std::string>& paths);
 
-struct TextHash {
-    using is_transparent = void;
-    std::size_t operator()(std::string_view text) const {
-        return std::hash<std::string_view>()(text);
+using Ranking = std::vector<std::pair<std::uint64_t, std::string>>;  // most frequent first
+
+// What the shards of one number, from all batches, amount to.
+struct Merged {
+    std::uint64_t identifiers = 0;
+    Ranking top;  // twenty at most
+
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(identifiers, top);
     }
 };
-using Table = std::unordered_map<std::string, std::uint64_t, TextHash, std::equal_to<>>;
+Merged merge_shards(const std::vector<Shard>& shards);
 
-// What is in all of them.
+// What is in all of them. Which identifiers is left to merge_shards: see `shards`.
 struct Total {
-    Table identifiers;
-    std::vector<std::string> failed;
-    std::uint64_t files = 0, bytes = 0;
-    void add(const Counts& counts);
+    std::vector<std::vector<Shard>> shards;  // by number
+    std::uint64_t files = 0, bytes = 0, failed = 0;
+    void add(Counts counts);
 };
 
-// On a terminal a line that is rewritten; elsewhere a line every two seconds.
-class Progress {
-  public:
-    explicit Progress(const std::vector<std::vector<std::string>>& batches);
-    void show(std::uint64_t files_done);
-    void finish();
-
-  private:
-    std::uint64_t files_ = 0;
-    bool terminal_;
-    bool shown_ = false;
-    std::chrono::steady_clock::time_point last_;
-};
-
-void report(const Total& total, unsigned workers, double seconds);
+void report(const Total& total, const std::vector<Merged>& merged, unsigned workers,
+            double seconds);
 
 }  // namespace wordcount

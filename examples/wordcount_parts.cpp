@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -7,7 +5,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <string_view>
+#include <unordered_map>
+#include <utility>
 
 #include "wordcount.hpp"
 
@@ -56,6 +57,9 @@ constexpr std::array<bool, 256> kWordCharacter = [] {
 
 bool is_word(char c) { return kWordCharacter[static_cast<unsigned char>(c)]; }
 
+using Table = std::unordered_map<std::string_view, std::uint64_t>;
+constexpr std::size_t kShards = 64;
+
 // Runs of letters, digits and '_' that do not begin with a digit.
 void count_identifiers(std::string_view text, Table& table) {
     for (std::size_t i = 0; i < text.size();) {
@@ -66,18 +70,12 @@ void count_identifiers(std::string_view text, Table& table) {
         std::size_t begin = i;
         while (i < text.size() && is_word(text[i])) ++i;
         if (text[begin] >= '0' && text[begin] <= '9') continue;
-        std::string_view word = text.substr(begin, i - begin);
-        auto found = table.find(word);
-        if (found != table.end())
-            ++found->second;
-        else
-            table.emplace(word, 1);
+        ++table[text.substr(begin, i - begin)];
     }
 }
 
-// The whole file; false with errno set if it cannot be read.
+// Appends the whole file; false with errno set if it cannot be read.
 bool read_file(const std::string& path, std::string& text) {
-    text.clear();
     std::FILE* file = std::fopen(path.c_str(), "rb");
     if (!file) return false;
     char chunk[1 << 16];
@@ -87,6 +85,15 @@ bool read_file(const std::string& path, std::string& text) {
     std::fclose(file);
     errno = error;
     return good;
+}
+
+void keep_most_frequent(Ranking& ranking) {
+    auto shown = static_cast<std::ptrdiff_t>(std::min<std::size_t>(ranking.size(), 20));
+    std::partial_sort(ranking.begin(), ranking.begin() + shown, ranking.end(),
+                      [](const auto& a, const auto& b) {
+                          return a.first != b.first ? a.first > b.first : a.second < b.second;
+                      });
+    ranking.resize(static_cast<std::size_t>(shown));
 }
 
 }  // namespace
@@ -113,19 +120,15 @@ Arguments parse(int argc, char** argv) {
     return arguments;
 }
 
-std::vector<std::vector<std::string>> find_headers(const std::vector<std::string>& paths) {
-    constexpr std::uint64_t kBatchBytes = 4 << 20;
-    std::vector<std::vector<std::string>> batches;
-    std::uint64_t bytes = kBatchBytes;
+std::vector<std::vector<std::string>> find_headers(const std::vector<std::string>& paths,
+                                                   unsigned workers) {
+    std::vector<std::pair<std::string, std::uint64_t>> files;
+    std::uint64_t total = 0;
     auto add = [&](const fs::directory_entry& entry) {
-        if (bytes >= kBatchBytes) {
-            batches.emplace_back();
-            bytes = 0;
-        }
         std::error_code error;
         std::uint64_t size = entry.file_size(error);
-        bytes += error ? 0 : size;
-        batches.back().push_back(entry.path().native());
+        files.emplace_back(entry.path().native(), error ? 0 : size);
+        total += files.back().second;
     };
     auto options = fs::directory_options::skip_permission_denied;
     for (const std::string& path : paths) {
@@ -138,72 +141,92 @@ std::vector<std::vector<std::string>> find_headers(const std::vector<std::string
              !error && it != fs::recursive_directory_iterator(); it.increment(error))
             if (is_header(it->path()) && !it->is_directory(error)) add(*it);
     }
+    std::uint64_t batch = std::clamp<std::uint64_t>(total / (8 * workers), 1 << 20, 16 << 20);
+    std::vector<std::vector<std::string>> batches;
+    std::uint64_t bytes = batch;
+    for (auto& [path, size] : files) {
+        if (bytes >= batch) {
+            batches.emplace_back();
+            bytes = 0;
+        }
+        bytes += size;
+        batches.back().push_back(std::move(path));
+    }
     return batches;
 }
 
 Counts count_files(const std::vector<std::string>& paths) {
     Counts counts;
-    Table table;
-    std::string text;
+    counts.shards.resize(kShards);
+    std::string text;  // all of the batch: the table refers to it
     for (const std::string& path : paths) {
-        if (!read_file(path, text)) {
+        std::size_t before = text.size();
+        if (read_file(path, text)) {
+            text += '\n';
+            counts.bytes += text.size() - before - 1;
+            ++counts.files;
+        } else {
             counts.failed.push_back(path + ": " + std::strerror(errno));
-            continue;
+            text.resize(before);
         }
-        ++counts.files;
-        counts.bytes += text.size();
-        count_identifiers(text, table);
     }
-    counts.identifiers.assign(table.begin(), table.end());
+    Table table;
+    count_identifiers(text, table);
+    for (const auto& [word, count] : table) {
+        auto number = static_cast<std::uint32_t>(count);
+        Shard& shard = counts.shards[std::hash<std::string_view>()(word) % kShards];
+        shard.append(word).push_back('\n');
+        shard.append(reinterpret_cast<const char*>(&number), sizeof number);
+    }
     return counts;
 }
 
-void Total::add(const Counts& counts) {
-    for (const auto& [word, count] : counts.identifiers) identifiers[word] += count;
-    for (const std::string& line : counts.failed) {
-        std::fprintf(stderr, "wordcount: %s\n", line.c_str());
-        failed.push_back(line);
+Merged merge_shards(const std::vector<Shard>& shards) {
+    Table table;
+    for (std::string_view rest : shards) {
+        while (!rest.empty()) {
+            std::string_view word = rest.substr(0, rest.find('\n'));
+            std::uint32_t number;
+            std::memcpy(&number, rest.data() + word.size() + 1, sizeof number);
+            rest.remove_prefix(word.size() + 1 + sizeof number);
+            table[word] += number;
+        }
     }
+    Merged merged;
+    merged.identifiers = table.size();
+    for (const auto& [word, count] : table) merged.top.emplace_back(count, word);
+    keep_most_frequent(merged.top);
+    return merged;
+}
+
+void Total::add(Counts counts) {
+    shards.resize(counts.shards.size());
+    for (std::size_t i = 0; i < shards.size(); ++i)
+        shards[i].push_back(std::move(counts.shards[i]));
+    for (const std::string& line : counts.failed)
+        std::fprintf(stderr, "wordcount: %s\n", line.c_str());
+    failed += counts.failed.size();
     files += counts.files;
     bytes += counts.bytes;
 }
 
-Progress::Progress(const std::vector<std::vector<std::string>>& batches)
-    : terminal_(isatty(STDERR_FILENO) != 0), last_(std::chrono::steady_clock::now()) {
-    for (const auto& batch : batches) files_ += batch.size();
-}
-
-void Progress::show(std::uint64_t files_done) {
-    auto now = std::chrono::steady_clock::now();
-    if (now - last_ < (terminal_ ? std::chrono::milliseconds(100) : std::chrono::seconds(2)))
-        return;
-    last_ = now;
-    shown_ = true;
-    std::fprintf(stderr, "%s%llu of %llu files%s", terminal_ ? "\r" : "",
-                 static_cast<unsigned long long>(files_done),
-                 static_cast<unsigned long long>(files_), terminal_ ? "" : "\n");
-}
-
-void Progress::finish() {
-    if (shown_ && terminal_) std::fputs("\r\033[K", stderr);
-}
-
-void report(const Total& total, unsigned workers, double seconds) {
-    std::vector<std::pair<std::string, std::uint64_t>> words(total.identifiers.begin(),
-                                                             total.identifiers.end());
-    std::size_t shown = std::min<std::size_t>(words.size(), 20);
-    std::partial_sort(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(shown),
-                      words.end(), [](const auto& a, const auto& b) {
-                          return a.second != b.second ? a.second > b.second : a.first < b.first;
-                      });
-    for (std::size_t i = 0; i < shown; ++i)
-        std::printf("%10llu %s\n", static_cast<unsigned long long>(words[i].second),
-                    words[i].first.c_str());
-    double megabytes = static_cast<double>(total.bytes) / 1e6;
-    std::printf("%llu files (%zu not readable), %llu bytes, %zu identifiers\n",
-                static_cast<unsigned long long>(total.files), total.failed.size(),
-                static_cast<unsigned long long>(total.bytes), words.size());
-    std::printf("workers: %u, %.2f seconds, %.1f MB/s\n", workers, seconds, megabytes / seconds);
+void report(const Total& total, const std::vector<Merged>& merged, unsigned workers,
+            double seconds) {
+    Ranking top;
+    unsigned long long identifiers = 0;
+    for (const Merged& part : merged) {
+        top.insert(top.end(), part.top.begin(), part.top.end());
+        identifiers += part.identifiers;
+    }
+    keep_most_frequent(top);
+    for (const auto& [count, word] : top)
+        std::printf("%10llu %s\n", static_cast<unsigned long long>(count), word.c_str());
+    std::printf("%llu files (%llu not readable), %llu bytes, %llu identifiers\n",
+                static_cast<unsigned long long>(total.files),
+                static_cast<unsigned long long>(total.failed),
+                static_cast<unsigned long long>(total.bytes), identifiers);
+    std::printf("workers: %u, %.2f seconds, %.1f MB/s\n", workers, seconds,
+                static_cast<double>(total.bytes) / 1e6 / seconds);
 }
 
 }  // namespace wordcount

@@ -15,6 +15,7 @@
 #include <new>
 #include <optional>
 #include <regex>
+#include <string_view>
 #include <system_error>
 #include <variant>
 
@@ -184,13 +185,14 @@ const std::type_info* type_with_nested(const std::type_info& type) {
 
 // The name under which the exception's type is known: what libstdc++ throws for streams is a
 // private class derived from the public one, and what already crossed once is a Remote<T>.
-const char* public_type(const std::exception& error) {
-    if (auto* remote = dynamic_cast<const RemoteInfo*>(&error)) return remote->type().c_str();
-    if (auto* type = type_with_nested(typeid(error))) return type->name();
-    bool known = find_codec(typeid(error).name()).has_value();
+std::string public_type(const std::exception& error) {
+    if (auto* remote = dynamic_cast<const RemoteInfo*>(&error)) return remote->type();
+    auto* wrapped = type_with_nested(typeid(error));
+    std::string type = wrapped ? wrapped->name() : typeid(error).name();
+    bool known = find_codec(type).has_value();
     if (!known && dynamic_cast<const std::ios_base::failure*>(&error))
         return typeid(std::ios_base::failure).name();
-    return typeid(error).name();
+    return type;
 }
 
 // What is being handled, if it is not a std::exception.

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -60,6 +61,20 @@ Wake futex_result(long result, int error) {
     return error == ETIMEDOUT ? Wake::timeout : error == EAGAIN ? Wake::changed : Wake::woken;
 }
 
+// A thread that was joined may be listed for a moment more: the kernel wakes the joiner before it
+// has removed the thread. The ninth field of stat has PF_EXITING (sched.h of the kernel) by then.
+bool is_exiting_thread(const std::filesystem::path& task) {
+    constexpr unsigned long kExiting = 0x4;
+    auto text = read_file((task / "stat").c_str());
+    if (!text) return true;
+    std::size_t name_end = text->rfind(')');
+    unsigned long flags = 0;
+    return name_end == std::string::npos ||
+           (std::sscanf(text->c_str() + name_end + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) ==
+                1 &&
+            (flags & kExiting) != 0);
+}
+
 }  // namespace
 
 int poll_timeout(const Deadline& deadline) {
@@ -108,12 +123,28 @@ bool wait_for_exit(int pidfd, const Deadline& deadline) {
     }
 }
 
+int find_process(int pid, Fd& pidfd) noexcept {
+    long fd = syscall(SYS_pidfd_open, pid, 0);
+    if (fd >= 0) {
+        pidfd.reset(static_cast<int>(fd));
+        return 0;
+    }
+    int error = errno;
+    if (error == ESRCH || error == ENOENT || error == EINVAL) return ESRCH;  // the two: a thread's
+    return ::kill(pid, 0) < 0 && errno == ESRCH ? ESRCH : error;  // no pidfds: seccomp, fd limit
+}
+
+bool has_ended(int pidfd) noexcept {
+    pollfd entry = {.fd = pidfd, .events = POLLIN, .revents = 0};
+    return retry([&] { return ::poll(&entry, 1, 0); }) > 0;
+}
+
 std::size_t thread_count() {
     std::error_code error;
     std::size_t count = 0;
     for (auto it = std::filesystem::directory_iterator("/proc/self/task", error);
          !error && it != std::filesystem::directory_iterator(); it.increment(error))
-        ++count;
+        if (!is_exiting_thread(it->path())) ++count;
     return count;
 }
 
@@ -276,6 +307,15 @@ void no_dump(std::span<std::byte> range) noexcept {
     (void)::madvise(range.data(), range.size(), MADV_DONTDUMP);
 }
 
+void prefer_huge_pages(std::span<std::byte> range) noexcept {
+    constexpr std::uintptr_t kHuge = 2 << 20;
+    std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(range.data());
+    std::uintptr_t first = (begin + kHuge - 1) & ~(kHuge - 1);
+    std::uintptr_t last = (begin + range.size()) & ~(kHuge - 1);
+    if (first + kHuge < last)
+        (void)::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+}
+
 void dont_fork(std::span<std::byte> range) noexcept {
     (void)::madvise(range.data(), range.size(), MADV_DONTFORK);
 }
@@ -314,8 +354,9 @@ Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
     return wake == Wake::timeout ? Wake::woken : wake;
 }
 
-void futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
-    (void)syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+int futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
+    long woken = syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+    return woken > 0 ? static_cast<int>(woken) : 0;
 }
 
 std::optional<std::string> read_file(const char* path) {
@@ -331,6 +372,14 @@ std::optional<std::string> read_file(const char* path) {
         text.append(chunk, static_cast<std::size_t>(n));
     }
     return text;
+}
+
+void fill_random(std::span<std::byte> bytes) {
+    while (!bytes.empty()) {
+        ssize_t n = retry([&] { return ::getrandom(bytes.data(), bytes.size(), 0); });
+        if (n < 0) throw_errno(errno, "getrandom");
+        bytes = bytes.subspan(static_cast<std::size_t>(n));
+    }
 }
 
 }  // namespace sidestep::sys

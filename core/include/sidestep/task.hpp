@@ -156,6 +156,10 @@ template <>
 struct StoredAs<std::string_view> {
     using type = std::string;
 };
+template <class Key, class T>
+struct StoredAs<std::pair<const Key, T>> {  // an element of a map
+    using type = std::pair<Key, T>;
+};
 // As what an argument travels and arrives.
 template <class T>
 using Stored = typename StoredAs<std::decay_t<T>>::type;
@@ -194,7 +198,7 @@ template <class F, class... Args>
 struct Call {
     static void run(InputArchive& arguments, OutputArchive& result) {
         F f = load_callable<F>(arguments);
-        std::tuple<Args...> values;
+        std::tuple<Args...> values{make_blank<Args>()...};
         arguments(values);
         arguments.expect_end();
         if constexpr (std::is_void_v<ResultOf<F, Args...>>)
