@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -120,6 +121,22 @@ bool wait_for_exit(int pidfd, const Deadline& deadline) {
         if (n < 0 && errno != EINTR) throw_errno(errno, "poll(pidfd)");
         if (deadline && Clock::now() >= *deadline) return false;
     }
+}
+
+int find_process(int pid, Fd& pidfd) noexcept {
+    long fd = syscall(SYS_pidfd_open, pid, 0);
+    if (fd >= 0) {
+        pidfd.reset(static_cast<int>(fd));
+        return 0;
+    }
+    int error = errno;
+    if (error == ESRCH || error == ENOENT || error == EINVAL) return ESRCH;  // the two: a thread's
+    return ::kill(pid, 0) < 0 && errno == ESRCH ? ESRCH : error;  // no pidfds: seccomp, fd limit
+}
+
+bool has_ended(int pidfd) noexcept {
+    pollfd entry = {.fd = pidfd, .events = POLLIN, .revents = 0};
+    return retry([&] { return ::poll(&entry, 1, 0); }) > 0;
 }
 
 std::size_t thread_count() {
@@ -271,7 +288,12 @@ Mapping map_shared(int fd, std::size_t size, Access access, bool populate) {
 }
 
 bool populate(std::span<std::byte> range) {
-    if (::madvise(range.data(), range.size(), MADV_POPULATE_WRITE) == 0) return true;
+    // madvise wants the start of a page, or it does nothing (EINVAL).
+    static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    auto begin = reinterpret_cast<std::uintptr_t>(range.data());
+    std::size_t before = begin % page;
+    if (::madvise(range.data() - before, range.size() + before, MADV_POPULATE_WRITE) == 0)
+        return true;
     return errno == EINVAL;  // a kernel before 5.14: pages come on first touch
 }
 
@@ -323,8 +345,9 @@ Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
     return wake == Wake::timeout ? Wake::woken : wake;
 }
 
-void futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
-    (void)syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+int futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
+    long woken = syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+    return woken > 0 ? static_cast<int>(woken) : 0;
 }
 
 std::optional<std::string> read_file(const char* path) {
@@ -340,6 +363,14 @@ std::optional<std::string> read_file(const char* path) {
         text.append(chunk, static_cast<std::size_t>(n));
     }
     return text;
+}
+
+void fill_random(std::span<std::byte> bytes) {
+    while (!bytes.empty()) {
+        ssize_t n = retry([&] { return ::getrandom(bytes.data(), bytes.size(), 0); });
+        if (n < 0) throw_errno(errno, "getrandom");
+        bytes = bytes.subspan(static_cast<std::size_t>(n));
+    }
 }
 
 }  // namespace sidestep::sys

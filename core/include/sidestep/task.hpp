@@ -98,8 +98,10 @@ concept FunctionPointer = std::is_pointer_v<F> && std::is_function_v<std::remove
 template <class F>
 concept Captureless =
     std::is_class_v<F> && std::is_empty_v<F> && std::is_default_constructible_v<F>;
+// (cereal says yes to pointers, only to stop the compiler later with a message of its own.)
 template <class T>
-concept Travels = cereal::traits::is_output_serializable<T, OutputArchive>::value &&
+concept Travels =
+    !std::is_pointer_v<T> && cereal::traits::is_output_serializable<T, OutputArchive>::value &&
     cereal::traits::is_input_serializable<T, InputArchive>::value;
 template <class F>
 concept StatefulFunctor =
@@ -154,6 +156,10 @@ template <>
 struct StoredAs<std::string_view> {
     using type = std::string;
 };
+template <class Key, class T>
+struct StoredAs<std::pair<const Key, T>> {  // an element of a map
+    using type = std::pair<Key, T>;
+};
 // As what an argument travels and arrives.
 template <class T>
 using Stored = typename StoredAs<std::decay_t<T>>::type;
@@ -192,7 +198,7 @@ template <class F, class... Args>
 struct Call {
     static void run(InputArchive& arguments, OutputArchive& result) {
         F f = load_callable<F>(arguments);
-        std::tuple<Args...> values;
+        std::tuple<Args...> values{make_blank<Args>()...};
         arguments(values);
         arguments.expect_end();
         if constexpr (std::is_void_v<ResultOf<F, Args...>>)
