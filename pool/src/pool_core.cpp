@@ -18,8 +18,10 @@ namespace {
 
 // Work that a ring may hold ahead of its worker: enough to bridge a wake-up (ipc.md 1.3).
 constexpr std::uint64_t kPrefetchNs = 250'000;
-constexpr std::uint64_t kUnknownTaskNs = 1'000'000;      // before anything was measured
-constexpr std::uint64_t kStartNs = 2'000'000;            // a worker that has not said it is ready
+constexpr std::uint64_t kUnknownTaskNs = 1'000'000;  // before anything was measured
+constexpr std::uint64_t kStartNs = 2'000'000;        // a worker that has not said it is ready
+constexpr std::uint64_t kUnresponsiveNs =
+    1'000'000'000;                                       // one that may be stopped: the last resort
 constexpr std::uint64_t kLongestTaskNs = 1'000'000'000;  // what the average takes into account
 constexpr std::size_t kLeastArena = std::size_t(16) << 20;
 
@@ -66,9 +68,9 @@ PoolCore::PoolCore(const PoolOptions& options)
       links_(options.processes),
       args_(args_segment_),
       task_ns_(kUnknownTaskNs) {
-    control_->workers = options.processes;
-    control_->cpus = static_cast<std::uint32_t>(sys::usable_cpus());
-    control_->spin_ns = static_cast<std::uint64_t>(spin_budget().count());
+    spin_.workers = options.processes;
+    spin_.cpus = static_cast<std::uint32_t>(sys::usable_cpus());
+    spin_.spin_ns = static_cast<std::uint64_t>(spin_budget().count());
     wake_cost_ns_ = static_cast<std::uint64_t>(wake_up_cost().count());
     for (std::uint32_t i = 0; i < options.processes; ++i) {
         links_[i].index = i;
@@ -143,6 +145,7 @@ std::uint64_t PoolCore::cost(WorkerLink& link) const {
     std::uint64_t in_flight = link.ring().in_flight();
     std::uint64_t busy = in_flight * task_ns_;
     if (!link.ready) return busy + kStartNs;
+    if (link.unresponsive) return busy + kUnresponsiveNs;
     return in_flight == 0 && link.ring().sleeping() ? wake_cost_ns_ : busy;
 }
 
@@ -240,6 +243,7 @@ bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
     RingParent& ring = link.ring();
     while (ring.published() > index && ring.take_back_last())
         push_back_to_backlog(link.shadow[ring.position(ring.published())]);
+    if (ring.in_flight() == 0 && link.stuck > 0) link.unresponsive = true;
     return ring.published() <= index;
 }
 
@@ -257,7 +261,7 @@ std::uint64_t PoolCore::waiting(WorkerLink& link) {
 void PoolCore::rebalance() {
     if (backlog_first_ || ending()) return;
     auto idle = [](WorkerLink& l) {
-        return l.alive && l.ready && !l.stopping && l.ring().in_flight() == 0;
+        return l.alive && l.ready && !l.stopping && !l.unresponsive && l.ring().in_flight() == 0;
     };
     auto count = static_cast<std::uint64_t>(std::count_if(links_.begin(), links_.end(), idle));
     if (count == 0) return;
@@ -298,6 +302,7 @@ bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
         }
         link.ring().release_front();
         link.stuck = 0;
+        link.unresponsive = false;
         if (task) complete(task, garbage);  // null: the request to stop
         any = true;
     }

@@ -88,6 +88,7 @@ void PoolCore::launch(WorkerLink& link) {
     WorkerSetup setup;
     setup.index = link.index;
     setup.parent_pid = owner_pid_;
+    setup.spin = spin_;
     int fds[WorkerSetup::kFds] = {memory->ring_segment.fd().get(), memory->results.fd().get(),
                                   args_reader_.get(), control_segment_.fd().get(),
                                   supervisor_bell_.get()};
@@ -110,7 +111,7 @@ void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerM
     link.memory = std::move(memory);
     link.shadow.assign(kRingCapacity, nullptr);
     link.alive = true;
-    link.ready = link.stopping = link.corrupt = false;
+    link.ready = link.stopping = link.corrupt = link.unresponsive = false;
     link.stuck = 0;
     link.last_front = WorkerLink::kNoFront;
     // The pool may have begun to end while the worker was being started, without the mutex.
@@ -227,7 +228,7 @@ void PoolCore::note_front(WorkerLink& link) {
     if (!link.alive) return;
     bool busy = link.ring().in_flight() > 0;
     std::uint64_t front = busy ? link.ring().consumed() : WorkerLink::kNoFront;
-    bool same = busy && link.ready && front == link.last_front;
+    bool same = busy && front == link.last_front;  // it may be starting still, or stopped in that
     link.stuck = same ? link.stuck + 1 : 0;
     link.last_front = front;
 }

@@ -21,12 +21,13 @@
 
 namespace sidestep {
 
-std::uint32_t ControlPage::awake_workers() const {
+std::chrono::nanoseconds SpinPolicy::budget(const ControlPage& page) const {
     std::uint32_t sleeping = 0;
     for (std::uint32_t i = 0; i * 64 < workers; ++i)
         sleeping += static_cast<std::uint32_t>(
-            std::popcount(parked[i].load(std::memory_order_relaxed)));  // a hint
-    return workers > sleeping ? workers - sleeping : 0;
+            std::popcount(page.parked[i].load(std::memory_order_relaxed)));  // a hint
+    std::uint32_t awake = workers > sleeping ? workers - sleeping : 0;
+    return std::chrono::nanoseconds(awake + 1 <= cpus ? spin_ns : 0);
 }
 
 void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
@@ -110,6 +111,7 @@ class Worker {
           control_(control_segment_.at<ControlPage>()),
           ring_(ring_segment_.at<RingHeader>(), setup.ring_capacity),
           results_(result_segment_, ring_),
+          spin_(setup.spin),
           index_(setup.index),
           parent_pid_(setup.parent_pid) {
         // A process that a task forks must not keep our memory alive, nor write to it.
@@ -229,11 +231,8 @@ class Worker {
         (void)!::write(supervisor_bell_.get(), &one, sizeof one);
     }
 
-    bool may_spin() const { return control_->awake_workers() + 1 <= control_->cpus; }
-
     void wait_for_task() {
-        std::chrono::nanoseconds budget(may_spin() ? control_->spin_ns : 0);
-        if (spin_until(budget, [&] { return ring_.has_work(); })) return;
+        if (spin_until(spin_.budget(*control_), [&] { return ring_.has_work(); })) return;
         std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(attended)
         ring_supervisor();
         unannounced_ = 0;
@@ -253,6 +252,7 @@ class Worker {
     ControlPage* control_;
     RingWorker ring_;
     ResultArena results_;
+    SpinPolicy spin_;
     std::uint32_t index_;
     int parent_pid_;
     detail::TaskId cached_;
