@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <stdexcept>
+#include <string>
 
 #include <sidestep/init.hpp>
 
 #include "error.hpp"
+#include "spawn.hpp"
 #include "sys.hpp"
 #include "zygote.hpp"
 
@@ -33,24 +35,69 @@ void require_single_thread(const char* purpose, std::size_t own_threads) {
         purpose, threads - 1 - own_threads));
 }
 
+// What this program was called as.
+std::string program_name() {
+    auto command_line = sys::read_file("/proc/self/cmdline");
+    return command_line ? command_line->c_str() : "sidestep-worker";
+}
+
+// Starts this program afresh. /proc/self/exe is the file that runs, even if its name was given to
+// another one since.
+class Spawner final : public Launcher {
+  public:
+    Launched launch(BootMain entry) override {
+        constexpr int kControlFd = 3;
+        sys::SocketPair control = sys::make_socketpair();
+        sys::Pipe lifeline = sys::make_pipe();
+        subprocess::Options options;
+        options.executable = "/proc/self/exe";
+        options.std_in = subprocess::DEVNULL;
+        options.env =
+            subprocess::Environment::extend({{kBootVariable, std::to_string(kControlFd)}});
+        options.pass_fds = {{control.second.get(), kControlFd}};
+        options.process_group = 0;
+        options.blocked_signals = std::vector<int>{};
+        spawn::Child child = spawn::start({program_name_}, options);
+        Launched launched{child.pid, std::move(child.pidfd), std::move(control.first),
+                          std::move(lifeline.write_end)};
+        send_boot_message(launched, entry, lifeline.read_end);
+        return launched;
+    }
+
+  private:
+    std::string program_name_ = program_name();
+};
+
 }  // namespace
+
+void send_boot_message(const Launched& child, BootMain entry, const Fd& lifeline) {
+    BootMessage message;
+    message.entry = locate(reinterpret_cast<const void*>(entry));
+    message.parent_pid = getpid();
+    int fd = lifeline.get();
+    try {
+        sys::send_message(child.control.get(), std::as_bytes(std::span(&message, 1)), {&fd, 1});
+    } catch (const std::system_error&) {
+        // It is dead already: that is seen by its pidfd, with the status that tells why.
+    }
+}
 
 std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
                                         std::size_t own_threads) {
     switch (method) {
         case StartMethod::spawn:
             require_init(purpose);
-            break;
+            return std::make_unique<Spawner>();
         case StartMethod::fork:
             require_single_thread(purpose, own_threads);
-            [[fallthrough]];
+            break;
         case StartMethod::fork_threaded:
-            return Zygote::fork_here();
+            break;
         case StartMethod::forkserver:
             require_init(purpose);
-            break;
+            return std::make_unique<Zygote>(Spawner().launch(&zygote_main));
     }
-    throw std::logic_error("spawn is pending");
+    return Zygote::fork_here();
 }
 
 }  // namespace sidestep

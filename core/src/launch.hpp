@@ -28,6 +28,9 @@ class Launcher {
     virtual Launched launch(BootMain entry) = 0;
 };
 
+// The first message on the control socket; see boot.hpp.
+void send_boot_message(const Launched& child, BootMain entry, const Fd& lifeline);
+
 // `purpose` begins the messages of errors ("a pool's worker").
 // Throws std::logic_error if init() was not called (spawn, forkserver), or if there are other
 // threads (fork; `own_threads` of them are known to hold nothing that a task needs).

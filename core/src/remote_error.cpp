@@ -14,6 +14,7 @@
 #include <new>
 #include <optional>
 #include <regex>
+#include <string_view>
 #include <system_error>
 #include <variant>
 
@@ -169,14 +170,23 @@ std::string readable(const char* mangled) {
     return result;
 }
 
+// What std::throw_with_nested throws is a class of libstdc++ that
+// derives from the type that it was given; the mangled name tells which.
+std::string without_nesting(const std::string& type) {
+    constexpr std::string_view kPrefix = "St17_Nested_exceptionI";
+    if (!type.starts_with(kPrefix) || !type.ends_with('E')) return type;
+    return type.substr(kPrefix.size(), type.size() - kPrefix.size() - 1);
+}
+
 // The name under which the exception's type is known: what libstdc++ throws for streams is a
 // private class derived from the public one, and what already crossed once is a Remote<T>.
-const char* public_type(const std::exception& error) {
-    if (auto* remote = dynamic_cast<const RemoteInfo*>(&error)) return remote->type().c_str();
-    bool known = find_codec(typeid(error).name()).has_value();
+std::string public_type(const std::exception& error) {
+    if (auto* remote = dynamic_cast<const RemoteInfo*>(&error)) return remote->type();
+    std::string type = without_nesting(typeid(error).name());
+    bool known = find_codec(type).has_value();
     if (!known && dynamic_cast<const std::ios_base::failure*>(&error))
         return typeid(std::ios_base::failure).name();
-    return typeid(error).name();
+    return type;
 }
 
 // What is being handled, if it is not a std::exception.

@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -59,6 +61,20 @@ Wake futex_result(long result, int error) {
     return error == ETIMEDOUT ? Wake::timeout : error == EAGAIN ? Wake::changed : Wake::woken;
 }
 
+// A thread that was joined may be listed for a moment more: the kernel wakes the joiner before it
+// has removed the thread. The ninth field of stat has PF_EXITING (sched.h of the kernel) by then.
+bool is_exiting_thread(const std::filesystem::path& task) {
+    constexpr unsigned long kExiting = 0x4;
+    auto text = read_file((task / "stat").c_str());
+    if (!text) return true;
+    std::size_t name_end = text->rfind(')');
+    unsigned long flags = 0;
+    return name_end == std::string::npos ||
+           (std::sscanf(text->c_str() + name_end + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) ==
+                1 &&
+            (flags & kExiting) != 0);
+}
+
 }  // namespace
 
 int poll_timeout(const Deadline& deadline) {
@@ -79,11 +95,11 @@ bool pidfd_send_signal(int pidfd, int signal) {
     throw_errno(errno, fmt::format("pidfd_send_signal({})", signal_name(signal)));
 }
 
-ExitStatus wait_pidfd(int pidfd, bool block, bool leave) {
+ExitStatus wait_pidfd(int pidfd, bool block, bool leave, struct rusage* usage) {
     siginfo_t info = {};
     int options = WEXITED | (block ? 0 : WNOHANG) | (leave ? WNOWAIT : 0);
-    int result = retry(
-        [&] { return ::waitid(static_cast<idtype_t>(P_PIDFD), id_t(pidfd), &info, options); });
+    // The C library's waitid has no place for the kernel's fifth argument.
+    long result = retry([&] { return syscall(SYS_waitid, P_PIDFD, pidfd, &info, options, usage); });
     if (result < 0) {
         if (errno != ECHILD) throw_errno(errno, "waitid(P_PIDFD)");
         // Not our child any more: reaped by someone else, or SIGCHLD is ignored. A pidfd that is
@@ -128,7 +144,7 @@ std::size_t thread_count() {
     std::size_t count = 0;
     for (auto it = std::filesystem::directory_iterator("/proc/self/task", error);
          !error && it != std::filesystem::directory_iterator(); it.increment(error))
-        ++count;
+        if (!is_exiting_thread(it->path())) ++count;
     return count;
 }
 
@@ -152,8 +168,22 @@ std::size_t usable_cpus() {
 Pipe make_pipe() {
     int fds[2];
     if (::pipe2(fds, O_CLOEXEC) < 0) throw_errno(errno, "pipe2");
-    return {Fd(fds[0]), Fd(fds[1])};
+    return {above_stdio(Fd(fds[0])), above_stdio(Fd(fds[1]))};
 }
+
+Fd above_stdio(Fd fd) noexcept {
+    if (fd.get() < 0 || fd.get() > 2) return fd;
+    int copy = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3);
+    return copy < 0 ? std::move(fd) : Fd(copy);
+}
+
+Fd open_dev_null() {
+    int fd = retry([] { return ::open("/dev/null", O_RDWR | O_CLOEXEC); });
+    if (fd < 0) throw_errno(errno, "open(/dev/null)");
+    return above_stdio(Fd(fd));
+}
+
+bool is_open(int fd) noexcept { return ::fcntl(fd, F_GETFD) >= 0; }
 
 SocketPair make_socketpair() {
     int fds[2];
@@ -272,6 +302,15 @@ void no_dump(std::span<std::byte> range) noexcept {
     (void)::madvise(range.data(), range.size(), MADV_DONTDUMP);
 }
 
+void prefer_huge_pages(std::span<std::byte> range) noexcept {
+    constexpr std::uintptr_t kHuge = 2 << 20;
+    std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(range.data());
+    std::uintptr_t first = (begin + kHuge - 1) & ~(kHuge - 1);
+    std::uintptr_t last = (begin + range.size()) & ~(kHuge - 1);
+    if (first + kHuge < last)
+        (void)::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+}
+
 void dont_fork(std::span<std::byte> range) noexcept {
     (void)::madvise(range.data(), range.size(), MADV_DONTFORK);
 }
@@ -328,6 +367,14 @@ std::optional<std::string> read_file(const char* path) {
         text.append(chunk, static_cast<std::size_t>(n));
     }
     return text;
+}
+
+void fill_random(std::span<std::byte> bytes) {
+    while (!bytes.empty()) {
+        ssize_t n = retry([&] { return ::getrandom(bytes.data(), bytes.size(), 0); });
+        if (n < 0) throw_errno(errno, "getrandom");
+        bytes = bytes.subspan(static_cast<std::size_t>(n));
+    }
 }
 
 }  // namespace sidestep::sys

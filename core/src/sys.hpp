@@ -18,6 +18,8 @@
 
 #include "fd.hpp"
 
+struct rusage;
+
 namespace sidestep::sys {
 
 using Clock = std::chrono::steady_clock;
@@ -35,7 +37,8 @@ Fd pidfd_open(int pid);
 bool pidfd_send_signal(int pidfd, int signal);
 // Takes the status of a child: running() if it has not ended and `block` is false, lost() if
 // someone else took it. With `leave`, the zombie stays (WNOWAIT), and its pid stays reserved.
-ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false);
+// `usage` gets what the child used.
+ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false, struct rusage* usage = nullptr);
 // Polls the pidfd. True: the process has ended (and may still be unreaped).
 bool wait_for_exit(int pidfd, const Deadline& deadline);
 // Looks for a process of this pid namespace. 0 and a pidfd: it exists (perhaps as a zombie). ESRCH:
@@ -43,7 +46,8 @@ bool wait_for_exit(int pidfd, const Deadline& deadline);
 int find_process(int pid, Fd& pidfd) noexcept;
 // True: the pidfd says that the process has ended, all its threads included.
 bool has_ended(int pidfd) noexcept;
-// Threads of this process (/proc/self/task); 0 where /proc is not mounted.
+// Threads of this process (/proc/self/task) that are not on their way out; 0 where /proc is not
+// mounted.
 std::size_t thread_count();
 // CPUs that this process may use: its affinity mask, cut by the cgroup's cpu.max quota; at least 1.
 std::size_t usable_cpus();
@@ -54,7 +58,13 @@ struct Pipe {
     Fd read_end;
     Fd write_end;
 };
+// Both ends are numbered 3 or more, even if the process has closed its standard streams.
 Pipe make_pipe();
+// The same file under a number of 3 or more: a library must not sit on a standard stream. Keeps
+// the low number if there is no other (the limit on descriptors).
+Fd above_stdio(Fd fd) noexcept;
+Fd open_dev_null();
+bool is_open(int fd) noexcept;
 struct SocketPair {
     Fd first;
     Fd second;
@@ -90,6 +100,8 @@ bool populate(std::span<std::byte> range);
 // Gives the pages of a shared range back to the system; the range reads as zeros after.
 void discard(int fd, std::size_t offset, std::size_t size);
 void no_dump(std::span<std::byte> range) noexcept;
+// A hint, for ranges of several huge pages; smaller ones are left alone.
+void prefer_huge_pages(std::span<std::byte> range) noexcept;
 void dont_fork(std::span<std::byte> range) noexcept;
 
 // --- futex (shared between processes: keyed by inode and offset) -----------------------------
@@ -116,5 +128,7 @@ int futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept;
 
 // The whole of a small file (/proc, /sys); nothing if it cannot be opened.
 std::optional<std::string> read_file(const char* path);
+// Bytes that nobody can guess (getrandom(2)).
+void fill_random(std::span<std::byte> bytes);
 
 }  // namespace sidestep::sys

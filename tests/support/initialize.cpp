@@ -1,7 +1,9 @@
+#include <sidestep/init.hpp>
+
 #include "support.hpp"
 
 namespace test {
 
-void initialize() {}
+void initialize() { sidestep::init(); }
 
 }  // namespace test

@@ -75,6 +75,8 @@ class OutputBuffer {
     std::size_t size() const { return static_cast<std::size_t>(cursor_ - begin_); }
     std::size_t capacity() const { return static_cast<std::size_t>(end_ - begin_); }
     void clear() { cursor_ = begin_; }
+    // Drops what was written behind the first `size` bytes.
+    void truncate(std::size_t size) { cursor_ = begin_ + size; }
 
   protected:
     // Postcondition: room for `more` bytes behind the cursor; what was written is kept.
@@ -170,6 +172,11 @@ class InputArchive : public cereal::InputArchive<InputArchive, cereal::AllowEmpt
         return {at, size};
     }
     std::size_t remaining() const { return static_cast<std::size_t>(end_ - cursor_); }
+    // Goes on with other bytes.
+    void reset(std::span<const std::byte> bytes) {
+        cursor_ = bytes.data();
+        end_ = bytes.data() + bytes.size();
+    }
     // Throws if anything is left over.
     void expect_end() const {
         if (remaining() != 0) detail::throw_left_over(remaining());

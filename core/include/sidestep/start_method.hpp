@@ -3,12 +3,12 @@
 
 namespace sidestep {
 
-// | method     | the child                                  | needs |
-// |------------|--------------------------------------------|--------------------------------------|
-// | spawn      | this program, started afresh (exec)        | init() first in main() | | fork | a
-// copy of this process as it is now        | that it has no other threads         | | fork_threaded
-// | the same, although there are threads    | that what the tasks use is not locked | | forkserver
-// | a copy of a helper that was spawned        | init() first in main()               |
+// | method        | the child                             | needs                               |
+// |---------------|---------------------------------------|-------------------------------------|
+// | spawn         | this program, started afresh (exec)   | init() first in main()              |
+// | fork          | a copy of this process as it is now   | that it has no other threads        |
+// | fork_threaded | the same, although there are threads  | that they hold no lock a task needs |
+// | forkserver    | a copy of a helper that was spawned   | init() first in main()              |
 //
 // spawn is the default: nothing is shared by accident. fork starts faster and sees the memory of
 // the parent; a lock that another thread holds at that moment stays locked in the child for ever,

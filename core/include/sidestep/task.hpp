@@ -107,6 +107,15 @@ concept StatefulFunctor =
 template <class F>
 concept TaskCallable = FunctionPointer<F> || Captureless<F> || StatefulFunctor<F>;
 
+// For messages: the function that a pointer points to, else null.
+template <class F>
+const void* function_address(const F& f) {
+    if constexpr (FunctionPointer<std::decay_t<F>>)
+        return reinterpret_cast<const void*>(static_cast<std::decay_t<F>>(f));
+    else
+        return nullptr;
+}
+
 template <class F>
 void save_callable(OutputArchive& archive, const F& f) {
     if constexpr (FunctionPointer<F>)
@@ -144,6 +153,10 @@ struct StoredAs<char*> {
 template <>
 struct StoredAs<std::string_view> {
     using type = std::string;
+};
+template <class Key, class T>
+struct StoredAs<std::pair<const Key, T>> {  // an element of a map
+    using type = std::pair<Key, T>;
 };
 // As what an argument travels and arrives.
 template <class T>
@@ -189,7 +202,7 @@ struct Call {
         if constexpr (std::is_void_v<ResultOf<F, Args...>>)
             std::apply(f, std::move(values));
         else
-            result(std::as_const<ResultOf<F, Args...>>(std::apply(f, std::move(values))));
+            result(ResultOf<F, Args...>(std::apply(f, std::move(values))));
     }
 };
 

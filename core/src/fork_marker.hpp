@@ -1,0 +1,26 @@
+// Whether this process is the one that made an object, or a forked copy of it, without a system
+// call.
+//
+// The marker is a page that the kernel empties in a forked child (MADV_WIPEONFORK, Linux 4.14).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace sidestep {
+
+class ForkMarker {
+  public:
+    ForkMarker();  // remembers this process
+
+    // False in a forked copy of the process that made the marker. Async-signal-safe.
+    bool same_process() const noexcept {
+        return page_->load(std::memory_order_relaxed) == generation_;
+    }
+
+  private:
+    const std::atomic<std::uint64_t>* page_;
+    std::uint64_t generation_;
+};
+
+}  // namespace sidestep

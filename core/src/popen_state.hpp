@@ -1,0 +1,107 @@
+// The insides of Popen, for the functions that are built on it: run(), pipeline().
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <sidestep/popen.hpp>
+
+#include "pump.hpp"
+#include "spawn.hpp"
+#include "sys.hpp"
+#include "text_codec.hpp"
+
+namespace sidestep::subprocess {
+
+// One stream of a conversation: what was read so far.
+struct Heard {
+    std::string bytes;                   // since the conversation began, undecoded
+    std::string before;                  // read ahead by the PipeReader earlier, decoded
+    std::optional<TextDecoder> decoder;  // in text mode, with what the PipeReader left in it
+};
+
+// A conversation that a timeout may interrupt: what was heard, what is still to be sent.
+struct Conversation {
+    bool started = false;
+    std::string input;
+    std::size_t sent = 0;
+    Heard out;
+    Heard err;
+};
+
+struct PopenState {
+    PopenState(const Args& args, const Options& options);
+    ~PopenState();
+    PopenState(const PopenState&) = delete;
+    PopenState& operator=(const PopenState&) = delete;
+
+    void start(const Options& options);
+
+    // Looks once; `lock` is held.
+    ExitStatus reap();
+    // False at the deadline.
+    bool wait_until(const sys::Deadline& deadline);
+    void end_by_policy();
+    // SIGKILL to the child, or to its tree if kill_tree is set. `mutex` is held.
+    void kill_as_configured_locked();
+    ExitStatus stop(const StopLadder& ladder, bool whole_tree);
+
+    // Constant after construction.
+    int owner;  // the process that may signal and reap the child: not one that it forks
+    Args args;
+    TextMode text;
+    spawn::Child child;
+    bool leads_group = false;
+    bool leads_session = false;
+    bool kill_whole_tree = false;
+    std::optional<std::chrono::nanoseconds> drain_timeout;
+    bool pipe_size_chosen = false;
+    StopLadder stop_ladder;
+
+    // Of the one thread that reads and writes.
+    OnDestroy on_destroy = OnDestroy::wait;
+    PipeWriter in;
+    PipeReader out;
+    PipeReader err;
+    Conversation talk;
+
+    // Guarded by `mutex`. A child is reaped with it held, so that no signal meets a free pid.
+    std::mutex mutex;
+    ExitStatus status;
+    ResourceUsage usage;
+};
+
+struct PopenAccess {
+    static PopenState& state(const Popen& child);
+};
+
+// From now; no value for no timeout, and for one beyond the clock's range.
+sys::Deadline deadline_after(const std::optional<std::chrono::nanoseconds>& timeout);
+
+struct TalkCallbacks {
+    LineCallback on_stdout = {};
+    LineCallback on_stderr = {};
+    bool collect = false;  // also a stream that has a callback
+};
+
+// Takes over what the pipes hold back, and encodes talk.input.
+void begin_talk(PopenState& state);
+// Feeds and reads the child to the end of its pipes, then waits for its end. False at the
+// deadline: the conversation can be resumed. Closes the pipes when it is done.
+bool talk(PopenState& state, const sys::Deadline& deadline, const TalkCallbacks& callbacks = {});
+// What was heard; in text mode decoded. Ends the conversation.
+Output take_output(PopenState& state);
+
+// Kills the child, or its tree if kill_tree is set, reads for a short while what it left in the
+// pipes, and reaps it.
+void kill_and_reap(PopenState& state);
+
+// SIGKILL for the child and all its descendants, each stopped first. The caller keeps the child
+// from being reaped meanwhile.
+void kill_process_tree(int pid, int pidfd, bool leads_group, bool leads_session);
+
+}  // namespace sidestep::subprocess

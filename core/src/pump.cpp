@@ -1,0 +1,222 @@
+#include "pump.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <optional>
+
+#include "error.hpp"
+#include "sigpipe.hpp"
+
+namespace sidestep::subprocess {
+
+// Cuts a stream of pieces into lines.
+class Pump::LineSplitter {
+  public:
+    LineSplitter(LineCallback callback, const TextMode& text) : callback_(std::move(callback)) {
+        if (text.on) decoder_.emplace(text);
+    }
+
+    void feed(std::string_view bytes) {
+        if (decoder_)
+            decoder_->decode(bytes, rest_);
+        else
+            rest_ += bytes;
+        std::size_t begin = 0;
+        for (std::size_t end; (end = rest_.find('\n', begin)) != std::string::npos; begin = end + 1)
+            callback_(std::string_view(rest_).substr(begin, end - begin));
+        rest_.erase(0, begin);
+    }
+
+    void finish() {
+        if (decoder_) {
+            decoder_->finish(rest_);
+            feed_end();
+        }
+        if (!rest_.empty()) callback_(std::exchange(rest_, {}));
+    }
+
+  private:
+    void feed_end() {
+        std::size_t end = rest_.find('\n');
+        if (end == std::string::npos) return;
+        callback_(std::string_view(rest_).substr(0, end));
+        rest_.erase(0, end + 1);
+    }
+
+    LineCallback callback_;
+    std::optional<TextDecoder> decoder_;
+    std::string rest_;
+};
+
+namespace {
+
+// A pipe that carries much gets the capacity that any user may have (fs.pipe-max-size): fewer
+// switches between the two processes. Small talk is not worth the memory.
+constexpr std::size_t kMuch = 1 << 20;
+constexpr int kLargePipe = 1 << 20;
+constexpr std::size_t kLargeRead = 256 << 10;  // what a core's cache holds until it is appended
+
+// Growth by four instead of two, in huge pages where the system gives them: most of the time of a
+// large capture went into copies and page faults. Memory that is not touched is not used.
+void make_room(std::string& text, std::size_t more) {
+    if (text.capacity() - text.size() >= more) return;
+    for (std::size_t factor : {4, 2}) {
+        try {
+            text.reserve(std::max(text.size() + more, text.capacity() * factor));
+            break;
+        } catch (const std::bad_alloc&) {
+            // A limit on address space: append() asks for less.
+        }
+    }
+    sys::prefer_huge_pages({reinterpret_cast<std::byte*>(text.data()), text.capacity()});
+}
+
+// What the writer holds back was meant to be sent before.
+void abandon(PipeWriter& pipe) noexcept {
+    try {
+        pipe.close();
+    } catch (const std::system_error&) {
+        // EPIPE: the child is gone, and that is no error here.
+    }
+}
+
+}  // namespace
+
+Pump::~Pump() = default;
+
+void Pump::add_writer(PipeWriter& pipe, const std::string& input, std::size_t& sent) {
+    if (!pipe) return;
+    if (sent == input.size()) return abandon(pipe);
+    sys::set_nonblocking(pipe.fd(), true);
+    writer_.emplace(Writer{pipe, input, sent});
+}
+
+void Pump::add_reader(PipeReader& pipe, std::string* collected, LineCallback on_line,
+                      const TextMode& text) {
+    if (!pipe) return;
+    std::shared_ptr<LineSplitter> lines;
+    if (on_line) lines = std::make_shared<LineSplitter>(std::move(on_line), text);
+    readers_.push_back({.pipe = pipe, .collected = collected, .lines = std::move(lines)});
+}
+
+void Pump::end_after(int pidfd, std::chrono::nanoseconds grace) {
+    pidfd_ = pidfd;
+    grace_ = grace;
+}
+
+bool Pump::finished() const {
+    return !(writer_ && writer_->pipe) &&
+           std::none_of(readers_.begin(), readers_.end(),
+                        [](const Reader& reader) { return bool(reader.pipe); });
+}
+
+bool Pump::run(const sys::Deadline& deadline) {
+    if (!space_) space_ = std::make_unique_for_overwrite<char[]>(space_bytes_);
+    while (!finished()) {
+        if (!wait(deadline)) return false;
+        if (drained_by_ && sys::Clock::now() >= *drained_by_) {
+            read_what_is_there();
+            return true;
+        }
+    }
+    return true;
+}
+
+// Waits for something to do, and does it. False: the deadline has come.
+bool Pump::wait(const sys::Deadline& deadline) {
+    auto is_open = [](const Reader& reader) { return bool(reader.pipe); };
+    bool writing = writer_ && writer_->pipe;
+    auto first = std::find_if(readers_.begin(), readers_.end(), is_open);
+    bool alone = !writing && std::count_if(first, readers_.end(), is_open) == 1;
+    if (alone && !deadline && pidfd_ < 0) {
+        read(*first);  // nothing else can happen: it may block
+        return true;
+    }
+    std::vector<pollfd> entries;
+    for (Reader& reader : readers_)
+        if (reader.pipe) entries.push_back({reader.pipe.fd(), POLLIN, 0});
+    if (writing) entries.push_back({writer_->pipe.fd(), POLLOUT, 0});
+    bool watching = pidfd_ >= 0 && !drained_by_;
+    if (watching) entries.push_back({pidfd_, POLLIN, 0});
+
+    sys::Deadline until = deadline;
+    if (drained_by_ && (!until || *drained_by_ < *until)) until = drained_by_;
+    int n = ::poll(entries.data(), entries.size(), sys::poll_timeout(until));
+    if (n < 0 && errno != EINTR) throw_errno(errno, "poll(the child's pipes)");
+    if (deadline && sys::Clock::now() >= *deadline) return false;
+    if (n <= 0) return true;
+
+    if (watching && entries.back().revents) drained_by_ = sys::Clock::now() + grace_;
+    std::size_t at = 0;
+    for (Reader& reader : readers_) reader.ready = reader.pipe && entries[at++].revents != 0;
+    if (writing && entries[at].revents) write();
+    for (Reader& reader : readers_)
+        if (reader.ready) read(reader);
+    return true;
+}
+
+void Pump::write() {
+    const std::string& input = writer_->input;
+    SigpipeGuard guard;
+    ssize_t n =
+        ::write(writer_->pipe.fd(), input.data() + writer_->sent, input.size() - writer_->sent);
+    int error = n < 0 ? errno : 0;
+    if (error == EPIPE)
+        guard.raised();
+    else if (error != 0 && error != EAGAIN && error != EINTR)
+        throw_errno(error, "write to the child's std_in");
+    if (n > 0) writer_->sent += static_cast<std::size_t>(n);
+    if (error == EPIPE || writer_->sent == input.size()) abandon(writer_->pipe);
+}
+
+void Pump::read(Reader& reader) {
+    ssize_t n = ::read(reader.pipe.fd(), space_.get(), space_bytes_);
+    if (n < 0) {
+        if (errno == EINTR || errno == EAGAIN) return;
+        throw_errno(errno, "read from the child's pipe");
+    }
+    if (n == 0) {
+        reader.pipe.close();
+        if (reader.lines) reader.lines->finish();
+        return;
+    }
+    std::string_view bytes(space_.get(), static_cast<std::size_t>(n));
+    if (reader.collected) {
+        if (reader.total >= kMuch) make_room(*reader.collected, bytes.size());
+        *reader.collected += bytes;
+    }
+    if (reader.lines) reader.lines->feed(bytes);
+    reader.total += bytes.size();
+    if (may_grow_pipes_ && !reader.grown && reader.total >= kMuch) grow_pipe(reader);
+}
+
+void Pump::grow_pipe(Reader& reader) {
+    reader.grown = true;
+    int size = ::fcntl(reader.pipe.fd(), F_SETPIPE_SZ, kLargePipe);
+    if (size <= 0 || static_cast<std::size_t>(size) <= space_bytes_) return;  // not allowed: fine
+    space_bytes_ = std::min(static_cast<std::size_t>(size), kLargeRead);
+    space_ = std::make_unique_for_overwrite<char[]>(space_bytes_);
+}
+
+// The end of the grace: one last look at each pipe, without waiting.
+void Pump::read_what_is_there() {
+    for (Reader& reader : readers_) {
+        if (!reader.pipe) continue;
+        sys::set_nonblocking(reader.pipe.fd(), true);
+        for (std::size_t before = reader.total;; before = reader.total) {
+            read(reader);
+            if (!reader.pipe || reader.total == before) break;
+        }
+        if (!reader.pipe) continue;
+        reader.pipe.close();
+        if (reader.lines) reader.lines->finish();
+    }
+    if (writer_ && writer_->pipe) abandon(writer_->pipe);
+}
+
+}  // namespace sidestep::subprocess

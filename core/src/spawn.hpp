@@ -1,0 +1,27 @@
+// Starting a child: the one way in which this library makes processes that execute a program.
+//
+// Threads: any number of threads may start children at once.
+#pragma once
+
+#include <sidestep/subprocess_options.hpp>
+
+#include "fd.hpp"
+#include "spawn_description.hpp"
+
+namespace sidestep::spawn {
+
+// A child that runs its program. The owner reaps it: wait_pidfd(pidfd).
+struct Child {
+    int pid = -1;
+    Fd pidfd;
+    Fd lifeline;  // with die_with_parent: close it, and the child dies
+};
+
+// Returns when the program runs. Throws subprocess::StartError, and then there is no child.
+Child start(const Description& description);
+
+// The same from Args and Options, for those who reap by themselves (the pool's supervisor). No
+// stream may be a PIPE, and the options that Popen acts on later (on_destroy...) mean nothing.
+Child start(const subprocess::Args& args, const subprocess::Options& options);
+
+}  // namespace sidestep::spawn

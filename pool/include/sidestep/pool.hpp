@@ -1,0 +1,138 @@
+// Pool: worker processes that run your functions.
+//
+//     int main() {
+//         sidestep::init();                       // first statement
+//         sidestep::Pool pool;                    // a worker for each core
+//         auto lengths = pool.map([](const std::string& s) { return s.size(); }, lines);
+//         sidestep::Future<int> f = pool.submit(divide, 42, 7);
+//         std::cout << f.get();
+//     }
+//
+// What can be a task, and how arguments and results travel: task.hpp. What errors look like:
+// future.hpp, remote_error.hpp.
+//
+// Ownership: the pool owns its workers. ~Pool closes and joins (all tasks are finished); while an
+//            exception unwinds the stack it terminates instead. A Pool does not move.
+// Threads:   thread-safe. One more thread, the supervisor, belongs to each pool; it takes no
+//            signals.
+// Fork:      a forked copy of the process must not use the pool (std::logic_error); destroying it
+//            there does nothing.
+// Peer death: a worker that dies costs the task that it ran (WorkerLost); tasks that it had not
+//            begun are given to others, and it is replaced. When this process dies, however, its
+//            workers die with it, and nothing is left behind.
+// Errors:    std::system_error if workers cannot be started; BrokenPool when they die again and
+//            again without finishing a task; std::logic_error after close().
+// Limits:    1024 workers. The number of waiting tasks is limited by memory only.
+//
+// | state \ call | submit, map... | close | terminate | join                         |
+// |--------------|----------------|-------|-----------|------------------------------|
+// | running      | accepted       | closed | terminated | std::logic_error           |
+// | closed       | std::logic_error | -   | terminated | waits for all tasks        |
+// | terminated   | std::logic_error | -   | -         | waits for the workers' end   |
+// | broken       | BrokenPool     | -     | -         | waits for the workers' end   |
+#pragma once
+
+#include <memory>
+#include <ranges>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <sidestep/future.hpp>
+#include <sidestep/init.hpp>
+#include <sidestep/pool_errors.hpp>
+#include <sidestep/pool_options.hpp>
+#include <sidestep/remote_error.hpp>
+#include <sidestep/stream.hpp>
+#include <sidestep/task.hpp>
+
+namespace sidestep {
+
+class Pool {
+  public:
+    // Starts the workers. Throws std::invalid_argument for options that make no sense,
+    // std::logic_error if init() was not called (or, with StartMethod::fork, if there are other
+    // threads), std::system_error if a worker cannot be started; then none is left.
+    explicit Pool(PoolOptions options = {});
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    // Runs f(args...) in a worker. Throws what an argument's `serialize` throws; the pool goes on.
+    template <class F, class... Args>
+    auto submit(F&& f, Args&&... args) {
+        using Callable = std::decay_t<F>;
+        detail::check_task<Callable, detail::Stored<Args>...>();
+        using Result = detail::ResultOf<Callable, detail::Stored<Args>...>;
+        using Body = detail::Call<Callable, detail::Stored<Args>...>;
+        detail::TaskRef task = detail::TaskState::create(
+            core_, detail::task_id<Body>(), detail::kTaskEntry<Body>, detail::function_address(f));
+        OutputArchive archive(task->arguments());
+        detail::save_callable<Callable>(archive, f);
+        (archive(static_cast<const detail::Stored<Args>&>(args)), ...);
+        detail::TaskState::submit(task);
+        return Future<Result>(std::move(task));
+    }
+
+    // submit(f, args...).get()
+    template <class F, class... Args>
+    auto apply(F&& f, Args&&... args) {
+        return submit(std::forward<F>(f), std::forward<Args>(args)...).get();
+    }
+
+    // f over the items of a range; the results in the order of the items (nothing if f returns
+    // void). All items are run; then the error of the first that failed is thrown, if any did.
+    // Items are pulled, and results decoded, in the calling thread.
+    template <class F, std::ranges::input_range Range>
+    auto map(F&& f, Range&& items, MapOptions options = {}) {
+        return collect(imap(std::forward<F>(f), std::forward<Range>(items), options));
+    }
+    // The same with f called on the elements of each item, a tuple or pair: f(a, b, ...).
+    template <class F, std::ranges::input_range Range>
+    auto starmap(F&& f, Range&& items, MapOptions options = {}) {
+        return collect(
+            stream<true, false>(std::forward<F>(f), std::forward<Range>(items), options));
+    }
+
+    // A stream of results, in the order of the items or as they come; see stream.hpp.
+    template <class F, std::ranges::input_range Range>
+    auto imap(F&& f, Range&& items, MapOptions options = {}) {
+        return stream<false, false>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+    template <class F, std::ranges::input_range Range>
+    auto imap_unordered(F&& f, Range&& items, MapOptions options = {}) {
+        return stream<false, true>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+
+    // Takes no more tasks; those that were submitted are finished.
+    void close();
+    // Ends the workers now: SIGTERM to each one's process group, SIGKILL a second later. Tasks that
+    // are not done get CancelledError.
+    void terminate();
+    // Waits until all tasks are done and the workers gone. Throws std::logic_error before close()
+    // or terminate().
+    void join();
+
+    // The number of workers, and the process ids of those that are alive now.
+    unsigned processes() const;
+    std::vector<int> worker_pids() const;
+
+  private:
+    template <bool kSpread, bool kUnordered, class F, class Range>
+    auto stream(F&& f, Range&& items, const MapOptions& options) {
+        using View = std::views::all_t<Range>;
+        return Stream<std::decay_t<F>, View, kSpread, kUnordered>(
+            core_, std::forward<F>(f), std::views::all(std::forward<Range>(items)), options,
+            processes());
+    }
+    template <class S>
+    static auto collect(S results) {
+        return std::move(results).collect();
+    }
+
+    std::shared_ptr<detail::PoolCore> core_;
+    int exceptions_at_start_;
+};
+
+}  // namespace sidestep

@@ -1,0 +1,110 @@
+// Waiting for results: the first thread that waits leads, that is it looks at the rings by itself,
+// spinning and then sleeping on the pool's bell; the others sleep until it has something for them.
+// (Leader/followers: Schmidt et al., "Leader/Followers", PLoP 2000.)
+#include <algorithm>
+
+#include "pool_core.hpp"
+#include "spin.hpp"
+
+namespace sidestep::detail {
+
+bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline) {
+    if (!owned_here()) return ready();
+    Garbage garbage;
+    Lock lock(mutex_);
+    for (;;) {
+        if (drain(garbage) && (leader_ || followers_ > 0)) wake_waiters();
+        bool is_ready = ready();
+        if (is_ready || (deadline && sys::Clock::now() >= *deadline)) {
+            // Whoever leaves sees to it that somebody leads, also if it was about to lead itself.
+            if (!leader_ && followers_ > 0) changed_.notify_one();
+            return is_ready;
+        }
+        garbage.drop(lock);
+        if (!leader_) {
+            leader_ = true;
+            lead(lock, ready, deadline);
+            leader_ = false;
+        } else {
+            ++followers_;
+            auto cap = sys::Clock::now() + kLongestSleep;
+            changed_.wait_until(lock, deadline ? std::min(*deadline, cap) : cap);
+            --followers_;
+        }
+    }
+}
+
+bool PoolCore::may_spin() const { return control_->awake_workers() + 1 <= control_->cpus; }
+
+// Returns when ready() or at the deadline. Called and left with the mutex held.
+void PoolCore::lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline) {
+    // Relaxed on the way in: a worker that misses it calls the supervisor once too often.
+    control_->attended.store(1, std::memory_order_relaxed);
+    lock.unlock();
+    auto look = [&] {
+        Garbage garbage;
+        Lock look_lock(mutex_);
+        if (drain(garbage) && followers_ > 0) changed_.notify_all();
+        return ready();
+    };
+    bool done = false;
+    while (!done && !(deadline && sys::Clock::now() >= *deadline)) {
+        std::chrono::nanoseconds budget(may_spin() ? control_->spin_ns : 0);
+        if (spin_until(budget, look)) break;
+        EventCount::Key key = control_->bell.prepare(0);
+        done = look();
+        if (!done) control_->bell.wait(key, deadline);
+        control_->bell.cancel(0);
+    }
+    control_->attended.store(0, std::memory_order_relaxed);
+    // SYNC(attended): pairs with Worker::ring_supervisor. What was completed before the fence is
+    // found by the drain that follows in wait(); what comes later calls the supervisor.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    lock.lock();
+}
+
+void PoolCore::wake_waiters() {
+    changed_.notify_all();
+    control_->bell.notify_all();
+}
+
+bool PoolCore::wait_done(const TaskState& task, const Deadline& deadline) {
+    return wait([&] { return task.done(); }, deadline);
+}
+
+void PoolCore::poll() {
+    if (!owned_here()) return;
+    Garbage garbage;
+    Lock lock(mutex_);
+    if (drain(garbage)) wake_waiters();
+}
+
+TaskRef PoolCore::wait_next(Completions& sink) {
+    require_owner();
+    wait([&] { return sink.first_ != nullptr; }, {});
+    Lock lock(mutex_);
+    TaskState* task = sink.first_;
+    sink.first_ = task->next_;
+    if (!sink.first_) sink.last_ = nullptr;
+    task->next_ = nullptr;
+    return TaskRef(task);
+}
+
+// The sink goes away: its tasks complete without it.
+void PoolCore::forget(Completions& sink) {
+    if (!owned_here()) return;
+    std::vector<TaskRef> listed;  // P2: dropped after the lock
+    Lock lock(mutex_);
+    for (TaskState* task = backlog_first_; task; task = task->next_)
+        if (task->sink_ == &sink) task->sink_ = nullptr;
+    for (WorkerLink& link : links_) {
+        if (!link.memory) continue;
+        for (std::uint64_t i = link.ring().consumed(); i < link.ring().published(); ++i) {
+            TaskState* task = link.shadow[link.ring().position(i)];
+            if (task && task->sink_ == &sink) task->sink_ = nullptr;
+        }
+    }
+    while (sink.first_) listed.emplace_back(std::exchange(sink.first_, sink.first_->next_));
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,289 @@
+#include <cxxabi.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <new>
+
+#include <sidestep/chunk.hpp>
+#include <sidestep/remote_error.hpp>
+#include <sidestep/task.hpp>
+
+#include "arena.hpp"
+#include "boot.hpp"
+#include "error.hpp"
+#include "spin.hpp"
+#include "worker_protocol.hpp"
+
+namespace sidestep {
+
+std::uint32_t ControlPage::awake_workers() const {
+    std::uint32_t sleeping = 0;
+    for (std::uint32_t i = 0; i * 64 < workers; ++i)
+        sleeping += static_cast<std::uint32_t>(
+            std::popcount(parked[i].load(std::memory_order_relaxed)));  // a hint
+    return workers > sleeping ? workers - sleeping : 0;
+}
+
+void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
+    std::atomic<std::uint64_t>& word = parked[worker / 64];
+    std::uint64_t bit = std::uint64_t(1) << (worker % 64);
+    if (parked_now)
+        word.fetch_or(bit, std::memory_order_relaxed);
+    else
+        word.fetch_and(~bit, std::memory_order_relaxed);
+}
+
+namespace {
+
+using detail::OutputBuffer;
+
+// A result that does not fit arrives as the std::bad_alloc that it is.
+[[maybe_unused]] const bool registered = register_exception<OutOfSharedMemory>();
+
+std::uint64_t now_ns() {
+    return static_cast<std::uint64_t>(sys::Clock::now().time_since_epoch().count());
+}
+
+// The worker's blocks of shared memory for large results, given back by the parent.
+class ResultArena {
+  public:
+    ResultArena(const Segment& segment, RingWorker& ring) : arena_(segment), ring_(&ring) {}
+
+    BlockId allocate(std::size_t size) {
+        while (BlockId block = ring_->take_freed()) arena_.free(block);
+        return arena_.allocate(size);
+    }
+    void free(BlockId block) { arena_.free(block); }
+    std::byte* data(BlockId block) const { return arena_.data(block); }
+
+  private:
+    Arena arena_;
+    RingWorker* ring_;
+};
+
+// Writes a result into the slot, and into the arena when it grows.
+class ResultBuffer final : public OutputBuffer {
+  public:
+    ResultBuffer(TaskSlot& slot, ResultArena& arena) : slot_(&slot), arena_(&arena) { restart(); }
+    ~ResultBuffer() override {
+        if (block_) arena_->free(block_);  // abandoned by an exception
+    }
+
+    void restart() {
+        if (block_) arena_->free(block_);
+        block_ = 0;
+        set_window(slot_->inline_bytes, 0, TaskSlot::kInline);
+    }
+    void publish_into_slot() {
+        slot_->size = size();
+        slot_->block = std::exchange(block_, 0);  // the parent's now
+    }
+
+  private:
+    void grow(std::size_t more) override {
+        std::size_t used = size();
+        BlockId larger = arena_->allocate(std::max(used + more, 2 * capacity()));
+        std::memcpy(arena_->data(larger), begin(), used);
+        if (block_) arena_->free(block_);
+        block_ = larger;
+        set_window(arena_->data(block_), used, Arena::capacity(block_));
+    }
+
+    TaskSlot* slot_;
+    ResultArena* arena_;
+    BlockId block_ = 0;
+};
+
+class Worker {
+  public:
+    Worker(const WorkerSetup& setup, std::vector<Fd> fds)
+        : ring_segment_(Segment::attach(std::move(fds[0]), sys::Access::read_write)),
+          result_segment_(Segment::attach(std::move(fds[1]), sys::Access::read_write)),
+          args_segment_(Segment::attach(std::move(fds[2]), sys::Access::read_only)),
+          control_segment_(Segment::attach(std::move(fds[3]), sys::Access::read_write)),
+          supervisor_bell_(std::move(fds[4])),
+          control_(control_segment_.at<ControlPage>()),
+          ring_(ring_segment_.at<RingHeader>(), setup.ring_capacity),
+          results_(result_segment_, ring_),
+          index_(setup.index),
+          parent_pid_(setup.parent_pid) {
+        // A process that a task forks must not keep our memory alive, nor write to it.
+        for (const Segment* s :
+             {&ring_segment_, &result_segment_, &args_segment_, &control_segment_})
+            sys::dont_fork(s->bytes());
+        detail::set_process_description(
+            fmt::format("  in worker {} (process {})\n", index_, getpid()));
+    }
+
+    [[noreturn]] void work() {
+        control_->set_parked(index_, false);
+        std::uint64_t begin = now_ns();
+        for (;;) {
+            TaskSlot* slot = ring_.claim();
+            if (!slot) {
+                wait_for_task();
+                begin = now_ns();
+                continue;
+            }
+            if (slot->module == 0 && slot->offset == kStopOffset) {
+                slot->reply = ReplyKind::skipped;
+                ring_.complete(*slot);
+                leave_process(0);
+            }
+            run(*slot);
+            std::uint64_t end = now_ns();
+            std::uint64_t duration = end - begin;
+            begin = end;
+            slot->duration_ns = duration;
+            ring_.complete(*slot);
+            announce(duration);
+        }
+    }
+
+  private:
+    const detail::TaskEntry* find_entry(const TaskSlot& slot) {
+        detail::TaskId id{{slot.module, slot.offset}, slot.signature};
+        if (cached_entry_ && id.where.module == cached_.where.module &&
+            id.where.offset == cached_.where.offset && id.signature == cached_.signature)
+            return cached_entry_;
+        cached_entry_ = detail::find_entry(id);
+        cached_ = id;
+        return cached_entry_;
+    }
+
+    // The arguments. Inline ones are copied: the result is written over them.
+    std::span<const std::byte> arguments(const TaskSlot& slot,
+                                         std::byte (&copy)[TaskSlot::kInline]) {
+        if (slot.block) return {args_segment_.data() + Arena::offset(slot.block), slot.size};
+        std::memcpy(copy, slot.inline_bytes, slot.size);
+        return {copy, slot.size};
+    }
+
+    void run(TaskSlot& slot) {
+        alignas(16) std::byte copy[TaskSlot::kInline];
+        ResultBuffer buffer(slot, results_);
+        try {
+            InputArchive input(arguments(slot, copy));
+            const detail::TaskEntry* entry = find_entry(slot);
+            if (!entry)
+                throw SerializationError(
+                    "the task's code is not in this worker: the library it belongs to was loaded "
+                    "after the worker started; load it before the pool is made");
+            OutputArchive output(buffer);
+            entry->run(input, output);
+            slot.reply = ReplyKind::value;
+        } catch (abi::__forced_unwind&) {  // pthread_exit: not ours to stop
+            throw;
+        } catch (...) {
+            save_error(slot, buffer);
+        }
+        buffer.publish_into_slot();
+    }
+
+    void save_error(TaskSlot& slot, ResultBuffer& buffer) {
+        buffer.restart();
+        OutputArchive output(buffer);
+        std::string where =
+            detail::process_description() + fmt::format("  in task {}\n", slot.serial);
+        try {
+            detail::save_current_exception(output, where);
+        } catch (...) {
+            // No room for the message: the type alone must do.
+            buffer.restart();
+            try {
+                throw std::bad_alloc();
+            } catch (...) {
+                detail::save_current_exception(output, {});
+            }
+        }
+        slot.reply = ReplyKind::error;
+    }
+
+    // After a completed task: tells the parent, if it sleeps, now or with the next ones.
+    void announce(std::uint64_t duration) {
+        bool is_long = duration > kLongTaskNs;
+        ++unannounced_;
+        if (!is_long && unannounced_ % 16 != 0 && ring_.has_work()) return;
+        std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(E1), SYNC(attended)
+        if (control_->bell.has_sleepers())
+            control_->bell.notify_all_fenced();
+        else if (is_long || unannounced_ >= 64)
+            ring_supervisor();
+        else
+            return;
+        unannounced_ = 0;
+    }
+
+    // SYNC(attended): the parent clears `attended`, fences, and looks at the rings; we complete a
+    // task, fence, and look at `attended`. So one of us sees the other.
+    void ring_supervisor() {
+        if (control_->attended.load(std::memory_order_relaxed) != 0) return;
+        if (control_->armed.load(std::memory_order_relaxed) == 0 || ring_.all_consumed()) return;
+        if (control_->armed.exchange(0) == 0) return;
+        std::uint64_t one = 1;
+        (void)!::write(supervisor_bell_.get(), &one, sizeof one);
+    }
+
+    bool may_spin() const { return control_->awake_workers() + 1 <= control_->cpus; }
+
+    void wait_for_task() {
+        std::chrono::nanoseconds budget(may_spin() ? control_->spin_ns : 0);
+        if (spin_until(budget, [&] { return ring_.has_work(); })) return;
+        std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(attended)
+        ring_supervisor();
+        unannounced_ = 0;
+        control_->set_parked(index_, true);
+        EventCount& bell = ring_.doorbell();
+        EventCount::Key key = bell.prepare(0);
+        if (!ring_.has_work()) bell.wait(key, {});
+        bell.cancel(0);
+        control_->set_parked(index_, false);
+        // The lifeline kills us with our parent; this is for a parent whose lifeline a forked
+        // process still holds.
+        if (getppid() != parent_pid_) leave_process(1);
+    }
+
+    Segment ring_segment_, result_segment_, args_segment_, control_segment_;
+    Fd supervisor_bell_;
+    ControlPage* control_;
+    RingWorker ring_;
+    ResultArena results_;
+    std::uint32_t index_;
+    int parent_pid_;
+    detail::TaskId cached_;
+    const detail::TaskEntry* cached_entry_ = nullptr;
+    std::uint32_t unannounced_ = 0;
+};
+
+// A worker reads nobody's keyboard.
+void use_null_input() {
+    int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null < 0) return;
+    ::dup2(null, STDIN_FILENO);
+    ::close(null);
+}
+
+}  // namespace
+
+void worker_main(Fd control) {
+    WorkerSetup setup;
+    sys::Message message =
+        sys::receive_message(control.get(), std::as_writable_bytes(std::span(&setup, 1)));
+    if (message.closed) leave_process(0);
+    if (message.size != sizeof setup || setup.magic != WorkerSetup::kMagic ||
+        message.fds.size() != WorkerSetup::kFds)
+        throw std::runtime_error("the set-up message is not one of this version of Sidestep");
+    use_null_input();
+    prctl(PR_SET_NAME, fmt::format("sidestep/{}", setup.index).c_str());
+    Worker worker(setup, std::move(message.fds));
+    WorkerReady ready;
+    sys::send_message(control.get(), std::as_bytes(std::span(&ready, 1)), {});
+    worker.work();
+}
+
+}  // namespace sidestep

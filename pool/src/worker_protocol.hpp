@@ -1,0 +1,61 @@
+// What a pool and its workers share: the control page, and the message that sets a worker up.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "event_count.hpp"
+#include "task_ring.hpp"
+
+namespace sidestep {
+
+inline constexpr std::uint32_t kMaxWorkers = 1024;
+inline constexpr std::uint32_t kRingCapacity = 512;
+// A completed task that took longer than this is announced at once, not with the next ones.
+inline constexpr std::uint64_t kLongTaskNs = 20'000;
+
+// One page for all processes of a pool. Everything here is a hint: a worker that scribbles over it
+// can cost time, not results.
+struct ControlPage {
+    static constexpr std::uint64_t kMagic = 0x6c6f72746e6f63;
+    std::uint64_t magic = kMagic;
+    std::uint32_t workers = 0;
+    std::uint32_t cpus = 1;
+    std::uint64_t spin_ns = 0;
+
+    // Where a thread of the application sleeps that waits for a result (participant 0).
+    alignas(kCacheLine) EventCount bell;
+    // The application looks at the rings by itself right now (1), so need not be called.
+    alignas(kCacheLine) std::atomic<std::uint32_t> attended{0};
+    // The supervisor sleeps, and wants its eventfd written when a result waits (1).
+    alignas(kCacheLine) std::atomic<std::uint32_t> armed{0};
+    // Which workers sleep, one bit each: for the decision whether spinning is worth while.
+    alignas(kCacheLine) std::atomic<std::uint64_t> parked[kMaxWorkers / 64] = {};
+
+    std::uint32_t awake_workers() const;
+    void set_parked(std::uint32_t worker, bool parked_now);
+};
+
+// Sent with five descriptors: ring, result arena, args arena (read-only), control page, eventfd.
+struct WorkerSetup {
+    static constexpr std::uint64_t kMagic = 0x7075746573647473;
+    static constexpr std::size_t kFds = 5;
+    std::uint64_t magic = kMagic;
+    std::uint32_t index = 0;
+    std::uint32_t ring_capacity = kRingCapacity;
+    std::int32_t parent_pid = 0;
+};
+
+// A worker's answer: it takes tasks now.
+struct WorkerReady {
+    static constexpr std::uint64_t kMagic = 0x7964616572;
+    std::uint64_t magic = kMagic;
+};
+
+// A slot with this offset (and no module) asks the worker to leave.
+inline constexpr std::uint64_t kStopOffset = ~std::uint64_t(0);
+
+// A worker's life, from boot() on.
+void worker_main(Fd control);
+
+}  // namespace sidestep

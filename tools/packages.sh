@@ -1,0 +1,42 @@
+# Sourced by the commands in this folder: sees to it that Debian's packages are there.
+#
+# Nothing is installed that is there already, and the network is not touched when nothing is missing.
+
+# What a build needs, what the tests need on top, and what CI needs beyond that.
+build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev"
+test_packages="catch2 python3"
+ci_packages="clang clang-format libclang-rt-dev libbenchmark-dev universal-ctags git"
+
+need_packages() {
+    missing=""
+    for package in "$@"; do
+        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+        [ "$status" = installed ] || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    echo "Installing$missing" >&2
+    as_root=""
+    if [ "$(id -u)" != 0 ]; then
+        as_root=sudo
+        if ! command -v sudo >/dev/null; then
+            echo "These packages are missing, and there is no sudo: as root, run" >&2
+            echo "    apt-get install$missing" >&2
+            exit 1
+        fi
+    fi
+    $as_root apt-get update -qq
+    # shellcheck disable=SC2086  # one word a package
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        $missing >/dev/null
+}
+
+# configure FOLDER [MESON OPTION]...: sets a build folder up once.
+configure() {
+    folder=$1
+    shift
+    [ -f "$folder/build.ninja" ] || meson setup "$folder" "$@" >"$folder.log" 2>&1 || {
+        cat "$folder.log" >&2
+        exit 1
+    }
+    rm -f "$folder.log"
+}
