@@ -94,6 +94,7 @@ void PoolCore::launch(WorkerLink& link) {
                                   supervisor_bell_.get()};
     try {
         sys::send_message(process.control.get(), std::as_bytes(std::span(&setup, 1)), fds);
+        sys::set_nonblocking(process.control.get(), true);  // task descriptors: never wait here
         watch(epoll_, process.pidfd, tag(Source::death, link.index));
         watch(epoll_, process.control, tag(Source::control, link.index));
         memory->close_descriptors();
