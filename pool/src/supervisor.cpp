@@ -13,7 +13,9 @@
 #include <cerrno>
 #include <chrono>
 #include <climits>
+#include <span>
 #include <stdexcept>
+#include <system_error>
 
 #include <sidestep/pool_errors.hpp>
 
@@ -46,6 +48,17 @@ void watch(const Fd& epoll, const Fd& fd, std::uint64_t data) {
     event.data.u64 = data;
     if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd.get(), &event) < 0)
         throw_errno(errno, "epoll_ctl(worker)");
+}
+
+// A worker that is dead already gets no letter: that is seen by its pidfd, with the status that
+// tells why.
+void send_setup(const Launched& process, const WorkerSetup& setup, std::span<const int> fds) {
+    try {
+        sys::send_message(process.control.get(), std::as_bytes(std::span(&setup, 1)), fds);
+    } catch (const std::system_error& error) {
+        int code = error.code().value();
+        if (code != EPIPE && code != ECONNRESET) throw;
+    }
 }
 
 }  // namespace
@@ -93,7 +106,7 @@ void PoolCore::launch(WorkerLink& link) {
                                   args_reader_.get(), control_segment_.fd().get(),
                                   supervisor_bell_.get()};
     try {
-        sys::send_message(process.control.get(), std::as_bytes(std::span(&setup, 1)), fds);
+        send_setup(process, setup, fds);
         sys::set_nonblocking(process.control.get(), true);  // task descriptors: never wait here
         watch(epoll_, process.pidfd, tag(Source::death, link.index));
         watch(epoll_, process.control, tag(Source::control, link.index));

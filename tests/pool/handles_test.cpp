@@ -34,7 +34,7 @@ void greet(const sidestep::Connection& connection) {
 
 TEST_CASE("a queue that was made after the workers started is an argument of tasks",
           "[pool][handles]") {
-    for (sidestep::StartMethod method : test::start_methods()) {
+    for (sidestep::StartMethod method : test::methods()) {
         sidestep::Pool pool({.processes = 2, .start_method = method});
         pool.apply([](int x) { return x; }, 1);
         sidestep::Queue<int> queue(64);
