@@ -39,7 +39,18 @@ void arm_lifeline(Fd lifeline, int parent_pid) {
     if (poll(&entry, 1, 0) > 0 || getppid() != parent_pid) _exit(1);
 }
 
+// Descriptors 0 to 2 are open from here on, and none of ours is among them: the application may
+// have closed its own, and then the next one that is opened would be taken for stdin or stdout.
+void occupy_standard_descriptors(Fd& control) {
+    if (control.get() <= STDERR_FILENO) control = control.duplicate();
+    int fd;
+    do fd = ::open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd < STDERR_FILENO);
+    if (fd > STDERR_FILENO) ::close(fd);
+}
+
 void boot_or_throw(Fd control) {
+    occupy_standard_descriptors(control);
     BootMessage message;
     auto bytes = std::as_writable_bytes(std::span(&message, 1));
     sys::Message received = sys::receive_message(control.get(), bytes);

@@ -60,6 +60,20 @@ Wake futex_result(long result, int error) {
     return error == ETIMEDOUT ? Wake::timeout : error == EAGAIN ? Wake::changed : Wake::woken;
 }
 
+// A thread that was joined may be listed for a moment more: the kernel wakes the joiner before it
+// has removed the thread. The ninth field of stat has PF_EXITING (sched.h of the kernel) by then.
+bool is_exiting_thread(const std::filesystem::path& task) {
+    constexpr unsigned long kExiting = 0x4;
+    auto text = read_file((task / "stat").c_str());
+    if (!text) return true;
+    std::size_t name_end = text->rfind(')');
+    unsigned long flags = 0;
+    return name_end == std::string::npos ||
+           (std::sscanf(text->c_str() + name_end + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) ==
+                1 &&
+            (flags & kExiting) != 0);
+}
+
 }  // namespace
 
 int poll_timeout(const Deadline& deadline) {
@@ -113,7 +127,7 @@ std::size_t thread_count() {
     std::size_t count = 0;
     for (auto it = std::filesystem::directory_iterator("/proc/self/task", error);
          !error && it != std::filesystem::directory_iterator(); it.increment(error))
-        ++count;
+        if (!is_exiting_thread(it->path())) ++count;
     return count;
 }
 

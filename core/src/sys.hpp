@@ -40,7 +40,8 @@ bool pidfd_send_signal(int pidfd, int signal);
 ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false, struct rusage* usage = nullptr);
 // Polls the pidfd. True: the process has ended (and may still be unreaped).
 bool wait_for_exit(int pidfd, const Deadline& deadline);
-// Threads of this process (/proc/self/task); 0 where /proc is not mounted.
+// Threads of this process (/proc/self/task) that are not on their way out; 0 where /proc is not
+// mounted.
 std::size_t thread_count();
 // CPUs that this process may use: its affinity mask, cut by the cgroup's cpu.max quota; at least 1.
 std::size_t usable_cpus();

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -67,6 +68,38 @@ bool serve_request(const Fd& control) {
     return true;
 }
 
+// Signals as a program finds them that was just started: what was ignored stays ignored, nothing is
+// blocked, and the application's handlers are not called in its workers, where a SIGTERM has to end
+// the process. Handlers of crashes stay: they write reports.
+void reset_signals() {
+    for (int number = 1; number < NSIG; ++number) {
+        switch (number) {
+            case SIGSEGV:
+            case SIGBUS:
+            case SIGFPE:
+            case SIGILL:
+            case SIGABRT:
+            case SIGTRAP:
+            case SIGSYS:
+                continue;
+        }
+        struct sigaction action;
+        if (sigaction(number, nullptr, &action) == 0 && action.sa_handler != SIG_IGN)
+            signal(number, SIG_DFL);
+    }
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+}
+
+// A child that cannot be handed over must not stay.
+void discard_child(int pid) {
+    if (pid <= 0) return;
+    ::kill(pid, SIGKILL);
+    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+}
+
 // Waits for the zygote's answer, or for its death.
 ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
     pollfd entries[2] = {{zygote.control.get(), POLLIN, 0}, {zygote.pidfd.get(), POLLIN, 0}};
@@ -75,16 +108,27 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
     do n = poll(entries, 2, sys::poll_timeout(deadline));
     while (n < 0 && errno == EINTR);
     if (n < 0) throw_errno(errno, "poll(fork server)");
-    if (n == 0) throw_errno(ETIMEDOUT, "the fork server does not answer (is it stopped?)");
+    if (n == 0) {
+        sys::pidfd_send_signal(zygote.pidfd.get(), SIGKILL);  // or it would answer the next request
+        throw_errno(ETIMEDOUT, "the fork server does not answer (was it stopped?)");
+    }
     ForkReply reply;
     sys::Message message;
-    if (entries[0].revents)
-        message = sys::receive_message(zygote.control.get(),
-                                       std::as_writable_bytes(std::span(&reply, 1)));
+    try {
+        if (entries[0].revents)
+            message = sys::receive_message(zygote.control.get(),
+                                           std::as_writable_bytes(std::span(&reply, 1)));
+    } catch (...) {  // no descriptor left for the pidfd
+        discard_child(reply.pid);
+        throw;
+    }
     if (message.size != sizeof reply)
         throw_errno(ECHILD, fmt::format("the fork server (pid {}) died", zygote.pid));
     if (reply.error) throw_errno(reply.error, "clone3 in the fork server");
-    if (message.fds.size() != 1) throw_errno(EPROTO, "the fork server sent no pidfd");
+    if (message.fds.size() != 1) {
+        discard_child(reply.pid);
+        throw_errno(EPROTO, "the fork server sent no pidfd");
+    }
     pidfd = std::move(message.fds[0]);
     return reply;
 }
@@ -110,10 +154,17 @@ std::unique_ptr<Zygote> Zygote::fork_here() {
         control.first.reset();
         lifeline.write_end.reset();
         setpgid(0, 0);
+        reset_signals();
         boot(std::move(control.second));
     }
-    Launched self{pid, sys::pidfd_open(pid), std::move(control.first),
-                  std::move(lifeline.write_end)};
+    Fd pidfd;
+    try {
+        pidfd = sys::pidfd_open(pid);
+    } catch (...) {
+        discard_child(pid);
+        throw;
+    }
+    Launched self{pid, std::move(pidfd), std::move(control.first), std::move(lifeline.write_end)};
     send_boot_message(self, &zygote_main, lifeline.read_end);
     return std::make_unique<Zygote>(std::move(self));
 }

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <bit>
-#include <new>
 
 #include "error.hpp"
 
@@ -27,12 +26,6 @@ std::size_t class_for(std::size_t size) {
     std::size_t step = (size - 1 - (std::size_t(1) << doubling)) / quarter;
     return (doubling - 9) * 4 + step;
 }
-
-struct OutOfSharedMemory : std::bad_alloc {
-    explicit OutOfSharedMemory(const char* text) : text_(text) {}
-    const char* what() const noexcept override { return text_; }
-    const char* text_;
-};
 
 }  // namespace
 

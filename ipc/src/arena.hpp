@@ -12,6 +12,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "segment.hpp"
@@ -20,6 +23,16 @@ namespace sidestep {
 
 // Where a block lies, and its size class, in one word: offset (a multiple of 256) | class. 0: none.
 using BlockId = std::uint64_t;
+
+// A std::bad_alloc that says which limit was hit.
+class OutOfSharedMemory : public std::bad_alloc {
+  public:
+    explicit OutOfSharedMemory(const std::string& text) : text_(text) {}
+    const char* what() const noexcept override { return text_.what(); }
+
+  private:
+    std::runtime_error text_;  // copies do not throw
+};
 
 class Arena {
   public:
@@ -30,7 +43,7 @@ class Arena {
     // Uses the whole segment, which must outlive the arena.
     explicit Arena(const Segment& segment);
 
-    // A block of at least `size` bytes. Throws std::bad_alloc (what() says which limit was hit) if
+    // A block of at least `size` bytes. Throws OutOfSharedMemory if
     // the segment is used up or the system has no memory.
     BlockId allocate(std::size_t size);
     void free(BlockId block);

@@ -74,6 +74,11 @@ class EventCount {
         sequence_.fetch_add(1);
         sys::futex_wake(sequence_, INT_MAX);
     }
+    // When a notifier may have been killed between clearing the bits and waking.
+    void wake_all() noexcept {
+        sequence_.fetch_add(1);
+        sys::futex_wake(sequence_, INT_MAX);
+    }
     bool has_sleepers() const noexcept {  // relaxed: a hint
         return sleepers_.load(std::memory_order_relaxed) != 0;
     }

@@ -32,6 +32,8 @@ class Segment {
     std::size_t size() const { return mapping_.size(); }
     std::span<std::byte> bytes() const { return mapping_.bytes(); }
     const Fd& fd() const { return fd_; }
+    // The mapping keeps the memory: for one that has many segments and sends none of them again.
+    void close_descriptor() { fd_.reset(); }
 
     // An object at the start of the segment or at an offset.
     template <class T>

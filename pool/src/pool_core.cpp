@@ -18,9 +18,9 @@ namespace {
 
 // Work that a ring may hold ahead of its worker: enough to bridge a wake-up (ipc.md 1.3).
 constexpr std::uint64_t kPrefetchNs = 250'000;
-constexpr std::uint64_t kUnknownTaskNs = 1'000'000;  // before anything was measured
-constexpr std::uint64_t kStartNs = 2'000'000;        // a worker that has not said it is ready
-constexpr std::uint64_t kStuckNs = 1'000'000'000;    // behind a task of unknown length
+constexpr std::uint64_t kUnknownTaskNs = 1'000'000;      // before anything was measured
+constexpr std::uint64_t kStartNs = 2'000'000;            // a worker that has not said it is ready
+constexpr std::uint64_t kLongestTaskNs = 1'000'000'000;  // what the average takes into account
 constexpr std::size_t kLeastArena = std::size_t(16) << 20;
 
 }  // namespace
@@ -50,6 +50,11 @@ WorkerMemory::WorkerMemory(std::size_t arena_bytes)
     ring = RingParent(header, kRingCapacity);
 }
 
+void WorkerMemory::close_descriptors() {
+    ring_segment.close_descriptor();
+    results.close_descriptor();
+}
+
 PoolCore::PoolCore(const PoolOptions& options)
     : options_(options),
       owner_pid_(::getpid()),
@@ -72,6 +77,7 @@ PoolCore::PoolCore(const PoolOptions& options)
 }
 
 std::vector<int> PoolCore::worker_pids() {
+    require_owner();
     Lock lock(mutex_);
     std::vector<int> pids;
     for (const WorkerLink& link : links_)
@@ -81,11 +87,15 @@ std::vector<int> PoolCore::worker_pids() {
 
 // --- submitting --------------------------------------------------------------------------------
 
-void PoolCore::check_accepting() const {
+// Before the mutex is taken: in a forked copy a thread that exists no more may hold it for ever.
+void PoolCore::require_owner() const {
     if (!owned_here())
         throw std::logic_error(
             "this pool belongs to the process that made it, and this is a forked copy: make a pool "
             "of its own here");
+}
+
+void PoolCore::check_accepting() const {
     switch (state_) {
         case State::running:
             return;
@@ -99,6 +109,7 @@ void PoolCore::check_accepting() const {
 }
 
 void PoolCore::submit(const TaskRef& task, Completions* sink) {
+    require_owner();
     Garbage garbage;
     Lock lock(mutex_);
     check_accepting();
@@ -118,7 +129,7 @@ void PoolCore::place(TaskState* task) {
     if (link)
         publish(*link, task);
     else
-        push_backlog(task, false);
+        push_backlog(task);
 }
 
 // How many tasks a ring may hold: two for long ones, hundreds for tiny ones.
@@ -132,7 +143,6 @@ std::uint64_t PoolCore::cost(WorkerLink& link) const {
     std::uint64_t in_flight = link.ring().in_flight();
     std::uint64_t busy = in_flight * task_ns_;
     if (!link.ready) return busy + kStartNs;
-    if (link.stuck && in_flight > 0) return busy + kStuckNs;
     return in_flight == 0 && link.ring().sleeping() ? wake_cost_ns_ : busy;
 }
 
@@ -142,7 +152,8 @@ std::uint64_t PoolCore::cost(WorkerLink& link) const {
 WorkerLink* PoolCore::pick() {
     std::uint64_t most = depth();
     auto has_room = [&](WorkerLink& link) {
-        return link.alive && !link.stopping && link.ring().in_flight() < most;
+        std::uint64_t in_flight = link.ring().in_flight();
+        return link.alive && !link.stopping && in_flight < (link.stuck > 0 ? 1 : most);
     };
     WorkerLink& hot = links_[hot_];
     if (has_room(hot) && hot.ready && cost(hot) < wake_cost_ns_) return &hot;
@@ -168,6 +179,7 @@ void PoolCore::publish(WorkerLink& link, TaskState* task) {
     slot.signature = task->id_.signature;
     slot.size = task->arguments_.size();
     slot.block = task->argument_block_;
+    slot.reply = ReplyKind::none;
     if (!slot.block) std::memcpy(slot.inline_bytes, task->bytes_, slot.size);
     task->place_ = TaskState::Place::ring;
     task->link_ = link.index;
@@ -175,17 +187,28 @@ void PoolCore::publish(WorkerLink& link, TaskState* task) {
     link.shadow[ring.position(ring.published())] = task;
     ring.publish();
     ring.wake();
-    if (ring.in_flight() >= 2 && !ticking_) {  // something may get stuck behind something
-        ticking_ = true;
-        kick_supervisor();
-    }
+    // Something may get stuck: behind a long task, or in front of a stopped worker.
+    bool& looking = ring.in_flight() >= 2 ? ticking_ : watching_;
+    if (!std::exchange(looking, true)) kick_supervisor();
 }
 
-void PoolCore::push_backlog(TaskState* task, bool front) {
+void PoolCore::push_backlog(TaskState* task) {
     task->place_ = TaskState::Place::backlog;
-    task->next_ = front ? backlog_first_ : nullptr;
-    task->previous_ = front ? nullptr : backlog_last_;
-    (task->next_ ? task->next_->previous_ : backlog_last_) = task;
+    task->next_ = nullptr;
+    task->previous_ = backlog_last_;
+    (backlog_last_ ? backlog_last_->next_ : backlog_first_) = task;
+    backlog_last_ = task;
+    ++backlog_size_;
+}
+
+// One that was in a ring: it comes before all that were submitted later.
+void PoolCore::push_back_to_backlog(TaskState* task) {
+    task->place_ = TaskState::Place::backlog;
+    TaskState* next = backlog_first_;
+    while (next && next->serial_ < task->serial_) next = next->next_;
+    task->next_ = next;
+    task->previous_ = next ? next->previous_ : backlog_last_;
+    (next ? next->previous_ : backlog_last_) = task;
     (task->previous_ ? task->previous_->next_ : backlog_first_) = task;
     ++backlog_size_;
 }
@@ -211,9 +234,28 @@ void PoolCore::refill() {
     }
 }
 
+// Takes back the tasks from `index` on. False: the worker has begun that one; those behind it are
+// taken back.
+bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
+    RingParent& ring = link.ring();
+    while (ring.published() > index && ring.take_back_last())
+        push_back_to_backlog(link.shadow[ring.position(ring.published())]);
+    return ring.published() <= index;
+}
+
+// How many tasks wait for the one at the front; with it, if the worker does not even begin it: it
+// is still starting, or stopped.
+std::uint64_t PoolCore::waiting(WorkerLink& link) {
+    RingParent& ring = link.ring();
+    if (ring.in_flight() == 0) return 0;
+    bool begun = ring.slot(ring.consumed()).state.load(std::memory_order_relaxed) !=
+                 SlotState::ready;  // a hint: taking back decides
+    return ring.in_flight() - (begun || (link.ready && link.stuck == 0) ? 1 : 0);
+}
+
 // Gives what waits behind others to workers that have nothing to do.
 void PoolCore::rebalance() {
-    if (backlog_first_) return;
+    if (backlog_first_ || ending()) return;
     auto idle = [](WorkerLink& l) {
         return l.alive && l.ready && !l.stopping && l.ring().in_flight() == 0;
     };
@@ -221,13 +263,12 @@ void PoolCore::rebalance() {
     if (count == 0) return;
     for (WorkerLink& link : links_) {
         if (!link.alive || idle(link)) continue;
-        std::uint64_t waiting = link.ring().in_flight() - (link.ring().in_flight() > 0);
-        bool worth_it = link.stuck || waiting * task_ns_ > wake_cost_ns_;
-        if (waiting == 0 || !worth_it) continue;
+        std::uint64_t movable = waiting(link);
+        bool worth_it = link.stuck > 0 || movable * task_ns_ > wake_cost_ns_;
+        if (movable == 0 || !worth_it) continue;
         std::uint64_t share =
-            link.stuck ? waiting : std::max<std::uint64_t>(1, waiting * count / (count + 1));
-        while (share-- > 0 && link.ring().take_back_last())
-            push_backlog(link.shadow[link.ring().position(link.ring().published())], true);
+            link.stuck > 0 ? movable : std::max<std::uint64_t>(1, movable * count / (count + 1));
+        take_back_from(link, link.ring().published() - share);
         refill();
         if (backlog_first_) return;
     }
@@ -256,7 +297,7 @@ bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
             return any;
         }
         link.ring().release_front();
-        link.stuck = false;
+        link.stuck = 0;
         if (task) complete(task, garbage);  // null: the request to stop
         any = true;
     }
@@ -268,10 +309,6 @@ bool PoolCore::accept_reply(WorkerLink& link, TaskSlot& slot, TaskState& task) {
     ReplyKind kind = slot.reply;
     std::uint64_t size = slot.size, block = slot.block;
     if (slot.serial != task.serial_) return false;
-    if (kind == ReplyKind::skipped && task.cancel_asked_) {
-        task.failure_ = std::make_exception_ptr(CancelledError("the task was cancelled"));
-        return true;
-    }
     if (kind != ReplyKind::value && kind != ReplyKind::error) return false;
     if (block == 0) {
         if (size > TaskState::kInline) return false;
@@ -292,7 +329,7 @@ bool PoolCore::accept_reply(WorkerLink& link, TaskSlot& slot, TaskState& task) {
 // A moving average over 16 tasks that follows a rise at once: a ring full of tasks that are longer
 // than thought is worse than one that is too short.
 void PoolCore::note_duration(std::uint64_t ns) {
-    ns = std::min<std::uint64_t>(ns, kStuckNs);
+    ns = std::min<std::uint64_t>(ns, kLongestTaskNs);
     task_ns_ = ns > 4 * task_ns_ ? (task_ns_ + ns) / 2 : (task_ns_ * 15 + ns) / 16;
     if (task_ns_ == 0) task_ns_ = 1;
 }
@@ -320,47 +357,43 @@ void PoolCore::fail(TaskState* task, std::exception_ptr error, Garbage& garbage)
 }
 
 bool PoolCore::cancel(TaskState& task) {
+    if (!owned_here()) return false;
     Garbage garbage;
     Lock lock(mutex_);
-    if (!owned_here()) return false;
     drain(garbage);
-    switch (task.place_) {
-        case TaskState::Place::new_:
-            return false;
-        case TaskState::Place::done:
-            return task.cancel_asked_ && task.failure_ != nullptr;
-        case TaskState::Place::backlog:
-            task.cancel_asked_ = true;
-            unlink_backlog(&task);
-            break;
-        case TaskState::Place::ring: {
-            if (task.cancel_asked_) return true;
-            WorkerLink& link = links_[task.link_];
-            if (!link.ring().cancel(task.index_)) return false;
-            task.cancel_asked_ = true;  // the worker passes it by; that is when it completes
-            return true;
-        }
+    if (task.place_ == TaskState::Place::done) return task.cancelled_;
+    if (task.place_ == TaskState::Place::new_ || ending()) return false;
+    // What is behind it in the ring comes back too, and goes to whoever is free.
+    bool ours =
+        task.place_ == TaskState::Place::backlog || take_back_from(links_[task.link_], task.index_);
+    if (ours) {
+        unlink_backlog(&task);
+        task.cancelled_ = true;
+        fail(&task, std::make_exception_ptr(CancelledError("the task was cancelled")), garbage);
+        wake_waiters();
     }
-    fail(&task, std::make_exception_ptr(CancelledError("the task was cancelled")), garbage);
-    wake_waiters();
-    return true;
+    refill();
+    return ours;
 }
 
 // --- memory ------------------------------------------------------------------------------------
 
 BlockId PoolCore::allocate_argument(std::size_t size) {
+    require_owner();
     Lock lock(mutex_);
     return args_.allocate(size);
 }
 
 void PoolCore::free_argument(BlockId block) {
+    if (!owned_here()) return;
     Lock lock(mutex_);
     args_.free(block);
 }
 
 void PoolCore::free_result(WorkerMemory& memory, BlockId block) {
+    if (!owned_here()) return;
     Lock lock(mutex_);
-    if (!memory.alive || !owned_here()) return;
+    if (!memory.alive) return;
     memory.to_give_back.push_back(block);
     while (!memory.to_give_back.empty() && memory.ring.give_back(memory.to_give_back.back()))
         memory.to_give_back.pop_back();

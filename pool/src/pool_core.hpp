@@ -35,6 +35,7 @@ namespace sidestep::detail {
 class WorkerMemory {
   public:
     explicit WorkerMemory(std::size_t arena_bytes);
+    void close_descriptors();  // once the worker has its own
 
     Segment ring_segment;
     Segment results;
@@ -45,16 +46,18 @@ class WorkerMemory {
 
 // One worker, as the parent knows it.
 struct WorkerLink {
+    static constexpr std::uint64_t kNoFront = ~std::uint64_t(0);
+
     std::uint32_t index = 0;
     Launched process;
     std::shared_ptr<WorkerMemory> memory;
     std::vector<TaskState*> shadow;  // by ring position: who is in flight
     bool alive = false;
-    bool ready = false;     // it said so
-    bool stopping = false;  // it was asked to leave
-    bool corrupt = false;   // it wrote nonsense and was killed
-    bool stuck = false;     // its front has not moved for a tick
-    std::uint64_t last_front = 0;
+    bool ready = false;                   // it said so
+    bool stopping = false;                // it was asked to leave
+    bool corrupt = false;                 // it wrote nonsense and was killed
+    unsigned stuck = 0;                   // looks in a row at which the same task was at its front
+    std::uint64_t last_front = kNoFront;  // at the last look
     sys::Clock::time_point respawn_at{};
 
     RingParent& ring() { return memory->ring; }
@@ -116,7 +119,10 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::uint64_t cost(WorkerLink& link) const;
     std::uint64_t depth() const;
     void publish(WorkerLink& link, TaskState* task);
-    void push_backlog(TaskState* task, bool front);
+    void push_backlog(TaskState* task);
+    void push_back_to_backlog(TaskState* task);
+    bool take_back_from(WorkerLink& link, std::uint64_t index);
+    std::uint64_t waiting(WorkerLink& link);
     TaskState* pop_backlog();
     void unlink_backlog(TaskState* task);
     void refill();
@@ -128,6 +134,8 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void complete(TaskState* task, Garbage& garbage);
     void fail(TaskState* task, std::exception_ptr error, Garbage& garbage);
     void check_accepting() const;
+    void require_owner() const;
+    bool ending() const { return state_ == State::terminating || state_ == State::broken; }
 
     // Waiting (pool_wait.cpp).
     bool wait(const std::function<bool()>& ready, const Deadline& deadline);
@@ -146,10 +154,13 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage);
     std::exception_ptr lost_error(const WorkerLink& link, const TaskState& task,
                                   const ExitStatus& status) const;
-    void note_death(WorkerLink& link, const std::string& how);
+    void note_barren_death(WorkerLink& link);
+    bool crash_loop() const;
     void respawn_due();
     void retire(WorkerLink& link);
     void tick();
+    sys::Clock::time_point next_look() const;
+    void note_front(WorkerLink& link);
     void kill_overdue();
     void break_pool(const std::string& reason, Garbage& garbage);
     void fail_everything(const std::function<std::exception_ptr()>& error, Garbage& garbage);
@@ -189,9 +200,12 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::uint32_t hot_ = 0;  // the link that was used last
     bool leader_ = false;
     unsigned followers_ = 0;
-    bool ticking_ = false;  // the supervisor looks for stuck tasks every kTick
+    bool ticking_ = false;   // the supervisor looks for stuck tasks every kTick,
+    bool watching_ = false;  //   or every kHeartbeat
+    sys::Clock::time_point last_look_{};
+    std::uint64_t completed_at_look_ = 0;
     bool joining_ = false;
-    unsigned barren_deaths_ = 0;  // in a row, without a task having ended in between
+    unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
     std::uint64_t completed_at_death_ = 0;
     sys::Deadline kill_at_;  // workers that are still there then get SIGKILL
     bool supervisor_done_ = false;

@@ -9,12 +9,13 @@
 namespace sidestep::detail {
 
 bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline) {
+    if (!owned_here()) return ready();
     Garbage garbage;
     Lock lock(mutex_);
     for (;;) {
-        if (owned_here() && drain(garbage) && (leader_ || followers_ > 0)) wake_waiters();
+        if (drain(garbage) && (leader_ || followers_ > 0)) wake_waiters();
         if (ready()) return true;
-        if (!owned_here() || (deadline && sys::Clock::now() >= *deadline)) return false;
+        if (deadline && sys::Clock::now() >= *deadline) return false;
         garbage.drop(lock);
         if (!leader_) {
             leader_ = true;
@@ -69,16 +70,17 @@ bool PoolCore::wait_done(const TaskState& task, const Deadline& deadline) {
 }
 
 void PoolCore::poll() {
+    if (!owned_here()) return;
     Garbage garbage;
     Lock lock(mutex_);
-    if (owned_here() && drain(garbage)) wake_waiters();
+    if (drain(garbage)) wake_waiters();
 }
 
 TaskRef PoolCore::wait_next(Completions& sink) {
+    require_owner();
     wait([&] { return sink.first_ != nullptr; }, {});
     Lock lock(mutex_);
     TaskState* task = sink.first_;
-    if (!task) return {};
     sink.first_ = task->next_;
     if (!sink.first_) sink.last_ = nullptr;
     task->next_ = nullptr;
@@ -87,6 +89,7 @@ TaskRef PoolCore::wait_next(Completions& sink) {
 
 // The sink goes away: its tasks complete without it.
 void PoolCore::forget(Completions& sink) {
+    if (!owned_here()) return;
     std::vector<TaskRef> listed;  // P2: dropped after the lock
     Lock lock(mutex_);
     for (TaskState* task = backlog_first_; task; task = task->next_)

@@ -24,9 +24,11 @@ namespace sidestep::detail {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr auto kTick = 2ms;           // how often stuck tasks are looked for while there may be any
-constexpr auto kTerminateGrace = 1s;  // from SIGTERM to SIGKILL
-constexpr auto kLeaveGrace = 30s;     // from the request to leave (exit handlers run) to SIGKILL
+constexpr auto kTick = 2ms;  // how often stuck tasks are looked for while tasks wait in rings
+constexpr auto kHeartbeat = 250ms;     // and while there are tasks at all
+constexpr unsigned kLooksToEvict = 5;  // then tasks leave a stuck ring although nobody is idle
+constexpr auto kTerminateGrace = 1s;   // from SIGTERM to SIGKILL
+constexpr auto kLeaveGrace = 30s;      // from the request to leave (exit handlers run) to SIGKILL
 constexpr auto kLongestBackOff = 100ms;
 
 enum class Source : std::uint64_t { bell, death, control };
@@ -61,9 +63,11 @@ void PoolCore::start() {
         sigset_t all, before;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
+        ++own_threads;
         try {
             supervisor_ = std::thread([this] { supervise(); });
         } catch (...) {
+            --own_threads;
             pthread_sigmask(SIG_SETMASK, &before, nullptr);
             throw;
         }
@@ -91,6 +95,7 @@ void PoolCore::launch(WorkerLink& link) {
         sys::send_message(process.control.get(), std::as_bytes(std::span(&setup, 1)), fds);
         watch(epoll_, process.pidfd, tag(Source::death, link.index));
         watch(epoll_, process.control, tag(Source::control, link.index));
+        memory->close_descriptors();
     } catch (...) {
         sys::pidfd_send_signal(process.pidfd.get(), SIGKILL);
         (void)sys::wait_pidfd(process.pidfd.get(), true);
@@ -105,15 +110,21 @@ void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerM
     link.memory = std::move(memory);
     link.shadow.assign(kRingCapacity, nullptr);
     link.alive = true;
-    link.ready = link.stopping = link.corrupt = link.stuck = false;
-    link.last_front = 0;
-    refill();
+    link.ready = link.stopping = link.corrupt = false;
+    link.stuck = 0;
+    link.last_front = WorkerLink::kNoFront;
+    // The pool may have begun to end while the worker was being started, without the mutex.
+    if (ending())
+        sys::pidfd_send_signal(link.process.pidfd.get(), SIGKILL);
+    else if (joining_)
+        ask_to_stop();
+    else
+        refill();
 }
 
 // --- the loop ----------------------------------------------------------------------------------
 
 void PoolCore::supervise() {
-    ++own_threads;
     prctl(PR_SET_NAME, "sidestep-pool");
     epoll_event events[64];
     for (;;) {
@@ -137,18 +148,21 @@ void PoolCore::supervise() {
     Lock lock(mutex_);
     supervisor_done_ = true;
     wake_waiters();
-    --own_threads;
 }
 
 bool PoolCore::all_gone() const {
     return std::none_of(links_.begin(), links_.end(), [](const WorkerLink& l) { return l.alive; });
 }
 
+sys::Clock::time_point PoolCore::next_look() const {
+    return last_look_ + (ticking_ ? std::chrono::milliseconds(kTick) : kHeartbeat);
+}
+
 // Milliseconds until something is due; -1: nothing is.
 int PoolCore::next_timeout() {
     sys::Deadline due = kill_at_;
     auto consider = [&](sys::Clock::time_point at) { due = due ? std::min(*due, at) : at; };
-    if (ticking_) consider(sys::Clock::now() + kTick);
+    if (ticking_ || watching_) consider(next_look());
     if (state_ == State::running || state_ == State::closed)
         for (WorkerLink& link : links_)
             if (!link.alive && !joining_) consider(link.respawn_at);
@@ -186,23 +200,36 @@ void PoolCore::handle_control(std::uint32_t index) {
     }
 }
 
-// Looks for tasks that wait behind one that runs long, and whether the ladder to SIGKILL is due.
+// Looks for tasks that wait behind one that runs long, or for a worker that is stopped; and whether
+// the ladder to SIGKILL is due.
 void PoolCore::tick() {
     Garbage garbage;
     Lock lock(mutex_);
     kill_overdue();
-    if (!ticking_) return;
-    bool may_be_stuck = false;
-    for (WorkerLink& link : links_) {
-        if (!link.alive) continue;
-        std::uint64_t front = link.ring().consumed();
-        link.stuck = link.ring().in_flight() > 0 && front == link.last_front && link.ready;
-        link.last_front = front;
-        may_be_stuck = may_be_stuck || link.ring().in_flight() >= 2;
-    }
+    if (!(ticking_ || watching_) || sys::Clock::now() < next_look()) return;
+    last_look_ = sys::Clock::now();
     if (drain(garbage)) wake_waiters();
+    for (WorkerLink& link : links_) note_front(link);
     rebalance();
-    ticking_ = may_be_stuck;
+    // Nobody is idle, but somebody will be before the stuck ones: it is the turn of what waits
+    // there, ahead of all that was submitted later.
+    for (WorkerLink& link : links_)
+        if (link.stuck >= kLooksToEvict && waiting(link) > 0)
+            take_back_from(link, link.ring().published() - waiting(link));
+    refill();
+    ticking_ = std::any_of(links_.begin(), links_.end(),
+                           [](WorkerLink& l) { return l.alive && l.ring().in_flight() >= 2; });
+    watching_ = outstanding_ > 0 || completed_ != completed_at_look_;
+    completed_at_look_ = completed_;
+}
+
+void PoolCore::note_front(WorkerLink& link) {
+    if (!link.alive) return;
+    bool busy = link.ring().in_flight() > 0;
+    std::uint64_t front = busy ? link.ring().consumed() : WorkerLink::kNoFront;
+    bool same = busy && link.ready && front == link.last_front;
+    link.stuck = same ? link.stuck + 1 : 0;
+    link.last_front = front;
 }
 
 // --- death -------------------------------------------------------------------------------------
@@ -217,23 +244,27 @@ void PoolCore::handle_death(std::uint32_t index) {
     if (status.running()) return;
     if (!status.success()) ::kill(-process.pid, SIGKILL);
     status = sys::wait_pidfd(process.pidfd.get(), true);
+    int pid = process.pid;
 
     Garbage garbage;
     Lock lock(mutex_);
     drain(link, garbage);
+    // Killed while it was idle, a worker says nothing about those that follow it.
+    bool idle = link.ready && link.ring().in_flight() == 0;
     sort_tasks_of_dead(link, status, garbage);
-    bool expected = link.stopping || state_ == State::terminating || state_ == State::broken;
+    bool expected = link.stopping || ending();
     retire(link);
-    if (!expected) note_death(link, status.describe());
-    if (barren_deaths_ > 4 + 2 * links_.size())
-        break_pool(fmt::format("the pool is broken: {} workers in a row died without finishing a "
+    if (!expected && !idle) note_barren_death(link);
+    if (state_ != State::broken && crash_loop())
+        break_pool(fmt::format("the pool is broken: {} workers in a row died without beginning a "
                                "task, the last one (process {}) {}; run the program under a "
                                "debugger, or look at what its start-up does before init()",
-                               barren_deaths_, process.pid, status.describe()),
+                               barren_deaths_, pid, status.describe()),
                    garbage);
     refill();
     rebalance();
     wake_waiters();
+    control_->bell.wake_all();  // it may have been about to wake the sleeper, and taken its bit
 }
 
 void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage) {
@@ -242,15 +273,15 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ga
         TaskState* task = std::exchange(link.shadow[ring.position(i)], nullptr);
         if (!task) continue;  // the request to stop
         SlotState state = ring.slot(i).state.load(std::memory_order_acquire);
-        bool not_begun = state == SlotState::ready || state == SlotState::cancelled;
-        // A corrupt ring is not believed: only its front can have been running.
-        if (link.corrupt) not_begun = i != ring.consumed();
-        if (task->cancel_asked_ || state_ == State::terminating)
+        // R3: only the front can have been running, whatever the worker wrote elsewhere; and a
+        // front that a corrupt ring calls ready is not believed.
+        bool not_begun = i != ring.consumed() || (state == SlotState::ready && !link.corrupt);
+        if (state_ == State::terminating)
             fail(task, std::make_exception_ptr(CancelledError("the task was cancelled")), garbage);
         else if (state_ == State::broken)
             fail(task, std::make_exception_ptr(BrokenPool(broken_reason_)), garbage);
         else if (not_begun)
-            push_backlog(task, true);
+            push_back_to_backlog(task);
         else
             fail(task, lost_error(link, *task, status), garbage);
     }
@@ -274,16 +305,29 @@ void PoolCore::retire(WorkerLink& link) {
     control_->set_parked(link.index, true);
     link.memory->alive = false;
     link.memory = nullptr;
-    link.process = {};  // closes what epoll watched
-    link.alive = link.ready = link.stuck = false;
+    // By name: closing is not enough while a forked process has the descriptors too.
+    (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.pidfd.get(), nullptr);
+    (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);
+    link.process = {};
+    link.alive = link.ready = false;
+    link.stuck = 0;
+    link.respawn_at = sys::Clock::now();
 }
 
-void PoolCore::note_death(WorkerLink& link, const std::string&) {
+// A worker died, or could not be started, that did not begin anything.
+void PoolCore::note_barren_death(WorkerLink& link) {
     barren_deaths_ = completed_ == completed_at_death_ ? barren_deaths_ + 1 : 0;
     completed_at_death_ = completed_;
     auto back_off = barren_deaths_ < 2 ? 0ms : 1ms * (1 << std::min(barren_deaths_, 10u));
     link.respawn_at =
         sys::Clock::now() + std::min<std::chrono::milliseconds>(back_off, kLongestBackOff);
+}
+
+// Many in a row, and nobody left who works.
+bool PoolCore::crash_loop() const {
+    return barren_deaths_ > 4 + 2 * links_.size() &&
+           std::none_of(links_.begin(), links_.end(),
+                        [](const WorkerLink& l) { return l.alive && l.ready; });
 }
 
 void PoolCore::respawn_due() {
@@ -298,8 +342,8 @@ void PoolCore::respawn_due() {
         } catch (const std::exception& error) {
             Garbage garbage;
             Lock lock(mutex_);
-            note_death(link, error.what());
-            if (barren_deaths_ > 4 + 2 * links_.size() && all_gone()) {
+            note_barren_death(link);
+            if (state_ != State::broken && crash_loop()) {
                 break_pool(
                     fmt::format("the pool is broken: no worker can be started: {}", error.what()),
                     garbage);
@@ -344,11 +388,13 @@ void PoolCore::kick_supervisor() {
 }
 
 void PoolCore::close() {
+    require_owner();
     Lock lock(mutex_);
     if (state_ == State::running) state_ = State::closed;
 }
 
 void PoolCore::terminate() {
+    require_owner();
     Garbage garbage;
     Lock lock(mutex_);
     if (state_ == State::terminating || state_ == State::broken) return;
@@ -376,6 +422,7 @@ void PoolCore::ask_to_stop() {
 }
 
 void PoolCore::join() {
+    require_owner();
     {
         Lock lock(mutex_);
         if (state_ == State::running)
@@ -399,7 +446,10 @@ void PoolCore::join() {
         Lock lock(mutex_);
         finished.swap(supervisor_);  // one of several joiners gets it
     }
-    if (finished.joinable()) finished.join();
+    if (!finished.joinable()) return;
+    finished.join();
+    --own_threads;
+    launcher_.reset();  // a fork server goes now, though futures may keep this object
 }
 
 void PoolCore::abandon() {

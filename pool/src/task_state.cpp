@@ -53,10 +53,15 @@ bool TaskState::poll() {
 
 bool TaskState::cancel() { return core_->cancel(*this); }
 
-std::span<const std::byte> TaskState::result() const {
-    if (!done())
+namespace {
+void require_done(const TaskState& task) {
+    if (!task.done())
         throw std::logic_error(
             "this future belongs to the process that made it, and this is a forked copy");
+}
+}  // namespace
+
+std::span<const std::byte> TaskState::result() const {
     if (std::exception_ptr e = error()) std::rethrow_exception(e);
     const std::byte* data =
         result_block_ ? memory_->results.data() + Arena::offset(result_block_) : bytes_;
@@ -64,6 +69,7 @@ std::span<const std::byte> TaskState::result() const {
 }
 
 std::exception_ptr TaskState::error() const {
+    require_done(*this);
     if (failure_ || has_value_) return failure_;
     const std::byte* data =
         result_block_ ? memory_->results.data() + Arena::offset(result_block_) : bytes_;

@@ -42,6 +42,9 @@ namespace {
 
 using detail::OutputBuffer;
 
+// A result that does not fit arrives as the std::bad_alloc that it is.
+[[maybe_unused]] const bool registered = register_exception<OutOfSharedMemory>();
+
 std::uint64_t now_ns() {
     return static_cast<std::uint64_t>(sys::Clock::now().time_since_epoch().count());
 }

@@ -127,8 +127,8 @@ class TaskState {
     // See above.
     enum class Place : unsigned char { new_, backlog, ring, done };
     Place place_ = Place::new_;
-    bool has_value_ = false;  // result() holds the value's bytes (else an error's, or failure_)
-    bool cancel_asked_ = false;
+    bool has_value_ = false;   // result() holds the value's bytes (else an error's, or failure_)
+    bool cancelled_ = false;   // by cancel()
     std::uint32_t link_ = 0;   // in a ring: whose,
     std::uint64_t index_ = 0;  //   and at which index
     std::uint64_t serial_ = 0;
