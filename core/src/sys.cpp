@@ -122,6 +122,22 @@ bool wait_for_exit(int pidfd, const Deadline& deadline) {
     }
 }
 
+int find_process(int pid, Fd& pidfd) noexcept {
+    long fd = syscall(SYS_pidfd_open, pid, 0);
+    if (fd >= 0) {
+        pidfd.reset(static_cast<int>(fd));
+        return 0;
+    }
+    int error = errno;
+    if (error == ESRCH || error == ENOENT || error == EINVAL) return ESRCH;  // the two: a thread's
+    return ::kill(pid, 0) < 0 && errno == ESRCH ? ESRCH : error;  // no pidfds: seccomp, fd limit
+}
+
+bool has_ended(int pidfd) noexcept {
+    pollfd entry = {.fd = pidfd, .events = POLLIN, .revents = 0};
+    return retry([&] { return ::poll(&entry, 1, 0); }) > 0;
+}
+
 std::size_t thread_count() {
     std::error_code error;
     std::size_t count = 0;
@@ -323,8 +339,9 @@ Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
     return wake == Wake::timeout ? Wake::woken : wake;
 }
 
-void futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
-    (void)syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+int futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
+    long woken = syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+    return woken > 0 ? static_cast<int>(woken) : 0;
 }
 
 std::optional<std::string> read_file(const char* path) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -40,6 +41,11 @@ bool pidfd_send_signal(int pidfd, int signal);
 ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false, struct rusage* usage = nullptr);
 // Polls the pidfd. True: the process has ended (and may still be unreaped).
 bool wait_for_exit(int pidfd, const Deadline& deadline);
+// Looks for a process of this pid namespace. 0 and a pidfd: it exists (perhaps as a zombie). ESRCH:
+// there is none; the number may be a thread's by now. Anything else: the kernel does not tell.
+int find_process(int pid, Fd& pidfd) noexcept;
+// True: the pidfd says that the process has ended, all its threads included.
+bool has_ended(int pidfd) noexcept;
 // Threads of this process (/proc/self/task) that are not on their way out; 0 where /proc is not
 // mounted.
 std::size_t thread_count();
@@ -107,7 +113,14 @@ Wake futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
 Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
                  const std::atomic<std::uint32_t>& b, std::uint32_t expected_b,
                  const Deadline& deadline) noexcept;
-void futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept;
+// The half of a 64-bit word that a futex can be: the one with the low bits.
+inline const std::atomic<std::uint32_t>& low_half(const std::atomic<std::uint64_t>& word) noexcept {
+    static_assert(std::endian::native == std::endian::little);
+    const void* address = &word;  // for the kernel: never read through
+    return *static_cast<const std::atomic<std::uint32_t>*>(address);
+}
+// Returns how many sleepers were woken.
+int futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept;
 
 // --- files -----------------------------------------------------------------------------------
 

@@ -115,6 +115,17 @@ class FdSource {
     virtual int get(std::uint64_t number) = 0;  // an owned descriptor
 };
 
+// Makes a value that is about to be read: a handle's default constructor would create a new shared
+// object, only for it to be replaced; handles have a constructor from Blank instead.
+struct Blank {};
+template <class T>
+T make_blank() {
+    if constexpr (std::is_constructible_v<T, Blank>)
+        return T(Blank{});
+    else
+        return T{};
+}
+
 [[noreturn]] void throw_short_read(std::size_t wanted, std::size_t remaining);
 [[noreturn]] void throw_bad_length(std::uint64_t length, std::size_t remaining);
 [[noreturn]] void throw_bad_bool(unsigned value);

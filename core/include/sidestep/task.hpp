@@ -192,7 +192,7 @@ template <class F, class... Args>
 struct Call {
     static void run(InputArchive& arguments, OutputArchive& result) {
         F f = load_callable<F>(arguments);
-        std::tuple<Args...> values;
+        std::tuple<Args...> values{make_blank<Args>()...};
         arguments(values);
         arguments.expect_end();
         if constexpr (std::is_void_v<ResultOf<F, Args...>>)
