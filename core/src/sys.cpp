@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -357,6 +358,14 @@ std::optional<std::string> read_file(const char* path) {
         text.append(chunk, static_cast<std::size_t>(n));
     }
     return text;
+}
+
+void fill_random(std::span<std::byte> bytes) {
+    while (!bytes.empty()) {
+        ssize_t n = retry([&] { return ::getrandom(bytes.data(), bytes.size(), 0); });
+        if (n < 0) throw_errno(errno, "getrandom");
+        bytes = bytes.subspan(static_cast<std::size_t>(n));
+    }
 }
 
 }  // namespace sidestep::sys

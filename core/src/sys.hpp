@@ -126,5 +126,7 @@ int futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept;
 
 // The whole of a small file (/proc, /sys); nothing if it cannot be opened.
 std::optional<std::string> read_file(const char* path);
+// Bytes that nobody can guess (getrandom(2)).
+void fill_random(std::span<std::byte> bytes);
 
 }  // namespace sidestep::sys
