@@ -8,9 +8,10 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -260,10 +261,34 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
     return message;
 }
 
-Fd memfd(const char* name, std::size_t size) {
+Fd growing_memfd(const char* name) {
     int raw = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (raw < 0) throw_errno(errno, fmt::format("memfd_create({})", name));
-    Fd fd(raw);
+    return Fd(raw);
+}
+
+void resize_file(int fd, std::size_t size) {
+    if (::ftruncate(fd, static_cast<off_t>(size)) < 0)
+        throw_errno(errno, fmt::format("ftruncate({} bytes)", size));
+}
+
+void seal(int fd) {
+    constexpr int kSize = F_SEAL_SHRINK | F_SEAL_GROW;
+    // Writing cannot be sealed while someone has it mapped for writing.
+    if (::fcntl(fd, F_ADD_SEALS, kSize | F_SEAL_WRITE) < 0 && ::fcntl(fd, F_ADD_SEALS, kSize) < 0)
+        throw_errno(errno, "fcntl(F_ADD_SEALS)");
+}
+
+std::size_t sealed_size(int fd) {
+    int seals = ::fcntl(fd, F_GET_SEALS);
+    struct stat file = {};
+    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || ::fstat(fd, &file) < 0)
+        throw_errno(EINVAL, "the descriptor is not a sealed memfd");
+    return static_cast<std::size_t>(file.st_size);
+}
+
+Fd memfd(const char* name, std::size_t size) {
+    Fd fd = growing_memfd(name);
     if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0)
         throw_errno(errno, fmt::format("ftruncate({}, {} bytes)", name, size));
     if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)

@@ -17,7 +17,10 @@ class Zygote final : public Launcher {
     explicit Zygote(Launched self) : self_(std::move(self)) {}
     ~Zygote() override;
 
-    Launched launch(BootMain entry) override;
+    Launched launch(BootMain entry, const LaunchOptions& options) override;
+    bool is_running() const;
+    // The zygote itself.
+    Launched& process() { return self_; }
 
   private:
     Launched self_;
