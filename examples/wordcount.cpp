@@ -1,6 +1,10 @@
 // Counts the identifiers in C and C++ headers, on every core: a map over a process pool, then a
 // second one that merges what the first has found.
+#include <chrono>
+#include <utility>
+
 #include <sidestep/pool.hpp>
+#include <sidestep/progress.hpp>
 
 #include "wordcount.hpp"
 namespace mp = sidestep;
@@ -13,13 +17,10 @@ int main(int argc, char** argv) {
     auto batches = wordcount::find_headers(arguments.paths, pool.processes());
 
     wordcount::Total total;
-    wordcount::Progress progress(batches);
-    for (wordcount::Counts& counts :
-         pool.imap_unordered(wordcount::count_files, batches, {.chunksize = 1})) {
-        total.add(std::move(counts));
-        progress.show(total.files);
-    }
-    progress.finish();
+    auto counts = pool.imap_unordered(wordcount::count_files, batches, {.chunksize = 1});
+    for (wordcount::Counts& found :
+         mp::progress(counts, {.total = batches.size(), .label = "batches of files"}))
+        total.add(std::move(found));
     auto merged = pool.map(wordcount::merge_shards, total.shards, {.chunksize = 1});
     std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     wordcount::report(total, merged, pool.processes(), seconds.count());

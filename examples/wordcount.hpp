@@ -5,7 +5,6 @@
 #include <cereal/types/utility.hpp>
 #include <cereal/types/vector.hpp>
 
-#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -60,20 +59,6 @@ struct Total {
     std::vector<std::vector<Shard>> shards;  // by number
     std::uint64_t files = 0, bytes = 0, failed = 0;
     void add(Counts counts);
-};
-
-// On a terminal a line that is rewritten; elsewhere a line every two seconds.
-class Progress {
-  public:
-    explicit Progress(const std::vector<std::vector<std::string>>& batches);
-    void show(std::uint64_t files_done);
-    void finish();
-
-  private:
-    std::uint64_t files_ = 0;
-    bool terminal_;
-    bool shown_ = false;
-    std::chrono::steady_clock::time_point last_;
 };
 
 void report(const Total& total, const std::vector<Merged>& merged, unsigned workers,

@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -210,26 +208,6 @@ void Total::add(Counts counts) {
     failed += counts.failed.size();
     files += counts.files;
     bytes += counts.bytes;
-}
-
-Progress::Progress(const std::vector<std::vector<std::string>>& batches)
-    : terminal_(isatty(STDERR_FILENO) != 0), last_(std::chrono::steady_clock::now()) {
-    for (const auto& batch : batches) files_ += batch.size();
-}
-
-void Progress::show(std::uint64_t files_done) {
-    auto now = std::chrono::steady_clock::now();
-    if (now - last_ < (terminal_ ? std::chrono::milliseconds(100) : std::chrono::seconds(2)))
-        return;
-    last_ = now;
-    shown_ = true;
-    std::fprintf(stderr, "%s%llu of %llu files%s", terminal_ ? "\r" : "",
-                 static_cast<unsigned long long>(files_done),
-                 static_cast<unsigned long long>(files_), terminal_ ? "" : "\n");
-}
-
-void Progress::finish() {
-    if (shown_ && terminal_) std::fputs("\r\033[K", stderr);
 }
 
 void report(const Total& total, const std::vector<Merged>& merged, unsigned workers,

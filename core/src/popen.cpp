@@ -230,9 +230,11 @@ bool PopenState::wait_until(const sys::Deadline& deadline) {
     for (;;) {
         {
             std::lock_guard lock(mutex);
-            if (!reap().running()) return true;
+            if (!status.running()) return true;
         }
         if (!sys::wait_for_exit(child.pidfd.get(), deadline)) return false;
+        std::lock_guard lock(mutex);
+        if (!reap().running()) return true;
     }
 }
 
@@ -370,7 +372,10 @@ ResourceUsage Popen::resource_usage() const {
 }
 
 std::string Popen::describe() const {
-    return fmt::format("Popen({}): pid {} {}", args().describe(), pid(), exit_status().describe());
+    constexpr std::size_t kColumns = 80;  // one line in a log, whatever the command
+    std::string command = args().describe();
+    if (command.size() > kColumns) command.replace(kColumns - 3, std::string::npos, "...");
+    return fmt::format("Popen({}): pid {} {}", command, pid(), exit_status().describe());
 }
 
 std::ostream& operator<<(std::ostream& out, const Popen& child) { return out << child.describe(); }

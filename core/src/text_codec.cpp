@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 #include <iconv.h>
 
-#include <cerrno>
 #include <algorithm>
+#include <cerrno>
 #include <stdexcept>
 
 #include <sidestep/subprocess_result.hpp>

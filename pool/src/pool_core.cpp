@@ -152,8 +152,8 @@ std::uint64_t PoolCore::cost(WorkerLink& link) const {
 WorkerLink* PoolCore::pick() {
     std::uint64_t most = depth();
     auto has_room = [&](WorkerLink& link) {
-        std::uint64_t in_flight = link.ring().in_flight();
-        return link.alive && !link.stopping && in_flight < (link.stuck > 0 ? 1 : most);
+        return link.alive && !link.stopping &&
+               link.ring().in_flight() < (link.stuck > 0 ? 1 : most);
     };
     WorkerLink& hot = links_[hot_];
     if (has_room(hot) && hot.ready && cost(hot) < wake_cost_ns_) return &hot;

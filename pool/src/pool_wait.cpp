@@ -14,14 +14,17 @@ bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline
     Lock lock(mutex_);
     for (;;) {
         if (drain(garbage) && (leader_ || followers_ > 0)) wake_waiters();
-        if (ready()) return true;
-        if (deadline && sys::Clock::now() >= *deadline) return false;
+        bool is_ready = ready();
+        if (is_ready || (deadline && sys::Clock::now() >= *deadline)) {
+            // Whoever leaves sees to it that somebody leads, also if it was about to lead itself.
+            if (!leader_ && followers_ > 0) changed_.notify_one();
+            return is_ready;
+        }
         garbage.drop(lock);
         if (!leader_) {
             leader_ = true;
             lead(lock, ready, deadline);
             leader_ = false;
-            if (followers_ > 0) changed_.notify_one();  // somebody else's turn
         } else {
             ++followers_;
             auto cap = sys::Clock::now() + kLongestSleep;

@@ -1,9 +1,16 @@
 #include "subprocess_support.hpp"
 
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <fstream>
 #include <sstream>
+#include <stdexcept>
 
 namespace sp = sidestep::subprocess;
 
@@ -48,6 +55,40 @@ Signals signals_of_child(sp::Options options) {
         set("SigCgt:", signals.caught);
     }
     return signals;
+}
+
+int in_fork(const std::function<int()>& body) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        int result = 99;
+        try {
+            result = body();
+        } catch (const std::exception& e) {
+            std::fprintf(stderr, "in_fork: %s\n", e.what());
+        }
+        _exit(result);
+    }
+    int status = 0;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+TemporaryFile::TemporaryFile(const std::string& text, int mode)
+    : path_((std::filesystem::temp_directory_path() / "sidestep-XXXXXX").string()) {
+    int fd = mkstemp(path_.data());
+    if (fd < 0 || write(fd, text.data(), text.size()) != ssize_t(text.size()))
+        throw std::runtime_error("cannot write " + path_);
+    fchmod(fd, static_cast<mode_t>(mode));
+    close(fd);
+}
+
+TemporaryFile::~TemporaryFile() { unlink(path_.c_str()); }
+
+bool is_running(int pid) {
+    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+    std::string text((std::istreambuf_iterator<char>(stat)), {});
+    std::size_t name_end = text.rfind(')');
+    return name_end != std::string::npos && text[name_end + 2] != 'Z' && text[name_end + 2] != 'X';
 }
 
 }  // namespace test

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bitset>
+#include <functional>
 #include <set>
 #include <string>
 
@@ -33,5 +34,25 @@ struct Signals {
     std::bitset<65> blocked, ignored, caught;  // by signal number
 };
 Signals signals_of_child(sidestep::subprocess::Options options);
+
+// Runs `body` in a fork of this process and returns its result; 99 for an exception, -N for death
+// by signal N. No Catch2 macro may be used there.
+int in_fork(const std::function<int()>& body);
+
+// A file with this text and mode in the temporary folder, removed at the end.
+class TemporaryFile {
+  public:
+    TemporaryFile(const std::string& text, int mode);
+    ~TemporaryFile();
+    TemporaryFile(const TemporaryFile&) = delete;
+    TemporaryFile& operator=(const TemporaryFile&) = delete;
+    const std::string& path() const { return path_; }
+
+  private:
+    std::string path_;
+};
+
+// Whether a process of this pid is there and is no zombie.
+bool is_running(int pid);
 
 }  // namespace test

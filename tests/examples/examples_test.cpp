@@ -22,3 +22,33 @@ TEST_CASE("the tour of futures shows results, the error by type and the lost wor
     CHECK_THAT(done.std_out, Contains("while it ran task 3 (crash(int))"));
     CHECK_THAT(done.std_out, Contains("(signal 11)"));
 }
+
+TEST_CASE("the tour of streams counts words, shows each item's outcome, and sums",
+          "[examples][tour]") {
+    sidestep::subprocess::Options options;
+    options.input = "to be or not\nto be that  is\n\n the question";
+    auto done = test::run_example("example_03_streams", {}, options);
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "10 words\n0:1 1:2 2:3 3:4 5:6 6:7 7:8 8:9 \n2 failed\n332833500\n");
+}
+
+TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
+    auto done = test::run_example("example_06_subprocess");
+    CHECK(done.returncode == 0);
+    CHECK_THAT(done.std_out,
+               Matches("0, [0-9]+ bytes\nHI\n9\n10\n.*sleep 60.* timed out after 0.1 seconds\n"
+                       "exit status 3\n.*/no/such/program.*No such file or directory\n"
+                       "BANANA\nAPPLE\n0 0\n-15\n"));
+    CHECK(done.std_err.empty());
+}
+
+TEST_CASE("the tour of connections echoes, and turns a wrong key away on both sides",
+          "[examples][tour]") {
+    auto done = test::run_example("example_07_connection");
+    CHECK(done.returncode == 0);
+    // Which side is told first is the scheduler's choice.
+    CHECK_THAT(done.std_out, Matches("abab\n(server|client): .*\n(server|client): .*\n"));
+    CHECK_THAT(done.std_out, Contains("\nserver: the peer 127.0.0.1:") &&
+                                 Contains("\nclient: the listener at 127.0.0.1:"));
+    CHECK(done.std_err.empty());
+}

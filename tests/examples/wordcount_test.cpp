@@ -43,9 +43,7 @@ TEST_CASE("wordcount agrees with grep, sort and uniq", "[examples][wordcount]") 
     auto reference = sp::run(
         "find /usr/include/linux -name '*.h' -type f -exec grep -aohE '[A-Za-z0-9_]+' {} + | "
         "grep -E '^[A-Za-z_]' | sort | uniq -c | sort -k1,1nr -k2,2 | head -20",
-        {.capture_output = true,
-         .shell = true,
-         .env = sp::Environment::extend({{"LC_ALL", "C"}})});
+        {.capture_output = true, .shell = true, .env = sp::Environment::extend({{"LC_ALL", "C"}})});
     CHECK(most_frequent(ours.std_out, 20) == most_frequent(reference.std_out, 20));
     CHECK_THAT(ours.std_out, Contains("workers: 2,"));
 }

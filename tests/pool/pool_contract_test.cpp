@@ -115,8 +115,7 @@ TEST_CASE("map runs all items, then throws the error of the first that failed",
     test::SharedWords words(1);
     mp::Pool pool({.processes = 2, .start_method = method});
     std::vector<std::tuple<int, std::string>> items;
-    for (int i = 0; i < 60; ++i)
-        items.emplace_back(i == 20 || i == 40 ? -i : i, words.path());
+    for (int i = 0; i < 60; ++i) items.emplace_back(i == 20 || i == 40 ? -i : i, words.path());
     auto run = [](int x, const std::string& path) {
         test::bump(path, 0);
         return fail_on_negative(x);
@@ -182,16 +181,16 @@ TEST_CASE("shared memory that is used up fails that call alone, and says what to
         CHECK(pool.apply(filled, kArena / 4).size() == kArena / 4);
 }
 
-TEST_CASE("options that make no sense are refused with the remedy",
-          "[pool][options][py:_TestPool.test_make_pool][py:ExecutorTest.test_max_workers_negative]") {
+TEST_CASE(
+    "options that make no sense are refused with the remedy",
+    "[pool][options][py:_TestPool.test_make_pool][py:ExecutorTest.test_max_workers_negative]") {
     auto method = GENERATE(from_range(methods()));
     CHECK_THROWS_AS(mp::Pool({.processes = 1025, .start_method = method}), std::invalid_argument);
     CHECK_THROWS_AS(mp::Pool({.processes = static_cast<unsigned>(-1), .start_method = method}),
                     std::invalid_argument);
     constexpr std::size_t kLeast = std::size_t(16) << 20;
-    CHECK_THROWS_AS(
-        mp::Pool({.processes = 1, .start_method = method, .arena_bytes = kLeast - 1}),
-        std::invalid_argument);
+    CHECK_THROWS_AS(mp::Pool({.processes = 1, .start_method = method, .arena_bytes = kLeast - 1}),
+                    std::invalid_argument);
     CHECK_THROWS_AS(mp::Pool({.processes = 1, .start_method = method, .arena_bytes = 0}),
                     std::invalid_argument);
     CHECK_THROWS_WITH(mp::Pool({.processes = 1025, .start_method = method}),
@@ -272,7 +271,8 @@ TEST_CASE("terminate ends the workers now; what was not done is cancelled",
     for (int pid : pids) CHECK_FALSE(test::process_exists(pid));
 }
 
-TEST_CASE("the destructor finishes all tasks", "[pool][end][py:ExecutorShutdownTest.test_hang_issue12364]") {
+TEST_CASE("the destructor finishes all tasks",
+          "[pool][end][py:ExecutorShutdownTest.test_hang_issue12364]") {
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(1);
     std::vector<mp::Future<std::uint64_t>> futures;
@@ -329,7 +329,8 @@ TEST_CASE("a task may make a pool of its own", "[pool][nested]") {
     auto method = GENERATE(from_range(methods()));
     mp::Pool pool({.processes = 2, .start_method = method});
     auto nested = [](int method_number) {
-        mp::Pool inner({.processes = 2, .start_method = static_cast<mp::StartMethod>(method_number)});
+        mp::Pool inner(
+            {.processes = 2, .start_method = static_cast<mp::StartMethod>(method_number)});
         std::vector<long> squares = inner.map(test::square, std::views::iota(0L, 10L));
         return std::accumulate(squares.begin(), squares.end(), 0L);
     };

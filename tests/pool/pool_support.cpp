@@ -18,7 +18,8 @@ namespace test {
 using sidestep::StartMethod;
 
 const std::vector<StartMethod>& methods() {
-    static const std::vector<StartMethod> list{StartMethod::fork};
+    static const std::vector<StartMethod> list{StartMethod::fork, StartMethod::spawn,
+                                               StartMethod::forkserver};
     return list;
 }
 
@@ -47,8 +48,7 @@ SharedWords::SharedWords(std::size_t count)
     : bytes_(count * sizeof(Word)), fd_(memfd_create("test-words", MFD_CLOEXEC)) {
     if (fd_ < 0 || ftruncate(fd_, static_cast<off_t>(bytes_)) < 0)
         throw std::runtime_error("memfd_create");
-    words_ = static_cast<Word*>(
-        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
+    words_ = static_cast<Word*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
     path_ = "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(fd_);
 }
 
@@ -66,8 +66,7 @@ SharedWords::Word* SharedWords::attach(const std::string& path) {
     Word*& words = known[status.st_ino];
     if (!words) {
         auto size = static_cast<std::size_t>(status.st_size);
-        words =
-            static_cast<Word*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+        words = static_cast<Word*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
     }
     close(fd);
     return words;

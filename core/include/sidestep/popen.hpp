@@ -96,7 +96,7 @@ class Popen {
     // Zero before the end, and if the status was lost.
     ResourceUsage resource_usage() const;
 
-    // "Popen(ls -1 /): pid 4211 exited with code 0".
+    // "Popen(ls -1 /): pid 4211 exited with code 0"; a long command is cut.
     std::string describe() const;
 
   private:

@@ -7,8 +7,9 @@
 // worker has begun.
 //
 // Errors: advancing to an item that failed throws its error, and the stream can go on: catch inside
-//         the loop is not possible, so use outcomes() to see each item's value or error. An input
-//         iterator that throws is the error of the item it stood for, and ends the input.
+//         the loop is not possible, so use outcomes() to see each item's value or error. An item
+//         whose `serialize` throws is that item's error. An input iterator that throws is the error
+//         of the item it stood for, and ends the input.
 // Ownership: a Stream refers to a range that was passed as an lvalue, and owns one that was moved
 //         in. It is moved, not copied, before its first use. It may outlive its pool.
 // Threads: one thread.
@@ -92,13 +93,10 @@ class Stream {
     // The next outcome; nothing at the end.
     std::optional<Outcome<Result>> next_outcome() {
         for (;;) {
+            if (open_ && open_->next == open_->items) open_.reset();
             fill();
-            if (open_ && open_->next < open_->items) return read_item();
-            open_.reset();
-            if (flying_.empty()) {
-                if (!input_error_) return {};
-                return Outcome<Result>(submitted_++, std::exchange(input_error_, nullptr));
-            }
+            if (open_) return read_item();
+            if (flying_.empty()) return {};
             open_next_chunk();
         }
     }
@@ -146,8 +144,9 @@ class Stream {
 
   private:
     struct Flying {
-        detail::TaskRef task;
+        detail::TaskRef task;  // or none:
         std::size_t first = 0, items = 0;
+        std::exception_ptr error;  // one item that could not be had or sent
     };
     struct Open {
         detail::TaskRef task;
@@ -172,75 +171,111 @@ class Stream {
             return 0;
     }
 
+    // Items in the next chunk.
+    std::size_t next_size() const {
+        std::size_t most = sizer_.next();
+        return window_ > 0 ? std::min(most, window_) : most;
+    }
     bool may_submit() const {
         if (input_ended_) return false;
         if (flying_.empty() && !open_) return true;  // at least one chunk, whatever the window
-        if (window_ > 0) return submitted_ - taken_ + sizer_.next() <= window_;
+        if (window_ > 0) return submitted_ - taken_ + next_size() <= window_;
         return flying_.size() + (open_ ? 1 : 0) < most_chunks_;
     }
     void fill() {
         while (may_submit()) submit_chunk();
     }
 
-    // Pulls the next items and sends them off as one task.
-    void submit_chunk() {
+    // True: *position_ is the next item. The input is advanced no sooner than the item is wanted:
+    // it may be somebody who types.
+    bool pull() {
+        if (!position_)
+            position_.emplace(std::ranges::begin(items_));
+        else if (std::exchange(used_, false))
+            ++*position_;
+        return *position_ != std::ranges::end(items_);
+    }
+
+    // Serializes the next items, at most `most` of them; how many it got.
+    std::uint64_t pull_items(std::size_t most) {
         static constexpr std::size_t kMostBytes = std::size_t(1) << 20;
-        detail::TaskRef task = detail::TaskState::create(
-            core_, detail::task_id<Body>(), detail::kTaskEntry<Body>, detail::function_address(f_));
-        OutputArchive archive(task->arguments());
-        detail::save_callable<F>(archive, f_);
-        std::size_t most = sizer_.next();
-        if (window_ > 0) most = std::clamp<std::size_t>(window_, 1, most);
-        scratch_.clear();
         OutputArchive items(scratch_);
         std::uint64_t count = 0;
         try {
-            if (!position_) position_.emplace(std::ranges::begin(items_));
-            while (count < most && scratch_.size() < kMostBytes &&
-                   *position_ != std::ranges::end(items_)) {
+            while (count < most && scratch_.size() < kMostBytes) {
+                if (!pull()) {
+                    input_ended_ = true;
+                    break;
+                }
+                auto&& item = **position_;
+                used_ = true;
                 std::size_t mark = scratch_.size();
                 try {
-                    items(static_cast<const Item&>(**position_));
-                } catch (...) {
+                    items(static_cast<const Item&>(item));
+                } catch (...) {  // that item's error alone
                     scratch_.truncate(mark);
-                    throw;
+                    item_error_ = std::current_exception();
+                    break;
                 }
                 ++count;
-                ++*position_;
             }
-            input_ended_ = *position_ == std::ranges::end(items_);
         } catch (...) {
-            input_error_ = std::current_exception();
+            item_error_ = std::current_exception();
             input_ended_ = true;
         }
-        if (count == 0) return;
-        archive(count);
-        archive.write(scratch_.begin(), scratch_.size());
-        detail::TaskState::submit(task, completions_.get());
-        flying_.push_back({std::move(task), submitted_, static_cast<std::size_t>(count)});
-        submitted_ += static_cast<std::size_t>(count);
-        sizer_.submitted(static_cast<std::size_t>(count));
+        return count;
+    }
+
+    // Pulls the next items and sends them off as one task.
+    void submit_chunk() {
+        scratch_.clear();
+        std::uint64_t count = pull_items(next_size());
+        if (count > 0) {
+            detail::TaskRef task =
+                detail::TaskState::create(core_, detail::task_id<Body>(), detail::kTaskEntry<Body>,
+                                          detail::function_address(f_));
+            OutputArchive archive(task->arguments());
+            detail::save_callable<F>(archive, f_);
+            archive(count);
+            archive.write(scratch_.begin(), scratch_.size());
+            detail::TaskState::submit(task, completions_.get());
+            note_submitted({std::move(task), submitted_, static_cast<std::size_t>(count), {}});
+        }
+        if (item_error_) note_submitted({{}, submitted_, 1, std::exchange(item_error_, nullptr)});
+    }
+    void note_submitted(Flying chunk) {
+        submitted_ += chunk.items;
+        sizer_.submitted(chunk.items);
+        flying_.push_back(std::move(chunk));
+    }
+
+    // Unordered: what needs no waiting first.
+    Flying next_chunk() {
+        auto at = flying_.begin();
+        if constexpr (kUnordered) {
+            at = std::find_if(at, flying_.end(), [](const Flying& c) { return !c.task; });
+            if (at == flying_.end()) {
+                detail::TaskRef done = completions_->next();
+                at = std::find_if(flying_.begin(), flying_.end(),
+                                  [&](const Flying& c) { return c.task.get() == done.get(); });
+            }
+        }
+        Flying chunk = std::move(*at);
+        flying_.erase(at);
+        return chunk;
     }
 
     // Waits for the oldest chunk, or for the first that is done.
     void open_next_chunk() {
-        Flying chunk;
-        if constexpr (kUnordered) {
-            detail::TaskRef done = completions_->next();
-            auto at = std::find_if(flying_.begin(), flying_.end(),
-                                   [&](const Flying& c) { return c.task.get() == done.get(); });
-            chunk = std::move(*at);
-            flying_.erase(at);
-        } else {
-            chunk = std::move(flying_.front());
-            flying_.pop_front();
-            chunk.task->wait({});
-        }
-        sizer_.completed(chunk.items, chunk.task->duration_ns());
+        Flying chunk = next_chunk();
         open_ = std::make_unique<Open>();
-        open_->task = std::move(chunk.task);
         open_->first = chunk.first;
         open_->items = chunk.items;
+        open_->error = chunk.error;
+        if (!chunk.task) return;
+        chunk.task->wait({});
+        sizer_.completed(chunk.items, chunk.task->duration_ns());
+        open_->task = std::move(chunk.task);
         try {
             open_->reader.open(open_->task->result(), open_->items);
         } catch (...) {  // the whole chunk failed: each of its items did
@@ -301,7 +336,8 @@ class Stream {
     std::unique_ptr<Open> open_;
     std::optional<Outcome<Result>> current_;
     detail::HeapBuffer scratch_;
-    std::exception_ptr input_error_;
+    std::exception_ptr item_error_;  // of the item behind those just pulled
+    bool used_ = false;              // *position_ was taken: advance before the next
     bool input_ended_ = false;
     std::size_t submitted_ = 0;  // items
     std::size_t taken_ = 0;

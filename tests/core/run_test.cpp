@@ -1,0 +1,218 @@
+#include <sidestep/subprocess.hpp>
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+
+#include <catch2/catch.hpp>
+
+#include "subprocess_support.hpp"
+#include "support.hpp"
+#include "sys.hpp"
+
+namespace sp = sidestep::subprocess;
+using namespace std::chrono_literals;
+using Catch::Matchers::Contains;
+
+TEST_CASE("run returns what the child said and how it ended", "[core][subprocess]") {
+    sp::CompletedProcess done =
+        sp::run({"sh", "-c", "echo out; echo err >&2; exit 3"}, {.capture_output = true});
+    CHECK(done.returncode == 3);
+    CHECK(done.status.code() == 3);
+    CHECK(done.std_out == "out\n");
+    CHECK(done.std_err == "err\n");
+    CHECK(done.args == sp::Args{"sh", "-c", "echo out; echo err >&2; exit 3"});
+    CHECK(done.usage.max_resident_bytes > 0);
+    CHECK_THROWS_AS(done.check_returncode(), sp::CalledProcessError);
+    CHECK(sp::run({"cat"}, {.input = "hello", .capture_output = true}).std_out == "hello");
+    CHECK(sp::run("echo $0 $1", {.capture_output = true, .shell = true}).std_out == "/bin/sh\n");
+    CHECK(sp::run({"echo $0 $1", "a", "b"}, {.capture_output = true, .shell = true}).std_out ==
+          "a b\n");
+    CHECK(sp::run(std::filesystem::path("/bin/true")).returncode == 0);
+}
+
+TEST_CASE("check, check_call and check_output throw what the child did", "[core][subprocess]") {
+    try {
+        sp::run({"sh", "-c", "echo out; kill -ABRT $$"},
+                {.capture_output = true, .check = true, .limits = {{sp::Resource::core_file, 0}}});
+        FAIL("no exception");
+    } catch (const sp::CalledProcessError& e) {
+        CHECK(e.returncode() == -SIGABRT);
+        CHECK(e.output() == "out\n");
+        CHECK_THAT(e.what(), Contains("died with signal 6 (SIGABRT)"));
+    }
+    CHECK_NOTHROW(sp::check_call({"true"}));
+    CHECK_THROWS_WITH(sp::check_call({"false"}), Contains("returned non-zero exit status 1"));
+    CHECK(sp::check_output({"sort"}, {.input = "b\na\n"}) == "a\nb\n");
+    CHECK(sp::check_output("echo out; echo err >&2", {.std_err = sp::STDOUT, .shell = true}) ==
+          "out\nerr\n");
+    CHECK_THROWS_AS(sp::check_output({"false"}), sp::CalledProcessError);
+    CHECK(sp::call({"sh", "-c", "exit 4"}) == 4);
+    CHECK_THAT(sp::CalledProcessError(-77, {"x"}).what(), Contains("unknown signal 77"));
+}
+
+TEST_CASE("getoutput runs a shell and strips one newline", "[core][subprocess]") {
+    CHECK(sp::getoutput("echo xyzzy; echo; echo err >&2") == "xyzzy\n\nerr");
+    sp::StatusOutput result = sp::getstatusoutput("echo bad; exit 9");
+    CHECK(result.status == 9);
+    CHECK(result.output == "bad");
+}
+
+TEST_CASE("options that contradict each other are refused before anything starts",
+          "[core][subprocess]") {
+    auto refused = [](const sp::Options& options) {
+        CHECK_THROWS_AS(sp::run({"true"}, options), std::invalid_argument);
+    };
+    refused({.input = "x", .std_in = sp::PIPE});
+    refused({.capture_output = true, .std_out = sp::PIPE});
+    refused({.capture_output = true, .std_err = sp::STDOUT});
+    refused({.on_stdout = [](std::string_view) {}, .std_out = sp::DEVNULL});
+    refused({.on_stderr = [](std::string_view) {}, .std_err = sp::STDOUT});
+    refused({.bufsize = -7});
+    refused({.bufsize = 1});
+    refused({.std_out = -5});
+    refused({.umask = 07777});
+    refused({.pass_fds = {-1}});
+    refused({.pass_fds = {{5, 9}, {6, 9}}});
+    refused({.std_out = sp::DEVNULL, .pass_fds = {{5, 1}}});
+    refused({.blocked_signals = {{0}}});
+    refused({.limits = {{sp::Resource::stack, 2, 1}}});
+    refused({.cpus = {-1}});
+    CHECK_THROWS_AS(sp::check_output({"true"}, {.std_out = sp::PIPE}), std::invalid_argument);
+    CHECK_THROWS_AS(sp::call({"true"}, {.input = "x"}), std::invalid_argument);
+    CHECK_THROWS_AS(sp::Popen({"true"}, {.timeout = 1s}), std::invalid_argument);
+    CHECK_THROWS_AS(sp::Popen({"true"}, {.capture_output = true}), std::invalid_argument);
+    CHECK_THROWS_AS(sp::run(std::filesystem::path("true"), {.shell = true}), std::invalid_argument);
+    static_assert(!std::is_constructible_v<sp::InputRedirect, sp::StdoutTag>);
+    static_assert(!std::is_constructible_v<sp::OutputRedirect, sp::StdoutTag>);
+}
+
+TEST_CASE("a timeout of run leaves no grandchild, and brings what was said", "[core][subprocess]") {
+    // One grandchild whose parent is gone and one below the child, both holding the pipe.
+    std::string script = "(sleep 1000 & echo $!); sleep 1000 & echo $!; wait";
+    int first = 0, second = 0;
+    try {
+        sp::run(script, {.capture_output = true, .timeout = 300ms, .shell = true});
+        FAIL("no exception");
+    } catch (const sp::TimeoutExpired& e) {
+        CHECK(e.timeout() == 300ms);
+        REQUIRE(std::sscanf(e.output().c_str(), "%d %d", &first, &second) == 2);
+    }
+    CHECK(test::eventually([&] { return !test::is_running(first) && !test::is_running(second); }));
+}
+
+TEST_CASE("a deadline holds even when a grandchild keeps the pipe open", "[core][subprocess]") {
+    int grandchild = 0;
+    sp::Options options = {.capture_output = true, .timeout = 200ms, .kill_tree = false};
+    try {
+        sp::run({"sh", "-c", "sleep 1000 & echo $!"}, options);
+        FAIL("no exception");
+    } catch (const sp::TimeoutExpired& e) {
+        grandchild = std::atoi(e.output().c_str());
+    }
+    CHECK(test::is_running(grandchild));  // kill_tree = false
+    kill(grandchild, SIGKILL);
+    options.timeout.reset();
+    options.drain_timeout = 5ms;
+    grandchild = std::atoi(sp::run({"sh", "-c", "sleep 1000 & echo $!"}, options).std_out.c_str());
+    CHECK(test::is_running(grandchild));
+    kill(grandchild, SIGKILL);
+}
+
+TEST_CASE("with a timeout the child leads a group, unless told otherwise", "[core][subprocess]") {
+    auto group_of = [](sp::Options options) {
+        options.capture_output = true;
+        options.std_in = sp::DEVNULL;
+        return std::stoi(
+            sp::run({"sh", "-c", "ps -o pgid= -p $$ || cut -d' ' -f5 /proc/$$/stat"}, options)
+                .std_out);
+    };
+    CHECK(group_of({.timeout = 60s}) != getpgrp());
+    CHECK(group_of({}) == getpgrp());
+    CHECK(group_of({.timeout = 60s, .kill_tree = false}) == getpgrp());
+    CHECK(group_of({.timeout = 60s, .process_group = getpgrp()}) == getpgrp());
+}
+
+TEST_CASE("callbacks get the lines while the child runs", "[core][subprocess]") {
+    std::vector<std::string> lines, errors;
+    auto to = [](std::vector<std::string>& list) {
+        return [&list](std::string_view line) { list.emplace_back(line); };
+    };
+    sp::CompletedProcess done =
+        sp::run("printf 'a\\nb'; echo err >&2",
+                {.on_stdout = to(lines), .on_stderr = to(errors), .shell = true});
+    CHECK(lines == std::vector<std::string>{"a", "b"});
+    CHECK(errors == std::vector<std::string>{"err"});
+    CHECK(done.std_out.empty());
+    lines.clear();
+    done = sp::run("printf 'a\\r\\nb\\r'",
+                   {.capture_output = true, .on_stdout = to(lines), .shell = true, .text = true});
+    CHECK(lines == std::vector<std::string>{"a", "b"});
+    CHECK(done.std_out == "a\nb\n");
+    // While it runs: the child waits for an answer to its line.
+    auto [gate_read, gate_write] = sidestep::sys::make_pipe();
+    int answer = gate_write.get();
+    done = sp::run("echo ask; read line <&9; exit 6",
+                   {.on_stdout = [&](std::string_view) { (void)!write(answer, "yes\n", 4); },
+                    .shell = true,
+                    .pass_fds = {{gate_read.get(), 9}}});
+    CHECK(done.returncode == 6);
+}
+
+TEST_CASE("a callback that throws kills the child and comes out of run", "[core][subprocess]") {
+    auto boom = [](std::string_view) { throw std::runtime_error("boom"); };
+    CHECK_THROWS_WITH(
+        sp::run("echo x; sleep 1000", {.on_stdout = boom, .shell = true, .kill_tree = true}),
+        "boom");
+}
+
+TEST_CASE("a pipeline reports every member", "[core][subprocess]") {
+    sp::CompletedPipeline sorted = sp::pipeline({{"cat"}, {"sort"}, {"head", "-1"}},
+                                                {.input = "b\na\n", .capture_output = true});
+    CHECK(sorted.std_out == "a\n");
+    CHECK(sorted.returncode() == 0);
+    CHECK(sorted.members.size() == 3);
+    sp::CompletedPipeline failing = sp::pipeline(
+        {{"sh", "-c", "echo one >&2; exit 3"}, {"sh", "-c", "cat; echo two >&2"}, {"cat"}},
+        {.capture_output = true});
+    CHECK(failing.members[0].returncode == 3);
+    CHECK(failing.members[0].std_err == "one\n");
+    CHECK(failing.members[1].std_err == "two\n");
+    CHECK(failing.members[2].returncode == 0);
+    CHECK(failing.returncode() == 3);
+    CHECK_THROWS_AS(failing.check_returncode(), sp::CalledProcessError);
+    // The first one dies of SIGPIPE when the last one has seen enough.
+    sp::CompletedPipeline cut = sp::pipeline({{"yes"}, {"head", "-1"}}, {.capture_output = true});
+    CHECK(cut.std_out == "y\n");
+    CHECK(cut.members[0].returncode == -SIGPIPE);
+    CHECK_THROWS_AS(sp::pipeline({{"sleep", "1000"}, {"/no/such"}}), sp::StartError);
+    CHECK_THROWS_AS(sp::pipeline({{"sleep", "1000"}, {"cat"}}, {.timeout = 50ms}),
+                    sp::TimeoutExpired);
+    CHECK_THROWS_AS(sp::pipeline({}), std::invalid_argument);
+}
+
+TEST_CASE("a command describes itself as one would type it", "[core][subprocess]") {
+    CHECK(sp::Args{"ls", "-1", "it's", ""}.describe() == "ls -1 'it'\"'\"'s' ''");
+    CHECK(sp::Args("ls -1").describe() == "ls -1");
+    std::vector<std::filesystem::path> paths = {"/bin/echo", "x"};
+    CHECK(sp::Args(paths).describe() == "/bin/echo x");
+    CHECK(sp::check_output({"sh", "-c", "printf %s " + sp::shell_quote("a'b \"$c\"")}) ==
+          "a'b \"$c\"");
+}
+
+TEST_CASE("an environment replaces or extends the parent's", "[core][subprocess]") {
+    auto names = [](const sp::Environment& environment) {
+        return sp::check_output({"/usr/bin/env"}, {.env = environment});
+    };
+    CHECK(names({}) == "");
+    CHECK(names({{"B", "2"}, {"A", "="}, {"B", "3"}}) == "A==\nB=3\n");
+    setenv("SIDESTEP_TEST", "parent", 1);
+    sp::Environment extended = sp::Environment::extend({{"NEW", "1"}});
+    CHECK_THAT(names(extended), Contains("SIDESTEP_TEST=parent\n") && Contains("NEW=1\n"));
+    extended.set("SIDESTEP_TEST", "child");
+    CHECK_THAT(names(extended), Contains("SIDESTEP_TEST=child\n") && !Contains("parent"));
+    extended.remove("SIDESTEP_TEST");
+    CHECK_THAT(names(extended), !Contains("SIDESTEP_TEST"));
+    unsetenv("SIDESTEP_TEST");
+}
