@@ -2,6 +2,7 @@
 // handles that travel in messages.
 #pragma once
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
@@ -11,6 +12,7 @@
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -159,6 +161,25 @@ T travel(const T& handle) {
     return channel.receive<T>();
 }
 
+// Keeps the calling thread, and the children it forks, on one CPU: a debugger and its victim hand
+// over to each other ten times faster there.
+class OneCpu {
+  public:
+    OneCpu() {
+        ::sched_getaffinity(0, sizeof before_, &before_);
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(static_cast<unsigned>(::sched_getcpu()), &one);
+        ::sched_setaffinity(0, sizeof one, &one);
+    }
+    OneCpu(const OneCpu&) = delete;
+    OneCpu& operator=(const OneCpu&) = delete;
+    ~OneCpu() { ::sched_setaffinity(0, sizeof before_, &before_); }
+
+  private:
+    cpu_set_t before_;
+};
+
 // Kills a child after every single instruction of `operation`: for k = 0, 1, 2... a fresh child
 // runs `prepare`, then k instructions of `operation`, and is killed; then `check(k)` runs here.
 // Ends when the operation gets through. Returns how many instructions it has.
@@ -176,6 +197,7 @@ inline unsigned kill_at_every_instruction(const std::function<void()>& prepare,
     SharedPage<Progress> progress;
     for (unsigned k = 0;; k += kStride) {
         progress->stage = 0;
+        auto pinned = std::make_unique<OneCpu>();
         Child child([&] {
             prepare();
             ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
@@ -195,6 +217,7 @@ inline unsigned kill_at_every_instruction(const std::function<void()>& prepare,
         }
         bool done = progress->stage == 2 || !WIFSTOPPED(status);
         if (WIFSTOPPED(status)) child.kill();
+        pinned.reset();
         check(k);
         if (done) return k;
     }
