@@ -48,9 +48,17 @@ void flush_streams() {
 int fork_child() {
     flush_streams();
     auto frozen = ParentFd::freeze();
+    // Blocked, so that a signal for the new child waits until the application's handlers are gone.
+    sigset_t all, former;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &former);
     int pid = ::fork();
-    if (pid < 0) throw_errno(errno, "fork");
-    if (pid > 0) return pid;
+    if (pid != 0) {
+        int error = errno;
+        pthread_sigmask(SIG_SETMASK, &former, nullptr);
+        if (pid < 0) throw_errno(error, "fork");
+        return pid;
+    }
     frozen.release();  // the parent's
     ParentFd::close_all();
     reset_signals();

@@ -1,7 +1,6 @@
 // The fork server of a process: a zygote that was spawned, and starts again when it died.
 #include <fmt/format.h>
 #include <poll.h>
-#include <signal.h>
 
 #include <cerrno>
 #include <memory>
@@ -117,7 +116,6 @@ Launched launch_from_forkserver(BootMain entry, const LaunchOptions& options) {
 }
 
 void forkserver_main(Fd control) {
-    signal(SIGINT, SIG_IGN);
     BlobBuffer answer;
     try {
         auto request = Blob::receive(control.get());

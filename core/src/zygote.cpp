@@ -27,6 +27,15 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kAnswerTime = 30s;  // a fork takes microseconds; a stopped zygote must not stop us
 
+// Blocked, and not ignored: a SIGINT for a child that was just forked waits in the child, and none
+// that is pending here is inherited (fork(2)).
+void block_interrupts(int how) {
+    sigset_t interrupt;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    sigprocmask(how, &interrupt, nullptr);
+}
+
 struct ForkRequest {
     std::int32_t group = 0;  // the process group to join; 0: one of its own
 };
@@ -60,8 +69,8 @@ bool serve_request(const Fd& control) {
     long pid = fork_sibling(&raw_pidfd);
     if (pid == 0) {
         const_cast<Fd&>(control).reset();
-        signal(SIGINT, SIG_DFL);
         enter_group(wanted.group);
+        block_interrupts(SIG_UNBLOCK);
         boot(std::move(request.fds[0]));
     }
     ForkReply reply{static_cast<std::int32_t>(pid), pid < 0 ? errno : 0};
@@ -107,7 +116,7 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
 }  // namespace
 
 void zygote_main(Fd control) {
-    signal(SIGINT, SIG_IGN);
+    block_interrupts(SIG_BLOCK);
     prctl(PR_SET_NAME, "sidestep-fork");
     while (serve_request(control)) {
     }

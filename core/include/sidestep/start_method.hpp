@@ -55,7 +55,7 @@ std::filesystem::path get_executable();
 // They have its environment, limits and standard streams, those of the moment of its start; the
 // working folder is this process's at the start of the child.
 //
-// It ignores SIGINT. If it dies, the next start() begins another; children that it forked are not
+// It survives SIGINT. If it dies, the next start() begins another; children that it forked are not
 // touched. When this process ends, it ends, too.
 
 // What the server runs before it takes requests: loads, reads, builds what all children shall have
