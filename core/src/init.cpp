@@ -15,6 +15,8 @@
 #include <exception>
 #include <iostream>
 
+#include <sidestep/exit_hooks.hpp>
+
 #include "boot.hpp"
 #include "error.hpp"
 #include "sys.hpp"
@@ -27,8 +29,7 @@ std::atomic<bool> init_called{false};
 // From here on the kernel kills this process when the last write end of the lifeline closes, that
 // is when the parent dies, whatever either was doing (F_SETSIG, fcntl(2)). The read end stays open
 // as long as the process lives.
-void arm_lifeline(Fd lifeline, int parent_pid) {
-    int fd = lifeline.release();
+void arm_lifeline(int fd, int parent_pid) {
     if (fcntl(fd, F_SETOWN, getpid()) < 0) throw_errno(errno, "fcntl(F_SETOWN, lifeline)");
     if (fcntl(fd, F_SETSIG, SIGKILL) < 0) throw_errno(errno, "fcntl(F_SETSIG, lifeline)");
     int flags = fcntl(fd, F_GETFL);
@@ -50,15 +51,21 @@ void occupy_standard_descriptors(Fd& control) {
 }
 
 void boot_or_throw(Fd control) {
+    // A forked child starts with a copy of its parent's.
+    static int armed_lifeline = -1;
+    if (armed_lifeline >= 0) ::close(std::exchange(armed_lifeline, -1));
     occupy_standard_descriptors(control);
     BootMessage message;
     auto bytes = std::as_writable_bytes(std::span(&message, 1));
     sys::Message received = sys::receive_message(control.get(), bytes);
     if (received.closed) _exit(1);  // the parent is gone
     if (received.size != sizeof message || message.magic != BootMessage::kMagic ||
-        received.fds.size() != 1)
+        received.fds.size() != message.has_lifeline)
         throw std::runtime_error("the start message is not one of this version of Sidestep");
-    arm_lifeline(std::move(received.fds[0]), message.parent_pid);
+    if (message.has_lifeline) {
+        armed_lifeline = received.fds[0].release();
+        arm_lifeline(armed_lifeline, message.parent_pid);
+    }
     const void* entry = resolve(message.entry, Contents::code, 1);
     if (!entry)
         throw std::runtime_error(
@@ -99,6 +106,7 @@ void boot(Fd control) noexcept {
 }
 
 void leave_process(int exit_code) noexcept {
+    run_exit_hooks();
     try {
         std::cout.flush();
         std::cerr.flush();

@@ -11,6 +11,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -86,7 +87,7 @@ int poll_timeout(const Deadline& deadline) {
 Fd pidfd_open(int pid) {
     long fd = syscall(SYS_pidfd_open, pid, 0);
     if (fd < 0) throw_errno(errno, fmt::format("pidfd_open({})", pid));
-    return Fd(static_cast<int>(fd));
+    return above_stdio(Fd(static_cast<int>(fd)));
 }
 
 bool pidfd_send_signal(int pidfd, int signal) {
@@ -189,13 +190,13 @@ SocketPair make_socketpair() {
     int fds[2];
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
         throw_errno(errno, "socketpair");
-    return {Fd(fds[0]), Fd(fds[1])};
+    return {above_stdio(Fd(fds[0])), above_stdio(Fd(fds[1]))};
 }
 
 Fd make_eventfd() {
     int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (fd < 0) throw_errno(errno, "eventfd");
-    return Fd(fd);
+    return above_stdio(Fd(fd));
 }
 
 void set_nonblocking(int fd, bool on) {
@@ -252,7 +253,7 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
         for (std::size_t i = 0; i < count; ++i) {
             int fd;
             std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-            message.fds.emplace_back(fd);
+            message.fds.push_back(above_stdio(Fd(fd)));
         }
     }
     if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
@@ -260,10 +261,34 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
     return message;
 }
 
-Fd memfd(const char* name, std::size_t size) {
+Fd growing_memfd(const char* name) {
     int raw = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (raw < 0) throw_errno(errno, fmt::format("memfd_create({})", name));
-    Fd fd(raw);
+    return above_stdio(Fd(raw));
+}
+
+void resize_file(int fd, std::size_t size) {
+    if (::ftruncate(fd, static_cast<off_t>(size)) < 0)
+        throw_errno(errno, fmt::format("ftruncate({} bytes)", size));
+}
+
+void seal(int fd) {
+    constexpr int kSize = F_SEAL_SHRINK | F_SEAL_GROW;
+    // Writing cannot be sealed while someone has it mapped for writing.
+    if (::fcntl(fd, F_ADD_SEALS, kSize | F_SEAL_WRITE) < 0 && ::fcntl(fd, F_ADD_SEALS, kSize) < 0)
+        throw_errno(errno, "fcntl(F_ADD_SEALS)");
+}
+
+std::size_t sealed_size(int fd) {
+    int seals = ::fcntl(fd, F_GET_SEALS);
+    struct stat file = {};
+    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || ::fstat(fd, &file) < 0)
+        throw_errno(EINVAL, "the descriptor is not a sealed memfd");
+    return static_cast<std::size_t>(file.st_size);
+}
+
+Fd memfd(const char* name, std::size_t size) {
+    Fd fd = growing_memfd(name);
     if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0)
         throw_errno(errno, fmt::format("ftruncate({}, {} bytes)", name, size));
     if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
@@ -274,7 +299,7 @@ Fd memfd(const char* name, std::size_t size) {
 Fd reopen_read_only(const Fd& fd) {
     std::string path = fmt::format("/proc/self/fd/{}", fd.get());
     int raw = retry([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); });
-    if (raw >= 0) return Fd(raw);
+    if (raw >= 0) return above_stdio(Fd(raw));
     if (errno == ENOENT) return fd.duplicate();
     throw_errno(errno, fmt::format("open({}, read only)", path));
 }

@@ -89,6 +89,13 @@ Message receive_message(int socket, std::span<std::byte> buffer);
 // An anonymous file that vanishes with its last user. Sparse: pages come on first touch. Sealed
 // against shrinking and growing, so that nobody can turn an access into SIGBUS.
 Fd memfd(const char* name, std::size_t size);
+// The same, unsealed and empty: resize_file() it, seal() it when it is complete.
+Fd growing_memfd(const char* name);
+void resize_file(int fd, std::size_t size);
+// From here on nobody changes the file's size nor, if the kernel lets us, its contents.
+void seal(int fd);
+// The size of a memfd that cannot shrink any more. Throws EINVAL for any other file.
+std::size_t sealed_size(int fd);
 // The same file, open for reading only: its receiver cannot map it writable by accident. (Not
 // F_SEAL_FUTURE_WRITE: that forbids punching holes too, so pages could never be given back.)
 // Without /proc, a plain duplicate.

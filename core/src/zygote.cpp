@@ -7,16 +7,15 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <iostream>
+#include <cstdlib>
 #include <system_error>
 
 #include "error.hpp"
+#include "fork_child.hpp"
 #include "sys.hpp"
 
 #ifndef PR_GET_TID_ADDRESS
@@ -29,6 +28,18 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kAnswerTime = 30s;  // a fork takes microseconds; a stopped zygote must not stop us
 
+// Blocked, and not ignored: a SIGINT for a child that was just forked waits in the child, and none
+// that is pending here is inherited (fork(2)).
+void block_interrupts(int how) {
+    sigset_t interrupt;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    sigprocmask(how, &interrupt, nullptr);
+}
+
+struct ForkRequest {
+    std::int32_t group = 0;  // the process group to join; 0: one of its own
+};
 struct ForkReply {
     std::int32_t pid = 0;
     std::int32_t error = 0;
@@ -51,15 +62,16 @@ long fork_sibling(int* pidfd) {
 
 // One request: the message carries the child's control socket. True: go on.
 bool serve_request(const Fd& control) {
-    std::byte ignored[16];
-    sys::Message request = sys::receive_message(control.get(), ignored);
-    if (request.closed || request.fds.size() != 1) return false;
+    ForkRequest wanted;
+    sys::Message request =
+        sys::receive_message(control.get(), std::as_writable_bytes(std::span(&wanted, 1)));
+    if (request.closed || request.size != sizeof wanted || request.fds.size() != 1) return false;
     int raw_pidfd = -1;
     long pid = fork_sibling(&raw_pidfd);
     if (pid == 0) {
         const_cast<Fd&>(control).reset();
-        signal(SIGINT, SIG_DFL);
-        setpgid(0, 0);
+        enter_group(wanted.group);
+        block_interrupts(SIG_UNBLOCK);
         boot(std::move(request.fds[0]));
     }
     ForkReply reply{static_cast<std::int32_t>(pid), pid < 0 ? errno : 0};
@@ -67,38 +79,6 @@ bool serve_request(const Fd& control) {
     std::span<const int> fds(&raw_pidfd, pid < 0 ? 0 : 1);
     sys::send_message(control.get(), std::as_bytes(std::span(&reply, 1)), fds);
     return true;
-}
-
-// Signals as a program finds them that was just started: what was ignored stays ignored, nothing is
-// blocked, and the application's handlers are not called in its workers, where a SIGTERM has to end
-// the process. Handlers of crashes stay: they write reports.
-void reset_signals() {
-    for (int number = 1; number < NSIG; ++number) {
-        switch (number) {
-            case SIGSEGV:
-            case SIGBUS:
-            case SIGFPE:
-            case SIGILL:
-            case SIGABRT:
-            case SIGTRAP:
-            case SIGSYS:
-                continue;
-        }
-        struct sigaction action;
-        if (sigaction(number, nullptr, &action) == 0 && action.sa_handler != SIG_IGN)
-            signal(number, SIG_DFL);
-    }
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, nullptr);
-}
-
-// A child that cannot be handed over must not stay.
-void discard_child(int pid) {
-    if (pid <= 0) return;
-    ::kill(pid, SIGKILL);
-    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
-    }
 }
 
 [[noreturn]] void throw_dead(const Launched& zygote) {
@@ -140,7 +120,7 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
 }  // namespace
 
 void zygote_main(Fd control) {
-    signal(SIGINT, SIG_IGN);
+    block_interrupts(SIG_BLOCK);
     prctl(PR_SET_NAME, "sidestep-fork");
     while (serve_request(control)) {
     }
@@ -148,29 +128,7 @@ void zygote_main(Fd control) {
 }
 
 std::unique_ptr<Zygote> Zygote::fork_here() {
-    sys::SocketPair control = sys::make_socketpair();
-    sys::Pipe lifeline = sys::make_pipe();
-    std::cout.flush();
-    std::fflush(nullptr);  // or each child would write it once more
-    int pid = fork();
-    if (pid < 0) throw_errno(errno, "fork");
-    if (pid == 0) {
-        control.first.reset();
-        lifeline.write_end.reset();
-        setpgid(0, 0);
-        reset_signals();
-        boot(std::move(control.second));
-    }
-    Fd pidfd;
-    try {
-        pidfd = sys::pidfd_open(pid);
-    } catch (...) {
-        discard_child(pid);
-        throw;
-    }
-    Launched self{pid, std::move(pidfd), std::move(control.first), std::move(lifeline.write_end)};
-    send_boot_message(self, &zygote_main, lifeline.read_end);
-    return std::make_unique<Zygote>(std::move(self));
+    return std::make_unique<Zygote>(make_forker()->launch(&zygote_main, {}));
 }
 
 Zygote::~Zygote() {
@@ -180,19 +138,26 @@ Zygote::~Zygote() {
     (void)sys::wait_pidfd(self_.pidfd.get(), true);
 }
 
-Launched Zygote::launch(BootMain entry) {
+bool Zygote::is_running() const {
+    return !sys::wait_for_exit(self_.pidfd.get(), sys::Clock::now());
+}
+
+Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
     sys::SocketPair control = sys::make_socketpair();
-    sys::Pipe lifeline = sys::make_pipe();
-    std::byte request{};
+    sys::Pipe lifeline;
+    if (options.dies_with_us) lifeline = sys::make_pipe();
+    ForkRequest request{options.own_group ? 0 : getpgrp()};
     int fd = control.second.get();
     try {
-        sys::send_message(self_.control.get(), {&request, 1}, {&fd, 1});
+        sys::send_message(self_.control.get(), std::as_bytes(std::span(&request, 1)), {&fd, 1});
     } catch (const std::system_error& error) {
         if (error.code().value() == EPIPE) throw_dead(self_);
         throw;
     }
     Launched child;
-    child.pid = receive_reply(self_, child.pidfd).pid;
+    Fd pidfd;
+    child.pid = receive_reply(self_, pidfd).pid;
+    child.pidfd = std::move(pidfd);
     child.control = std::move(control.first);
     child.lifeline = std::move(lifeline.write_end);
     send_boot_message(child, entry, lifeline.read_end);

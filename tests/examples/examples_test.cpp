@@ -32,6 +32,16 @@ TEST_CASE("the tour of streams counts words, shows each item's outcome, and sums
     CHECK(done.std_out == "10 words\n0:1 1:2 2:3 3:4 5:6 6:7 7:8 8:9 \n2 failed\n332833500\n");
 }
 
+TEST_CASE("the tour of processes: a queue, an echo, and an exception that comes back by type",
+          "[examples][tour]") {
+    auto done = test::run_example("example_04_process");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out ==
+          "200 items, exit codes 0 0\nhello!\n1 ready\nexit code 1\nchild failed\n");
+    CHECK_THAT(done.std_err, Matches("Process Process-4 \\(pid [0-9]+\\) ended by an exception:\n"
+                                     "std::runtime_error: child failed\n"));
+}
+
 TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_06_subprocess");
     CHECK(done.returncode == 0);

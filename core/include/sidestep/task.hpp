@@ -169,7 +169,7 @@ using ResultOf = std::decay_t<std::invoke_result_t<F&, Args&&...>>;
 
 // The checks that turn a page of template errors into one sentence.
 template <class F, class... Args>
-constexpr void check_task() {
+constexpr void check_callable() {
     static_assert(TaskCallable<F>,
                   "this callable cannot be sent to another process. A lambda with captures cannot: "
                   "(1) pass what it captures as arguments, (2) use sidestep::bind(f, args...), or "
@@ -179,17 +179,20 @@ constexpr void check_task() {
                   "(or include the cereal header of a standard type); pointers cannot travel");
     static_assert((std::is_default_constructible_v<Args> && ...),
                   "an argument's type needs a default constructor, so that it can be read back");
-    if constexpr (TaskCallable<F>) {
+    if constexpr (TaskCallable<F>)
         static_assert(std::is_invocable_v<F&, Args&&...>,
                       "the callable cannot be called with these arguments: they arrive as "
                       "temporaries (parameters by value, const& or &&; const char* arrives as "
                       "std::string)");
-        if constexpr (std::is_invocable_v<F&, Args&&...>) {
-            using Result = ResultOf<F, Args...>;
-            static_assert(std::is_void_v<Result> || Travels<Result>,
-                          "the result cannot be serialized: give its type a cereal `serialize` "
-                          "member, or return void");
-        }
+}
+template <class F, class... Args>
+constexpr void check_task() {
+    check_callable<F, Args...>();
+    if constexpr (std::is_invocable_v<F&, Args&&...>) {
+        using Result = ResultOf<F, Args...>;
+        static_assert(std::is_void_v<Result> || Travels<Result>,
+                      "the result cannot be serialized: give its type a cereal `serialize` "
+                      "member, or return void");
     }
 }
 
