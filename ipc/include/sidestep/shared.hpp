@@ -1,0 +1,5 @@
+// Memory that processes share: values and arrays without a name, and blocks with one.
+#pragma once
+
+#include <sidestep/shared_memory.hpp>
+#include <sidestep/value.hpp>
