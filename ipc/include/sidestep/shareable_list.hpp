@@ -10,7 +10,8 @@
 // Threads:    nothing locks: who writes and reads the same item at once may see half of it. Keep a
 //             Lock beside.
 // Peer death: an item may be half written.
-// Errors:     std::out_of_range; std::length_error for text that does not fit; std::runtime_error if
+// Errors:     std::out_of_range; std::length_error for text that does not fit; std::runtime_error
+// if
 //             the memory holds no list; those of SharedMemory.
 #pragma once
 
