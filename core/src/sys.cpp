@@ -288,7 +288,12 @@ Mapping map_shared(int fd, std::size_t size, Access access, bool populate) {
 }
 
 bool populate(std::span<std::byte> range) {
-    if (::madvise(range.data(), range.size(), MADV_POPULATE_WRITE) == 0) return true;
+    // madvise wants the start of a page, or it does nothing (EINVAL).
+    static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    auto begin = reinterpret_cast<std::uintptr_t>(range.data());
+    std::size_t before = begin % page;
+    if (::madvise(range.data() - before, range.size() + before, MADV_POPULATE_WRITE) == 0)
+        return true;
     return errno == EINVAL;  // a kernel before 5.14: pages come on first touch
 }
 
@@ -300,15 +305,6 @@ void discard(int fd, std::size_t offset, std::size_t size) {
 
 void no_dump(std::span<std::byte> range) noexcept {
     (void)::madvise(range.data(), range.size(), MADV_DONTDUMP);
-}
-
-void prefer_huge_pages(std::span<std::byte> range) noexcept {
-    constexpr std::uintptr_t kHuge = 2 << 20;
-    std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(range.data());
-    std::uintptr_t first = (begin + kHuge - 1) & ~(kHuge - 1);
-    std::uintptr_t last = (begin + range.size()) & ~(kHuge - 1);
-    if (first + kHuge < last)
-        (void)::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 }
 
 void dont_fork(std::span<std::byte> range) noexcept {

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <system_error>
 
 #include "error.hpp"
 #include "sys.hpp"
@@ -100,6 +101,10 @@ void discard_child(int pid) {
     }
 }
 
+[[noreturn]] void throw_dead(const Launched& zygote) {
+    throw_errno(ECHILD, fmt::format("the fork server (process {}) died", zygote.pid));
+}
+
 // Waits for the zygote's answer, or for its death.
 ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
     pollfd entries[2] = {{zygote.control.get(), POLLIN, 0}, {zygote.pidfd.get(), POLLIN, 0}};
@@ -122,8 +127,7 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
         discard_child(reply.pid);
         throw;
     }
-    if (message.size != sizeof reply)
-        throw_errno(ECHILD, fmt::format("the fork server (pid {}) died", zygote.pid));
+    if (message.size != sizeof reply) throw_dead(zygote);
     if (reply.error) throw_errno(reply.error, "clone3 in the fork server");
     if (message.fds.size() != 1) {
         discard_child(reply.pid);
@@ -181,7 +185,12 @@ Launched Zygote::launch(BootMain entry) {
     sys::Pipe lifeline = sys::make_pipe();
     std::byte request{};
     int fd = control.second.get();
-    sys::send_message(self_.control.get(), {&request, 1}, {&fd, 1});
+    try {
+        sys::send_message(self_.control.get(), {&request, 1}, {&fd, 1});
+    } catch (const std::system_error& error) {
+        if (error.code().value() == EPIPE) throw_dead(self_);
+        throw;
+    }
     Launched child;
     child.pid = receive_reply(self_, child.pidfd).pid;
     child.control = std::move(control.first);

@@ -41,3 +41,14 @@ TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
                        "BANANA\nAPPLE\n0 0\n-15\n"));
     CHECK(done.std_err.empty());
 }
+
+TEST_CASE("the tour of connections echoes, and turns a wrong key away on both sides",
+          "[examples][tour]") {
+    auto done = test::run_example("example_07_connection");
+    CHECK(done.returncode == 0);
+    // Which side is told first is the scheduler's choice.
+    CHECK_THAT(done.std_out, Matches("abab\n(server|client): .*\n(server|client): .*\n"));
+    CHECK_THAT(done.std_out, Contains("\nserver: the peer 127.0.0.1:") &&
+                                 Contains("\nclient: the listener at 127.0.0.1:"));
+    CHECK(done.std_err.empty());
+}

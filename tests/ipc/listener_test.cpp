@@ -273,3 +273,23 @@ TEST_CASE("a client killed in the middle of its handshake has failed it", "[ipc]
     CHECK_THROWS_AS(listener.accept(), AuthenticationError);
     CHECK(child.join() == -SIGKILL);
 }
+
+TEST_CASE("an abstract name without a key is for processes of the same user", "[ipc][listener]") {
+    if (geteuid() != 0) {
+        WARN("only root can be another user: nothing was tested");
+        return;
+    }
+    Listener listener({.address = UnixAddress{}});
+    test::ForkedChild stranger([&] {
+        if (setuid(65534) != 0) return 2;
+        Connection connection = Client(listener.address());
+        try {
+            connection.recv_bytes();
+            return 3;
+        } catch (const EndOfStream&) {
+            return 0;
+        }
+    });
+    while (wait({stranger.sentinel()}, 0s).empty()) CHECK_FALSE(listener.accept_for(10ms));
+    CHECK(stranger.join() == 0);
+}

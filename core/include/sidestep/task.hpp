@@ -98,8 +98,10 @@ concept FunctionPointer = std::is_pointer_v<F> && std::is_function_v<std::remove
 template <class F>
 concept Captureless =
     std::is_class_v<F> && std::is_empty_v<F> && std::is_default_constructible_v<F>;
+// (cereal says yes to pointers, only to stop the compiler later with a message of its own.)
 template <class T>
-concept Travels = cereal::traits::is_output_serializable<T, OutputArchive>::value &&
+concept Travels =
+    !std::is_pointer_v<T> && cereal::traits::is_output_serializable<T, OutputArchive>::value &&
     cereal::traits::is_input_serializable<T, InputArchive>::value;
 template <class F>
 concept StatefulFunctor =
