@@ -32,6 +32,13 @@ TEST_CASE("the tour of streams counts words, shows each item's outcome, and sums
     CHECK(done.std_out == "10 words\n0:1 1:2 2:3 3:4 5:6 6:7 7:8 8:9 \n2 failed\n332833500\n");
 }
 
+TEST_CASE("the tour of shared memory runs as it stands", "[examples][tour]") {
+    auto done = test::run_example("example_05_shared_memory");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "2 3\n20000\n1048576\n42\n");
+    CHECK(done.std_err.empty());
+}
+
 TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_06_subprocess");
     CHECK(done.returncode == 0);
