@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <system_error>
 
 #include "error.hpp"
 #include "sys.hpp"
@@ -100,6 +102,25 @@ void discard_child(int pid) {
     }
 }
 
+[[noreturn]] void throw_dead(const Launched& zygote) {
+    throw_errno(ECHILD, fmt::format("the fork server (pid {}) died", zygote.pid));
+}
+
+// Asks for a child on the other end of `control`.
+void send_request(const Launched& zygote, const Fd& control) {
+    std::byte request{};
+    int fd = control.get();
+    try {
+        sys::send_message(zygote.control.get(), {&request, 1}, {&fd, 1});
+    } catch (const std::system_error& error) {
+        bool dead = error.code() == std::errc::broken_pipe ||
+                    error.code() == std::errc::connection_reset ||
+                    error.code() == std::errc::not_connected;
+        if (dead) throw_dead(zygote);
+        throw;
+    }
+}
+
 // Waits for the zygote's answer, or for its death.
 ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
     pollfd entries[2] = {{zygote.control.get(), POLLIN, 0}, {zygote.pidfd.get(), POLLIN, 0}};
@@ -122,8 +143,7 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
         discard_child(reply.pid);
         throw;
     }
-    if (message.size != sizeof reply)
-        throw_errno(ECHILD, fmt::format("the fork server (pid {}) died", zygote.pid));
+    if (message.size != sizeof reply) throw_dead(zygote);
     if (reply.error) throw_errno(reply.error, "clone3 in the fork server");
     if (message.fds.size() != 1) {
         discard_child(reply.pid);
@@ -147,6 +167,7 @@ std::unique_ptr<Zygote> Zygote::fork_here() {
     sys::SocketPair control = sys::make_socketpair();
     sys::Pipe lifeline = sys::make_pipe();
     std::cout.flush();
+    std::clog.flush();
     std::fflush(nullptr);  // or each child would write it once more
     int pid = fork();
     if (pid < 0) throw_errno(errno, "fork");
@@ -170,7 +191,10 @@ std::unique_ptr<Zygote> Zygote::fork_here() {
 }
 
 Zygote::~Zygote() {
-    self_.control.reset();  // end of file: it leaves
+    // End of file: it leaves. Shut down, not only closed: a process that was forked since may hold
+    // a copy of the descriptor.
+    ::shutdown(self_.control.get(), SHUT_RDWR);
+    self_.control.reset();
     if (!sys::wait_for_exit(self_.pidfd.get(), sys::Clock::now() + 1s))
         sys::pidfd_send_signal(self_.pidfd.get(), SIGKILL);
     (void)sys::wait_pidfd(self_.pidfd.get(), true);
@@ -179,9 +203,7 @@ Zygote::~Zygote() {
 Launched Zygote::launch(BootMain entry) {
     sys::SocketPair control = sys::make_socketpair();
     sys::Pipe lifeline = sys::make_pipe();
-    std::byte request{};
-    int fd = control.second.get();
-    sys::send_message(self_.control.get(), {&request, 1}, {&fd, 1});
+    send_request(self_, control.second);
     Launched child;
     child.pid = receive_reply(self_, child.pidfd).pid;
     child.control = std::move(control.first);
