@@ -101,8 +101,11 @@ void discard_child(int pid) {
     }
 }
 
+// Its socket is closed: it is dead, or about to be.
 [[noreturn]] void throw_dead(const Launched& zygote) {
-    throw_errno(ECHILD, fmt::format("the fork server (process {}) died", zygote.pid));
+    ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), true, true);
+    throw_errno(ECHILD,
+                fmt::format("the fork server (process {}) {}", zygote.pid, status.describe()));
 }
 
 // Waits for the zygote's answer, or for its death.
@@ -188,8 +191,9 @@ Launched Zygote::launch(BootMain entry) {
     try {
         sys::send_message(self_.control.get(), {&request, 1}, {&fd, 1});
     } catch (const std::system_error& error) {
-        if (error.code().value() == EPIPE) throw_dead(self_);
-        throw;
+        int code = error.code().value();
+        if (code != EPIPE && code != ECONNRESET) throw;
+        throw_dead(self_);
     }
     Launched child;
     child.pid = receive_reply(self_, child.pidfd).pid;
