@@ -5,15 +5,19 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <iostream>
+
+#include <sidestep/exit_hooks.hpp>
 
 #include "boot.hpp"
 #include "error.hpp"
@@ -27,8 +31,7 @@ std::atomic<bool> init_called{false};
 // From here on the kernel kills this process when the last write end of the lifeline closes, that
 // is when the parent dies, whatever either was doing (F_SETSIG, fcntl(2)). The read end stays open
 // as long as the process lives.
-void arm_lifeline(Fd lifeline, int parent_pid) {
-    int fd = lifeline.release();
+void arm_lifeline(int fd, int parent_pid) {
     if (fcntl(fd, F_SETOWN, getpid()) < 0) throw_errno(errno, "fcntl(F_SETOWN, lifeline)");
     if (fcntl(fd, F_SETSIG, SIGKILL) < 0) throw_errno(errno, "fcntl(F_SETSIG, lifeline)");
     int flags = fcntl(fd, F_GETFL);
@@ -50,15 +53,21 @@ void occupy_standard_descriptors(Fd& control) {
 }
 
 void boot_or_throw(Fd control) {
+    // A forked child starts with a copy of its parent's.
+    static int armed_lifeline = -1;
+    if (armed_lifeline >= 0) ::close(std::exchange(armed_lifeline, -1));
     occupy_standard_descriptors(control);
     BootMessage message;
     auto bytes = std::as_writable_bytes(std::span(&message, 1));
     sys::Message received = sys::receive_message(control.get(), bytes);
     if (received.closed) _exit(1);  // the parent is gone
     if (received.size != sizeof message || message.magic != BootMessage::kMagic ||
-        received.fds.size() != 1)
+        received.fds.size() != message.has_lifeline)
         throw std::runtime_error("the start message is not one of this version of Sidestep");
-    arm_lifeline(std::move(received.fds[0]), message.parent_pid);
+    if (message.has_lifeline) {
+        armed_lifeline = received.fds[0].release();
+        arm_lifeline(armed_lifeline, message.parent_pid);
+    }
     const void* entry = resolve(message.entry, Contents::code, 1);
     if (!entry)
         throw std::runtime_error(
@@ -67,22 +76,34 @@ void boot_or_throw(Fd control) {
     reinterpret_cast<BootMain>(const_cast<void*>(entry))(std::move(control));
 }
 
+// The descriptor that the variable names, or -1: a number, and nothing else, of a socket of the
+// kind that we pass on. (Whatever else it is must not be read from.)
+int control_socket(const char* text) {
+    int fd = -1;
+    const char* end = text + std::strlen(text);
+    auto [rest, error] = std::from_chars(text, end, fd);
+    if (error != std::errc() || rest != end || fd < 0) return -1;
+    int type = 0;
+    socklen_t size = sizeof type;
+    bool ours = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET;
+    return ours ? fd : -1;
+}
+
 }  // namespace
 
 void init() {
     init_called = true;
     const char* text = std::getenv(kBootVariable);
     if (!text) return;
-    int fd = std::atoi(text);
-    unsetenv(kBootVariable);  // a program that this worker starts is no worker
-    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
-        std::fprintf(
-            stderr,
-            "sidestep: %s=%s names no open file; it is set by Sidestep for its own workers: "
-            "unset it\n",
-            kBootVariable, text);
+    int fd = control_socket(text);
+    if (fd < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+        std::fprintf(stderr,
+                     "sidestep: %s=%s names no socket of a worker; the variable is set by Sidestep "
+                     "for its own workers: unset it\n",
+                     kBootVariable, text);
         std::_Exit(1);
     }
+    unsetenv(kBootVariable);  // a program that this worker starts is no worker
     boot(Fd(fd));
 }
 
@@ -99,6 +120,7 @@ void boot(Fd control) noexcept {
 }
 
 void leave_process(int exit_code) noexcept {
+    run_exit_hooks();
     try {
         std::cout.flush();
         std::cerr.flush();

@@ -1,20 +1,90 @@
 #include "launch.hpp"
 
 #include <fmt/format.h>
+#include <sched.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <stdexcept>
 #include <string>
 
 #include <sidestep/init.hpp>
 
 #include "error.hpp"
+#include "fork_child.hpp"
 #include "spawn.hpp"
+#include "start_defaults.hpp"
 #include "sys.hpp"
 #include "zygote.hpp"
 
 namespace sidestep {
 namespace {
+
+// What this program was called as.
+std::string program_name() {
+    static const std::string* const name = [] {
+        auto command_line = sys::read_file("/proc/self/cmdline");
+        return new std::string(command_line ? command_line->c_str() : "sidestep-worker");
+    }();
+    return *name;
+}
+
+// /proc/self/exe is the file that runs, even if its name was given to another one since.
+class Spawner final : public Launcher {
+  public:
+    using Launcher::launch;
+    Launched launch(BootMain entry, const LaunchOptions& how) override {
+        constexpr int kControlFd = 3;
+        sys::SocketPair control = sys::make_socketpair();
+        sys::Pipe lifeline;
+        if (how.dies_with_us) lifeline = sys::make_pipe();
+        std::string program = executable();
+        subprocess::Options options;
+        options.executable = program.empty() ? "/proc/self/exe" : program;
+        options.std_in = subprocess::DEVNULL;
+        options.env =
+            subprocess::Environment::extend({{kBootVariable, std::to_string(kControlFd)}});
+        options.pass_fds = {{control.second.get(), kControlFd}};
+        if (how.own_group) options.process_group = 0;
+        options.blocked_signals = std::vector<int>{};
+        spawn::Child child = spawn::start({program.empty() ? program_name() : program}, options);
+        Launched launched{child.pid, std::move(child.pidfd), std::move(control.first),
+                          std::move(lifeline.write_end)};
+        send_boot_message(launched, entry, lifeline.read_end);
+        return launched;
+    }
+};
+
+class Forker final : public Launcher {
+  public:
+    using Launcher::launch;
+    Launched launch(BootMain entry, const LaunchOptions& how) override {
+        sys::SocketPair control = sys::make_socketpair();
+        sys::Pipe lifeline;
+        if (how.dies_with_us) lifeline = sys::make_pipe();
+        int pid = fork_child();
+        if (pid == 0) {
+            control.first.reset();
+            lifeline = {};
+            if (how.own_group) enter_group(0);
+            boot(std::move(control.second));
+        }
+        if (how.own_group) (void)::setpgid(pid, pid);  // whoever is faster
+        Fd pidfd;
+        try {
+            pidfd = sys::pidfd_open(pid);
+        } catch (...) {
+            discard_child(pid);
+            throw;
+        }
+        Launched launched{pid, std::move(pidfd), std::move(control.first),
+                          std::move(lifeline.write_end)};
+        send_boot_message(launched, entry, lifeline.read_end);
+        return launched;
+    }
+};
+
+}  // namespace
 
 void require_init(const char* purpose) {
     if (initialized()) return;
@@ -25,8 +95,17 @@ void require_init(const char* purpose) {
         purpose));
 }
 
+// A thread that was joined is still listed for a moment: join() returns before the kernel has
+// removed it.
+std::size_t settled_thread_count(std::size_t allowed) {
+    auto give_up = sys::Clock::now() + std::chrono::milliseconds(100);
+    std::size_t threads;
+    while ((threads = sys::thread_count()) > allowed && sys::Clock::now() < give_up) sched_yield();
+    return threads;
+}
+
 void require_single_thread(const char* purpose, std::size_t own_threads) {
-    std::size_t threads = sys::thread_count();
+    std::size_t threads = settled_thread_count(1 + own_threads);
     if (threads <= 1 + own_threads) return;
     throw std::logic_error(fmt::format(
         "{} cannot be forked: this process has {} other threads, and a lock that one of them holds "
@@ -35,52 +114,22 @@ void require_single_thread(const char* purpose, std::size_t own_threads) {
         purpose, threads - 1 - own_threads));
 }
 
-// What this program was called as.
-std::string program_name() {
-    auto command_line = sys::read_file("/proc/self/cmdline");
-    return command_line ? command_line->c_str() : "sidestep-worker";
-}
-
-// Starts this program afresh. /proc/self/exe is the file that runs, even if its name was given to
-// another one since.
-class Spawner final : public Launcher {
-  public:
-    Launched launch(BootMain entry) override {
-        constexpr int kControlFd = 3;
-        sys::SocketPair control = sys::make_socketpair();
-        sys::Pipe lifeline = sys::make_pipe();
-        subprocess::Options options;
-        options.executable = "/proc/self/exe";
-        options.std_in = subprocess::DEVNULL;
-        options.env =
-            subprocess::Environment::extend({{kBootVariable, std::to_string(kControlFd)}});
-        options.pass_fds = {{control.second.get(), kControlFd}};
-        options.process_group = 0;
-        options.blocked_signals = std::vector<int>{};
-        spawn::Child child = spawn::start({program_name_}, options);
-        Launched launched{child.pid, std::move(child.pidfd), std::move(control.first),
-                          std::move(lifeline.write_end)};
-        send_boot_message(launched, entry, lifeline.read_end);
-        return launched;
-    }
-
-  private:
-    std::string program_name_ = program_name();
-};
-
-}  // namespace
-
 void send_boot_message(const Launched& child, BootMain entry, const Fd& lifeline) {
     BootMessage message;
     message.entry = locate(reinterpret_cast<const void*>(entry));
     message.parent_pid = getpid();
+    message.has_lifeline = lifeline ? 1 : 0;
     int fd = lifeline.get();
+    std::span<const int> fds(&fd, message.has_lifeline);
     try {
-        sys::send_message(child.control.get(), std::as_bytes(std::span(&message, 1)), {&fd, 1});
+        sys::send_message(child.control.get(), std::as_bytes(std::span(&message, 1)), fds);
     } catch (const std::system_error&) {
         // It is dead already: that is seen by its pidfd, with the status that tells why.
     }
 }
+
+std::unique_ptr<Launcher> make_spawner() { return std::make_unique<Spawner>(); }
+std::unique_ptr<Launcher> make_forker() { return std::make_unique<Forker>(); }
 
 std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
                                         std::size_t own_threads) {
@@ -95,7 +144,7 @@ std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
             break;
         case StartMethod::forkserver:
             require_init(purpose);
-            return std::make_unique<Zygote>(Spawner().launch(&zygote_main));
+            return std::make_unique<Zygote>(make_spawner()->launch(&zygote_main));
     }
     return Zygote::fork_here();
 }

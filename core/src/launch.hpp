@@ -1,6 +1,6 @@
 // Starting children that run this program's own code: one interface over the start methods.
 //
-// Peer death: each child dies with its parent (its lifeline; see boot.hpp).
+// Peer death: a child with a lifeline is killed when its parent ends (see boot.hpp).
 // Threads:    a launcher belongs to one thread at a time.
 #pragma once
 
@@ -10,27 +10,45 @@
 
 #include "boot.hpp"
 #include "fd.hpp"
+#include "parent_fd.hpp"
 
 namespace sidestep {
 
 struct Launched {
     int pid = 0;
-    Fd pidfd;
-    Fd control;   // our end of the control socket
-    Fd lifeline;  // the child is killed when this closes
+    ParentFd pidfd;
+    ParentFd control;   // our end of the control socket
+    ParentFd lifeline;  // the child is killed when this closes
+};
+
+struct LaunchOptions {
+    bool own_group = true;     // it leads a process group; else it is in that of the caller
+    bool dies_with_us = true;  // it has a lifeline
 };
 
 class Launcher {
   public:
     virtual ~Launcher() = default;
-    // Starts a child of this process, leader of a process group of its own, that goes on at
-    // `entry`. Throws std::system_error if it cannot be started.
-    virtual Launched launch(BootMain entry) = 0;
+    // Starts a child of this process that goes on at `entry`. Throws std::system_error if it cannot
+    // be started.
+    virtual Launched launch(BootMain entry, const LaunchOptions& options) = 0;
+    Launched launch(BootMain entry) { return launch(entry, LaunchOptions{}); }
 };
 
-// The first message on the control socket; see boot.hpp.
+// The first message on the control socket; see boot.hpp. An empty lifeline is none.
 void send_boot_message(const Launched& child, BootMain entry, const Fd& lifeline);
 
+// Throws std::logic_error unless init() was called.
+void require_init(const char* purpose);
+// Throws std::logic_error if there are other threads than this one and `own_threads`.
+void require_single_thread(const char* purpose, std::size_t own_threads);
+
+// Starts this program afresh, or the one that set_executable() named.
+std::unique_ptr<Launcher> make_spawner();
+// Forks this process as it is.
+std::unique_ptr<Launcher> make_forker();
+
+// The launcher of a pool. With the fork methods it is a template, forked now.
 // `purpose` begins the messages of errors ("a pool's worker").
 // Throws std::logic_error if init() was not called (spawn, forkserver), or if there are other
 // threads (fork; `own_threads` of them are known to hold nothing that a task needs).

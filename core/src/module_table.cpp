@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -86,21 +87,30 @@ int add_module(dl_phdr_info* info, std::size_t, void* data) {
     return 0;
 }
 
+struct Table {
+    std::vector<Module> modules;
+    const Table* older = nullptr;  // keeps it reachable: no leak, to those who look for leaks
+};
+
 // The modules as last seen. Replaced as a whole and never freed (a reader may hold it, and a forked
-// child must find it unlocked); that costs a few hundred bytes for each dlopen().
-// SYNC(modules): release when published, acquire when read.
-std::atomic<const std::vector<Module>*> known_modules{nullptr};
+// child must find it unlocked); that costs a few hundred bytes for each dlopen() that brought
+// tasks. SYNC(modules): release when published, acquire when read.
+std::atomic<const Table*> known_modules{nullptr};
 
 // Calls search(modules), once more with a fresh list if it found nothing: a library may have been
-// loaded since.
+// loaded since. A list in which nothing is found either is dropped: looking in vain costs no
+// memory.
 template <class Search>
 bool find_module(Search search) {
-    const auto* modules = known_modules.load(std::memory_order_acquire);
-    if (modules && search(*modules)) return true;
-    auto* fresh = new std::vector<Module>;
-    dl_iterate_phdr(add_module, fresh);
-    known_modules.store(fresh, std::memory_order_release);
-    return search(*fresh);
+    const Table* known = known_modules.load(std::memory_order_acquire);
+    if (known && search(known->modules)) return true;
+    auto fresh = std::make_unique<Table>();
+    dl_iterate_phdr(add_module, &fresh->modules);
+    if (!search(fresh->modules)) return false;
+    Table* published = fresh.release();
+    // Nobody reads `older`, so it may come after the publication.
+    published->older = known_modules.exchange(published, std::memory_order_acq_rel);
+    return true;
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 // A module is known by its build-id; one without (ld --build-id=none), by a hash of its code.
 //
 // Threads: thread-safe. Fork: the table is rebuilt from the running process when in doubt.
+// Limits:  a library that tasks come from stays loaded: after dlclose() its addresses would still
+//          be taken for its own.
 #pragma once
 
 #include <cstdint>

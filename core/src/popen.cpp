@@ -230,9 +230,11 @@ bool PopenState::wait_until(const sys::Deadline& deadline) {
     for (;;) {
         {
             std::lock_guard lock(mutex);
-            if (!reap().running()) return true;
+            if (!status.running()) return true;
         }
         if (!sys::wait_for_exit(child.pidfd.get(), deadline)) return false;
+        std::lock_guard lock(mutex);
+        if (!reap().running()) return true;
     }
 }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <optional>
 
 #include "error.hpp"
@@ -58,6 +59,18 @@ namespace {
 // switches between the two processes. Small talk is not worth the memory.
 constexpr std::size_t kMuch = 1 << 20;
 constexpr int kLargePipe = 1 << 20;
+constexpr std::size_t kLargeRead = 256 << 10;  // what a core's cache holds until it is appended
+
+// Growth by four instead of two: of the time of a large capture, most went into copying it and
+// touching new pages. Memory that is not touched is not used.
+void make_room(std::string& text, std::size_t more) {
+    if (text.capacity() - text.size() >= more) return;
+    try {
+        text.reserve(text.size() * 4 + more);
+    } catch (const std::bad_alloc&) {
+        // A limit on address space: append() asks for less.
+    }
+}
 
 // What the writer holds back was meant to be sent before.
 void abandon(PipeWriter& pipe) noexcept {
@@ -169,7 +182,10 @@ void Pump::read(Reader& reader) {
         return;
     }
     std::string_view bytes(space_.get(), static_cast<std::size_t>(n));
-    if (reader.collected) *reader.collected += bytes;
+    if (reader.collected) {
+        if (reader.total >= kMuch) make_room(*reader.collected, bytes.size());
+        *reader.collected += bytes;
+    }
     if (reader.lines) reader.lines->feed(bytes);
     reader.total += bytes.size();
     if (may_grow_pipes_ && !reader.grown && reader.total >= kMuch) grow_pipe(reader);
@@ -179,7 +195,7 @@ void Pump::grow_pipe(Reader& reader) {
     reader.grown = true;
     int size = ::fcntl(reader.pipe.fd(), F_SETPIPE_SZ, kLargePipe);
     if (size <= 0 || static_cast<std::size_t>(size) <= space_bytes_) return;  // not allowed: fine
-    space_bytes_ = static_cast<std::size_t>(size);
+    space_bytes_ = std::min(static_cast<std::size_t>(size), kLargeRead);
     space_ = std::make_unique_for_overwrite<char[]>(space_bytes_);
 }
 

@@ -5,6 +5,7 @@
 
 #include <any>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <future>
@@ -139,6 +140,7 @@ Codecs standard_codecs() {
     add_from_message<std::overflow_error>(codecs);
     add_from_message<std::underflow_error>(codecs);
     add_from_message<SerializationError>(codecs);
+    add_from_message<cereal::Exception>(codecs);
     add_with_code<std::system_error>(codecs);
     add_with_code<std::ios_base::failure>(codecs);
     add_with_code<std::future_error>(codecs);
@@ -170,19 +172,23 @@ std::string readable(const char* mangled) {
     return result;
 }
 
-// What std::throw_with_nested throws is a class of libstdc++ that
-// derives from the type that it was given; the mangled name tells which.
-std::string without_nesting(const std::string& type) {
-    constexpr std::string_view kPrefix = "St17_Nested_exceptionI";
-    if (!type.starts_with(kPrefix) || !type.ends_with('E')) return type;
-    return type.substr(kPrefix.size(), type.size() - kPrefix.size() - 1);
+// What std::throw_with_nested(e) throws is a private class of the library, derived from e's class
+// and std::nested_exception, in this order. Returns the former's type, or null if it is not such a
+// class.
+const std::type_info* type_with_nested(const std::type_info& type) {
+    bool is_private = std::strncmp(type.name(), "St17_Nested_exceptionI", 22) == 0 ||  // libstdc++
+                      std::strncmp(type.name(), "NSt3__18__nestedI", 17) == 0;         // libc++
+    auto* info = dynamic_cast<const abi::__vmi_class_type_info*>(&type);
+    return is_private && info && info->__base_count == 2 ? info->__base_info[0].__base_type
+                                                         : nullptr;
 }
 
 // The name under which the exception's type is known: what libstdc++ throws for streams is a
 // private class derived from the public one, and what already crossed once is a Remote<T>.
 std::string public_type(const std::exception& error) {
     if (auto* remote = dynamic_cast<const RemoteInfo*>(&error)) return remote->type();
-    std::string type = without_nesting(typeid(error).name());
+    auto* wrapped = type_with_nested(typeid(error));
+    std::string type = wrapped ? wrapped->name() : typeid(error).name();
     bool known = find_codec(type).has_value();
     if (!known && dynamic_cast<const std::ios_base::failure*>(&error))
         return typeid(std::ios_base::failure).name();
@@ -194,7 +200,7 @@ std::string describe_foreign() {
     try {
         throw;
     } catch (const char* text) {
-        return text;
+        return text ? text : "";  // a thrown nullptr comes here too
     } catch (const std::string& text) {
         return text;
     } catch (int value) {
@@ -219,7 +225,8 @@ Description describe_current() {
         throw;
     } catch (const std::exception& error) {
         d.type = public_type(error);
-        d.message = error.what();
+        const char* text = error.what();
+        d.message = text ? text : "";
         d.error = &error;
         if (auto* outer = dynamic_cast<const std::nested_exception*>(&error))
             d.nested = outer->nested_ptr();
@@ -227,6 +234,21 @@ Description describe_current() {
         d.message = describe_foreign();
     }
     return d;
+}
+
+// A line for each level that is wrapped.
+std::string describe_nested(std::exception_ptr nested) {
+    std::string lines;
+    for (int depth = 0; nested && depth < kMaxNesting; ++depth) {
+        try {
+            std::rethrow_exception(nested);
+        } catch (...) {
+            Description d = describe_current();
+            lines += fmt::format("which wraps {}: {}\n", readable(d.type.c_str()), d.message);
+            nested = d.nested;
+        }
+    }
+    return lines;
 }
 
 void save_level(OutputArchive& archive, const std::string& where, int depth);
@@ -247,7 +269,8 @@ void save_nested(OutputArchive& archive, const std::exception_ptr& nested, const
 void save_level(OutputArchive& archive, const std::string& where, int depth) {
     Description d = describe_current();
     std::string name = readable(d.type.c_str());
-    std::string traceback = fmt::format("{}: {}\n", name, d.message) + where;
+    std::string traceback =
+        fmt::format("{}: {}\n", name, d.message) + where + describe_nested(d.nested);
     if (d.error && !remote_traceback(*d.error).empty())
         traceback += "which it got from\n" + remote_traceback(*d.error);
     archive(d.type, d.message, traceback);
@@ -269,7 +292,9 @@ std::exception_ptr load_level(InputArchive& archive, int depth) {
     RemoteText text;
     bool has_nested = false;
     archive(text.type, text.message, text.traceback, has_nested);
-    if (has_nested && depth < kMaxNesting) text.nested = load_level(archive, depth + 1);
+    if (has_nested && depth >= kMaxNesting)
+        throw SerializationError("cannot deserialize: an exception nested too deeply");
+    if (has_nested) text.nested = load_level(archive, depth + 1);
     std::uint64_t size = 0;
     archive(size);
     auto state = archive.view(static_cast<std::size_t>(size));
@@ -277,7 +302,9 @@ std::exception_ptr load_level(InputArchive& archive, int depth) {
     if (auto codec = find_codec(text.type)) {
         try {
             InputArchive inner(state);
-            return codec->load(inner, std::move(text));
+            std::exception_ptr error = codec->load(inner, std::move(text));
+            inner.expect_end();
+            return error;
         } catch (...) {  // the state could not be read: the text still arrives
         }
     }

@@ -173,7 +173,13 @@ SIDESTEP_CHILD_SIDE bool close_on_exec_by_proc() noexcept {
 
 // poll(2) tells which of many numbers are descriptors, so that even a limit of a billion without
 // /proc ends.
-SIDESTEP_CHILD_SIDE void close_on_exec_by_poll(unsigned limit) noexcept {
+SIDESTEP_CHILD_SIDE void close_on_exec_by_poll() noexcept {
+    // A limit may have been lowered below descriptors that are open: look at so many at least.
+    constexpr std::uint64_t kAtLeast = 65536, kAtMost = 1u << 30;
+    std::uint64_t soft_hard[2];
+    if (raw(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, soft_hard) < 0) soft_hard[1] = kAtLeast;
+    std::uint64_t highest = soft_hard[1] < kAtLeast ? kAtLeast : soft_hard[1];
+    auto limit = static_cast<unsigned>(highest > kAtMost ? kAtMost : highest);
     constexpr unsigned kBatch = 256;
     pollfd entries[kBatch];
     for (unsigned first = 3; first < limit; first += kBatch) {
@@ -198,7 +204,7 @@ SIDESTEP_CHILD_SIDE void close_fds(const Plan& plan) noexcept {
         bool done = plan.close_method == CloseMethod::close_range &&
                     raw(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC) == 0;
         if (!done && plan.close_method != CloseMethod::poll) done = close_on_exec_by_proc();
-        if (!done) close_on_exec_by_poll(plan.fd_limit);
+        if (!done) close_on_exec_by_poll();
     }
     for (std::size_t i = 0; i < plan.kept_count; ++i)
         check(plan, StartStep::close_fds, set_cloexec(plan.kept[i], false));

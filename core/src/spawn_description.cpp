@@ -299,11 +299,6 @@ void Description::set_limits() {
     }
     plan_.limits = limits_.data();
     plan_.limit_count = limits_.size();
-    struct rlimit descriptors = {};
-    ::getrlimit(RLIMIT_NOFILE, &descriptors);
-    // A limit may have been lowered below descriptors that are open.
-    constexpr rlim_t kAtLeast = 4096, kAtMost = 1u << 30;
-    plan_.fd_limit = static_cast<unsigned>(std::clamp(descriptors.rlim_cur, kAtLeast, kAtMost));
 }
 
 void Description::set_cpus() {

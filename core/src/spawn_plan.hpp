@@ -49,7 +49,6 @@ struct Plan {
     std::size_t kept_count = 0;
     bool close_fds = true;
     CloseMethod close_method = CloseMethod::close_range;
-    unsigned fd_limit = 0;  // of the parent: RLIMIT_NOFILE
 
     const char* cwd = nullptr;
     int umask = -1;

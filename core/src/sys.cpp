@@ -8,8 +8,10 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -85,7 +87,7 @@ int poll_timeout(const Deadline& deadline) {
 Fd pidfd_open(int pid) {
     long fd = syscall(SYS_pidfd_open, pid, 0);
     if (fd < 0) throw_errno(errno, fmt::format("pidfd_open({})", pid));
-    return Fd(static_cast<int>(fd));
+    return above_stdio(Fd(static_cast<int>(fd)));
 }
 
 bool pidfd_send_signal(int pidfd, int signal) {
@@ -120,6 +122,22 @@ bool wait_for_exit(int pidfd, const Deadline& deadline) {
         if (n < 0 && errno != EINTR) throw_errno(errno, "poll(pidfd)");
         if (deadline && Clock::now() >= *deadline) return false;
     }
+}
+
+int find_process(int pid, Fd& pidfd) noexcept {
+    long fd = syscall(SYS_pidfd_open, pid, 0);
+    if (fd >= 0) {
+        pidfd.reset(static_cast<int>(fd));
+        return 0;
+    }
+    int error = errno;
+    if (error == ESRCH || error == ENOENT || error == EINVAL) return ESRCH;  // the two: a thread's
+    return ::kill(pid, 0) < 0 && errno == ESRCH ? ESRCH : error;  // no pidfds: seccomp, fd limit
+}
+
+bool has_ended(int pidfd) noexcept {
+    pollfd entry = {.fd = pidfd, .events = POLLIN, .revents = 0};
+    return retry([&] { return ::poll(&entry, 1, 0); }) > 0;
 }
 
 std::size_t thread_count() {
@@ -172,13 +190,13 @@ SocketPair make_socketpair() {
     int fds[2];
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
         throw_errno(errno, "socketpair");
-    return {Fd(fds[0]), Fd(fds[1])};
+    return {above_stdio(Fd(fds[0])), above_stdio(Fd(fds[1]))};
 }
 
 Fd make_eventfd() {
     int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (fd < 0) throw_errno(errno, "eventfd");
-    return Fd(fd);
+    return above_stdio(Fd(fd));
 }
 
 void set_nonblocking(int fd, bool on) {
@@ -235,7 +253,7 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
         for (std::size_t i = 0; i < count; ++i) {
             int fd;
             std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-            message.fds.emplace_back(fd);
+            message.fds.push_back(above_stdio(Fd(fd)));
         }
     }
     if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
@@ -243,10 +261,34 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
     return message;
 }
 
-Fd memfd(const char* name, std::size_t size) {
+Fd growing_memfd(const char* name) {
     int raw = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (raw < 0) throw_errno(errno, fmt::format("memfd_create({})", name));
-    Fd fd(raw);
+    return above_stdio(Fd(raw));
+}
+
+void resize_file(int fd, std::size_t size) {
+    if (::ftruncate(fd, static_cast<off_t>(size)) < 0)
+        throw_errno(errno, fmt::format("ftruncate({} bytes)", size));
+}
+
+void seal(int fd) {
+    constexpr int kSize = F_SEAL_SHRINK | F_SEAL_GROW;
+    // Writing cannot be sealed while someone has it mapped for writing.
+    if (::fcntl(fd, F_ADD_SEALS, kSize | F_SEAL_WRITE) < 0 && ::fcntl(fd, F_ADD_SEALS, kSize) < 0)
+        throw_errno(errno, "fcntl(F_ADD_SEALS)");
+}
+
+std::size_t sealed_size(int fd) {
+    int seals = ::fcntl(fd, F_GET_SEALS);
+    struct stat file = {};
+    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || ::fstat(fd, &file) < 0)
+        throw_errno(EINVAL, "the descriptor is not a sealed memfd");
+    return static_cast<std::size_t>(file.st_size);
+}
+
+Fd memfd(const char* name, std::size_t size) {
+    Fd fd = growing_memfd(name);
     if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0)
         throw_errno(errno, fmt::format("ftruncate({}, {} bytes)", name, size));
     if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
@@ -257,7 +299,7 @@ Fd memfd(const char* name, std::size_t size) {
 Fd reopen_read_only(const Fd& fd) {
     std::string path = fmt::format("/proc/self/fd/{}", fd.get());
     int raw = retry([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); });
-    if (raw >= 0) return Fd(raw);
+    if (raw >= 0) return above_stdio(Fd(raw));
     if (errno == ENOENT) return fd.duplicate();
     throw_errno(errno, fmt::format("open({}, read only)", path));
 }
@@ -271,7 +313,12 @@ Mapping map_shared(int fd, std::size_t size, Access access, bool populate) {
 }
 
 bool populate(std::span<std::byte> range) {
-    if (::madvise(range.data(), range.size(), MADV_POPULATE_WRITE) == 0) return true;
+    // madvise wants the start of a page, or it does nothing (EINVAL).
+    static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    auto begin = reinterpret_cast<std::uintptr_t>(range.data());
+    std::size_t before = begin % page;
+    if (::madvise(range.data() - before, range.size() + before, MADV_POPULATE_WRITE) == 0)
+        return true;
     return errno == EINVAL;  // a kernel before 5.14: pages come on first touch
 }
 
@@ -323,8 +370,9 @@ Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
     return wake == Wake::timeout ? Wake::woken : wake;
 }
 
-void futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
-    (void)syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+int futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept {
+    long woken = syscall(SYS_futex, &word, FUTEX_WAKE, count, nullptr, nullptr, 0);
+    return woken > 0 ? static_cast<int>(woken) : 0;
 }
 
 std::optional<std::string> read_file(const char* path) {
@@ -340,6 +388,14 @@ std::optional<std::string> read_file(const char* path) {
         text.append(chunk, static_cast<std::size_t>(n));
     }
     return text;
+}
+
+void fill_random(std::span<std::byte> bytes) {
+    while (!bytes.empty()) {
+        ssize_t n = retry([&] { return ::getrandom(bytes.data(), bytes.size(), 0); });
+        if (n < 0) throw_errno(errno, "getrandom");
+        bytes = bytes.subspan(static_cast<std::size_t>(n));
+    }
 }
 
 }  // namespace sidestep::sys

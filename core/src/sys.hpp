@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -40,6 +41,11 @@ bool pidfd_send_signal(int pidfd, int signal);
 ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false, struct rusage* usage = nullptr);
 // Polls the pidfd. True: the process has ended (and may still be unreaped).
 bool wait_for_exit(int pidfd, const Deadline& deadline);
+// Looks for a process of this pid namespace. 0 and a pidfd: it exists (perhaps as a zombie). ESRCH:
+// there is none; the number may be a thread's by now. Anything else: the kernel does not tell.
+int find_process(int pid, Fd& pidfd) noexcept;
+// True: the pidfd says that the process has ended, all its threads included.
+bool has_ended(int pidfd) noexcept;
 // Threads of this process (/proc/self/task) that are not on their way out; 0 where /proc is not
 // mounted.
 std::size_t thread_count();
@@ -83,6 +89,13 @@ Message receive_message(int socket, std::span<std::byte> buffer);
 // An anonymous file that vanishes with its last user. Sparse: pages come on first touch. Sealed
 // against shrinking and growing, so that nobody can turn an access into SIGBUS.
 Fd memfd(const char* name, std::size_t size);
+// The same, unsealed and empty: resize_file() it, seal() it when it is complete.
+Fd growing_memfd(const char* name);
+void resize_file(int fd, std::size_t size);
+// From here on nobody changes the file's size nor, if the kernel lets us, its contents.
+void seal(int fd);
+// The size of a memfd that cannot shrink any more. Throws EINVAL for any other file.
+std::size_t sealed_size(int fd);
 // The same file, open for reading only: its receiver cannot map it writable by accident. (Not
 // F_SEAL_FUTURE_WRITE: that forbids punching holes too, so pages could never be given back.)
 // Without /proc, a plain duplicate.
@@ -107,11 +120,20 @@ Wake futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
 Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
                  const std::atomic<std::uint32_t>& b, std::uint32_t expected_b,
                  const Deadline& deadline) noexcept;
-void futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept;
+// The half of a 64-bit word that a futex can be: the one with the low bits.
+inline const std::atomic<std::uint32_t>& low_half(const std::atomic<std::uint64_t>& word) noexcept {
+    static_assert(std::endian::native == std::endian::little);
+    const void* address = &word;  // for the kernel: never read through
+    return *static_cast<const std::atomic<std::uint32_t>*>(address);
+}
+// Returns how many sleepers were woken.
+int futex_wake(const std::atomic<std::uint32_t>& word, int count) noexcept;
 
 // --- files -----------------------------------------------------------------------------------
 
 // The whole of a small file (/proc, /sys); nothing if it cannot be opened.
 std::optional<std::string> read_file(const char* path);
+// Bytes that nobody can guess (getrandom(2)).
+void fill_random(std::span<std::byte> bytes);
 
 }  // namespace sidestep::sys

@@ -6,17 +6,18 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <iostream>
+#include <cstdlib>
+#include <string>
 #include <system_error>
 
 #include "error.hpp"
+#include "fork_child.hpp"
 #include "sys.hpp"
 
 #ifndef PR_GET_TID_ADDRESS
@@ -29,6 +30,18 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kAnswerTime = 30s;  // a fork takes microseconds; a stopped zygote must not stop us
 
+// Blocked, and not ignored: a SIGINT for a child that was just forked waits in the child, and none
+// that is pending here is inherited (fork(2)).
+void block_interrupts(int how) {
+    sigset_t interrupt;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    sigprocmask(how, &interrupt, nullptr);
+}
+
+struct ForkRequest {
+    std::int32_t group = 0;  // the process group to join; 0: one of its own
+};
 struct ForkReply {
     std::int32_t pid = 0;
     std::int32_t error = 0;
@@ -51,15 +64,16 @@ long fork_sibling(int* pidfd) {
 
 // One request: the message carries the child's control socket. True: go on.
 bool serve_request(const Fd& control) {
-    std::byte ignored[16];
-    sys::Message request = sys::receive_message(control.get(), ignored);
-    if (request.closed || request.fds.size() != 1) return false;
+    ForkRequest wanted;
+    sys::Message request =
+        sys::receive_message(control.get(), std::as_writable_bytes(std::span(&wanted, 1)));
+    if (request.closed || request.size != sizeof wanted || request.fds.size() != 1) return false;
     int raw_pidfd = -1;
     long pid = fork_sibling(&raw_pidfd);
     if (pid == 0) {
         const_cast<Fd&>(control).reset();
-        signal(SIGINT, SIG_DFL);
-        setpgid(0, 0);
+        enter_group(wanted.group);
+        block_interrupts(SIG_UNBLOCK);
         boot(std::move(request.fds[0]));
     }
     ForkReply reply{static_cast<std::int32_t>(pid), pid < 0 ? errno : 0};
@@ -69,43 +83,13 @@ bool serve_request(const Fd& control) {
     return true;
 }
 
-// Signals as a program finds them that was just started: what was ignored stays ignored, nothing is
-// blocked, and the application's handlers are not called in its workers, where a SIGTERM has to end
-// the process. Handlers of crashes stay: they write reports.
-void reset_signals() {
-    for (int number = 1; number < NSIG; ++number) {
-        switch (number) {
-            case SIGSEGV:
-            case SIGBUS:
-            case SIGFPE:
-            case SIGILL:
-            case SIGABRT:
-            case SIGTRAP:
-            case SIGSYS:
-                continue;
-        }
-        struct sigaction action;
-        if (sigaction(number, nullptr, &action) == 0 && action.sa_handler != SIG_IGN)
-            signal(number, SIG_DFL);
-    }
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, nullptr);
-}
-
-// A child that cannot be handed over must not stay.
-void discard_child(int pid) {
-    if (pid <= 0) return;
-    ::kill(pid, SIGKILL);
-    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
-    }
-}
-
 // Its socket is closed: it is dead, or about to be.
 [[noreturn]] void throw_dead(const Launched& zygote) {
-    ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), true, true);
-    throw_errno(ECHILD,
-                fmt::format("the fork server (process {}) {}", zygote.pid, status.describe()));
+    (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 1s);
+    ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), false, true);
+    std::string how = status.signaled() ? status.describe() : "died";
+    if (status.exited()) how += ": it " + status.describe();
+    throw_errno(ECHILD, fmt::format("the fork server (process {}) {}", zygote.pid, how));
 }
 
 // Waits for the zygote's answer, or for its death.
@@ -143,7 +127,7 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
 }  // namespace
 
 void zygote_main(Fd control) {
-    signal(SIGINT, SIG_IGN);
+    block_interrupts(SIG_BLOCK);
     prctl(PR_SET_NAME, "sidestep-fork");
     while (serve_request(control)) {
     }
@@ -151,52 +135,40 @@ void zygote_main(Fd control) {
 }
 
 std::unique_ptr<Zygote> Zygote::fork_here() {
-    sys::SocketPair control = sys::make_socketpair();
-    sys::Pipe lifeline = sys::make_pipe();
-    std::cout.flush();
-    std::fflush(nullptr);  // or each child would write it once more
-    int pid = fork();
-    if (pid < 0) throw_errno(errno, "fork");
-    if (pid == 0) {
-        control.first.reset();
-        lifeline.write_end.reset();
-        setpgid(0, 0);
-        reset_signals();
-        boot(std::move(control.second));
-    }
-    Fd pidfd;
-    try {
-        pidfd = sys::pidfd_open(pid);
-    } catch (...) {
-        discard_child(pid);
-        throw;
-    }
-    Launched self{pid, std::move(pidfd), std::move(control.first), std::move(lifeline.write_end)};
-    send_boot_message(self, &zygote_main, lifeline.read_end);
-    return std::make_unique<Zygote>(std::move(self));
+    return std::make_unique<Zygote>(make_forker()->launch(&zygote_main, {}));
 }
 
 Zygote::~Zygote() {
-    self_.control.reset();  // end of file: it leaves
+    // End of file: it leaves. Shut down, not only closed: a process that was forked since may hold
+    // a copy of the descriptor.
+    ::shutdown(self_.control.get(), SHUT_RDWR);
+    self_.control.reset();
     if (!sys::wait_for_exit(self_.pidfd.get(), sys::Clock::now() + 1s))
         sys::pidfd_send_signal(self_.pidfd.get(), SIGKILL);
     (void)sys::wait_pidfd(self_.pidfd.get(), true);
 }
 
-Launched Zygote::launch(BootMain entry) {
+bool Zygote::is_running() const {
+    return !sys::wait_for_exit(self_.pidfd.get(), sys::Clock::now());
+}
+
+Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
     sys::SocketPair control = sys::make_socketpair();
-    sys::Pipe lifeline = sys::make_pipe();
-    std::byte request{};
+    sys::Pipe lifeline;
+    if (options.dies_with_us) lifeline = sys::make_pipe();
+    ForkRequest request{options.own_group ? 0 : getpgrp()};
     int fd = control.second.get();
     try {
-        sys::send_message(self_.control.get(), {&request, 1}, {&fd, 1});
+        sys::send_message(self_.control.get(), std::as_bytes(std::span(&request, 1)), {&fd, 1});
     } catch (const std::system_error& error) {
         int code = error.code().value();
-        if (code != EPIPE && code != ECONNRESET) throw;
-        throw_dead(self_);
+        if (code == EPIPE || code == ECONNRESET || code == ENOTCONN) throw_dead(self_);
+        throw;
     }
     Launched child;
-    child.pid = receive_reply(self_, child.pidfd).pid;
+    Fd pidfd;
+    child.pid = receive_reply(self_, pidfd).pid;
+    child.pidfd = std::move(pidfd);
     child.control = std::move(control.first);
     child.lifeline = std::move(lifeline.write_end);
     send_boot_message(child, entry, lifeline.read_end);

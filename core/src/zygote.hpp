@@ -1,7 +1,7 @@
 // A zygote: a single-threaded process that forks children on request. They are children of the
 // application (CLONE_PARENT), so that it waits for them itself and gets their exact status.
 //
-// Peer death: it ends when the application dies (lifeline, end of file on its socket), ignores
+// Peer death: it ends when the application dies (lifeline, end of file on its socket), survives
 //             SIGINT, and is reaped by ~Zygote. If it dies, launch() throws.
 #pragma once
 
@@ -17,7 +17,10 @@ class Zygote final : public Launcher {
     explicit Zygote(Launched self) : self_(std::move(self)) {}
     ~Zygote() override;
 
-    Launched launch(BootMain entry) override;
+    Launched launch(BootMain entry, const LaunchOptions& options) override;
+    bool is_running() const;
+    // The zygote itself.
+    Launched& process() { return self_; }
 
   private:
     Launched self_;

@@ -29,7 +29,10 @@ std::size_t class_for(std::size_t size) {
 
 }  // namespace
 
-Arena::Arena(const Segment& segment) : segment_(&segment), free_(kClasses) {}
+Arena::Arena(const Segment& segment, std::size_t cache_limit)
+    : segment_(&segment), cache_limit_(cache_limit), free_(kClasses) {
+    SIDESTEP_ASSERT(segment.size() >= kGranule);
+}
 
 std::size_t Arena::capacity(BlockId block) { return kSizes[(block & (kGranule - 1)) % kClasses]; }
 
@@ -55,8 +58,8 @@ BlockId Arena::allocate(std::size_t wanted) {
     constexpr const char* kUsedUp =
         "the shared memory reserved for arguments or results is used up: take results sooner "
         "(drop or get() the futures), or pass large data by handle";
-    if (wanted > segment_->size()) throw OutOfSharedMemory(kUsedUp);
     std::size_t size_class = class_for(wanted);
+    if (wanted > segment_->size() || size_class >= kClasses) throw OutOfSharedMemory(kUsedUp);
     std::size_t size = kSizes[size_class];
     BlockId block = recycle(size_class, size);
     if (block == 0) {
@@ -74,7 +77,7 @@ BlockId Arena::allocate(std::size_t wanted) {
 void Arena::free(BlockId block) {
     SIDESTEP_ASSERT(is_valid(block, segment_->size()) && offset(block) < top_);
     std::size_t size = capacity(block);
-    bool keep = size < kLarge || cached_ + size <= kCacheLimit;
+    bool keep = size < kLarge || cached_ + size <= cache_limit_;
     if (!keep) sys::discard(segment_->fd().get(), offset(block), size);
     if (keep && size >= kLarge) cached_ += size;
     in_use_ -= size;

@@ -40,8 +40,9 @@ class Arena {
     static constexpr std::size_t kLarge = std::size_t(1) << 20;
     static constexpr std::size_t kCacheLimit = std::size_t(512) << 20;
 
-    // Uses the whole segment, which must outlive the arena.
-    explicit Arena(const Segment& segment);
+    // Uses the whole segment (at least kGranule bytes), which must outlive the arena. Large free
+    // blocks keep up to `cache_limit` bytes of their pages.
+    explicit Arena(const Segment& segment, std::size_t cache_limit = kCacheLimit);
 
     // A block of at least `size` bytes. Throws OutOfSharedMemory if
     // the segment is used up or the system has no memory.
@@ -64,6 +65,7 @@ class Arena {
     BlockId recycle(std::size_t size_class, std::size_t size);
 
     const Segment* segment_;
+    std::size_t cache_limit_;
     std::size_t top_ = kGranule;  // offset 0 stays unused: a block id of 0 means none
     std::size_t in_use_ = 0;
     std::size_t cached_ = 0;  // bytes of large free blocks that keep their pages

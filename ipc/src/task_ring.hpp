@@ -160,7 +160,9 @@ class RingWorker {
     TaskSlot* claim() {
         for (;;) {
             TaskSlot& slot = slots_[next_ & mask_];
-            SlotState state = slot.state.load(std::memory_order_relaxed);
+            // SYNC(slot): acquire pairs with publish, through the parent's cancelling CAS too: a
+            // cancelled slot is written to, after the parent has read its last reply.
+            SlotState state = slot.state.load(std::memory_order_acquire);
             if (state == SlotState::cancelled) {
                 slot.reply = ReplyKind::skipped;
                 complete(slot);

@@ -11,6 +11,7 @@
 
 #include "error.hpp"
 #include "spin.hpp"
+#include "task_fds.hpp"
 
 namespace sidestep::detail {
 
@@ -173,14 +174,23 @@ WorkerLink* PoolCore::pick() {
     return best;
 }
 
-void PoolCore::publish(WorkerLink& link, TaskState* task) {
+// False: the task's descriptors cannot be sent now, so it went to the backlog; the supervisor tries
+// again at its next tick.
+bool PoolCore::publish(WorkerLink& link, TaskState* task) {
     RingParent& ring = link.ring();
+    const std::vector<int>& fds = task->descriptors_.numbers;
+    if (!fds.empty() && !send_task_fds(link.process.control.get(), task->serial_, fds)) {
+        push_back_to_backlog(task);
+        if (!std::exchange(ticking_, true)) kick_supervisor();
+        return false;
+    }
     TaskSlot& slot = ring.next();
     slot.serial = task->serial_;
     slot.module = task->id_.where.module;
     slot.offset = task->id_.where.offset;
     slot.signature = task->id_.signature;
     slot.size = task->arguments_.size();
+    slot.fds = fds.size();
     slot.block = task->argument_block_;
     slot.reply = ReplyKind::none;
     if (!slot.block) std::memcpy(slot.inline_bytes, task->bytes_, slot.size);
@@ -193,6 +203,7 @@ void PoolCore::publish(WorkerLink& link, TaskState* task) {
     // Something may get stuck: behind a long task, or in front of a stopped worker.
     bool& looking = ring.in_flight() >= 2 ? ticking_ : watching_;
     if (!std::exchange(looking, true)) kick_supervisor();
+    return true;
 }
 
 void PoolCore::push_backlog(TaskState* task) {
@@ -233,7 +244,7 @@ void PoolCore::refill() {
     while (backlog_first_) {
         WorkerLink* link = pick();
         if (!link) return;
-        publish(*link, pop_backlog());
+        if (!publish(*link, pop_backlog())) return;
     }
 }
 
@@ -341,6 +352,7 @@ void PoolCore::note_duration(std::uint64_t ns) {
 
 void PoolCore::complete(TaskState* task, Garbage& garbage) {
     if (task->argument_block_) args_.free(std::exchange(task->argument_block_, 0));
+    task->descriptors_.clear();
     task->place_ = TaskState::Place::done;
     --outstanding_;
     ++completed_;

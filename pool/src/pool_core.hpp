@@ -119,7 +119,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     WorkerLink* pick();
     std::uint64_t cost(WorkerLink& link) const;
     std::uint64_t depth() const;
-    void publish(WorkerLink& link, TaskState* task);
+    bool publish(WorkerLink& link, TaskState* task);
     void push_backlog(TaskState* task);
     void push_back_to_backlog(TaskState* task);
     bool take_back_from(WorkerLink& link, std::uint64_t index);

@@ -42,11 +42,11 @@ std::uint64_t tag(Source source, std::uint32_t index) {
 // locks that a child never touches.
 std::atomic<std::size_t> own_threads{0};
 
-void watch(const Fd& epoll, const Fd& fd, std::uint64_t data) {
+void watch(const Fd& epoll, int fd, std::uint64_t data) {
     epoll_event event = {};
     event.events = EPOLLIN;
     event.data.u64 = data;
-    if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd.get(), &event) < 0)
+    if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) < 0)
         throw_errno(errno, "epoll_ctl(worker)");
 }
 
@@ -69,7 +69,7 @@ void PoolCore::start() {
     launcher_ = make_launcher(options_.start_method, "a pool's worker", own_threads.load());
     epoll_ = Fd(epoll_create1(EPOLL_CLOEXEC));
     if (!epoll_) throw_errno(errno, "epoll_create1");
-    watch(epoll_, supervisor_bell_, tag(Source::bell, 0));
+    watch(epoll_, supervisor_bell_.get(), tag(Source::bell, 0));
     try {
         for (WorkerLink& link : links_) launch(link);
         // The supervisor takes no signals: they are the application's.
@@ -107,8 +107,9 @@ void PoolCore::launch(WorkerLink& link) {
                                   supervisor_bell_.get()};
     try {
         send_setup(process, setup, fds);
-        watch(epoll_, process.pidfd, tag(Source::death, link.index));
-        watch(epoll_, process.control, tag(Source::control, link.index));
+        sys::set_nonblocking(process.control.get(), true);  // task descriptors: never wait here
+        watch(epoll_, process.pidfd.get(), tag(Source::death, link.index));
+        watch(epoll_, process.control.get(), tag(Source::control, link.index));
         memory->close_descriptors();
     } catch (...) {
         sys::pidfd_send_signal(process.pidfd.get(), SIGKILL);

@@ -17,6 +17,7 @@
 #include "boot.hpp"
 #include "error.hpp"
 #include "spin.hpp"
+#include "task_fds.hpp"
 #include "worker_protocol.hpp"
 
 namespace sidestep {
@@ -102,12 +103,13 @@ class ResultBuffer final : public OutputBuffer {
 
 class Worker {
   public:
-    Worker(const WorkerSetup& setup, std::vector<Fd> fds)
+    Worker(const WorkerSetup& setup, std::vector<Fd> fds, Fd control)
         : ring_segment_(Segment::attach(std::move(fds[0]), sys::Access::read_write)),
           result_segment_(Segment::attach(std::move(fds[1]), sys::Access::read_write)),
           args_segment_(Segment::attach(std::move(fds[2]), sys::Access::read_only)),
           control_segment_(Segment::attach(std::move(fds[3]), sys::Access::read_write)),
           supervisor_bell_(std::move(fds[4])),
+          task_fds_(std::move(control)),
           control_(control_segment_.at<ControlPage>()),
           ring_(ring_segment_.at<RingHeader>(), setup.ring_capacity),
           results_(result_segment_, ring_),
@@ -170,7 +172,8 @@ class Worker {
         alignas(16) std::byte copy[TaskSlot::kInline];
         ResultBuffer buffer(slot, results_);
         try {
-            InputArchive input(arguments(slot, copy));
+            if (slot.fds) task_fds_.open(slot.serial, slot.fds);
+            InputArchive input(arguments(slot, copy), slot.fds ? &task_fds_ : nullptr);
             const detail::TaskEntry* entry = find_entry(slot);
             if (!entry)
                 throw SerializationError(
@@ -184,6 +187,7 @@ class Worker {
         } catch (...) {
             save_error(slot, buffer);
         }
+        if (slot.fds) task_fds_.close();
         buffer.publish_into_slot();
     }
 
@@ -249,6 +253,7 @@ class Worker {
 
     Segment ring_segment_, result_segment_, args_segment_, control_segment_;
     Fd supervisor_bell_;
+    TaskFds task_fds_;
     ControlPage* control_;
     RingWorker ring_;
     ResultArena results_;
@@ -280,9 +285,10 @@ void worker_main(Fd control) {
         throw std::runtime_error("the set-up message is not one of this version of Sidestep");
     use_null_input();
     prctl(PR_SET_NAME, fmt::format("sidestep/{}", setup.index).c_str());
-    Worker worker(setup, std::move(message.fds));
+    int control_fd = control.get();
+    Worker worker(setup, std::move(message.fds), std::move(control));
     WorkerReady ready;
-    sys::send_message(control.get(), std::as_bytes(std::span(&ready, 1)), {});
+    sys::send_message(control_fd, std::as_bytes(std::span(&ready, 1)), {});
     worker.work();
 }
 

@@ -1,4 +1,6 @@
 // call, check_call, check_output, getoutput: the contracts of CPython's test_subprocess.
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
 
 #include "py_support.hpp"
@@ -107,9 +109,17 @@ TEST_CASE("an empty input is an empty std_in, in binary and in text mode",
           "[py:ProcessTestCase.test_check_output_input_none_text]"
           "[py:ProcessTestCase.test_check_output_input_none_universal_newlines]") {
     const sp::Args tell = {"sh", "-c", "if [ -n \"$(cat)\" ]; then echo XX; else echo empty; fi"};
-    CHECK(sp::check_output(tell, {.input = ""}) == "empty\n");
-    CHECK(sp::check_output(tell, {.input = "", .text = true}) == "empty\n");
-    CHECK(sp::check_output(tell, {.input = "", .universal_newlines = true}) == "empty\n");
+    std::vector<std::string> outputs;
+    {
+        SavedStdio stdio;  // an inherited std_in would not be empty
+        Fd full = file_with("something");
+        dup2(full.get(), 0);
+        outputs.push_back(sp::check_output(tell, {.input = ""}));
+        outputs.push_back(sp::check_output(tell, {.input = "", .text = true}));
+        outputs.push_back(sp::check_output(tell, {.input = "", .universal_newlines = true}));
+        outputs.push_back(sp::check_output(tell));
+    }
+    CHECK(outputs == std::vector<std::string>{"empty\n", "empty\n", "empty\n", "XX\n"});
 }
 
 TEST_CASE("an empty input goes with an encoding and an error handler",

@@ -132,6 +132,9 @@ TEST_CASE("what was written before communicate comes first",
     sp::Output output = child.communicate("split");
     CHECK(output.std_out == "bananasplit");
     CHECK(output.std_err.empty());
+    sp::Popen gathering({"cat"}, {.bufsize = 65536, .std_in = sp::PIPE, .std_out = sp::PIPE});
+    gathering.std_in().write("banana");  // still in the writer
+    CHECK(gathering.communicate("split").std_out == "bananasplit");
 }
 
 TEST_CASE("a child that does not read its input is no error of communicate",

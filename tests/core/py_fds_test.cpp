@@ -35,12 +35,20 @@ std::set<int> common(const std::set<int>& a, const std::set<int>& b) {
 
 const sp::Args kAppleOrange = {"sh", "-c", "printf apple; printf orange >&2"};
 
-// Output of a child whose parent lacks the given standard streams.
-sp::Output with_closed(std::initializer_list<int> closed) {
+// Output of a child whose parent lacks the given standard streams. The parent's ends of its pipes
+// take the place of none of them.
+struct WithClosed {
+    sp::Output output = {};
+    bool above_stdio = false;
+};
+
+WithClosed with_closed(std::initializer_list<int> closed) {
     SavedStdio stdio;
     sp::Options options = {.std_in = stdio.saved(0), .std_out = sp::PIPE, .std_err = sp::PIPE};
     for (int fd : closed) close(fd);
-    return sp::Popen(kAppleOrange, options).communicate();
+    sp::Popen child(kAppleOrange, options);
+    bool above = child.std_out().fd() > 2 && child.std_err().fd() > 2 && child.pidfd() > 2;
+    return {child.communicate(), above};
 }
 
 // What a child that gets descriptors 0, 1 and 2 of its parent in another order has written.
@@ -53,12 +61,15 @@ struct Swapped {
 
 const sp::Args kTellInput = {"sh", "-c", "printf 'got %s' \"$(cat)\"; printf err >&2"};
 
-Swapped swap(int in, int out, int err) {
+Swapped swap(int in, int out, int err, bool inheritable) {
     Swapped result;
     Fd files[3] = {file_with(""), file_with(""), file_with("")};
     {
         SavedStdio stdio;
-        for (int fd = 0; fd < 3; ++fd) dup2(files[fd].get(), fd);
+        for (int fd = 0; fd < 3; ++fd) {
+            dup2(files[fd].get(), fd);
+            set_inheritable(fd, inheritable);
+        }
         [[maybe_unused]] auto n = write(in, "STDIN", 5);
         lseek(in, 0, SEEK_SET);
         sp::Popen child(kTellInput, {.std_in = in, .std_out = out, .std_err = err});
@@ -102,8 +113,9 @@ TEST_CASE("pipes work when the parent has closed some of 0, 1 and 2",
           "[py:POSIXProcessTestCase.test_close_fds_0_1_2]") {
     for (auto closed :
          {std::initializer_list<int>{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}}) {
-        sp::Output output = with_closed(closed);
+        auto [output, above_stdio] = with_closed(closed);
         CAPTURE(std::vector<int>(closed));
+        CHECK(above_stdio);
         CHECK(output.std_out == "apple");
         CHECK(output.std_err == "orange");
     }
@@ -164,7 +176,9 @@ TEST_CASE("0, 1 and 2 of the parent become those of the child in any order",
     std::array<int, 3> order = {0, 1, 2};
     do {
         CAPTURE(order);
-        CHECK((swap(order[0], order[1], order[2]) == Swapped{0, "got STDIN", "err"}));
+        for (bool inheritable : {true, false})
+            CHECK((swap(order[0], order[1], order[2], inheritable) ==
+                   Swapped{0, "got STDIN", "err"}));
     } while (std::next_permutation(order.begin(), order.end()));
 }
 

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <thread>
 
 #include "py_support.hpp"
@@ -24,26 +25,33 @@ sp::Options all_pipes() { return {.std_in = sp::PIPE, .std_out = sp::PIPE, .std_
 
 void throw_something() { throw std::runtime_error("what if two swallows carried a coconut?"); }
 
-// Starts a child that must fail, while another thread opens pipes; then each descriptor of those
-// must still be the thread's to close. False: someone has closed a descriptor twice.
+// Starts children that must fail, while another thread opens and closes pipes, and holds some of
+// them for a while. False: one of them was closed by someone else, who closes a descriptor twice.
 bool fails_without_closing_others(const sp::Options& options, const sp::Args& args) {
-    std::vector<int> opened;
-    std::atomic<bool> running{false};
+    std::atomic<bool> running{false}, stop{false};
+    bool all_ours = true;
     std::thread opener([&] {
-        for (int i = 0; i < 200; ++i) {
+        std::deque<int> held;
+        auto close_oldest = [&] {
+            all_ours = close(held.front()) == 0 && all_ours;
+            held.pop_front();
+        };
+        while (!stop) {
             int ends[2];
-            if (pipe2(ends, O_CLOEXEC) == 0) opened.insert(opened.end(), ends, ends + 2);
+            if (pipe2(ends, O_CLOEXEC) == 0) held.insert(held.end(), ends, ends + 2);
+            while (held.size() > 40) close_oldest();
             running = true;
         }
+        while (!held.empty()) close_oldest();
     });
     eventually([&] { return running.load(); });
-    bool failed = true;
-    for (int i = 0; i < 10; ++i)
-        failed = failed && start_errno([&] { sp::Popen child(args, options); }) != 0;
+    int failed = 0;
+    constexpr int kStarts = 100;
+    for (int i = 0; i < kStarts; ++i)
+        failed += start_errno([&] { sp::Popen child(args, options); }) != 0;
+    stop = true;
     opener.join();
-    bool all_ours = true;
-    for (int fd : opened) all_ours = close(fd) == 0 && all_ours;
-    return failed && all_ours;
+    return failed == kStarts && all_ours;
 }
 
 // In the child: overwrites what it shares with the parent in order to report a failure (a page of

@@ -132,22 +132,41 @@ TEST_CASE("std_out may be descriptor 1 itself",
     CHECK(done.std_out == "to descriptor 1");
 }
 
-TEST_CASE("DEVNULL swallows any amount of output",
+TEST_CASE("DEVNULL swallows any amount of output, and none of it reaches the parent's streams",
           "[subprocess][py:ProcessTestCase.test_stdout_devnull]"
           "[py:ProcessTestCase.test_stderr_devnull]") {
-    sp::Popen out({"head", "-c", "10485760", "/dev/zero"}, {.std_out = sp::DEVNULL});
-    CHECK(out.wait() == 0);
-    CHECK_FALSE(out.std_out());
-    sp::Popen err({"sh", "-c", "head -c 10485760 /dev/zero >&2"}, {.std_err = sp::DEVNULL});
-    CHECK(err.wait() == 0);
-    CHECK_FALSE(err.std_err());
+    Fd ours = file_with("");
+    std::vector<int> returncodes;
+    std::vector<bool> pipes;
+    {
+        SavedStdio stdio;
+        dup2(ours.get(), 1);
+        dup2(ours.get(), 2);
+        sp::Popen out({"head", "-c", "10485760", "/dev/zero"}, {.std_out = sp::DEVNULL});
+        returncodes.push_back(out.wait());
+        sp::Popen err({"sh", "-c", "head -c 10485760 /dev/zero >&2"}, {.std_err = sp::DEVNULL});
+        returncodes.push_back(err.wait());
+        pipes = {bool(out.std_out()), bool(err.std_err())};
+    }
+    CHECK(returncodes == std::vector<int>{0, 0});
+    CHECK(pipes == std::vector<bool>{false, false});
+    CHECK(contents(ours.get()).empty());
 }
 
 TEST_CASE("DEVNULL as std_in is at its end at once",
           "[subprocess][py:ProcessTestCase.test_stdin_devnull]") {
-    sp::Popen child({"sh", "-c", "test -z \"$(head -c 1)\""}, {.std_in = sp::DEVNULL});
-    CHECK(child.wait() == 0);
-    CHECK_FALSE(child.std_in());
+    Fd ours = file_with("what the child must not see");
+    int returncode = -1;
+    bool pipe = true;
+    {
+        SavedStdio stdio;
+        dup2(ours.get(), 0);
+        sp::Popen child({"sh", "-c", "test -z \"$(head -c 1)\""}, {.std_in = sp::DEVNULL});
+        returncode = child.wait();
+        pipe = bool(child.std_in());
+    }
+    CHECK(returncode == 0);
+    CHECK_FALSE(pipe);
 }
 
 TEST_CASE("one descriptor serves two streams of the child, and survives",

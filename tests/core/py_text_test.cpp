@@ -1,5 +1,6 @@
 // Text mode and buffering of the pipes: the contracts of CPython's test_subprocess.
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -24,6 +25,13 @@ std::string decode(std::string_view bytes, const std::string& encoding,
                                                  .encoding = encoding,
                                                  .errors = errors});
     return child.communicate("").std_out;
+}
+
+// Bytes that wait in a pipe.
+int in_pipe(int fd) {
+    int bytes = -1;
+    ioctl(fd, FIONREAD, &bytes);
+    return bytes;
 }
 
 bool is_readable(int fd) {
@@ -111,7 +119,7 @@ TEST_CASE("bytes that are no text go to the error handler",
     CHECK_THROWS_AS(decode(bad, "UTF-8", sp::CodecErrors::strict), sp::DecodeError);
 }
 
-TEST_CASE("reads are buffered by default",
+TEST_CASE("by default, reads are buffered, and writes go out at once",
           "[subprocess][py:ProcessTestCase.test_io_buffered_by_default]") {
     sp::Popen child({"cat"}, {.std_in = sp::PIPE, .std_out = sp::PIPE});
     child.std_in().write("apple");
@@ -142,20 +150,22 @@ TEST_CASE("without bufsize, the default of -1 is used",
     CHECK(sp::Popen({"true"}, {.bufsize = -1}).wait() == 0);
 }
 
-TEST_CASE("in text mode with bufsize 1, a whole line goes out by itself and half a line waits",
+TEST_CASE("in text mode with bufsize 1, a whole line goes out by itself",
           "[subprocess][py:ProcessTestCase.test_bufsize_equal_one_text_mode]") {
-    sp::Popen child({"cat"}, {.bufsize = 1,
-                              .std_in = sp::PIPE,
-                              .std_out = sp::PIPE,
-                              .std_err = sp::DEVNULL,
-                              .universal_newlines = true});
-    child.std_in().write("line\nha");
+    sp::Popen child({"sh", "-c", "read line; echo \"$line\""}, {.bufsize = 1,
+                                                                .std_in = sp::PIPE,
+                                                                .std_out = sp::PIPE,
+                                                                .std_err = sp::DEVNULL,
+                                                                .universal_newlines = true});
+    child.std_in().write("line\n");
     CHECK(child.std_out().read_line() == "line");
-    child.std_in().write("lf\n");
-    CHECK(child.std_out().read_line() == "half");
-    child.std_in().write("never sent");
-    child.kill();
-    child.wait();
+    CHECK(child.wait() == 0);
+    sp::Popen reads_nothing({"sleep", "1000"}, {.bufsize = 1, .std_in = sp::PIPE, .text = true});
+    reads_nothing.std_in().write("half a");
+    CHECK(in_pipe(reads_nothing.std_in().fd()) == 0);
+    reads_nothing.std_in().write(" line\n");
+    CHECK(in_pipe(reads_nothing.std_in().fd()) == 12);
+    reads_nothing.kill();
 }
 
 TEST_CASE("in binary mode, bufsize 1 is refused: there are no lines to send one by one",

@@ -32,6 +32,23 @@ TEST_CASE("the tour of streams counts words, shows each item's outcome, and sums
     CHECK(done.std_out == "10 words\n0:1 1:2 2:3 3:4 5:6 6:7 7:8 8:9 \n2 failed\n332833500\n");
 }
 
+TEST_CASE("the tour of processes: a queue, an echo, and an exception that comes back by type",
+          "[examples][tour]") {
+    auto done = test::run_example("example_04_process");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out ==
+          "200 items, exit codes 0 0\nhello!\n1 ready\nexit code 1\nchild failed\n");
+    CHECK_THAT(done.std_err, Matches("Process Process-4 \\(pid [0-9]+\\) ended by an exception:\n"
+                                     "std::runtime_error: child failed\n"));
+}
+
+TEST_CASE("the tour of shared memory runs as it stands", "[examples][tour]") {
+    auto done = test::run_example("example_05_shared_memory");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "2 3\n20000\n1048576\n42\n");
+    CHECK(done.std_err.empty());
+}
+
 TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_06_subprocess");
     CHECK(done.returncode == 0);
@@ -39,5 +56,16 @@ TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
                Matches("0, [0-9]+ bytes\nHI\n9\n10\n.*sleep 60.* timed out after 0.1 seconds\n"
                        "exit status 3\n.*/no/such/program.*No such file or directory\n"
                        "BANANA\nAPPLE\n0 0\n-15\n"));
+    CHECK(done.std_err.empty());
+}
+
+TEST_CASE("the tour of connections echoes, and turns a wrong key away on both sides",
+          "[examples][tour]") {
+    auto done = test::run_example("example_07_connection");
+    CHECK(done.returncode == 0);
+    // Which side is told first is the scheduler's choice.
+    CHECK_THAT(done.std_out, Matches("abab\n(server|client): .*\n(server|client): .*\n"));
+    CHECK_THAT(done.std_out, Contains("\nserver: the peer 127.0.0.1:") &&
+                                 Contains("\nclient: the listener at 127.0.0.1:"));
     CHECK(done.std_err.empty());
 }

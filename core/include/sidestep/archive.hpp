@@ -6,9 +6,10 @@
 //
 // Format: native byte order and sizes, no padding; lengths are 64-bit. Both ends are one program on
 //         one machine. Elements of arithmetic type go in bulk.
-// Errors: SerializationError, which names what was expected and what was there. Every length is
-//         checked against the bytes that remain before anything is allocated; whatever is left over
-//         at the end is an error.
+// Errors: SerializationError, which names what was expected and what was there (cereal::Exception
+//         for an impossible variant index or smart pointer number: cereal's own check). Every
+//         length is checked against the bytes that remain before anything is allocated; whatever is
+//         left over at the end is an error.
 // Limits: a container whose elements take no bytes (empty classes) cannot be read back if it has
 //         elements: its length would have no bytes to back it.
 // Threads: an archive belongs to one thread.
@@ -32,6 +33,7 @@
 #include <cereal/types/variant.hpp>
 #include <cereal/types/vector.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -61,6 +63,10 @@ namespace detail {
 template <class T>
 concept BitwiseElement =
     is_bitwise<T> && std::is_trivially_copyable_v<T> && !std::is_arithmetic_v<T>;
+// Elements of vectors that go in bulk. (cereal's own vectors of numbers do too, but allocate for as
+// many elements as there are bytes before they find out.)
+template <class T>
+concept BulkElement = BitwiseElement<T> ||(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>);
 
 // Where an output archive writes: a window of memory that grow() replaces by a larger one.
 class OutputBuffer {
@@ -68,7 +74,7 @@ class OutputBuffer {
     virtual ~OutputBuffer() = default;
     void write(const void* data, std::size_t size) {
         if (size > static_cast<std::size_t>(end_ - cursor_)) grow(size);
-        std::memcpy(cursor_, data, size);
+        if (size != 0) std::memcpy(cursor_, data, size);  // nothing may come with a null pointer
         cursor_ += size;
     }
     std::byte* begin() const { return begin_; }
@@ -115,6 +121,17 @@ class FdSource {
     virtual int get(std::uint64_t number) = 0;  // an owned descriptor
 };
 
+// Makes a value that is about to be read: a handle's default constructor would create a new shared
+// object, only for it to be replaced; handles have a constructor from Blank instead.
+struct Blank {};
+template <class T>
+T make_blank() {
+    if constexpr (std::is_constructible_v<T, Blank>)
+        return T(Blank{});
+    else
+        return T{};
+}
+
 [[noreturn]] void throw_short_read(std::size_t wanted, std::size_t remaining);
 [[noreturn]] void throw_bad_length(std::uint64_t length, std::size_t remaining);
 [[noreturn]] void throw_bad_bool(unsigned value);
@@ -150,7 +167,7 @@ class InputArchive : public cereal::InputArchive<InputArchive, cereal::AllowEmpt
 
     void read(void* data, std::size_t size) {
         if (size > remaining()) detail::throw_short_read(size, remaining());
-        std::memcpy(data, cursor_, size);
+        if (size != 0) std::memcpy(data, cursor_, size);  // nothing may go to a null pointer
         cursor_ += size;
     }
     // The next bytes without a copy.
@@ -228,6 +245,38 @@ void CEREAL_SERIALIZE_FUNCTION_NAME(Archive& archive, cereal::NameValuePair<T>& 
 
 // --- types that cereal does not bring --------------------------------------------------------
 
+// cereal copies sizeof(array), which is not 0, from data(), which may be null.
+template <class T>
+void CEREAL_SAVE_FUNCTION_NAME(OutputArchive&, const std::array<T, 0>&) {}
+template <class T>
+void CEREAL_LOAD_FUNCTION_NAME(InputArchive&, std::array<T, 0>&) {}
+
+// cereal puts each element in front of its equals, and so turns their order around.
+template <class K, class T, class Compare, class Allocator>
+void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive,
+                               std::multimap<K, T, Compare, Allocator>& values) {
+    cereal::size_type size = 0;
+    archive(cereal::make_size_tag(size));
+    values.clear();
+    for (; size != 0; --size) {
+        K key{};
+        T value{};
+        archive(cereal::make_map_item(key, value));
+        values.emplace_hint(values.end(), std::move(key), std::move(value));
+    }
+}
+template <class K, class Compare, class Allocator>
+void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive, std::multiset<K, Compare, Allocator>& keys) {
+    cereal::size_type size = 0;
+    archive(cereal::make_size_tag(size));
+    keys.clear();
+    for (; size != 0; --size) {
+        K key{};
+        archive(key);
+        keys.emplace_hint(keys.end(), std::move(key));
+    }
+}
+
 template <detail::BitwiseElement T>
 void CEREAL_SAVE_FUNCTION_NAME(OutputArchive& archive, const T& value) {
     archive.write(&value, sizeof value);
@@ -236,12 +285,12 @@ template <detail::BitwiseElement T>
 void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive, T& value) {
     archive.read(&value, sizeof value);
 }
-template <detail::BitwiseElement T, class Allocator>
+template <detail::BulkElement T, class Allocator>
 void CEREAL_SAVE_FUNCTION_NAME(OutputArchive& archive, const std::vector<T, Allocator>& values) {
     archive(cereal::make_size_tag(static_cast<cereal::size_type>(values.size())));
     archive.write(values.data(), values.size() * sizeof(T));
 }
-template <detail::BitwiseElement T, class Allocator>
+template <detail::BulkElement T, class Allocator>
 void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive, std::vector<T, Allocator>& values) {
     cereal::size_type size = 0;
     archive(cereal::make_size_tag(size));

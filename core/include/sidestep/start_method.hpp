@@ -1,5 +1,12 @@
 // How a child process that runs this program's own code comes to be.
+//
+// Threads: thread-safe.
+// Fork:    a child knows all settings of its parent; its default is the method it was started by.
 #pragma once
+
+#include <filesystem>
+#include <string_view>
+#include <vector>
 
 namespace sidestep {
 
@@ -16,5 +23,51 @@ namespace sidestep {
 // made and its workers, replacements too, from that: all of them see the moment of the pool's
 // creation.
 enum class StartMethod { spawn, fork, fork_threaded, forkserver };
+
+// "spawn", "fork", "fork_threaded", "forkserver".
+std::string_view to_string(StartMethod method);
+// Throws std::invalid_argument for a name that is none of these.
+StartMethod start_method_named(std::string_view name);
+// spawn, fork and forkserver, the default first.
+std::vector<StartMethod> get_all_start_methods();
+
+// --- the default of Process ------------------------------------------------------------------
+
+// What a Process is started by if its options name no method: spawn, unless it was set. Asking
+// settles it.
+StartMethod get_start_method();
+// To be called once, early in main(). Throws std::logic_error if the default is settled already:
+// set, asked for, or used.
+void set_start_method(StartMethod method);
+// Sets it whatever was before: for tests.
+void force_start_method(StartMethod method);
+
+// The program that spawn (and so the fork server) starts; an empty path: this one, whatever its
+// file is called by now. It must be the same build: a child that finds it is not, says so on stderr
+// and exits with 1.
+void set_executable(const std::filesystem::path& program);
+std::filesystem::path get_executable();
+
+// --- the fork server ---------------------------------------------------------------------------
+//
+// One helper for each process, spawned when the first child needs it, single-threaded, so that
+// forking it is safe. Its children are children of this process, and their exit codes are exact.
+// They have its environment, limits and standard streams, those of the moment of its start; the
+// working folder is this process's at the start of the child.
+//
+// It survives SIGINT. If it dies, the next start() begins another; children that it forked are not
+// touched. When this process ends, it ends, too.
+
+// What the server runs before it takes requests: loads, reads, builds what all children shall have
+// already. It must leave no thread running. What it throws, or that it left a thread, is thrown by
+// the start of the server, in start() or start_forkserver(). For the next server; null: nothing.
+void set_forkserver_preload(void (*preload)());
+
+// Starts the server, if it does not run: now, and not with the first child.
+void start_forkserver();
+// Ends it and waits for its end. Nothing happens if there is none.
+void stop_forkserver();
+// Its process id; 0 if it does not run.
+int forkserver_pid();
 
 }  // namespace sidestep

@@ -98,8 +98,10 @@ concept FunctionPointer = std::is_pointer_v<F> && std::is_function_v<std::remove
 template <class F>
 concept Captureless =
     std::is_class_v<F> && std::is_empty_v<F> && std::is_default_constructible_v<F>;
+// (cereal says yes to pointers, only to stop the compiler later with a message of its own.)
 template <class T>
-concept Travels = cereal::traits::is_output_serializable<T, OutputArchive>::value &&
+concept Travels =
+    !std::is_pointer_v<T> && cereal::traits::is_output_serializable<T, OutputArchive>::value &&
     cereal::traits::is_input_serializable<T, InputArchive>::value;
 template <class F>
 concept StatefulFunctor =
@@ -167,7 +169,7 @@ using ResultOf = std::decay_t<std::invoke_result_t<F&, Args&&...>>;
 
 // The checks that turn a page of template errors into one sentence.
 template <class F, class... Args>
-constexpr void check_task() {
+constexpr void check_callable() {
     static_assert(TaskCallable<F>,
                   "this callable cannot be sent to another process. A lambda with captures cannot: "
                   "(1) pass what it captures as arguments, (2) use sidestep::bind(f, args...), or "
@@ -177,17 +179,20 @@ constexpr void check_task() {
                   "(or include the cereal header of a standard type); pointers cannot travel");
     static_assert((std::is_default_constructible_v<Args> && ...),
                   "an argument's type needs a default constructor, so that it can be read back");
-    if constexpr (TaskCallable<F>) {
+    if constexpr (TaskCallable<F>)
         static_assert(std::is_invocable_v<F&, Args&&...>,
                       "the callable cannot be called with these arguments: they arrive as "
                       "temporaries (parameters by value, const& or &&; const char* arrives as "
                       "std::string)");
-        if constexpr (std::is_invocable_v<F&, Args&&...>) {
-            using Result = ResultOf<F, Args...>;
-            static_assert(std::is_void_v<Result> || Travels<Result>,
-                          "the result cannot be serialized: give its type a cereal `serialize` "
-                          "member, or return void");
-        }
+}
+template <class F, class... Args>
+constexpr void check_task() {
+    check_callable<F, Args...>();
+    if constexpr (std::is_invocable_v<F&, Args&&...>) {
+        using Result = ResultOf<F, Args...>;
+        static_assert(std::is_void_v<Result> || Travels<Result>,
+                      "the result cannot be serialized: give its type a cereal `serialize` "
+                      "member, or return void");
     }
 }
 
@@ -196,7 +201,7 @@ template <class F, class... Args>
 struct Call {
     static void run(InputArchive& arguments, OutputArchive& result) {
         F f = load_callable<F>(arguments);
-        std::tuple<Args...> values;
+        std::tuple<Args...> values{make_blank<Args>()...};
         arguments(values);
         arguments.expect_end();
         if constexpr (std::is_void_v<ResultOf<F, Args...>>)

@@ -8,6 +8,8 @@
 //   missing_with_pipes     a program that does not exist, with pipes
 //   fork_limit             becomes an ordinary user with no process left, then starts a child
 //   start_as user|group N  becomes an ordinary user, then starts a child as N
+//   keep_groups CHILD      starts `CHILD ids` while it is in the group 4711
+//   drop_groups CHILD      the same with an empty list of extra_groups
 //   trace MODE             prints "shared" or "copy": how a child of kind MODE gets its memory
 #include <grp.h>
 #include <sched.h>
@@ -86,6 +88,13 @@ int start_as(const std::string& what, long long number) {
     if (what == "user") options.user = number;
     if (what == "group") options.group = number;
     return report_start(options);
+}
+
+// Starts `child ids` from a process that is in the group 4711.
+int start_from_member(const std::string& child, const sp::Options& options) {
+    gid_t group = 4711;
+    if (setgroups(1, &group) != 0) return kNotPossible;
+    return sp::call({child, "ids"}, options);
 }
 
 int start_in_mode(const std::string& mode) {
@@ -175,6 +184,11 @@ int main(int argc, char** argv) {
         {"missing_with_pipes", missing_with_pipes},
         {"fork_limit", fork_limit},
         {"start_as", [&] { return start_as(argument(2), std::atoll(argument(3).c_str())); }},
+        {"keep_groups", [&] { return start_from_member(argument(2), {}); }},
+        {"drop_groups",
+         [&] {
+             return start_from_member(argument(2), {.extra_groups = std::vector<sp::Identity>{}});
+         }},
         {"trace", [&] { return trace(argument(2)); }},
     };
     auto command = commands.find(argument(1));

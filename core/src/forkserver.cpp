@@ -1,0 +1,137 @@
+// The fork server of a process: a zygote that was spawned, and starts again when it died.
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <cerrno>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <system_error>
+
+#include <sidestep/remote_error.hpp>
+#include <sidestep/start_method.hpp>
+
+#include "blob.hpp"
+#include "error.hpp"
+#include "log_settings.hpp"
+#include "per_process.hpp"
+#include "process_protocol.hpp"
+#include "start_defaults.hpp"
+#include "sys.hpp"
+#include "zygote.hpp"
+
+namespace sidestep {
+namespace {
+
+struct ForkServer {
+    std::mutex mutex;
+    std::unique_ptr<Zygote> zygote;  // guarded by mutex
+};
+PerProcess<ForkServer> servers;
+
+void send_preload(const Launched& server) {
+    ModuleAddress at;
+    if (PreloadHook preload = preload_hook()) at = locate(reinterpret_cast<const void*>(preload));
+    BlobBuffer buffer;
+    OutputArchive archive(buffer);
+    archive(at.module, at.offset);
+    send_blob(server.control.get(), buffer, {});
+}
+
+// Waits until it has run the preload hook; throws what that threw.
+void await_ready(const Launched& server) {
+    pollfd entries[2] = {{server.control.get(), POLLIN, 0}, {server.pidfd.get(), POLLIN, 0}};
+    while (poll(entries, 2, -1) < 0)
+        if (errno != EINTR) throw_errno(errno, "poll(fork server)");
+    std::optional<Blob> answer;
+    if (entries[0].revents) answer = Blob::receive(server.control.get());
+    if (!answer)
+        throw_errno(ECHILD, fmt::format("the fork server (pid {}) died while it started; "
+                                        "see stderr",
+                                        server.pid));
+    if (answer->bytes().empty()) return;
+    InputArchive archive(answer->bytes());
+    std::rethrow_exception(detail::load_exception(archive));
+}
+
+std::unique_ptr<Zygote> start_server() {
+    require_init("the fork server");
+    // From here on ~Zygote reaps it.
+    auto zygote = std::make_unique<Zygote>(make_spawner()->launch(&forkserver_main));
+    send_preload(zygote->process());
+    await_ready(zygote->process());
+    log_line(LogLevel::debug, SourceLine::current(), "started the fork server (pid {})",
+             zygote->process().pid);
+    return zygote;
+}
+
+// `server` is locked.
+Zygote& running(ForkServer& server) {
+    if (server.zygote && !server.zygote->is_running()) server.zygote.reset();
+    if (!server.zygote) server.zygote = start_server();
+    return *server.zygote;
+}
+
+void run_preload(std::uint64_t module, std::uint64_t offset) {
+    if (module == 0) return;
+    const void* hook = resolve({module, offset}, Contents::code, 1);
+    if (!hook) throw std::runtime_error("the preload function's library is not in the fork server");
+    reinterpret_cast<PreloadHook>(const_cast<void*>(hook))();
+    if (sys::thread_count() > 1)
+        throw std::logic_error(
+            "the preload function left a thread running: the fork server cannot fork safely then; "
+            "join the thread, or start it in the children");
+}
+
+}  // namespace
+
+void start_forkserver() {
+    ForkServer& server = servers.get();
+    std::lock_guard lock(server.mutex);
+    (void)running(server);
+}
+
+void stop_forkserver() {
+    ForkServer& server = servers.get();
+    std::lock_guard lock(server.mutex);
+    server.zygote.reset();
+}
+
+int forkserver_pid() {
+    ForkServer& server = servers.get();
+    std::lock_guard lock(server.mutex);
+    return server.zygote && server.zygote->is_running() ? server.zygote->process().pid : 0;
+}
+
+Launched launch_from_forkserver(BootMain entry, const LaunchOptions& options) {
+    ForkServer& server = servers.get();
+    std::lock_guard lock(server.mutex);
+    try {
+        return running(server).launch(entry, options);
+    } catch (const std::system_error&) {
+        // It died between two looks: once more, with another one.
+        if (!server.zygote || server.zygote->is_running()) throw;
+    }
+    return running(server).launch(entry, options);
+}
+
+void forkserver_main(Fd control) {
+    BlobBuffer answer;
+    try {
+        auto request = Blob::receive(control.get());
+        if (!request) leave_process(1);
+        std::uint64_t module = 0, offset = 0;
+        InputArchive archive(request->bytes());
+        archive(module, offset);
+        run_preload(module, offset);
+    } catch (...) {
+        OutputArchive archive(answer);
+        detail::save_current_exception(archive, "  in the preload function of the fork server\n");
+    }
+    bool ready = answer.size() == 0;
+    send_blob(control.get(), answer, {});
+    if (!ready) leave_process(1);
+    zygote_main(std::move(control));
+}
+
+}  // namespace sidestep

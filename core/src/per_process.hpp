@@ -1,0 +1,38 @@
+// One T for each process: a forked child gets a fresh one, and leaves the parent's alone, whose
+// mutexes may be locked by threads that the child does not have.
+//
+// Ownership: never destroyed: it may be asked for while static objects go.
+// Threads:   thread-safe.
+#pragma once
+
+#include <unistd.h>
+
+#include <atomic>
+
+namespace sidestep {
+
+template <class T>
+class PerProcess {
+  public:
+    T& get() {
+        Slot* slot = current_.load(std::memory_order_acquire);
+        int pid = ::getpid();
+        if (slot && slot->pid == pid) return slot->value;
+        auto* fresh = new Slot{pid, slot, {}};
+        // SYNC(slot): release when published, acquire when read.
+        if (current_.compare_exchange_strong(slot, fresh, std::memory_order_acq_rel))
+            return fresh->value;
+        delete fresh;  // another thread was faster
+        return slot->value;
+    }
+
+  private:
+    struct Slot {
+        int pid;
+        Slot* parents;  // keeps it reachable, for those who look for leaks
+        T value;
+    };
+    std::atomic<Slot*> current_{nullptr};
+};
+
+}  // namespace sidestep

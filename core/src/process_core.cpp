@@ -1,0 +1,279 @@
+#include "process_core.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <stdexcept>
+
+#include "blob.hpp"
+#include "error.hpp"
+#include "log_settings.hpp"
+#include "process_protocol.hpp"
+#include "process_state.hpp"
+#include "start_defaults.hpp"
+
+namespace sidestep {
+
+sys::Deadline deadline_in(std::chrono::nanoseconds timeout) {
+    auto now = sys::Clock::now();
+    if (timeout > sys::Clock::time_point::max() - now) return {};
+    return now + std::max(timeout, std::chrono::nanoseconds(0));
+}
+
+namespace detail {
+namespace {
+
+std::string default_name(const std::vector<std::uint32_t>& path) {
+    return fmt::format("Process-{}", fmt::join(path, ":"));
+}
+
+// Empty if it has no name (removed, or out of reach): the child stays where it is.
+std::string working_folder() {
+    std::error_code error;
+    return std::filesystem::current_path(error).native();
+}
+
+}  // namespace
+
+ProcessCore::ProcessCore(std::unique_ptr<ProcessTask> task, ProcessOptions options)
+    : name_(std::move(options.name)),
+      authkey_(options.authkey ? std::move(*options.authkey) : identity().authkey),
+      daemon_(options.daemon.value_or(identity().daemon)),
+      own_group_(options.own_group),
+      method_(options.start_method),
+      path_(ProcessRegistry::next_path()),
+      creator_(::getpid()),
+      task_(std::move(task)) {
+    if (name_.find('\0') != std::string::npos)
+        throw std::invalid_argument("the name of a process contains a NUL");
+    if (name_.empty()) name_ = default_name(path_);
+}
+
+// --- starting ----------------------------------------------------------------------------------
+
+void ProcessCore::start() {
+    for (const auto& child : ProcessRegistry::children()) (void)child->try_reap();
+    std::unique_ptr<ProcessTask> done;  // destroyed without the lock: it is the application's
+    std::lock_guard lock(mutex_);
+    check_open();
+    if (creator_ != ::getpid())
+        throw std::logic_error(fmt::format(
+            "the process \"{}\" cannot be started here: this is a forked copy of the process that "
+            "made it",
+            name_));
+    if (stage_ != Stage::made)
+        throw std::logic_error(
+            fmt::format("the process \"{}\" cannot be started twice: make another one", name_));
+    StartMethod method = method_ ? *method_ : get_start_method();
+    arm_exit_hooks();
+    BlobBuffer buffer;
+    BlobFds fds;
+    write_setup(buffer, fds, method);
+    Launched child = launch(method);
+    try {
+        send_blob(child.control.get(), buffer, fds);
+        sys::set_nonblocking(child.control.get(), true);
+        ProcessRegistry::add(shared_from_this());
+    } catch (...) {
+        (void)sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
+        (void)sys::wait_pidfd(child.pidfd.get(), true);
+        throw;
+    }
+    child_ = std::move(child);
+    pid_ = child_.pid;
+    stage_ = Stage::running;
+    done = std::move(task_);
+    log_line(LogLevel::debug, SourceLine::current(), "started {} (pid {}, {})", name_, child_.pid,
+             to_string(method));
+}
+
+void ProcessCore::write_setup(BlobBuffer& buffer, BlobFds& fds, StartMethod method) const {
+    ProcessSetup setup;
+    setup.name = name_;
+    setup.daemon = daemon_;
+    setup.authkey = authkey_;
+    setup.path = path_;
+    setup.parent_pid = ::getpid();
+    setup.parent_name = identity().name;
+    setup.start_method = static_cast<std::int32_t>(method);
+    setup.executable = executable();
+    if (PreloadHook preload = preload_hook()) {
+        ModuleAddress at = locate(reinterpret_cast<const void*>(preload));
+        setup.preload_module = at.module;
+        setup.preload_offset = at.offset;
+    }
+    if (method == StartMethod::forkserver) setup.folder = working_folder();
+    setup.log = log_settings();
+    setup.task = task_->id();
+    OutputArchive archive(buffer, &fds);
+    archive(setup);
+    task_->save(archive);
+}
+
+Launched ProcessCore::launch(StartMethod method) const {
+    const char* purpose = "a process";
+    LaunchOptions options{.own_group = own_group_, .dies_with_us = daemon_};
+    switch (method) {
+        case StartMethod::spawn:
+            require_init(purpose);
+            return make_spawner()->launch(&process_main, options);
+        case StartMethod::forkserver:
+            require_init(purpose);
+            return launch_from_forkserver(&process_main, options);
+        case StartMethod::fork:
+            require_single_thread(purpose, 0);
+            break;
+        case StartMethod::fork_threaded:
+            break;
+    }
+    InheritedTask inherited(task_.get());
+    return make_forker()->launch(&process_main, options);
+}
+
+// --- states ------------------------------------------------------------------------------------
+
+void ProcessCore::check_open() const {
+    if (stage_ == Stage::closed)
+        throw std::logic_error(fmt::format("the process object \"{}\" is closed", name_));
+}
+
+void ProcessCore::check_child(const char* verb) const {
+    check_open();
+    if (stage_ == Stage::made)
+        throw std::logic_error(
+            fmt::format("cannot {} the process \"{}\": it was not started", verb, name_));
+    if (creator_ != ::getpid())
+        throw std::logic_error(fmt::format(
+            "cannot {} the process \"{}\": it is not a child of this process", verb, name_));
+}
+
+int ProcessCore::pid() {
+    std::lock_guard lock(mutex_);
+    return pid_;
+}
+
+int ProcessCore::sentinel() {
+    std::lock_guard lock(mutex_);
+    check_child("wait for");
+    return child_.pidfd.get();
+}
+
+bool ProcessCore::started_here() {
+    std::lock_guard lock(mutex_);
+    return stage_ == Stage::running && creator_ == ::getpid();
+}
+
+void ProcessCore::close() {
+    std::lock_guard lock(mutex_);
+    if (stage_ == Stage::running && reap_locked().running() && creator_ == ::getpid())
+        throw std::logic_error(fmt::format(
+            "cannot close the process \"{}\" while it runs: call join() or terminate() first",
+            name_));
+    stage_ = Stage::closed;
+    task_.reset();
+    child_ = {};
+}
+
+// --- the end -----------------------------------------------------------------------------------
+
+ExitStatus ProcessCore::try_reap() {
+    std::lock_guard lock(mutex_);
+    check_open();
+    return reap_locked();
+}
+
+bool ProcessCore::is_alive() {
+    std::lock_guard lock(mutex_);
+    check_open();
+    if (stage_ == Stage::made) return false;
+    check_child("look at");
+    return reap_locked().running();
+}
+
+ExitStatus ProcessCore::reap_locked() {
+    if (stage_ != Stage::running || creator_ != ::getpid()) return status_;
+    status_ = sys::wait_pidfd(child_.pidfd.get(), false);
+    if (status_.running()) return status_;
+    stage_ = Stage::ended;
+    read_report();
+    child_.control.reset();
+    child_.lifeline.reset();
+    ProcessRegistry::remove(this);
+    log_line(LogLevel::debug, SourceLine::current(), "{} {}", name_, status_.describe());
+    return status_;
+}
+
+bool ProcessCore::wait_until(const sys::Deadline& deadline) {
+    int pidfd;
+    {
+        std::lock_guard lock(mutex_);
+        check_child("join");
+        if (!reap_locked().running()) return true;
+        pidfd = child_.pidfd.get();
+    }
+    if (!sys::wait_for_exit(pidfd, deadline)) return false;
+    return !try_reap().running();
+}
+
+// A child that was killed may have written anything: a report that makes no sense is none.
+void ProcessCore::read_report() {
+    try {
+        while (auto report = Blob::receive(child_.control.get())) {
+            InputArchive archive(report->bytes());
+            std::uint32_t kind = 0;
+            archive(kind);
+            taken_over_ = true;
+            if (kind == static_cast<std::uint32_t>(ReportKind::threw))
+                thrown_ = load_exception(archive);
+        }
+    } catch (const std::exception&) {  // EAGAIN: that was all, and a grandchild holds the socket
+    }
+}
+
+void ProcessCore::rethrow() {
+    std::exception_ptr thrown;
+    {
+        std::lock_guard lock(mutex_);
+        check_child("look into");
+        ExitStatus status = reap_locked();
+        if (status.running())
+            throw std::logic_error(
+                fmt::format("cannot tell what the process \"{}\" threw while it runs: call join() "
+                            "first",
+                            name_));
+        if (status.exited() && !taken_over_)
+            throw std::runtime_error(fmt::format(
+                "the process \"{}\" {} before it began: the program that was started did not come "
+                "as far as sidestep::init() (set_executable: is it this program?), or said on "
+                "stderr what it lacked",
+                name_, status.describe()));
+        thrown = thrown_;
+    }
+    if (thrown) std::rethrow_exception(thrown);
+}
+
+void ProcessCore::send_signal(int signal) {
+    std::lock_guard lock(mutex_);
+    check_child("signal");
+    if (!reap_locked().running()) return;
+    // The group's number is reserved while the child is unreaped.
+    if (own_group_ && ::kill(-child_.pid, signal) == 0) return;
+    (void)sys::pidfd_send_signal(child_.pidfd.get(), signal);
+}
+
+void ProcessCore::end_with_owner(bool unwinding) {
+    if (!started_here()) return;
+    if (daemon_ || unwinding) {
+        send_signal(SIGTERM);
+        if (wait_until(sys::Clock::now() + kGrace)) return;
+        send_signal(SIGKILL);
+    }
+    (void)wait_until({});
+}
+
+}  // namespace detail
+}  // namespace sidestep

@@ -1,0 +1,135 @@
+// A Process from the inside of the child.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <optional>
+#include <stdexcept>
+
+#include <sidestep/process.hpp>
+#include <sidestep/remote_error.hpp>
+
+#include "blob.hpp"
+#include "error.hpp"
+#include "log_settings.hpp"
+#include "process_protocol.hpp"
+#include "process_state.hpp"
+#include "start_defaults.hpp"
+#include "sys.hpp"
+
+namespace sidestep {
+namespace {
+
+// What the arguments are decoded from.
+std::optional<Blob> received;
+// Of the thread that forks; in the child, its only one.
+thread_local detail::ProcessTask* inherited_task = nullptr;
+
+void use_null_input() {
+    Fd null = sys::open_dev_null();
+    if (::dup2(null.get(), STDIN_FILENO) < 0) throw_errno(errno, "dup2(/dev/null, stdin)");
+}
+
+void settle_in(const ProcessSetup& setup) {
+    use_null_input();
+    set_identity(
+        {setup.name, setup.daemon, setup.authkey, setup.path, setup.parent_pid, setup.parent_name});
+    const void* preload = nullptr;
+    if (setup.preload_module)
+        preload = resolve({setup.preload_module, setup.preload_offset}, Contents::code, 1);
+    inherit_start_defaults(static_cast<StartMethod>(setup.start_method), setup.executable,
+                           reinterpret_cast<PreloadHook>(const_cast<void*>(preload)));
+    inherit_log_settings(setup.log);
+    if (!setup.folder.empty() && ::chdir(setup.folder.c_str()) < 0)
+        throw_errno(errno, fmt::format("chdir({}), the parent's working folder", setup.folder));
+    arm_exit_hooks();
+}
+
+void report(const Fd& control, ReportKind kind, const std::string& where) {
+    BlobBuffer buffer;
+    OutputArchive archive(buffer);
+    archive(static_cast<std::uint32_t>(kind));
+    if (kind == ReportKind::threw) detail::save_current_exception(archive, where);
+    send_blob(control.get(), buffer, {});
+}
+
+void report_exception(const Fd& control) noexcept {
+    const std::string& name = identity().name;
+    print_current_exception(
+        fmt::format("Process {} (pid {}) ended by an exception:", name, ::getpid()));
+    try {
+        report(control, ReportKind::threw, fmt::format("  in process {} ({})\n", name, ::getpid()));
+    } catch (...) {  // the parent has the exit code, and stderr the rest
+    }
+}
+
+void run_task(const detail::TaskId& id, InputArchive& arguments) {
+    const detail::TaskEntry* entry = detail::find_entry(id);
+    if (!entry)
+        throw SerializationError(
+            "the process's code is not in this program: the library it belongs to is loaded by "
+            "dlopen() in the parent only; link it, or load it before init()");
+    detail::HeapBuffer nowhere;
+    OutputArchive result(nowhere);
+    entry->run(arguments, result);
+}
+
+std::string describe(const std::exception_ptr& thrown) {
+    std::string text;
+    try {
+        std::rethrow_exception(thrown);
+    } catch (const std::exception& error) {
+        text = remote_traceback(error);
+        auto* outer = dynamic_cast<const std::nested_exception*>(&error);
+        if (outer && outer->nested_ptr())
+            text += "which was thrown because of\n" + describe(outer->nested_ptr());
+    } catch (...) {
+    }
+    return text;
+}
+
+}  // namespace
+
+InheritedTask::InheritedTask(detail::ProcessTask* task) noexcept { inherited_task = task; }
+InheritedTask::~InheritedTask() { inherited_task = nullptr; }
+
+void detail::release_arguments() noexcept {
+    received.reset();
+    delete std::exchange(inherited_task, nullptr);
+}
+
+void print_current_exception(const std::string& head) noexcept {
+    try {
+        detail::HeapBuffer buffer;
+        OutputArchive output(buffer);
+        detail::save_current_exception(output, {});
+        InputArchive input(buffer.bytes());
+        std::string text = head + "\n" + describe(detail::load_exception(input));
+        std::fflush(stdout);  // in order, where both go to one place
+        std::fputs(text.c_str(), stderr);
+    } catch (...) {  // nobody left to tell
+    }
+}
+
+void process_main(Fd control) {
+    int exit_code = 1;
+    try {
+        received = Blob::receive(control.get());
+        if (!received) leave_process(1);  // the parent died while it was telling us
+        InputArchive arguments(received->bytes(), &*received);
+        ProcessSetup setup;
+        arguments(setup);
+        settle_in(setup);
+        report(control, ReportKind::taken_over, {});
+        log_line(LogLevel::info, SourceLine::current(), "child process calling its function");
+        run_task(setup.task, arguments);
+        exit_code = 0;
+    } catch (...) {
+        report_exception(control);
+    }
+    log_line(LogLevel::info, SourceLine::current(), "process exiting with exit code {}", exit_code);
+    leave_process(exit_code);
+}
+
+}  // namespace sidestep

@@ -1,0 +1,173 @@
+#include "process_state.hpp"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <stdexcept>
+
+#include "log_settings.hpp"
+#include "parent_fd.hpp"
+#include "per_process.hpp"
+#include "process_core.hpp"
+#include "sys.hpp"
+
+namespace sidestep {
+namespace {
+
+using namespace std::chrono_literals;
+using detail::ProcessCore;
+
+std::atomic<const Identity*> current{nullptr};
+
+struct Children {
+    std::mutex mutex;  // guards all of it
+    std::vector<std::shared_ptr<ProcessCore>> alive;
+    std::uint32_t started = 0;
+};
+PerProcess<Children> registry;
+
+const Identity* make_first() {
+    auto* fresh = new Identity;
+    fresh->authkey.resize(32);
+    sys::fill_random(std::as_writable_bytes(std::span(fresh->authkey)));
+    const Identity* expected = nullptr;
+    if (current.compare_exchange_strong(expected, fresh)) return fresh;
+    delete fresh;
+    return expected;
+}
+
+}  // namespace
+
+const Identity& identity() {
+    const Identity* known = current;
+    return known ? *known : *make_first();
+}
+
+void set_identity(Identity identity) { current = new Identity(std::move(identity)); }
+
+std::vector<std::uint32_t> ProcessRegistry::next_path() {
+    std::vector<std::uint32_t> path = identity().path;
+    Children& mine = registry.get();
+    std::lock_guard lock(mine.mutex);
+    path.push_back(++mine.started);
+    return path;
+}
+
+void ProcessRegistry::add(const std::shared_ptr<ProcessCore>& child) {
+    Children& mine = registry.get();
+    std::lock_guard lock(mine.mutex);
+    mine.alive.push_back(child);
+}
+
+void ProcessRegistry::remove(const ProcessCore* child) noexcept {
+    Children& mine = registry.get();
+    std::shared_ptr<ProcessCore> last;  // dropped without the lock
+    std::lock_guard lock(mine.mutex);
+    auto found = std::find_if(mine.alive.begin(), mine.alive.end(),
+                              [&](const auto& c) { return c.get() == child; });
+    if (found == mine.alive.end()) return;
+    last = std::move(*found);
+    mine.alive.erase(found);
+}
+
+std::vector<std::shared_ptr<ProcessCore>> ProcessRegistry::children() {
+    Children& mine = registry.get();
+    std::lock_guard lock(mine.mutex);
+    return mine.alive;
+}
+
+void end_children() noexcept {
+    auto children = ProcessRegistry::children();
+    auto for_daemons = [&](auto action) {
+        for (const auto& child : children)
+            if (child->daemon() && child->try_reap().running()) action(*child);
+    };
+    try {
+        for_daemons([](ProcessCore& child) {
+            log_line(LogLevel::info, SourceLine::current(), "ending the daemon {}", child.name());
+            child.send_signal(SIGTERM);
+        });
+        auto deadline = sys::Clock::now() + ProcessCore::kGrace;
+        for_daemons([&](ProcessCore& child) { (void)child.wait_until(deadline); });
+        for_daemons([](ProcessCore& child) { child.send_signal(SIGKILL); });
+        for (const auto& child : children) {
+            log_line(LogLevel::debug, SourceLine::current(), "waiting for {}", child->name());
+            (void)child->wait_until({});
+        }
+    } catch (const std::exception& error) {
+        log_line(LogLevel::error, SourceLine::current(), "cannot end the children: {}",
+                 error.what());
+    }
+    stop_forkserver();
+}
+
+std::vector<ChildProcess> active_children() {
+    std::vector<ChildProcess> alive;
+    for (auto& child : ProcessRegistry::children())
+        if (child->try_reap().running()) alive.push_back(ProcessRegistry::handle(std::move(child)));
+    return alive;
+}
+
+CurrentProcess current_process() {
+    const Identity& me = identity();
+    return {::getpid(), me.name, me.daemon, me.authkey};
+}
+
+void set_authkey(std::string authkey) {
+    Identity changed = identity();
+    changed.authkey = std::move(authkey);
+    set_identity(std::move(changed));
+}
+
+// --- the parent --------------------------------------------------------------------------------
+
+namespace {
+
+struct Parent {
+    std::mutex mutex;
+    ParentFd pidfd;  // kept as long as this process: sentinel() gives it away
+};
+PerProcess<Parent> parents;
+
+// The parent's pidfd; -1: it has ended.
+int parent_pidfd(int pid) {
+    Parent& parent = parents.get();
+    std::lock_guard lock(parent.mutex);
+    if (parent.pidfd) return parent.pidfd.get();
+    Fd fd;
+    // While it is our parent, its number is its own; so if it is after, it was before.
+    if (sys::find_process(pid, fd) != 0 || ::getppid() != pid) return -1;
+    parent.pidfd = std::move(fd);
+    return parent.pidfd.get();
+}
+
+}  // namespace
+
+std::optional<ParentProcess> parent_process() {
+    const Identity& me = identity();
+    if (me.parent_pid == 0) return {};
+    return ParentProcess(me.parent_pid, me.parent_name);
+}
+
+bool ParentProcess::is_alive() const { return ::getppid() == pid_; }
+void ParentProcess::join() const { (void)join_for(std::chrono::nanoseconds::max()); }
+bool ParentProcess::join_for(std::chrono::nanoseconds timeout) const {
+    int pidfd = parent_pidfd(pid_);
+    return pidfd < 0 || sys::wait_for_exit(pidfd, deadline_in(timeout));
+}
+int ParentProcess::sentinel() const {
+    int pidfd = parent_pidfd(pid_);
+    if (pidfd < 0) throw std::logic_error("the parent process has ended: it has no sentinel");
+    return pidfd;
+}
+
+unsigned cpu_count() {
+    return static_cast<unsigned>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
+}
+unsigned process_cpu_count() { return static_cast<unsigned>(sys::usable_cpus()); }
+
+}  // namespace sidestep

@@ -1,0 +1,91 @@
+#include <sidestep/start_method.hpp>
+
+#include <fmt/format.h>
+
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+#include "start_defaults.hpp"
+
+namespace sidestep {
+namespace {
+
+// Relaxed everywhere: each setting stands alone.
+constexpr int kUnsettled = -1;
+std::atomic<int> default_method{kUnsettled};
+std::atomic<PreloadHook> preload{nullptr};
+// Replaced as a whole and never freed: a forked child must find it unlocked.
+std::atomic<const std::string*> program{nullptr};
+
+constexpr StartMethod kAll[] = {StartMethod::spawn, StartMethod::fork, StartMethod::fork_threaded,
+                                StartMethod::forkserver};
+
+}  // namespace
+
+std::string_view to_string(StartMethod method) {
+    switch (method) {
+        case StartMethod::spawn:
+            return "spawn";
+        case StartMethod::fork:
+            return "fork";
+        case StartMethod::fork_threaded:
+            return "fork_threaded";
+        case StartMethod::forkserver:
+            return "forkserver";
+    }
+    throw std::invalid_argument("no start method has this number");
+}
+
+StartMethod start_method_named(std::string_view name) {
+    for (StartMethod method : kAll)
+        if (to_string(method) == name) return method;
+    throw std::invalid_argument(fmt::format(
+        "\"{}\" is no start method: use spawn, fork, fork_threaded or forkserver", name));
+}
+
+std::vector<StartMethod> get_all_start_methods() {
+    return {StartMethod::spawn, StartMethod::fork, StartMethod::forkserver};
+}
+
+StartMethod get_start_method() {
+    int settled = kUnsettled;
+    if (default_method.compare_exchange_strong(settled, static_cast<int>(StartMethod::spawn)))
+        return StartMethod::spawn;
+    return static_cast<StartMethod>(settled);
+}
+
+void set_start_method(StartMethod method) {
+    int settled = kUnsettled;
+    if (!default_method.compare_exchange_strong(settled, static_cast<int>(method)))
+        throw std::logic_error(fmt::format(
+            "the default start method is settled already ({}): call set_start_method once, before "
+            "any process is made, or name the method in ProcessOptions",
+            to_string(static_cast<StartMethod>(settled))));
+}
+
+void force_start_method(StartMethod method) { default_method = static_cast<int>(method); }
+
+void set_executable(const std::filesystem::path& path) {
+    if (path.native().find('\0') != std::string::npos)
+        throw std::invalid_argument("set_executable: the path contains a NUL");
+    program = new std::string(path.native());
+}
+
+std::filesystem::path get_executable() { return executable(); }
+
+std::string executable() {
+    const std::string* path = program;
+    return path ? *path : std::string();
+}
+
+void set_forkserver_preload(void (*hook)()) { preload = hook; }
+PreloadHook preload_hook() { return preload; }
+
+void inherit_start_defaults(StartMethod method, const std::string& path, PreloadHook hook) {
+    force_start_method(method);
+    if (path != executable()) program = new std::string(path);
+    preload = hook;
+}
+
+}  // namespace sidestep

@@ -1,0 +1,139 @@
+// Barrier: a number of parties wait for each other, again and again.
+//
+//     state           | wait()                      | abort() | reset()
+//     ----------------|-----------------------------|---------|------------------------------
+//     filling         | waits; the last runs the    | broken  | filling; who waits gets
+//                     | action and lets all go      |         | BrokenBarrierError
+//     broken          | BrokenBarrierError          | broken  | filling
+//
+// A timeout, an action that throws, abort(), and the death of a party break the barrier.
+//
+// Threads:    thread-safe and process-shared; a party is a thread of any process. A handle is a
+//             small value whose copies are one barrier.
+// Peer death: a process counts as a party from its first wait() until the round after its last, or
+//             until its last handle is gone. If it dies within, whoever waits gets
+//             BrokenBarrierError, within as long as it has waited already (2 to 100 ms). So a
+//             process that ends after some rounds, while others go on, drops its handles or calls
+//             leave().
+// Errors:     BrokenBarrierError; std::invalid_argument for 0 parties, or more than 4096;
+//             std::logic_error for a handle that was moved from.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+#include <sidestep/object_ref.hpp>
+#include <sidestep/task.hpp>
+
+namespace sidestep {
+
+class BrokenBarrierError : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+struct BarrierOptions {
+    std::optional<std::chrono::nanoseconds> timeout = {};  // of wait(); none: for ever
+};
+
+namespace detail {
+
+// The action of a barrier, which travels as a task does.
+class BarrierAction {
+  public:
+    virtual ~BarrierAction() = default;
+    virtual void run() = 0;
+    virtual void save(OutputArchive& archive) const = 0;
+};
+// Where a travelled action's maker puts it: an archive, because that is what a task writes to.
+struct ActionReceiver : OutputArchive {
+    using OutputArchive::OutputArchive;
+    std::shared_ptr<BarrierAction> action;
+};
+void save_action_id(OutputArchive& archive, const TaskId& id);
+
+template <class F>
+class ActionOf final : public BarrierAction {
+  public:
+    explicit ActionOf(F f) : f_(std::move(f)) {}
+    void run() override { f_(); }
+    void save(OutputArchive& archive) const override;
+
+  private:
+    F f_;
+};
+template <class F>
+struct MakeAction {
+    static void run(InputArchive& arguments, OutputArchive& result) {
+        static_cast<ActionReceiver&>(result).action =
+            std::make_shared<ActionOf<F>>(load_callable<F>(arguments));
+    }
+};
+template <class F>
+void ActionOf<F>::save(OutputArchive& archive) const {
+    save_action_id(archive, task_id<MakeAction<F>>());
+    save_callable(archive, f_);
+}
+
+}  // namespace detail
+
+class Barrier {
+  public:
+    explicit Barrier(unsigned parties, BarrierOptions options = {})
+        : Barrier(parties, std::shared_ptr<detail::BarrierAction>(), options) {}
+    // The last party to arrive calls action() before any goes on. What it throws comes out of its
+    // wait(), and breaks the barrier. It travels with the handle, so it is what can be a task: a
+    // function, a captureless lambda, a functor with `serialize`, bind(f, args...).
+    template <class F>
+    requires std::is_invocable_v<F&> Barrier(unsigned parties, F action,
+                                             BarrierOptions options = {})
+        : Barrier(parties, make_action(std::move(action)), options) {}
+    explicit Barrier(detail::Blank) noexcept {}
+
+    // Waits until all parties have come. Returns 0 for the first who came, parties() - 1 for the
+    // last. Throws BrokenBarrierError.
+    unsigned wait();
+    // A time limit of its own; std::chrono durations.
+    template <class Rep, class Period>
+    unsigned wait_for(const std::chrono::duration<Rep, Period>& timeout) {
+        return wait_until_deadline(detail::deadline_after(timeout));
+    }
+
+    void reset();
+    void abort();
+    // The calling process is no party any more (until it waits again): its end breaks nothing.
+    void leave();
+
+    unsigned parties() const;
+    unsigned n_waiting() const;
+    bool broken() const;
+
+    friend bool operator==(const Barrier& a, const Barrier& b) { return a.ref_ == b.ref_; }
+
+    void save(OutputArchive& archive) const;
+    void load(InputArchive& archive);
+
+  private:
+    struct State;
+    Barrier(unsigned parties, std::shared_ptr<detail::BarrierAction> action,
+            BarrierOptions options);
+    template <class F>
+    static std::shared_ptr<detail::BarrierAction> make_action(F action) {
+        detail::check_task<F>();
+        return std::make_shared<detail::ActionOf<F>>(std::move(action));
+    }
+    State& state() const;
+    void leave_at_end();
+    unsigned wait_until_deadline(const detail::Deadline& deadline);
+    unsigned complete(State& all, unsigned index, std::uint32_t round);
+
+    detail::ObjectRef ref_;
+    std::shared_ptr<detail::BarrierAction> action_;
+    std::shared_ptr<void> leaver_;  // leaves when the process drops its last handle
+};
+
+}  // namespace sidestep

@@ -1,0 +1,105 @@
+// Listener and Client: connections between programs that do not know each other yet.
+//
+//     Listener listener({.address = TcpAddress{"127.0.0.1", 0}, .authkey = "secret"});
+//     Connection server_side = listener.accept();
+//     Connection client_side = Client(listener.address(), {.authkey = "secret"});
+//
+// With an authkey both sides prove that they know it (HMAC over random challenges) before anything
+// else is read. The handshake and the framing are, byte for byte, those of Python's
+// multiprocessing.connection from 3.12 on, so that a Python program can be at the other end (with
+// send_bytes and recv_bytes: its send() pickles). An empty key is a key like any other. The key
+// proves who is there; it does not encrypt what follows.
+//
+// Threads:    a Listener is thread-safe: accept() calls take turns, close() from another thread
+//             ends them. It has no thread of its own: handshakes go on inside accept().
+// Fork:       a forked child owns a copy of the listening socket; the socket's file is removed by
+//             the process that created it only.
+// Peer death: a peer that dies during its handshake has failed it (AuthenticationError).
+// Errors:     std::system_error (EADDRINUSE: the address is taken; ECONNREFUSED: nobody listens;
+//             ETIMEDOUT; EBADF: the listener is closed), AuthenticationError, and
+//             std::invalid_argument for an address or option that cannot be.
+// Limits:     A peer that has not proved the key yet costs a descriptor and 600 bytes, for
+//             handshake_timeout at most; its messages are limited to 256 bytes; descriptors that
+//             it sends are dropped by the kernel. max_handshakes of them run side by side, so that
+//             slow ones do not keep the others waiting; beyond that the oldest is given up.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include <sidestep/address.hpp>
+#include <sidestep/connection.hpp>
+
+namespace sidestep {
+
+// The other side did not prove that it knows the authkey, or did not accept our proof, or does not
+// speak the protocol.
+class AuthenticationError : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+// The hash of the challenges that this side makes. Answers may use any of these.
+enum class Digest { sha256, sha384, sha3_256, sha3_384 };
+
+struct ListenerOptions {
+    Address address = UnixAddress{};                    // the default: a fresh abstract name
+    std::optional<std::string> authkey = std::nullopt;  // none: everybody is let in
+    int backlog = 128;                                  // connections that may wait for accept()
+    Digest digest = Digest::sha256;
+    // Also takes the HMAC-MD5 of Python before 3.12 as a proof. MD5 is broken as a hash, though
+    // not known to be as a MAC: only for peers that speak nothing else.
+    bool legacy_md5 = false;
+    std::chrono::milliseconds handshake_timeout = std::chrono::seconds(10);
+    std::size_t max_handshakes = 64;
+};
+
+struct ClientOptions {
+    std::optional<std::string> authkey = std::nullopt;  // none: no handshake
+    Digest digest = Digest::sha256;
+    bool legacy_md5 = false;  // see ListenerOptions
+    // For connecting and the handshake together; none: as long as it takes.
+    std::optional<std::chrono::milliseconds> timeout = std::chrono::seconds(30);
+};
+
+class Listener {
+  public:
+    explicit Listener(ListenerOptions options = {});
+    ~Listener();
+    Listener(const Listener&) = delete;
+    Listener& operator=(const Listener&) = delete;
+
+    // The next connection whose peer has proved the key. Blocks until there is one, or throws
+    // AuthenticationError for a peer that has failed: the listener goes on listening, call again.
+    Connection accept();
+    // The same, waiting `timeout` at most: nothing if no peer has come so far.
+    [[nodiscard]] std::optional<Connection> accept_for(std::chrono::nanoseconds timeout);
+
+    // Where it really listens: with the port, or the name, that was picked.
+    const Address& address() const;
+    // The address of the peer accepted last; nothing before the first, and none has a name on a
+    // Unix socket (an empty UnixAddress).
+    std::optional<Address> last_accepted() const;
+
+    // Readable when accept_for(0s) would get on: with a new peer, or with a handshake.
+    // Throws if the listener is closed.
+    int fd() const;
+
+    // Stops listening, drops unfinished handshakes, removes the socket's file. Connections that
+    // were accepted stay. Idempotent.
+    void close() noexcept;
+    bool closed() const;
+
+  private:
+    class Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+// Connects to a listener, ours or Python's.
+Connection Client(const Address& address, const ClientOptions& options = {});
+
+}  // namespace sidestep

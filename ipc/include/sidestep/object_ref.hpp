@@ -1,0 +1,80 @@
+// What all handles hold: a reference to an object in shared memory, which can travel.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <type_traits>
+
+#include <sidestep/archive.hpp>
+
+namespace sidestep {
+
+class MappedSegment;
+
+namespace detail {
+
+using Deadline = std::optional<std::chrono::steady_clock::time_point>;
+
+// now + timeout, without overflow; a negative timeout is none.
+template <class Rep, class Period>
+Deadline deadline_after(const std::chrono::duration<Rep, Period>& timeout) {
+    auto now = std::chrono::steady_clock::now();
+    using Seconds = std::chrono::duration<double>;
+    constexpr Seconds kForever(1e9);
+    if (!(Seconds(timeout) < kForever)) return {};
+    if (timeout <= timeout.zero()) return now;
+    return now + std::chrono::ceil<std::chrono::nanoseconds>(timeout);
+}
+template <class Clock, class Duration>
+Deadline deadline_at(const std::chrono::time_point<Clock, Duration>& moment) {
+    if constexpr (std::is_same_v<Clock, std::chrono::steady_clock>)
+        return std::chrono::time_point_cast<std::chrono::nanoseconds>(moment);
+    else
+        return deadline_after(moment - Clock::now());
+}
+
+constexpr std::uint64_t object_kind(std::string_view name) {  // FNV-1a
+    std::uint64_t hash = 0xcbf29ce484222325u;
+    for (char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    return hash;
+}
+
+[[noreturn]] void throw_no_object(const char* name);
+
+// A counted reference (within this process) to an object in a shared segment.
+class ObjectRef {
+  public:
+    ObjectRef() = default;
+    ObjectRef(std::shared_ptr<MappedSegment> segment, void* object)
+        : segment_(std::move(segment)), object_(object) {}
+
+    // The object. Throws std::logic_error if there is none: moved from.
+    template <class T>
+    T& as(const char* name) const {
+        if (!segment_) throw_no_object(name);
+        return *static_cast<T*>(object_);
+    }
+    void* get() const { return segment_ ? object_ : nullptr; }
+    const std::shared_ptr<MappedSegment>& segment() const { return segment_; }
+    explicit operator bool() const { return segment_ != nullptr; }
+    bool operator==(const ObjectRef& other) const { return object_ == other.object_; }
+
+    // The descriptor of the segment and the place in it. Throws SerializationError where no
+    // descriptors can travel, and if what arrives is not an object of this kind.
+    void save(OutputArchive& archive, const char* name) const;
+    void load(InputArchive& archive, std::uint64_t kind, const char* name);
+
+  private:
+    std::shared_ptr<MappedSegment> segment_;
+    void* object_ = nullptr;
+};
+
+// One descriptor through the archive; the same checks and errors.
+void save_fd(OutputArchive& archive, int fd, const char* name);
+int load_fd(InputArchive& archive, const char* name);  // owned
+
+}  // namespace detail
+}  // namespace sidestep

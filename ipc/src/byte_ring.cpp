@@ -1,0 +1,129 @@
+#include "byte_ring.hpp"
+
+#include <algorithm>
+#include <new>
+#include <stdexcept>
+
+#include "sys.hpp"
+
+namespace sidestep {
+namespace {
+
+constexpr std::size_t kLarge = 1 << 20;
+
+bool populate(std::byte* begin, std::size_t size) {
+    constexpr std::uintptr_t kPage = 4096;  // whole pages, as madvise wants them
+    auto first = reinterpret_cast<std::uintptr_t>(begin) & ~(kPage - 1);
+    auto last = reinterpret_cast<std::uintptr_t>(begin + size) + kPage - 1;
+    return sys::populate({reinterpret_cast<std::byte*>(first), (last & ~(kPage - 1)) - first});
+}
+
+}  // namespace
+
+void throw_ring_damaged() {
+    throw std::runtime_error(
+        "the queue's memory is damaged: a process that shares it wrote over it");
+}
+
+std::uint32_t ByteRing::size() const {
+    for (;;) {
+        // The two belong together if the head has not moved between.
+        std::uint64_t head = words_.head.load(std::memory_order_acquire);
+        std::uint64_t tail = words_.tail.load(std::memory_order_acquire);
+        if (words_.head.load(std::memory_order_acquire) == head)
+            return RingCursor::unpack(tail).count - RingCursor::unpack(head).count;
+    }
+}
+
+// Where the next record goes, and how much room there is in one piece; no units: it does not fit.
+ByteRing::Room ByteRing::find_room(std::uint32_t needed, RingCursor head, RingCursor tail) {
+    bool empty = head.count == tail.count;
+    if (words_.escaped && static_cast<std::int32_t>(head.count - words_.escape_count) >= 0)
+        words_.escaped = 0;
+    if (!empty && !words_.escaped && tail.place <= head.place) {  // wrapped
+        std::uint32_t room = head.place - tail.place;             // one unit stays for the jump
+        if (room > needed) return {tail.place, room - 1};
+        std::uint32_t beyond = words_.wrap_place + 1;
+        bool fits = room > 0 && beyond < units_ && units_ - beyond >= needed;
+        return {beyond, fits ? units_ - beyond : 0};
+    }
+    std::uint32_t at_end = units_ - tail.place, at_start = words_.escaped ? 0 : head.place;
+    bool early = tail.place >= kHot && at_start >= needed && at_start >= kHot / 2;
+    if (at_end >= needed && !early) return {tail.place, at_end};
+    return {0, at_start >= needed ? at_start : 0};
+}
+
+// The consumer that comes to `from`, before record `count`, goes on at `to`.
+void ByteRing::jump(std::uint32_t from, std::uint32_t to, std::uint32_t count) {
+    if (from < units_) {
+        std::uint64_t mark = kJump | to;
+        std::memcpy(at(from), &mark, sizeof mark);
+    }
+    if (to == 0) {
+        words_.wrap_place = from;
+    } else {
+        words_.escape_count = count;
+        words_.escaped = 1;
+    }
+}
+
+const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
+    RingCursor tail = RingCursor::unpack(words_.tail.load(std::memory_order_relaxed));  // Q1: ours
+    const RingCursor start = tail;
+    // Somebody was killed between the jump and the tail's store: there was no escape.
+    if (static_cast<std::int32_t>(tail.count - words_.escape_count) < 0) words_.escaped = 0;
+    // Past the hot part, only the true head tells that it is time to go back to the start.
+    bool refreshed = tail.place >= kHot;
+    if (refreshed) words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+    while (begin != end) {
+        RingCursor head = RingCursor::unpack(words_.seen_head);
+        std::uint32_t free_records = max_records_ - (tail.count - head.count);
+        std::uint64_t length;
+        std::memcpy(&length, begin, sizeof length);
+        Room room = free_records == 0
+                        ? Room{0, 0}
+                        : find_room(static_cast<std::uint32_t>(units_of(length)), head, tail);
+        if (room.units == 0) {
+            if (refreshed) break;
+            refreshed = true;
+            words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+            continue;
+        }
+        // As many as fit there.
+        const std::byte* next = begin;
+        std::uint32_t records = 0;
+        while (next != end && records < free_records) {
+            std::memcpy(&length, next, sizeof length);
+            std::size_t with = static_cast<std::size_t>(next - begin) + units_of(length) * kUnit;
+            if (with > room.units * kUnit) break;
+            next = begin + with;
+            ++records;
+        }
+        auto size = static_cast<std::size_t>(next - begin);
+        // A lack of memory is an error here, not a signal in the middle of the copy.
+        if (size >= kLarge && !populate(at(room.place), size)) throw std::bad_alloc();
+        if (room.place != tail.place) jump(tail.place, room.place, tail.count + 1);
+        std::memcpy(at(room.place), begin, size);
+        tail = {room.place + static_cast<std::uint32_t>(size / kUnit), tail.count + records};
+        begin = next;
+    }
+    if (tail.count != start.count)
+        words_.tail.store(tail.pack(), std::memory_order_release);  // SYNC(records), Q2
+    return begin;
+}
+
+bool ByteRing::has_records() {
+    std::uint32_t head = RingCursor::unpack(words_.head.load(std::memory_order_relaxed)).count;
+    if (RingCursor::unpack(words_.seen_tail).count != head) return true;
+    words_.seen_tail = words_.tail.load(std::memory_order_acquire);  // SYNC(records)
+    return RingCursor::unpack(words_.seen_tail).count != head;
+}
+
+const std::byte* ByteRing::front(std::uint64_t& length) {
+    next_ = RingCursor::unpack(words_.head.load(std::memory_order_relaxed));
+    std::uint32_t place = step(next_);
+    length = length_at(place);
+    return at(place) + kUnit;
+}
+
+}  // namespace sidestep

@@ -1,0 +1,170 @@
+#include <sidestep/condition.hpp>
+
+#include <stdexcept>
+
+#include "mapped_segment.hpp"
+#include "participant.hpp"
+#include "wait_word.hpp"
+
+namespace sidestep {
+namespace {
+
+constexpr unsigned kPlaces = 256;
+constexpr const char* kName = "Condition";
+constexpr std::uint64_t kKind = detail::object_kind("sidestep.Condition.1");
+
+// A place where one thread waits. Everything is guarded by the condition's lock, except that the
+// waiter reads (and sleeps on) `notified` without it. A place becomes taken by the store of
+// `owner`, its last: who is killed before has not begun to wait.
+struct Place {
+    std::atomic<OwnerId> owner{0};
+    std::uint64_t ticket = 0;  // first come, first served
+    std::atomic<std::uint32_t> notified{0};
+    std::uint32_t reserved = 0;
+};
+
+}  // namespace
+
+struct Condition::Waiters {
+    ObjectHeader header;
+    std::uint64_t next_ticket = 0;
+    std::uint32_t used = 0;  // places at and beyond have never been taken
+    std::uint32_t reserved = 0;
+    Place places[kPlaces];
+
+    Place& enter();
+    Place* longest_waiting();
+    bool wake_one();
+};
+
+namespace {
+
+bool is_free(const Place& place) { return place.owner.load(std::memory_order_relaxed) == 0; }
+bool is_waiting(const Place& place) {
+    return !is_free(place) && place.notified.load(std::memory_order_relaxed) == 0;
+}
+
+}  // namespace
+
+Place& Condition::Waiters::enter() {
+    Place* found = nullptr;
+    for (std::uint32_t i = 0; i < used && !found; ++i)
+        if (is_free(places[i])) found = &places[i];
+    if (!found && used < kPlaces) found = &places[used++];
+    for (std::uint32_t i = 0; i < kPlaces && !found; ++i)
+        if (!is_alive(places[i].owner.load())) found = &places[i];
+    if (!found)
+        throw std::length_error(
+            "256 threads wait on this Condition already: spread them over several");
+    found->ticket = next_ticket++;
+    found->notified.store(0, std::memory_order_relaxed);
+    found->owner.store(this_process(), std::memory_order_release);
+    return *found;
+}
+
+Place* Condition::Waiters::longest_waiting() {
+    Place* longest = nullptr;
+    for (std::uint32_t i = 0; i < used; ++i)
+        if (is_waiting(places[i]) && (!longest || places[i].ticket < longest->ticket))
+            longest = &places[i];
+    return longest;
+}
+
+// False: nobody waits.
+bool Condition::Waiters::wake_one() {
+    for (;;) {
+        Place* place = longest_waiting();
+        if (!place) return false;
+        place->notified.store(1, std::memory_order_release);
+        // Who slept there lives. If nobody did, it is on its way to sleep or back, or dead.
+        if (sys::futex_wake(place->notified, 1) == 1 || is_alive(place->owner.load())) return true;
+        place->owner.store(0, std::memory_order_relaxed);
+    }
+}
+
+Condition::Condition(RLock lock)
+    : lock_(std::move(lock)), ref_(make_object<Waiters>(kKind, kName)) {}
+Condition::Condition(Lock lock)
+    : lock_(std::move(lock)), ref_(make_object<Waiters>(kKind, kName)) {}
+
+Condition::Waiters& Condition::waiters() const { return ref_.as<Waiters>(kName); }
+
+void Condition::lock() {
+    std::visit([](auto& lock) { lock.lock(); }, lock_);
+}
+bool Condition::try_lock() {
+    return std::visit([](auto& lock) { return lock.try_lock(); }, lock_);
+}
+void Condition::unlock() {
+    std::visit([](auto& lock) { lock.unlock(); }, lock_);
+}
+bool Condition::owner_died() const {
+    return std::visit([](const auto& lock) { return lock.owner_died(); }, lock_);
+}
+
+bool Condition::held() const {
+    if (auto* rlock = std::get_if<RLock>(&lock_)) return rlock->depth() > 0;
+    return std::get<Lock>(lock_).holder() == pid_of(this_process());
+}
+
+bool Condition::wait_step(const detail::Deadline& deadline, unsigned round) {
+    Waiters& all = waiters();
+    if (!held())
+        throw std::logic_error(
+            "Condition::wait without holding its lock: lock the condition first");
+    Place& place = all.enter();
+    unsigned depth = 1;
+    if (auto* rlock = std::get_if<RLock>(&lock_))
+        depth = rlock->release_all();
+    else
+        unlock();
+    bool early = round != kNotified;
+    BoundedSleep sleep(deadline, early ? round : 0);
+    while (place.notified.load(std::memory_order_acquire) == 0) {
+        sys::Wake wake = sys::futex_wait(place.notified, 0, sleep.next());
+        if (wake == sys::Wake::timeout && (early || sleep.expired())) break;
+    }
+    if (auto* rlock = std::get_if<RLock>(&lock_))
+        rlock->restore(depth);
+    else
+        lock();
+    bool notified = place.notified.load(std::memory_order_relaxed) != 0;
+    place.owner.store(0, std::memory_order_relaxed);  // under the lock
+    return notified;
+}
+
+void Condition::notify(unsigned count) {
+    Waiters& all = waiters();
+    if (!held())
+        throw std::logic_error(
+            "Condition::notify without holding its lock: lock the condition first");
+    for (unsigned i = 0; i < count; ++i)
+        if (!all.wake_one()) return;
+}
+
+unsigned Condition::waiting() const {
+    Waiters& all = waiters();
+    unsigned count = 0;
+    for (std::uint32_t i = 0; i < all.used; ++i)
+        count += is_waiting(all.places[i]) && is_alive(all.places[i].owner.load());
+    return count;
+}
+
+void Condition::save(OutputArchive& archive) const {
+    archive(static_cast<std::uint8_t>(lock_.index()));
+    std::visit([&](const auto& lock) { lock.save(archive); }, lock_);
+    ref_.save(archive, kName);
+}
+
+void Condition::load(InputArchive& archive) {
+    std::uint8_t index = 0;
+    archive(index);
+    if (index == 0)
+        lock_ = RLock(detail::Blank{});
+    else
+        lock_ = Lock(detail::Blank{});
+    std::visit([&](auto& lock) { lock.load(archive); }, lock_);
+    ref_.load(archive, kKind, kName);
+}
+
+}  // namespace sidestep

@@ -1,0 +1,282 @@
+#include <sidestep/listener.hpp>
+
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <list>
+#include <mutex>
+#include <stdexcept>
+
+#include "credentials.hpp"
+#include "deadline.hpp"
+#include "error.hpp"
+#include "handshake.hpp"
+#include "socket_address.hpp"
+
+namespace sidestep {
+namespace {
+
+using Clock = sys::Clock;
+
+[[noreturn]] void throw_closed(const Address& address) {
+    throw_errno(EBADF, fmt::format("the listener at {} is closed", to_string(address)));
+}
+
+void watch(int epoll, int fd) {
+    epoll_event event = {};
+    event.events = EPOLLIN;
+    event.data.fd = fd;
+    if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0) throw_errno(errno, "epoll_ctl");
+}
+
+// The file of a bound Unix socket, by what it is rather than by its name alone.
+struct SocketFile {
+    std::string path;
+    dev_t device = 0;
+    ino_t inode = 0;
+    pid_t owner = 0;
+
+    static SocketFile remember(const std::string& path) {
+        struct stat status = {};
+        if (::lstat(path.c_str(), &status) < 0) return {};
+        return {path, status.st_dev, status.st_ino, ::getpid()};
+    }
+    void remove() const noexcept {
+        struct stat status;
+        if (path.empty() || owner != ::getpid()) return;
+        if (::lstat(path.c_str(), &status) < 0) return;
+        if (status.st_dev == device && status.st_ino == inode) ::unlink(path.c_str());
+    }
+};
+
+Fd bind_to(const Address& address, int backlog) {
+    int error = 0;
+    for (const sys::SocketAddress& candidate : resolve(address, AddressUse::listen)) {
+        Fd socket = sys::make_socket(candidate.storage.ss_family);
+        if (candidate.storage.ss_family != AF_UNIX)
+            sys::set_option(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+        error = sys::bind(socket.get(), candidate);
+        if (error != 0) continue;
+        sys::set_nonblocking(socket.get(), true);
+        sys::listen(socket.get(), backlog);
+        return socket;
+    }
+    const auto* local = std::get_if<UnixAddress>(&address);
+    bool is_file = local != nullptr && !local->is_abstract;
+    throw_errno(error, fmt::format("cannot listen at {}{}", to_string(address),
+                                   error == EADDRINUSE && is_file
+                                       ? " (if nobody listens there, remove the file)"
+                                       : ""));
+}
+
+void validate(const ListenerOptions& options) {
+    if (options.backlog < 1) throw std::invalid_argument("ListenerOptions::backlog must be >= 1");
+    if (options.max_handshakes < 1)
+        throw std::invalid_argument("ListenerOptions::max_handshakes must be >= 1");
+    if (options.handshake_timeout.count() <= 0)
+        throw std::invalid_argument("ListenerOptions::handshake_timeout must be positive");
+}
+
+}  // namespace
+
+class Listener::Impl {
+  public:
+    explicit Impl(ListenerOptions options) : options_(std::move(options)) {
+        validate(options_);
+        if (options_.authkey)
+            credentials_ =
+                make_credentials(*options_.authkey, options_.digest, options_.legacy_md5);
+        socket_ = bind_to(options_.address, options_.backlog);
+        address_ = from_kernel(sys::own_address(socket_.get()));
+        const auto* local = std::get_if<UnixAddress>(&address_);
+        if (local != nullptr && !local->is_abstract) file_ = SocketFile::remember(local->path);
+        epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
+        if (!epoll_) throw_errno(errno, "epoll_create1");
+        wake_ = sys::make_eventfd();
+        watch(epoll_.get(), socket_.get());
+        watch(epoll_.get(), wake_.get());
+    }
+    ~Impl() { close(); }
+
+    std::optional<Connection> accept(const sys::Deadline& deadline);
+    void close() noexcept;
+
+    const Address& address() const { return address_; }
+    bool closed() const { return closed_; }
+    int fd() const {
+        if (closed_) throw_closed(address_);
+        return epoll_.get();
+    }
+    std::optional<Address> last_accepted() const {
+        std::lock_guard lock(last_accepted_mutex_);
+        return last_accepted_;
+    }
+
+  private:
+    // A peer that has not proved the key yet.
+    struct Pending {
+        Pending(Fd peer_socket, Address peer_address, const Credentials& credentials,
+                Clock::time_point when)
+            : socket(std::move(peer_socket)),
+              peer(std::move(peer_address)),
+              handshake(Handshake::Side::listener, credentials),
+              give_up(when) {}
+        Fd socket;
+        Address peer;
+        Handshake handshake;
+        Clock::time_point give_up;
+    };
+    using Pendings = std::list<Pending>;  // oldest first: all have the same timeout
+
+    std::optional<Connection> greet();
+    std::optional<Connection> go_on(Pendings::iterator peer);
+    Connection let_in(Fd socket, const Address& peer);
+    [[noreturn]] void turn_away(Pendings::iterator peer, const char* reason = nullptr);
+    bool is_stranger(int socket) const;
+
+    // constant after construction
+    ListenerOptions options_;
+    Credentials credentials_;
+    Address address_ = UnixAddress{};
+    SocketFile file_;
+
+    // guarded by accepting_, the turn of whoever is in accept()
+    std::timed_mutex accepting_;
+    Fd socket_, epoll_;
+    Pendings pending_;
+
+    std::atomic<bool> closed_{false};
+    Fd wake_;  // readable from close() on: whoever is in accept() leaves
+
+    mutable std::mutex last_accepted_mutex_;
+    std::optional<Address> last_accepted_;  // guarded by last_accepted_mutex_
+};
+
+std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) {
+    std::unique_lock turn(accepting_, std::defer_lock);
+    if (!deadline)
+        turn.lock();
+    else if (!turn.try_lock_until(*deadline))
+        return {};
+    for (;;) {
+        if (closed_) throw_closed(address_);
+        if (!pending_.empty() && pending_.front().give_up <= Clock::now())
+            turn_away(pending_.begin(), "did not finish the handshake in time");
+        sys::Deadline next = deadline;
+        if (!pending_.empty() && (!next || pending_.front().give_up < *next))
+            next = pending_.front().give_up;
+        epoll_event event = {};
+        int count = ::epoll_wait(epoll_.get(), &event, 1, sys::poll_timeout(next));
+        if (count < 0 && errno != EINTR) throw_errno(errno, "epoll_wait");
+        if (count > 0 && event.data.fd != wake_.get()) {
+            std::optional<Connection> connection;
+            if (event.data.fd == socket_.get())
+                connection = greet();
+            else
+                for (auto peer = pending_.begin(); peer != pending_.end(); ++peer)
+                    if (peer->socket.get() == event.data.fd) {
+                        connection = go_on(peer);
+                        break;
+                    }
+            if (connection) return connection;
+        }
+        // After a look at what is there: accept_for(0s) gets on with what does not wait.
+        if (count <= 0 && deadline && Clock::now() >= *deadline) return {};
+    }
+}
+
+// Takes the next peer out of the backlog.
+std::optional<Connection> Listener::Impl::greet() {
+    if (pending_.size() >= options_.max_handshakes)
+        turn_away(pending_.begin(),
+                  "was given up in the middle of the handshake: too many others "
+                  "came meanwhile");
+    sys::SocketAddress kernel_address;
+    Fd socket = sys::try_accept(socket_.get(), kernel_address);
+    if (!socket) return {};
+    Address peer = from_kernel(kernel_address);
+    if (std::holds_alternative<TcpAddress>(address_)) set_tcp_options(socket.get());
+    if (!options_.authkey) {
+        if (is_stranger(socket.get())) return {};
+        return let_in(std::move(socket), peer);
+    }
+    watch(epoll_.get(), socket.get());
+    pending_.emplace_back(std::move(socket), std::move(peer), credentials_,
+                          Clock::now() + options_.handshake_timeout);
+    return go_on(std::prev(pending_.end()));
+}
+
+std::optional<Connection> Listener::Impl::go_on(Pendings::iterator peer) {
+    if (advance(peer->socket.get(), peer->handshake)) return {};
+    if (peer->handshake.state() == Handshake::State::failed) turn_away(peer);
+    Fd socket = std::move(peer->socket);
+    Address address = std::move(peer->peer);
+    pending_.erase(peer);
+    (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, socket.get(), nullptr);
+    return let_in(std::move(socket), address);
+}
+
+Connection Listener::Impl::let_in(Fd socket, const Address& peer) {
+    Connection connection(socket.get());
+    (void)socket.release();
+    std::lock_guard lock(last_accepted_mutex_);
+    last_accepted_ = peer;
+    return connection;
+}
+
+void Listener::Impl::turn_away(Pendings::iterator peer, const char* reason) {
+    if (reason != nullptr) peer->handshake.fail(reason);
+    std::string who = to_string(peer->peer);
+    if (std::holds_alternative<UnixAddress>(peer->peer))
+        who = fmt::format("process {}", sys::peer_credentials(peer->socket.get()).pid);
+    AuthenticationError error(
+        fmt::format("the peer {} at {} {}", who, to_string(address_), peer->handshake.reason()));
+    // A message that it sent and nobody reads would make the close a reset, and lose our last word.
+    std::byte unread[Handshake::kMaxMessage];
+    try {
+        (void)sys::try_receive(peer->socket.get(), unread);
+    } catch (const std::system_error&) {
+    }
+    pending_.erase(peer);
+    throw error;
+}
+
+// Abstract names have no permissions: without a key, they are for processes of the same user.
+bool Listener::Impl::is_stranger(int socket) const {
+    const auto* local = std::get_if<UnixAddress>(&address_);
+    if (local == nullptr || !local->is_abstract) return false;
+    std::uint32_t uid = sys::peer_credentials(socket).uid;
+    return uid != ::geteuid() && uid != 0;
+}
+
+void Listener::Impl::close() noexcept {
+    if (closed_.exchange(true)) return;
+    file_.remove();
+    std::uint64_t one = 1;
+    (void)!::write(wake_.get(), &one, sizeof one);
+    std::lock_guard turn(accepting_);
+    pending_.clear();
+    socket_.reset();
+    epoll_.reset();
+}
+
+// ---------------------------------------------------------------------------------------------
+
+Listener::Listener(ListenerOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
+Listener::~Listener() = default;
+
+Connection Listener::accept() { return std::move(*impl_->accept({})); }
+std::optional<Connection> Listener::accept_for(std::chrono::nanoseconds timeout) {
+    return impl_->accept(deadline_after(timeout));
+}
+const Address& Listener::address() const { return impl_->address(); }
+std::optional<Address> Listener::last_accepted() const { return impl_->last_accepted(); }
+int Listener::fd() const { return impl_->fd(); }
+void Listener::close() noexcept { impl_->close(); }
+bool Listener::closed() const { return impl_->closed(); }
+
+}  // namespace sidestep

@@ -1,0 +1,161 @@
+#include "mapped_segment.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <pthread.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <map>
+
+#include "error.hpp"
+#include "participant.hpp"
+
+namespace sidestep {
+
+// Never destroyed: handles of static objects may outlive everything.
+struct MappedSegment::Registry {
+    std::mutex mutex;  // guards all of it
+    std::map<Key, std::weak_ptr<MappedSegment>> known;
+    // Where the next cell comes from.
+    std::weak_ptr<MappedSegment> cells;
+    std::size_t next_cell = 0;
+    OwnerId cells_of = 0;
+};
+
+MappedSegment::Registry& MappedSegment::registry() {
+    static Registry* const made = [] {
+        static Registry* fresh = new Registry;
+        // A child of fork() must not inherit the mutex locked by a thread that it does not have.
+        pthread_atfork([] { fresh->mutex.lock(); }, [] { fresh->mutex.unlock(); },
+                       [] { fresh->mutex.unlock(); });
+        return fresh;
+    }();
+    return *made;
+}
+
+MappedSegment::Key MappedSegment::key_of(const Segment& segment) {
+    struct stat status = {};
+    if (fstat(segment.fd().get(), &status) < 0) throw_errno(errno, "fstat(segment)");
+    return {status.st_dev, status.st_ino};
+}
+
+std::shared_ptr<MappedSegment> MappedSegment::enter(Segment segment) {
+    Key key = key_of(segment);
+    std::shared_ptr<MappedSegment> made(new MappedSegment(std::move(segment)));
+    Registry& all = registry();
+    std::lock_guard lock(all.mutex);
+    all.known[key] = made;
+    return made;
+}
+
+std::shared_ptr<MappedSegment> MappedSegment::create(const char* name, std::size_t size) {
+    return enter(Segment::create(name, size));
+}
+
+std::shared_ptr<MappedSegment> MappedSegment::reserve(const char* name, std::size_t wanted,
+                                                      std::size_t least) {
+    return enter(Segment::reserve(name, wanted, least));
+}
+
+std::shared_ptr<MappedSegment> MappedSegment::adopt(Fd fd) {
+    struct stat status = {};
+    if (fstat(fd.get(), &status) < 0) throw_errno(errno, "fstat(received segment)");
+    int seals = ::fcntl(fd.get(), F_GET_SEALS);
+    if (seals < 0 || !(seals & F_SEAL_SHRINK))
+        throw SerializationError(
+            "cannot receive a handle: its descriptor is not a sealed segment of shared memory");
+    Registry& all = registry();
+    std::lock_guard lock(all.mutex);
+    std::weak_ptr<MappedSegment>& entry = all.known[{status.st_dev, status.st_ino}];
+    if (auto present = entry.lock()) return present;
+    std::shared_ptr<MappedSegment> made(
+        new MappedSegment(Segment::attach(std::move(fd), sys::Access::read_write)));
+    entry = made;
+    return made;
+}
+
+MappedSegment::~MappedSegment() {
+    Registry& all = registry();
+    std::lock_guard lock(all.mutex);
+    auto entry = all.known.find(key_of(segment_));
+    if (entry != all.known.end() && entry->second.expired()) all.known.erase(entry);
+}
+
+std::byte* allocate_cell(std::size_t size, std::shared_ptr<MappedSegment>& segment) {
+    constexpr std::size_t kSegment = 1 << 20;
+    size = (size + kCell - 1) / kCell * kCell;
+    SIDESTEP_ASSERT(size <= kSegment / 4);
+    auto& all = MappedSegment::registry();
+    {
+        std::lock_guard lock(all.mutex);
+        segment = all.cells_of == this_process() ? all.cells.lock() : nullptr;
+        if (segment && size <= segment->size() - all.next_cell) {
+            std::byte* at = segment->data() + all.next_cell;
+            all.next_cell += size;
+            return at;
+        }
+    }
+    segment = MappedSegment::create("sidestep-objects", kSegment);
+    std::lock_guard lock(all.mutex);
+    all.cells = segment;
+    all.cells_of = this_process();
+    all.next_cell = size;
+    return segment->data();
+}
+
+namespace detail {
+
+void throw_no_object(const char* name) {
+    throw std::logic_error(fmt::format(
+        "this {} handle refers to nothing: it was moved from; copy handles instead", name));
+}
+
+void save_fd(OutputArchive& archive, int fd, const char* name) {
+    if (!archive.fds())
+        throw SerializationError(
+            fmt::format("a {} cannot be written here: it travels as a file descriptor, and this "
+                        "channel carries bytes only. Pass it as an argument of a Process or of a "
+                        "task, or send it over a Pipe or a Unix-socket Connection",
+                        name));
+    archive(archive.fds()->put(fd));
+}
+
+int load_fd(InputArchive& archive, const char* name) {
+    if (!archive.fds())
+        throw SerializationError(
+            fmt::format("a {} cannot be read here: no descriptors came with the bytes", name));
+    std::uint64_t number = 0;
+    archive(number);
+    return archive.fds()->get(number);
+}
+
+void ObjectRef::save(OutputArchive& archive, const char* name) const {
+    if (!segment_) throw_no_object(name);
+    save_fd(archive, segment_->segment().fd().get(), name);
+    archive(static_cast<std::uint64_t>(static_cast<std::byte*>(object_) - segment_->data()));
+}
+
+void ObjectRef::load(InputArchive& archive, std::uint64_t kind, const char* name) {
+    Fd fd(load_fd(archive, name));
+    std::uint64_t offset = 0;
+    archive(offset);
+    auto segment = MappedSegment::adopt(std::move(fd));
+    std::size_t size = segment->size();
+    bool good = offset % kCell == 0 && size >= sizeof(ObjectHeader) &&
+                offset <= size - sizeof(ObjectHeader);
+    if (good) {
+        auto* header = reinterpret_cast<const ObjectHeader*>(segment->data() + offset);
+        good = header->kind == kind && header->size <= size - offset;
+    }
+    if (!good)
+        throw SerializationError(fmt::format(
+            "cannot receive a {}: what arrived is something else (the types of the two sides do "
+            "not agree)",
+            name));
+    object_ = segment->data() + offset;
+    segment_ = std::move(segment);
+}
+
+}  // namespace detail
+}  // namespace sidestep

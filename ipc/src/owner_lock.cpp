@@ -1,0 +1,52 @@
+#include "owner_lock.hpp"
+
+#include "spin.hpp"
+#include "wait_word.hpp"
+
+namespace sidestep {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kLongestSleep = 8ms;  // L4
+// What is done under these locks takes tens of nanoseconds: a holder that runs is soon through.
+constexpr int kSpins = 64;
+
+}  // namespace
+
+bool OwnerLock::rob(OwnerId seen) noexcept {
+    if (seen == 0 || is_alive(seen)) return false;
+    OwnerId dead = seen & ~kUserBit;
+    while (!word_.compare_exchange_weak(seen, this_process() | kUserBit, std::memory_order_acquire,
+                                        std::memory_order_relaxed))
+        if ((seen & ~kUserBit) != dead) return false;  // L2: someone else was faster
+    recovered_.store(1, std::memory_order_relaxed);
+    return true;
+}
+
+bool OwnerLock::lock_slowly(const sys::Deadline& deadline) noexcept {
+    OwnerId self = this_process();
+    for (int i = 0; i < kSpins && word_.load(std::memory_order_relaxed) != 0; ++i) cpu_relax();
+    BoundedSleep sleep(deadline, kLongestSleep);
+    OwnerId waiters = 0;  // L3: kUserBit after the first sleep
+    for (;;) {
+        OwnerId seen = word_.load(std::memory_order_relaxed);
+        if (seen == 0) {
+            if (word_.compare_exchange_weak(seen, self | waiters, std::memory_order_acquire,
+                                            std::memory_order_relaxed))
+                return true;
+            continue;
+        }
+        if (!(seen & kUserBit) &&
+            !word_.compare_exchange_weak(seen, seen | kUserBit, std::memory_order_relaxed))
+            continue;
+        seen |= kUserBit;
+        waiters = kUserBit;
+        sys::Wake wake =
+            sys::futex_wait(sys::low_half(word_), static_cast<std::uint32_t>(seen), sleep.next());
+        if (wake != sys::Wake::timeout) continue;
+        if (rob(seen)) return true;
+        if (sleep.expired()) return false;
+    }
+}
+
+}  // namespace sidestep

@@ -1,0 +1,72 @@
+// The lock that a killed holder cannot keep: one word, which names the owner.
+//
+// L1 The word is 0 or the OwnerId of the process that holds the lock, with kUserBit if somebody may
+//    wait. It changes by CAS, and by the holder's own release.
+// L2 Who finds a dead owner takes its place by CAS: at most one of the finders succeeds, and learns
+//    it (`recovered`). The living are never robbed, however long they take or are stopped.
+// L3 After it slept, a thread acquires with kUserBit set, since others may sleep still.
+// L4 A waiter sleeps for 10 ms at most before it asks the kernel about the owner.
+//
+// Process-shared; holds for threads of one process too (but any of them may unlock: who needs to
+// know the thread, keeps it beside).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "participant.hpp"
+#include "sys.hpp"
+
+namespace sidestep {
+
+class OwnerLock {
+  public:
+    // Takes the lock if it is free, or if its owner is dead (with `look`: that costs system calls).
+    bool try_lock(bool look = true) noexcept {
+        OwnerId free = 0;
+        // SYNC(lock): acquire pairs with the exchange in unlock.
+        return word_.compare_exchange_strong(free, this_process(), std::memory_order_acquire,
+                                             std::memory_order_relaxed) ||
+               (look && rob(free));
+    }
+    // False: the deadline has passed.
+    bool lock_until(const sys::Deadline& deadline) noexcept {
+        return try_lock(false) || lock_slowly(deadline);
+    }
+    void lock() noexcept { (void)lock_until({}); }
+    // Requires: held_by_this_process().
+    void unlock() noexcept {
+        if (recovered_.load(std::memory_order_relaxed) != 0)  // ours: we hold the lock
+            recovered_.store(0, std::memory_order_relaxed);
+        if (word_.exchange(0, std::memory_order_seq_cst) & kUserBit)  // SYNC(lock)
+            sys::futex_wake(sys::low_half(word_), 1);
+    }
+
+    OwnerId owner() const noexcept {  // relaxed: a hint unless it is this process
+        return word_.load(std::memory_order_relaxed) & ~kUserBit;
+    }
+    bool held_by_this_process() const noexcept { return owner() == this_process(); }
+    // For the holder: the one before died holding the lock.
+    bool recovered() const noexcept { return recovered_.load(std::memory_order_relaxed) != 0; }
+
+  private:
+    bool lock_slowly(const sys::Deadline& deadline) noexcept;
+    bool rob(OwnerId seen) noexcept;
+    std::atomic<OwnerId> word_{0};
+    std::atomic<std::uint32_t> recovered_{0};  // written by the holder only
+};
+static_assert(sizeof(OwnerLock) == 16 && std::atomic<OwnerId>::is_always_lock_free);
+
+// Holds an OwnerLock for a scope.
+class OwnerGuard {
+  public:
+    explicit OwnerGuard(OwnerLock& lock) noexcept : lock_(lock) { lock_.lock(); }
+    OwnerGuard(const OwnerGuard&) = delete;
+    OwnerGuard& operator=(const OwnerGuard&) = delete;
+    ~OwnerGuard() { lock_.unlock(); }
+
+  private:
+    OwnerLock& lock_;
+};
+
+}  // namespace sidestep

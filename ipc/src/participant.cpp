@@ -1,0 +1,136 @@
+#include "participant.hpp"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+
+#include "error.hpp"
+#include "sys.hpp"
+
+namespace sidestep {
+namespace {
+
+constexpr std::uint64_t kStartMask = (std::uint64_t(1) << 31) - 1;
+constexpr std::uint64_t kDomainMask = (1 << 10) - 1;
+
+struct Identity {
+    std::atomic<OwnerId> owner{0};  // 0 after fork: the page is wiped
+};
+std::atomic<Identity*> identity{nullptr};
+std::atomic<std::uint64_t> threads{0};
+
+// Field 22 of /proc/<pid>/stat. No allocation: this runs inside locks.
+std::optional<std::uint64_t> start_time(int pid) noexcept {
+    char path[40], text[1024];
+    std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    Fd file(::open(path, O_RDONLY | O_CLOEXEC));
+    if (!file) return {};
+    ssize_t size = ::read(file.get(), text, sizeof text - 1);
+    if (size <= 0) return {};
+    text[size] = '\0';
+    const char* at = std::strrchr(text, ')');  // the name before it may hold anything
+    for (int field = 2; at && field < 22; ++field) at = std::strchr(at + 1, ' ');
+    if (!at) return {};
+    return std::strtoull(at + 1, nullptr, 10) & kStartMask;
+}
+
+std::uint64_t domain() noexcept {
+    std::uint64_t hash = 0;
+    // Not /proc/self: the main thread may have ended.
+    for (const char* path : {"/proc/thread-self/ns/pid", "/proc/thread-self/ns/time"}) {
+        struct stat status = {};
+        if (::stat(path, &status) == 0) hash = (hash + status.st_ino) * 0x9e3779b97f4a7c15u;
+    }
+    return hash >> 54;
+}
+
+constexpr OwnerId compose(int pid, std::uint64_t start, std::uint64_t domain_hash) {
+    return static_cast<OwnerId>(pid) | (start & 0x1ff) << 22 | (start >> 9) << 32 |
+           (domain_hash & kDomainMask) << 54;
+}
+constexpr std::uint64_t start_of(OwnerId owner) {
+    return ((owner >> 22) & 0x1ff) | ((owner >> 32) & 0x3fffff) << 9;
+}
+static_assert(start_of(compose(7, 0x7654321f, 0x3ff)) == 0x7654321f);
+static_assert((compose(0x3fffff, kStartMask, kDomainMask) & kUserBit) == 0);
+
+Identity* make_page() noexcept {
+    void* page = ::mmap(nullptr, sizeof(Identity), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    SIDESTEP_ASSERT(page != MAP_FAILED);
+    (void)::madvise(page, sizeof(Identity), MADV_WIPEONFORK);
+    auto* made = new (page) Identity;
+    Identity* expected = nullptr;
+    if (identity.compare_exchange_strong(expected, made)) {
+        // Where the kernel does not wipe (before 4.14), fork() at least is noticed.
+        pthread_atfork(nullptr, nullptr, [] { identity.load()->owner.store(0); });
+        return made;
+    }
+    ::munmap(page, sizeof(Identity));
+    return expected;
+}
+
+OwnerId find_identity() noexcept {
+    int saved = errno;
+    Identity* page = identity.load();
+    if (!page) page = make_page();
+    int pid = ::getpid();
+    OwnerId owner = compose(pid, start_time(pid).value_or(0), domain());
+    page->owner.store(owner);
+    errno = saved;
+    return owner;
+}
+
+}  // namespace
+
+OwnerId this_process() noexcept {
+    // Relaxed: the word is the whole message.
+    Identity* page = identity.load(std::memory_order_acquire);
+    OwnerId owner = page ? page->owner.load(std::memory_order_relaxed) : 0;
+    return owner != 0 ? owner : find_identity();
+}
+
+bool is_alive(OwnerId owner) noexcept {
+    owner &= ~kUserBit;
+    OwnerId self = this_process();
+    if (owner == self) return true;
+    if (owner >> 54 != self >> 54) return true;  // P2: another namespace
+    int saved = errno, pid = pid_of(owner);
+    Fd pidfd;
+    int error = sys::find_process(pid, pidfd);
+    bool alive = error != ESRCH;
+    if (alive) {
+        // The start time is read after the pidfd was opened: if it is the owner's, so is the pidfd.
+        auto start = start_time(pid);
+        if (start && start_of(owner) != 0 && *start != start_of(owner))
+            alive = false;
+        else if (pidfd)
+            alive = !sys::has_ended(pidfd.get());
+    }
+    errno = saved;
+    return alive;
+}
+
+std::uint64_t this_thread() noexcept {
+    thread_local struct {
+        OwnerId process = 0;
+        std::uint64_t token = 0;
+    } known;
+    OwnerId process = this_process();
+    if (known.process != process) {
+        known.process = process;
+        known.token = (process + ++threads * 0x9e3779b97f4a7c15u) | 1;
+    }
+    return known.token;
+}
+
+}  // namespace sidestep

@@ -1,0 +1,312 @@
+#include <sidestep/queue_core.hpp>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <optional>
+
+#include "queue_state.hpp"
+
+namespace sidestep::detail {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr const char* kName = "Queue";
+constexpr std::uint64_t kPlainKind = object_kind("sidestep.Queue.1");
+constexpr std::uint64_t kJoinableKind = object_kind("sidestep.JoinableQueue.1");
+constexpr std::size_t kLeastBytes = 4 << 10, kMostBytes = std::size_t(32) << 30;
+// A drained queue gives its memory back if it was this large.
+constexpr std::uint32_t kReclaim = (std::uint32_t(64) << 20) / kUnit;
+
+std::uint64_t kind_of(QueueCore::Kind kind) {
+    return kind == QueueCore::Kind::plain ? kPlainKind : kJoinableKind;
+}
+
+// Locks are held for as long as a copy takes. Who does not want to wait waits that long, since
+// otherwise try_get() would not find what is there; but not for a stopped process.
+Deadline lock_deadline(const Deadline& deadline) {
+    if (!deadline) return {};
+    return std::max(*deadline, sys::Clock::now() + 100ms);
+}
+
+// The eventfd is a flag: a write that would block finds it set already.
+void set_event(const Fd& event) {
+    std::uint64_t one = 1;
+    (void)!::write(event.get(), &one, sizeof one);
+}
+void clear_event(const Fd& event) {
+    std::uint64_t count = 0;
+    (void)!::read(event.get(), &count, sizeof count);
+}
+
+void check_options(QueueCore::Kind kind, const QueueOptions& options) {
+    if (options.max_bytes < kLeastBytes || options.max_bytes > kMostBytes)
+        throw std::invalid_argument(fmt::format(
+            "a queue of {} bytes: give .max_bytes from 4 KiB to 32 GiB", options.max_bytes));
+    if (options.lease && kind != QueueCore::Kind::joinable)
+        throw std::invalid_argument(
+            "a Queue cannot have .lease: it has no task_done() to end it; use a JoinableQueue");
+}
+
+}  // namespace
+
+void RecordBuffer::grow(std::size_t more) {
+    std::size_t used = size();
+    std::vector<std::byte> larger(std::max(used + more, 2 * capacity()));
+    std::memcpy(larger.data(), begin(), used);
+    heap_ = std::move(larger);
+    set_window(heap_.data(), used, heap_.size());
+}
+
+QueueCore::Local::Local(ObjectRef reference, Fd event_fd)
+    : ref(std::move(reference)),
+      state(ref.as<State>(kName)),
+      ring(state.ring, state.bytes(), state.units, state.max_records),
+      event(std::move(event_fd)) {}
+
+QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
+    check_options(kind, options);
+    static_assert(sizeof(State) <= State::kBytesBegin);
+    std::size_t loans = options.lease ? Loan::kPlaces * Loan::kMaxBytes : 0;
+    std::size_t fixed = State::kBytesBegin + loans;
+    std::size_t wanted = (options.max_bytes + 4095) / 4096 * 4096;
+    auto segment = MappedSegment::reserve("sidestep-queue", fixed + wanted,
+                                          fixed + std::min<std::size_t>(wanted, 1 << 20));
+    State* state = new (segment->data()) State;
+    state->header = {kind_of(kind), segment->size()};
+    state->units = static_cast<std::uint32_t>(
+        std::min<std::size_t>((segment->size() - fixed) / kUnit, UINT_MAX));
+    state->max_records =
+        options.max_items <= 0
+            ? INT_MAX
+            : static_cast<std::uint32_t>(std::min<std::int64_t>(options.max_items, INT_MAX));
+    state->lease = options.lease;
+    local_ = std::make_shared<Local>(ObjectRef(std::move(segment), state), sys::make_eventfd());
+}
+
+QueueCore::Local& QueueCore::local() const {
+    if (!local_) throw_no_object(kName);
+    return *local_;
+}
+
+void QueueCore::check_open(const Local& own) {
+    if (own.closed.load(std::memory_order_relaxed))
+        throw QueueClosed("this queue is closed here: close() was called in this process");
+}
+
+// --- put ---------------------------------------------------------------------------------------
+
+// Puts what fits; returns behind it.
+const std::byte* QueueCore::try_put(Local& own, const std::byte* begin, const std::byte* end,
+                                    const Deadline& deadline) {
+    State& all = own.state;
+    check_open(own);
+    if (!all.ring.put_lock.lock_until(lock_deadline(deadline))) return begin;
+    if (!own.used.load(std::memory_order_relaxed)) own.used.store(true);
+    std::uint32_t before = 0, after = 0;
+    const std::byte* next = begin;
+    {
+        Unlocker unlock(all.ring.put_lock);
+        std::uint32_t flags = all.flags.load(std::memory_order_relaxed);
+        if (flags & State::kShut) throw QueueShutDown("the queue was shut down: put() is over");
+        // Before the records appear: who is killed between leaves a false alarm, not a silence.
+        if ((flags & State::kPolled) && (!all.signalled || all.ring.put_lock.recovered())) {
+            set_event(own.event);
+            all.signalled = 1;
+        }
+        before = RingCursor::unpack(all.ring.tail.load(std::memory_order_relaxed)).count;
+        next = own.ring.put(begin, end);
+        after = RingCursor::unpack(all.ring.tail.load(std::memory_order_relaxed)).count;
+    }
+    if (after != before)
+        all.items.notify(static_cast<int>(std::min<std::uint32_t>(after - before, INT_MAX)));
+    return next;
+}
+
+std::size_t QueueCore::put(std::span<const std::byte> records, const Deadline& deadline) const {
+    Local& own = local();
+    State& all = own.state;
+    const std::byte *at = records.data(), *end = at + records.size();
+    std::size_t largest =
+        all.lease ? std::min(own.ring.largest(), Loan::kMaxBytes) : own.ring.largest();
+    for (const std::byte* record = at; record != end;) {
+        std::uint64_t length = 0;
+        std::memcpy(&length, record, sizeof length);
+        if (length > largest)
+            throw std::length_error(
+                fmt::format("an item of {} bytes is too large for this queue ({} bytes at most): "
+                            "make the queue with a larger .max_bytes, or pass large data as an "
+                            "Array or SharedMemory",
+                            length, largest));
+        record += ByteRing::units_of(length) * kUnit;
+    }
+    auto progress = [&] { return static_cast<std::size_t>(at - records.data()); };
+    at = try_put(own, at, end, deadline);
+    if (at == end) return progress();
+    BoundedSleep sleep(deadline);
+    if (!sleep.expired()) own.spin([&] { return own.ring.size() < own.ring.max_records() / 2; });
+    for (bool slept = false;;) {
+        std::uint32_t key = all.space.prepare();
+        const std::byte* next = try_put(own, at, end, deadline);
+        bool moved = next != at;
+        at = next;
+        if (moved && slept) all.space.notify_one();  // W3: there may be room for others, too
+        if (at == end || (!moved && sleep.expired())) return progress();
+        if (moved) continue;
+        all.space.wait(key, sleep.next());
+        slept = true;
+    }
+}
+
+// --- get ---------------------------------------------------------------------------------------
+
+// By a holder of C who finds the queue empty and long: its pages go back to the system.
+void QueueCore::reclaim(Local& own) {
+    State& all = own.state;
+    if (RingCursor::unpack(all.ring.head.load()).place < kReclaim) return;
+    if (!all.ring.put_lock.try_lock(false)) return;
+    Unlocker unlock(all.ring.put_lock);
+    if (own.ring.size() != 0) return;
+    std::size_t hot = std::size_t(ByteRing::kHot) * kUnit;
+    sys::discard(own.segment_fd().get(), State::kBytesBegin + hot,
+                 std::size_t(all.units) * kUnit - hot);
+}
+
+// The eventfd falls silent, if the queue is empty.
+void QueueCore::settle(Local& own) {
+    State& all = own.state;
+    OwnerGuard lock(all.ring.put_lock);
+    // Who died holding P may have left the eventfd set and the flag not.
+    bool signalled = all.signalled || all.ring.put_lock.recovered();
+    if (!signalled || own.ring.size() > 0 || all.has(State::kShut)) return;
+    all.signalled = 0;  // before: a kill between leaves a false alarm
+    clear_event(own.event);
+}
+
+// False: nothing is there.
+bool QueueCore::try_get(Local& own, std::uint32_t limit, RecordBuffer& out, std::uint32_t& taken,
+                        const Deadline& deadline) {
+    State& all = own.state;
+    check_open(own);
+    bool shut = all.has(State::kShut);
+    if (shut && all.has(State::kDrop))
+        throw QueueShutDown("the queue was shut down: get() is over");
+    taken = 0;
+    bool look = all.lease && time_to_look(own);
+    if (look || own.ring.size() > 0) {
+        if (!all.ring.get_lock.lock_until(lock_deadline(deadline))) return false;
+        Unlocker unlock(all.ring.get_lock);
+        if (all.lease) {
+            taken = take_on_loan(own, limit, out, look);
+        } else if (own.ring.has_records()) {
+            constexpr std::size_t kMost = 1 << 20;
+            taken = own.ring.copy(limit, kMost, [&](const std::byte* data, std::size_t size) {
+                out.write(data, size);
+            });
+            own.ring.commit();
+        }
+        if (taken > 0 && own.ring.size() == 0) reclaim(own);
+    }
+    if (taken > 0) all.space.notify_one();
+    if (all.has(State::kPolled) && own.ring.size() == 0) settle(own);
+    if (taken == 0 && shut && own.ring.size() == 0)
+        throw QueueShutDown("the queue was shut down, and nothing is left in it");
+    return taken > 0;
+}
+
+std::uint32_t QueueCore::get(std::uint32_t limit, RecordBuffer& out,
+                             const Deadline& deadline) const {
+    Local& own = local();
+    State& all = own.state;
+    std::uint32_t taken = 0;
+    if (try_get(own, limit, out, taken, deadline)) return taken;
+    BoundedSleep sleep(deadline);
+    if (!sleep.expired()) own.spin([&] { return own.ring.size() > 0; });
+    for (bool slept = false;;) {
+        std::uint32_t key = all.items.prepare();
+        if (try_get(own, limit, out, taken, deadline)) {
+            // W3, the baton: what is left is for others who sleep.
+            if (slept && own.ring.size() > 0) all.items.notify_one();
+            return taken;
+        }
+        if (sleep.expired()) return 0;
+        sys::Wake wake = all.items.wait(key, sleep.next());
+        slept = true;
+        if (wake == sys::Wake::timeout) own.look_for_dead.store(true, std::memory_order_relaxed);
+    }
+}
+
+// --- the rest ----------------------------------------------------------------------------------
+
+std::size_t QueueCore::size() const {
+    Local& own = local();
+    check_open(own);
+    return own.ring.size();
+}
+
+bool QueueCore::empty(bool closed_too) const {
+    Local& own = local();
+    if (own.used.load(std::memory_order_relaxed) || !closed_too) check_open(own);
+    return own.ring.size() == 0;
+}
+
+bool QueueCore::closed() const { return local().closed.load(); }
+
+std::size_t QueueCore::max_items() const { return local().state.max_records; }
+
+void QueueCore::close() const {
+    Local& own = local();
+    own.closed.store(true);
+    own.state.items.notify_all();  // those of this process are to find out
+    own.state.space.notify_all();
+}
+
+void QueueCore::shut_down(bool drop) const {
+    Local& own = local();
+    State& all = own.state;
+    {
+        OwnerGuard lock(all.ring.put_lock);
+        all.flags.fetch_or(State::kShut | (drop ? State::kDrop : 0));
+        set_event(own.event);
+        all.signalled = 1;
+    }
+    all.items.notify_all();
+    all.space.notify_all();
+}
+
+int QueueCore::fd() const {
+    Local& own = local();
+    State& all = own.state;
+    check_open(own);
+    if (all.has(State::kPolled)) return own.event.get();
+    {
+        OwnerGuard lock(all.ring.put_lock);
+        all.flags.fetch_or(State::kPolled);
+        set_event(own.event);
+        all.signalled = 1;
+    }
+    if (own.ring.size() == 0) settle(own);
+    return own.event.get();
+}
+
+bool QueueCore::operator==(const QueueCore& other) const {
+    return local_ && other.local_ && local_->ref == other.local_->ref;
+}
+
+void QueueCore::save(OutputArchive& archive) const {
+    Local& own = local();
+    own.ref.save(archive, kName);
+    save_fd(archive, own.event.get(), kName);
+}
+
+void QueueCore::load(InputArchive& archive, Kind kind) {
+    ObjectRef ref;
+    ref.load(archive, kind_of(kind), kName);
+    Fd event(load_fd(archive, kName));
+    local_ = std::make_shared<Local>(std::move(ref), std::move(event));
+}
+
+}  // namespace sidestep::detail

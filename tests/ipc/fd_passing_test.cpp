@@ -1,0 +1,172 @@
+// Descriptors, connections and handles inside messages.
+#include <sidestep/connection.hpp>
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <cstring>
+
+#include "connection_support.hpp"
+
+using namespace sidestep;
+
+namespace {
+
+struct PipeFds {
+    PipeFds() {
+        int fds[2];
+        if (pipe2(fds, O_CLOEXEC) != 0) std::abort();
+        read_end.reset(fds[0]);
+        write_end.reset(fds[1]);
+    }
+    std::string read() {
+        char text[64];
+        ssize_t n = ::read(read_end.fd(), text, sizeof text);
+        return std::string(text, n > 0 ? static_cast<std::size_t>(n) : 0);
+    }
+    DupFd read_end, write_end;
+};
+
+void write_to(const DupFd& fd, const char* text) {
+    CHECK(::write(fd.fd(), text, std::strlen(text)) == static_cast<ssize_t>(std::strlen(text)));
+}
+
+}  // namespace
+
+TEST_CASE("a descriptor inside a message is a second one to the same file", "[ipc][fds]") {
+    auto [here, there] = Pipe();
+    PipeFds pipe;
+    here.send(std::make_pair(std::string("take this"), DupFd::duplicate_of(pipe.write_end.fd())));
+    auto [text, fd] = there.recv<std::pair<std::string, DupFd>>();
+    CHECK(text == "take this");
+    CHECK(fd.fd() != pipe.write_end.fd());
+    CHECK((fcntl(fd.fd(), F_GETFD) & FD_CLOEXEC) != 0);
+    write_to(fd, "over");
+    CHECK(pipe.read() == "over");
+}
+
+TEST_CASE("descriptors stay with their message when several were read ahead", "[ipc][fds]") {
+    auto [here, there] = Pipe();
+    PipeFds a, b;
+    here.send(1);
+    here.send(a.write_end);
+    here.send_bytes("");
+    here.send(std::vector<int>{2, 3});
+    here.send(b.write_end);
+    here.send(4);
+    CHECK(there.recv<int>() == 1);
+    write_to(there.recv<DupFd>(), "a");
+    CHECK(there.recv_bytes().empty());
+    CHECK(there.recv<std::vector<int>>() == std::vector<int>{2, 3});
+    write_to(there.recv<DupFd>(), "b");
+    CHECK(there.recv<int>() == 4);
+    CHECK(a.read() == "a");
+    CHECK(b.read() == "b");
+}
+
+TEST_CASE("descriptors beside a large message, and dropped ones", "[ipc][fds]") {
+    auto [here, there] = Pipe();
+    PipeFds pipe;
+    std::string large(3 << 20, 'x');
+    test::ForkedChild child([&pipe, &large, &end = here] {
+        end.send(std::make_pair(large, DupFd::duplicate_of(pipe.write_end.fd())));
+        end.send(pipe.write_end);
+        end.send(7);
+        return 0;
+    });
+    auto [text, fd] = there.recv<std::pair<std::string, DupFd>>();
+    CHECK(text == large);
+    write_to(fd, "large");
+    CHECK(pipe.read() == "large");
+    there.recv_bytes();  // drops the descriptor of its message; the leak check looks for it
+    CHECK(there.recv<int>() == 7);
+    CHECK(child.join() == 0);
+}
+
+TEST_CASE("a connection inside a message brings what was read ahead", "[ipc][fds]") {
+    auto [channel, other] = Pipe();
+    auto [here, there] = Pipe();
+    PipeFds pipe;
+    here.send(1);
+    here.send(2);
+    here.send(pipe.write_end);
+    CHECK(there.recv<int>() == 1);  // the two others came along
+    channel.send(there);
+    there.close();
+    auto received = other.recv<Connection>();
+    CHECK(received.recv<int>() == 2);
+    write_to(received.recv<DupFd>(), "along");
+    CHECK(pipe.read() == "along");
+    received.send(std::string("back"));
+    CHECK(here.recv<std::string>() == "back");
+    auto [reader, writer] = Pipe({.duplex = false});
+    channel.send(writer);
+    CHECK_FALSE(other.recv<Connection>().readable());
+    CHECK_THROWS_AS(channel.send(Connection()), SerializationError);
+}
+
+TEST_CASE("253 descriptors travel in one message, 254 are refused and nothing is sent",
+          "[ipc][fds]") {
+    auto [here, there] = Pipe();
+    std::vector<DupFd> many;
+    for (int i = 0; i < 253; ++i) many.push_back(DupFd::duplicate_of(0));
+    here.send(many);
+    CHECK(there.recv<std::vector<DupFd>>().size() == 253);
+    many.push_back(DupFd::duplicate_of(0));
+    CHECK_THROWS_AS(here.send(many), SerializationError);
+    here.send(1);
+    CHECK(there.recv<int>() == 1);
+}
+
+TEST_CASE("descriptors do not travel over TCP: the error says what does", "[ipc][fds]") {
+    Listener listener({.address = TcpAddress{}});
+    Connection client = Client(listener.address());
+    Connection server = listener.accept();
+    CHECK_THROWS_WITH(client.send(DupFd::duplicate_of(0)), Catch::Contains("UnixAddress"));
+    CHECK_THROWS_WITH(client.send(server), Catch::Contains("UnixAddress"));
+    CHECK_THROWS_AS(send_handle(client, 0), SerializationError);
+    CHECK_THROWS_AS(recv_handle(client), SerializationError);
+    client.send(1);
+    CHECK(server.recv<int>() == 1);
+}
+
+TEST_CASE("a message that promises descriptors and brings none is refused", "[ipc][fds]") {
+    auto [here, there] = Pipe();
+    here.send(std::uint64_t(0));  // what a DupFd looks like, without a descriptor beside it
+    CHECK_THROWS_AS(there.recv<DupFd>(), SerializationError);
+    PipeFds pipe;
+    detail::HeapBuffer buffer;
+    OutputArchive archive(buffer);
+    CHECK_THROWS_AS(archive(pipe.write_end), SerializationError);
+    CHECK_THROWS_AS(here.send(DupFd()), SerializationError);
+}
+
+TEST_CASE("a full table of descriptors is an error that names it, and nothing leaks",
+          "[ipc][fds]") {
+    auto [here, there] = Pipe();
+    here.send(std::vector<int>{1});
+    std::vector<DupFd> three;
+    for (int i = 0; i < 3; ++i) three.push_back(DupFd::duplicate_of(0));
+    here.send(three);
+    here.send(5);
+    test::ForkedChild child([&end = there] {
+        rlimit limit = {};
+        getrlimit(RLIMIT_NOFILE, &limit);
+        DupFd next = DupFd::duplicate_of(0);
+        limit.rlim_cur = static_cast<rlim_t>(next.fd()) + 1;  // room for one
+        next.reset();
+        setrlimit(RLIMIT_NOFILE, &limit);
+        end.recv<std::vector<int>>();
+        try {
+            end.recv<std::vector<DupFd>>();
+            return 2;
+        } catch (const SerializationError& error) {
+            if (!std::strstr(error.what(), "ulimit")) return 3;
+        }
+        return end.recv<int>() == 5 ? 0 : 4;
+    });
+    CHECK(child.join() == 0);
+}

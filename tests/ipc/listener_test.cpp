@@ -1,0 +1,295 @@
+#include <sidestep/connection.hpp>
+
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <thread>
+
+#include "connection_support.hpp"
+
+using namespace sidestep;
+using namespace std::chrono_literals;
+using test::RawPeer;
+
+namespace {
+
+std::vector<Address> every_kind(const test::TemporaryFolder& folder) {
+    return {TcpAddress{}, TcpAddress{"::1", 0}, UnixAddress{folder.file("socket")},
+            UnixAddress::abstract("sidestep-test-" + std::to_string(getpid())), UnixAddress{}};
+}
+
+std::errc listen_error(const Address& address) {
+    try {
+        Listener listener({.address = address});
+    } catch (const std::system_error& error) {
+        return static_cast<std::errc>(error.code().value());
+    }
+    return {};
+}
+
+}  // namespace
+
+TEST_CASE("listener and client meet on every kind of address, with a key and without",
+          "[ipc][listener]") {
+    test::TemporaryFolder folder;
+    for (const Address& address : every_kind(folder))
+        for (std::optional<std::string> key :
+             {std::optional<std::string>(), std::optional<std::string>("secret")}) {
+            CAPTURE(to_string(address));
+            Listener listener({.address = address, .authkey = key});
+            CHECK_FALSE(listener.last_accepted());
+            std::thread client([&] {
+                Connection connection = Client(listener.address(), {.authkey = key});
+                connection.send(connection.recv<int>() + 1);
+            });
+            Connection connection = listener.accept();
+            connection.send(41);
+            CHECK(connection.recv<int>() == 42);
+            client.join();
+            CHECK(listener.last_accepted());
+        }
+}
+
+TEST_CASE("an address that is taken, free again, impossible or nobody's", "[ipc][listener]") {
+    test::TemporaryFolder folder;
+    for (const Address& address : every_kind(folder)) {
+        CAPTURE(to_string(address));
+        std::optional<Listener> listener;
+        listener.emplace(ListenerOptions{.address = address});
+        Address real = listener->address();
+        CHECK(listen_error(real) == std::errc::address_in_use);
+        listener.reset();
+        CHECK_THROWS_AS(Client(real, {.timeout = 5s}), std::system_error);
+        CHECK(listen_error(real) == std::errc());
+    }
+    CHECK_FALSE(std::filesystem::exists(folder.file("socket")));
+    CHECK_THROWS_AS(Listener({.address = UnixAddress{std::string(108, 'x')}}),
+                    std::invalid_argument);
+    CHECK_THROWS_AS(Listener({.address = UnixAddress{std::string("/a\0b", 4)}}),
+                    std::invalid_argument);
+    Listener longest({.address = UnixAddress::abstract(std::string(107, 'x'))});
+    CHECK(longest.address() == Address(UnixAddress::abstract(std::string(107, 'x'))));
+    CHECK_THROWS_AS(Listener({.address = TcpAddress{"no such host.invalid", 0}}),
+                    std::system_error);
+    CHECK_THROWS_AS(Listener({.backlog = 0}), std::invalid_argument);
+    CHECK_THROWS_AS(Listener({.handshake_timeout = 0s}), std::invalid_argument);
+    CHECK_THROWS_AS(Client(UnixAddress{}), std::invalid_argument);
+}
+
+TEST_CASE("the socket's file goes with its listener, and nobody else's file does",
+          "[ipc][listener]") {
+    test::TemporaryFolder folder;
+    std::string path = folder.file("socket");
+    {
+        Listener listener({.address = UnixAddress{path}});
+        test::ForkedChild child([&] {
+            listener.close();  // a copy: the file is its creator's
+            return 0;
+        });
+        CHECK(child.join() == 0);
+        CHECK(std::filesystem::exists(path));
+        std::filesystem::remove(path);
+        std::ofstream(path) << "something else by the same name";
+    }
+    CHECK(std::filesystem::exists(path));
+    CHECK(listen_error(UnixAddress{path}) == std::errc::address_in_use);
+}
+
+TEST_CASE("a wrong key, no key and garbage are turned away by name, and the next peer is let in",
+          "[ipc][listener][auth]") {
+    Listener listener({.address = TcpAddress{}, .authkey = "secret"});
+    CHECK_FALSE(listener.accept_for(0s));
+    std::thread wrong([&] {
+        CHECK_THROWS_AS(Client(listener.address(), {.authkey = "wrong"}), AuthenticationError);
+    });
+    CHECK_THROWS_WITH(listener.accept(), Catch::Contains("127.0.0.1") && Catch::Contains("digest"));
+    wrong.join();
+
+    const std::string lies[] = {
+        "GET / HTTP/1.1\r\n\r\n", test::frame("#WELCOME#"), test::big_endian(1u << 30, 4),
+        test::big_endian(0xffffffff, 4) + test::big_endian(std::uint64_t(1) << 63, 8)};
+    for (const std::string& lie : lies) {
+        RawPeer peer(listener.address());
+        peer.write(lie);
+        CHECK_THROWS_AS(listener.accept(), AuthenticationError);
+        CHECK(peer.reaches_end());
+    }
+    RawPeer gone(listener.address());
+    gone.close();
+    CHECK_THROWS_WITH(listener.accept(), Catch::Contains("closed"));
+
+    std::thread right([&] { Client(listener.address(), {.authkey = "secret"}).send(1); });
+    CHECK(listener.accept().recv<int>() == 1);
+    right.join();
+}
+
+TEST_CASE("peers that say nothing, or trickle, keep nobody waiting and are given up in time",
+          "[ipc][listener][auth]") {
+    Listener listener({.authkey = "secret", .handshake_timeout = 300ms});
+    std::vector<std::unique_ptr<RawPeer>> silent;
+    for (int i = 0; i < 5; ++i) silent.push_back(std::make_unique<RawPeer>(listener.address()));
+    std::atomic<bool> stop = false;
+    std::thread trickling([&] {
+        RawPeer peer(listener.address());
+        try {
+            for (const char* c = "\0\0\0\x64"; !stop; c = "x") {
+                peer.write({c, 1});
+                test::eventually([&] { return stop.load(); }, 20ms);
+            }
+        } catch (const std::runtime_error&) {
+        }
+    });
+    std::thread honest([&] { Client(listener.address(), {.authkey = "secret"}).send(1); });
+    Connection connection;
+    int failures = 0;
+    while (connection.closed() || failures < 6) {
+        try {
+            connection = listener.accept();
+        } catch (const AuthenticationError&) {
+            ++failures;
+        }
+    }
+    stop = true;
+    honest.join();
+    trickling.join();
+    CHECK(connection.recv<int>() == 1);
+    for (auto& peer : silent) CHECK(peer->reaches_end());
+}
+
+TEST_CASE("handshakes beyond the limit push out the oldest, and cost no memory",
+          "[ipc][listener][auth]") {
+    Listener listener({.authkey = "secret", .max_handshakes = 8});
+    test::reset_peak_memory();
+    long before = test::peak_memory_kb();
+    std::vector<std::unique_ptr<RawPeer>> silent;
+    int failures = 0;
+    bool anybody_in = false;
+    for (int i = 0; i < 50; ++i) {
+        silent.push_back(std::make_unique<RawPeer>(listener.address()));
+        for (bool again = true; again;) {
+            again = false;
+            try {
+                anybody_in = anybody_in || listener.accept_for(0s);
+            } catch (const AuthenticationError&) {
+                ++failures;
+                again = true;
+            }
+        }
+    }
+    CHECK(failures == 42);
+    CHECK_FALSE(anybody_in);
+    std::thread honest([&] { Client(listener.address(), {.authkey = "secret"}).send(1); });
+    Connection connection;
+    while (connection.closed()) {
+        try {
+            connection = listener.accept();
+        } catch (const AuthenticationError&) {
+        }
+    }
+    honest.join();
+    CHECK(connection.recv<int>() == 1);
+    CHECK(test::peak_memory_kb() - before < 4 << 10);
+}
+
+TEST_CASE("a client gives up on a listener that does not answer, or answers garbage",
+          "[ipc][listener][auth]") {
+    Listener deaf;  // its backlog takes the client, nobody speaks to it
+    CHECK_THROWS_WITH(Client(deaf.address(), {.authkey = "secret", .timeout = 100ms}),
+                      Catch::Contains("in time"));
+    Listener full({.backlog = 1});
+    std::vector<Connection> waiting;
+    try {
+        for (int i = 0; i < 10; ++i) waiting.push_back(Client(full.address(), {.timeout = 100ms}));
+        FAIL("the backlog of one took ten");
+    } catch (const std::system_error& error) {
+        CHECK(error.code() == std::errc::timed_out);
+    }
+    Listener liar;
+    std::thread lying([&] {
+        RawPeer peer(liar.accept().release());
+        peer.write("HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
+    CHECK_THROWS_AS(Client(liar.address(), {.authkey = "secret"}), AuthenticationError);
+    lying.join();
+    CHECK_THROWS_AS(Client(deaf.address(), {.timeout = 0ms}), std::invalid_argument);
+}
+
+TEST_CASE("closing a listener ends an accept that waits in another thread", "[ipc][listener]") {
+    Listener listener;
+    std::thread waiting([&] { CHECK_THROWS_AS(listener.accept(), std::system_error); });
+    CHECK_FALSE(listener.closed());
+    listener.close();
+    listener.close();
+    waiting.join();
+    CHECK(listener.closed());
+    CHECK_THROWS_AS(listener.accept_for(0s), std::system_error);
+    CHECK_THROWS_AS(listener.fd(), std::system_error);
+}
+
+TEST_CASE("several threads may accept, and wait() tells when there is something to do",
+          "[ipc][listener][wait]") {
+    Listener listener({.authkey = "secret"});
+    CHECK(wait({listener}, 0s).empty());
+    constexpr int kClients = 12;
+    std::atomic<int> sum = 0;
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 3; ++i)
+        threads.emplace_back([&] {
+            for (int k = 0; k < kClients / 3; ++k) sum += listener.accept().recv<int>();
+        });
+    for (int i = 0; i < kClients; ++i) Client(listener.address(), {.authkey = "secret"}).send(i);
+    for (std::thread& thread : threads) thread.join();
+    CHECK(sum == kClients * (kClients - 1) / 2);
+    RawPeer peer(listener.address());
+    CHECK(wait({listener}, test::kPatience).size() == 1);
+}
+
+TEST_CASE("descriptors of a peer that is not authenticated never enter this process",
+          "[ipc][listener][auth]") {
+    Listener listener({.authkey = "secret"});
+    RawPeer peer(listener.address());
+    Connection sender(dup(peer.fd()));
+    for (int i = 0; i < 4; ++i) send_handle(sender, 0);  // four bytes: a frame's length, too long
+    CHECK_THROWS_AS(listener.accept(), AuthenticationError);
+}
+
+TEST_CASE("a client killed in the middle of its handshake has failed it", "[ipc][listener][auth]") {
+    Listener listener({.authkey = "secret"});
+    auto [ready, tell] = Pipe();
+    test::ForkedChild child([&listener, &end = tell] {
+        RawPeer peer(listener.address());
+        peer.read_frame();
+        end.send(1);
+        pause();
+        return 0;
+    });
+    CHECK_FALSE(listener.accept_for(0s));
+    while (!ready.poll(1ms)) CHECK_FALSE(listener.accept_for(1ms));
+    child.kill(SIGKILL);
+    CHECK_THROWS_AS(listener.accept(), AuthenticationError);
+    CHECK(child.join() == -SIGKILL);
+}
+
+TEST_CASE("an abstract name without a key is for processes of the same user", "[ipc][listener]") {
+    if (geteuid() != 0) {
+        WARN("only root can be another user: nothing was tested");
+        return;
+    }
+    Listener listener({.address = UnixAddress{}});
+    test::ForkedChild stranger([&] {
+        if (setuid(65534) != 0) return 2;
+        Connection connection = Client(listener.address());
+        try {
+            connection.recv_bytes();
+            return 3;
+        } catch (const EndOfStream&) {
+            return 0;
+        }
+    });
+    while (wait({stranger.sentinel()}, 0s).empty()) CHECK_FALSE(listener.accept_for(10ms));
+    CHECK(stranger.join() == 0);
+}

@@ -1,0 +1,352 @@
+#include "task_ring.hpp"
+
+#include <atomic>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include "support.hpp"
+
+using sidestep::EventCount;
+using sidestep::ReplyKind;
+using sidestep::RingHeader;
+using sidestep::RingParent;
+using sidestep::RingWorker;
+using sidestep::SlotState;
+using sidestep::TaskSlot;
+
+namespace {
+
+// A ring in private memory: the algorithm does not care.
+class Ring {
+  public:
+    explicit Ring(std::uint32_t capacity)
+        : memory_(new (std::align_val_t(sidestep::kCacheLine))
+                      std::byte[RingHeader::bytes_for(capacity)]()),
+          parent((new (memory_.get()) RingHeader, header()), capacity),
+          worker(header(), capacity) {
+        header()->capacity = capacity;
+        for (std::uint32_t i = 0; i < capacity; ++i) new (header()->slots() + i) TaskSlot;
+    }
+    RingHeader* header() const { return reinterpret_cast<RingHeader*>(memory_.get()); }
+
+  private:
+    struct Delete {
+        void operator()(std::byte* memory) const {
+            ::operator delete[](memory, std::align_val_t(sidestep::kCacheLine));
+        }
+    };
+    std::unique_ptr<std::byte[], Delete> memory_;
+
+  public:
+    RingParent parent;
+    RingWorker worker;
+};
+
+void publish(RingParent& ring, std::uint64_t serial) {
+    TaskSlot& slot = ring.next();
+    slot.serial = serial;
+    slot.size = 8 * (1 + serial % 23);  // up to all of the inline bytes
+    for (std::uint64_t i = 0; i < slot.size / 8; ++i) {
+        std::uint64_t word = serial * 31 + i;
+        std::memcpy(slot.inline_bytes + 8 * i, &word, 8);
+    }
+    ring.publish();
+}
+bool content_is_whole(const TaskSlot& slot, std::uint64_t factor) {
+    for (std::uint64_t i = 0; i < slot.size / 8; ++i) {
+        std::uint64_t word;
+        std::memcpy(&word, slot.inline_bytes + 8 * i, 8);
+        if (word != slot.serial * factor + i) return false;
+    }
+    return slot.size == 8 * (1 + slot.serial % 23);
+}
+void reply(TaskSlot& slot) {
+    for (std::uint64_t i = 0; i < slot.size / 8; ++i) {
+        std::uint64_t word = slot.serial * 37 + i;
+        std::memcpy(slot.inline_bytes + 8 * i, &word, 8);
+    }
+    slot.reply = ReplyKind::value;
+}
+
+}  // namespace
+
+TEST_CASE("a task goes in, its result comes back in the same slot", "[ipc][task_ring]") {
+    Ring ring(4);
+    CHECK(ring.worker.claim() == nullptr);
+    CHECK_FALSE(ring.worker.has_work());
+    CHECK(ring.worker.all_consumed());
+    publish(ring.parent, 1);
+    CHECK(ring.parent.in_flight() == 1);
+    CHECK(ring.parent.front_done() == nullptr);
+    CHECK(ring.worker.has_work());
+    TaskSlot* slot = ring.worker.claim();
+    REQUIRE(slot);
+    CHECK(slot->state == SlotState::taken);
+    CHECK(content_is_whole(*slot, 31));
+    CHECK(ring.parent.front_done() == nullptr);
+    reply(*slot);
+    ring.worker.complete(*slot);
+    CHECK_FALSE(ring.worker.all_consumed());
+    REQUIRE(ring.parent.front_done() == slot);
+    CHECK(content_is_whole(*slot, 37));
+    ring.parent.release_front();
+    CHECK(ring.worker.all_consumed());
+    CHECK(ring.parent.in_flight() == 0);
+    CHECK(ring.parent.front_done() == nullptr);
+}
+
+TEST_CASE("a ring holds its capacity, lap after lap", "[ipc][task_ring]") {
+    for (std::uint32_t capacity : {1u, 2u, 8u}) {
+        Ring ring(capacity);
+        CHECK(ring.parent.capacity() == capacity);
+        std::uint64_t serial = 0, done = 0;
+        for (int lap = 0; lap < 5; ++lap) {
+            while (!ring.parent.full()) publish(ring.parent, ++serial);
+            CHECK(ring.parent.in_flight() == capacity);
+            CHECK(ring.parent.position(ring.parent.published()) ==
+                  ring.parent.position(ring.parent.consumed()));
+            while (TaskSlot* slot = ring.worker.claim()) ring.worker.complete(*slot);
+            while (TaskSlot* slot = ring.parent.front_done()) {
+                CHECK(slot->serial == ++done);
+                ring.parent.release_front();
+            }
+            CHECK(done == serial);
+            CHECK(ring.worker.claim() == nullptr);
+        }
+    }
+}
+
+TEST_CASE("what has not started can be taken back, from the end", "[ipc][task_ring]") {
+    Ring ring(4);
+    CHECK_FALSE(ring.parent.take_back_last());
+    for (std::uint64_t serial : {1, 2, 3}) publish(ring.parent, serial);
+    TaskSlot* first = ring.worker.claim();
+    CHECK(ring.parent.take_back_last());
+    CHECK(ring.parent.take_back_last());
+    CHECK_FALSE(ring.parent.take_back_last());  // it is taken
+    CHECK_FALSE(ring.parent.cancel(0));
+    CHECK(ring.parent.in_flight() == 1);
+    ring.worker.complete(*first);
+    CHECK_FALSE(ring.parent.take_back_last());  // it is done
+    CHECK(ring.worker.claim() == nullptr);
+    publish(ring.parent, 4);  // the slot of 2, anew
+    TaskSlot* again = ring.worker.claim();
+    REQUIRE(again);
+    CHECK(again->serial == 4);
+    CHECK(content_is_whole(*again, 31));
+}
+
+TEST_CASE("a cancelled task is passed by and comes back as skipped", "[ipc][task_ring]") {
+    Ring ring(4);
+    for (std::uint64_t serial : {1, 2, 3, 4}) publish(ring.parent, serial);
+    CHECK(ring.parent.cancel(0));
+    CHECK(ring.parent.cancel(1));
+    CHECK_FALSE(ring.parent.cancel(1));
+    CHECK(ring.parent.cancel(3));
+    CHECK_FALSE(ring.parent.take_back_last());  // cancelled: it leaves through the worker
+    CHECK(ring.worker.has_work());
+    TaskSlot* slot = ring.worker.claim();
+    REQUIRE(slot);
+    CHECK(slot->serial == 3);
+    for (std::uint64_t serial : {1, 2}) {
+        TaskSlot* front = ring.parent.front_done();
+        REQUIRE(front);
+        CHECK(front->serial == serial);
+        CHECK(front->reply == ReplyKind::skipped);
+        ring.parent.release_front();
+    }
+    CHECK(ring.parent.front_done() == nullptr);
+    reply(*slot);
+    ring.worker.complete(*slot);
+    CHECK(ring.worker.claim() == nullptr);  // skips the fourth on its way
+    CHECK(ring.parent.front_done()->reply == ReplyKind::value);
+    ring.parent.release_front();
+    CHECK(ring.parent.front_done()->reply == ReplyKind::skipped);
+}
+
+TEST_CASE("result blocks go back first in, first out, as many as there is room for",
+          "[ipc][task_ring]") {
+    Ring ring(2);
+    CHECK(ring.worker.take_freed() == 0);
+    std::uint64_t given = 0, taken = 0;
+    for (int lap = 0; lap < 3; ++lap) {
+        while (ring.parent.give_back(given + 1)) ++given;
+        CHECK(given - taken == RingHeader::kFreeEntries);
+        CHECK(ring.worker.take_freed() == ++taken);
+        CHECK(ring.parent.give_back(++given));
+        CHECK_FALSE(ring.parent.give_back(given + 1));
+        for (int i = 0; i < 300; ++i) CHECK(ring.worker.take_freed() == ++taken);
+    }
+    while (std::uint64_t block = ring.worker.take_freed()) CHECK(block == ++taken);
+    CHECK(taken == given);
+}
+
+namespace {
+
+// Runs tasks until one with serial 0 comes; notes what it sees.
+struct Worker {
+    RingWorker ring;
+    std::vector<std::uint64_t> executed;
+    std::vector<std::uint64_t> blocks;  // handed back
+    bool whole = true;
+
+    void work() {
+        std::mt19937 random(5);
+        for (;;) {
+            while (std::uint64_t block = ring.take_freed()) blocks.push_back(block);
+            TaskSlot* slot = ring.claim();
+            if (!slot) {
+                wait();
+                continue;
+            }
+            bool stop = slot->serial == 0;
+            if (!stop) {
+                executed.push_back(slot->serial);
+                whole = whole && content_is_whole(*slot, 31);
+                reply(*slot);
+                slot->block = slot->serial + 1;
+                if (random() % 256 == 0) std::this_thread::yield();
+            }
+            ring.complete(*slot);
+            if (stop) return;
+        }
+    }
+    void wait() {
+        for (int i = 0; i < 100; ++i)
+            if (ring.has_work()) return;
+        EventCount& bell = ring.doorbell();
+        EventCount::Key key = bell.prepare(0);
+        if (!ring.has_work()) bell.wait(key, {});
+        bell.cancel(0);
+    }
+};
+
+// Publishes tasks 1..total in order, and at random takes back (what goes to the front of the
+// backlog again), cancels, drains.
+class Parent {
+  public:
+    Parent(RingParent ring, std::uint64_t total, unsigned seed)
+        : ring_(ring), shadow_(ring.capacity()), random_(seed) {
+        for (std::uint64_t serial = 1; serial <= total; ++serial) backlog_.push_back(serial);
+    }
+    void run() {
+        while (!backlog_.empty() || ring_.in_flight() > 0) {
+            switch (random_() % 8) {
+                case 0:
+                    take_back();
+                    break;
+                case 1:
+                    cancel();
+                    break;
+                case 2:
+                    drain();
+                    give_back();
+                    break;
+                case 3:
+                    if (ring_.full()) std::this_thread::yield();
+                    drain();
+                    break;
+                default:
+                    publish_some();
+            }
+        }
+        while (!to_give_back_.empty()) give_back();
+        publish_one(0);
+    }
+    std::vector<std::uint64_t> completed, skipped;
+    std::vector<std::uint64_t> given_back;
+    std::uint64_t taken_back = 0;
+    bool whole = true;
+
+  private:
+    void publish_one(std::uint64_t serial) {
+        shadow_[ring_.position(ring_.published())] = {serial, false};
+        publish(ring_, serial);
+        ring_.wake();
+    }
+    void publish_some() {
+        for (auto n = random_() % 8; n > 0 && !ring_.full() && !backlog_.empty(); --n) {
+            publish_one(backlog_.front());
+            backlog_.pop_front();
+        }
+    }
+    void take_back() {
+        for (auto n = random_() % 8; n > 0 && ring_.take_back_last(); --n) {
+            backlog_.push_front(shadow_[ring_.position(ring_.published())].serial);
+            ++taken_back;
+        }
+    }
+    void cancel() {
+        if (ring_.in_flight() == 0) return;
+        std::uint64_t index = ring_.consumed() + random_() % ring_.in_flight();
+        if (ring_.cancel(index)) shadow_[ring_.position(index)].cancelled = true;
+    }
+    void drain() {
+        while (TaskSlot* slot = ring_.front_done()) {
+            Shadow& task = shadow_[ring_.position(ring_.consumed())];
+            whole = whole && slot->serial == task.serial;
+            if (task.cancelled) {
+                whole = whole && slot->reply == ReplyKind::skipped;
+                skipped.push_back(task.serial);
+            } else {
+                whole = whole && slot->reply == ReplyKind::value && content_is_whole(*slot, 37);
+                completed.push_back(task.serial);
+                to_give_back_.push_back(slot->block);
+            }
+            ring_.release_front();
+        }
+    }
+    void give_back() {
+        while (!to_give_back_.empty() && ring_.give_back(to_give_back_.front())) {
+            given_back.push_back(to_give_back_.front());
+            to_give_back_.pop_front();
+        }
+    }
+
+    struct Shadow {
+        std::uint64_t serial = 0;
+        bool cancelled = false;
+    };
+    RingParent ring_;
+    std::vector<Shadow> shadow_;
+    std::deque<std::uint64_t> backlog_, to_give_back_;
+    std::mt19937 random_;
+};
+
+}  // namespace
+
+TEST_CASE("between threads each task runs once and in order, or is skipped, never both",
+          "[ipc][task_ring]") {
+    constexpr std::uint64_t kTasks = 60'000;
+    std::uint64_t taken_back = 0, skipped = 0;
+    for (std::uint32_t capacity : {1u, 2u, 16u, 512u}) {
+        CAPTURE(capacity);
+        Ring ring(capacity);
+        Parent parent(ring.parent, kTasks, capacity);
+        Worker worker{ring.worker, {}, {}};
+        std::thread thread([&] { worker.work(); });
+        parent.run();
+        thread.join();
+        CHECK(parent.whole);
+        CHECK(worker.whole);
+        CHECK(parent.completed == worker.executed);  // both in order
+        std::vector<std::uint64_t> all(kTasks), expected(kTasks);
+        for (std::uint64_t i = 0; i < kTasks; ++i) expected[i] = i + 1;
+        auto end = std::merge(parent.completed.begin(), parent.completed.end(),
+                              parent.skipped.begin(), parent.skipped.end(), all.begin());
+        CHECK(end == all.end());
+        CHECK(all == expected);
+        CHECK(worker.blocks.size() <= parent.given_back.size());
+        CHECK(std::equal(worker.blocks.begin(), worker.blocks.end(), parent.given_back.begin()));
+        taken_back += parent.taken_back;
+        skipped += parent.skipped.size();
+    }
+    CHECK(taken_back > 1000);  // or it has tested nothing
+    CHECK(skipped > 1000);
+}
