@@ -15,8 +15,8 @@ void Fd::reset(int fd) noexcept {
     fd_ = fd;
 }
 
-Fd Fd::duplicate() const {
-    int copy = ::fcntl(fd_, F_DUPFD_CLOEXEC, 3);
+Fd Fd::duplicate_of(int fd) {
+    int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (copy < 0) throw_errno(errno, "fcntl(F_DUPFD_CLOEXEC)");
     return Fd(copy);
 }

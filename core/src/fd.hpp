@@ -28,7 +28,8 @@ class Fd {
     void reset(int fd = -1) noexcept;
 
     // A second descriptor for the same open file, O_CLOEXEC and numbered 3 or more.
-    Fd duplicate() const;
+    Fd duplicate() const { return duplicate_of(fd_); }
+    static Fd duplicate_of(int fd);
 
   private:
     int fd_ = -1;

@@ -61,19 +61,15 @@ constexpr std::size_t kMuch = 1 << 20;
 constexpr int kLargePipe = 1 << 20;
 constexpr std::size_t kLargeRead = 256 << 10;  // what a core's cache holds until it is appended
 
-// Growth by four instead of two, in huge pages where the system gives them: most of the time of a
-// large capture went into copies and page faults. Memory that is not touched is not used.
+// Growth by four instead of two: of the time of a large capture, most went into copying it and
+// touching new pages. Memory that is not touched is not used.
 void make_room(std::string& text, std::size_t more) {
     if (text.capacity() - text.size() >= more) return;
-    for (std::size_t factor : {4, 2}) {
-        try {
-            text.reserve(std::max(text.size() + more, text.capacity() * factor));
-            break;
-        } catch (const std::bad_alloc&) {
-            // A limit on address space: append() asks for less.
-        }
+    try {
+        text.reserve(text.size() * 4 + more);
+    } catch (const std::bad_alloc&) {
+        // A limit on address space: append() asks for less.
     }
-    sys::prefer_huge_pages({reinterpret_cast<std::byte*>(text.data()), text.capacity()});
 }
 
 // What the writer holds back was meant to be sent before.

@@ -332,15 +332,6 @@ void no_dump(std::span<std::byte> range) noexcept {
     (void)::madvise(range.data(), range.size(), MADV_DONTDUMP);
 }
 
-void prefer_huge_pages(std::span<std::byte> range) noexcept {
-    constexpr std::uintptr_t kHuge = 2 << 20;
-    std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(range.data());
-    std::uintptr_t first = (begin + kHuge - 1) & ~(kHuge - 1);
-    std::uintptr_t last = (begin + range.size()) & ~(kHuge - 1);
-    if (first + kHuge < last)
-        (void)::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-}
-
 void dont_fork(std::span<std::byte> range) noexcept {
     (void)::madvise(range.data(), range.size(), MADV_DONTFORK);
 }

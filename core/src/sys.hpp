@@ -107,8 +107,6 @@ bool populate(std::span<std::byte> range);
 // Gives the pages of a shared range back to the system; the range reads as zeros after.
 void discard(int fd, std::size_t offset, std::size_t size);
 void no_dump(std::span<std::byte> range) noexcept;
-// A hint, for ranges of several huge pages; smaller ones are left alone.
-void prefer_huge_pages(std::span<std::byte> range) noexcept;
 void dont_fork(std::span<std::byte> range) noexcept;
 
 // --- futex (shared between processes: keyed by inode and offset) -----------------------------

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <system_error>
 
 #include "error.hpp"
 #include "fork_child.hpp"
@@ -80,6 +81,10 @@ bool serve_request(const Fd& control) {
     return true;
 }
 
+[[noreturn]] void throw_dead(const Launched& zygote) {
+    throw_errno(ECHILD, fmt::format("the fork server (process {}) died", zygote.pid));
+}
+
 // Waits for the zygote's answer, or for its death.
 ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
     pollfd entries[2] = {{zygote.control.get(), POLLIN, 0}, {zygote.pidfd.get(), POLLIN, 0}};
@@ -102,8 +107,7 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
         discard_child(reply.pid);
         throw;
     }
-    if (message.size != sizeof reply)
-        throw_errno(ECHILD, fmt::format("the fork server (pid {}) died", zygote.pid));
+    if (message.size != sizeof reply) throw_dead(zygote);
     if (reply.error) throw_errno(reply.error, "clone3 in the fork server");
     if (message.fds.size() != 1) {
         discard_child(reply.pid);
@@ -144,7 +148,12 @@ Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
     if (options.dies_with_us) lifeline = sys::make_pipe();
     ForkRequest request{options.own_group ? 0 : getpgrp()};
     int fd = control.second.get();
-    sys::send_message(self_.control.get(), std::as_bytes(std::span(&request, 1)), {&fd, 1});
+    try {
+        sys::send_message(self_.control.get(), std::as_bytes(std::span(&request, 1)), {&fd, 1});
+    } catch (const std::system_error& error) {
+        if (error.code().value() == EPIPE) throw_dead(self_);
+        throw;
+    }
     Launched child;
     Fd pidfd;
     child.pid = receive_reply(self_, pidfd).pid;

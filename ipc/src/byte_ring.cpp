@@ -36,21 +36,42 @@ std::uint32_t ByteRing::size() const {
 }
 
 // Where the next record goes, and how much room there is in one piece; no units: it does not fit.
-ByteRing::Room ByteRing::find_room(std::uint32_t needed, RingCursor head, RingCursor tail) const {
+ByteRing::Room ByteRing::find_room(std::uint32_t needed, RingCursor head, RingCursor tail) {
     bool empty = head.count == tail.count;
-    if (!empty && tail.place <= head.place) {  // wrapped
-        std::uint32_t room = head.place - tail.place;
-        return {tail.place, room >= needed ? room : 0};
+    if (words_.escaped && static_cast<std::int32_t>(head.count - words_.escape_count) >= 0)
+        words_.escaped = 0;
+    if (!empty && !words_.escaped && tail.place <= head.place) {  // wrapped
+        std::uint32_t room = head.place - tail.place;             // one unit stays for the jump
+        if (room > needed) return {tail.place, room - 1};
+        std::uint32_t beyond = words_.wrap_place + 1;
+        bool fits = room > 0 && beyond < units_ && units_ - beyond >= needed;
+        return {beyond, fits ? units_ - beyond : 0};
     }
-    std::uint32_t at_end = units_ - tail.place, at_start = head.place;
+    std::uint32_t at_end = units_ - tail.place, at_start = words_.escaped ? 0 : head.place;
     bool early = tail.place >= kHot && at_start >= needed && at_start >= kHot / 2;
     if (at_end >= needed && !early) return {tail.place, at_end};
     return {0, at_start >= needed ? at_start : 0};
 }
 
+// The consumer that comes to `from`, before record `count`, goes on at `to`.
+void ByteRing::jump(std::uint32_t from, std::uint32_t to, std::uint32_t count) {
+    if (from < units_) {
+        std::uint64_t mark = kJump | to;
+        std::memcpy(at(from), &mark, sizeof mark);
+    }
+    if (to == 0) {
+        words_.wrap_place = from;
+    } else {
+        words_.escape_count = count;
+        words_.escaped = 1;
+    }
+}
+
 const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
     RingCursor tail = RingCursor::unpack(words_.tail.load(std::memory_order_relaxed));  // Q1: ours
     const RingCursor start = tail;
+    // Somebody was killed between the jump and the tail's store: there was no escape.
+    if (static_cast<std::int32_t>(tail.count - words_.escape_count) < 0) words_.escaped = 0;
     // Past the hot part, only the true head tells that it is time to go back to the start.
     bool refreshed = tail.place >= kHot;
     if (refreshed) words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
@@ -81,8 +102,7 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
         auto size = static_cast<std::size_t>(next - begin);
         // A lack of memory is an error here, not a signal in the middle of the copy.
         if (size >= kLarge && !populate(at(room.place), size)) throw std::bad_alloc();
-        if (room.place != tail.place && tail.place < units_)
-            std::memcpy(at(tail.place), &kWrap, sizeof kWrap);
+        if (room.place != tail.place) jump(tail.place, room.place, tail.count + 1);
         std::memcpy(at(room.place), begin, size);
         tail = {room.place + static_cast<std::uint32_t>(size / kUnit), tail.count + records};
         begin = next;
@@ -90,13 +110,6 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
     if (tail.count != start.count)
         words_.tail.store(tail.pack(), std::memory_order_release);  // SYNC(records), Q2
     return begin;
-}
-
-bool ByteRing::has_room() {
-    words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
-    RingCursor head = RingCursor::unpack(words_.seen_head);
-    RingCursor tail = RingCursor::unpack(words_.tail.load(std::memory_order_relaxed));
-    return tail.count - head.count < max_records_ && find_room(2, head, tail).units > 0;
 }
 
 bool ByteRing::has_records() {

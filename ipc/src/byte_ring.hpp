@@ -48,7 +48,12 @@ struct RingCursor {
 struct RingWords {
     alignas(kCacheLine) OwnerLock put_lock;  // P
     std::atomic<std::uint64_t> tail{0};
-    std::uint64_t seen_head = 0;             // guarded by P
+    // Guarded by P. Who is killed before the tail's store leaves them as put() finds out.
+    std::uint64_t seen_head = 0;
+    std::uint32_t wrap_place = 0;  // where the last wrap jumped off; meaningful while wrapped
+    std::uint32_t escape_count =
+        0;  // if escaped: no wrap until the consumer has passed this record
+    std::uint32_t escaped = 0;
     alignas(kCacheLine) OwnerLock get_lock;  // C
     std::atomic<std::uint64_t> head{0};
     std::uint64_t seen_tail = 0;  // guarded by C
@@ -57,7 +62,7 @@ struct RingWords {
 // A view of the ring, in each process.
 class ByteRing {
   public:
-    static constexpr std::uint64_t kWrap = ~std::uint64_t(0);
+    static constexpr std::uint64_t kJump = std::uint64_t(1) << 63;  // | the place
     static constexpr std::uint32_t kHot = (256 << 10) / kUnit;
 
     ByteRing(RingWords& words, std::byte* bytes, std::uint32_t units, std::uint32_t max_records)
@@ -73,7 +78,6 @@ class ByteRing {
     // --- by the holder of P ---
     // Puts the first of the records [begin, end), as many as fit, in one step; returns behind them.
     const std::byte* put(const std::byte* begin, const std::byte* end);
-    bool has_room();  // for one small record, at least
 
     // --- by the holder of C ---
     bool has_records();
@@ -91,7 +95,8 @@ class ByteRing {
         std::uint32_t place;
         std::uint32_t units;
     };
-    Room find_room(std::uint32_t needed, RingCursor head, RingCursor tail) const;
+    Room find_room(std::uint32_t needed, RingCursor head, RingCursor tail);
+    void jump(std::uint32_t from, std::uint32_t to, std::uint32_t count);
     std::byte* at(std::uint32_t place) const { return bytes_ + std::size_t(place) * kUnit; }
     std::uint64_t length_at(std::uint32_t place) const {
         std::uint64_t length;
@@ -111,9 +116,13 @@ class ByteRing {
 [[noreturn]] void throw_ring_damaged();
 
 inline std::uint32_t ByteRing::step(RingCursor& cursor) const {
-    std::uint32_t place = cursor.place;
-    if (place >= units_ || length_at(place) == kWrap) place = 0;
+    std::uint32_t place = cursor.place >= units_ ? 0 : cursor.place;
     std::uint64_t length = length_at(place);
+    for (int jumps = 0; (length & kJump) && jumps < 2; ++jumps) {
+        place = static_cast<std::uint32_t>(length);
+        if (place >= units_) throw_ring_damaged();
+        length = length_at(place);
+    }
     if (length > largest() || units_of(length) > units_ - place) throw_ring_damaged();
     cursor = {place + static_cast<std::uint32_t>(units_of(length)), cursor.count + 1};
     return place;

@@ -24,7 +24,7 @@ constexpr std::size_t kReserveLimit = std::size_t(16) << 20;
 // come to overwrite them.
 constexpr std::size_t kStringStep = std::size_t(128) << 10;
 // Buffers up to this size are kept from one message to the next.
-constexpr std::size_t kKeptBuffer = std::size_t(256) << 10;
+constexpr std::size_t kKeptBuffer = std::size_t(4) << 20;
 
 [[noreturn]] void throw_cut_short() {
     throw_errno(ECONNRESET, "recv: the other side was gone in the middle of a message");

@@ -11,6 +11,7 @@
 
 #include "error.hpp"
 #include "spin.hpp"
+#include "task_fds.hpp"
 
 namespace sidestep::detail {
 
@@ -18,8 +19,10 @@ namespace {
 
 // Work that a ring may hold ahead of its worker: enough to bridge a wake-up (ipc.md 1.3).
 constexpr std::uint64_t kPrefetchNs = 250'000;
-constexpr std::uint64_t kUnknownTaskNs = 1'000'000;      // before anything was measured
-constexpr std::uint64_t kStartNs = 2'000'000;            // a worker that has not said it is ready
+constexpr std::uint64_t kUnknownTaskNs = 1'000'000;  // before anything was measured
+constexpr std::uint64_t kStartNs = 2'000'000;        // a worker that has not said it is ready
+constexpr std::uint64_t kUnresponsiveNs =
+    1'000'000'000;                                       // one that may be stopped: the last resort
 constexpr std::uint64_t kLongestTaskNs = 1'000'000'000;  // what the average takes into account
 constexpr std::size_t kLeastArena = std::size_t(16) << 20;
 
@@ -66,9 +69,9 @@ PoolCore::PoolCore(const PoolOptions& options)
       links_(options.processes),
       args_(args_segment_),
       task_ns_(kUnknownTaskNs) {
-    control_->workers = options.processes;
-    control_->cpus = static_cast<std::uint32_t>(sys::usable_cpus());
-    control_->spin_ns = static_cast<std::uint64_t>(spin_budget().count());
+    spin_.workers = options.processes;
+    spin_.cpus = static_cast<std::uint32_t>(sys::usable_cpus());
+    spin_.spin_ns = static_cast<std::uint64_t>(spin_budget().count());
     wake_cost_ns_ = static_cast<std::uint64_t>(wake_up_cost().count());
     for (std::uint32_t i = 0; i < options.processes; ++i) {
         links_[i].index = i;
@@ -143,6 +146,7 @@ std::uint64_t PoolCore::cost(WorkerLink& link) const {
     std::uint64_t in_flight = link.ring().in_flight();
     std::uint64_t busy = in_flight * task_ns_;
     if (!link.ready) return busy + kStartNs;
+    if (link.unresponsive) return busy + kUnresponsiveNs;
     return in_flight == 0 && link.ring().sleeping() ? wake_cost_ns_ : busy;
 }
 
@@ -170,14 +174,23 @@ WorkerLink* PoolCore::pick() {
     return best;
 }
 
-void PoolCore::publish(WorkerLink& link, TaskState* task) {
+// False: the task's descriptors cannot be sent now, so it went to the backlog; the supervisor tries
+// again at its next tick.
+bool PoolCore::publish(WorkerLink& link, TaskState* task) {
     RingParent& ring = link.ring();
+    const std::vector<int>& fds = task->descriptors_.numbers;
+    if (!fds.empty() && !send_task_fds(link.process.control.get(), task->serial_, fds)) {
+        push_back_to_backlog(task);
+        if (!std::exchange(ticking_, true)) kick_supervisor();
+        return false;
+    }
     TaskSlot& slot = ring.next();
     slot.serial = task->serial_;
     slot.module = task->id_.where.module;
     slot.offset = task->id_.where.offset;
     slot.signature = task->id_.signature;
     slot.size = task->arguments_.size();
+    slot.fds = fds.size();
     slot.block = task->argument_block_;
     slot.reply = ReplyKind::none;
     if (!slot.block) std::memcpy(slot.inline_bytes, task->bytes_, slot.size);
@@ -190,6 +203,7 @@ void PoolCore::publish(WorkerLink& link, TaskState* task) {
     // Something may get stuck: behind a long task, or in front of a stopped worker.
     bool& looking = ring.in_flight() >= 2 ? ticking_ : watching_;
     if (!std::exchange(looking, true)) kick_supervisor();
+    return true;
 }
 
 void PoolCore::push_backlog(TaskState* task) {
@@ -230,7 +244,7 @@ void PoolCore::refill() {
     while (backlog_first_) {
         WorkerLink* link = pick();
         if (!link) return;
-        publish(*link, pop_backlog());
+        if (!publish(*link, pop_backlog())) return;
     }
 }
 
@@ -240,6 +254,7 @@ bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
     RingParent& ring = link.ring();
     while (ring.published() > index && ring.take_back_last())
         push_back_to_backlog(link.shadow[ring.position(ring.published())]);
+    if (ring.in_flight() == 0 && link.stuck > 0) link.unresponsive = true;
     return ring.published() <= index;
 }
 
@@ -257,7 +272,7 @@ std::uint64_t PoolCore::waiting(WorkerLink& link) {
 void PoolCore::rebalance() {
     if (backlog_first_ || ending()) return;
     auto idle = [](WorkerLink& l) {
-        return l.alive && l.ready && !l.stopping && l.ring().in_flight() == 0;
+        return l.alive && l.ready && !l.stopping && !l.unresponsive && l.ring().in_flight() == 0;
     };
     auto count = static_cast<std::uint64_t>(std::count_if(links_.begin(), links_.end(), idle));
     if (count == 0) return;
@@ -298,6 +313,7 @@ bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
         }
         link.ring().release_front();
         link.stuck = 0;
+        link.unresponsive = false;
         if (task) complete(task, garbage);  // null: the request to stop
         any = true;
     }
@@ -336,6 +352,7 @@ void PoolCore::note_duration(std::uint64_t ns) {
 
 void PoolCore::complete(TaskState* task, Garbage& garbage) {
     if (task->argument_block_) args_.free(std::exchange(task->argument_block_, 0));
+    task->descriptors_.clear();
     task->place_ = TaskState::Place::done;
     --outstanding_;
     ++completed_;

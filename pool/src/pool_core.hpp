@@ -58,6 +58,7 @@ struct WorkerLink {
     bool corrupt = false;                 // it wrote nonsense and was killed
     unsigned stuck = 0;                   // looks in a row at which the same task was at its front
     std::uint64_t last_front = kNoFront;  // at the last look
+    bool unresponsive = false;  // a task was taken back from its front; until it completes one
     sys::Clock::time_point respawn_at{};
 
     RingParent& ring() { return memory->ring; }
@@ -118,7 +119,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     WorkerLink* pick();
     std::uint64_t cost(WorkerLink& link) const;
     std::uint64_t depth() const;
-    void publish(WorkerLink& link, TaskState* task);
+    bool publish(WorkerLink& link, TaskState* task);
     void push_backlog(TaskState* task);
     void push_back_to_backlog(TaskState* task);
     bool take_back_from(WorkerLink& link, std::uint64_t index);
@@ -140,7 +141,6 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     // Waiting (pool_wait.cpp).
     bool wait(const std::function<bool()>& ready, const Deadline& deadline);
     void lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline);
-    bool may_spin() const;
     void wake_waiters();
 
     // Life and death (supervisor.cpp). On the supervisor's thread unless said otherwise.
@@ -180,6 +180,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     ControlPage* control_;
     Fd supervisor_bell_;
     Fd epoll_;
+    SpinPolicy spin_;
     std::uint64_t wake_cost_ns_ = 0;
     std::thread supervisor_;
 

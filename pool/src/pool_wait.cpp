@@ -34,8 +34,6 @@ bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline
     }
 }
 
-bool PoolCore::may_spin() const { return control_->awake_workers() + 1 <= control_->cpus; }
-
 // Returns when ready() or at the deadline. Called and left with the mutex held.
 void PoolCore::lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline) {
     // Relaxed on the way in: a worker that misses it calls the supervisor once too often.
@@ -49,8 +47,7 @@ void PoolCore::lead(Lock& lock, const std::function<bool()>& ready, const Deadli
     };
     bool done = false;
     while (!done && !(deadline && sys::Clock::now() >= *deadline)) {
-        std::chrono::nanoseconds budget(may_spin() ? control_->spin_ns : 0);
-        if (spin_until(budget, look)) break;
+        if (spin_until(spin_.budget(*control_), look)) break;
         EventCount::Key key = control_->bell.prepare(0);
         done = look();
         if (!done) control_->bell.wait(key, deadline);

@@ -13,7 +13,9 @@
 #include <cerrno>
 #include <chrono>
 #include <climits>
+#include <span>
 #include <stdexcept>
+#include <system_error>
 
 #include <sidestep/pool_errors.hpp>
 
@@ -46,6 +48,17 @@ void watch(const Fd& epoll, int fd, std::uint64_t data) {
     event.data.u64 = data;
     if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) < 0)
         throw_errno(errno, "epoll_ctl(worker)");
+}
+
+// A worker that is dead already gets no letter: that is seen by its pidfd, with the status that
+// tells why.
+void send_setup(const Launched& process, const WorkerSetup& setup, std::span<const int> fds) {
+    try {
+        sys::send_message(process.control.get(), std::as_bytes(std::span(&setup, 1)), fds);
+    } catch (const std::system_error& error) {
+        int code = error.code().value();
+        if (code != EPIPE && code != ECONNRESET) throw;
+    }
 }
 
 }  // namespace
@@ -88,11 +101,13 @@ void PoolCore::launch(WorkerLink& link) {
     WorkerSetup setup;
     setup.index = link.index;
     setup.parent_pid = owner_pid_;
+    setup.spin = spin_;
     int fds[WorkerSetup::kFds] = {memory->ring_segment.fd().get(), memory->results.fd().get(),
                                   args_reader_.get(), control_segment_.fd().get(),
                                   supervisor_bell_.get()};
     try {
-        sys::send_message(process.control.get(), std::as_bytes(std::span(&setup, 1)), fds);
+        send_setup(process, setup, fds);
+        sys::set_nonblocking(process.control.get(), true);  // task descriptors: never wait here
         watch(epoll_, process.pidfd.get(), tag(Source::death, link.index));
         watch(epoll_, process.control.get(), tag(Source::control, link.index));
         memory->close_descriptors();
@@ -110,7 +125,7 @@ void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerM
     link.memory = std::move(memory);
     link.shadow.assign(kRingCapacity, nullptr);
     link.alive = true;
-    link.ready = link.stopping = link.corrupt = false;
+    link.ready = link.stopping = link.corrupt = link.unresponsive = false;
     link.stuck = 0;
     link.last_front = WorkerLink::kNoFront;
     // The pool may have begun to end while the worker was being started, without the mutex.
@@ -227,7 +242,7 @@ void PoolCore::note_front(WorkerLink& link) {
     if (!link.alive) return;
     bool busy = link.ring().in_flight() > 0;
     std::uint64_t front = busy ? link.ring().consumed() : WorkerLink::kNoFront;
-    bool same = busy && link.ready && front == link.last_front;
+    bool same = busy && front == link.last_front;  // it may be starting still, or stopped in that
     link.stuck = same ? link.stuck + 1 : 0;
     link.last_front = front;
 }

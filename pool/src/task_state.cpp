@@ -42,6 +42,17 @@ void TaskState::Arguments::grow(std::size_t more) {
     set_window(data, used, Arena::capacity(larger));
 }
 
+void TaskState::Descriptors::clear() {
+    for (int number : numbers) Fd close_it(number);
+    numbers.clear();
+}
+
+std::uint64_t TaskState::Descriptors::put(int fd) {
+    numbers.reserve(numbers.size() + 1);
+    numbers.push_back(Fd::duplicate_of(fd).release());
+    return numbers.size() - 1;
+}
+
 bool TaskState::wait(const Deadline& deadline) {
     return done() || core_->wait_done(*this, deadline);
 }

@@ -17,16 +17,18 @@
 #include "boot.hpp"
 #include "error.hpp"
 #include "spin.hpp"
+#include "task_fds.hpp"
 #include "worker_protocol.hpp"
 
 namespace sidestep {
 
-std::uint32_t ControlPage::awake_workers() const {
+std::chrono::nanoseconds SpinPolicy::budget(const ControlPage& page) const {
     std::uint32_t sleeping = 0;
     for (std::uint32_t i = 0; i * 64 < workers; ++i)
         sleeping += static_cast<std::uint32_t>(
-            std::popcount(parked[i].load(std::memory_order_relaxed)));  // a hint
-    return workers > sleeping ? workers - sleeping : 0;
+            std::popcount(page.parked[i].load(std::memory_order_relaxed)));  // a hint
+    std::uint32_t awake = workers > sleeping ? workers - sleeping : 0;
+    return std::chrono::nanoseconds(awake + 1 <= cpus ? spin_ns : 0);
 }
 
 void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
@@ -101,15 +103,17 @@ class ResultBuffer final : public OutputBuffer {
 
 class Worker {
   public:
-    Worker(const WorkerSetup& setup, std::vector<Fd> fds)
+    Worker(const WorkerSetup& setup, std::vector<Fd> fds, Fd control)
         : ring_segment_(Segment::attach(std::move(fds[0]), sys::Access::read_write)),
           result_segment_(Segment::attach(std::move(fds[1]), sys::Access::read_write)),
           args_segment_(Segment::attach(std::move(fds[2]), sys::Access::read_only)),
           control_segment_(Segment::attach(std::move(fds[3]), sys::Access::read_write)),
           supervisor_bell_(std::move(fds[4])),
+          task_fds_(std::move(control)),
           control_(control_segment_.at<ControlPage>()),
           ring_(ring_segment_.at<RingHeader>(), setup.ring_capacity),
           results_(result_segment_, ring_),
+          spin_(setup.spin),
           index_(setup.index),
           parent_pid_(setup.parent_pid) {
         // A process that a task forks must not keep our memory alive, nor write to it.
@@ -168,7 +172,8 @@ class Worker {
         alignas(16) std::byte copy[TaskSlot::kInline];
         ResultBuffer buffer(slot, results_);
         try {
-            InputArchive input(arguments(slot, copy));
+            if (slot.fds) task_fds_.open(slot.serial, slot.fds);
+            InputArchive input(arguments(slot, copy), slot.fds ? &task_fds_ : nullptr);
             const detail::TaskEntry* entry = find_entry(slot);
             if (!entry)
                 throw SerializationError(
@@ -182,6 +187,7 @@ class Worker {
         } catch (...) {
             save_error(slot, buffer);
         }
+        if (slot.fds) task_fds_.close();
         buffer.publish_into_slot();
     }
 
@@ -229,11 +235,8 @@ class Worker {
         (void)!::write(supervisor_bell_.get(), &one, sizeof one);
     }
 
-    bool may_spin() const { return control_->awake_workers() + 1 <= control_->cpus; }
-
     void wait_for_task() {
-        std::chrono::nanoseconds budget(may_spin() ? control_->spin_ns : 0);
-        if (spin_until(budget, [&] { return ring_.has_work(); })) return;
+        if (spin_until(spin_.budget(*control_), [&] { return ring_.has_work(); })) return;
         std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(attended)
         ring_supervisor();
         unannounced_ = 0;
@@ -250,9 +253,11 @@ class Worker {
 
     Segment ring_segment_, result_segment_, args_segment_, control_segment_;
     Fd supervisor_bell_;
+    TaskFds task_fds_;
     ControlPage* control_;
     RingWorker ring_;
     ResultArena results_;
+    SpinPolicy spin_;
     std::uint32_t index_;
     int parent_pid_;
     detail::TaskId cached_;
@@ -280,9 +285,10 @@ void worker_main(Fd control) {
         throw std::runtime_error("the set-up message is not one of this version of Sidestep");
     use_null_input();
     prctl(PR_SET_NAME, fmt::format("sidestep/{}", setup.index).c_str());
-    Worker worker(setup, std::move(message.fds));
+    int control_fd = control.get();
+    Worker worker(setup, std::move(message.fds), std::move(control));
     WorkerReady ready;
-    sys::send_message(control.get(), std::as_bytes(std::span(&ready, 1)), {});
+    sys::send_message(control_fd, std::as_bytes(std::span(&ready, 1)), {});
     worker.work();
 }
 

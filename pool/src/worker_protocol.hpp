@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 
 #include "event_count.hpp"
@@ -15,14 +16,8 @@ inline constexpr std::uint32_t kRingCapacity = 512;
 inline constexpr std::uint64_t kLongTaskNs = 20'000;
 
 // One page for all processes of a pool. Everything here is a hint: a worker that scribbles over it
-// can cost time, not results.
+// can cost time, not results. So nothing that bounds a loop or a wait is read from it.
 struct ControlPage {
-    static constexpr std::uint64_t kMagic = 0x6c6f72746e6f63;
-    std::uint64_t magic = kMagic;
-    std::uint32_t workers = 0;
-    std::uint32_t cpus = 1;
-    std::uint64_t spin_ns = 0;
-
     // Where a thread of the application sleeps that waits for a result (participant 0).
     alignas(kCacheLine) EventCount bell;
     // The application looks at the rings by itself right now (1), so need not be called.
@@ -32,8 +27,17 @@ struct ControlPage {
     // Which workers sleep, one bit each: for the decision whether spinning is worth while.
     alignas(kCacheLine) std::atomic<std::uint64_t> parked[kMaxWorkers / 64] = {};
 
-    std::uint32_t awake_workers() const;
     void set_parked(std::uint32_t worker, bool parked_now);
+};
+
+// How long a process of the pool may spin: known to each when it starts.
+struct SpinPolicy {
+    std::uint32_t workers = 0;
+    std::uint32_t cpus = 1;
+    std::uint64_t spin_ns = 0;
+
+    // Zero when there are more participants awake than CPUs.
+    std::chrono::nanoseconds budget(const ControlPage& page) const;
 };
 
 // Sent with five descriptors: ring, result arena, args arena (read-only), control page, eventfd.
@@ -44,6 +48,7 @@ struct WorkerSetup {
     std::uint32_t index = 0;
     std::uint32_t ring_capacity = kRingCapacity;
     std::int32_t parent_pid = 0;
+    SpinPolicy spin;
 };
 
 // A worker's answer: it takes tasks now.

@@ -371,7 +371,7 @@ namespace {
 // System calls that answer with `error` from now on: all of clone3; clone with the flags in
 // `clone_mask`.
 bool refuse_clones(int error, bool clone3, unsigned clone_mask) {
-    auto answer = static_cast<unsigned>(SECCOMP_RET_ERRNO | (error & SECCOMP_RET_DATA));
+    auto answer = SECCOMP_RET_ERRNO | (static_cast<unsigned>(error) & SECCOMP_RET_DATA);
     constexpr auto kNumber = static_cast<unsigned>(offsetof(seccomp_data, nr));
     constexpr auto kFlags = static_cast<unsigned>(offsetof(seccomp_data, args));
     sock_filter program[] = {

@@ -42,6 +42,13 @@ TEST_CASE("the tour of processes: a queue, an echo, and an exception that comes 
                                      "std::runtime_error: child failed\n"));
 }
 
+TEST_CASE("the tour of shared memory runs as it stands", "[examples][tour]") {
+    auto done = test::run_example("example_05_shared_memory");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "2 3\n20000\n1048576\n42\n");
+    CHECK(done.std_err.empty());
+}
+
 TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_06_subprocess");
     CHECK(done.returncode == 0);

@@ -151,7 +151,7 @@ TEST_CASE("a stopped holder keeps the lock", "[ipc][lock]") {
     test::Child child([&] {
         lock.lock();
         stage->store(1);
-        while (stage->load() != 2) usleep(1000);
+        (void)test::eventually([&] { return stage->load() == 2; });
         lock.unlock();  // throws if it was robbed
     });
     REQUIRE(test::eventually([&] { return stage->load() == 1; }));

@@ -314,6 +314,27 @@ TEST_CASE("a large item finds room in the end, wherever the ring stands", "[ipc]
     }
 }
 
+TEST_CASE("a queue without a bound takes what comes, wherever its ring stands", "[ipc][queue]") {
+    unsigned seed = Catch::rngSeed() != 0 ? Catch::rngSeed() : 1;
+    std::minstd_rand random(seed);
+    Queue<std::pair<long, long>> queue;
+    long put = 0, got = 0;
+    for (int phase = 0; phase < 40; ++phase) {
+        long more = static_cast<long>(random() % 40000),
+             leave = static_cast<long>(random() % 20000);
+        for (long i = 0; i < more; ++i) {
+            if (!queue.try_put({put, put})) FAIL("full");
+            ++put;
+        }
+        while (put - got > leave) {
+            auto item = queue.try_get();
+            if (!item || item->first != got) FAIL("not the next item");
+            ++got;
+        }
+        REQUIRE(queue.size() == std::size_t(put - got));
+    }
+}
+
 TEST_CASE("a queue that was long gives its memory back", "[ipc][queue]") {
     Queue<std::string> queue;
     auto resident = [] {

@@ -51,14 +51,14 @@ TEST_CASE("kill at every instruction of unlock, while another waits", "[ipc][kil
     auto prepare = [&] {
         lock.lock();
         held->store(1);
-        while (held->load() != 2) usleep(100);
+        (void)test::eventually([&] { return held->load() == 2; });
     };
     // The waiter is a process, so that fork() meets no threads: it reports by its exit code.
     std::unique_ptr<test::Child> other;
     auto spawn_waiter = [&] {
         held->store(0);
         other = std::make_unique<test::Child>([&] {
-            while (held->load() != 1) usleep(100);
+            (void)test::eventually([&] { return held->load() == 1; });
             held->store(2);
             bool got = lock.try_lock_for(test::kPatience);
             if (got) lock.unlock();
@@ -97,12 +97,12 @@ TEST_CASE("kill at every instruction of release, while another waits", "[ipc][ki
     auto prepare = [&] {
         semaphore.acquire();
         held->store(1);
-        while (held->load() != 2) usleep(100);
+        (void)test::eventually([&] { return held->load() == 2; });
     };
     auto spawn_waiter = [&] {
         held->store(0);
         other = std::make_unique<test::Child>([&] {
-            while (held->load() != 1) usleep(100);
+            (void)test::eventually([&] { return held->load() == 1; });
             held->store(2);
             bool got = semaphore.try_acquire_for(test::kPatience);
             if (got) semaphore.release();
@@ -196,7 +196,7 @@ TEST_CASE("kill at every instruction of Condition::notify, while another waits",
         });
     };
     auto prepare = [&] {
-        while (*ready == 0) usleep(100);
+        (void)test::eventually([&] { return *ready != 0; });
         condition.lock();
     };
     auto operation = [&] {
@@ -232,7 +232,7 @@ TEST_CASE("kill at every instruction of Barrier::wait, while another waits",
     };
     auto prepare = [&] {
         barrier.wait();  // both are known now
-        while (barrier.n_waiting() != 1) usleep(100);
+        (void)test::eventually([&] { return barrier.n_waiting() == 1; });
     };
     spawn_waiter();
     int passed = 0, broken = 0;

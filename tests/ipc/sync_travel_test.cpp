@@ -5,6 +5,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "support.hpp"
+
 #include "mapped_segment.hpp"
 #include "processes.hpp"
 
@@ -160,7 +162,7 @@ TEST_CASE("an object made after fork is the child's own", "[ipc][travel]") {
         Lock mine;
         mine.lock();
         *stage = 1;
-        while (*stage != 2) usleep(100);
+        (void)test::eventually([&] { return *stage == 2; });
     });
     Lock mine;
     REQUIRE(test::eventually([&] { return *stage == 1; }));

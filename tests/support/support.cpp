@@ -1,23 +1,18 @@
-#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for the listener
 #include "support.hpp"
 
 #include <dirent.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <catch2/catch.hpp>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <thread>
 
 namespace test {
 namespace {
 
 namespace fs = std::filesystem;
-
-int leaks = 0;
 
 std::set<std::string> names_in(const fs::path& folder, const std::string& prefix) {
     std::set<std::string> names;
@@ -35,28 +30,6 @@ void report_new(std::string& out, const char* what, const Set& before, const Set
     for (const auto& item : after)
         if (!before.contains(item)) out += fmt::format("  {} {}\n", what, item);
 }
-
-// Looks for leaks after each test case; a child may need a moment to be reaped.
-struct LeakListener : Catch::TestEventListenerBase {
-    using TestEventListenerBase::TestEventListenerBase;
-    Resources before;
-
-    void testCaseStarting(const Catch::TestCaseInfo& info) override {
-        TestEventListenerBase::testCaseStarting(info);
-        before = Resources::now();
-    }
-    void testCaseEnded(const Catch::TestCaseStats& stats) override {
-        std::string leaked;
-        bool clean = eventually(
-            [&] { return (leaked = Resources::now().leaked_since(before)).empty(); }, 5s);
-        if (!clean) {
-            ++leaks;
-            std::cout << "LEAK in \"" << stats.testInfo.name << "\":\n" << leaked << std::flush;
-        }
-        TestEventListenerBase::testCaseEnded(stats);
-    }
-};
-CATCH_REGISTER_LISTENER(LeakListener)
 
 }  // namespace
 
@@ -100,7 +73,5 @@ std::string Resources::leaked_since(const Resources& before) const {
     report_new(out, "temporary file", before.temporary, temporary);
     return out;
 }
-
-int leaks_found() { return leaks; }
 
 }  // namespace test

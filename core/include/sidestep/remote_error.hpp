@@ -115,8 +115,10 @@ std::exception_ptr load_exception(InputArchive& archive);
 // `serialize` and a default constructor, or can be made from its message (a std::string).
 // Call it in every process, before init(): from a namespace-scope variable, say:
 //     const bool registered = sidestep::register_exception<MyError>();
-// Returns true. Threads: thread-safe. Limits: a type is known by its name, so of two types in unnamed
-// namespaces that have the same one, the first that is registered stays.
+// Returns true.
+// Threads: thread-safe.
+// Limits:  a type is known by its name, so of two types in unnamed namespaces that have the same
+//          one, the first that is registered stays.
 template <class E>
 bool register_exception() {
     static_assert(std::is_base_of_v<std::exception, E>, "E must derive from std::exception");

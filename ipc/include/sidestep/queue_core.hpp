@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include <sidestep/object_ref.hpp>
@@ -35,6 +37,35 @@ struct QueueOptions {
 
 namespace detail {
 
+// Types that are written as their bytes, as an archive would, but without the cost of one: cereal's
+// archives have tables for pointers, which take longer than a small item.
+template <class T>
+inline constexpr bool is_plain = BitwiseElement<T> ||
+                                 (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>);
+template <class A, class B>
+inline constexpr bool is_plain<std::pair<A, B>> = is_plain<A>&& is_plain<B>;
+
+template <class T>
+void write_plain(OutputBuffer& out, const T& value) {
+    out.write(&value, sizeof value);
+}
+template <class A, class B>
+void write_plain(OutputBuffer& out, const std::pair<A, B>& value) {
+    write_plain(out, value.first);
+    write_plain(out, value.second);
+}
+template <class T>
+void read_plain(std::span<const std::byte>& in, T& value) {
+    if (in.size() < sizeof value) throw_short_read(sizeof value, in.size());
+    std::memcpy(&value, in.data(), sizeof value);
+    in = in.subspan(sizeof value);
+}
+template <class A, class B>
+void read_plain(std::span<const std::byte>& in, std::pair<A, B>& value) {
+    read_plain(in, value.first);
+    read_plain(in, value.second);
+}
+
 // Records on their way: in place up to some size, then on the heap.
 class RecordBuffer final : public OutputBuffer {
   public:
@@ -48,8 +79,12 @@ class RecordBuffer final : public OutputBuffer {
         std::size_t begin = size();
         std::uint64_t length = 0;
         write(&length, sizeof length);
-        OutputArchive archive(*this);
-        archive(item);
+        if constexpr (is_plain<T>) {
+            write_plain(*this, item);
+        } else {
+            OutputArchive archive(*this);
+            archive(item);
+        }
         length = size() - begin - sizeof length;
         std::memcpy(this->begin() + begin, &length, sizeof length);
         constexpr std::uint64_t kZero = 0;
@@ -74,10 +109,15 @@ class RecordReader {
         std::memcpy(&length, rest_.data(), sizeof length);
         std::span<const std::byte> item = rest_.subspan(8, static_cast<std::size_t>(length));
         rest_ = rest_.subspan(8 + static_cast<std::size_t>((length + 7) / 8 * 8));
-        InputArchive archive(item);
         T value = make_blank<T>();
-        archive(value);
-        archive.expect_end();
+        if constexpr (is_plain<T>) {
+            read_plain(item, value);
+            if (!item.empty()) throw_left_over(item.size());
+        } else {
+            InputArchive archive(item);
+            archive(value);
+            archive.expect_end();
+        }
         return value;
     }
 

@@ -68,7 +68,7 @@ class Pool {
         using Body = detail::Call<Callable, detail::Stored<Args>...>;
         detail::TaskRef task = detail::TaskState::create(
             core_, detail::task_id<Body>(), detail::kTaskEntry<Body>, detail::function_address(f));
-        OutputArchive archive(task->arguments());
+        OutputArchive archive(task->arguments(), task->fds());
         detail::save_callable<Callable>(archive, f);
         (archive(static_cast<const detail::Stored<Args>&>(args)), ...);
         detail::TaskState::submit(task);

@@ -196,10 +196,11 @@ class Stream {
         return *position_ != std::ranges::end(items_);
     }
 
-    // Serializes the next items, at most `most` of them; how many it got.
-    std::uint64_t pull_items(std::size_t most) {
+    // Serializes the next items, at most `most` of them; how many it got. Their descriptors go
+    // with the task.
+    std::uint64_t pull_items(detail::TaskState& task, std::size_t most) {
         static constexpr std::size_t kMostBytes = std::size_t(1) << 20;
-        OutputArchive items(scratch_);
+        OutputArchive items(scratch_, task.fds());
         std::uint64_t count = 0;
         try {
             while (count < most && scratch_.size() < kMostBytes) {
@@ -229,12 +230,11 @@ class Stream {
     // Pulls the next items and sends them off as one task.
     void submit_chunk() {
         scratch_.clear();
-        std::uint64_t count = pull_items(next_size());
+        detail::TaskRef task = detail::TaskState::create(
+            core_, detail::task_id<Body>(), detail::kTaskEntry<Body>, detail::function_address(f_));
+        std::uint64_t count = pull_items(*task, next_size());
         if (count > 0) {
-            detail::TaskRef task =
-                detail::TaskState::create(core_, detail::task_id<Body>(), detail::kTaskEntry<Body>,
-                                          detail::function_address(f_));
-            OutputArchive archive(task->arguments());
+            OutputArchive archive(task->arguments(), task->fds());
             detail::save_callable<F>(archive, f_);
             archive(count);
             archive.write(scratch_.begin(), scratch_.size());

@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include <sidestep/task.hpp>
 
@@ -73,6 +74,7 @@ class TaskState {
     static TaskRef create(std::shared_ptr<PoolCore> core, const TaskId& id, const TaskEntry& entry,
                           const void* function);
     OutputBuffer& arguments() { return arguments_; }
+    FdSink* fds() { return &descriptors_; }  // descriptors in the arguments go with the task
     // Throws std::logic_error if the pool is closed, BrokenPool if it is broken.
     static void submit(const TaskRef& task, Completions* sink = nullptr);
 
@@ -112,6 +114,15 @@ class TaskState {
         TaskState* task_;
     };
 
+    // Duplicates of the descriptors in the arguments, until the task is done.
+    class Descriptors final : public FdSink {
+      public:
+        ~Descriptors() override { clear(); }
+        std::uint64_t put(int fd) override;
+        void clear();
+        std::vector<int> numbers;
+    };
+
     TaskState(std::shared_ptr<PoolCore> core, const TaskId& id, const TaskEntry& entry,
               const void* function);
     ~TaskState();
@@ -143,6 +154,7 @@ class TaskState {
     TaskState* previous_ = nullptr;
     TaskState* garbage_ = nullptr;  // completed, its reference to be dropped
     Arguments arguments_;
+    Descriptors descriptors_;
     alignas(16) std::byte bytes_[kInline];  // inline arguments, then the inline result
 };
 

@@ -1,0 +1,74 @@
+// SharedMemory: a block of memory with a name, open to any program of the same user; to Python's
+// multiprocessing.shared_memory among them, in both directions.
+//
+// Ownership:  the process that creates a block owns its name: the name goes with the last of the
+//             creator's handles, or with unlink(), called by anybody; with .keep_name = true it
+//             stays until unlink(). Opening never owns. The memory itself lives for as long as
+//             someone has it mapped. Where no other program is concerned, RawArray has no name to
+//             care for.
+// Threads:    a handle is a small value; its copies are one mapping. Thread-safe, but for close().
+// Fork:       a forked child has the mapping, and does not own the name.
+// Peer death: a name left by a creator that was killed is removed by the next SharedMemory that is
+//             made or opened anywhere, unless another process still has a handle of it. (How it is
+//             known: a symbolic link ".sidestep.<name>" beside it names the creator.)
+// Errors:     std::invalid_argument for a bad name or size; std::system_error: EEXIST, ENOENT,
+// ENOSPC
+//             if /dev/shm is full (memory is reserved at once: no SIGBUS later).
+// Limits:     names of up to 245 bytes, without NUL and '/'.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include <sidestep/archive.hpp>
+
+namespace sidestep {
+
+struct CreateOnly {};
+struct OpenOnly {};
+struct OpenOrCreate {};
+inline constexpr CreateOnly create_only;
+inline constexpr OpenOnly open_only;
+inline constexpr OpenOrCreate open_or_create;
+
+struct SharedMemoryOptions {
+    bool keep_name = false;  // the name outlives its creator, until unlink()
+};
+
+class SharedMemory {
+  public:
+    // A new block of zeros; without a name, one is made up: "psm_" and eight hexadecimal digits.
+    SharedMemory(CreateOnly, std::size_t size, SharedMemoryOptions options = {});
+    SharedMemory(CreateOnly, std::string name, std::size_t size, SharedMemoryOptions options = {});
+    // One that is there. Its size is the file's.
+    SharedMemory(OpenOnly, std::string name);
+    SharedMemory(OpenOrCreate, std::string name, std::size_t size,
+                 SharedMemoryOptions options = {});
+    explicit SharedMemory(detail::Blank) noexcept {}
+
+    const std::string& name() const;
+    std::size_t size() const;
+    std::span<std::byte> bytes() const;
+
+    // Ends the use of the memory by this handle and its copies: bytes() throws std::logic_error
+    // from then on, and spans that were had before are invalid. The name stays.
+    void close();
+    // Removes the name. Throws std::system_error (ENOENT) if it is gone.
+    void unlink();
+
+    // Travels as a descriptor where those can travel, else by its name.
+    void save(OutputArchive& archive) const;
+    void load(InputArchive& archive);
+
+  private:
+    struct Block;
+    Block& block() const;
+    std::shared_ptr<Block> block_;
+};
+
+// "SharedMemory(psm_12ab34cd, 4096 bytes)"
+std::string to_string(const SharedMemory& memory);
+
+}  // namespace sidestep

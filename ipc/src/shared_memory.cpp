@@ -1,0 +1,270 @@
+#include <sidestep/shared_memory.hpp>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <system_error>
+
+#include <sidestep/object_ref.hpp>
+
+#include "error.hpp"
+#include "fd.hpp"
+#include "participant.hpp"
+#include "sys.hpp"
+
+namespace sidestep {
+namespace {
+
+constexpr const char* kFolder = "/dev/shm/";
+constexpr const char* kMark = ".sidestep.";
+constexpr std::size_t kLongestName = 245;
+
+// N1 The link ".sidestep.<name>", "<creator>-<inode>", is there before the name and goes after it.
+// N2 Who uses a block through a SharedMemory holds a shared flock on it.
+// N3 A name is stale if its link's creator is dead, its inode is the link's, and the exclusive
+// flock
+//    is to be had.
+std::string path_of(const std::string& name) { return kFolder + name; }
+std::string mark_of(const std::string& name) { return std::string(kFolder) + kMark + name; }
+
+void check_name(const std::string& name) {
+    if (name.empty() || name.size() > kLongestName || name == "." || name == ".." ||
+        name.find('/') != std::string::npos || name.find('\0') != std::string::npos)
+        throw std::invalid_argument(fmt::format(
+            "a SharedMemory cannot have the name \"{}\": give 1 to {} bytes without NUL "
+            "and '/'",
+            name.c_str(), kLongestName));
+}
+
+std::string random_name() {
+    std::uint32_t number = 0;
+    if (::getrandom(&number, sizeof number, 0) != sizeof number) throw_errno(errno, "getrandom");
+    return fmt::format("psm_{:08x}", number);
+}
+
+// Removes the name, if it is stale, and what is left of its link.
+void remove_if_stale(const std::string& name) {
+    char target[64] = {};
+    std::string mark = mark_of(name), path = path_of(name);
+    if (::readlink(mark.c_str(), target, sizeof target - 1) <= 0) return;
+    unsigned long long owner = 0, inode = 0;
+    if (std::sscanf(target, "%llx-%llx", &owner, &inode) != 2 || is_alive(owner)) return;
+    Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    struct stat status = {};
+    if (fd && ::fstat(fd.get(), &status) == 0 && status.st_ino == inode) {
+        if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return;
+        (void)::unlink(path.c_str());
+    }
+    (void)::unlink(mark.c_str());
+}
+
+void remove_stale_names() {
+    DIR* folder = ::opendir(kFolder);
+    if (!folder) return;
+    std::size_t prefix = std::strlen(kMark);
+    while (dirent* entry = ::readdir(folder))
+        if (std::strncmp(entry->d_name, kMark, prefix) == 0)
+            remove_if_stale(entry->d_name + prefix);
+    ::closedir(folder);
+}
+
+// A file of zeros with its pages, and without a name yet.
+Fd make_file(const std::string& name, std::size_t size) {
+    Fd fd(::open(kFolder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (!fd) throw_errno(errno, "open(/dev/shm, O_TMPFILE)");
+    if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0)
+        throw_errno(errno, fmt::format("ftruncate({}, {} bytes)", path_of(name), size));
+    int error = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(size));
+    if (error != 0)
+        throw_errno(error, fmt::format("{} bytes for the SharedMemory \"{}\" (see df /dev/shm; a "
+                                       "container may need a larger --shm-size)",
+                                       size, name));
+    (void)::flock(fd.get(), LOCK_SH);  // N2
+    return fd;
+}
+
+std::string mark_text(const Fd& fd) {
+    struct stat status = {};
+    if (::fstat(fd.get(), &status) < 0) throw_errno(errno, "fstat(SharedMemory)");
+    return fmt::format("{:x}-{:x}", this_process(), status.st_ino);
+}
+
+// False: the name is taken.
+bool publish(const Fd& fd, const std::string& name, bool owned) {
+    std::string mark = mark_of(name), path = path_of(name), target = mark_text(fd);
+    if (owned && ::symlink(target.c_str(), mark.c_str()) < 0) {
+        if (errno == EEXIST) return false;
+        throw_errno(errno, fmt::format("symlink({})", mark));
+    }
+    std::string self = fmt::format("/proc/self/fd/{}", fd.get());
+    if (::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0)
+        return true;
+    int error = errno;
+    if (owned) (void)::unlink(mark.c_str());
+    if (error == EEXIST) return false;
+    throw_errno(error, fmt::format("linkat({})", path));
+}
+
+}  // namespace
+
+struct SharedMemory::Block {
+    std::string name;
+    Fd fd;
+    Mapping mapping;
+    OwnerId owner = 0;  // who removes the name at the end; 0: nobody
+    std::string text;   // of its link
+
+    Block() = default;
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+    ~Block() {
+        if (owner == 0 || owner != this_process()) return;
+        // Not another's that has the name by now: the link tells.
+        char target[64] = {};
+        std::string mark = mark_of(name);
+        if (::readlink(mark.c_str(), target, sizeof target - 1) <= 0) return;
+        if (target != text) return;
+        (void)::unlink(path_of(name).c_str());
+        (void)::unlink(mark.c_str());
+    }
+
+    static std::shared_ptr<Block> map(std::string name, Fd fd) {
+        auto block = std::make_shared<Block>();
+        block->name = std::move(name);
+        struct stat status = {};
+        if (::fstat(fd.get(), &status) < 0) throw_errno(errno, "fstat(SharedMemory)");
+        if (status.st_size <= 0)
+            throw std::invalid_argument(fmt::format(
+                "the SharedMemory \"{}\" has no bytes: its creator is not ready", block->name));
+        block->mapping = sys::map_shared(fd.get(), static_cast<std::size_t>(status.st_size),
+                                         sys::Access::read_write);
+        block->fd = std::move(fd);
+        return block;
+    }
+    static std::shared_ptr<Block> create(const std::string& name, std::size_t size,
+                                         SharedMemoryOptions options) {
+        Fd fd = make_file(name, size);
+        std::shared_ptr<Block> block = map(name, std::move(fd));
+        if (!publish(block->fd, name, !options.keep_name)) return nullptr;
+        if (options.keep_name) return block;
+        block->text = mark_text(block->fd);
+        block->owner = this_process();
+        return block;
+    }
+    static std::shared_ptr<Block> open(const std::string& name) {
+        int raw = ::open(path_of(name).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        if (raw < 0 && errno == ENOENT) return nullptr;
+        if (raw < 0) throw_errno(errno, fmt::format("open(SharedMemory \"{}\")", name));
+        Fd fd(raw);
+        (void)::flock(fd.get(), LOCK_SH);
+        return map(name, std::move(fd));
+    }
+};
+
+namespace {
+
+void check_size(std::size_t size) {
+    if (size == 0 || size > std::size_t(INT64_MAX))
+        throw std::invalid_argument(
+            fmt::format("a SharedMemory of {} bytes: give at least 1", size));
+}
+
+}  // namespace
+
+SharedMemory::SharedMemory(CreateOnly, std::size_t size, SharedMemoryOptions options) {
+    check_size(size);
+    remove_stale_names();
+    while (!block_) block_ = Block::create(random_name(), size, options);
+}
+
+SharedMemory::SharedMemory(CreateOnly, std::string name, std::size_t size,
+                           SharedMemoryOptions options) {
+    check_name(name);
+    check_size(size);
+    remove_stale_names();
+    block_ = Block::create(name, size, options);
+    if (!block_) throw_errno(EEXIST, fmt::format("SharedMemory(create_only, \"{}\")", name));
+}
+
+SharedMemory::SharedMemory(OpenOnly, std::string name) {
+    check_name(name);
+    remove_stale_names();
+    block_ = Block::open(name);
+    if (!block_) throw_errno(ENOENT, fmt::format("SharedMemory(open_only, \"{}\")", name));
+}
+
+SharedMemory::SharedMemory(OpenOrCreate, std::string name, std::size_t size,
+                           SharedMemoryOptions options) {
+    check_name(name);
+    check_size(size);
+    remove_stale_names();
+    // Whoever loses a race tries the other way.
+    for (int tries = 0; !block_ && tries < 100; ++tries) {
+        block_ = Block::open(name);
+        if (!block_) block_ = Block::create(name, size, options);
+    }
+    if (!block_) throw_errno(EEXIST, fmt::format("SharedMemory(open_or_create, \"{}\")", name));
+}
+
+SharedMemory::Block& SharedMemory::block() const {
+    if (!block_) detail::throw_no_object("SharedMemory");
+    return *block_;
+}
+
+const std::string& SharedMemory::name() const { return block().name; }
+std::size_t SharedMemory::size() const { return bytes().size(); }
+
+std::span<std::byte> SharedMemory::bytes() const {
+    Block& own = block();
+    if (!own.mapping)
+        throw std::logic_error(fmt::format("the SharedMemory \"{}\" is closed here", own.name));
+    return own.mapping.bytes();
+}
+
+void SharedMemory::close() {
+    block().mapping.reset();  // the descriptor stays: it tells whose the name is
+}
+
+void SharedMemory::unlink() {
+    Block& own = block();
+    if (::unlink(path_of(own.name).c_str()) < 0)
+        throw_errno(errno, fmt::format("unlink(SharedMemory \"{}\")", own.name));
+    (void)::unlink(mark_of(own.name).c_str());
+    own.owner = 0;
+}
+
+void SharedMemory::save(OutputArchive& archive) const {
+    (void)bytes();  // not a closed one
+    Block& own = block();
+    bool with_fd = archive.fds() != nullptr;
+    archive(own.name, with_fd);
+    if (with_fd) detail::save_fd(archive, own.fd.get(), "SharedMemory");
+}
+
+void SharedMemory::load(InputArchive& archive) {
+    std::string name;
+    bool with_fd = false;
+    archive(name, with_fd);
+    check_name(name);
+    if (!with_fd) {
+        *this = SharedMemory(open_only, std::move(name));
+        return;
+    }
+    Fd fd(detail::load_fd(archive, "SharedMemory"));
+    block_ = Block::map(std::move(name), std::move(fd));
+}
+
+std::string to_string(const SharedMemory& memory) {
+    return fmt::format("SharedMemory({}, {} bytes)", memory.name(), memory.size());
+}
+
+}  // namespace sidestep

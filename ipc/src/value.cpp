@@ -1,0 +1,65 @@
+#include <sidestep/value.hpp>
+
+#include <fmt/format.h>
+
+#include <new>
+#include <system_error>
+
+#include "mapped_segment.hpp"
+
+namespace sidestep::detail {
+namespace {
+
+constexpr const char* kName = "shared value or array";
+constexpr std::uint64_t kKind = object_kind("sidestep.Data.1");
+
+struct alignas(kCell) Data {
+    ObjectHeader header;
+    std::uint64_t element_size = 0;
+    std::uint64_t count = 0;
+};
+static_assert(sizeof(Data) == kCell);
+
+}  // namespace
+
+ObjectRef make_data(std::size_t element_size, std::size_t alignment, std::size_t count) {
+    // The data begin at a multiple of kCell, in the page as in the segment.
+    if (alignment > kCell || count > (std::size_t(1) << 46) / element_size) throw std::bad_alloc();
+    try {
+        ObjectRef ref = make_object<Data>(kKind, "sidestep-data", element_size * count);
+        auto& data = ref.as<Data>(kName);
+        data.element_size = element_size;
+        data.count = count;
+        return ref;
+    } catch (const std::system_error& error) {
+        if (error.code().value() == ENOMEM || error.code().value() == EFBIG) throw std::bad_alloc();
+        throw;
+    }
+}
+
+std::byte* data_of(const ObjectRef& ref) {
+    return ref ? reinterpret_cast<std::byte*>(&ref.as<Data>(kName) + 1) : nullptr;
+}
+
+std::size_t count_of(const ObjectRef& ref) {
+    return ref ? static_cast<std::size_t>(ref.as<Data>(kName).count) : 0;
+}
+
+void save_data(const ObjectRef& ref, OutputArchive& archive) { ref.save(archive, kName); }
+
+void load_data(ObjectRef& ref, InputArchive& archive, std::size_t element_size,
+               std::size_t alignment) {
+    ref.load(archive, kKind, kName);
+    const auto& data = ref.as<Data>(kName);
+    std::uint64_t room = data.header.size < sizeof(Data) ? 0 : data.header.size - sizeof(Data);
+    if (data.element_size != element_size || alignment > kCell || data.count > room / element_size)
+        throw SerializationError(
+            fmt::format("cannot receive a {}: its elements have {} bytes, {} were expected", kName,
+                        data.element_size, element_size));
+}
+
+void throw_out_of_range(std::size_t index, std::size_t size) {
+    throw std::out_of_range(fmt::format("index {} of an array of {} elements", index, size));
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,78 @@
+#include <sidestep/shared_object.hpp>
+
+#include <map>
+
+#include <catch2/catch.hpp>
+
+#include "processes.hpp"
+
+using namespace sidestep;
+
+namespace {
+
+int loads = 0;
+struct Counted {
+    std::vector<double> values;
+    void save(OutputArchive& archive) const { archive(values); }
+    void load(InputArchive& archive) {
+        ++loads;
+        archive(values);
+    }
+};
+
+}  // namespace
+
+TEST_CASE("a shared value is stored once and loaded once", "[ipc][shared]") {
+    test::Channel channel;
+    loads = 0;
+    test::Child child([&] {
+        for (int i = 0; i < 3; ++i) {  // each handle is dropped before the next arrives
+            auto shared = channel.receive<Shared<Counted>>();
+            if (shared->values.size() != 1000 || shared->values[999] != 0.5) return 1;
+        }
+        return loads == 1 ? 0 : 2;
+    });
+    Shared<Counted> shared(Counted{std::vector<double>(1000, 0.5)});
+    for (int i = 0; i < 3; ++i) channel.send(shared);
+    CHECK(child.wait() == 0);
+    Shared<Counted> home = test::travel(shared);
+    CHECK(home == shared);
+    CHECK(&*home == &*shared);
+    CHECK(loads == 0);
+}
+
+TEST_CASE("a process lets a value go that its creator has dropped", "[ipc][shared]") {
+    test::Channel channel;
+    test::SharedPage<std::atomic<int>> stage;
+    auto mappings = [] {
+        auto text = sidestep::sys::read_file("/proc/self/maps").value_or("");
+        int count = 0;
+        for (std::size_t at = 0; (at = text.find("sidestep-shared", at)) != std::string::npos; ++at)
+            ++count;
+        return count;
+    };
+    test::Child child([&] {
+        (void)channel.receive<Shared<std::string>>();
+        if (mappings() != 1) return 1;
+        *stage = 1;
+        while (*stage != 2) usleep(100);
+        (void)channel.receive<Shared<std::string>>();
+        return mappings() == 1 ? 0 : 2;
+    });
+    {
+        Shared<std::string> first("first");
+        channel.send(first);
+        REQUIRE(test::eventually([&] { return *stage == 1; }));
+    }
+    Shared<std::string> second("second");
+    *stage = 2;
+    channel.send(second);
+    CHECK(child.wait() == 0);
+}
+
+TEST_CASE("a shared value of another type is refused", "[ipc][shared]") {
+    test::Channel channel;
+    channel.send(Shared<int>(1));
+    CHECK_THROWS_AS(channel.receive<Shared<long>>(), SerializationError);
+    CHECK_THROWS_AS(Shared<int>().get(), std::logic_error);
+}
