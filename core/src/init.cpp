@@ -5,10 +5,12 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -74,22 +76,34 @@ void boot_or_throw(Fd control) {
     reinterpret_cast<BootMain>(const_cast<void*>(entry))(std::move(control));
 }
 
+// The descriptor that the variable names, or -1: a number, and nothing else, of a socket of the
+// kind that we pass on. (Whatever else it is must not be read from.)
+int control_socket(const char* text) {
+    int fd = -1;
+    const char* end = text + std::strlen(text);
+    auto [rest, error] = std::from_chars(text, end, fd);
+    if (error != std::errc() || rest != end || fd < 0) return -1;
+    int type = 0;
+    socklen_t size = sizeof type;
+    bool ours = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET;
+    return ours ? fd : -1;
+}
+
 }  // namespace
 
 void init() {
     init_called = true;
     const char* text = std::getenv(kBootVariable);
     if (!text) return;
-    int fd = std::atoi(text);
-    unsetenv(kBootVariable);  // a program that this worker starts is no worker
-    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
-        std::fprintf(
-            stderr,
-            "sidestep: %s=%s names no open file; it is set by Sidestep for its own workers: "
-            "unset it\n",
-            kBootVariable, text);
+    int fd = control_socket(text);
+    if (fd < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+        std::fprintf(stderr,
+                     "sidestep: %s=%s names no socket of a worker; the variable is set by Sidestep "
+                     "for its own workers: unset it\n",
+                     kBootVariable, text);
         std::_Exit(1);
     }
+    unsetenv(kBootVariable);  // a program that this worker starts is no worker
     boot(Fd(fd));
 }
 

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -132,7 +133,10 @@ std::unique_ptr<Zygote> Zygote::fork_here() {
 }
 
 Zygote::~Zygote() {
-    self_.control.reset();  // end of file: it leaves
+    // End of file: it leaves. Shut down, not only closed: a process that was forked since may hold
+    // a copy of the descriptor.
+    ::shutdown(self_.control.get(), SHUT_RDWR);
+    self_.control.reset();
     if (!sys::wait_for_exit(self_.pidfd.get(), sys::Clock::now() + 1s))
         sys::pidfd_send_signal(self_.pidfd.get(), SIGKILL);
     (void)sys::wait_pidfd(self_.pidfd.get(), true);
@@ -151,7 +155,8 @@ Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
     try {
         sys::send_message(self_.control.get(), std::as_bytes(std::span(&request, 1)), {&fd, 1});
     } catch (const std::system_error& error) {
-        if (error.code().value() == EPIPE) throw_dead(self_);
+        int code = error.code().value();
+        if (code == EPIPE || code == ECONNRESET || code == ENOTCONN) throw_dead(self_);
         throw;
     }
     Launched child;

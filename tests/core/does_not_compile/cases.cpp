@@ -1,0 +1,60 @@
+// What must not compile as a task, one case at a time: SIDESTEP_CASE selects it. Case 0 compiles.
+// The line "EXPECT n: text" says what the compiler must print for case n.
+#include <string>
+
+#include <sidestep/task.hpp>
+
+struct Opaque {
+    void* inside = nullptr;
+};
+struct NoDefault {
+    explicit NoDefault(int n) : number(n) {}
+    int number;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(number);
+    }
+};
+
+// As Pool::submit does.
+template <class F, class... Args>
+void submit(F&&, Args&&...) {
+    using namespace sidestep::detail;
+    check_task<std::decay_t<F>, Stored<Args>...>();
+}
+
+void use(int n) {
+#if SIDESTEP_CASE == 0
+    submit([](int a, const std::string& b) { return b + std::to_string(a); }, n, "text");
+#elif SIDESTEP_CASE == 1
+    // EXPECT 1: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
+    submit([n](int a) { return a + n; }, 1);
+#elif SIDESTEP_CASE == 2
+    // EXPECT 2: A lambda with captures cannot
+    submit([&n](int a) { return a + n; }, 1);
+#elif SIDESTEP_CASE == 3
+    // EXPECT 3: an argument cannot be serialized: give its type a cereal `serialize` member
+    submit([](const Opaque&) {}, Opaque());
+#elif SIDESTEP_CASE == 4
+    // EXPECT 4: pointers cannot travel
+    submit([](int* a) { return *a; }, &n);
+#elif SIDESTEP_CASE == 5
+    // EXPECT 5: they arrive as temporaries (parameters by value, const& or &&
+    submit([](int& a) { ++a; }, n);
+#elif SIDESTEP_CASE == 6
+    // EXPECT 6: the callable cannot be called with these arguments
+    submit([](int a) { return a; }, std::string("text"));
+#elif SIDESTEP_CASE == 7
+    // EXPECT 7: the result cannot be serialized: give its type a cereal `serialize` member, or
+    submit([](int) { return Opaque(); }, n);
+#elif SIDESTEP_CASE == 8
+    // EXPECT 8: an argument's type needs a default constructor, so that it can be read back
+    submit([](const NoDefault& a) { return a.number; }, NoDefault(n));
+#elif SIDESTEP_CASE == 9
+    // EXPECT 9: bind() takes a function pointer, a captureless lambda or a functor with a
+    (void)sidestep::bind([n](int a) { return a + n; }, 1);
+#elif SIDESTEP_CASE == 10
+    // EXPECT 10: this callable cannot be sent to another process
+    submit(std::function<int(int)>([](int a) { return a; }), n);
+#endif
+}

@@ -1,0 +1,169 @@
+#include "zygote.hpp"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include <catch2/catch.hpp>
+
+#include "launch_support.hpp"
+#include "support.hpp"
+
+using namespace sidestep;
+using test::launcher;
+
+namespace {
+
+const StartMethod kMethods[] = {StartMethod::fork, StartMethod::forkserver};
+
+// A launcher and the process that forks for it.
+struct Served {
+    explicit Served(StartMethod method) {
+        auto before = test::Resources::now().children;
+        from = launcher(method);
+        for (int child : test::Resources::now().children)
+            if (!before.contains(child)) pid = child;
+        pidfd = sys::pidfd_open(pid);
+    }
+    Launched launch() { return from->launch(&test::report_main); }
+
+    std::unique_ptr<Launcher> from;
+    int pid = 0;
+    Fd pidfd;
+};
+
+void check_serves(Served& server) {
+    Launched child = server.launch();
+    CHECK(test::receive_report(child).pid == child.pid);
+    test::send_number(child, 9);
+    CHECK(test::wait_for(child).code() == 9);
+}
+
+std::string message_of_launch(Served& server) {
+    try {
+        (void)server.launch();
+        return "no error";
+    } catch (const std::system_error& error) {
+        return error.what();
+    }
+}
+
+// The last SIGCHLD of a process, for a scope: how it ended, without reaping it.
+class WatchDeath {
+  public:
+    explicit WatchDeath(int pid) {
+        watched = pid;
+        code = 0;
+        struct sigaction action = {};
+        action.sa_flags = SA_SIGINFO | SA_RESTART;
+        action.sa_sigaction = [](int, siginfo_t* info, void*) {
+            if (info->si_pid == watched) code = info->si_code;
+        };
+        sigaction(SIGCHLD, &action, &before_);
+    }
+    ~WatchDeath() { sigaction(SIGCHLD, &before_, nullptr); }
+    static inline std::atomic<int> watched{0}, code{0};
+
+  private:
+    struct sigaction before_ = {};
+};
+
+}  // namespace
+
+TEST_CASE("the fork server ignores the keyboard's interrupt, its children do not",
+          "[core][zygote]") {
+    for (StartMethod method : kMethods) {
+        CAPTURE(static_cast<int>(method));
+        Served server(method);
+        check_serves(server);  // it is past its first steps
+        for (int i = 0; i < 3; ++i) CHECK(sys::pidfd_send_signal(server.pidfd.get(), SIGINT));
+        check_serves(server);
+        Launched child = server.launch();
+        test::receive_report(child);
+        sys::pidfd_send_signal(child.pidfd.get(), SIGINT);
+        CHECK(test::wait_for(child).signal() == SIGINT);
+    }
+}
+
+TEST_CASE("a fork server that was killed is named in the error of launch()", "[core][zygote]") {
+    for (StartMethod method : kMethods) {
+        CAPTURE(static_cast<int>(method));
+        Served server(method);
+        check_serves(server);
+        Launched survivor = server.launch();
+        test::receive_report(survivor);
+        sys::pidfd_send_signal(server.pidfd.get(), SIGKILL);
+        REQUIRE(sys::wait_for_exit(server.pidfd.get(), sys::Clock::now() + test::kPatience));
+        for (int i = 0; i < 2; ++i)
+            CHECK_THAT(
+                message_of_launch(server),
+                Catch::Contains("the fork server (process " + std::to_string(server.pid) + ") died"));
+        test::send_number(survivor, 6);  // its children are the application's own
+        CHECK(test::wait_for(survivor).code() == 6);
+    }
+}
+
+TEST_CASE("a fork server that is killed during a launch() is named too", "[core][zygote]") {
+    for (StartMethod method : kMethods) {
+        CAPTURE(static_cast<int>(method));
+        Served server(method);
+        check_serves(server);
+        sys::pidfd_send_signal(server.pidfd.get(), SIGSTOP);
+        std::string message;
+        std::thread caller([&] { message = message_of_launch(server); });
+        sys::pidfd_send_signal(server.pidfd.get(), SIGKILL);
+        caller.join();
+        CHECK_THAT(message, Catch::Contains("the fork server") && Catch::Contains("died"));
+    }
+}
+
+TEST_CASE("a stopped fork server only delays", "[core][zygote]") {
+    Served server(StartMethod::fork);
+    sys::pidfd_send_signal(server.pidfd.get(), SIGSTOP);
+    std::thread waker([&] { sys::pidfd_send_signal(server.pidfd.get(), SIGCONT); });
+    check_serves(server);
+    waker.join();
+}
+
+TEST_CASE("a fork server leaves by itself, whoever holds copies of its socket", "[core][zygote]") {
+    for (StartMethod method : kMethods) {
+        CAPTURE(static_cast<int>(method));
+        Served first(method);
+        check_serves(first);
+        Served second(StartMethod::fork);  // its process has copies of all that this one has open
+        check_serves(second);
+        WatchDeath death(first.pid);
+        first.from.reset();
+        CHECK(death.code == CLD_EXITED);  // and not CLD_KILLED after a second of waiting
+        check_serves(second);
+    }
+}
+
+TEST_CASE("a fork server's children outlive it, and end with the application's lifeline",
+          "[core][zygote]") {
+    for (StartMethod method : kMethods) {
+        Launched child;
+        {
+            Served server(method);
+            child = server.launch();
+            CHECK(test::receive_report(child).pid == child.pid);
+        }
+        CHECK(sys::wait_pidfd(child.pidfd.get(), false).running());
+        child.lifeline.reset();
+        CHECK(test::wait_for(child).signal() == SIGKILL);
+    }
+}
+
+TEST_CASE("a child that is killed at once is a death like any other, not an error of launch()",
+          "[core][zygote]") {
+    for (StartMethod method : kMethods) {
+        Served server(method);
+        for (int i = 0; i < 50; ++i) {
+            Launched child = server.launch();
+            sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
+            CHECK(test::wait_for(child).signal() == SIGKILL);
+        }
+    }
+}
