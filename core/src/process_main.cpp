@@ -81,9 +81,6 @@ std::string describe(const std::exception_ptr& thrown) {
         std::rethrow_exception(thrown);
     } catch (const std::exception& error) {
         text = remote_traceback(error);
-        auto* outer = dynamic_cast<const std::nested_exception*>(&error);
-        if (outer && outer->nested_ptr())
-            text += "which was thrown because of\n" + describe(outer->nested_ptr());
     } catch (...) {
     }
     return text;

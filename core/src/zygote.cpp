@@ -169,6 +169,8 @@ Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
     Fd pidfd;
     child.pid = receive_reply(self_, pidfd).pid;
     child.pidfd = std::move(pidfd);
+    // The child does the same: when this returns, it is in its group, whoever is faster.
+    (void)setpgid(child.pid, options.own_group ? child.pid : request.group);
     child.control = std::move(control.first);
     child.lifeline = std::move(lifeline.write_end);
     send_boot_message(child, entry, lifeline.read_end);

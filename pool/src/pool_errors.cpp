@@ -9,6 +9,8 @@
 namespace sidestep {
 
 struct WorkerLost::Shared {
+    explicit Shared(Details d) : details(std::move(d)) {}
+
     Details details;
     std::once_flag once;
     std::string text;

@@ -119,5 +119,6 @@ int main(int argc, char** argv) {
     // As it must not be: a process is started before init().
     if (argc > 2 && std::strcmp(argv[1], "bomb") == 0) return bomb(mp::start_method_named(argv[2]));
     mp::init();
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);
     return argc > 1 ? run_mode(argv[1], argc > 2 ? argv[2] : "") : 65;
 }
