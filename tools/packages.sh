@@ -3,7 +3,8 @@
 # Nothing is installed that is there already, and the network is not touched when nothing is missing.
 
 # What a build needs, what the tests need on top, and what CI needs beyond that.
-build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev libspdlog-dev libssl-dev"
+build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev
+    libssl-dev libspdlog-dev"
 test_packages="catch2 python3"
 ci_packages="clang clang-format libclang-rt-dev libbenchmark-dev universal-ctags git"
 

@@ -28,8 +28,8 @@ inline constexpr const char* kBootVariable = "SIDESTEP_BOOT_FD";
 // The child's first steps, on the control socket it was given. Ends the process, always.
 [[noreturn]] void boot(Fd control) noexcept;
 
-// Ends a child process of ours: runs its exit hooks, flushes stdio and the standard streams, runs no
-// destructors of static objects (they belong to the program that we are a copy of), and leaves.
+// Ends a child process of ours: runs its exit hooks, flushes stdio and the standard streams, runs
+// no destructors of static objects (they belong to the program that we are a copy of), and leaves.
 [[noreturn]] void leave_process(int exit_code) noexcept;
 
 }  // namespace sidestep

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <string>
 #include <system_error>
 
 #include "error.hpp"
@@ -82,8 +83,13 @@ bool serve_request(const Fd& control) {
     return true;
 }
 
+// Its socket is closed: it is dead, or about to be.
 [[noreturn]] void throw_dead(const Launched& zygote) {
-    throw_errno(ECHILD, fmt::format("the fork server (process {}) died", zygote.pid));
+    (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 1s);
+    ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), false, true);
+    std::string how = status.signaled() ? status.describe() : "died";
+    if (status.exited()) how += ": it " + status.describe();
+    throw_errno(ECHILD, fmt::format("the fork server (process {}) {}", zygote.pid, how));
 }
 
 // Waits for the zygote's answer, or for its death.

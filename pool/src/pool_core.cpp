@@ -262,7 +262,7 @@ bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
 // is still starting, or stopped.
 std::uint64_t PoolCore::waiting(WorkerLink& link) {
     RingParent& ring = link.ring();
-    if (ring.in_flight() == 0) return 0;
+    if (link.stopping || ring.in_flight() == 0) return 0;  // the request to stop is no task
     bool begun = ring.slot(ring.consumed()).state.load(std::memory_order_relaxed) !=
                  SlotState::ready;  // a hint: taking back decides
     return ring.in_flight() - (begun || (link.ready && link.stuck == 0) ? 1 : 0);

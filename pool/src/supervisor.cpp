@@ -229,7 +229,7 @@ void PoolCore::tick() {
     // Nobody is idle, but somebody will be before the stuck ones: it is the turn of what waits
     // there, ahead of all that was submitted later.
     for (WorkerLink& link : links_)
-        if (link.stuck >= kLooksToEvict && waiting(link) > 0)
+        if (link.stuck >= kLooksToEvict && !ending())
             take_back_from(link, link.ring().published() - waiting(link));
     refill();
     ticking_ = std::any_of(links_.begin(), links_.end(),

@@ -62,6 +62,7 @@ BootMessage good_message() {
     BootMessage message;
     message.entry = locate(reinterpret_cast<const void*>(&test::report_main));
     message.parent_pid = getpid();
+    message.has_lifeline = 1;
     return message;
 }
 

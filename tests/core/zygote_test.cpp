@@ -97,9 +97,9 @@ TEST_CASE("a fork server that was killed is named in the error of launch()", "[c
         sys::pidfd_send_signal(server.pidfd.get(), SIGKILL);
         REQUIRE(sys::wait_for_exit(server.pidfd.get(), sys::Clock::now() + test::kPatience));
         for (int i = 0; i < 2; ++i)
-            CHECK_THAT(
-                message_of_launch(server),
-                Catch::Contains("the fork server (process " + std::to_string(server.pid) + ") died"));
+            CHECK_THAT(message_of_launch(server),
+                       Catch::Contains("the fork server (process " + std::to_string(server.pid) +
+                                       ") died"));
         test::send_number(survivor, 6);  // its children are the application's own
         CHECK(test::wait_for(survivor).code() == 6);
     }

@@ -7,6 +7,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "support.hpp"
+
 #include "processes.hpp"
 
 using namespace sidestep;
@@ -183,7 +185,7 @@ TEST_CASE("the name that a killed creator left stays while another process uses 
         SharedMemory memory(create_only, 512);
         std::snprintf(shared->data(), shared->size(), "%s", memory.name().c_str());
         *stage = 1;
-        while (*stage != 2) usleep(100);
+        (void)test::eventually([&] { return *stage == 2; });
         raise(SIGKILL);
     });
     REQUIRE(test::eventually([&] { return *stage == 1; }));

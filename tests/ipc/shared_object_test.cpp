@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "support.hpp"
+
 #include "processes.hpp"
 
 using namespace sidestep;
@@ -55,7 +57,7 @@ TEST_CASE("a process lets a value go that its creator has dropped", "[ipc][share
         (void)channel.receive<Shared<std::string>>();
         if (mappings() != 1) return 1;
         *stage = 1;
-        while (*stage != 2) usleep(100);
+        (void)test::eventually([&] { return *stage == 2; });
         (void)channel.receive<Shared<std::string>>();
         return mappings() == 1 ? 0 : 2;
     });

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -90,6 +91,8 @@ int die(int signal) {
     struct sigaction action = {};
     action.sa_handler = SIG_DFL;  // a sanitizer may have a handler of its own
     sigaction(signal, &action, nullptr);
+    rlimit no_core = {0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
     raise(signal);
     return 0;
 }

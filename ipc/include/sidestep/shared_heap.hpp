@@ -24,8 +24,8 @@
 //             pointers, as Boost's containers and allocators have them.
 #pragma once
 
-#include <boost/interprocess/allocators/allocator.hpp>
-#include <boost/interprocess/managed_external_buffer.hpp>
+#include <boost/interprocess/allocators/allocator.hpp>     // style-ok: users name its types
+#include <boost/interprocess/managed_external_buffer.hpp>  // style-ok: users name its types
 #include <cstddef>
 #include <memory>
 #include <utility>

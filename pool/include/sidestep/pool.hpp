@@ -121,10 +121,8 @@ class Pool {
   private:
     template <bool kSpread, bool kUnordered, class F, class Range>
     auto stream(F&& f, Range&& items, const MapOptions& options) {
-        using View = std::views::all_t<Range>;
-        return Stream<std::decay_t<F>, View, kSpread, kUnordered>(
-            core_, std::forward<F>(f), std::views::all(std::forward<Range>(items)), options,
-            processes());
+        return Stream<std::decay_t<F>, Range, kSpread, kUnordered>(
+            core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
     }
     template <class S>
     static auto collect(S results) {

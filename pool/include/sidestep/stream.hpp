@@ -66,21 +66,48 @@ class Outcome {
 template <class S>
 class OutcomeStream;
 
-template <class F, class View, bool kSpread, bool kUnordered>
+namespace detail {
+
+// A range that was passed: an lvalue is referred to, anything else is moved in. (What views::all
+// does; clang 14 cannot compile that one of libstdc++ 12.)
+template <class Range>
+class HeldRange {
+  public:
+    explicit HeldRange(Range&& range) : range_(std::forward<Range>(range)) {}
+    Range& get() { return range_; }
+
+  private:
+    Range range_;
+};
+template <class Range>
+class HeldRange<Range&> {
+  public:
+    explicit HeldRange(Range& range) : range_(&range) {}
+    Range& get() { return *range_; }
+
+  private:
+    Range* range_;
+};
+
+}  // namespace detail
+
+// Range: a reference for a range that was passed as an lvalue, else the range's type.
+template <class F, class Range, bool kSpread, bool kUnordered>
 class Stream {
-    using Item = detail::Stored<std::ranges::range_value_t<View>>;
+    using Plain = std::remove_reference_t<Range>;
+    using Item = detail::Stored<std::ranges::range_value_t<Plain>>;
     using Body = detail::Chunk<kSpread, F, Item>;
 
   public:
     using Result = typename Body::Result;
     using Value = typename Outcome<Result>::Value;
 
-    Stream(std::shared_ptr<detail::PoolCore> core, F f, View items, const MapOptions& options,
+    Stream(std::shared_ptr<detail::PoolCore> core, F f, Range&& items, const MapOptions& options,
            unsigned workers)
         : core_(std::move(core)),
           f_(std::move(f)),
-          items_(std::move(items)),
-          sizer_(options.chunksize, size_of(items_), workers),
+          items_(std::forward<Range>(items)),
+          sizer_(options.chunksize, size_of(items_.get()), workers),
           window_(options.window),
           most_chunks_(2 * workers + 2) {
         check();
@@ -128,7 +155,7 @@ class Stream {
     auto collect() && {
         using Results = std::conditional_t<std::is_void_v<Result>, bool, std::vector<Value>>;
         Results results{};
-        if constexpr (!std::is_void_v<Result>) results.reserve(size_of(items_));
+        if constexpr (!std::is_void_v<Result>) results.reserve(size_of(items_.get()));
         std::exception_ptr first_error;
         while (auto outcome = next_outcome()) {
             if (!*outcome) {
@@ -164,8 +191,8 @@ class Stream {
         static_assert(std::is_void_v<Result> || detail::Travels<Result>,
                       "the result cannot be serialized: give its type a cereal `serialize` member");
     }
-    static std::size_t size_of(const View& items) {
-        if constexpr (std::ranges::sized_range<const View>)
+    static std::size_t size_of(Plain& items) {
+        if constexpr (std::ranges::sized_range<Plain>)
             return static_cast<std::size_t>(std::ranges::size(items));
         else
             return 0;
@@ -190,10 +217,10 @@ class Stream {
     // it may be somebody who types.
     bool pull() {
         if (!position_)
-            position_.emplace(std::ranges::begin(items_));
+            position_.emplace(std::ranges::begin(items_.get()));
         else if (std::exchange(used_, false))
             ++*position_;
-        return *position_ != std::ranges::end(items_);
+        return *position_ != std::ranges::end(items_.get());
     }
 
     // Serializes the next items, at most `most` of them; how many it got. Their descriptors go
@@ -326,8 +353,8 @@ class Stream {
 
     std::shared_ptr<detail::PoolCore> core_;
     F f_;
-    View items_;
-    std::optional<std::ranges::iterator_t<View>> position_;
+    detail::HeldRange<Range> items_;
+    std::optional<std::ranges::iterator_t<Plain>> position_;
     detail::ChunkSizer sizer_;
     std::size_t window_;
     std::size_t most_chunks_;
