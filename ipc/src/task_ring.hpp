@@ -35,7 +35,7 @@ enum class ReplyKind : std::uint32_t { none, value, error, skipped };
 
 // Everything but the state is plain memory, guarded by R1 and R2.
 struct alignas(kCacheLine) TaskSlot {
-    static constexpr std::size_t kInline = 184;
+    static constexpr std::size_t kInline = 168;
 
     std::atomic<SlotState> state{SlotState::empty};
     ReplyKind reply{ReplyKind::none};  // worker
@@ -43,11 +43,16 @@ struct alignas(kCacheLine) TaskSlot {
     std::uint64_t module = 0;          // parent: the task's identity (TaskId)
     std::uint64_t offset = 0;
     std::uint64_t signature = 0;
-    std::uint64_t block = 0;          // 0: inline. parent: in the args arena; worker: result arena
-    std::uint64_t size = 0;           // bytes of arguments, then of the result
-    std::uint64_t duration_ns = 0;    // worker: from claim to completion
-    std::uint64_t fds = 0;            // parent: how many descriptors travel beside
-    std::byte inline_bytes[kInline];  // arguments, then result
+    std::uint64_t block = 0;        // 0: inline. parent: in the args arena; worker: result arena
+    std::uint64_t size = 0;         // bytes of arguments, then of the result
+    std::uint64_t duration_ns = 0;  // worker: from claim to completion
+    std::uint32_t fds = 0;          // parent: how many descriptors travel beside
+    std::uint32_t attempt = 1;      // parent: how often it is run, with this time
+    // Read by the parent while the worker runs: atomic, and hints.
+    std::atomic<std::uint64_t> started_ns{
+        0};                                  // worker: when it was begun (steady clock); parent: 0
+    std::atomic<std::uint64_t> progress{0};  // worker: see chunk.hpp; parent: 0
+    std::byte inline_bytes[kInline];         // arguments, then result
 };
 static_assert(sizeof(TaskSlot) == 2 * kCacheLine && std::is_standard_layout_v<TaskSlot>);
 static_assert(std::atomic<SlotState>::is_always_lock_free);
@@ -59,6 +64,9 @@ struct RingHeader {
 
     std::uint64_t magic = kMagic;
     std::uint32_t capacity = 0;  // slots, a power of two
+
+    // The number of a task that is to stop.
+    alignas(kCacheLine) std::atomic<std::uint64_t> stop_number{0};  // parent
 
     alignas(kCacheLine) EventCount doorbell;  // the worker sleeps here (participant 0)
 
@@ -96,6 +104,9 @@ class RingParent {
     void publish() {
         next().state.store(SlotState::ready, std::memory_order_release);  // SYNC(slot): with claim
         ++published_;
+    }
+    void ask_to_stop(std::uint64_t serial) {
+        header_->stop_number.store(serial, std::memory_order_relaxed);  // a request, no more
     }
     void wake() { header_->doorbell.notify_all(); }
     bool sleeping() const { return header_->doorbell.has_sleepers(); }
@@ -191,6 +202,7 @@ class RingWorker {
         return next_ == 0 ||
                slots_[(next_ - 1) & mask_].state.load(std::memory_order_relaxed) != SlotState::done;
     }
+    const std::atomic<std::uint64_t>& stop_number() const { return header_->stop_number; }
     EventCount& doorbell() { return header_->doorbell; }
 
     // The next result block that was handed back, or 0.

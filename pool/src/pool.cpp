@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <exception>
+#include <mutex>
 #include <stdexcept>
 
 #include "pool_core.hpp"
@@ -10,19 +12,27 @@
 namespace sidestep {
 namespace {
 
+void refuse(const std::string& what) { throw std::invalid_argument("PoolOptions::" + what); }
+
 PoolOptions checked(PoolOptions options) {
-    if (options.processes == 0)
+    if (!options.processes)
         options.processes =
             static_cast<unsigned>(std::min<std::size_t>(sys::usable_cpus(), kMaxWorkers));
-    if (options.processes > kMaxWorkers)
-        throw std::invalid_argument(
-            fmt::format("PoolOptions::processes is {}; a pool has 1 to {} workers",
-                        options.processes, kMaxWorkers));
+    if (*options.processes > kMaxWorkers)
+        refuse(
+            fmt::format("processes is {}; a pool has 1 to {} workers, or 0 to run tasks in this "
+                        "process",
+                        *options.processes, kMaxWorkers));
     if (options.arena_bytes < (std::size_t(16) << 20))
-        throw std::invalid_argument(
-            fmt::format("PoolOptions::arena_bytes is {}; give it 16 MiB or more (it is address "
-                        "space, pages come on first touch)",
+        refuse(
+            fmt::format("arena_bytes is {}; give it 16 MiB or more (it is address space, pages "
+                        "come on first touch)",
                         options.arena_bytes));
+    if (options.stop_grace.count() < 0 || options.terminate_grace.count() < 0)
+        refuse("stop_grace or terminate_grace is negative; 0 goes on to the next step at once");
+    if (options.max_age.count() < 0 || options.idle_timeout.count() < 0)
+        refuse("max_age or idle_timeout is negative; 0 is never");
+    detail::check_options(options.task);
     return options;
 }
 
@@ -51,6 +61,39 @@ Pool::~Pool() {
 void Pool::close() { core_->close(); }
 void Pool::terminate() { core_->terminate(); }
 void Pool::join() { core_->join(); }
+void Pool::shutdown(ShutdownOptions options) {
+    core_->close();
+    if (options.cancel_futures) core_->cancel_waiting();
+    if (options.wait) core_->join();
+}
+void Pool::resize(unsigned processes) {
+    if (core_->workers() == 0)
+        throw std::logic_error(
+            "Pool::resize(): this pool has no workers (processes = 0), and gets "
+            "none; make another one");
+    if (processes < 1 || processes > kMaxWorkers)
+        throw std::invalid_argument(
+            fmt::format("Pool::resize({}): a pool has 1 to {} workers", processes, kMaxWorkers));
+    core_->resize(processes);
+}
+void Pool::run_in_background(std::function<void()> work) {
+    core_->run_in_background(std::move(work));
+}
+
+Pool& Pool::global() {
+    // Never destroyed: at the program's exit nobody knows who uses it still, and its workers end
+    // with the process.
+    static std::mutex mutex;
+    static Pool* pool = nullptr;
+    std::lock_guard lock(mutex);
+    if (!pool || !pool->core_->accepting()) {
+        if (pool && pool->core_->owned_here()) delete pool;
+        pool = nullptr;
+        pool = new Pool;
+    }
+    return *pool;
+}
+
 unsigned Pool::processes() const { return core_->workers(); }
 std::vector<int> Pool::worker_pids() const { return core_->worker_pids(); }
 

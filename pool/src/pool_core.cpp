@@ -29,7 +29,7 @@ constexpr std::size_t kLeastArena = std::size_t(16) << 20;
 }  // namespace
 
 void Garbage::drop() {
-    while (first_) TaskRef last(std::exchange(first_, first_->garbage_));
+    while (first_) PoolTaskRef last(std::exchange(first_, first_->garbage_));
 }
 
 void Garbage::drop(std::unique_lock<std::mutex>& lock) {
@@ -39,7 +39,7 @@ void Garbage::drop(std::unique_lock<std::mutex>& lock) {
     lock.lock();
 }
 
-void Garbage::add(TaskState* task) {
+void Garbage::add(PoolTask* task) {
     task->garbage_ = first_;
     first_ = task;
 }
@@ -58,22 +58,32 @@ void WorkerMemory::close_descriptors() {
     results.close_descriptor();
 }
 
+namespace {
+bool says_anything(const TaskOptions& o) {
+    return o.timeout.count() > 0 || o.memory_limit > 0 || o.retry.max_attempts > 1;
+}
+}  // namespace
+
 PoolCore::PoolCore(const PoolOptions& options)
     : options_(options),
+      has_default_options_(says_anything(options.task)),
       owner_pid_(::getpid()),
       control_segment_(Segment::create("sidestep-control", sizeof(ControlPage))),
       args_segment_(Segment::reserve("sidestep-args", options.arena_bytes, kLeastArena)),
       args_reader_(sys::reopen_read_only(args_segment_.fd())),
       control_(new (control_segment_.data()) ControlPage),
       supervisor_bell_(sys::make_eventfd()),
-      links_(options.processes),
+      target_(*options.processes),
+      links_(*options.processes),
       args_(args_segment_),
-      task_ns_(kUnknownTaskNs) {
-    spin_.workers = options.processes;
+      keyed_(*options.processes),
+      task_ns_(kUnknownTaskNs),
+      jitter_(options.seed + 1) {
+    spin_.workers = *options.processes;
     spin_.cpus = static_cast<std::uint32_t>(sys::usable_cpus());
     spin_.spin_ns = static_cast<std::uint64_t>(spin_budget().count());
     wake_cost_ns_ = static_cast<std::uint64_t>(wake_up_cost().count());
-    for (std::uint32_t i = 0; i < options.processes; ++i) {
+    for (std::uint32_t i = 0; i < *options.processes; ++i) {
         links_[i].index = i;
         control_->set_parked(i, true);
     }
@@ -98,28 +108,42 @@ void PoolCore::require_owner() const {
             "of its own here");
 }
 
-void PoolCore::check_accepting() const {
+bool PoolCore::accepting() {
+    if (!owned_here()) return false;
+    Lock lock(mutex_);
+    return state_ == State::running;
+}
+
+// begun: a map that was called before close().
+void PoolCore::check_accepting(bool begun) const {
     switch (state_) {
         case State::running:
             return;
         case State::broken:
             throw BrokenPool(broken_reason_);
         case State::closed:
+            if (begun && !joining_) return;
             throw std::logic_error("the pool is closed: it takes no tasks after close()");
         case State::terminating:
             throw std::logic_error("the pool is terminated: it takes no tasks after terminate()");
     }
 }
 
-void PoolCore::submit(const TaskRef& task, Completions* sink) {
+void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     require_owner();
     Garbage garbage;
     Lock lock(mutex_);
-    check_accepting();
+    check_accepting(begun);
     task->serial_ = next_serial_++;
     task->sink_ = sink;
     ++outstanding_;
-    TaskRef reference = task;  // the pool's own, until it is done
+    PoolTaskRef reference = task;  // the pool's own, until it is done
+    if (links_.empty()) {
+        lock.unlock();
+        run_inline(*task, garbage);
+        return (void)reference.release();
+    }
+    if (asleep_) wake_dormant();
     place(reference.release());
     if (drain(links_[hot_], garbage)) {
         refill();
@@ -127,8 +151,21 @@ void PoolCore::submit(const TaskRef& task, Completions* sink) {
     }
 }
 
-void PoolCore::place(TaskState* task) {
-    WorkerLink* link = backlog_size_ == 0 ? pick() : nullptr;
+TaskList& PoolCore::backlog_of(const PoolTask& task) {
+    std::uint64_t key = task.options_ ? task.options_->key : 0;
+    return key ? keyed_[key % keyed_.size()] : backlog_;
+}
+
+void PoolCore::place(PoolTask* task) {
+    TaskList& backlog = backlog_of(*task);
+    WorkerLink* link = nullptr;
+    if (!backlog.empty())
+        link = nullptr;  // it waits behind those
+    else if (&backlog == &backlog_)
+        link = pick();
+    else if (WorkerLink& its = links_[static_cast<std::size_t>(&backlog - keyed_.data())];
+             has_room(its))
+        link = &its;
     if (link)
         publish(*link, task);
     else
@@ -150,15 +187,18 @@ std::uint64_t PoolCore::cost(WorkerLink& link) const {
     return in_flight == 0 && link.ring().sleeping() ? wake_cost_ns_ : busy;
 }
 
+bool PoolCore::has_room(WorkerLink& link) const {
+    if (!link.alive || link.stopping || link.retiring || link.eviction) return false;
+    RingParent& ring = link.ring();
+    if (options_.max_tasks_per_child && ring.published() >= options_.max_tasks_per_child)
+        return false;
+    return ring.in_flight() < (link.stuck > 0 ? 1 : depth());
+}
+
 // The worker that would start a new task soonest, or null if all rings hold enough. The one that
 // was used last is kept while its queue is shorter than a wake-up: a worker that runs is worth two
 // that must be woken.
 WorkerLink* PoolCore::pick() {
-    std::uint64_t most = depth();
-    auto has_room = [&](WorkerLink& link) {
-        return link.alive && !link.stopping &&
-               link.ring().in_flight() < (link.stuck > 0 ? 1 : most);
-    };
     WorkerLink& hot = links_[hot_];
     if (has_room(hot) && hot.ready && cost(hot) < wake_cost_ns_) return &hot;
     WorkerLink* best = nullptr;
@@ -176,7 +216,7 @@ WorkerLink* PoolCore::pick() {
 
 // False: the task's descriptors cannot be sent now, so it went to the backlog; the supervisor tries
 // again at its next tick.
-bool PoolCore::publish(WorkerLink& link, TaskState* task) {
+bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     RingParent& ring = link.ring();
     const std::vector<int>& fds = task->descriptors_.numbers;
     if (!fds.empty() && !send_task_fds(link.process.control.get(), task->serial_, fds)) {
@@ -190,61 +230,45 @@ bool PoolCore::publish(WorkerLink& link, TaskState* task) {
     slot.offset = task->id_.where.offset;
     slot.signature = task->id_.signature;
     slot.size = task->arguments_.size();
-    slot.fds = fds.size();
+    slot.fds = static_cast<std::uint32_t>(fds.size());
+    slot.attempt = task->attempts_ + 1u;
+    slot.started_ns.store(0, std::memory_order_relaxed);  // published with the rest
+    slot.progress.store(0, std::memory_order_relaxed);
     slot.block = task->argument_block_;
     slot.reply = ReplyKind::none;
     if (!slot.block) std::memcpy(slot.inline_bytes, task->bytes_, slot.size);
-    task->place_ = TaskState::Place::ring;
+    task->place_ = PoolTask::Place::ring;
     task->link_ = link.index;
     task->index_ = ring.published();
     link.shadow[ring.position(ring.published())] = task;
     ring.publish();
     ring.wake();
+    if (task->options_) watch_policy(*task);
     // Something may get stuck: behind a long task, or in front of a stopped worker.
     bool& looking = ring.in_flight() >= 2 ? ticking_ : watching_;
     if (!std::exchange(looking, true)) kick_supervisor();
     return true;
 }
 
-void PoolCore::push_backlog(TaskState* task) {
-    task->place_ = TaskState::Place::backlog;
-    task->next_ = nullptr;
-    task->previous_ = backlog_last_;
-    (backlog_last_ ? backlog_last_->next_ : backlog_first_) = task;
-    backlog_last_ = task;
-    ++backlog_size_;
+void PoolCore::push_backlog(PoolTask* task) {
+    task->place_ = PoolTask::Place::backlog;
+    backlog_of(*task).push(task);
 }
 
 // One that was in a ring: it comes before all that were submitted later.
-void PoolCore::push_back_to_backlog(TaskState* task) {
-    task->place_ = TaskState::Place::backlog;
-    TaskState* next = backlog_first_;
-    while (next && next->serial_ < task->serial_) next = next->next_;
-    task->next_ = next;
-    task->previous_ = next ? next->previous_ : backlog_last_;
-    (next ? next->previous_ : backlog_last_) = task;
-    (task->previous_ ? task->previous_->next_ : backlog_first_) = task;
-    ++backlog_size_;
-}
-
-void PoolCore::unlink_backlog(TaskState* task) {
-    (task->next_ ? task->next_->previous_ : backlog_last_) = task->previous_;
-    (task->previous_ ? task->previous_->next_ : backlog_first_) = task->next_;
-    task->next_ = task->previous_ = nullptr;
-    --backlog_size_;
-}
-
-TaskState* PoolCore::pop_backlog() {
-    TaskState* task = backlog_first_;
-    unlink_backlog(task);
-    return task;
+void PoolCore::push_back_to_backlog(PoolTask* task) {
+    task->place_ = PoolTask::Place::backlog;
+    backlog_of(*task).push_old(task);
 }
 
 void PoolCore::refill() {
-    while (backlog_first_) {
+    for (std::size_t i = 0; i < keyed_.size(); ++i)
+        while (!keyed_[i].empty() && has_room(links_[i]))
+            if (!publish(links_[i], keyed_[i].pop())) return;
+    while (!backlog_.empty()) {
         WorkerLink* link = pick();
         if (!link) return;
-        if (!publish(*link, pop_backlog())) return;
+        if (!publish(*link, backlog_.pop())) return;
     }
 }
 
@@ -270,9 +294,9 @@ std::uint64_t PoolCore::waiting(WorkerLink& link) {
 
 // Gives what waits behind others to workers that have nothing to do.
 void PoolCore::rebalance() {
-    if (backlog_first_ || ending()) return;
-    auto idle = [](WorkerLink& l) {
-        return l.alive && l.ready && !l.stopping && !l.unresponsive && l.ring().in_flight() == 0;
+    if (!backlog_.empty() || ending()) return;
+    auto idle = [this](WorkerLink& l) {
+        return has_room(l) && l.ready && !l.unresponsive && l.ring().in_flight() == 0;
     };
     auto count = static_cast<std::uint64_t>(std::count_if(links_.begin(), links_.end(), idle));
     if (count == 0) return;
@@ -285,7 +309,7 @@ void PoolCore::rebalance() {
             link.stuck > 0 ? movable : std::max<std::uint64_t>(1, movable * count / (count + 1));
         take_back_from(link, link.ring().published() - share);
         refill();
-        if (backlog_first_) return;
+        if (!backlog_.empty()) return;
     }
 }
 
@@ -305,41 +329,61 @@ bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
     if (!link.memory || link.corrupt) return false;
     bool any = false;
     while (TaskSlot* slot = link.ring().front_done()) {
-        TaskState* task = link.shadow[link.ring().position(link.ring().consumed())];
-        if (task && !accept_reply(link, *slot, *task)) {
+        PoolTask* task = link.shadow[link.ring().position(link.ring().consumed())];
+        Reply reply(*slot);
+        if (!is_sound(link, reply, task)) {
             link.corrupt = true;  // P3: the supervisor sorts its tasks when it is dead
             sys::pidfd_send_signal(link.process.pidfd.get(), SIGKILL);
             return any;
         }
-        link.ring().release_front();
-        link.stuck = 0;
-        link.unresponsive = false;
-        if (task) complete(task, garbage);  // null: the request to stop
+        take_reply(link, reply, task, garbage);
         any = true;
     }
     return any;
 }
 
-// Takes the reply over into the task. False: what the worker wrote makes no sense.
-bool PoolCore::accept_reply(WorkerLink& link, TaskSlot& slot, TaskState& task) {
-    ReplyKind kind = slot.reply;
-    std::uint64_t size = slot.size, block = slot.block;
-    if (slot.serial != task.serial_) return false;
-    if (kind != ReplyKind::value && kind != ReplyKind::error) return false;
-    if (block == 0) {
-        if (size > TaskState::kInline) return false;
-        std::memcpy(task.bytes_, slot.inline_bytes, size);
+// What the worker wrote makes sense. No task: one that was evicted, or the request to stop.
+bool PoolCore::is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task) {
+    if (task && reply.serial != task->serial_) return false;
+    if (reply.kind == ReplyKind::skipped) return !task;
+    if (reply.kind != ReplyKind::value && reply.kind != ReplyKind::error) return false;
+    if (reply.block == 0) return reply.size <= PoolTask::kInline;
+    return Arena::is_valid(reply.block, link.memory->results.size()) &&
+           reply.size <= Arena::capacity(reply.block);
+}
+
+void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage) {
+    if (!task) {
+        if (reply.kind != ReplyKind::skipped && reply.block)
+            free_result_locked(*link.memory, reply.block);
+        if (link.eviction) finish_eviction(link, garbage);
+    } else if (reply.kind == ReplyKind::error && task->options_ &&
+               may_retry(*task, FailureKind::error)) {
+        settle_error_reply(link, reply, task, garbage);
     } else {
-        if (!Arena::is_valid(block, link.memory->results.size()) || size > Arena::capacity(block))
-            return false;
-        task.result_block_ = block;
-        task.memory_ = link.memory;
+        accept_reply(link, reply, *task);
+        complete(task, garbage);
     }
-    task.result_size_ = size;
-    task.has_value_ = kind == ReplyKind::value;
-    task.duration_ns_ = slot.duration_ns;
-    note_duration(slot.duration_ns);
-    return true;
+    link.ring().release_front();
+    link.stuck = 0;
+    link.unresponsive = false;
+    bool through =
+        options_.max_tasks_per_child && link.ring().consumed() >= options_.max_tasks_per_child;
+    if ((through || link.retiring) && link.ring().in_flight() == 0) ask_to_stop(link);
+}
+
+// Takes the reply over into the task.
+void PoolCore::accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task) {
+    if (reply.block) {
+        task.result_block_ = reply.block;
+        task.memory_ = link.memory;
+    } else {
+        std::memcpy(task.bytes_, reply.inline_bytes, reply.size);
+    }
+    task.result_size_ = reply.size;
+    task.has_value_ = reply.kind == ReplyKind::value;
+    task.duration_ns_ = reply.duration_ns;
+    note_duration(reply.duration_ns);
 }
 
 // A moving average over 16 tasks that follows a rise at once: a ring full of tasks that are longer
@@ -350,10 +394,10 @@ void PoolCore::note_duration(std::uint64_t ns) {
     if (task_ns_ == 0) task_ns_ = 1;
 }
 
-void PoolCore::complete(TaskState* task, Garbage& garbage) {
+void PoolCore::complete(PoolTask* task, Garbage& garbage) {
     if (task->argument_block_) args_.free(std::exchange(task->argument_block_, 0));
     task->descriptors_.clear();
-    task->place_ = TaskState::Place::done;
+    task->place_ = PoolTask::Place::done;
     --outstanding_;
     ++completed_;
     if (Completions* sink = task->sink_) {
@@ -361,36 +405,20 @@ void PoolCore::complete(TaskState* task, Garbage& garbage) {
         (sink->last_ ? sink->last_->next_ : sink->first_) = task;
         sink->last_ = task;
         // The sink's list holds a reference of its own.
-        task->references_.fetch_add(1, std::memory_order_relaxed);  // we have one
+        task->add_reference();
     }
-    // SYNC(task): release, pairs with TaskState::done.
-    task->done_.store(true, std::memory_order_release);
+    task->mark_done();
+    if (task->listeners_) {
+        task->listeners_->tell_queues();
+        if (!task->listeners_->callbacks.empty())
+            callbacks_.post(std::exchange(task->listeners_->callbacks, {}));
+    }
     garbage.add(task);
 }
 
-void PoolCore::fail(TaskState* task, std::exception_ptr error, Garbage& garbage) {
+void PoolCore::fail(PoolTask* task, std::exception_ptr error, Garbage& garbage) {
     task->failure_ = std::move(error);
     complete(task, garbage);
-}
-
-bool PoolCore::cancel(TaskState& task) {
-    if (!owned_here()) return false;
-    Garbage garbage;
-    Lock lock(mutex_);
-    drain(garbage);
-    if (task.place_ == TaskState::Place::done) return task.cancelled_;
-    if (task.place_ == TaskState::Place::new_ || ending()) return false;
-    // What is behind it in the ring comes back too, and goes to whoever is free.
-    bool ours =
-        task.place_ == TaskState::Place::backlog || take_back_from(links_[task.link_], task.index_);
-    if (ours) {
-        unlink_backlog(&task);
-        task.cancelled_ = true;
-        fail(&task, std::make_exception_ptr(CancelledError("the task was cancelled")), garbage);
-        wake_waiters();
-    }
-    refill();
-    return ours;
 }
 
 // --- memory ------------------------------------------------------------------------------------
@@ -410,6 +438,10 @@ void PoolCore::free_argument(BlockId block) {
 void PoolCore::free_result(WorkerMemory& memory, BlockId block) {
     if (!owned_here()) return;
     Lock lock(mutex_);
+    free_result_locked(memory, block);
+}
+
+void PoolCore::free_result_locked(WorkerMemory& memory, BlockId block) {
     if (!memory.alive) return;
     memory.to_give_back.push_back(block);
     while (!memory.to_give_back.empty() && memory.ring.give_back(memory.to_give_back.back()))

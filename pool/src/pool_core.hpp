@@ -4,8 +4,10 @@
 // of the rings) is done by whoever is there: a submitter, a thread that waits for a result (the
 // first one leads, the others sleep), else the supervisor.
 //
-// P1 Each task that was submitted and is not done is in exactly one place: the backlog, or the
-//    shadow of one ring. complete() is called once for each.
+// P1 Each task that was submitted and is not done is in exactly one place: the backlog, the shadow
+// of
+//    one ring, the eviction of one ring, delayed_, or with the callback thread (judged). complete()
+//    is called once for each.
 // P2 References are dropped outside the mutex (Garbage): the last one frees shared memory, which
 //    takes the mutex.
 // P3 What a worker wrote is checked against the shadow before it is believed; a worker that wrote
@@ -15,21 +17,30 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <thread>
+#include <optional>
+#include <random>
+#include <set>
 #include <vector>
 
+#include <sidestep/pool_errors.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/task_state.hpp>
+#include <sidestep/pool_task.hpp>
 
 #include "arena.hpp"
 #include "fork_marker.hpp"
 #include "launch.hpp"
+#include "service_thread.hpp"
+#include "task_list.hpp"
 #include "task_ring.hpp"
 #include "worker_protocol.hpp"
 
 namespace sidestep::detail {
+
+// Why a task has no result; what Retry tells apart.
+enum class FailureKind : unsigned char { error, timeout, crash, out_of_memory, cancelled };
 
 // The shared memory of one worker process. It stays mapped until the last result in it is dropped.
 class WorkerMemory {
@@ -44,6 +55,32 @@ class WorkerMemory {
     std::vector<BlockId> to_give_back;  // blocks that found the queue full
 };
 
+// What a worker wrote into a slot, copied: it may change while we look (I7).
+struct Reply {
+    explicit Reply(const TaskSlot& slot)
+        : kind(slot.reply),
+          serial(slot.serial),
+          block(slot.block),
+          size(slot.size),
+          duration_ns(slot.duration_ns),
+          inline_bytes(slot.inline_bytes) {}
+
+    const ReplyKind kind;
+    const std::uint64_t serial, block, size, duration_ns;
+    const std::byte* const inline_bytes;
+};
+
+// The task at the front of a ring is stopped: asked by its flag, then by SIGTERM, then SIGKILL.
+struct Eviction {
+    enum class Step : unsigned char { asked, terminated, killed };
+    Step step = Step::asked;
+    sys::Clock::time_point next_at;
+    BlockId arguments = 0;     // the task still reads them
+    PoolTask* task = nullptr;  // it is not done: it may be run again when the worker is free,
+    FailureKind kind = FailureKind::error;
+    std::exception_ptr error;  //   else this is its result
+};
+
 // One worker, as the parent knows it.
 struct WorkerLink {
     static constexpr std::uint64_t kNoFront = ~std::uint64_t(0);
@@ -51,7 +88,7 @@ struct WorkerLink {
     std::uint32_t index = 0;
     Launched process;
     std::shared_ptr<WorkerMemory> memory;
-    std::vector<TaskState*> shadow;  // by ring position: who is in flight
+    std::vector<PoolTask*> shadow;  // by ring position: who is in flight
     bool alive = false;
     bool ready = false;                   // it said so
     bool stopping = false;                // it was asked to leave
@@ -60,6 +97,12 @@ struct WorkerLink {
     std::uint64_t last_front = kNoFront;  // at the last look
     bool unresponsive = false;  // a task was taken back from its front; until it completes one
     sys::Clock::time_point respawn_at{};
+    std::optional<Eviction> eviction;
+    bool retiring = false;  // takes no more tasks, and is asked to leave when it is through
+    bool dormant = false;   // left after idle_timeout; started again when there is something to do
+    bool surplus = false;   // beyond the number of workers that is wanted
+    sys::Clock::time_point started_at{};
+    std::size_t memory_at_start = 0;
 
     RingParent& ring() { return memory->ring; }
 };
@@ -71,14 +114,14 @@ class Garbage {
     Garbage(const Garbage&) = delete;
     Garbage& operator=(const Garbage&) = delete;
     ~Garbage() { drop(); }
-    void add(TaskState* task);
+    void add(PoolTask* task);
     void drop();
     // The same, with the mutex released meanwhile.
     void drop(std::unique_lock<std::mutex>& lock);
 
   private:
     friend class PoolCore;
-    TaskState* first_ = nullptr;
+    PoolTask* first_ = nullptr;
 };
 
 class PoolCore : public std::enable_shared_from_this<PoolCore> {
@@ -89,13 +132,26 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     // Starts the workers and the supervisor; throws what went wrong, having cleaned up.
     void start();
 
-    std::uint32_t workers() const { return static_cast<std::uint32_t>(links_.size()); }
+    std::uint32_t workers() const { return target_.load(std::memory_order_relaxed); }
     std::vector<int> worker_pids();
 
-    void submit(const TaskRef& task, Completions* sink);
-    bool cancel(TaskState& task);
-    bool wait_done(const TaskState& task, const Deadline& deadline);
-    TaskRef wait_next(Completions& sink);
+    // What tasks get that say nothing else (null: nothing), and what they say completed by it.
+    const TaskOptions* default_options() const {
+        return has_default_options_ ? &options_.task : nullptr;
+    }
+    TaskOptions merge(TaskOptions options) const;
+
+    void submit(const PoolTaskRef& task, Completions* sink, bool begun);
+    void run_in_background(std::function<void()> work);
+    enum class Cancel { waiting_only, running_too };
+    bool cancel(PoolTask& task, Cancel mode);
+    bool running(PoolTask& task);
+    // False: the task is done.
+    bool add_listener(PoolTask& task, const std::function<void(TaskListeners&)>& add);
+    CallbackThread& callbacks() { return callbacks_; }
+    bool wait(const std::function<bool()>& ready, const Deadline& deadline);
+    bool wait_done(const PoolTask& task, const Deadline& deadline);
+    PoolTaskRef wait_next(Completions& sink);
     void forget(Completions& sink);
     void poll();
 
@@ -107,6 +163,9 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void close();
     void terminate();
     void join();
+    void cancel_waiting();  // all of them
+    void resize(unsigned workers);
+    bool accepting();  // false: closed, broken, or a forked copy
     bool owned_here() const { return marker_.same_process(); }
     void abandon();  // in a forked child: leave the parent's threads and processes alone
 
@@ -115,47 +174,81 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     using Lock = std::unique_lock<std::mutex>;
 
     // Dispatcher (pool_core.cpp). All with the mutex held.
-    void place(TaskState* task);
+    void place(PoolTask* task);
     WorkerLink* pick();
     std::uint64_t cost(WorkerLink& link) const;
     std::uint64_t depth() const;
-    bool publish(WorkerLink& link, TaskState* task);
-    void push_backlog(TaskState* task);
-    void push_back_to_backlog(TaskState* task);
+    bool publish(WorkerLink& link, PoolTask* task);
+    void push_backlog(PoolTask* task);
+    void push_back_to_backlog(PoolTask* task);
+    TaskList& backlog_of(const PoolTask& task);
+    bool has_room(WorkerLink& link) const;
+    void run_inline(PoolTask& task, Garbage& garbage);
     bool take_back_from(WorkerLink& link, std::uint64_t index);
     std::uint64_t waiting(WorkerLink& link);
-    TaskState* pop_backlog();
-    void unlink_backlog(TaskState* task);
     void refill();
     void rebalance();
     bool drain(Garbage& garbage);
     bool drain(WorkerLink& link, Garbage& garbage);
-    bool accept_reply(WorkerLink& link, TaskSlot& slot, TaskState& task);
+    static bool is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task);
+    void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
+    void accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
     void note_duration(std::uint64_t ns);
-    void complete(TaskState* task, Garbage& garbage);
-    void fail(TaskState* task, std::exception_ptr error, Garbage& garbage);
-    void check_accepting() const;
+    void complete(PoolTask* task, Garbage& garbage);
+    void fail(PoolTask* task, std::exception_ptr error, Garbage& garbage);
+    void free_result_locked(WorkerMemory& memory, BlockId block);
+    void check_accepting(bool begun = false) const;
     void require_owner() const;
     bool ending() const { return state_ == State::terminating || state_ == State::broken; }
 
+    // Policies: what becomes of a task that fails, runs too long or is not wanted
+    // (pool_policy.cpp). All with the mutex held.
+    bool may_retry(const PoolTask& task, FailureKind kind) const;
+    void settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Garbage& garbage);
+    void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
+    void judge(PoolTask* task, FailureKind kind, const std::function<std::exception_ptr()>& error);
+    void run_again(PoolTask* task);
+    void start_delayed(sys::Clock::time_point now);
+    bool forget_waiting(PoolTask& task);
+    void watch_policy(const PoolTask& task);
+    bool front_runs(WorkerLink& link);
+    void evict(WorkerLink& link, FailureKind kind, std::exception_ptr error, Garbage& garbage);
+    void finish_eviction(WorkerLink& link, Garbage& garbage);
+    void continue_eviction(WorkerLink& link, sys::Clock::time_point now);
+    void enforce(Garbage& garbage);
+    void enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage);
+    bool enforce_memory(WorkerLink& link, PoolTask& task, Garbage& garbage);
+    void time_out(WorkerLink& link, const PoolTask& task, Garbage& garbage);
+    static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
+
     // Waiting (pool_wait.cpp).
-    bool wait(const std::function<bool()>& ready, const Deadline& deadline);
     void lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline);
     void wake_waiters();
 
-    // Life and death (supervisor.cpp). On the supervisor's thread unless said otherwise.
+    // Life and death (supervisor.cpp, pool_workers.cpp). On the supervisor's thread unless said
+    // otherwise.
     void launch(WorkerLink& link);  // also from start()
     void adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerMemory> memory);
+    void save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds);
+    std::string initializer_error(const WorkerLink& link, const WorkerReady& ready) const;
+    void retire_old(sys::Clock::time_point now);
+    void ask_to_stop(WorkerLink& link);
+    void sleep_if_idle(sys::Clock::time_point now);
+    void wake_dormant();
+    void follow_target();
+    bool wanted(const WorkerLink& link) const;
+    void signal_worker(const WorkerLink& link, int signal);
     void supervise();
     int next_timeout();
     void handle_event(std::uint64_t tag);
     void handle_control(std::uint32_t index);
     void handle_death(std::uint32_t index);
     void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage);
-    std::exception_ptr lost_error(const WorkerLink& link, const TaskState& task,
-                                  const ExitStatus& status) const;
+    std::exception_ptr lost_error(const WorkerLink& link, const PoolTask& task,
+                                  const ExitStatus& status);
     void note_barren_death(WorkerLink& link);
     bool crash_loop() const;
+
     void respawn_due();
     void retire(WorkerLink& link);
     void tick();
@@ -163,14 +256,17 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void note_front(WorkerLink& link);
     void kill_overdue();
     void break_pool(const std::string& reason, Garbage& garbage);
-    void fail_everything(const std::function<std::exception_ptr()>& error, Garbage& garbage);
+    void fail_everything(const std::function<void(PoolTask*)>& fail_it);
+    void fail_cancelled(PoolTask* task, const char* text, Garbage& garbage);
     void signal_workers(int signal);
-    void ask_to_stop();
+    void ask_all_to_stop();
+    void join_background();
     void kick_supervisor();
     bool all_gone() const;
 
     // Constant after construction.
     const PoolOptions options_;
+    const bool has_default_options_;
     const int owner_pid_;
     const ForkMarker marker_;
     std::unique_ptr<Launcher> launcher_;
@@ -182,18 +278,28 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     Fd epoll_;
     SpinPolicy spin_;
     std::uint64_t wake_cost_ns_ = 0;
-    std::thread supervisor_;
+    HookSetup initializer_, finalizer_;
+    PoolTask::Descriptors hook_fds_;
+    ServiceThread supervisor_;
+    CallbackThread callbacks_;
+    std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
 
     mutable std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable changed_;  // followers sleep here
-    std::vector<WorkerLink> links_;
+    std::deque<WorkerLink> links_;     // grows in the supervisor's thread only
     Arena args_;
     State state_ = State::running;
     std::string broken_reason_;
-    TaskState* backlog_first_ = nullptr;
-    TaskState* backlog_last_ = nullptr;
-    std::uint64_t backlog_size_ = 0;
+    TaskList backlog_;
+    std::vector<TaskList> keyed_;  // by worker: tasks with a key
+    std::multimap<sys::Clock::time_point, PoolTask*> delayed_;
+    std::set<PoolTask*> judged_;                         // with the callback thread
+    std::chrono::nanoseconds policy_look_ = kNoTimeout;  // the supervisor looks again so soon
+    sys::Deadline policy_due_;                           //   that is, then
+    bool policies_in_flight_ = false;
+    unsigned evictions_ = 0;
+    std::uint64_t oom_kills_ = 0;  // of the kernel, when it was last looked
     std::uint64_t next_serial_ = 1;
     std::uint64_t outstanding_ = 0;  // submitted, not done
     std::uint64_t completed_ = 0;
@@ -208,6 +314,10 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool joining_ = false;
     unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
     std::uint64_t completed_at_death_ = 0;
+    std::deque<ServiceThread> background_;
+    sys::Deadline idle_since_;
+    bool asleep_ = false;  // workers are dormant
+    std::mt19937_64 jitter_;
     sys::Deadline kill_at_;  // workers that are still there then get SIGKILL
     bool supervisor_done_ = false;
 };

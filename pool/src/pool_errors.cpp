@@ -8,37 +8,65 @@
 
 namespace sidestep {
 
-struct WorkerLost::Shared {
-    explicit Shared(Details d) : details(std::move(d)) {}
+struct TaskError::Shared {
+    Shared(Details d, Describe f) : details(std::move(d)), describe(f) {}
 
-    Details details;
+    const Details details;
+    const Describe describe;
     std::once_flag once;
     std::string text;
 
-    void describe() {
+    void make_text() {
         std::string name =
             details.function ? detail::describe_function(details.function) : details.task_type;
-        text = fmt::format(
-            "worker {} {} while it ran task {} ({}); {}this task alone is lost: look at what it "
-            "does there, or run it again",
-            details.pid, details.exit_status.describe(), details.task, name,
-            details.note.empty() ? "" : details.note + "; ");
+        text = describe(details, fmt::format("task {} ({})", details.task, name));
     }
 };
 
-WorkerLost::WorkerLost(Details details)
-    : PoolError("a worker died while it ran a task"),
-      shared_(std::make_shared<Shared>(std::move(details))) {}
+TaskError::TaskError(const char* text, Details details, Describe describe)
+    : PoolError(text), shared_(std::make_shared<Shared>(std::move(details), describe)) {}
 
-const char* WorkerLost::what() const noexcept {
+const char* TaskError::what() const noexcept {
     try {
-        std::call_once(shared_->once, [this] { shared_->describe(); });
+        std::call_once(shared_->once, [this] { shared_->make_text(); });
         return shared_->text.c_str();
     } catch (...) {
         return PoolError::what();
     }
 }
 
-const WorkerLost::Details& WorkerLost::details() const { return shared_->details; }
+const TaskError::Details& TaskError::details() const { return shared_->details; }
+
+WorkerLost::WorkerLost(Details details)
+    : TaskError(
+          "a worker died while it ran a task", std::move(details),
+          [](const Details& d, const std::string& name) {
+              return fmt::format(
+                  "worker {} {} while it ran {}; {}{}this task alone is lost: look at what it "
+                  "does there, or run it again",
+                  d.pid, d.exit_status.describe(), name, d.note.empty() ? "" : d.note + "; ",
+                  d.oom_killed ? "the kernel's OOM killer was at work on this machine: give "
+                                 "the task less to do at a time, or a memory_limit; "
+                               : "");
+          }) {}
+
+TaskTimeout::TaskTimeout(Details details)
+    : TaskError("a task ran longer than its timeout", std::move(details),
+                [](const Details& d, const std::string& name) {
+                    return fmt::format(
+                        "{} ran longer than its timeout of {} ms in worker {}, and "
+                        "was stopped: give it less to do, or more time",
+                        name, d.limit / 1'000'000, d.pid);
+                }) {}
+
+OutOfMemory::OutOfMemory(Details details)
+    : TaskError("a task used more than its memory_limit", std::move(details),
+                [](const Details& d, const std::string& name) {
+                    return fmt::format(
+                        "{} used {} MiB in worker {}, more than its memory_limit of "
+                        "{} MiB, and was killed: give it less to do at a time, or a "
+                        "higher limit",
+                        name, d.used >> 20, d.pid, d.limit >> 20);
+                }) {}
 
 }  // namespace sidestep

@@ -65,7 +65,7 @@ void PoolCore::wake_waiters() {
     control_->bell.notify_all();
 }
 
-bool PoolCore::wait_done(const TaskState& task, const Deadline& deadline) {
+bool PoolCore::wait_done(const PoolTask& task, const Deadline& deadline) {
     return wait([&] { return task.done(); }, deadline);
 }
 
@@ -76,30 +76,43 @@ void PoolCore::poll() {
     if (drain(garbage)) wake_waiters();
 }
 
-TaskRef PoolCore::wait_next(Completions& sink) {
+PoolTaskRef PoolCore::wait_next(Completions& sink) {
     require_owner();
     wait([&] { return sink.first_ != nullptr; }, {});
     Lock lock(mutex_);
-    TaskState* task = sink.first_;
+    PoolTask* task = sink.first_;
     sink.first_ = task->next_;
     if (!sink.first_) sink.last_ = nullptr;
     task->next_ = nullptr;
-    return TaskRef(task);
+    return PoolTaskRef(task);
+}
+
+bool PoolCore::add_listener(PoolTask& task, const std::function<void(TaskListeners&)>& add) {
+    if (!owned_here()) return false;
+    Lock lock(mutex_);
+    if (task.done()) return false;
+    add(task.listeners());
+    return true;
 }
 
 // The sink goes away: its tasks complete without it.
 void PoolCore::forget(Completions& sink) {
     if (!owned_here()) return;
-    std::vector<TaskRef> listed;  // P2: dropped after the lock
+    std::vector<PoolTaskRef> listed;  // P2: dropped after the lock
     Lock lock(mutex_);
-    for (TaskState* task = backlog_first_; task; task = task->next_)
-        if (task->sink_ == &sink) task->sink_ = nullptr;
+    auto leave = [&](PoolTask* task) {
+        if (task && task->sink_ == &sink) task->sink_ = nullptr;
+    };
+    for (PoolTask* t = backlog_.first(); t; t = TaskList::next(t)) leave(t);
+    for (TaskList& list : keyed_)
+        for (PoolTask* t = list.first(); t; t = TaskList::next(t)) leave(t);
+    for (const auto& [due, task] : delayed_) leave(task);
+    for (PoolTask* task : judged_) leave(task);
     for (WorkerLink& link : links_) {
         if (!link.memory) continue;
-        for (std::uint64_t i = link.ring().consumed(); i < link.ring().published(); ++i) {
-            TaskState* task = link.shadow[link.ring().position(i)];
-            if (task && task->sink_ == &sink) task->sink_ = nullptr;
-        }
+        for (std::uint64_t i = link.ring().consumed(); i < link.ring().published(); ++i)
+            leave(link.shadow[link.ring().position(i)]);
+        if (link.eviction) leave(link.eviction->task);
     }
     while (sink.first_) listed.emplace_back(std::exchange(sink.first_, sink.first_->next_));
 }

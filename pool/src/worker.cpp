@@ -1,17 +1,20 @@
 #include <cxxabi.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cerrno>
+#include <cstdio>
 #include <new>
 
 #include <sidestep/chunk.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/this_task.hpp>
 
 #include "arena.hpp"
 #include "boot.hpp"
@@ -114,6 +117,9 @@ class Worker {
           ring_(ring_segment_.at<RingHeader>(), setup.ring_capacity),
           results_(result_segment_, ring_),
           spin_(setup.spin),
+          initializer_(setup.initializer),
+          finalizer_(setup.finalizer),
+          context_(detail::task_context()),
           index_(setup.index),
           parent_pid_(setup.parent_pid) {
         // A process that a task forks must not keep our memory alive, nor write to it.
@@ -122,6 +128,30 @@ class Worker {
             sys::dont_fork(s->bytes());
         detail::set_process_description(
             fmt::format("  in worker {} (process {})\n", index_, getpid()));
+        context_->worker = static_cast<int>(index_);
+        context_->seed = setup.seed;
+        context_->stop_number = &ring_.stop_number();
+    }
+
+    // What the parent is told: that it is ready, or what its initializer threw.
+    WorkerReady initialize() {
+        WorkerReady ready;
+        if (!initializer_.given) return ready;
+        try {
+            if (initializer_.fds) task_fds_.open(0, initializer_.fds);
+            run_hook(initializer_);
+        } catch (abi::__forced_unwind&) {
+            throw;
+        } catch (...) {
+            detail::HeapBuffer text;
+            OutputArchive output(text);
+            detail::save_current_exception(output, detail::process_description());
+            ready.error_block = results_.allocate(text.size());
+            ready.error_size = text.size();
+            std::memcpy(results_.data(ready.error_block), text.begin(), text.size());
+        }
+        if (initializer_.fds) task_fds_.close();
+        return ready;
     }
 
     [[noreturn]] void work() {
@@ -137,8 +167,11 @@ class Worker {
             if (slot->module == 0 && slot->offset == kStopOffset) {
                 slot->reply = ReplyKind::skipped;
                 ring_.complete(*slot);
-                leave_process(0);
+                leave();
             }
+            slot->started_ns.store(begin, std::memory_order_relaxed);  // a hint for the parent
+            context_->number = context_->item = slot->serial;
+            context_->attempt = slot->attempt;
             run(*slot);
             std::uint64_t end = now_ns();
             std::uint64_t duration = end - begin;
@@ -150,6 +183,34 @@ class Worker {
     }
 
   private:
+    void run_hook(const HookSetup& hook) {
+        const detail::TaskEntry* entry =
+            detail::find_entry({{hook.module, hook.offset}, hook.signature});
+        if (!entry)
+            throw SerializationError(
+                "the code of the initializer or finalizer is not in this worker: the library it "
+                "belongs to was loaded after the worker started");
+        InputArchive input({args_segment_.data() + Arena::offset(hook.block), hook.size},
+                           hook.fds ? &task_fds_ : nullptr);
+        detail::HeapBuffer nothing;
+        OutputArchive output(nothing);
+        entry->run(input, output);
+    }
+
+    [[noreturn]] void leave() {
+        try {
+            if (finalizer_.given) run_hook(finalizer_);
+        } catch (abi::__forced_unwind&) {
+            throw;
+        } catch (const std::exception& error) {
+            std::fprintf(stderr, "sidestep: the finalizer of worker %u threw %s\n", index_,
+                         error.what());
+        } catch (...) {
+            std::fprintf(stderr, "sidestep: the finalizer of worker %u threw\n", index_);
+        }
+        leave_process(0);
+    }
+
     const detail::TaskEntry* find_entry(const TaskSlot& slot) {
         detail::TaskId id{{slot.module, slot.offset}, slot.signature};
         if (cached_entry_ && id.where.module == cached_.where.module &&
@@ -258,6 +319,8 @@ class Worker {
     RingWorker ring_;
     ResultArena results_;
     SpinPolicy spin_;
+    HookSetup initializer_, finalizer_;
+    detail::TaskContext* context_;
     std::uint32_t index_;
     int parent_pid_;
     detail::TaskId cached_;
@@ -273,6 +336,14 @@ void use_null_input() {
     ::close(null);
 }
 
+void pin_to(int cpu) {
+    if (cpu < 0) return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(static_cast<std::size_t>(cpu), &set);
+    (void)sched_setaffinity(0, sizeof set, &set);  // the CPU may be gone since: then any will do
+}
+
 }  // namespace
 
 void worker_main(Fd control) {
@@ -285,10 +356,12 @@ void worker_main(Fd control) {
         throw std::runtime_error("the set-up message is not one of this version of Sidestep");
     use_null_input();
     prctl(PR_SET_NAME, fmt::format("sidestep/{}", setup.index).c_str());
+    pin_to(setup.cpu);
     int control_fd = control.get();
     Worker worker(setup, std::move(message.fds), std::move(control));
-    WorkerReady ready;
+    WorkerReady ready = worker.initialize();
     sys::send_message(control_fd, std::as_bytes(std::span(&ready, 1)), {});
+    if (ready.error_block) leave_process(1);
     worker.work();
 }
 

@@ -40,6 +40,16 @@ struct SpinPolicy {
     std::chrono::nanoseconds budget(const ControlPage& page) const;
 };
 
+// An initializer or finalizer: its code, and its arguments in the args arena. No code: there is
+// none.
+struct HookSetup {
+    std::uint64_t module = 0, offset = 0, signature = 0;
+    std::uint64_t block = 0;
+    std::uint64_t size = 0;
+    std::uint64_t fds = 0;  // descriptors, sent like those of task 0
+    bool given = false;
+};
+
 // Sent with five descriptors: ring, result arena, args arena (read-only), control page, eventfd.
 struct WorkerSetup {
     static constexpr std::uint64_t kMagic = 0x7075746573647473;
@@ -48,13 +58,18 @@ struct WorkerSetup {
     std::uint32_t index = 0;
     std::uint32_t ring_capacity = kRingCapacity;
     std::int32_t parent_pid = 0;
+    std::int32_t cpu = -1;  // that it runs on; -1: any
+    std::uint64_t seed = 0;
     SpinPolicy spin;
+    HookSetup initializer, finalizer;
 };
 
-// A worker's answer: it takes tasks now.
+// A worker's answer: it takes tasks now; or its initializer threw, and it leaves.
 struct WorkerReady {
     static constexpr std::uint64_t kMagic = 0x7964616572;
     std::uint64_t magic = kMagic;
+    std::uint64_t error_block = 0;  // in its result arena; 0: it is ready
+    std::uint64_t error_size = 0;
 };
 
 // A slot with this offset (and no module) asks the worker to leave.

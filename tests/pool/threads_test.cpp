@@ -205,7 +205,9 @@ TEST_CASE("cancelling in one thread while others wait and submit", "[pool][threa
         return wrong;
     });
     CHECK(failures == 0);
-    CHECK(words[0] == finished);
+    // One that was cancelled while it ran may have got that far.
+    CHECK(words[0] >= finished);
+    CHECK(words[0] <= 4u * 200 * 20);
 }
 
 TEST_CASE("fork is refused beside other threads, with the ways out; by name it is allowed",

@@ -6,25 +6,31 @@
 // Peer death: the worker's death while it ran the task is the result WorkerLost; nothing waits for
 //            ever.
 // Errors:    get() throws what the task threw, by type (remote_error.hpp), or WorkerLost,
-// BrokenPool,
-//            CancelledError (pool_errors.hpp). A result that cannot be read back throws what its
-//            `serialize` threw, in get(), and affects nothing else.
+//            TaskTimeout, OutOfMemory, BrokenPool, CancelledError (pool_errors.hpp). A result that
+//            cannot be read back throws what its `serialize` threw, in get(), and affects nothing
+//            else.
 //
-// | state \ call     | ready | wait_for      | get            | cancel                       |
-// |------------------|-------|---------------|----------------|------------------------------|
-// | waiting          | false | waits         | waits          | true; becomes cancelled      |
-// | running          | false | waits         | waits          | false                        |
-// | finished         | true  | true at once  | value or error | false                        |
-// | cancelled        | true  | true at once  | CancelledError | true                         |
-// | empty (default)  | std::logic_error from every call but valid()                            |
+// | state \ call     | ready | running | wait_for      | get            | cancel                |
+// |------------------|-------|---------|---------------|----------------|-----------------------|
+// | waiting          | false | false   | waits         | waits          | true: never runs      |
+// | running          | false | true    | waits         | waits          | true: is stopped      |
+// | finished         | true  | false   | true at once  | value or error | false                 |
+// | cancelled        | true  | false   | true at once  | CancelledError | true                  |
+// | empty (default)  | std::logic_error from every call but valid()                              |
+//
+// (A task that runs in a thread of this process, or belongs to a Promise, cannot be stopped: cancel
+// is false then.)
 #pragma once
 
 #include <chrono>
+#include <coroutine>
 #include <stdexcept>
+#include <string>
 #include <type_traits>
 
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
+#include <sidestep/task.hpp>
 #include <sidestep/task_state.hpp>
 
 namespace sidestep {
@@ -32,11 +38,11 @@ namespace sidestep {
 namespace detail {
 [[noreturn]] void throw_empty_future();
 [[noreturn]] void throw_get_timeout(std::chrono::nanoseconds timeout);
-Deadline deadline_after(std::chrono::nanoseconds timeout);  // saturates; negative: already past
+std::string describe_task(TaskState& task);
 
 template <class T>
-T decode_result(const TaskState& task) {
-    InputArchive archive(task.result());
+T decode_bytes(std::span<const std::byte> bytes) {
+    InputArchive archive(bytes);
     if constexpr (std::is_void_v<T>) {
         archive.expect_end();
     } else {
@@ -46,11 +52,31 @@ T decode_result(const TaskState& task) {
         return value;
     }
 }
+
+template <class T>
+T result_of(const TaskState& task) {
+    if (const void* here = task.value()) {
+        if constexpr (std::is_void_v<T>)
+            return;
+        else if constexpr (std::is_copy_constructible_v<T>)
+            return *static_cast<const T*>(here);
+        else  // there is one, and the first to ask gets it
+            return std::move(*static_cast<T*>(const_cast<void*>(here)));
+    }
+    if constexpr (std::is_void_v<T>)
+        return decode_bytes<T>(task.result());
+    else if constexpr (std::is_default_constructible_v<T> && Travels<T>)
+        return decode_bytes<T>(task.result());
+    else
+        throw_empty_future();
+}
 }  // namespace detail
 
 template <class T>
 class Future {
   public:
+    using value_type = T;
+
     Future() = default;
     explicit Future(detail::TaskRef task) : task_(std::move(task)) {}
 
@@ -59,12 +85,12 @@ class Future {
     // The result. Blocks until it is there.
     T get() const {
         task().wait({});
-        return detail::decode_result<T>(*task_);
+        return detail::result_of<T>(*task_);
     }
     // The same; throws TimeoutError if it is not there in time, and the task goes on.
     T get(std::chrono::nanoseconds timeout) const {
         if (!wait_for(timeout)) detail::throw_get_timeout(timeout);
-        return detail::decode_result<T>(*task_);
+        return detail::result_of<T>(*task_);
     }
     void wait() const { task().wait({}); }
     // True: the result is there. Zero or less only looks.
@@ -72,14 +98,78 @@ class Future {
         return task().wait(detail::deadline_after(timeout));
     }
     [[nodiscard]] bool ready() const { return task().poll(); }
+    // True only while a worker is at it: not while it waits in a queue.
+    [[nodiscard]] bool running() const { return task().running(); }
 
     // What get() would throw; null if there is a value. Blocks until it is known.
     std::exception_ptr exception() const {
         task().wait({});
         return task_->error();
     }
-    // Takes the task back if no worker has begun it. True: it will not run.
+    // The same; throws TimeoutError if it is not known in time.
+    std::exception_ptr exception(std::chrono::nanoseconds timeout) const {
+        if (!wait_for(timeout)) detail::throw_get_timeout(timeout);
+        return task_->error();
+    }
+
+    // Ends the task: one that waits is taken back; one that runs fails at once with CancelledError,
+    // while its worker is stopped (PoolOptions::stop_grace) and replaced. False: it was finished.
     bool cancel() { return task().cancel(); }
+    [[nodiscard]] bool cancelled() const { return task().poll() && task_->cancelled(); }
+
+    // Calls f(future) once the task is done, in a thread of the pool; at once and in this thread if
+    // it is done already. Callbacks of one pool are called one after the other, and a slow one
+    // holds up those behind it, but no task. What a callback throws is reported on stderr.
+    template <class F>
+    void add_done_callback(F f) const {
+        std::function<void()> callback = [f = std::move(f), future = *this]() mutable {
+            f(future);
+        };
+        if (task().add_callback(callback)) return;
+        std::vector<std::function<void()>> now;
+        now.push_back(std::move(callback));
+        detail::run_callbacks(std::move(now));
+    }
+
+    // add_done_callback for one of the outcomes; both return this future, so that they chain:
+    // pool.submit(f, x).on_value(use).on_error(report).
+    template <class F>  // f(value), or f() if there is none
+    const Future& on_value(F f) const {
+        add_done_callback([f = std::move(f)](const Future& done) mutable {
+            if (done.exception()) return;
+            if constexpr (std::is_void_v<T>)
+                f();
+            else
+                f(done.get());
+        });
+        return *this;
+    }
+    template <class F>  // f(std::exception_ptr)
+    const Future& on_error(F f) const {
+        add_done_callback([f = std::move(f)](const Future& done) mutable {
+            if (std::exception_ptr error = done.exception()) f(error);
+        });
+        return *this;
+    }
+
+    // co_await future: the coroutine goes on in the thread that calls the callbacks.
+    auto operator co_await() const {
+        struct Awaiter {
+            Future future;
+            bool await_ready() const { return future.ready(); }
+            bool await_suspend(std::coroutine_handle<> handle) const {
+                std::function<void()> resume = [handle] { handle.resume(); };
+                return future.task().add_callback(resume);  // false: it is done, go on
+            }
+            T await_resume() const { return future.get(); }
+        };
+        return Awaiter{*this};
+    }
+
+    // "Future: running", "Future: finished with an error: division by zero": for logs.
+    std::string describe() const { return detail::describe_task(task()); }
+
+    const detail::TaskRef& state() const { return task_; }  // internal
 
   private:
     detail::TaskState& task() const {

@@ -32,6 +32,7 @@
 // | broken       | BrokenPool     | -     | -         | waits for the workers' end   |
 #pragma once
 
+#include <concepts>
 #include <memory>
 #include <ranges>
 #include <tuple>
@@ -40,12 +41,15 @@
 #include <vector>
 
 #include <sidestep/future.hpp>
+#include <sidestep/futures.hpp>
 #include <sidestep/init.hpp>
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/pool_options.hpp>
+#include <sidestep/promise.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/stream.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/this_task.hpp>
 
 namespace sidestep {
 
@@ -61,24 +65,26 @@ class Pool {
 
     // Runs f(args...) in a worker. Throws what an argument's `serialize` throws; the pool goes on.
     template <class F, class... Args>
-    auto submit(F&& f, Args&&... args) {
-        using Callable = std::decay_t<F>;
-        detail::check_task<Callable, detail::Stored<Args>...>();
-        using Result = detail::ResultOf<Callable, detail::Stored<Args>...>;
-        using Body = detail::Call<Callable, detail::Stored<Args>...>;
-        detail::TaskRef task = detail::TaskState::create(
-            core_, detail::task_id<Body>(), detail::kTaskEntry<Body>, detail::function_address(f));
-        OutputArchive archive(task->arguments(), task->fds());
-        detail::save_callable<Callable>(archive, f);
-        (archive(static_cast<const detail::Stored<Args>&>(args)), ...);
-        detail::TaskState::submit(task);
-        return Future<Result>(std::move(task));
+    requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto submit(F&& f, Args&&... args) {
+        return submit_task(nullptr, std::forward<F>(f), std::forward<Args>(args)...);
+    }
+    // The same with options of its own: pool.submit({.timeout = 2s}, f, x). Throws
+    // std::invalid_argument for options that make no sense.
+    template <class F, class... Args>
+    auto submit(const TaskOptions& options, F&& f, Args&&... args) {
+        detail::check_options(options);
+        return submit_task(&options, std::forward<F>(f), std::forward<Args>(args)...);
     }
 
     // submit(f, args...).get()
     template <class F, class... Args>
     auto apply(F&& f, Args&&... args) {
         return submit(std::forward<F>(f), std::forward<Args>(args)...).get();
+    }
+    // Python's name for submit().
+    template <class F, class... Args>
+    auto apply_async(F&& f, Args&&... args) {
+        return submit(std::forward<F>(f), std::forward<Args>(args)...);
     }
 
     // f over the items of a range; the results in the order of the items (nothing if f returns
@@ -105,6 +111,17 @@ class Pool {
         return stream<false, true>(std::forward<F>(f), std::forward<Range>(items), options);
     }
 
+    // map and starmap without waiting: the future has the std::vector of results. The items are
+    // copied, or moved if they are a temporary. (A thread of this process feeds the workers.)
+    template <class F, std::ranges::input_range Range>
+    auto map_async(F&& f, Range&& items, MapOptions options = {}) {
+        return map_in_background<false>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+    template <class F, std::ranges::input_range Range>
+    auto starmap_async(F&& f, Range&& items, MapOptions options = {}) {
+        return map_in_background<true>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+
     // Takes no more tasks; those that were submitted are finished.
     void close();
     // Ends the workers now: SIGTERM to each one's process group, SIGKILL a second later. Tasks that
@@ -113,12 +130,36 @@ class Pool {
     // Waits until all tasks are done and the workers gone. Throws std::logic_error before close()
     // or terminate().
     void join();
+    // close(); with cancel_futures, tasks that have not begun are cancelled; with wait, join().
+    void shutdown(ShutdownOptions options = {});
+
+    // From now on so many workers, 1 to 1024. Those that are too many finish what they run.
+    void resize(unsigned processes);
+
+    // One pool for the whole program, with the default options: made when it is first asked for,
+    // and anew when it was closed or is broken, or in a forked child. It ends with the program,
+    // without waiting for its tasks. Throws what the constructor throws.
+    static Pool& global();
 
     // The number of workers, and the process ids of those that are alive now.
     unsigned processes() const;
     std::vector<int> worker_pids() const;
 
   private:
+    template <class F, class... Args>
+    auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
+        using Callable = std::decay_t<F>;
+        detail::check_task<Callable, detail::Stored<Args>...>();
+        using Result = detail::ResultOf<Callable, detail::Stored<Args>...>;
+        using Body = detail::Call<Callable, detail::Stored<Args>...>;
+        detail::PoolTaskRef task =
+            detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
+        OutputArchive archive(task->arguments(), task->fds());
+        detail::save_callable<Callable>(archive, f);
+        (archive(static_cast<const detail::Stored<Args>&>(args)), ...);
+        detail::PoolTask::submit(task);
+        return Future<Result>(std::move(task));
+    }
     template <bool kSpread, bool kUnordered, class F, class Range>
     auto stream(F&& f, Range&& items, const MapOptions& options) {
         return Stream<std::decay_t<F>, Range, kSpread, kUnordered>(
@@ -128,6 +169,22 @@ class Pool {
     static auto collect(S results) {
         return std::move(results).collect();
     }
+    template <bool kSpread, class F, class Range>
+    auto map_in_background(F&& f, Range&& items, const MapOptions& options) {
+        using Items = std::decay_t<Range>;
+        using S = Stream<std::decay_t<F>, Items, kSpread, false>;
+        using Results = decltype(std::declval<S>().collect());
+        auto results = std::make_shared<S>(core_, std::forward<F>(f),
+                                           Items(std::forward<Range>(items)), options, processes());
+        results->goes_on_when_closed();
+        auto promise = std::make_shared<Promise<Results>>();
+        Future<Results> future = promise->future();
+        run_in_background([results, promise] {
+            detail::fulfil(*promise, [&] { return std::move(*results).collect(); });
+        });
+        return future;
+    }
+    void run_in_background(std::function<void()> work);
 
     std::shared_ptr<detail::PoolCore> core_;
     int exceptions_at_start_;

@@ -1,6 +1,8 @@
 // What can go wrong with a task besides what the task itself throws.
 #pragma once
 
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -16,32 +18,64 @@ class PoolError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// The worker died while it ran this task. The task may have run in part. Other tasks are not
-// affected, and the worker has been replaced.
-class WorkerLost : public PoolError {
+// What happened to one task alone, in which worker. Its text is made when it is asked for: looking
+// up a function's name takes milliseconds.
+class TaskError : public PoolError {
   public:
     struct Details {
-        int pid = 0;
-        ExitStatus exit_status;
+        int pid = 0;  // of the worker
         unsigned worker_index = 0;
         std::uint64_t task = 0;          // its number in the pool, from 1
         std::string task_type;           // what kind of task, as the compiler spells it
         const void* function = nullptr;  // the function, if the callable is a pointer to one
-        std::string note;                // further findings, or empty
+        ExitStatus exit_status;          // WorkerLost
+        std::string note;                // WorkerLost: further findings, or empty
+        bool oom_killed = false;         // WorkerLost: see there
+        std::uint64_t limit = 0;         // TaskTimeout: nanoseconds; OutOfMemory: bytes
+        std::uint64_t used = 0;          // OutOfMemory: bytes
     };
-    explicit WorkerLost(Details details);
 
-    // "worker 4211 died of signal 11 (SIGSEGV) while it ran task 17 (crash(int)); ..."
     const char* what() const noexcept override;
     int pid() const { return details().pid; }
-    const ExitStatus& exit_status() const { return details().exit_status; }
     std::uint64_t task() const { return details().task; }
     unsigned worker_index() const { return details().worker_index; }
 
-  private:
-    struct Shared;  // the text is made when it is asked for: looking up a symbol takes milliseconds
+  protected:
+    using Describe = std::string (*)(const Details& details, const std::string& name);
+    TaskError(const char* text, Details details, Describe describe);
     const Details& details() const;
+
+  private:
+    struct Shared;
     std::shared_ptr<Shared> shared_;
+};
+
+// The worker died while it ran this task. The task may have run in part. Other tasks are not
+// affected, and the worker has been replaced.
+class WorkerLost : public TaskError {
+  public:
+    // "worker 4211 died of signal 11 (SIGSEGV) while it ran task 17 (crash(int)); ..."
+    explicit WorkerLost(Details details);
+    const ExitStatus& exit_status() const { return details().exit_status; }
+    // It was killed by SIGKILL, and the kernel's OOM killer has struck on this machine meanwhile.
+    bool oom_killed() const { return details().oom_killed; }
+};
+
+// The task ran longer than TaskOptions::timeout, and was stopped. It may have run in part.
+class TaskTimeout : public TaskError {
+  public:
+    explicit TaskTimeout(Details details);
+    std::chrono::nanoseconds timeout() const {
+        return std::chrono::nanoseconds(static_cast<std::int64_t>(details().limit));
+    }
+};
+
+// The task's worker used more than TaskOptions::memory_limit, and was killed; the pool goes on.
+class OutOfMemory : public TaskError {
+  public:
+    explicit OutOfMemory(Details details);
+    std::size_t limit() const { return details().limit; }
+    std::size_t used() const { return details().used; }
 };
 
 // The pool cannot go on: its workers die without getting anywhere, or cannot be started. Its tasks
@@ -49,6 +83,12 @@ class WorkerLost : public PoolError {
 class BrokenPool : public PoolError {
   public:
     using PoolError::PoolError;
+};
+
+// A result was set twice, or for a task that was cancelled.
+class InvalidStateError : public std::logic_error {
+  public:
+    using std::logic_error::logic_error;
 };
 
 // The task was cancelled before it had a result, or its pool was terminated.

@@ -1,24 +1,68 @@
 // Options of a Pool and of its map functions.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 
 #include <sidestep/start_method.hpp>
+#include <sidestep/task_options.hpp>
+#include <sidestep/worker_hook.hpp>
 
 namespace sidestep {
 
 struct PoolOptions {
-    // Worker processes, 1 to 1024. 0: one for each CPU that this process may use (affinity mask and
-    // cgroup quota).
-    unsigned processes = 0;
+    // Worker processes, 1 to 1024. Nothing: one for each CPU that this process may use (affinity
+    // mask and cgroup quota). 0: none, tasks run inside submit() in this process, for debugging;
+    // what they do is the same, but timeouts, memory limits and crashes are not held off.
+    std::optional<unsigned> processes = std::nullopt;
 
     // How workers are started; see start_method.hpp.
     StartMethod start_method = StartMethod::spawn;
+
+    // Called in each worker before its first task. One that throws, or costs its worker, breaks the
+    // pool at once: BrokenPool says why, and nothing is tried again.
+    WorkerHook initializer = {};
+    // Called in each worker that leaves in order: at the end of the pool, or when it is replaced
+    // after max_tasks_per_child. What it throws is reported on stderr.
+    WorkerHook finalizer = {};
+
+    // A worker is replaced after so many tasks (a chunk of a map is one). 0: never.
+    std::size_t max_tasks_per_child = 0;
+    // A worker is replaced, between two tasks, when its memory (RSS, without what it shares) has
+    // grown by so many bytes since it started, or when it is so old; one worker at a time. 0:
+    // never.
+    std::size_t max_memory_growth = 0;
+    std::chrono::nanoseconds max_age{0};
+
+    // When nothing was submitted and nothing has run for so long, the workers leave; the next task
+    // starts them anew. 0: never.
+    std::chrono::nanoseconds idle_timeout{0};
+
+    // How tasks are run that say nothing else.
+    TaskOptions task = {};
+
+    // How a task is stopped that was cancelled or ran too long: this_task::stop_requested() says
+    // so, stop_grace later its worker's process group gets SIGTERM, terminate_grace later SIGKILL.
+    std::chrono::nanoseconds stop_grace = std::chrono::milliseconds(2);
+    std::chrono::nanoseconds terminate_grace = std::chrono::seconds(1);
+
+    // Each worker runs on one CPU of those that this process may use.
+    bool pin_workers = false;
+
+    // For this_task::random_seed().
+    std::uint64_t seed = 0;
 
     // Shared address space for arguments that are in flight, and for the results of one worker that
     // are not dropped yet, in bytes. It is reserved, not used: pages come on first touch. Where
     // RLIMIT_AS is lower, as much as fits.
     std::size_t arena_bytes = std::size_t(16) << 30;
+};
+
+struct ShutdownOptions {
+    bool wait = true;             // until all is done and the workers are gone
+    bool cancel_futures = false;  // tasks that no worker has begun get CancelledError
 };
 
 struct MapOptions {

@@ -29,7 +29,7 @@
 
 #include <sidestep/chunk.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/task_state.hpp>
+#include <sidestep/pool_task.hpp>
 
 namespace sidestep {
 
@@ -113,6 +113,8 @@ class Stream {
         check();
         if constexpr (kUnordered) completions_ = std::make_unique<detail::Completions>(core_);
     }
+    // Internal: chunks may be submitted after the pool's close().
+    void goes_on_when_closed() { begun_ = true; }
     Stream(Stream&&) = default;
     Stream& operator=(Stream&&) = delete;
     ~Stream() { cancel_rest(); }
@@ -171,12 +173,12 @@ class Stream {
 
   private:
     struct Flying {
-        detail::TaskRef task;  // or none:
+        detail::PoolTaskRef task;  // or none:
         std::size_t first = 0, items = 0;
         std::exception_ptr error;  // one item that could not be had or sent
     };
     struct Open {
-        detail::TaskRef task;
+        detail::PoolTaskRef task;
         detail::ChunkReader reader;
         std::exception_ptr error;  // of the chunk as a whole
         std::size_t first = 0, items = 0, next = 0;
@@ -225,7 +227,7 @@ class Stream {
 
     // Serializes the next items, at most `most` of them; how many it got. Their descriptors go
     // with the task.
-    std::uint64_t pull_items(detail::TaskState& task, std::size_t most) {
+    std::uint64_t pull_items(detail::PoolTask& task, std::size_t most) {
         static constexpr std::size_t kMostBytes = std::size_t(1) << 20;
         OutputArchive items(scratch_, task.fds());
         std::uint64_t count = 0;
@@ -257,15 +259,14 @@ class Stream {
     // Pulls the next items and sends them off as one task.
     void submit_chunk() {
         scratch_.clear();
-        detail::TaskRef task = detail::TaskState::create(
-            core_, detail::task_id<Body>(), detail::kTaskEntry<Body>, detail::function_address(f_));
+        detail::PoolTaskRef task = detail::PoolTask::create(core_, detail::task_kind<Body>(f_));
         std::uint64_t count = pull_items(*task, next_size());
         if (count > 0) {
             OutputArchive archive(task->arguments(), task->fds());
             detail::save_callable<F>(archive, f_);
             archive(count);
             archive.write(scratch_.begin(), scratch_.size());
-            detail::TaskState::submit(task, completions_.get());
+            detail::PoolTask::submit(task, completions_.get(), begun_);
             note_submitted({std::move(task), submitted_, static_cast<std::size_t>(count), {}});
         }
         if (item_error_) note_submitted({{}, submitted_, 1, std::exchange(item_error_, nullptr)});
@@ -282,7 +283,7 @@ class Stream {
         if constexpr (kUnordered) {
             at = std::find_if(at, flying_.end(), [](const Flying& c) { return !c.task; });
             if (at == flying_.end()) {
-                detail::TaskRef done = completions_->next();
+                detail::PoolTaskRef done = completions_->next();
                 at = std::find_if(flying_.begin(), flying_.end(),
                                   [&](const Flying& c) { return c.task.get() == done.get(); });
             }
@@ -348,7 +349,7 @@ class Stream {
     }
     void cancel_rest() {
         for (Flying& chunk : flying_)
-            if (chunk.task) chunk.task->cancel();
+            if (chunk.task) chunk.task->cancel_waiting();
     }
 
     std::shared_ptr<detail::PoolCore> core_;
@@ -366,6 +367,7 @@ class Stream {
     std::exception_ptr item_error_;  // of the item behind those just pulled
     bool used_ = false;              // *position_ was taken: advance before the next
     bool input_ended_ = false;
+    bool begun_ = false;
     std::size_t submitted_ = 0;  // items
     std::size_t taken_ = 0;
 };

@@ -1,0 +1,75 @@
+// A task that a thread of this process completes: a Promise's, or a ThreadPool's. Internal.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include <sidestep/task_state.hpp>
+
+namespace sidestep::detail {
+
+class LocalTaskBase : public TaskState {
+  public:
+    // Waiting becomes running. False: it was cancelled, and must not be run. Throws
+    // InvalidStateError if it is not waiting.
+    bool start();
+    // Running, or waiting, becomes finished. Throws InvalidStateError if it was that before, or
+    // cancelled.
+    void fail(std::exception_ptr error);
+    // The same, unless it is finished or cancelled.
+    bool try_fail(std::exception_ptr error);
+    // Asks the task to stop; see this_task::stop_requested().
+    const std::atomic<bool>& stop_flag() const { return stop_; }
+
+    bool wait(const Deadline& deadline) override;
+    bool poll() override { return done(); }
+    bool running() override;
+    bool cancel() override;
+    bool cancelled() const override;
+    bool listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) override;
+    void forget(const std::shared_ptr<CompletionQueue>& queue) override;
+    bool add_callback(std::function<void()>& callback) override;
+    std::exception_ptr error() const override { return failure_; }
+
+  protected:
+    LocalTaskBase() = default;
+    ~LocalTaskBase() override = default;
+    // Calls store() if there is no result yet, and tells those who wait.
+    void finish(const std::function<void()>& store);
+
+  private:
+    enum class State : unsigned char { waiting, running, cancelled, finished };
+    void complete(std::unique_lock<std::mutex>& lock, State end);
+
+    mutable std::mutex mutex_;
+    std::condition_variable changed_;
+    // Guarded by mutex_ until done(), constant from then on.
+    State state_ = State::waiting;
+    std::exception_ptr failure_;
+    std::atomic<bool> stop_{false};
+};
+
+template <class T>
+class LocalTask final : public LocalTaskBase {
+  public:
+    using Value = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
+
+    static Ref<LocalTask> create() { return Ref<LocalTask>(new LocalTask); }
+    void set(Value value) {
+        finish([&] { value_.emplace(std::move(value)); });
+    }
+    const void* value() const override {
+        if (error()) std::rethrow_exception(error());
+        return &*value_;
+    }
+
+  private:
+    std::optional<Value> value_;
+};
+
+}  // namespace sidestep::detail

@@ -1,0 +1,145 @@
+// A task of a process pool. Internal: users hold a Future.
+#pragma once
+
+#include <sidestep/task.hpp>
+#include <sidestep/task_options.hpp>
+#include <sidestep/task_state.hpp>
+
+namespace sidestep::detail {
+
+class PoolCore;
+class Garbage;
+class TaskList;
+class WorkerMemory;
+class PoolTask;
+using PoolTaskRef = Ref<PoolTask>;
+
+// Tasks of one consumer (a stream), in the order in which they are completed.
+class Completions {
+  public:
+    explicit Completions(std::shared_ptr<PoolCore> core);
+    ~Completions();
+    Completions(const Completions&) = delete;
+    Completions& operator=(const Completions&) = delete;
+
+    // Waits for the next completed task that was submitted with this sink.
+    PoolTaskRef next();
+
+  private:
+    friend class PoolCore;
+    std::shared_ptr<PoolCore> core_;
+    PoolTask* first_ = nullptr;  // guarded by the core's mutex, as is last_
+    PoolTask* last_ = nullptr;
+};
+
+// What kind of task: its code, and the function it was made from, for messages.
+struct TaskKind {
+    const TaskId& id;
+    const TaskEntry& entry;
+    const void* function = nullptr;
+};
+template <class Body, class F>
+TaskKind task_kind(const F& f) {
+    return {task_id<Body>(), kTaskEntry<Body>, function_address(f)};
+}
+
+// Throws std::invalid_argument for options that make no sense.
+void check_options(const TaskOptions& options);
+
+// Written by the submitter until submit(); by the pool, under its mutex, until done() is true;
+// constant from then on.
+class PoolTask final : public TaskState {
+  public:
+    static constexpr std::size_t kInline = 168;
+
+    // Starts a task of this kind; write its arguments, then submit(). Options: null for the pool's.
+    static PoolTaskRef create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
+                              const TaskOptions* options = nullptr);
+    OutputBuffer& arguments() { return arguments_; }
+    FdSink* fds() { return &descriptors_; }  // descriptors in the arguments go with the task
+    // Throws std::logic_error if the pool is closed (unless `begun`, before it was), BrokenPool if
+    // it is broken.
+    static void submit(const PoolTaskRef& task, Completions* sink = nullptr, bool begun = false);
+    // Takes it back if no worker has begun it.
+    bool cancel_waiting();
+
+    bool wait(const Deadline& deadline) override;
+    bool poll() override;
+    bool running() override;
+    bool cancel() override;
+    bool cancelled() const override { return done() && cancelled_; }
+    bool listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) override;
+    void forget(const std::shared_ptr<CompletionQueue>& queue) override;
+    bool add_callback(std::function<void()>& callback) override;
+    const void* owner() const override { return core_.get(); }
+    bool wait_until(const std::function<bool()>& ready, const Deadline& deadline) override;
+    std::span<const std::byte> result() const override;
+    std::exception_ptr error() const override;
+
+    std::uint64_t duration_ns() const { return duration_ns_; }
+
+  private:
+    friend class PoolCore;
+    friend class Garbage;
+    friend class TaskList;
+    friend class Completions;
+
+    // The arguments: inline first, in the args arena when they grow.
+    class Arguments final : public OutputBuffer {
+      public:
+        explicit Arguments(PoolTask& task) : task_(&task) { set_window(task.bytes_, 0, kInline); }
+
+      private:
+        void grow(std::size_t more) override;
+        PoolTask* task_;
+    };
+
+    // Duplicates of the descriptors in the arguments, until the task is done.
+    class Descriptors final : public FdSink {
+      public:
+        ~Descriptors() override { clear(); }
+        std::uint64_t put(int fd) override;
+        void clear();
+        std::vector<int> numbers;
+    };
+
+    PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind);
+    ~PoolTask() override;
+    std::span<const std::byte> reply() const;
+
+    // Constant after construction.
+    const std::shared_ptr<PoolCore> core_;
+    const TaskId id_;
+    const TaskEntry* const entry_;
+    const void* const function_;
+    std::unique_ptr<TaskOptions> own_options_;
+    const TaskOptions* options_ = nullptr;  // null: none
+    // See above.
+    enum class Place : unsigned char { new_, backlog, ring, evicted, delayed, judged, done };
+    Place place_ = Place::new_;
+    bool has_value_ = false;      // reply() holds the value's bytes (else an error's, or failure_)
+    bool cancelled_ = false;      // by cancel()
+    std::uint16_t attempts_ = 0;  // that failed
+    std::uint16_t crashes_ = 0;
+    std::uint16_t out_of_memory_ = 0;
+    std::int32_t priority_ = 0;
+    std::uint32_t link_ = 0;   // in a ring: whose,
+    std::uint64_t index_ = 0;  //   and at which index
+    std::uint64_t serial_ = 0;
+    std::uint64_t duration_ns_ = 0;
+    std::uint64_t argument_block_ = 0;  // in the args arena
+    std::uint64_t result_block_ = 0;    // in memory_'s arena
+    std::size_t result_size_ = 0;
+    std::shared_ptr<WorkerMemory> memory_;
+    std::exception_ptr failure_;
+    std::vector<std::byte> inline_result_;  // of a pool without workers
+    Completions* sink_ = nullptr;
+    PoolTask* next_ = nullptr;  // in a TaskList, then in the sink
+    PoolTask* previous_ = nullptr;
+    PoolTask* garbage_ = nullptr;  // completed, its reference to be dropped
+    Arguments arguments_;
+    Descriptors descriptors_;
+    alignas(16) std::byte bytes_[kInline];  // inline arguments, then the inline result
+};
+
+}  // namespace sidestep::detail

@@ -1,0 +1,60 @@
+// How a task is run: time, memory, retries, priority. As a pool's defaults (PoolOptions::task), or
+// for one task:  pool.submit({.timeout = 2s, .retry = {.max_attempts = 3}}, f, x).
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+
+namespace sidestep {
+
+inline constexpr std::chrono::nanoseconds kNoTimeout = std::chrono::nanoseconds::max();
+inline constexpr std::size_t kNoLimit = ~std::size_t(0);
+
+// Whether a task that failed is run again.
+struct Retry {
+    // How often it may run in all. 0: the pool's default; 1: once.
+    unsigned max_attempts = 0;
+
+    // The poison limit: how many workers it may cost. A task that reaches it is not run again, even
+    // if attempts are left.
+    unsigned max_crashes = 2;
+    // The same for its memory limit: what was too large once will be so again.
+    unsigned max_out_of_memory = 1;
+
+    // Pause before the second run; `factor` times longer before each one more, up to max_backoff;
+    // and by up to `jitter` of itself longer or shorter, so that tasks which failed together do not
+    // come back together.
+    std::chrono::nanoseconds backoff{0};
+    double factor = 2;
+    std::chrono::nanoseconds max_backoff = std::chrono::seconds(30);
+    double jitter = 0.25;
+
+    // Which errors: what the task threw, TaskTimeout, WorkerLost or OutOfMemory. Called in a thread
+    // of the pool; none: all of them.
+    std::function<bool(const std::exception_ptr&)> when = nullptr;
+};
+
+struct TaskOptions {
+    // How long the task may run, counted from its start. Then it fails with TaskTimeout, and its
+    // worker is stopped (PoolOptions::stop_grace). In a map: for each item. 0: the pool's default.
+    std::chrono::nanoseconds timeout{0};
+
+    // What its worker may use while it runs, in bytes: the process's proportional share (PSS), so
+    // that memory shared with others is not counted for each. Then the task fails with OutOfMemory,
+    // and its worker is killed. Looked at every 20 ms. 0: the pool's default.
+    std::size_t memory_limit = 0;
+
+    Retry retry = {};
+
+    // Among the tasks that wait, the higher one is begun first.
+    int priority = 0;
+
+    // Tasks with the same key (not 0) run in the same worker, one after the other: for what a
+    // worker keeps between tasks. If the worker is replaced, they move to the new one.
+    std::uint64_t key = 0;
+};
+
+}  // namespace sidestep

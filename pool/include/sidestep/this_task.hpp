@@ -1,0 +1,75 @@
+// What a task can ask about itself while it runs.
+//
+// Threads: the answers are those of the task that runs in the calling thread. Outside a task:
+// false,
+//          0, -1.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace sidestep {
+
+namespace detail {
+
+// What a thread runs: set by whoever runs tasks in it. Internal.
+struct TaskContext {
+    std::uint64_t number = 0;
+    std::uint64_t item = 0;  // in a map: the item's place in the input
+    std::uint64_t seed = 0;
+    unsigned attempt = 0;
+    int worker = -1;
+    const std::atomic<std::uint64_t>* stop_number =
+        nullptr;                                   // the task with this number is to stop
+    const std::atomic<bool>* stop_flag = nullptr;  // this one is
+};
+// Never null.
+TaskContext* task_context() noexcept;
+// For the time of this object, the thread runs that task.
+class TaskScope {
+  public:
+    explicit TaskScope(const TaskContext& context) noexcept;
+    ~TaskScope();
+    TaskScope(const TaskScope&) = delete;
+    TaskScope& operator=(const TaskScope&) = delete;
+
+  private:
+    TaskContext before_;
+};
+
+}  // namespace detail
+
+namespace this_task {
+
+// Somebody waits for this task to end: it was cancelled, or its time is up. A task that looks at it
+// now and then and returns keeps its worker; one that does not is ended by a signal
+// (PoolOptions::stop_grace). A load from memory.
+bool stop_requested() noexcept;
+
+// The task's number in its pool, from 1; the items of a map share one.
+std::uint64_t number() noexcept;
+// 1 when it runs for the first time; more when it is run again (TaskOptions::retry).
+unsigned attempt() noexcept;
+
+// A seed for this task's random numbers, made from PoolOptions::seed and the task's number, in a
+// map from the item's place in the input: the same in each run of the program, whichever worker it
+// runs in. (SplitMix64: Steele, Lea, Flood, OOPSLA 2014.)
+std::uint64_t random_seed() noexcept;
+
+}  // namespace this_task
+
+namespace this_worker {
+
+// Which worker of its pool this is, from 0; one that is replaced keeps its index. -1 elsewhere.
+int index() noexcept;
+
+// An object of type T that this worker keeps between its tasks; made when it is first asked for.
+template <class T>
+T& local() {
+    thread_local T value{};
+    return value;
+}
+
+}  // namespace this_worker
+
+}  // namespace sidestep

@@ -1,0 +1,101 @@
+#include <sidestep/local_task.hpp>
+
+#include <sidestep/pool_errors.hpp>
+
+namespace sidestep::detail {
+
+bool LocalTaskBase::start() {
+    std::lock_guard lock(mutex_);
+    if (state_ == State::cancelled) return false;
+    if (state_ != State::waiting)
+        throw InvalidStateError("the task was begun before: a task runs once");
+    state_ = State::running;
+    return true;
+}
+
+void LocalTaskBase::finish(const std::function<void()>& store) {
+    std::unique_lock lock(mutex_);
+    if (state_ == State::cancelled)
+        throw InvalidStateError("the task was cancelled: it can have no result");
+    if (state_ == State::finished)
+        throw InvalidStateError("the task has a result already: it is set once");
+    store();
+    complete(lock, State::finished);
+}
+
+void LocalTaskBase::fail(std::exception_ptr error) {
+    finish([&] { failure_ = std::move(error); });
+}
+
+bool LocalTaskBase::try_fail(std::exception_ptr error) {
+    std::unique_lock lock(mutex_);
+    if (state_ == State::cancelled || state_ == State::finished) return false;
+    failure_ = std::move(error);
+    complete(lock, State::finished);
+    return true;
+}
+
+void LocalTaskBase::complete(std::unique_lock<std::mutex>& lock, State end) {
+    state_ = end;
+    std::vector<std::function<void()>> callbacks;
+    mark_done();
+    changed_.notify_all();
+    if (listeners_) {
+        listeners_->tell_queues();
+        callbacks.swap(listeners_->callbacks);
+    }
+    lock.unlock();
+    run_callbacks(std::move(callbacks));
+}
+
+bool LocalTaskBase::wait(const Deadline& deadline) {
+    if (done()) return true;
+    std::unique_lock lock(mutex_);
+    auto is_done = [this] { return done(); };
+    if (deadline) return changed_.wait_until(lock, *deadline, is_done);
+    changed_.wait(lock, is_done);
+    return true;
+}
+
+bool LocalTaskBase::running() {
+    std::lock_guard lock(mutex_);
+    return state_ == State::running;
+}
+
+bool LocalTaskBase::cancel() {
+    std::unique_lock lock(mutex_);
+    stop_.store(true,
+                std::memory_order_relaxed);  // nothing hangs on it but the task's own decision
+    if (state_ == State::waiting) {
+        failure_ = std::make_exception_ptr(CancelledError("the task was cancelled"));
+        complete(lock, State::cancelled);
+        return true;
+    }
+    return state_ == State::cancelled;
+}
+
+bool LocalTaskBase::cancelled() const {
+    std::lock_guard lock(mutex_);
+    return state_ == State::cancelled;
+}
+
+bool LocalTaskBase::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
+    std::lock_guard lock(mutex_);
+    if (done()) return false;
+    listeners().queues.emplace_back(queue, tag);
+    return true;
+}
+
+void LocalTaskBase::forget(const std::shared_ptr<CompletionQueue>& queue) {
+    std::lock_guard lock(mutex_);
+    if (listeners_) listeners_->forget(queue);
+}
+
+bool LocalTaskBase::add_callback(std::function<void()>& callback) {
+    std::lock_guard lock(mutex_);
+    if (done()) return false;
+    listeners().callbacks.push_back(std::move(callback));
+    return true;
+}
+
+}  // namespace sidestep::detail

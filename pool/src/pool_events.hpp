@@ -1,0 +1,14 @@
+// What the supervisor's epoll tells of.
+#pragma once
+
+#include <cstdint>
+
+namespace sidestep::detail {
+
+enum class EventSource : std::uint64_t { bell, death, control };
+
+inline std::uint64_t event_tag(EventSource source, std::uint32_t index) {
+    return static_cast<std::uint64_t>(source) << 32 | index;
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,351 @@
+// What becomes of a task that fails, runs too long, uses too much or is not wanted any more:
+// retries, timeouts, memory limits, cancellation.
+//
+// A task that runs is stopped by evicting it from its ring: its future is done at once (unless it
+// is to be run again), what waits behind it is taken back, and the ring takes nothing new. So when
+// its worker is ended by a signal, or finishes in time, no other task can be hit.
+#include <signal.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include <sidestep/pool_errors.hpp>
+#include <sidestep/remote_error.hpp>
+
+#include "pool_core.hpp"
+#include "process_memory.hpp"
+
+namespace sidestep::detail {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr std::chrono::nanoseconds kMemoryLook = 20ms;
+
+}  // namespace
+
+TaskOptions PoolCore::merge(TaskOptions options) const {
+    const TaskOptions& defaults = options_.task;
+    if (options.timeout.count() == 0) options.timeout = defaults.timeout;
+    if (options.memory_limit == 0) options.memory_limit = defaults.memory_limit;
+    if (options.retry.max_attempts == 0) options.retry = defaults.retry;
+    return options;
+}
+
+// --- running again -----------------------------------------------------------------------------
+
+// Before this failure is counted; Retry::when has not been asked yet.
+bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
+    if (!task.options_ || ending()) return false;
+    const Retry& retry = task.options_->retry;
+    if (task.attempts_ + 1u >= retry.max_attempts) return false;
+    if (kind == FailureKind::cancelled) return false;
+    if (kind == FailureKind::crash) return task.crashes_ + 1u < retry.max_crashes;
+    if (kind == FailureKind::out_of_memory)
+        return task.out_of_memory_ + 1u < retry.max_out_of_memory;
+    return true;
+}
+
+// The task is in no list. Either it is run again, or it fails with this error.
+void PoolCore::settle(PoolTask* task, FailureKind kind, std::exception_ptr error,
+                      Garbage& garbage) {
+    if (!may_retry(*task, kind)) return fail(task, std::move(error), garbage);
+    judge(task, kind, [error = std::move(error)] { return error; });
+}
+
+void PoolCore::settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage&) {
+    const std::byte* data =
+        reply.block ? link.memory->results.data() + Arena::offset(reply.block) : reply.inline_bytes;
+    std::vector<std::byte> bytes(data, data + reply.size);
+    if (reply.block) free_result_locked(*link.memory, reply.block);
+    note_duration(reply.duration_ns);
+    judge(task, FailureKind::error, [bytes = std::move(bytes)]() -> std::exception_ptr {
+        try {
+            InputArchive archive(bytes);
+            return load_exception(archive);
+        } catch (...) {
+            return std::current_exception();
+        }
+    });
+}
+
+// Runs it again, or asks Retry::when first: users' code, so in the thread of the callbacks.
+void PoolCore::judge(PoolTask* task, FailureKind kind,
+                     const std::function<std::exception_ptr()>& error) {
+    ++task->attempts_;
+    if (kind == FailureKind::crash) ++task->crashes_;
+    if (kind == FailureKind::out_of_memory) ++task->out_of_memory_;
+    if (!task->options_->retry.when) return run_again(task);
+    task->place_ = PoolTask::Place::judged;
+    judged_.insert(task);
+    task->add_reference();
+    callbacks_.post({[this, task = PoolTaskRef(task), error] {
+        std::exception_ptr e = error();
+        bool again = false;
+        try {
+            again = task->options_->retry.when(e);
+        } catch (...) {  // it cannot tell: then no
+        }
+        Garbage garbage;
+        Lock lock(mutex_);
+        if (judged_.erase(task.get()) == 0) return;  // cancelled meanwhile
+        if (again && !ending()) {
+            run_again(task.get());
+            refill();
+        } else {
+            fail(task.get(), e, garbage);
+        }
+        wake_waiters();
+    }});
+}
+
+void PoolCore::run_again(PoolTask* task) {
+    const Retry& retry = task->options_->retry;
+    if (retry.backoff.count() <= 0) return push_back_to_backlog(task);
+    double pause =
+        static_cast<double>(retry.backoff.count()) * std::pow(retry.factor, task->attempts_ - 1);
+    pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));
+    pause *= 1 + retry.jitter * std::uniform_real_distribution<double>(-1, 1)(jitter_);
+    task->place_ = PoolTask::Place::delayed;
+    delayed_.emplace(sys::Clock::now() + std::chrono::nanoseconds(static_cast<long long>(pause)),
+                     task);
+    kick_supervisor();
+}
+
+void PoolCore::start_delayed(sys::Clock::time_point now) {
+    bool any = false;
+    while (!delayed_.empty() && delayed_.begin()->first <= now) {
+        push_back_to_backlog(delayed_.begin()->second);
+        delayed_.erase(delayed_.begin());
+        any = true;
+    }
+    if (any) refill();
+}
+
+// --- stopping a task that runs -----------------------------------------------------------------
+
+// The task at the front of the ring is being run (a hint: it may be done the next moment).
+bool PoolCore::front_runs(WorkerLink& link) {
+    return link.alive && link.ring().in_flight() > 0 &&
+           link.ring().slot(link.ring().consumed()).state.load(std::memory_order_acquire) ==
+               SlotState::taken;
+}
+
+// Requires: front_runs(), and the front is a task.
+void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr error,
+                     Garbage& garbage) {
+    RingParent& ring = link.ring();
+    PoolTask* task = std::exchange(link.shadow[ring.position(ring.consumed())], nullptr);
+    ring.ask_to_stop(task->serial_);
+    take_back_from(link, ring.consumed() + 1);
+    Eviction& eviction = link.eviction.emplace();
+    ++evictions_;
+    eviction.kind = kind;
+    eviction.next_at = sys::Clock::now();
+    if (kind == FailureKind::out_of_memory) {
+        eviction.step = Eviction::Step::killed;  // no time to ask
+        signal_worker(link, SIGKILL);
+    } else {
+        eviction.next_at += options_.stop_grace;
+    }
+    if (may_retry(*task, kind)) {
+        task->place_ = PoolTask::Place::evicted;
+        eviction.task = task;
+        eviction.error = std::move(error);
+    } else {
+        eviction.arguments = std::exchange(task->argument_block_, 0);
+        fail(task, std::move(error), garbage);
+    }
+    kick_supervisor();
+}
+
+// The worker has finished the task after all, or is dead.
+void PoolCore::finish_eviction(WorkerLink& link, Garbage& garbage) {
+    Eviction eviction = std::move(*link.eviction);
+    link.eviction.reset();
+    --evictions_;
+    if (eviction.arguments) args_.free(eviction.arguments);
+    if (!eviction.task) return;
+    if (ending())
+        fail_cancelled(eviction.task, "the task was cancelled: its pool was terminated", garbage);
+    else
+        settle(eviction.task, eviction.kind, std::move(eviction.error), garbage);
+}
+
+void PoolCore::continue_eviction(WorkerLink& link, sys::Clock::time_point now) {
+    Eviction& eviction = *link.eviction;
+    if (eviction.step == Eviction::Step::killed || now < eviction.next_at) return;
+    if (eviction.step == Eviction::Step::asked) {
+        eviction.step = Eviction::Step::terminated;
+        eviction.next_at = now + options_.terminate_grace;
+        signal_worker(link, SIGTERM);
+    } else {
+        eviction.step = Eviction::Step::killed;
+        signal_worker(link, SIGKILL);
+    }
+}
+
+// --- deadlines and limits ----------------------------------------------------------------------
+
+// A task was put into a ring: does the supervisor look in time?
+void PoolCore::watch_policy(const PoolTask& task) {
+    const TaskOptions& options = *task.options_;
+    auto look = kNoTimeout;
+    if (options.timeout.count() > 0) look = options.timeout;
+    if (options.memory_limit > 0 && options.memory_limit != kNoLimit)
+        look = std::min(look, kMemoryLook);
+    if (look == kNoTimeout) return;
+    policies_in_flight_ = true;
+    if (look >= policy_look_) return;
+    policy_look_ = look;
+    policy_due_ = sys::Clock::now() + look;
+    kick_supervisor();
+}
+
+// On the supervisor's thread: does what is due, and finds out when to look again.
+void PoolCore::enforce(Garbage& garbage) {
+    if (!policies_in_flight_ && evictions_ == 0 && delayed_.empty()) return;
+    auto now = sys::Clock::now();
+    start_delayed(now);
+    policy_due_.reset();
+    policy_look_ = kNoTimeout;
+    bool looked = std::exchange(policies_in_flight_, false);
+    for (WorkerLink& link : links_) {
+        if (link.eviction) continue_eviction(link, now);
+        if (looked && link.alive) enforce(link, now, garbage);
+        if (link.eviction && link.eviction->step != Eviction::Step::killed)
+            policy_due_ = policy_due_ ? std::min(*policy_due_, link.eviction->next_at)
+                                      : link.eviction->next_at;
+    }
+    if (policies_in_flight_)
+        policy_due_ = policy_due_ ? std::min(*policy_due_, now + policy_look_) : now + policy_look_;
+    if (!delayed_.empty())
+        policy_due_ =
+            policy_due_ ? std::min(*policy_due_, delayed_.begin()->first) : delayed_.begin()->first;
+}
+
+// A task that has not begun cannot be late before its whole timeout has passed from now on.
+void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage) {
+    RingParent& ring = link.ring();
+    for (std::uint64_t i = ring.consumed(); i < ring.published(); ++i) {
+        PoolTask* task = link.shadow[ring.position(i)];
+        if (!task || !task->options_) continue;
+        auto timeout = task->options_->timeout;
+        bool limited = task->options_->memory_limit > 0 && task->options_->memory_limit != kNoLimit;
+        if (timeout.count() > 0 && timeout != kNoTimeout) {
+            auto left = timeout;
+            std::uint64_t begun = ring.slot(i).started_ns.load(std::memory_order_relaxed);
+            if (i == ring.consumed() && begun > 0 && front_runs(link)) {
+                auto ran = now.time_since_epoch() - std::chrono::nanoseconds(begun);
+                left = timeout - std::max(ran, std::chrono::nanoseconds(0));
+                if (left.count() <= 0) return time_out(link, *task, garbage);
+            }
+            policies_in_flight_ = true;
+            policy_look_ = std::min(policy_look_, left);
+        }
+        if (!limited) continue;
+        if (i == ring.consumed() && front_runs(link) && enforce_memory(link, *task, garbage))
+            return;
+        policies_in_flight_ = true;
+        policy_look_ = std::min(policy_look_, kMemoryLook);
+    }
+}
+
+// True: it had too much, and was evicted.
+bool PoolCore::enforce_memory(WorkerLink& link, PoolTask& task, Garbage& garbage) {
+    std::size_t limit = task.options_->memory_limit;
+    if (resident_memory(link.process.pid) <= limit) return false;  // cheap, and never too small
+    std::size_t used = proportional_memory(link.process.pid);
+    if (used <= limit) return false;
+    TaskError::Details details = describe(link, task);
+    details.limit = limit;
+    details.used = used;
+    evict(link, FailureKind::out_of_memory, std::make_exception_ptr(OutOfMemory(details)), garbage);
+    return true;
+}
+
+void PoolCore::time_out(WorkerLink& link, const PoolTask& task, Garbage& garbage) {
+    TaskError::Details details = describe(link, task);
+    details.limit = static_cast<std::uint64_t>(task.options_->timeout.count());
+    evict(link, FailureKind::timeout, std::make_exception_ptr(TaskTimeout(details)), garbage);
+}
+
+// --- cancelling --------------------------------------------------------------------------------
+
+bool PoolCore::running(PoolTask& task) {
+    if (!owned_here()) return false;
+    Garbage garbage;
+    Lock lock(mutex_);
+    if (drain(garbage)) wake_waiters();
+    return task.place_ == PoolTask::Place::ring && front_runs(links_[task.link_]) &&
+           task.index_ == links_[task.link_].ring().consumed();
+}
+
+// Takes the task out of wherever it waits. False: it is in a ring, and has been begun.
+bool PoolCore::forget_waiting(PoolTask& task) {
+    switch (task.place_) {
+        case PoolTask::Place::backlog:
+            backlog_of(task).remove(&task);
+            return true;
+        case PoolTask::Place::ring:
+            // What is behind it in the ring comes back too, and goes to whoever is free.
+            if (!take_back_from(links_[task.link_], task.index_)) return false;
+            backlog_of(task).remove(&task);
+            return true;
+        case PoolTask::Place::delayed:
+            std::erase_if(delayed_, [&](const auto& entry) { return entry.second == &task; });
+            return true;
+        case PoolTask::Place::evicted:
+            for (WorkerLink& link : links_)
+                if (link.eviction && link.eviction->task == &task) {
+                    link.eviction->task = nullptr;
+                    link.eviction->arguments = std::exchange(task.argument_block_, 0);
+                }
+            return true;
+        case PoolTask::Place::judged:
+            judged_.erase(&task);
+            return true;
+        case PoolTask::Place::new_:
+        case PoolTask::Place::done:
+            break;
+    }
+    return false;
+}
+
+bool PoolCore::cancel(PoolTask& task, Cancel mode) {
+    if (!owned_here()) return false;
+    Garbage garbage;
+    Lock lock(mutex_);
+    drain(garbage);
+    if (task.place_ == PoolTask::Place::done) return task.cancelled_;
+    if (task.place_ == PoolTask::Place::new_ || ending()) return false;
+    auto error = [] { return std::make_exception_ptr(CancelledError("the task was cancelled")); };
+    if (forget_waiting(task)) {
+        task.cancelled_ = true;
+        fail(&task, error(), garbage);
+    } else if (mode == Cancel::running_too) {
+        WorkerLink& link = links_[task.link_];
+        // It may be done by now, or its worker dead: then that is its result.
+        if (task.index_ != link.ring().consumed() || !front_runs(link)) return false;
+        task.cancelled_ = true;
+        evict(link, FailureKind::cancelled, error(), garbage);
+    }
+    refill();
+    wake_waiters();
+    return task.cancelled_;
+}
+
+void PoolCore::cancel_waiting() {
+    require_owner();
+    Garbage garbage;
+    Lock lock(mutex_);
+    drain(garbage);
+    for (WorkerLink& link : links_)
+        if (link.alive && !link.stopping) take_back_from(link, link.ring().consumed());
+    fail_everything([&](PoolTask* task) {
+        fail_cancelled(task, "the task was cancelled: its pool was shut down before it began",
+                       garbage);
+    });
+    wake_waiters();
+}
+
+}  // namespace sidestep::detail

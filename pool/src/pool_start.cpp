@@ -1,0 +1,188 @@
+// Starting workers: at first, in place of one that died, and when more are wanted.
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <span>
+#include <system_error>
+
+#include <sidestep/pool_errors.hpp>
+#include <sidestep/remote_error.hpp>
+
+#include "error.hpp"
+#include "pool_core.hpp"
+#include "pool_events.hpp"
+#include "process_memory.hpp"
+#include "task_fds.hpp"
+
+namespace sidestep::detail {
+namespace {
+
+void watch(const Fd& epoll, int fd, std::uint64_t data) {
+    epoll_event event = {};
+    event.events = EPOLLIN;
+    event.data.u64 = data;
+    if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) < 0)
+        throw_errno(errno, "epoll_ctl(worker)");
+}
+
+// A worker that is dead already gets no letter: that is seen by its pidfd, with the status that
+// tells why.
+void send_setup(const Launched& process, const WorkerSetup& setup, std::span<const int> fds) {
+    try {
+        sys::send_message(process.control.get(), std::as_bytes(std::span(&setup, 1)), fds);
+    } catch (const std::system_error& error) {
+        int code = error.code().value();
+        if (code != EPIPE && code != ECONNRESET) throw;
+    }
+}
+
+// The n-th of the CPUs that this process may use, round and round.
+int nth_cpu(std::uint32_t n) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) < 0 || CPU_COUNT(&set) == 0) return -1;
+    int skip = static_cast<int>(n) % CPU_COUNT(&set);
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+        if (CPU_ISSET(cpu, &set) && skip-- == 0) return cpu;
+    return -1;
+}
+
+}  // namespace
+
+PoolCore::~PoolCore() { SIDESTEP_ASSERT(!supervisor_.joinable()); }
+
+void PoolCore::start() {
+    save_hook(options_.initializer, initializer_, &hook_fds_);
+    initializer_.fds = hook_fds_.numbers.size();
+    save_hook(options_.finalizer, finalizer_, nullptr);  // it can have no handles
+    if (options_.task.retry.when) callbacks_.start();
+    oom_kills_ = oom_kills();
+    if (!links_.empty())
+        launcher_ = make_launcher(options_.start_method, "a pool's worker", ServiceThread::count());
+    epoll_ = Fd(epoll_create1(EPOLL_CLOEXEC));
+    if (!epoll_) throw_errno(errno, "epoll_create1");
+    watch(epoll_, supervisor_bell_.get(), event_tag(EventSource::bell, 0));
+    try {
+        for (WorkerLink& link : links_) launch(link);
+        supervisor_.start("sidestep-pool", [this] { supervise(); });
+    } catch (...) {  // those that were started must not stay
+        signal_workers(SIGKILL);
+        for (WorkerLink& link : links_)
+            if (link.alive) (void)sys::wait_pidfd(link.process.pidfd.get(), true);
+        callbacks_.stop();
+        throw;
+    }
+}
+
+// Its code and arguments, for all workers that will be.
+void PoolCore::save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds) {
+    if (!hook) return;
+    HeapBuffer buffer;
+    OutputArchive archive(buffer, fds);
+    hook.save(archive);
+    setup.block = allocate_argument(std::max<std::size_t>(buffer.size(), 1));
+    std::memcpy(argument_data(setup.block), buffer.begin(), buffer.size());
+    setup.size = buffer.size();
+    setup.module = hook.kind().id.where.module;
+    setup.offset = hook.kind().id.where.offset;
+    setup.signature = hook.kind().id.signature;
+    setup.given = true;
+}
+
+void PoolCore::launch(WorkerLink& link) {
+    auto memory = std::make_shared<WorkerMemory>(options_.arena_bytes);
+    Launched process = launcher_->launch(&worker_main);
+    WorkerSetup setup;
+    setup.index = link.index;
+    setup.parent_pid = owner_pid_;
+    setup.seed = options_.seed;
+    setup.spin = spin_;
+    setup.cpu = options_.pin_workers ? nth_cpu(link.index) : -1;
+    setup.initializer = initializer_;
+    setup.finalizer = finalizer_;
+    int fds[WorkerSetup::kFds] = {memory->ring_segment.fd().get(), memory->results.fd().get(),
+                                  args_reader_.get(), control_segment_.fd().get(),
+                                  supervisor_bell_.get()};
+    try {
+        send_setup(process, setup, fds);
+        (void)send_task_fds(process.control.get(), 0, hook_fds_.numbers);
+        sys::set_nonblocking(process.control.get(), true);  // task descriptors: never wait here
+        watch(epoll_, process.pidfd.get(), event_tag(EventSource::death, link.index));
+        watch(epoll_, process.control.get(), event_tag(EventSource::control, link.index));
+        memory->close_descriptors();
+    } catch (...) {
+        sys::pidfd_send_signal(process.pidfd.get(), SIGKILL);
+        (void)sys::wait_pidfd(process.pidfd.get(), true);
+        throw;
+    }
+    Lock lock(mutex_);
+    adopt(link, std::move(process), std::move(memory));
+}
+
+void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerMemory> memory) {
+    link.process = std::move(process);
+    link.memory = std::move(memory);
+    link.shadow.assign(kRingCapacity, nullptr);
+    link.alive = true;
+    link.ready = link.stopping = link.corrupt = link.unresponsive = link.retiring = false;
+    link.stuck = 0;
+    link.last_front = WorkerLink::kNoFront;
+    link.started_at = sys::Clock::now();
+    link.memory_at_start = 0;
+    // The pool may have begun to end while the worker was being started, without the mutex.
+    if (ending())
+        sys::pidfd_send_signal(link.process.pidfd.get(), SIGKILL);
+    else if (joining_)
+        ask_all_to_stop();
+    else
+        refill();
+}
+
+// It takes tasks, or its initializer threw. (Links change in this thread only.)
+void PoolCore::handle_control(std::uint32_t index) {
+    WorkerLink& link = links_[index];
+    if (!link.alive) return;
+    WorkerReady ready;
+    sys::Message message = sys::receive_message(link.process.control.get(),
+                                                std::as_writable_bytes(std::span(&ready, 1)));
+    if (message.closed)  // its death comes by the pidfd
+        epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);
+    if (message.closed || message.size != sizeof ready || ready.magic != WorkerReady::kMagic)
+        return;
+    std::size_t memory = options_.max_memory_growth ? private_memory(link.process.pid) : 0;
+    std::string reason = ready.error_block ? initializer_error(link, ready) : "";
+    Garbage garbage;
+    Lock lock(mutex_);
+    if (!reason.empty()) {
+        break_pool(reason, garbage);
+        return wake_waiters();
+    }
+    link.ready = true;
+    link.memory_at_start = memory;
+    rebalance();
+    refill();
+}
+
+std::string PoolCore::initializer_error(const WorkerLink& link, const WorkerReady& ready) const {
+    std::string text = "with something that cannot be read";
+    std::uint64_t block = ready.error_block;
+    const Segment& results = link.memory->results;
+    if (Arena::is_valid(block, results.size()) && ready.error_size <= Arena::capacity(block)) {
+        try {
+            InputArchive archive({results.data() + Arena::offset(block), ready.error_size});
+            std::rethrow_exception(load_exception(archive));
+        } catch (const std::exception& error) {
+            text = error.what();
+        } catch (...) {  // it stays unreadable
+        }
+    }
+    return fmt::format(
+        "the pool is broken: its initializer failed in worker {}: {}; nothing was "
+        "tried again: make a new pool when the cause is gone",
+        link.process.pid, text);
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,151 @@
+#include <sidestep/pool_task.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include <sidestep/remote_error.hpp>
+
+#include "pool_core.hpp"
+
+namespace sidestep::detail {
+
+static_assert(PoolTask::kInline == TaskSlot::kInline);
+
+PoolTask::PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind)
+    : core_(std::move(core)),
+      id_(kind.id),
+      entry_(&kind.entry),
+      function_(kind.function),
+      arguments_(*this) {}
+
+PoolTask::~PoolTask() {
+    if (argument_block_) core_->free_argument(argument_block_);  // never submitted
+    if (result_block_) core_->free_result(*memory_, result_block_);
+}
+
+PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
+                             const TaskOptions* options) {
+    PoolTaskRef task(new PoolTask(core, kind));
+    task->options_ = core->default_options();
+    if (options) {
+        task->own_options_ = std::make_unique<TaskOptions>(core->merge(*options));
+        task->options_ = task->own_options_.get();
+        task->priority_ = options->priority;
+        if (task->options_->retry.when) core->callbacks().start();
+    }
+    return task;
+}
+
+void PoolTask::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
+    task->core_->submit(task, sink, begun);
+}
+
+void check_options(const TaskOptions& options) {
+    auto refuse = [](const char* what) {
+        throw std::invalid_argument(fmt::format("TaskOptions::{}", what));
+    };
+    const Retry& retry = options.retry;
+    if (options.timeout.count() < 0)
+        refuse("timeout is negative; 0 is the pool's default, kNoTimeout none");
+    if (options.memory_limit > 0 && options.memory_limit < (std::size_t(1) << 20))
+        refuse(
+            "memory_limit is less than 1 MiB: it is given in bytes, and a worker that does "
+            "nothing uses more");
+    if (retry.backoff.count() < 0 || retry.max_backoff.count() < 0)
+        refuse("retry.backoff is negative");
+    if (!(retry.factor >= 1)) refuse("retry.factor is less than 1");
+    if (!(retry.jitter >= 0 && retry.jitter <= 1)) refuse("retry.jitter is not within 0 to 1");
+}
+
+// Doubles, and so copies each byte about once; a large piece gets exactly what it needs.
+void PoolTask::Arguments::grow(std::size_t more) {
+    PoolCore& core = *task_->core_;
+    std::size_t used = size();
+    BlockId larger = core.allocate_argument(std::max(used + more, 2 * capacity()));
+    std::byte* data = core.argument_data(larger);
+    std::memcpy(data, begin(), used);
+    if (task_->argument_block_) core.free_argument(task_->argument_block_);
+    task_->argument_block_ = larger;
+    set_window(data, used, Arena::capacity(larger));
+}
+
+void PoolTask::Descriptors::clear() {
+    for (int number : numbers) Fd close_it(number);
+    numbers.clear();
+}
+
+std::uint64_t PoolTask::Descriptors::put(int fd) {
+    numbers.reserve(numbers.size() + 1);
+    numbers.push_back(Fd::duplicate_of(fd).release());
+    return numbers.size() - 1;
+}
+
+bool PoolTask::wait(const Deadline& deadline) {
+    return done() || core_->wait_done(*this, deadline);
+}
+
+bool PoolTask::wait_until(const std::function<bool()>& ready, const Deadline& deadline) {
+    return core_->wait(ready, deadline);
+}
+
+bool PoolTask::poll() {
+    if (!done()) core_->poll();
+    return done();
+}
+
+bool PoolTask::running() { return core_->running(*this); }
+bool PoolTask::cancel() { return core_->cancel(*this, PoolCore::Cancel::running_too); }
+bool PoolTask::cancel_waiting() { return core_->cancel(*this, PoolCore::Cancel::waiting_only); }
+
+bool PoolTask::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
+    return core_->add_listener(*this, [&](TaskListeners& l) { l.queues.emplace_back(queue, tag); });
+}
+
+void PoolTask::forget(const std::shared_ptr<CompletionQueue>& queue) {
+    core_->add_listener(*this, [&](TaskListeners& l) { l.forget(queue); });
+}
+
+bool PoolTask::add_callback(std::function<void()>& callback) {
+    core_->callbacks().start();
+    return core_->add_listener(
+        *this, [&](TaskListeners& l) { l.callbacks.push_back(std::move(callback)); });
+}
+
+namespace {
+void require_done(const TaskState& task) {
+    if (!task.done())
+        throw std::logic_error(
+            "this future belongs to the process that made it, and this is a forked copy");
+}
+}  // namespace
+
+std::span<const std::byte> PoolTask::reply() const {
+    if (!inline_result_.empty()) return inline_result_;
+    const std::byte* data =
+        result_block_ ? memory_->results.data() + Arena::offset(result_block_) : bytes_;
+    return {data, result_size_};
+}
+
+std::span<const std::byte> PoolTask::result() const {
+    if (std::exception_ptr e = error()) std::rethrow_exception(e);
+    return reply();
+}
+
+std::exception_ptr PoolTask::error() const {
+    require_done(*this);
+    if (failure_ || has_value_) return failure_;
+    try {
+        InputArchive archive(reply());
+        return load_exception(archive);
+    } catch (...) {
+        return std::current_exception();
+    }
+}
+
+Completions::Completions(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}
+Completions::~Completions() { core_->forget(*this); }
+PoolTaskRef Completions::next() { return core_->wait_next(*this); }
+
+}  // namespace sidestep::detail

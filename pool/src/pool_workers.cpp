@@ -1,0 +1,292 @@
+// The end of workers, and how many there are: reaping, sorting the tasks of a dead one, replacing,
+// recycling, resizing.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include <sidestep/pool_errors.hpp>
+
+#include "error.hpp"
+#include "pool_core.hpp"
+#include "process_memory.hpp"
+
+namespace sidestep::detail {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kLongestBackOff = 100ms;
+
+}  // namespace
+
+// --- death -------------------------------------------------------------------------------------
+
+// I4: the kernel has declared the death; then done is drained, taken is classified, ready requeued.
+void PoolCore::handle_death(std::uint32_t index) {
+    WorkerLink& link = links_[index];
+    if (!link.alive) return;
+    const Launched& process = link.process;
+    // What it left running goes with it, while its zombie still reserves the group's number.
+    ExitStatus status = sys::wait_pidfd(process.pidfd.get(), false, true);
+    if (status.running()) return;
+    if (!status.success()) ::kill(-process.pid, SIGKILL);
+    status = sys::wait_pidfd(process.pidfd.get(), true);
+    int pid = process.pid;
+
+    Garbage garbage;
+    Lock lock(mutex_);
+    drain(link, garbage);
+    bool evicted = link.eviction.has_value();
+    if (evicted) finish_eviction(link, garbage);
+    // Killed while it was idle, a worker says nothing about those that follow it.
+    bool idle = link.ready && link.ring().in_flight() == 0;
+    sort_tasks_of_dead(link, status, garbage);
+    bool expected = link.stopping || evicted || ending();
+    bool initialized = link.ready || !options_.initializer;
+    retire(link);
+    if (!expected && !idle) note_barren_death(link);
+    if (!expected && !initialized)
+        break_pool(fmt::format("the pool is broken: worker {} {} before its initializer had ended; "
+                               "look at what that does: nothing is tried again",
+                               pid, status.describe()),
+                   garbage);
+    if (state_ != State::broken && crash_loop())
+        break_pool(fmt::format("the pool is broken: {} workers in a row died without beginning a "
+                               "task, the last one (process {}) {}; run the program under a "
+                               "debugger, or look at what its start-up does before init()",
+                               barren_deaths_, pid, status.describe()),
+                   garbage);
+    refill();
+    rebalance();
+    wake_waiters();
+    control_->bell.wake_all();  // it may have been about to wake the sleeper, and taken its bit
+}
+
+void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage) {
+    RingParent& ring = link.ring();
+    for (std::uint64_t i = ring.published(); i-- > ring.consumed();) {
+        PoolTask* task = std::exchange(link.shadow[ring.position(i)], nullptr);
+        if (!task) continue;  // the request to stop
+        SlotState state = ring.slot(i).state.load(std::memory_order_acquire);
+        // R3: only the front can have been running, whatever the worker wrote elsewhere; and a
+        // front that a corrupt ring calls ready is not believed.
+        bool not_begun = i != ring.consumed() || (state == SlotState::ready && !link.corrupt);
+        if (state_ == State::terminating)
+            fail_cancelled(task, "the task was cancelled: its pool was terminated", garbage);
+        else if (state_ == State::broken)
+            fail(task, std::make_exception_ptr(BrokenPool(broken_reason_)), garbage);
+        else if (not_begun)
+            push_back_to_backlog(task);
+        else
+            settle(task, FailureKind::crash, lost_error(link, *task, status), garbage);
+    }
+}
+
+TaskError::Details PoolCore::describe(const WorkerLink& link, const PoolTask& task) {
+    TaskError::Details details;
+    details.pid = link.process.pid;
+    details.worker_index = link.index;
+    details.task = task.serial_;
+    details.task_type = describe_entry(*task.entry_);
+    details.function = task.function_;
+    return details;
+}
+
+std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& task,
+                                        const ExitStatus& status) {
+    TaskError::Details details = describe(link, task);
+    details.exit_status = status;
+    if (link.corrupt) details.note = "it had overwritten its shared memory, so the pool stopped it";
+    if (status.signal() == SIGKILL && !link.corrupt) {
+        std::uint64_t kills = oom_kills();
+        details.oom_killed = std::exchange(oom_kills_, kills) < kills;
+    }
+    return std::make_exception_ptr(WorkerLost(std::move(details)));
+}
+
+// The process is reaped. Results that wait in its memory keep that alive.
+void PoolCore::retire(WorkerLink& link) {
+    control_->set_parked(link.index, true);
+    link.memory->alive = false;
+    link.memory = nullptr;
+    // By name: closing is not enough while a forked process has the descriptors too.
+    (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.pidfd.get(), nullptr);
+    (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);
+    link.process = {};
+    link.alive = link.ready = link.retiring = false;
+    link.stuck = 0;
+    link.respawn_at = sys::Clock::now();
+}
+
+// A worker died, or could not be started, that did not begin anything.
+void PoolCore::note_barren_death(WorkerLink& link) {
+    barren_deaths_ = completed_ == completed_at_death_ ? barren_deaths_ + 1 : 0;
+    completed_at_death_ = completed_;
+    auto back_off = barren_deaths_ < 2 ? 0ms : 1ms * (1 << std::min(barren_deaths_, 10u));
+    link.respawn_at =
+        sys::Clock::now() + std::min<std::chrono::milliseconds>(back_off, kLongestBackOff);
+}
+
+// Many in a row, and nobody left who works.
+bool PoolCore::crash_loop() const {
+    return barren_deaths_ > 4 + 2 * links_.size() &&
+           std::none_of(links_.begin(), links_.end(),
+                        [](const WorkerLink& l) { return l.alive && l.ready; });
+}
+
+void PoolCore::respawn_due() {
+    for (WorkerLink& link : links_) {
+        {
+            Lock lock(mutex_);
+            if (link.alive || !wanted(link) || sys::Clock::now() < link.respawn_at) continue;
+        }
+        try {
+            launch(link);  // takes milliseconds: without the mutex
+        } catch (const std::exception& error) {
+            Garbage garbage;
+            Lock lock(mutex_);
+            note_barren_death(link);
+            if (state_ != State::broken && crash_loop()) {
+                break_pool(
+                    fmt::format("the pool is broken: no worker can be started: {}", error.what()),
+                    garbage);
+                wake_waiters();
+            }
+        }
+    }
+}
+
+void PoolCore::break_pool(const std::string& reason, Garbage& garbage) {
+    state_ = State::broken;
+    broken_reason_ = reason;
+    fail_everything(
+        [&](PoolTask* task) { fail(task, std::make_exception_ptr(BrokenPool(reason)), garbage); });
+    signal_workers(SIGKILL);
+}
+
+// Fails what waits; what is in rings fails when its worker is gone.
+void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
+    while (!backlog_.empty()) fail_it(backlog_.pop());
+    for (TaskList& list : keyed_)
+        while (!list.empty()) fail_it(list.pop());
+    for (const auto& [due, task] : std::exchange(delayed_, {})) fail_it(task);
+}
+
+void PoolCore::fail_cancelled(PoolTask* task, const char* text, Garbage& garbage) {
+    task->cancelled_ = true;
+    fail(task, std::make_exception_ptr(CancelledError(text)), garbage);
+}
+
+void PoolCore::signal_worker(const WorkerLink& link, int signal) {
+    if (!link.alive) return;
+    // The group's number is reserved while the worker is unreaped.
+    if (::kill(-link.process.pid, signal) < 0)
+        (void)sys::pidfd_send_signal(link.process.pidfd.get(), signal);
+}
+
+void PoolCore::signal_workers(int signal) {
+    for (WorkerLink& link : links_) signal_worker(link, signal);
+}
+
+// --- how many there are ------------------------------------------------------------------------
+
+// It is to run, if it does not.
+bool PoolCore::wanted(const WorkerLink& link) const {
+    return (state_ == State::running || state_ == State::closed) && !joining_ && !link.dormant &&
+           !link.surplus;
+}
+
+void PoolCore::ask_to_stop(WorkerLink& link) {
+    if (!link.alive || link.stopping) return;
+    link.stopping = true;
+    RingParent& ring = link.ring();
+    TaskSlot& slot = ring.next();
+    slot.module = 0;
+    slot.offset = kStopOffset;
+    link.shadow[ring.position(ring.published())] = nullptr;
+    ring.publish();
+    ring.wake();
+}
+
+void PoolCore::ask_all_to_stop() {
+    for (WorkerLink& link : links_) ask_to_stop(link);
+}
+
+// One at a time: a worker that is too old, or has grown too much.
+void PoolCore::retire_old(sys::Clock::time_point now) {
+    if (options_.max_age.count() == 0 && options_.max_memory_growth == 0) return;
+    if (std::any_of(links_.begin(), links_.end(),
+                    [](const WorkerLink& l) { return l.retiring || (l.alive && !l.ready); }))
+        return;
+    for (WorkerLink& link : links_) {
+        if (!link.alive || link.stopping || link.eviction) continue;
+        bool old = options_.max_age.count() > 0 && now - link.started_at > options_.max_age;
+        bool large =
+            options_.max_memory_growth > 0 &&
+            private_memory(link.process.pid) > link.memory_at_start + options_.max_memory_growth;
+        if (!old && !large) continue;
+        link.retiring = true;
+        take_back_from(link, link.ring().consumed() + (front_runs(link) ? 1 : 0));
+        if (link.ring().in_flight() == 0) ask_to_stop(link);
+        return refill();
+    }
+}
+
+// After idle_timeout all workers leave.
+void PoolCore::sleep_if_idle(sys::Clock::time_point now) {
+    if (options_.idle_timeout.count() == 0 || asleep_ || joining_ || ending()) return;
+    if (outstanding_ > 0) return idle_since_.reset();
+    if (!idle_since_) idle_since_ = now;
+    if (now < *idle_since_ + options_.idle_timeout) return;
+    asleep_ = true;
+    for (WorkerLink& link : links_) {
+        link.dormant = true;
+        if (link.alive && link.ring().in_flight() == 0) ask_to_stop(link);
+    }
+}
+
+void PoolCore::wake_dormant() {
+    asleep_ = false;
+    idle_since_.reset();
+    for (WorkerLink& link : links_) {
+        link.dormant = false;
+        link.respawn_at = sys::Clock::now();
+    }
+    kick_supervisor();
+}
+
+void PoolCore::resize(unsigned workers) {
+    require_owner();
+    Lock lock(mutex_);
+    check_accepting();
+    target_ = workers;
+    kick_supervisor();
+}
+
+// Grows or shrinks to the number of workers that is wanted.
+void PoolCore::follow_target() {
+    Lock lock(mutex_);
+    std::uint32_t target = workers();
+    if (keyed_.size() == target) return;
+    std::vector<PoolTask*> keyed;
+    for (TaskList& list : keyed_)
+        while (!list.empty()) keyed.push_back(list.pop());
+    keyed_.resize(target);
+    while (links_.size() < target) {
+        links_.emplace_back().index = static_cast<std::uint32_t>(links_.size() - 1);
+        links_.back().dormant = asleep_;
+    }
+    for (WorkerLink& link : links_) {
+        link.surplus = link.index >= target;
+        if (!link.surplus || !link.alive || link.stopping) continue;
+        link.retiring = true;
+        take_back_from(link, link.ring().consumed() + (front_runs(link) ? 1 : 0));
+        if (link.ring().in_flight() == 0) ask_to_stop(link);
+    }
+    for (PoolTask* task : keyed) push_back_to_backlog(task);
+    refill();
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,60 @@
+// Tasks that wait, in the order in which they are begun: the higher priority first, then the older.
+#pragma once
+
+#include <cstdint>
+
+#include <sidestep/pool_task.hpp>
+
+namespace sidestep::detail {
+
+// Intrusive: a task is in one list at most. Threads: the caller serialises.
+class TaskList {
+  public:
+    bool empty() const { return !first_; }
+    std::uint64_t size() const { return size_; }
+    PoolTask* first() const { return first_; }
+    static PoolTask* next(const PoolTask* task) { return task->next_; }
+
+    // A new task: it comes behind its equals.
+    void push(PoolTask* task) {
+        PoolTask* before = last_;
+        while (before && comes_before(task, before)) before = before->previous_;
+        insert(task, before ? before->next_ : first_);
+    }
+    // One that was begun before, or was in a ring: likely to be among the first.
+    void push_old(PoolTask* task) {
+        PoolTask* next = first_;
+        while (next && comes_before(next, task)) next = next->next_;
+        insert(task, next);
+    }
+    PoolTask* pop() {
+        PoolTask* task = first_;
+        remove(task);
+        return task;
+    }
+    void remove(PoolTask* task) {
+        (task->next_ ? task->next_->previous_ : last_) = task->previous_;
+        (task->previous_ ? task->previous_->next_ : first_) = task->next_;
+        task->next_ = task->previous_ = nullptr;
+        --size_;
+    }
+
+  private:
+    static bool comes_before(const PoolTask* a, const PoolTask* b) {
+        if (a->priority_ != b->priority_) return a->priority_ > b->priority_;
+        return a->serial_ < b->serial_;
+    }
+    void insert(PoolTask* task, PoolTask* next) {
+        task->next_ = next;
+        task->previous_ = next ? next->previous_ : last_;
+        (next ? next->previous_ : last_) = task;
+        (task->previous_ ? task->previous_->next_ : first_) = task;
+        ++size_;
+    }
+
+    PoolTask* first_ = nullptr;
+    PoolTask* last_ = nullptr;
+    std::uint64_t size_ = 0;
+};
+
+}  // namespace sidestep::detail

@@ -1,0 +1,50 @@
+#include <sidestep/this_task.hpp>
+
+namespace sidestep {
+namespace detail {
+
+namespace {
+thread_local TaskContext current;
+}
+
+TaskContext* task_context() noexcept { return &current; }
+
+TaskScope::TaskScope(const TaskContext& context) noexcept : before_(current) { current = context; }
+TaskScope::~TaskScope() { current = before_; }
+
+}  // namespace detail
+
+namespace this_task {
+namespace {
+
+std::uint64_t mix(std::uint64_t x) {
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+}  // namespace
+
+bool stop_requested() noexcept {
+    // Relaxed: a request, nothing hangs on it but the task's own decision.
+    const detail::TaskContext& c = *detail::task_context();
+    if (c.stop_number) return c.stop_number->load(std::memory_order_relaxed) == c.number;
+    return c.stop_flag && c.stop_flag->load(std::memory_order_relaxed);
+}
+
+std::uint64_t number() noexcept { return detail::task_context()->number; }
+unsigned attempt() noexcept { return detail::task_context()->attempt; }
+
+std::uint64_t random_seed() noexcept {
+    const detail::TaskContext& c = *detail::task_context();
+    return mix(mix(c.seed) + c.item);
+}
+
+}  // namespace this_task
+
+namespace this_worker {
+int index() noexcept { return detail::task_context()->worker; }
+}  // namespace this_worker
+
+}  // namespace sidestep
