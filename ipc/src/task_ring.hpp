@@ -33,9 +33,10 @@ enum class SlotState : std::uint32_t { empty, ready, taken, done, cancelled };
 
 enum class ReplyKind : std::uint32_t { none, value, error, skipped };
 
-// Everything but the state is plain memory, guarded by R1 and R2.
+// Everything but the state is plain memory, guarded by R1 and R2; the three words at the end are
+// read by the parent while the worker runs, and lie apart from the state, which it polls.
 struct alignas(kCacheLine) TaskSlot {
-    static constexpr std::size_t kInline = 168;
+    static constexpr std::size_t kInline = 152;
 
     std::atomic<SlotState> state{SlotState::empty};
     ReplyKind reply{ReplyKind::none};  // worker
@@ -47,12 +48,15 @@ struct alignas(kCacheLine) TaskSlot {
     std::uint64_t size = 0;         // bytes of arguments, then of the result
     std::uint64_t duration_ns = 0;  // worker: from claim to completion
     std::uint32_t fds = 0;          // parent: how many descriptors travel beside
-    std::uint32_t attempt = 1;      // parent: how often it is run, with this time
-    // Read by the parent while the worker runs: atomic, and hints.
-    std::atomic<std::uint64_t> started_ns{
-        0};                                  // worker: when it was begun (steady clock); parent: 0
-    std::atomic<std::uint64_t> progress{0};  // worker: see chunk.hpp; parent: 0
-    std::byte inline_bytes[kInline];         // arguments, then result
+    std::uint16_t attempt = 1;      // parent: how often it is run, with this time
+    std::uint16_t timed = 0;        // parent: the start of each item of a chunk is of interest
+    std::uint32_t items_begin = 0;  // parent: which items of a chunk are to be run
+    std::uint32_t items_end = 0;
+    std::byte inline_bytes[kInline];  // arguments, then result
+    // Worker; zero at first.
+    std::atomic<std::uint64_t> started_ns{0};     // when the task or item was begun (steady clock)
+    std::atomic<std::uint64_t> progress{0};       // of a chunk: see ChunkProgress
+    std::atomic<std::uint64_t> partial_block{0};  // where the result is being written; 0: inline
 };
 static_assert(sizeof(TaskSlot) == 2 * kCacheLine && std::is_standard_layout_v<TaskSlot>);
 static_assert(std::atomic<SlotState>::is_always_lock_free);

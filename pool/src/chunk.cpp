@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "sys.hpp"
+
 namespace sidestep::detail {
 
 namespace {
@@ -14,43 +16,45 @@ std::string& description() {
 const std::string& process_description() { return description(); }
 void set_process_description(std::string text) { description() = std::move(text); }
 
-void ChunkErrors::add_current(std::uint64_t index) {
+std::uint64_t steady_now_ns() {
+    return static_cast<std::uint64_t>(sys::Clock::now().time_since_epoch().count());
+}
+
+void save_item_bits(OutputArchive& result, std::uint64_t count) {
+    static constexpr std::byte kNone[64] = {};
+    for (std::uint64_t bytes = (count + 7) / 8; bytes > 0;) {
+        std::uint64_t n = std::min<std::uint64_t>(bytes, sizeof kNone);
+        result.write(kNone, n);
+        bytes -= n;
+    }
+}
+
+void save_item_error(OutputArchive& result, std::uint64_t index) {
     HeapBuffer error;
     OutputArchive inner(error);
     save_current_exception(inner, process_description());
-    OutputArchive archive(bytes_);
-    archive(index, static_cast<std::uint64_t>(error.size()));
-    archive.write(error.begin(), error.size());
-    ++count_;
-}
-
-void ChunkErrors::finish(OutputArchive& result) const {
-    ChunkTrailer trailer{result.buffer().size(), count_};
-    if (count_ > 0) result.write(bytes_.begin(), bytes_.size());
-    result.write(&trailer, sizeof trailer);
+    result(static_cast<std::uint64_t>(error.size()));
+    result.write(error.begin(), error.size());
+    result.buffer().begin()[index / 8] |= std::byte{1} << (index % 8);
 }
 
 void ChunkReader::open(std::span<const std::byte> bytes, std::uint64_t items) {
-    ChunkTrailer trailer;
-    if (bytes.size() < sizeof trailer) throw_short_read(sizeof trailer, bytes.size());
-    auto body = bytes.first(bytes.size() - sizeof trailer);
-    std::memcpy(&trailer, bytes.data() + body.size(), sizeof trailer);
-    if (trailer.errors_begin > body.size() || trailer.errors > items)
-        throw_bad_length(trailer.errors_begin, body.size());
-    values_.reset(body.first(trailer.errors_begin));
-    errors_.reset(body.subspan(trailer.errors_begin));
-    errors_left_ = trailer.errors;
-    if (errors_left_ > 0) read_error_head();
+    std::uint64_t bits = (items + 7) / 8;
+    if (bytes.size() < bits) throw_short_read(bits, bytes.size());
+    bits_ = bytes.first(bits);
+    values_.reset(bytes.subspan(bits));
+    has_errors_ =
+        std::any_of(bits_.begin(), bits_.end(), [](std::byte b) { return b != std::byte(0); });
 }
 
-void ChunkReader::read_error_head() { errors_(error_index_, error_size_); }
-
 std::exception_ptr ChunkReader::next_error(std::uint64_t index) {
-    if (errors_left_ == 0 || index != error_index_) return nullptr;
-    InputArchive archive(errors_.view(static_cast<std::size_t>(error_size_)));
-    std::exception_ptr error = load_exception(archive);
-    if (--errors_left_ > 0) read_error_head();
-    return error;
+    if (!has_errors_ || (bits_[index / 8] & std::byte{1} << (index % 8)) == std::byte(0))
+        return nullptr;
+    std::uint64_t size = 0;
+    values_(size);
+    if (size > values_.remaining()) throw_bad_length(size, values_.remaining());
+    InputArchive archive(values_.view(static_cast<std::size_t>(size)));
+    return load_exception(archive);
 }
 
 std::size_t ChunkSizer::next() const {

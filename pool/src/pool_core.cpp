@@ -30,10 +30,11 @@ constexpr std::size_t kLeastArena = std::size_t(16) << 20;
 
 void Garbage::drop() {
     while (first_) PoolTaskRef last(std::exchange(first_, first_->garbage_));
+    objects_.clear();
 }
 
 void Garbage::drop(std::unique_lock<std::mutex>& lock) {
-    if (!first_) return;
+    if (!first_ && objects_.empty()) return;
     lock.unlock();
     drop();
     lock.lock();
@@ -58,15 +59,9 @@ void WorkerMemory::close_descriptors() {
     results.close_descriptor();
 }
 
-namespace {
-bool says_anything(const TaskOptions& o) {
-    return o.timeout.count() > 0 || o.memory_limit > 0 || o.retry.max_attempts > 1;
-}
-}  // namespace
-
 PoolCore::PoolCore(const PoolOptions& options)
     : options_(options),
-      has_default_options_(says_anything(options.task)),
+      has_default_options_(options.task.says_anything()),
       owner_pid_(::getpid()),
       control_segment_(Segment::create("sidestep-control", sizeof(ControlPage))),
       args_segment_(Segment::reserve("sidestep-args", options.arena_bytes, kLeastArena)),
@@ -172,6 +167,28 @@ void PoolCore::place(PoolTask* task) {
         push_backlog(task);
 }
 
+// A part of a chunk, for the stream that has that: also after close().
+void PoolCore::submit_again(const PoolTaskRef& task) {
+    require_owner();
+    Garbage garbage;
+    Lock lock(mutex_);
+    add_part(task);
+    if (ending() || joining_) return fail_cancelled(task.get(), "the pool has ended", garbage);
+    if (!links_.empty()) {
+        run_again(task.get());
+        return refill();
+    }
+    lock.unlock();
+    run_inline(*task, garbage);
+}
+
+// The pool has one more task.
+void PoolCore::add_part(const PoolTaskRef& task) {
+    task->serial_ = next_serial_++;
+    ++outstanding_;
+    (void)PoolTaskRef(task).release();  // the pool's own reference, until it is done
+}
+
 // How many tasks a ring may hold: two for long ones, hundreds for tiny ones.
 std::uint64_t PoolCore::depth() const {
     return std::clamp<std::uint64_t>(kPrefetchNs / std::max<std::uint64_t>(task_ns_, 1), 2,
@@ -218,7 +235,8 @@ WorkerLink* PoolCore::pick() {
 // again at its next tick.
 bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     RingParent& ring = link.ring();
-    const std::vector<int>& fds = task->descriptors_.numbers;
+    PoolTask::ArgumentView arguments = task->argument_view();
+    const std::vector<int>& fds = *arguments.fds;
     if (!fds.empty() && !send_task_fds(link.process.control.get(), task->serial_, fds)) {
         push_back_to_backlog(task);
         if (!std::exchange(ticking_, true)) kick_supervisor();
@@ -229,14 +247,19 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     slot.module = task->id_.where.module;
     slot.offset = task->id_.where.offset;
     slot.signature = task->id_.signature;
-    slot.size = task->arguments_.size();
+    slot.size = arguments.size;
     slot.fds = static_cast<std::uint32_t>(fds.size());
-    slot.attempt = task->attempts_ + 1u;
-    slot.started_ns.store(0, std::memory_order_relaxed);  // published with the rest
-    slot.progress.store(0, std::memory_order_relaxed);
-    slot.block = task->argument_block_;
+    slot.attempt = static_cast<std::uint16_t>(task->attempts_ + 1);
+    slot.timed = task->is_chunk() && task->options_ && task->options_->timeout.count() > 0;
+    slot.items_begin = task->items_begin_;
+    slot.items_end = task->items_end_;
+    slot.block = arguments.block;
     slot.reply = ReplyKind::none;
-    if (!slot.block) std::memcpy(slot.inline_bytes, task->bytes_, slot.size);
+    // Relaxed: published with the rest.
+    slot.started_ns.store(0, std::memory_order_relaxed);
+    slot.progress.store(0, std::memory_order_relaxed);
+    slot.partial_block.store(0, std::memory_order_relaxed);
+    if (!slot.block) std::memcpy(slot.inline_bytes, arguments.inline_bytes, slot.size);
     task->place_ = PoolTask::Place::ring;
     task->link_ = link.index;
     task->index_ = ring.published();
@@ -380,6 +403,7 @@ void PoolCore::accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task
     } else {
         std::memcpy(task.bytes_, reply.inline_bytes, reply.size);
     }
+    task.items_done_ = task.items_end_ - task.items_begin_;
     task.result_size_ = reply.size;
     task.has_value_ = reply.kind == ReplyKind::value;
     task.duration_ns_ = reply.duration_ns;

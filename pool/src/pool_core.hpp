@@ -75,8 +75,9 @@ struct Eviction {
     enum class Step : unsigned char { asked, terminated, killed };
     Step step = Step::asked;
     sys::Clock::time_point next_at;
-    BlockId arguments = 0;     // the task still reads them
-    PoolTask* task = nullptr;  // it is not done: it may be run again when the worker is free,
+    BlockId arguments = 0;       // the task still reads them,
+    std::shared_ptr<void> kept;  //   or these
+    PoolTask* task = nullptr;    // it is not done: it may be run again when the worker is free,
     FailureKind kind = FailureKind::error;
     std::exception_ptr error;  //   else this is its result
 };
@@ -115,6 +116,7 @@ class Garbage {
     Garbage& operator=(const Garbage&) = delete;
     ~Garbage() { drop(); }
     void add(PoolTask* task);
+    void add(std::shared_ptr<void> object) { objects_.push_back(std::move(object)); }
     void drop();
     // The same, with the mutex released meanwhile.
     void drop(std::unique_lock<std::mutex>& lock);
@@ -122,6 +124,7 @@ class Garbage {
   private:
     friend class PoolCore;
     PoolTask* first_ = nullptr;
+    std::vector<std::shared_ptr<void>> objects_;
 };
 
 class PoolCore : public std::enable_shared_from_this<PoolCore> {
@@ -142,6 +145,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     TaskOptions merge(TaskOptions options) const;
 
     void submit(const PoolTaskRef& task, Completions* sink, bool begun);
+    void submit_again(const PoolTaskRef& task);
     void run_in_background(std::function<void()> work);
     enum class Cancel { waiting_only, running_too };
     bool cancel(PoolTask& task, Cancel mode);
@@ -203,6 +207,10 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
 
     // Policies: what becomes of a task that fails, runs too long or is not wanted
     // (pool_policy.cpp). All with the mutex held.
+    void add_part(const PoolTaskRef& task);
+    bool split(WorkerLink& link, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
+               Garbage& garbage);
+    bool take_partial_result(WorkerLink& link, PoolTask& task);
     bool may_retry(const PoolTask& task, FailureKind kind) const;
     void settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Garbage& garbage);
     void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
@@ -244,6 +252,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void handle_control(std::uint32_t index);
     void handle_death(std::uint32_t index);
     void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage);
+    void lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error, Garbage& garbage);
     std::exception_ptr lost_error(const WorkerLink& link, const PoolTask& task,
                                   const ExitStatus& status);
     void note_barren_death(WorkerLink& link);

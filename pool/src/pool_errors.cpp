@@ -19,7 +19,8 @@ struct TaskError::Shared {
     void make_text() {
         std::string name =
             details.function ? detail::describe_function(details.function) : details.task_type;
-        text = describe(details, fmt::format("task {} ({})", details.task, name));
+        std::string item = details.item ? fmt::format("item {} of ", *details.item) : "";
+        text = describe(details, fmt::format("{}task {} ({})", item, details.task, name));
     }
 };
 

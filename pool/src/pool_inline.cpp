@@ -27,19 +27,22 @@ class InlineFds final : public FdSource {
 void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
     HeapBuffer result;
     std::exception_ptr error;
-    const std::byte* data = task.argument_block_ ? args_.data(task.argument_block_) : task.bytes_;
+    PoolTask::ArgumentView arguments = task.argument_view();
+    const std::byte* data = arguments.block ? args_.data(arguments.block) : arguments.inline_bytes;
     do {
         TaskContext context;
         context.number = context.item = task.serial_;
         context.seed = options_.seed;
         context.attempt = task.attempts_ + 1u;
         context.worker = 0;
+        context.items_begin = task.items_begin_;
+        context.items_end = task.items_end_;
         TaskScope scope(context);
         result.clear();
         error = nullptr;
         try {
-            InlineFds fds(task.descriptors_.numbers);
-            InputArchive input({data, task.arguments_.size()}, &fds);
+            InlineFds fds(*arguments.fds);
+            InputArchive input({data, arguments.size}, &fds);
             OutputArchive output(result);
             task.entry_->run(input, output);
         } catch (abi::__forced_unwind&) {
@@ -51,7 +54,9 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
              (!task.options_->retry.when || task.options_->retry.when(error)) && ++task.attempts_);
     Lock lock(mutex_);
     if (error) return fail(&task, error, garbage);
-    task.inline_result_.assign(result.bytes().begin(), result.bytes().end());
+    task.own_result_.assign(result.bytes().begin(), result.bytes().end());
+    task.result_size_ = result.size();
+    task.items_done_ = task.items_end_ - task.items_begin_;
     task.has_value_ = true;
     complete(&task, garbage);
 }

@@ -147,7 +147,9 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
     } else {
         eviction.next_at += options_.stop_grace;
     }
-    if (may_retry(*task, kind)) {
+    if (kind != FailureKind::cancelled && split(link, task, kind, error, garbage)) {
+        eviction.kept = task->kept_;
+    } else if (may_retry(*task, kind)) {
         task->place_ = PoolTask::Place::evicted;
         eviction.task = task;
         eviction.error = std::move(error);
@@ -164,6 +166,7 @@ void PoolCore::finish_eviction(WorkerLink& link, Garbage& garbage) {
     link.eviction.reset();
     --evictions_;
     if (eviction.arguments) args_.free(eviction.arguments);
+    if (eviction.kept) garbage.add(std::move(eviction.kept));
     if (!eviction.task) return;
     if (ending())
         fail_cancelled(eviction.task, "the task was cancelled: its pool was terminated", garbage);

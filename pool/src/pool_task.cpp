@@ -21,7 +21,7 @@ PoolTask::PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind)
       arguments_(*this) {}
 
 PoolTask::~PoolTask() {
-    if (argument_block_) core_->free_argument(argument_block_);  // never submitted
+    if (argument_block_) core_->free_argument(argument_block_);  // kept, or never submitted
     if (result_block_) core_->free_result(*memory_, result_block_);
 }
 
@@ -39,7 +39,59 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
 }
 
 void PoolTask::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
+    // A part of a chunk may be wanted once more, when all of it is done.
+    if (task->is_chunk() && task->options_ && task->options_->retry.max_attempts > 1)
+        task->keep_arguments();
     task->core_->submit(task, sink, begun);
+}
+
+PoolTask::KeptArguments::~KeptArguments() {
+    if (block) core->free_argument(block);
+}
+
+void PoolTask::keep_arguments() {
+    if (kept_) return;
+    kept_ = std::make_shared<KeptArguments>();
+    kept_->core = core_;
+    kept_->block = std::exchange(argument_block_, 0);
+    kept_->size = arguments_.size();
+    if (!kept_->block) kept_->inline_bytes.assign(bytes_, bytes_ + kept_->size);
+    kept_->descriptors.numbers.swap(descriptors_.numbers);
+}
+
+PoolTask::ArgumentView PoolTask::argument_view() const {
+    if (!kept_) return {argument_block_, arguments_.size(), bytes_, &descriptors_.numbers};
+    return {kept_->block, kept_->size, kept_->inline_bytes.data(), &kept_->descriptors.numbers};
+}
+
+// The items [begin, end) of this chunk, as a task of their own.
+PoolTaskRef PoolTask::part(std::uint32_t begin, std::uint32_t end) {
+    PoolTaskRef task(new PoolTask(core_, {id_, *entry_, function_}));
+    keep_arguments();
+    task->kept_ = kept_;
+    task->options_ = options_;
+    if (own_options_) {
+        task->own_options_ = std::make_unique<TaskOptions>(*own_options_);
+        task->options_ = task->own_options_.get();
+    }
+    task->priority_ = priority_;
+    task->items_begin_ = begin;
+    task->items_end_ = end;
+    task->first_item_ = first_item_;
+    return task;
+}
+
+PoolTaskRef PoolTask::run_item_again(const PoolTaskRef& task, std::uint32_t item,
+                                     const std::exception_ptr& error) {
+    const TaskOptions* options = task->options_;
+    if (!options || task->attempts_ + 1u >= options->retry.max_attempts) return {};
+    if (options->retry.when && !options->retry.when(error)) return {};
+    PoolTaskRef part = task->part(task->items_begin_ + item, task->items_begin_ + item + 1);
+    part->attempts_ = static_cast<std::uint16_t>(task->attempts_ + 1);
+    part->crashes_ = task->crashes_;
+    part->out_of_memory_ = task->out_of_memory_;
+    task->core_->submit_again(part);
+    return part;
 }
 
 void check_options(const TaskOptions& options) {
@@ -122,12 +174,13 @@ void require_done(const TaskState& task) {
 }  // namespace
 
 std::span<const std::byte> PoolTask::reply() const {
-    if (!inline_result_.empty()) return inline_result_;
+    if (!own_result_.empty()) return own_result_;
     const std::byte* data =
         result_block_ ? memory_->results.data() + Arena::offset(result_block_) : bytes_;
     return {data, result_size_};
 }
 
+// A chunk that was split has the results of its first items, whatever befell the others.
 std::span<const std::byte> PoolTask::result() const {
     if (std::exception_ptr e = error()) std::rethrow_exception(e);
     return reply();

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include <sidestep/chunk.hpp>
 #include <sidestep/pool_errors.hpp>
 
 #include "error.hpp"
@@ -80,8 +81,14 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ga
         else if (not_begun)
             push_back_to_backlog(task);
         else
-            settle(task, FailureKind::crash, lost_error(link, *task, status), garbage);
+            lose(link, task, lost_error(link, *task, status), garbage);
     }
+}
+
+void PoolCore::lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error,
+                    Garbage& garbage) {
+    if (!split(link, task, FailureKind::crash, error, garbage))
+        settle(task, FailureKind::crash, error, garbage);
 }
 
 TaskError::Details PoolCore::describe(const WorkerLink& link, const PoolTask& task) {
@@ -91,6 +98,12 @@ TaskError::Details PoolCore::describe(const WorkerLink& link, const PoolTask& ta
     details.task = task.serial_;
     details.task_type = describe_entry(*task.entry_);
     details.function = task.function_;
+    if (task.is_chunk() && link.memory) {
+        RingParent& ring = link.memory->ring;
+        std::uint64_t done = ChunkProgress::items(
+            ring.slot(ring.consumed()).progress.load(std::memory_order_relaxed));
+        details.item = task.first_item_ + task.items_begin_ + done;
+    }
     return details;
 }
 

@@ -94,6 +94,8 @@ class ResultBuffer final : public OutputBuffer {
         std::size_t used = size();
         BlockId larger = arena_->allocate(std::max(used + more, 2 * capacity()));
         std::memcpy(arena_->data(larger), begin(), used);
+        // SYNC(progress): what was finished is there before the parent looks for it there.
+        slot_->partial_block.store(larger, std::memory_order_release);
         if (block_) arena_->free(block_);
         block_ = larger;
         set_window(arena_->data(block_), used, Arena::capacity(block_));
@@ -172,6 +174,10 @@ class Worker {
             slot->started_ns.store(begin, std::memory_order_relaxed);  // a hint for the parent
             context_->number = context_->item = slot->serial;
             context_->attempt = slot->attempt;
+            context_->items_begin = slot->items_begin;
+            context_->items_end = slot->items_end;
+            context_->progress = &slot->progress;
+            context_->started_ns = slot->timed ? &slot->started_ns : nullptr;
             run(*slot);
             std::uint64_t end = now_ns();
             std::uint64_t duration = end - begin;

@@ -1,14 +1,21 @@
 // Several items in one task: how map and the streams cut their input. Internal.
 //
-// Arguments of a chunk: the callable, the number of items, the items.
-// Result of a chunk:    the results of the items that succeeded, in order; then, for each that
-//                       failed, {index in the chunk, size, error}; then the trailer: where the
-//                       errors begin, and how many there are.
-// One item's error is that item's alone; a result that cannot be serialized is such an error.
+// Arguments of a chunk: the callable, {the number of items n, the first one's place in the input},
+// the
+//                       items.
+// Result of a chunk:    a bit for each item, set if it failed ((n + 7) / 8 bytes); then, for each
+// item
+//                       in order, its value, or {size, error}.
+//
+// One item's error is that item's alone; a result that cannot be serialized is such an error. After
+// each item the worker says how far it is (ChunkProgress), so that if it dies, or is stopped, what
+// was done is kept, one item is to blame, and the rest is run elsewhere.
 #pragma once
 
 #include <cxxabi.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <string>
@@ -18,6 +25,7 @@
 
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/this_task.hpp>
 
 namespace sidestep::detail {
 
@@ -25,21 +33,24 @@ namespace sidestep::detail {
 const std::string& process_description();
 void set_process_description(std::string text);
 
-struct ChunkTrailer {
-    std::uint64_t errors_begin = 0;
-    std::uint64_t errors = 0;
+// How many items are finished, and how many bytes of the result they take; one word.
+struct ChunkProgress {
+    static constexpr unsigned kSizeBits = 40;
+    static constexpr std::uint64_t kMostItems = std::uint64_t(1) << 23;
+
+    static std::uint64_t pack(std::uint64_t items, std::uint64_t bytes) {
+        return items << kSizeBits | bytes;
+    }
+    static std::uint64_t items(std::uint64_t word) { return word >> kSizeBits; }
+    static std::uint64_t bytes(std::uint64_t word) {
+        return word & ((std::uint64_t(1) << kSizeBits) - 1);
+    }
 };
 
-// The errors of a chunk while it runs.
-class ChunkErrors {
-  public:
-    void add_current(std::uint64_t index);  // the exception that is being handled
-    void finish(OutputArchive& result) const;
-
-  private:
-    std::uint64_t count_ = 0;
-    HeapBuffer bytes_;
-};
+// Writes the exception that is being handled as the result of item `index` of `count`.
+void save_item_error(OutputArchive& result, std::uint64_t index);
+void save_item_bits(OutputArchive& result, std::uint64_t count);
+std::uint64_t steady_now_ns();
 
 template <bool kSpread, class F, class Item>
 struct ChunkResult {
@@ -62,13 +73,21 @@ struct Chunk {
     }
     static void run(InputArchive& arguments, OutputArchive& result) {
         F f = load_callable<F>(arguments);
-        std::uint64_t count = 0;
-        arguments(count);
-        ChunkErrors errors;
-        for (std::uint64_t i = 0; i < count; ++i) {
+        std::uint64_t count = 0, first = 0;
+        arguments(count, first);
+        TaskContext& context = *task_context();
+        std::uint64_t begin = std::min<std::uint64_t>(context.items_begin, count);
+        std::uint64_t end =
+            context.items_end ? std::min<std::uint64_t>(context.items_end, count) : count;
+        save_item_bits(result, end - begin);
+        for (std::uint64_t i = 0; i < end; ++i) {
             // An item that cannot be read leaves the rest unreadable: that fails the whole chunk.
-            Item item{};
+            Item item = make_blank<Item>();
             arguments(item);
+            if (i < begin) continue;  // another one's
+            context.item = first + i;
+            if (context.started_ns)
+                context.started_ns->store(steady_now_ns(), std::memory_order_relaxed);  // a hint
             std::size_t mark = result.buffer().size();
             try {
                 if constexpr (std::is_void_v<Result>)
@@ -79,33 +98,34 @@ struct Chunk {
                 throw;
             } catch (...) {
                 result.buffer().truncate(mark);
-                errors.add_current(i);
+                save_item_error(result, i - begin);
             }
+            // SYNC(progress): release, pairs with PoolCore::take_partial_result.
+            if (context.progress)
+                context.progress->store(ChunkProgress::pack(i - begin + 1, result.buffer().size()),
+                                        std::memory_order_release);
+            if (this_task::stop_requested()) return;  // nobody waits for the rest
         }
-        arguments.expect_end();
-        errors.finish(result);
+        if (end == count) arguments.expect_end();
     }
 };
 
 // Reads a chunk's result, item by item.
 class ChunkReader {
   public:
-    // The bytes must outlive the reader. Throws SerializationError.
+    // The bytes of a result that was begun with `items` items; the last ones may be missing. They
+    // must outlive the reader. Throws SerializationError.
     void open(std::span<const std::byte> bytes, std::uint64_t items);
 
     // The error of item `index` (asked in order), or null: then its value is next in values().
     std::exception_ptr next_error(std::uint64_t index);
     InputArchive& values() { return values_; }
-    bool has_errors() const { return errors_left_ > 0; }
+    bool has_errors() const { return has_errors_; }
 
   private:
-    void read_error_head();
-
     InputArchive values_{std::span<const std::byte>()};
-    InputArchive errors_{std::span<const std::byte>()};
-    std::uint64_t errors_left_ = 0;
-    std::uint64_t error_index_ = 0;
-    std::uint64_t error_size_ = 0;
+    std::span<const std::byte> bits_;
+    bool has_errors_ = false;
 };
 
 // Chooses how many items the next chunk gets.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -25,20 +26,22 @@ class TaskError : public PoolError {
     struct Details {
         int pid = 0;  // of the worker
         unsigned worker_index = 0;
-        std::uint64_t task = 0;          // its number in the pool, from 1
-        std::string task_type;           // what kind of task, as the compiler spells it
-        const void* function = nullptr;  // the function, if the callable is a pointer to one
-        ExitStatus exit_status;          // WorkerLost
-        std::string note;                // WorkerLost: further findings, or empty
-        bool oom_killed = false;         // WorkerLost: see there
-        std::uint64_t limit = 0;         // TaskTimeout: nanoseconds; OutOfMemory: bytes
-        std::uint64_t used = 0;          // OutOfMemory: bytes
+        std::uint64_t task = 0;             // its number in the pool, from 1
+        std::string task_type;              // what kind of task, as the compiler spells it
+        const void* function = nullptr;     // the function, if the callable is a pointer to one
+        std::optional<std::uint64_t> item;  // of a map: its place in the input, from 0
+        ExitStatus exit_status;             // WorkerLost
+        std::string note;                   // WorkerLost: further findings, or empty
+        bool oom_killed = false;            // WorkerLost: see there
+        std::uint64_t limit = 0;            // TaskTimeout: nanoseconds; OutOfMemory: bytes
+        std::uint64_t used = 0;             // OutOfMemory: bytes
     };
 
     const char* what() const noexcept override;
     int pid() const { return details().pid; }
     std::uint64_t task() const { return details().task; }
     unsigned worker_index() const { return details().worker_index; }
+    std::optional<std::uint64_t> item() const { return details().item; }
 
   protected:
     using Describe = std::string (*)(const Details& details, const std::string& name);

@@ -72,6 +72,10 @@ struct MapOptions {
     // imap only: the most items that are pulled from the input and not yet taken from the stream;
     // at least one chunk is. 0: a few chunks for each worker.
     std::size_t window = 0;
+
+    // For each item: timeout, memory limit, retries; and the priority of the whole. What is not set
+    // is the pool's. (A key has no meaning here.)
+    TaskOptions task = {};
 };
 
 }  // namespace sidestep

@@ -50,7 +50,7 @@ void check_options(const TaskOptions& options);
 // constant from then on.
 class PoolTask final : public TaskState {
   public:
-    static constexpr std::size_t kInline = 168;
+    static constexpr std::size_t kInline = 152;
 
     // Starts a task of this kind; write its arguments, then submit(). Options: null for the pool's.
     static PoolTaskRef create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
@@ -62,6 +62,25 @@ class PoolTask final : public TaskState {
     static void submit(const PoolTaskRef& task, Completions* sink = nullptr, bool begun = false);
     // Takes it back if no worker has begun it.
     bool cancel_waiting();
+
+    // A chunk of a map: so many items, the first of which is the `first`-th of the input. What
+    // befalls one of them costs the others nothing.
+    void set_chunk(std::uint32_t items, std::uint64_t first) {
+        items_end_ = items;
+        first_item_ = first;
+    }
+    // Once done: how many items were run, from the first on. They are all, or what came after is in
+    // other tasks, which run already: the item that ended this one (or its error), and the rest.
+    std::uint32_t items_done() const { return items_done_; }
+    struct Split {
+        std::exception_ptr error;  // of the item, or
+        PoolTaskRef again;         //   this, which runs it once more
+        PoolTaskRef rest;          // null: there is none
+    };
+    const Split* split() const { return split_.get(); }
+    // Runs an item that failed once more, if its options allow that; else null.
+    static PoolTaskRef run_item_again(const PoolTaskRef& task, std::uint32_t item,
+                                      const std::exception_ptr& error);
 
     bool wait(const Deadline& deadline) override;
     bool poll() override;
@@ -103,9 +122,30 @@ class PoolTask final : public TaskState {
         std::vector<int> numbers;
     };
 
+    // Arguments that a task shares with the parts that it was split into. The last one to go frees
+    // them, which takes the pool's mutex.
+    struct KeptArguments {
+        ~KeptArguments();
+        std::shared_ptr<PoolCore> core;
+        std::uint64_t block = 0;
+        std::size_t size = 0;
+        std::vector<std::byte> inline_bytes;
+        Descriptors descriptors;
+    };
+    struct ArgumentView {
+        std::uint64_t block;
+        std::size_t size;
+        const std::byte* inline_bytes;
+        const std::vector<int>* fds;
+    };
+    ArgumentView argument_view() const;
+
     PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind);
     ~PoolTask() override;
     std::span<const std::byte> reply() const;
+    void keep_arguments();
+    PoolTaskRef part(std::uint32_t begin, std::uint32_t end);
+    bool is_chunk() const { return items_end_ > 0; }
 
     // Constant after construction.
     const std::shared_ptr<PoolCore> core_;
@@ -123,6 +163,11 @@ class PoolTask final : public TaskState {
     std::uint16_t crashes_ = 0;
     std::uint16_t out_of_memory_ = 0;
     std::int32_t priority_ = 0;
+    std::uint32_t items_begin_ = 0, items_end_ = 0;  // of a chunk; 0, 0: it is none
+    std::uint32_t items_done_ = 0;
+    std::uint64_t first_item_ = 0;
+    std::shared_ptr<KeptArguments> kept_;  // instead of its own
+    std::unique_ptr<Split> split_;
     std::uint32_t link_ = 0;   // in a ring: whose,
     std::uint64_t index_ = 0;  //   and at which index
     std::uint64_t serial_ = 0;
@@ -132,7 +177,7 @@ class PoolTask final : public TaskState {
     std::size_t result_size_ = 0;
     std::shared_ptr<WorkerMemory> memory_;
     std::exception_ptr failure_;
-    std::vector<std::byte> inline_result_;  // of a pool without workers
+    std::vector<std::byte> own_result_;  // where bytes_ cannot have it
     Completions* sink_ = nullptr;
     PoolTask* next_ = nullptr;  // in a TaskList, then in the sink
     PoolTask* previous_ = nullptr;

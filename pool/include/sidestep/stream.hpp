@@ -111,6 +111,8 @@ class Stream {
           window_(options.window),
           most_chunks_(2 * workers + 2) {
         check();
+        detail::check_options(options.task);
+        if (options.task.says_anything()) options_ = std::make_unique<TaskOptions>(options.task);
         if constexpr (kUnordered) completions_ = std::make_unique<detail::Completions>(core_);
     }
     // Internal: chunks may be submitted after the pool's close().
@@ -202,7 +204,7 @@ class Stream {
 
     // Items in the next chunk.
     std::size_t next_size() const {
-        std::size_t most = sizer_.next();
+        std::size_t most = std::min(sizer_.next(), detail::ChunkProgress::kMostItems);
         return window_ > 0 ? std::min(most, window_) : most;
     }
     bool may_submit() const {
@@ -259,13 +261,15 @@ class Stream {
     // Pulls the next items and sends them off as one task.
     void submit_chunk() {
         scratch_.clear();
-        detail::PoolTaskRef task = detail::PoolTask::create(core_, detail::task_kind<Body>(f_));
+        detail::PoolTaskRef task =
+            detail::PoolTask::create(core_, detail::task_kind<Body>(f_), options_.get());
         std::uint64_t count = pull_items(*task, next_size());
         if (count > 0) {
             OutputArchive archive(task->arguments(), task->fds());
             detail::save_callable<F>(archive, f_);
-            archive(count);
+            archive(count, static_cast<std::uint64_t>(submitted_));
             archive.write(scratch_.begin(), scratch_.size());
+            task->set_chunk(static_cast<std::uint32_t>(count), submitted_);
             detail::PoolTask::submit(task, completions_.get(), begun_);
             note_submitted({std::move(task), submitted_, static_cast<std::size_t>(count), {}});
         }
@@ -302,13 +306,25 @@ class Stream {
         open_->error = chunk.error;
         if (!chunk.task) return;
         chunk.task->wait({});
-        sizer_.completed(chunk.items, chunk.task->duration_ns());
         open_->task = std::move(chunk.task);
         try {
             open_->reader.open(open_->task->result(), open_->items);
+            take_split();
+            sizer_.completed(open_->items, open_->task->duration_ns());
         } catch (...) {  // the whole chunk failed: each of its items did
             open_->error = std::current_exception();
         }
+    }
+
+    // A chunk that was ended by one of its items: that one comes next, and the rest after it.
+    void take_split() {
+        const detail::PoolTask::Split* split = open_->task->split();
+        if (!split) return;
+        std::size_t done = open_->task->items_done();
+        std::size_t item = open_->first + done;
+        if (split->rest) flying_.push_front({split->rest, item + 1, open_->items - done - 1, {}});
+        flying_.push_front({split->again, item, 1, split->error});
+        open_->items = done;
     }
 
     Outcome<Result> read_item() {
@@ -317,7 +333,7 @@ class Stream {
         std::size_t index = open_->first + at;
         if (open_->error) return {index, open_->error};
         try {
-            if (auto error = open_->reader.next_error(at)) return {index, std::move(error)};
+            if (auto error = open_->reader.next_error(at)) return retried(at, std::move(error));
             Value value{};
             if constexpr (!std::is_void_v<Result>) open_->reader.values()(value);
             return {index, std::move(value)};
@@ -325,6 +341,34 @@ class Stream {
             open_->error = std::current_exception();
             return {index, open_->error};
         }
+    }
+
+    // An item that threw is run again, here and now, if its options say so.
+    Outcome<Result> retried(std::size_t at, std::exception_ptr error) {
+        std::size_t index = open_->first + at;
+        detail::PoolTaskRef task = open_->task;
+        auto item = static_cast<std::uint32_t>(at);
+        while ((task = detail::PoolTask::run_item_again(task, item, error))) {
+            item = 0;
+            try {
+                task->wait({});
+                while (const auto* split = task->split()) {  // it cost its worker
+                    if (!split->again) return {index, split->error};
+                    task = split->again;
+                    task->wait({});
+                }
+                detail::ChunkReader reader;
+                reader.open(task->result(), 1);
+                error = reader.next_error(0);
+                if (error) continue;
+                Value value{};
+                if constexpr (!std::is_void_v<Result>) reader.values()(value);
+                return {index, std::move(value)};
+            } catch (...) {
+                return {index, std::current_exception()};
+            }
+        }
+        return {index, std::move(error)};
     }
 
     // The rest of an open chunk without errors, without an Outcome for each.
@@ -359,6 +403,7 @@ class Stream {
     detail::ChunkSizer sizer_;
     std::size_t window_;
     std::size_t most_chunks_;
+    std::unique_ptr<TaskOptions> options_;              // null: the pool's
     std::unique_ptr<detail::Completions> completions_;  // unordered only
     std::deque<Flying> flying_;
     std::unique_ptr<Open> open_;

@@ -55,6 +55,12 @@ struct TaskOptions {
     // Tasks with the same key (not 0) run in the same worker, one after the other: for what a
     // worker keeps between tasks. If the worker is replaced, they move to the new one.
     std::uint64_t key = 0;
+
+    // False: all fields have their default values.
+    bool says_anything() const {
+        return timeout.count() != 0 || memory_limit != 0 || retry.max_attempts != 0 ||
+               priority != 0 || key != 0;
+    }
 };
 
 }  // namespace sidestep

@@ -22,6 +22,10 @@ struct TaskContext {
     const std::atomic<std::uint64_t>* stop_number =
         nullptr;                                   // the task with this number is to stop
     const std::atomic<bool>* stop_flag = nullptr;  // this one is
+    // For a chunk of a map.
+    std::uint32_t items_begin = 0, items_end = 0;      // which are to be run; 0, 0: all
+    std::atomic<std::uint64_t>* progress = nullptr;    // told after each item (ChunkProgress)
+    std::atomic<std::uint64_t>* started_ns = nullptr;  // told before each item
 };
 // Never null.
 TaskContext* task_context() noexcept;

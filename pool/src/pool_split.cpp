@@ -1,0 +1,81 @@
+// What befalls one item of a chunk costs that item alone: what the worker had finished is kept, the
+// rest becomes a task of its own.
+#include <atomic>
+
+#include <sidestep/chunk.hpp>
+
+#include "pool_core.hpp"
+
+namespace sidestep::detail {
+
+// Copies the finished items' results out of the worker's memory. False: what it wrote makes no
+// sense.
+bool PoolCore::take_partial_result(WorkerLink& link, PoolTask& task) {
+    static constexpr int kLooks = 8;  // it may still be running, and move them meanwhile
+    RingParent& ring = link.ring();
+    TaskSlot& slot = ring.slot(ring.consumed());
+    const Segment& results = link.memory->results;
+    for (int look = 0; look < kLooks; ++look) {
+        // SYNC(progress): acquire, pairs with Chunk::run and ResultBuffer::grow.
+        std::uint64_t progress = slot.progress.load(std::memory_order_acquire);
+        BlockId block = slot.partial_block.load(std::memory_order_acquire);
+        std::uint64_t items = ChunkProgress::items(progress), size = ChunkProgress::bytes(progress);
+        std::uint64_t bits = (task.items_end_ - task.items_begin_ + 7u) / 8;
+        if (items > task.items_end_ - task.items_begin_) return false;
+        if (items == 0) {
+            task.own_result_.assign(bits, std::byte(0));
+        } else if (block == 0) {
+            if (size > PoolTask::kInline || size < bits) return false;
+            task.own_result_.assign(slot.inline_bytes, slot.inline_bytes + size);
+        } else {
+            if (!Arena::is_valid(block, results.size()) || size > Arena::capacity(block) ||
+                size < bits)
+                return false;
+            const std::byte* data = results.data() + Arena::offset(block);
+            task.own_result_.assign(data, data + size);
+        }
+        // The copy is of one place, if that has not changed meanwhile (a seqlock's reader).
+        std::atomic_thread_fence(std::memory_order_acquire);
+        if (slot.partial_block.load(std::memory_order_relaxed) != block) continue;
+        task.items_done_ = static_cast<std::uint32_t>(items);
+        task.result_size_ = task.own_result_.size();
+        task.has_value_ = true;
+        return true;
+    }
+    return false;
+}
+
+// The chunk at the front of the ring was ended while it ran. False: it is none, or cannot be split.
+bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
+                     const std::exception_ptr& error, Garbage& garbage) {
+    if (!task->is_chunk() || link.corrupt || !take_partial_result(link, *task)) return false;
+    std::uint32_t item = task->items_begin_ + task->items_done_;
+    if (item == task->items_end_) {  // all was done, but for saying so
+        complete(task, garbage);
+        return true;
+    }
+    auto split = std::make_unique<PoolTask::Split>();
+    if (item + 1 < task->items_end_) split->rest = task->part(item + 1, task->items_end_);
+    if (may_retry(*task, kind)) {
+        split->again = task->part(item, item + 1);
+        split->again->attempts_ = task->attempts_;
+        split->again->crashes_ = task->crashes_;
+        split->again->out_of_memory_ = task->out_of_memory_;
+    } else {
+        split->error = error;
+    }
+    PoolTaskRef again = split->again, rest = split->rest;
+    for (const PoolTaskRef& part : {again, rest}) {
+        if (!part) continue;
+        part->sink_ = task->sink_;
+        add_part(part);
+    }
+    task->keep_arguments();  // its worker may still read them
+    task->split_ = std::move(split);
+    complete(task, garbage);
+    if (again) judge(again.get(), kind, [error] { return error; });
+    if (rest) push_back_to_backlog(rest.get());
+    return true;
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,219 @@
+// Maps in which single items crash, hang, throw or use too much memory: the others of their chunk
+// do not notice.
+#include <signal.h>
+#include <unistd.h>
+#include <catch2/catch.hpp>
+
+#include <chrono>
+#include <map>
+#include <numeric>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "pool_support.hpp"
+
+namespace mp = sidestep;
+using namespace std::chrono_literals;
+using test::methods;
+
+namespace {
+
+std::vector<int> numbers(int count) {
+    std::vector<int> items(static_cast<std::size_t>(count));
+    std::iota(items.begin(), items.end(), 0);
+    return items;
+}
+
+// Counts how often each item ran, in word i; every 10th item dies.
+struct Crasher {
+    std::string path;
+    int modulus = 10;
+    int operator()(int x) const {
+        test::bump(path, static_cast<std::size_t>(x));
+        return x % modulus == 3 ? test::die(SIGKILL) : 2 * x;
+    }
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(path, modulus);
+    }
+};
+
+// The first time that an item of these runs it dies, throws or hangs; then it works.
+struct Flaky {
+    std::string path;
+    int operator()(int x) const {
+        std::uint64_t before = test::bump(path, static_cast<std::size_t>(x));
+        if (before == 0 && x % 7 == 2) test::die(SIGKILL);
+        if (before == 0 && x % 7 == 3) throw std::runtime_error("flaky");
+        if (before == 0 && x % 7 == 5) pause();
+        return static_cast<int>(mp::this_task::attempt());
+    }
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(path);
+    }
+};
+
+std::string long_text(int x) {
+    if (x == 25) test::die(SIGSEGV);
+    return std::string(10'000, static_cast<char>('a' + x % 26));
+}
+
+int hang_at(int x) {
+    if (x == 5 || x == 17) pause();
+    return x;
+}
+
+}  // namespace
+
+TEST_CASE("items that kill their workers fail alone, and every other item runs once",
+          "[pool][chunk][lost]") {
+    auto method = GENERATE(from_range(methods()));
+    bool ordered = GENERATE(true, false);
+    test::SharedWords words(60);
+    mp::Pool pool({.processes = 2, .start_method = method});
+    std::set<std::size_t> failed, seen;
+    auto check = [&](auto&& stream) {
+        for (auto& item : std::move(stream).outcomes()) {
+            CHECK(seen.insert(item.index()).second);
+            if (item) {
+                CHECK(item.value() == 2 * static_cast<int>(item.index()));
+                continue;
+            }
+            failed.insert(item.index());
+            try {
+                item.value();
+            } catch (const mp::WorkerLost& error) {
+                CHECK(error.item() == item.index());
+                CHECK_THAT(error.what(), Catch::Contains("item " + std::to_string(item.index())));
+            }
+        }
+    };
+    if (ordered)
+        check(pool.imap(Crasher{words.path()}, numbers(60), {.chunksize = 20}));
+    else
+        check(pool.imap_unordered(Crasher{words.path()}, numbers(60), {.chunksize = 20}));
+    CHECK(seen.size() == 60);
+    CHECK(failed == std::set<std::size_t>{3, 13, 23, 33, 43, 53});
+    for (std::size_t i = 0; i < 60; ++i) CHECK(words[i] == 1);
+}
+
+TEST_CASE("results that were finished before the crash are kept, large ones too",
+          "[pool][chunk][lost]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    std::size_t good = 0;
+    for (auto& item : pool.imap(long_text, numbers(40), {.chunksize = 40}).outcomes()) {
+        if (item.index() == 25) {
+            CHECK_THROWS_AS(item.value(), mp::WorkerLost);
+            continue;
+        }
+        REQUIRE(item.has_value());
+        good += item.value() == long_text(static_cast<int>(item.index()));
+    }
+    CHECK(good == 39);
+}
+
+TEST_CASE("an item that hangs fails with TaskTimeout, the rest of its chunk runs",
+          "[pool][chunk][timeout]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 2, .start_method = method});
+    std::vector<std::size_t> failed;
+    auto stream = pool.imap(hang_at, numbers(20), {.chunksize = 20, .task = {.timeout = 200ms}});
+    for (auto& item : stream.outcomes()) {
+        if (item) {
+            CHECK(item.value() == static_cast<int>(item.index()));
+            continue;
+        }
+        failed.push_back(item.index());
+        CHECK_THROWS_AS(item.value(), mp::TaskTimeout);
+    }
+    CHECK(failed == std::vector<std::size_t>{5, 17});
+}
+
+TEST_CASE("the timeout is each item's, not the chunk's", "[pool][chunk][timeout]") {
+    mp::Pool pool({.processes = 1});
+    auto nap = [](int x) {
+        std::this_thread::sleep_for(100ms);
+        return x;
+    };
+    CHECK(pool.map(nap, numbers(12), {.chunksize = 12, .task = {.timeout = 1s}}) == numbers(12));
+}
+
+TEST_CASE("in a chunk only the items that failed are run again", "[pool][chunk][retry]") {
+    auto method = GENERATE(from_range(methods()));
+    bool ordered = GENERATE(true, false);
+    test::SharedWords words(28);
+    mp::Pool pool({.processes = 2, .start_method = method});
+    mp::MapOptions options{.chunksize = 14,
+                           .task = {.timeout = 300ms, .retry = {.max_attempts = 2}}};
+    std::map<std::size_t, int> attempts;
+    auto take = [&](auto&& stream) {
+        for (auto& item : std::move(stream).outcomes()) attempts[item.index()] = item.value();
+    };
+    if (ordered)
+        take(pool.imap(Flaky{words.path()}, numbers(28), options));
+    else
+        take(pool.imap_unordered(Flaky{words.path()}, numbers(28), options));
+    CHECK(attempts.size() == 28);
+    for (std::size_t i = 0; i < 28; ++i) {
+        bool flaky = i % 7 == 2 || i % 7 == 3 || i % 7 == 5;
+        CAPTURE(i);
+        CHECK(words[i] == (flaky ? 2u : 1u));
+        CHECK(attempts[i] == (flaky ? 2 : 1));
+    }
+}
+
+TEST_CASE("an item that fails as often as it may fails with its last error",
+          "[pool][chunk][retry]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 2, .start_method = method});
+    auto bad = [](int x) {
+        if (x == 4) throw std::runtime_error("attempt " + std::to_string(mp::this_task::attempt()));
+        if (x == 6) test::die(SIGKILL);
+        return x;
+    };
+    mp::MapOptions options{.chunksize = 10,
+                           .task = {.retry = {.max_attempts = 3, .max_crashes = 2}}};
+    for (auto& item : pool.imap(bad, numbers(10), options).outcomes()) {
+        if (item.index() == 4)
+            CHECK_THROWS_WITH(item.value(), Catch::Contains("attempt 3"));
+        else if (item.index() == 6)
+            CHECK_THROWS_AS(item.value(), mp::WorkerLost);
+        else
+            CHECK(item.value() == static_cast<int>(item.index()));
+    }
+}
+
+TEST_CASE("an item that takes too much memory fails alone", "[pool][chunk][memory]") {
+    mp::Pool pool({.processes = 2});
+    auto eat = [](int x) {
+        std::vector<std::vector<char>> hoard;
+        while (x == 3 && hoard.size() < 4096) {
+            hoard.emplace_back(std::size_t(1) << 20, 'x');
+            std::this_thread::sleep_for(1ms);
+        }
+        return x;
+    };
+    mp::MapOptions options{.chunksize = 8, .task = {.memory_limit = std::size_t(256) << 20}};
+    for (auto& item : pool.imap(eat, numbers(8), options).outcomes()) {
+        if (item.index() == 3)
+            CHECK_THROWS_AS(item.value(), mp::OutOfMemory);
+        else
+            CHECK(item.value() == static_cast<int>(item.index()));
+    }
+}
+
+TEST_CASE("an item's place in the input decides its random numbers, not its chunk or worker",
+          "[pool][chunk][random]") {
+    auto draw = [](int) { return mp::this_task::random_seed(); };
+    mp::Pool one({.processes = 1, .seed = 7});
+    mp::Pool three({.processes = 3, .seed = 7});
+    mp::Pool other({.processes = 1, .seed = 8});
+    auto expected = one.map(draw, numbers(50), {.chunksize = 50});
+    CHECK(three.map(draw, numbers(50), {.chunksize = 3}) == expected);
+    CHECK(other.map(draw, numbers(50)) != expected);
+    CHECK(std::set(expected.begin(), expected.end()).size() == 50);
+}
