@@ -27,12 +27,20 @@ void LocalTaskBase::fail(std::exception_ptr error) {
     finish([&] { failure_ = std::move(error); });
 }
 
-bool LocalTaskBase::try_fail(std::exception_ptr error) {
+bool LocalTaskBase::try_finish(const std::function<void()>& store) {
     std::unique_lock lock(mutex_);
     if (state_ == State::cancelled || state_ == State::finished) return false;
-    failure_ = std::move(error);
+    store();
     complete(lock, State::finished);
     return true;
+}
+
+bool LocalTaskBase::try_fail(std::exception_ptr error) {
+    return try_finish([&] { failure_ = std::move(error); });
+}
+
+void LocalTaskBase::time_out(std::exception_ptr error) {
+    if (try_fail(std::move(error))) ask_to_stop();
 }
 
 void LocalTaskBase::complete(std::unique_lock<std::mutex>& lock, State end) {
@@ -50,6 +58,7 @@ void LocalTaskBase::complete(std::unique_lock<std::mutex>& lock, State end) {
 
 bool LocalTaskBase::wait(const Deadline& deadline) {
     if (done()) return true;
+    WaitScope scope;
     std::unique_lock lock(mutex_);
     auto is_done = [this] { return done(); };
     if (deadline) return changed_.wait_until(lock, *deadline, is_done);

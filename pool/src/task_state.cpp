@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include <sidestep/future.hpp>
+#include <sidestep/local_task.hpp>
 
 #include "sys.hpp"
 
@@ -31,6 +32,7 @@ std::optional<std::size_t> CompletionQueue::pop() {
 }
 
 bool CompletionQueue::wait(const Deadline& deadline) {
+    WaitScope scope;
     std::unique_lock lock(mutex_);
     auto pushed = [this] { return !tags_.empty(); };
     if (deadline) return pushed_.wait_until(lock, *deadline, pushed);

@@ -13,6 +13,19 @@
 
 namespace sidestep::detail {
 
+// While it lives, a thread of a ThreadPool waits, and another one may run in its place.
+class ThreadPoolCore;
+class WaitScope {
+  public:
+    WaitScope();
+    ~WaitScope();
+    WaitScope(const WaitScope&) = delete;
+    WaitScope& operator=(const WaitScope&) = delete;
+
+  private:
+    ThreadPoolCore* core_;
+};
+
 class LocalTaskBase : public TaskState {
   public:
     // Waiting becomes running. False: it was cancelled, and must not be run. Throws
@@ -23,8 +36,11 @@ class LocalTaskBase : public TaskState {
     void fail(std::exception_ptr error);
     // The same, unless it is finished or cancelled.
     bool try_fail(std::exception_ptr error);
-    // Asks the task to stop; see this_task::stop_requested().
+    // The same, and asks the task to stop.
+    void time_out(std::exception_ptr error);
+    // See this_task::stop_requested().
     const std::atomic<bool>& stop_flag() const { return stop_; }
+    void ask_to_stop() { stop_.store(true, std::memory_order_relaxed); }
 
     bool wait(const Deadline& deadline) override;
     bool poll() override { return done(); }
@@ -41,6 +57,8 @@ class LocalTaskBase : public TaskState {
     ~LocalTaskBase() override = default;
     // Calls store() if there is no result yet, and tells those who wait.
     void finish(const std::function<void()>& store);
+    // The same; false: there is a result already, or it was cancelled.
+    bool try_finish(const std::function<void()>& store);
 
   private:
     enum class State : unsigned char { waiting, running, cancelled, finished };
@@ -62,6 +80,10 @@ class LocalTask final : public LocalTaskBase {
     static Ref<LocalTask> create() { return Ref<LocalTask>(new LocalTask); }
     void set(Value value) {
         finish([&] { value_.emplace(std::move(value)); });
+    }
+    // False: there is a result already, or it was cancelled.
+    bool try_set(Value value) {
+        return try_finish([&] { value_.emplace(std::move(value)); });
     }
     const void* value() const override {
         if (error()) std::rethrow_exception(error());

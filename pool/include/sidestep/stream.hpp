@@ -28,86 +28,34 @@
 #include <vector>
 
 #include <sidestep/chunk.hpp>
+#include <sidestep/outcome.hpp>
 #include <sidestep/pool_options.hpp>
 #include <sidestep/pool_task.hpp>
 
 namespace sidestep {
 
-// What became of one item: its place in the input, and a value or an error.
-template <class T>
-class Outcome {
-  public:
-    using Value = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
-
-    Outcome(std::size_t index, Value value) : index_(index), value_(std::move(value)) {}
-    Outcome(std::size_t index, std::exception_ptr error)
-        : index_(index), error_(std::move(error)) {}
-
-    std::size_t index() const { return index_; }
-    bool has_value() const { return !error_; }
-    explicit operator bool() const { return !error_; }
-    // The value, or throws the error.
-    Value& value() {
-        if (error_) std::rethrow_exception(error_);
-        return *value_;
-    }
-    const Value& value() const {
-        if (error_) std::rethrow_exception(error_);
-        return *value_;
-    }
-    const std::exception_ptr& error() const { return error_; }
-
-  private:
-    std::size_t index_;
-    std::optional<Value> value_;
-    std::exception_ptr error_;
-};
-
-template <class S>
-class OutcomeStream;
-
-namespace detail {
-
-// A range that was passed: an lvalue is referred to, anything else is moved in. (What views::all
-// does; clang 14 cannot compile that one of libstdc++ 12.)
-template <class Range>
-class HeldRange {
-  public:
-    explicit HeldRange(Range&& range) : range_(std::forward<Range>(range)) {}
-    Range& get() { return range_; }
-
-  private:
-    Range range_;
-};
-template <class Range>
-class HeldRange<Range&> {
-  public:
-    explicit HeldRange(Range& range) : range_(&range) {}
-    Range& get() { return *range_; }
-
-  private:
-    Range* range_;
-};
-
-}  // namespace detail
-
 // Range: a reference for a range that was passed as an lvalue, else the range's type.
 template <class F, class Range, bool kSpread, bool kUnordered>
-class Stream {
-    using Plain = std::remove_reference_t<Range>;
-    using Item = detail::Stored<std::ranges::range_value_t<Plain>>;
+class Stream
+    : public StreamFace<
+          Stream<F, Range, kSpread, kUnordered>,
+          typename detail::Chunk<
+              kSpread, F,
+              detail::Stored<std::ranges::range_value_t<std::remove_reference_t<Range>>>>::Result> {
+    using Item = detail::Stored<std::ranges::range_value_t<std::remove_reference_t<Range>>>;
     using Body = detail::Chunk<kSpread, F, Item>;
+    using Face = StreamFace<Stream, typename Body::Result>;
 
   public:
-    using Result = typename Body::Result;
-    using Value = typename Outcome<Result>::Value;
+    using typename Face::Result;
+    using typename Face::Value;
 
     Stream(std::shared_ptr<detail::PoolCore> core, F f, Range&& items, const MapOptions& options,
            unsigned workers)
         : core_(std::move(core)),
           f_(std::move(f)),
-          items_(std::forward<Range>(items)),
-          sizer_(options.chunksize, size_of(items_.get()), workers),
+          input_(std::forward<Range>(items)),
+          sizer_(options.chunksize, input_.size(), workers),
           window_(options.window),
           most_chunks_(2 * workers + 2) {
         check();
@@ -132,45 +80,21 @@ class Stream {
         }
     }
 
-    class Iterator {
-      public:
-        using value_type = Value;
-        using difference_type = std::ptrdiff_t;
-        explicit Iterator(Stream* stream) : stream_(stream) { stream_->advance(); }
-        Value& operator*() const { return stream_->current_->value(); }
-        Iterator& operator++() {
-            stream_->advance();
-            return *this;
+    // For StreamFace.
+    std::size_t input_size() { return input_.size(); }
+    // The rest of an open chunk without errors, without an Outcome for each.
+    template <class Results>
+    void read_rest(Results& results) {
+        if (!open_ || open_->error || open_->reader.has_errors()) return;
+        if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
+            std::size_t count = open_->items - open_->next;
+            if (open_->reader.values().remaining() != count * sizeof(Value)) return;
+            std::size_t old = results.size();
+            results.resize(old + count);
+            open_->reader.values().read(results.data() + old, count * sizeof(Value));
+            open_->next += count;
+            taken_ += count;
         }
-        void operator++(int) { ++*this; }
-        bool operator==(std::default_sentinel_t) const { return !stream_->current_; }
-
-      private:
-        Stream* stream_;
-    };
-    Iterator begin() { return Iterator(this); }
-    std::default_sentinel_t end() const { return {}; }
-
-    // The same stream, with each item's value or error: for (auto& item : stream.outcomes()).
-    OutcomeStream<Stream> outcomes() && { return OutcomeStream<Stream>(std::move(*this)); }
-    OutcomeStream<Stream&> outcomes() & { return OutcomeStream<Stream&>(*this); }
-
-    // Everything, in order; then throws the first error if there was one. For Pool::map.
-    auto collect() && {
-        using Results = std::conditional_t<std::is_void_v<Result>, bool, std::vector<Value>>;
-        Results results{};
-        if constexpr (!std::is_void_v<Result>) results.reserve(size_of(items_.get()));
-        std::exception_ptr first_error;
-        while (auto outcome = next_outcome()) {
-            if (!*outcome) {
-                if (!first_error) first_error = outcome->error();
-            } else if constexpr (!std::is_void_v<Result>) {
-                results.push_back(std::move(outcome->value()));
-                if (!first_error) read_rest(results);
-            }
-        }
-        if (first_error) std::rethrow_exception(first_error);
-        if constexpr (!std::is_void_v<Result>) return results;
     }
 
   private:
@@ -195,13 +119,6 @@ class Stream {
         static_assert(std::is_void_v<Result> || detail::Travels<Result>,
                       "the result cannot be serialized: give its type a cereal `serialize` member");
     }
-    static std::size_t size_of(Plain& items) {
-        if constexpr (std::ranges::sized_range<Plain>)
-            return static_cast<std::size_t>(std::ranges::size(items));
-        else
-            return 0;
-    }
-
     // Items in the next chunk.
     std::size_t next_size() const {
         std::size_t most = std::min(sizer_.next(), detail::ChunkProgress::kMostItems);
@@ -217,16 +134,6 @@ class Stream {
         while (may_submit()) submit_chunk();
     }
 
-    // True: *position_ is the next item. The input is advanced no sooner than the item is wanted:
-    // it may be somebody who types.
-    bool pull() {
-        if (!position_)
-            position_.emplace(std::ranges::begin(items_.get()));
-        else if (std::exchange(used_, false))
-            ++*position_;
-        return *position_ != std::ranges::end(items_.get());
-    }
-
     // Serializes the next items, at most `most` of them; how many it got. Their descriptors go
     // with the task.
     std::uint64_t pull_items(detail::PoolTask& task, std::size_t most) {
@@ -235,12 +142,11 @@ class Stream {
         std::uint64_t count = 0;
         try {
             while (count < most && scratch_.size() < kMostBytes) {
-                if (!pull()) {
+                if (!input_.has_item()) {
                     input_ended_ = true;
                     break;
                 }
-                auto&& item = **position_;
-                used_ = true;
+                auto&& item = input_.take();
                 std::size_t mark = scratch_.size();
                 try {
                     items(static_cast<const Item&>(item));
@@ -371,26 +277,6 @@ class Stream {
         return {index, std::move(error)};
     }
 
-    // The rest of an open chunk without errors, without an Outcome for each.
-    template <class Results>
-    void read_rest(Results& results) {
-        if (!open_ || open_->error || open_->reader.has_errors()) return;
-        if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
-            std::size_t count = open_->items - open_->next;
-            if (open_->reader.values().remaining() != count * sizeof(Value)) return;
-            std::size_t old = results.size();
-            results.resize(old + count);
-            open_->reader.values().read(results.data() + old, count * sizeof(Value));
-            open_->next += count;
-            taken_ += count;
-        }
-    }
-
-    void advance() {
-        current_.reset();
-        current_ = next_outcome();
-        if (current_ && !*current_) std::rethrow_exception(current_->error());
-    }
     void cancel_rest() {
         for (Flying& chunk : flying_)
             if (chunk.task) chunk.task->cancel_waiting();
@@ -398,8 +284,7 @@ class Stream {
 
     std::shared_ptr<detail::PoolCore> core_;
     F f_;
-    detail::HeldRange<Range> items_;
-    std::optional<std::ranges::iterator_t<Plain>> position_;
+    detail::Input<Range> input_;
     detail::ChunkSizer sizer_;
     std::size_t window_;
     std::size_t most_chunks_;
@@ -407,47 +292,12 @@ class Stream {
     std::unique_ptr<detail::Completions> completions_;  // unordered only
     std::deque<Flying> flying_;
     std::unique_ptr<Open> open_;
-    std::optional<Outcome<Result>> current_;
     detail::HeapBuffer scratch_;
     std::exception_ptr item_error_;  // of the item behind those just pulled
-    bool used_ = false;              // *position_ was taken: advance before the next
     bool input_ended_ = false;
     bool begun_ = false;
     std::size_t submitted_ = 0;  // items
     std::size_t taken_ = 0;
-};
-
-// A stream seen as outcomes. S: a Stream that it owns, or a reference to one.
-template <class S>
-class OutcomeStream {
-    using Element = Outcome<typename std::remove_reference_t<S>::Result>;
-
-  public:
-    explicit OutcomeStream(S&& stream) : stream_(std::forward<S>(stream)) {}
-
-    class Iterator {
-      public:
-        using value_type = Element;
-        using difference_type = std::ptrdiff_t;
-        explicit Iterator(OutcomeStream* outer) : outer_(outer) { ++*this; }
-        Element& operator*() const { return *outer_->current_; }
-        Iterator& operator++() {
-            outer_->current_.reset();
-            outer_->current_ = outer_->stream_.next_outcome();
-            return *this;
-        }
-        void operator++(int) { ++*this; }
-        bool operator==(std::default_sentinel_t) const { return !outer_->current_; }
-
-      private:
-        OutcomeStream* outer_;
-    };
-    Iterator begin() { return Iterator(this); }
-    std::default_sentinel_t end() const { return {}; }
-
-  private:
-    S stream_;
-    std::optional<Element> current_;
 };
 
 }  // namespace sidestep

@@ -1,0 +1,203 @@
+// What streams have in common, whoever runs their items: outcomes, iteration, the pulled input.
+//
+// Threads: one thread.
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <iterator>
+#include <optional>
+#include <ranges>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace sidestep {
+
+// What became of one item: its place in the input, and a value or an error.
+template <class T>
+class Outcome {
+  public:
+    using Value = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
+
+    Outcome(std::size_t index, Value value) : index_(index), value_(std::move(value)) {}
+    Outcome(std::size_t index, std::exception_ptr error)
+        : index_(index), error_(std::move(error)) {}
+
+    std::size_t index() const { return index_; }
+    bool has_value() const { return !error_; }
+    explicit operator bool() const { return !error_; }
+    // The value, or throws the error.
+    Value& value() {
+        if (error_) std::rethrow_exception(error_);
+        return *value_;
+    }
+    const Value& value() const {
+        if (error_) std::rethrow_exception(error_);
+        return *value_;
+    }
+    const std::exception_ptr& error() const { return error_; }
+
+  private:
+    std::size_t index_;
+    std::optional<Value> value_;
+    std::exception_ptr error_;
+};
+
+template <class S>
+class OutcomeStream;
+
+namespace detail {
+
+// A range that was passed: an lvalue is referred to, anything else is moved in. (What views::all
+// does; clang 14 cannot compile that one of libstdc++ 12.)
+template <class Range>
+class HeldRange {
+  public:
+    explicit HeldRange(Range&& range) : range_(std::forward<Range>(range)) {}
+    Range& get() { return range_; }
+
+  private:
+    Range range_;
+};
+template <class Range>
+class HeldRange<Range&> {
+  public:
+    explicit HeldRange(Range& range) : range_(&range) {}
+    Range& get() { return *range_; }
+
+  private:
+    Range* range_;
+};
+
+// A range whose items are taken one by one.
+template <class Range>
+class Input {
+    using Plain = std::remove_reference_t<Range>;
+
+  public:
+    explicit Input(Range&& range) : range_(std::forward<Range>(range)) {}
+
+    // True: there is an item, take() it. The range is advanced no sooner than the item is wanted:
+    // it may be somebody who types.
+    bool has_item() {
+        if (!position_)
+            position_.emplace(std::ranges::begin(range_.get()));
+        else if (std::exchange(used_, false))
+            ++*position_;
+        return *position_ != std::ranges::end(range_.get());
+    }
+    decltype(auto) take() {
+        used_ = true;
+        return **position_;
+    }
+    // 0: it is not known.
+    std::size_t size() {
+        if constexpr (std::ranges::sized_range<Plain>)
+            return static_cast<std::size_t>(std::ranges::size(range_.get()));
+        else
+            return 0;
+    }
+
+  private:
+    HeldRange<Range> range_;
+    std::optional<std::ranges::iterator_t<Plain>> position_;
+    bool used_ = false;  // *position_ was taken: advance before the next
+};
+
+}  // namespace detail
+
+// The face of a stream. Derived has next_outcome(), and read_rest(results) to take what needs no
+// outcome of its own.
+template <class Derived, class R>
+class StreamFace {
+  public:
+    using Result = R;
+    using Value = typename Outcome<Result>::Value;
+
+    class Iterator {
+      public:
+        using value_type = Value;
+        using difference_type = std::ptrdiff_t;
+        explicit Iterator(StreamFace* stream) : stream_(stream) { stream_->advance(); }
+        Value& operator*() const { return stream_->current_->value(); }
+        Iterator& operator++() {
+            stream_->advance();
+            return *this;
+        }
+        void operator++(int) { ++*this; }
+        bool operator==(std::default_sentinel_t) const { return !stream_->current_; }
+
+      private:
+        StreamFace* stream_;
+    };
+    Iterator begin() { return Iterator(this); }
+    std::default_sentinel_t end() const { return {}; }
+
+    // The same stream, with each item's value or error: for (auto& item : stream.outcomes()).
+    OutcomeStream<Derived> outcomes() && { return OutcomeStream<Derived>(std::move(derived())); }
+    OutcomeStream<Derived&> outcomes() & { return OutcomeStream<Derived&>(derived()); }
+
+    // Everything, in order; then throws the first error if there was one. For map().
+    auto collect() && {
+        using Results = std::conditional_t<std::is_void_v<Result>, bool, std::vector<Value>>;
+        Results results{};
+        if constexpr (!std::is_void_v<Result>) results.reserve(derived().input_size());
+        std::exception_ptr first_error;
+        while (auto outcome = derived().next_outcome()) {
+            if (!*outcome) {
+                if (!first_error) first_error = outcome->error();
+            } else if constexpr (!std::is_void_v<Result>) {
+                results.push_back(std::move(outcome->value()));
+                if (!first_error) derived().read_rest(results);
+            }
+        }
+        if (first_error) std::rethrow_exception(first_error);
+        if constexpr (!std::is_void_v<Result>) return results;
+    }
+
+  private:
+    Derived& derived() { return static_cast<Derived&>(*this); }
+    void advance() {
+        current_.reset();
+        current_ = derived().next_outcome();
+        if (current_ && !*current_) std::rethrow_exception(current_->error());
+    }
+    std::optional<Outcome<Result>> current_;
+};
+
+// A stream seen as outcomes. S: a Stream that it owns, or a reference to one.
+template <class S>
+class OutcomeStream {
+    using Element = Outcome<typename std::remove_reference_t<S>::Result>;
+
+  public:
+    explicit OutcomeStream(S&& stream) : stream_(std::forward<S>(stream)) {}
+
+    class Iterator {
+      public:
+        using value_type = Element;
+        using difference_type = std::ptrdiff_t;
+        explicit Iterator(OutcomeStream* outer) : outer_(outer) { ++*this; }
+        Element& operator*() const { return *outer_->current_; }
+        Iterator& operator++() {
+            outer_->current_.reset();
+            outer_->current_ = outer_->stream_.next_outcome();
+            return *this;
+        }
+        void operator++(int) { ++*this; }
+        bool operator==(std::default_sentinel_t) const { return !outer_->current_; }
+
+      private:
+        OutcomeStream* outer_;
+    };
+    Iterator begin() { return Iterator(this); }
+    std::default_sentinel_t end() const { return {}; }
+
+  private:
+    S stream_;
+    std::optional<Element> current_;
+};
+
+}  // namespace sidestep

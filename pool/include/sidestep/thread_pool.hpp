@@ -1,0 +1,175 @@
+// ThreadPool: the interface of Pool on threads of this process.
+//
+//     sidestep::ThreadPool pool({.threads = 4});
+//     auto sizes = pool.map([&](const Path& p) { return cache.size_of(p); }, paths);
+//
+// For tasks that wait (files, networks, other programs), and to debug what a Pool will run. Nothing
+// is serialized: any callable will do, lambdas with captures too; arguments and results are copied
+// or moved. A crash ends the program; what Pool has for that (processes) this has not.
+//
+// Ownership: the pool owns its threads. ~ThreadPool closes and joins (all tasks are finished);
+// while an
+//            exception unwinds the stack, tasks that have not begun are cancelled first. It does
+//            not move.
+// Threads:   thread-safe. Threads are started when there is work for them. A task that waits for a
+//            future of a ThreadPool or a Promise does not hold up the pool: another thread takes
+//            over meanwhile.
+// Fork:      a forked child has no threads: it must not use the pool.
+// Errors:    get() throws what the task threw, the object itself. std::logic_error after close();
+//            BrokenPool when the initializer failed.
+// Limits:    what runs cannot be stopped, only asked to (this_task::stop_requested()): cancel() of
+// a
+//            running task is false; a timeout fails the future, and asks. memory_limit needs a
+//            process: std::invalid_argument. 4096 threads.
+#pragma once
+
+#include <concepts>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <sidestep/future.hpp>
+#include <sidestep/futures.hpp>
+#include <sidestep/local_task.hpp>
+#include <sidestep/pool_options.hpp>
+#include <sidestep/promise.hpp>
+#include <sidestep/thread_stream.hpp>
+
+namespace sidestep {
+
+struct ThreadPoolOptions {
+    // The most threads, 1 to 4096. Nothing: four more than CPUs, at most 32 (tasks of threads
+    // wait).
+    std::optional<unsigned> threads = std::nullopt;
+
+    // Called in each thread before its first task. One that throws breaks the pool: BrokenPool.
+    std::function<void()> initializer = nullptr;
+    // Called in each thread at its end. What it throws is reported on stderr.
+    std::function<void()> finalizer = nullptr;
+
+    // Threads are called <prefix>_<index>, cut to the 15 characters that Linux has for a name.
+    // Empty: tpool<number of the pool>.
+    std::string thread_name_prefix = {};
+
+    // How tasks are run that say nothing else.
+    TaskOptions task = {};
+    // For this_task::random_seed().
+    std::uint64_t seed = 0;
+};
+
+class ThreadPool {
+  public:
+    // Throws std::invalid_argument for options that make no sense. Starts no thread yet.
+    explicit ThreadPool(ThreadPoolOptions options = {});
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    // Runs f(args...) in a thread; both are copied, or moved if they are temporaries. With a retry
+    // they are copied once more for each attempt but the last.
+    template <class F, class... Args>
+    requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto submit(F&& f, Args&&... args) {
+        return submit_task(nullptr, std::forward<F>(f), std::forward<Args>(args)...);
+    }
+    template <class F, class... Args>
+    auto submit(const TaskOptions& options, F&& f, Args&&... args) {
+        return submit_task(&options, std::forward<F>(f), std::forward<Args>(args)...);
+    }
+    // submit(f, args...).get()
+    template <class F, class... Args>
+    auto apply(F&& f, Args&&... args) {
+        return submit(std::forward<F>(f), std::forward<Args>(args)...).get();
+    }
+    // Python's name for submit().
+    template <class F, class... Args>
+    auto apply_async(F&& f, Args&&... args) {
+        return submit(std::forward<F>(f), std::forward<Args>(args)...);
+    }
+
+    // As Pool's.
+    template <class F, std::ranges::input_range Range>
+    auto map(F&& f, Range&& items, MapOptions options = {}) {
+        return collect(imap(std::forward<F>(f), std::forward<Range>(items), options));
+    }
+    template <class F, std::ranges::input_range Range>
+    auto starmap(F&& f, Range&& items, MapOptions options = {}) {
+        return collect(
+            stream<true, false>(std::forward<F>(f), std::forward<Range>(items), options));
+    }
+    template <class F, std::ranges::input_range Range>
+    auto imap(F&& f, Range&& items, MapOptions options = {}) {
+        return stream<false, false>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+    template <class F, std::ranges::input_range Range>
+    auto imap_unordered(F&& f, Range&& items, MapOptions options = {}) {
+        return stream<false, true>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+    template <class F, std::ranges::input_range Range>
+    auto map_async(F&& f, Range&& items, MapOptions options = {}) {
+        return map_in_background<false>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+    template <class F, std::ranges::input_range Range>
+    auto starmap_async(F&& f, Range&& items, MapOptions options = {}) {
+        return map_in_background<true>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+
+    // Takes no more tasks; those that were submitted are finished.
+    void close();
+    // The same; tasks that have not begun get CancelledError, those that run are asked to stop.
+    void terminate();
+    // Waits until all tasks are done and the threads gone. Throws std::logic_error before close()
+    // or terminate(), and from a thread of the pool itself.
+    void join();
+    void shutdown(ShutdownOptions options = {});
+
+    // The most threads that there will be, and how many there are now.
+    unsigned processes() const;
+    unsigned threads() const;
+
+  private:
+    template <class F, class... Args>
+    auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
+        using Callable = std::decay_t<F>;
+        using Result = std::decay_t<std::invoke_result_t<Callable&, std::decay_t<Args>...>>;
+        auto task = detail::LocalTask<Result>::create();
+        auto job = std::make_unique<detail::CallJob<Result, Callable, std::decay_t<Args>...>>(
+            task, std::forward<F>(f), std::forward<Args>(args)...);
+        detail::submit_job(*core_, std::move(job), options);
+        return Future<Result>(detail::TaskRef(std::move(task)));
+    }
+    template <bool kSpread, bool kUnordered, class F, class Range>
+    auto stream(F&& f, Range&& items, const MapOptions& options) {
+        return ThreadStream<std::decay_t<F>, Range, kSpread, kUnordered>(
+            core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
+    }
+    template <class S>
+    static auto collect(S results) {
+        return std::move(results).collect();
+    }
+    template <bool kSpread, class F, class Range>
+    auto map_in_background(F&& f, Range&& items, const MapOptions& options) {
+        using Items = std::decay_t<Range>;
+        using S = ThreadStream<std::decay_t<F>, Items, kSpread, false>;
+        using Results = decltype(std::declval<S>().collect());
+        auto results = std::make_shared<S>(core_, std::forward<F>(f),
+                                           Items(std::forward<Range>(items)), options, processes());
+        results->submit_all();
+        auto promise = std::make_shared<Promise<Results>>();
+        Future<Results> future = promise->future();
+        run_in_background([results, promise] {
+            detail::fulfil(*promise, [&] { return std::move(*results).collect(); });
+        });
+        return future;
+    }
+    void run_in_background(std::function<void()> work);
+
+    std::shared_ptr<detail::ThreadPoolCore> core_;
+    int exceptions_at_start_;
+};
+
+}  // namespace sidestep

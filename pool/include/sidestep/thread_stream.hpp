@@ -1,0 +1,296 @@
+// The results of ThreadPool's imap and imap_unordered: as stream.hpp, without serialization.
+//
+// Threads: one thread. The callable is copied for each chunk.
+#pragma once
+
+#include <algorithm>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <sidestep/chunk.hpp>
+#include <sidestep/future.hpp>
+#include <sidestep/local_task.hpp>
+#include <sidestep/outcome.hpp>
+#include <sidestep/pool_options.hpp>
+#include <sidestep/this_task.hpp>
+
+namespace sidestep {
+
+namespace detail {
+
+class ThreadPoolCore;
+
+// What a thread of a ThreadPool runs.
+class ThreadJob {
+  public:
+    virtual ~ThreadJob() = default;
+    // Runs it and stores the result. last: it will not be called again. Throws what the task
+    // throws.
+    virtual void run(bool last) = 0;
+    virtual LocalTaskBase& task() = 0;
+
+    TaskOptions options;
+    std::uint64_t number = 0;
+    unsigned attempt = 0;
+};
+// Throws std::logic_error if the pool is closed, BrokenPool if it is broken.
+void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options);
+bool should_retry(const TaskOptions& options, unsigned attempt, const std::exception_ptr& error);
+const TaskOptions& default_options(const ThreadPoolCore& core);
+
+template <class Result, class F, class... Args>
+class CallJob final : public ThreadJob {
+  public:
+    template <class G, class... Values>
+    CallJob(Ref<LocalTask<Result>> task, G&& f, Values&&... values)
+        : task_(std::move(task)),
+          f_(std::forward<G>(f)),
+          arguments_(std::forward<Values>(values)...) {}
+    LocalTaskBase& task() override { return *task_; }
+    void run(bool last) override {
+        if constexpr ((std::is_copy_constructible_v<Args> && ...)) {
+            if (!last) {
+                std::tuple<Args...> copy(arguments_);
+                return call(copy);
+            }
+        }
+        call(arguments_);
+    }
+
+  private:
+    void call(std::tuple<Args...>& arguments) {
+        if constexpr (std::is_void_v<Result>) {
+            std::apply([this](Args&... a) { std::invoke(f_, std::move(a)...); }, arguments);
+            task_->try_set({});
+        } else {
+            task_->try_set(std::apply(
+                [this](Args&... a) -> Result { return std::invoke(f_, std::move(a)...); },
+                arguments));
+        }
+    }
+    Ref<LocalTask<Result>> task_;
+    F f_;
+    std::tuple<Args...> arguments_;
+};
+
+// Some items of a map.
+template <bool kSpread, class F, class Item>
+struct ThreadChunk {
+    using Result = typename ChunkResult<kSpread, F, Item>::type;
+    using Outcomes = std::vector<Outcome<Result>>;
+
+    F f;
+    std::vector<Item> items;
+    std::size_t first;
+    TaskOptions options;
+
+    Outcomes operator()() {
+        Outcomes outcomes;
+        outcomes.reserve(items.size());
+        TaskContext& context = *task_context();
+        std::uint64_t begin = steady_now_ns();
+        for (std::size_t i = 0; i < items.size(); ++i) {
+            context.item = first + i;
+            for (context.attempt = 1;; ++context.attempt) {
+                try {
+                    outcomes.push_back(run(items[i], first + i));
+                    break;
+                } catch (...) {
+                    std::exception_ptr error = std::current_exception();
+                    if (should_retry(options, context.attempt, error)) continue;
+                    outcomes.emplace_back(first + i, std::move(error));
+                    break;
+                }
+            }
+        }
+        duration_ns->store(steady_now_ns() - begin, std::memory_order_relaxed);
+        return outcomes;
+    }
+    std::shared_ptr<std::atomic<std::uint64_t>> duration_ns =
+        std::make_shared<std::atomic<std::uint64_t>>(0);
+
+  private:
+    // The item stays as it is: it may be run again.
+    Outcome<Result> run(const Item& item, std::size_t index) {
+        if constexpr (std::is_void_v<Result>) {
+            call(item);
+            return {index, typename Outcome<Result>::Value{}};
+        } else {
+            return {index, Result(call(item))};
+        }
+    }
+    decltype(auto) call(const Item& item) {
+        if constexpr (kSpread)
+            return std::apply(f, Item(item));
+        else
+            return std::invoke(f, Item(item));
+    }
+};
+
+}  // namespace detail
+
+template <class F, class Range, bool kSpread, bool kUnordered>
+class ThreadStream
+    : public StreamFace<
+          ThreadStream<F, Range, kSpread, kUnordered>,
+          typename detail::ThreadChunk<
+              kSpread, F,
+              std::decay_t<std::ranges::range_value_t<std::remove_reference_t<Range>>>>::Result> {
+    using Item = std::decay_t<std::ranges::range_value_t<std::remove_reference_t<Range>>>;
+    using Chunk = detail::ThreadChunk<kSpread, F, Item>;
+    using Outcomes = typename Chunk::Outcomes;
+    using Task = detail::LocalTask<Outcomes>;
+    using Face = StreamFace<ThreadStream<F, Range, kSpread, kUnordered>, typename Chunk::Result>;
+
+  public:
+    using typename Face::Result;
+
+    ThreadStream(std::shared_ptr<detail::ThreadPoolCore> core, F f, Range&& items,
+                 const MapOptions& options, unsigned threads)
+        : core_(std::move(core)),
+          f_(std::move(f)),
+          input_(std::forward<Range>(items)),
+          sizer_(options.chunksize, input_.size(), threads),
+          window_(options.window),
+          most_chunks_(2 * threads + 2),
+          options_(options.task.says_anything() ? options.task : default_options(*core_)) {
+        detail::check_options(options_);
+        // A timeout is each item's: then each is a task.
+        if (options_.timeout.count() > 0) sizer_ = detail::ChunkSizer(1, 0, threads);
+    }
+    ThreadStream(ThreadStream&&) = default;
+    ThreadStream& operator=(ThreadStream&&) = delete;
+    ~ThreadStream() {
+        for (Flying& chunk : flying_)
+            if (chunk.task) chunk.task->cancel();
+    }
+
+    // The next outcome; nothing at the end.
+    std::optional<Outcome<Result>> next_outcome() {
+        for (;;) {
+            if (next_ < open_.size()) {
+                ++taken_;
+                return std::move(open_[next_++]);
+            }
+            while (may_submit()) submit_chunk();
+            if (flying_.empty()) return {};
+            open_next_chunk();
+        }
+    }
+
+    // For StreamFace.
+    std::size_t input_size() { return input_.size(); }
+    template <class Results>
+    void read_rest(Results&) {}
+    // Internal: all of the input becomes tasks now.
+    void submit_all() {
+        while (!input_ended_) submit_chunk();
+    }
+
+  private:
+    struct Flying {
+        detail::Ref<Task> task;  // or none:
+        std::size_t first = 0, items = 0;
+        std::exception_ptr error;  // the input's
+        std::shared_ptr<std::atomic<std::uint64_t>> duration_ns;
+    };
+
+    std::size_t next_size() const {
+        return window_ > 0 ? std::min(sizer_.next(), window_) : sizer_.next();
+    }
+    bool may_submit() const {
+        if (input_ended_) return false;
+        if (flying_.empty()) return true;  // at least one chunk, whatever the window
+        if (window_ > 0) return submitted_ - taken_ + next_size() <= window_;
+        return flying_.size() < most_chunks_;
+    }
+
+    void submit_chunk() {
+        Chunk chunk{f_, {}, submitted_, options_};
+        std::size_t most = next_size();
+        std::exception_ptr error;
+        try {
+            while (chunk.items.size() < most && !input_ended_) {
+                if (input_.has_item())
+                    chunk.items.push_back(input_.take());
+                else
+                    input_ended_ = true;
+            }
+        } catch (...) {
+            error = std::current_exception();
+            input_ended_ = true;
+        }
+        std::size_t count = chunk.items.size();
+        if (count > 0) {
+            auto task = Task::create();
+            auto duration = chunk.duration_ns;
+            auto job = std::make_unique<detail::CallJob<Outcomes, Chunk>>(task, std::move(chunk));
+            TaskOptions whole = options_;
+            whole.retry = {.max_attempts = 1};  // items are, by themselves
+            detail::submit_job(*core_, std::move(job), &whole);
+            fly({std::move(task), submitted_, count, {}, std::move(duration)});
+        }
+        if (error) fly({{}, submitted_, 1, error, {}});
+    }
+    void fly(Flying chunk) {
+        if (kUnordered && chunk.task && !chunk.task->listen(done_, chunk.first))
+            done_->push(chunk.first);
+        submitted_ += chunk.items;
+        sizer_.submitted(chunk.items);
+        flying_.push_back(std::move(chunk));
+    }
+
+    Flying next_chunk() {
+        auto at = flying_.begin();
+        if constexpr (kUnordered) {
+            at = std::find_if(at, flying_.end(), [](const Flying& c) { return !c.task; });
+            if (at == flying_.end()) {
+                (void)done_->wait({});
+                std::size_t first = *done_->pop();
+                at = std::find_if(flying_.begin(), flying_.end(),
+                                  [&](const Flying& c) { return c.first == first; });
+            }
+        }
+        Flying chunk = std::move(*at);
+        flying_.erase(at);
+        return chunk;
+    }
+    void open_next_chunk() {
+        Flying chunk = next_chunk();
+        open_.clear();
+        next_ = 0;
+        std::exception_ptr error = chunk.error;
+        if (chunk.task) {
+            chunk.task->wait({});
+            error = chunk.task->error();
+        }
+        if (!error) {
+            sizer_.completed(chunk.items, chunk.duration_ns->load(std::memory_order_relaxed));
+            open_ = std::move(*static_cast<Outcomes*>(const_cast<void*>(chunk.task->value())));
+            return;
+        }
+        for (std::size_t i = 0; i < chunk.items; ++i) open_.emplace_back(chunk.first + i, error);
+    }
+
+    std::shared_ptr<detail::ThreadPoolCore> core_;
+    F f_;
+    detail::Input<Range> input_;
+    detail::ChunkSizer sizer_;
+    std::size_t window_;
+    std::size_t most_chunks_;
+    TaskOptions options_;
+    // Unordered only: by their first items.
+    std::shared_ptr<detail::CompletionQueue> done_ = std::make_shared<detail::CompletionQueue>();
+    std::deque<Flying> flying_;
+    Outcomes open_;
+    std::size_t next_ = 0;  // in open_
+    bool input_ended_ = false;
+    std::size_t submitted_ = 0;  // items
+    std::size_t taken_ = 0;
+};
+
+}  // namespace sidestep

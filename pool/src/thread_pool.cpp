@@ -1,0 +1,384 @@
+#include <sidestep/thread_pool.hpp>
+
+#include <cxxabi.h>
+#include <fmt/format.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include <sidestep/pool_task.hpp>
+
+#include "error.hpp"
+#include "sys.hpp"
+#include "thread_pool_core.hpp"
+
+namespace sidestep {
+namespace detail {
+namespace {
+
+constexpr unsigned kMostThreads = 4096;
+thread_local ThreadPoolCore* pool_of_this_thread = nullptr;
+std::atomic<unsigned> pools_made{0};
+
+void check(const TaskOptions& options) {
+    check_options(options);
+    if (options.memory_limit != 0 && options.memory_limit != kNoLimit)
+        throw std::invalid_argument(
+            "TaskOptions::memory_limit: threads share the memory of the process; use a Pool");
+}
+
+ThreadPoolOptions checked(ThreadPoolOptions options) {
+    if (!options.threads)
+        options.threads = std::min(32u, static_cast<unsigned>(sys::usable_cpus()) + 4);
+    if (*options.threads < 1 || *options.threads > kMostThreads)
+        throw std::invalid_argument(
+            fmt::format("ThreadPoolOptions::threads is {}; a pool has 1 to {} threads",
+                        *options.threads, kMostThreads));
+    if (options.thread_name_prefix.empty())
+        options.thread_name_prefix = fmt::format("tpool{}", pools_made++);
+    check(options.task);
+    return options;
+}
+
+}  // namespace
+
+ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options) : options_(checked(std::move(options))) {}
+
+ThreadPoolCore::~ThreadPoolCore() { SIDESTEP_ASSERT(threads_.empty() && !timer_.joinable()); }
+
+// Before the mutex is taken: in a forked copy a thread that exists no more may hold it for ever.
+void ThreadPoolCore::require_owner() const {
+    if (!owned_here())
+        throw std::logic_error(
+            "this pool's threads are in the process that made it, and this is a forked copy: make "
+            "a "
+            "pool of its own here");
+}
+
+TaskOptions ThreadPoolCore::merge(const TaskOptions& options) const {
+    TaskOptions merged = options;
+    if (merged.timeout.count() == 0) merged.timeout = options_.task.timeout;
+    if (merged.retry.max_attempts == 0) merged.retry = options_.task.retry;
+    return merged;
+}
+
+void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options) {
+    if (options) check(*options);
+    job->options = options ? merge(*options) : options_.task;
+    require_owner();
+    Lock lock(mutex_);
+    if (!broken_.empty()) throw BrokenPool(broken_);
+    if (closed_) throw std::logic_error("the pool is closed: it takes no tasks after close()");
+    job->number = next_number_++;
+    Key key{-job->options.priority, job->number};
+    if (std::uint64_t sticky = job->options.key) {
+        unsigned thread = static_cast<unsigned>(sticky % most_threads());
+        keyed_[thread].emplace(key, std::move(job));
+        while (threads_.size() <= thread) {  // it must be that one
+            unsigned index = static_cast<unsigned>(threads_.size());
+            threads_.emplace_back([this, index] { run(index); });
+        }
+        changed_.notify_all();
+        return;
+    }
+    waiting_.emplace(key, std::move(job));
+    start_thread_if_needed();
+    changed_.notify_one();
+}
+
+// An idle thread will take it; else there is a new one, unless there are enough.
+void ThreadPoolCore::start_thread_if_needed() {
+    if (idle_ >= waiting_.size() || threads_.size() >= most_threads() + in_wait_ ||
+        threads_.size() >= kMostThreads)
+        return;
+    unsigned index = static_cast<unsigned>(threads_.size());
+    threads_.emplace_back([this, index] { run(index); });
+}
+
+bool ThreadPoolCore::initialize(unsigned index) {
+    prctl(PR_SET_NAME, fmt::format("{}_{}", options_.thread_name_prefix, index).c_str());
+    pool_of_this_thread = this;
+    if (!options_.initializer) return true;
+    std::string text = "something that is no std::exception";
+    try {
+        options_.initializer();
+        return true;
+    } catch (const std::exception& error) {
+        text = error.what();
+    } catch (...) {  // text says so
+    }
+    Lock lock(mutex_);
+    broken_ = fmt::format(
+        "the pool is broken: its initializer threw {}; make a new pool when the "
+        "cause is gone",
+        text);
+    lock.unlock();
+    fail_waiting([this] { return std::make_exception_ptr(BrokenPool(broken_)); });
+    changed_.notify_all();
+    return false;
+}
+
+void ThreadPoolCore::run(unsigned index) {
+    if (!initialize(index)) return;
+    Lock lock(mutex_);
+    while (std::unique_ptr<ThreadJob> job = take(lock, index)) {
+        lock.unlock();
+        run_job(*job, index);
+        job.reset();  // its arguments go before the next one is taken
+        lock.lock();
+    }
+    lock.unlock();
+    try {
+        if (options_.finalizer) options_.finalizer();
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "sidestep: the finalizer of a thread threw %s\n", error.what());
+    } catch (...) {
+        std::fprintf(stderr, "sidestep: the finalizer of a thread threw\n");
+    }
+}
+
+// The next job; null at the end.
+std::unique_ptr<ThreadJob> ThreadPoolCore::take(Lock& lock, unsigned index) {
+    for (;;) {
+        auto& own = keyed_[index];
+        auto& from =
+            !own.empty() && (waiting_.empty() || own.begin()->first < waiting_.begin()->first)
+                ? own
+                : waiting_;
+        if (!from.empty()) {
+            auto job = std::move(from.extract(from.begin()).mapped());
+            running_[job->number] = &job->task();
+            return job;
+        }
+        if (closed_ || !broken_.empty()) return nullptr;
+        ++idle_;
+        changed_.wait(lock);
+        --idle_;
+    }
+}
+
+void ThreadPoolCore::run_job(ThreadJob& job, unsigned index) {
+    Due due;
+    if (job.task().start()) {
+        due = arm_timer(job);
+        TaskContext context;
+        context.number = context.item = job.number;
+        context.seed = options_.seed;
+        context.worker = static_cast<int>(index);
+        context.stop_flag = &job.task().stop_flag();
+        for (bool again = true; again;) {
+            context.attempt = ++job.attempt;
+            TaskScope scope(context);
+            try {
+                job.run(job.attempt >= job.options.retry.max_attempts);
+                again = false;
+            } catch (abi::__forced_unwind&) {
+                throw;
+            } catch (...) {
+                std::exception_ptr error = std::current_exception();
+                again = should_retry(job.options, job.attempt, error) && pause(job);
+                if (!again) job.task().try_fail(error);
+            }
+        }
+    }
+    Lock lock(mutex_);
+    running_.erase(job.number);
+    deadlines_.erase(due);
+}
+
+// Before the next attempt. False: somebody wants the task to end.
+bool ThreadPoolCore::pause(const ThreadJob& job) {
+    const Retry& retry = job.options.retry;
+    double pause =
+        static_cast<double>(retry.backoff.count()) * std::pow(retry.factor, job.attempt - 1);
+    pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));
+    auto until = sys::Clock::now() + std::chrono::nanoseconds(static_cast<long long>(pause));
+    Lock lock(mutex_);
+    const std::atomic<bool>& stop = const_cast<ThreadJob&>(job).task().stop_flag();
+    while (!stop && sys::Clock::now() < until)
+        timed_.wait_until(lock, std::min(until, sys::Clock::now() + std::chrono::milliseconds(50)));
+    return !stop;
+}
+
+bool should_retry(const TaskOptions& options, unsigned attempt, const std::exception_ptr& error) {
+    if (attempt >= options.retry.max_attempts) return false;
+    try {
+        return !options.retry.when || options.retry.when(error);
+    } catch (...) {  // it cannot tell: then no
+        return false;
+    }
+}
+
+// --- the clock ---------------------------------------------------------------------------------
+
+ThreadPoolCore::Due ThreadPoolCore::arm_timer(ThreadJob& job) {
+    if (job.options.timeout.count() <= 0 || job.options.timeout == kNoTimeout) return {};
+    job.task().add_reference();
+    Lock lock(mutex_);
+    Due due(sys::Clock::now() + job.options.timeout, job.number);
+    deadlines_.emplace(due, Ref<LocalTaskBase>(&job.task()));
+    if (!timer_.joinable()) timer_.start("sidestep-timer", [this] { run_timer(); });
+    timed_.notify_all();
+    return due;
+}
+
+void ThreadPoolCore::run_timer() {
+    Lock lock(mutex_);
+    while (!timer_ends_) {
+        if (deadlines_.empty()) {
+            timed_.wait(lock);
+            continue;
+        }
+        auto due = deadlines_.begin()->first.first;
+        if (sys::Clock::now() < due) {
+            timed_.wait_until(lock, due);
+            continue;
+        }
+        Ref<LocalTaskBase> task = std::move(deadlines_.begin()->second);
+        std::uint64_t number = deadlines_.begin()->first.second;
+        deadlines_.erase(deadlines_.begin());
+        lock.unlock();
+        TaskError::Details details;
+        details.task = number;
+        task->time_out(std::make_exception_ptr(TaskTimeout(std::move(details))));
+        task = {};
+        lock.lock();
+    }
+}
+
+// --- waiting inside a task ---------------------------------------------------------------------
+
+void ThreadPoolCore::begin_wait() {
+    Lock lock(mutex_);
+    ++in_wait_;
+    start_thread_if_needed();
+}
+
+void ThreadPoolCore::end_wait() {
+    Lock lock(mutex_);
+    --in_wait_;
+}
+
+WaitScope::WaitScope() : core_(pool_of_this_thread) {
+    if (core_) core_->begin_wait();
+}
+WaitScope::~WaitScope() {
+    if (core_) core_->end_wait();
+}
+
+// --- the end -----------------------------------------------------------------------------------
+
+void ThreadPoolCore::run_in_background(std::function<void()> work) {
+    Lock lock(mutex_);
+    background_.emplace_back(std::move(work));
+}
+
+unsigned ThreadPoolCore::threads() {
+    Lock lock(mutex_);
+    return static_cast<unsigned>(threads_.size());
+}
+
+void ThreadPoolCore::close() {
+    Lock lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+}
+
+void ThreadPoolCore::fail_waiting(const std::function<std::exception_ptr()>& error) {
+    std::vector<std::unique_ptr<ThreadJob>> jobs;
+    {
+        Lock lock(mutex_);
+        for (auto& [key, job] : waiting_) jobs.push_back(std::move(job));
+        waiting_.clear();
+        for (auto& [thread, list] : keyed_) {
+            for (auto& [key, job] : list) jobs.push_back(std::move(job));
+            list.clear();
+        }
+    }
+    for (auto& job : jobs) {
+        if (error)
+            job->task().try_fail(error());
+        else
+            job->task().cancel();
+    }
+}
+
+void ThreadPoolCore::cancel_waiting() { fail_waiting(nullptr); }
+
+void ThreadPoolCore::ask_to_stop() {
+    Lock lock(mutex_);
+    for (auto& [number, task] : running_) task->ask_to_stop();
+}
+
+void ThreadPoolCore::join() {
+    std::deque<std::thread> threads, background;
+    {
+        Lock lock(mutex_);
+        if (!closed_)
+            throw std::logic_error("join() before close() or terminate(): it would wait for ever");
+        if (pool_of_this_thread == this)
+            throw std::logic_error("join() in a thread of the pool would wait for itself");
+        background.swap(background_);
+    }
+    for (std::thread& thread : background) thread.join();
+    for (;;) {  // a thread that waits may start another one
+        {
+            Lock lock(mutex_);
+            threads.swap(threads_);
+        }
+        if (threads.empty()) break;
+        for (std::thread& thread : threads) thread.join();
+        threads.clear();
+    }
+    ServiceThread timer;
+    {
+        Lock lock(mutex_);
+        timer_ends_ = true;
+        timed_.notify_all();
+        timer.swap(timer_);
+    }
+    if (timer.joinable()) timer.join();
+}
+
+void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options) {
+    core.submit(std::move(job), options);
+}
+const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
+
+}  // namespace detail
+
+ThreadPool::ThreadPool(ThreadPoolOptions options)
+    : core_(std::make_shared<detail::ThreadPoolCore>(std::move(options))),
+      exceptions_at_start_(std::uncaught_exceptions()) {}
+
+ThreadPool::~ThreadPool() {
+    if (!core_->owned_here()) {  // a forked copy has no threads to join: nothing is touched
+        new std::shared_ptr<detail::ThreadPoolCore>(std::move(core_));
+        return;
+    }
+    core_->close();
+    if (std::uncaught_exceptions() > exceptions_at_start_) core_->cancel_waiting();
+    core_->join();
+}
+
+void ThreadPool::close() { core_->close(); }
+void ThreadPool::terminate() {
+    core_->close();
+    core_->cancel_waiting();
+    core_->ask_to_stop();
+}
+void ThreadPool::join() { core_->join(); }
+void ThreadPool::shutdown(ShutdownOptions options) {
+    core_->close();
+    if (options.cancel_futures) core_->cancel_waiting();
+    if (options.wait) core_->join();
+}
+unsigned ThreadPool::processes() const { return core_->most_threads(); }
+unsigned ThreadPool::threads() const { return core_->threads(); }
+void ThreadPool::run_in_background(std::function<void()> work) {
+    core_->run_in_background(std::move(work));
+}
+
+}  // namespace sidestep

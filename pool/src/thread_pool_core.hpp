@@ -1,0 +1,80 @@
+// The inside of a ThreadPool: who waits, who runs, and the clock.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <sidestep/thread_pool.hpp>
+
+#include "fork_marker.hpp"
+#include "service_thread.hpp"
+
+namespace sidestep::detail {
+
+class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
+  public:
+    explicit ThreadPoolCore(ThreadPoolOptions options);
+    ~ThreadPoolCore();
+
+    void submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options);
+    void run_in_background(std::function<void()> work);
+    void close();
+    void cancel_waiting();
+    void ask_to_stop();
+    void join();
+    unsigned most_threads() const { return *options_.threads; }
+    unsigned threads();
+    bool owned_here() const { return marker_.same_process(); }
+    const TaskOptions& default_options() const { return options_.task; }
+
+    // A thread of the pool begins, or ends, to wait for a future: another one may run meanwhile.
+    void begin_wait();
+    void end_wait();
+
+  private:
+    using Lock = std::unique_lock<std::mutex>;
+    using Due = std::pair<std::chrono::steady_clock::time_point, std::uint64_t>;  // and number
+    using Key = std::pair<int, std::uint64_t>;  // minus priority, number: what is begun first
+
+    void start_thread_if_needed();
+    void run(unsigned index);
+    bool initialize(unsigned index);
+    std::unique_ptr<ThreadJob> take(Lock& lock, unsigned index);
+    void run_job(ThreadJob& job, unsigned index);
+    bool pause(const ThreadJob& job);
+    Due arm_timer(ThreadJob& job);
+    void run_timer();
+    void fail_waiting(const std::function<std::exception_ptr()>& error);
+    TaskOptions merge(const TaskOptions& options) const;
+
+    void require_owner() const;
+
+    const ThreadPoolOptions options_;
+    const ForkMarker marker_;
+    std::mutex mutex_;
+    // Guarded by mutex_.
+    std::condition_variable changed_;  // a job came, or the end
+    std::condition_variable timed_;    // for the timer
+    std::map<Key, std::unique_ptr<ThreadJob>> waiting_;
+    std::map<unsigned, std::map<Key, std::unique_ptr<ThreadJob>>> keyed_;  // by thread
+    std::map<Due, Ref<LocalTaskBase>> deadlines_;
+    std::map<std::uint64_t, LocalTaskBase*> running_;
+    std::deque<std::thread> threads_;
+    std::deque<std::thread> background_;
+    ServiceThread timer_;
+    unsigned idle_ = 0;
+    unsigned in_wait_ = 0;
+    std::uint64_t next_number_ = 1;
+    bool closed_ = false;
+    bool timer_ends_ = false;
+    std::string broken_;
+};
+
+}  // namespace sidestep::detail

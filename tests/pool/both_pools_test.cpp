@@ -1,0 +1,135 @@
+// What Pool and ThreadPool have in common: one contract, run on both.
+#include <poll.h>
+#include <catch2/catch.hpp>
+
+#include <chrono>
+#include <numeric>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <sidestep/thread_pool.hpp>
+
+#include "pool_support.hpp"
+
+namespace mp = sidestep;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Processes {
+    mp::Pool pool{{.processes = 2}};
+};
+struct Inline {
+    mp::Pool pool{{.processes = 0}};
+};
+struct Threads {
+    mp::ThreadPool pool{{.threads = 2}};
+};
+
+std::vector<int> numbers(int count) {
+    std::vector<int> items(static_cast<std::size_t>(count));
+    std::iota(items.begin(), items.end(), 0);
+    return items;
+}
+int picky(int x) {
+    if (x % 5 == 0) throw std::invalid_argument("no multiples of five");
+    return x;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("submit, apply and their errors", "[pool][both]", Processes, Inline, Threads) {
+    TestType t;
+    CHECK(t.pool.submit(test::add, 1, 2).get() == 3);
+    CHECK(t.pool.apply(test::add, 2, 3) == 5);
+    CHECK(t.pool.apply_async(test::add, 3, 4).get() == 7);
+    CHECK_THROWS_AS(t.pool.submit(picky, 5).get(), std::invalid_argument);
+    auto failed = t.pool.submit(picky, 10);
+    CHECK(failed.exception() != nullptr);
+    CHECK_THAT(failed.describe(), Catch::Contains("no multiples of five"));
+    CHECK(t.pool.submit(mp::bind(test::add, 4), 5).get() == 9);
+    t.pool.submit([] {}).get();
+}
+
+TEMPLATE_TEST_CASE("maps and streams", "[pool][both]", Processes, Inline, Threads) {
+    TestType t;
+    std::vector<long> squares = t.pool.map(test::square, numbers(1000));
+    REQUIRE(squares.size() == 1000);
+    CHECK(squares[999] == 999 * 999);
+    CHECK(t.pool.map(test::square, std::vector<int>{}).empty());
+    std::vector<std::pair<int, int>> pairs{{1, 2}, {3, 4}};
+    CHECK(t.pool.starmap(test::add, pairs) == std::vector{3, 7});
+    long sum = 0;
+    for (long x : t.pool.imap(test::square, numbers(100), {.chunksize = 7})) sum = 3 * sum + x;
+    long expected = 0;
+    for (int i = 0; i < 100; ++i) expected = 3 * expected + i * i;
+    CHECK(sum == expected);
+    std::multiset<long> seen;
+    for (long x : t.pool.imap_unordered(test::square, numbers(100), {.window = 10})) seen.insert(x);
+    CHECK(seen.size() == 100);
+    CHECK(*seen.rbegin() == 99 * 99);
+    CHECK_THROWS_AS(t.pool.map(picky, numbers(20)), std::invalid_argument);
+    std::size_t failed = 0;
+    for (auto& item : t.pool.imap(picky, numbers(20), {.chunksize = 3}).outcomes()) {
+        failed += !item;
+        CHECK(item.has_value() == (item.index() % 5 != 0));
+    }
+    CHECK(failed == 4);
+    CHECK(t.pool.map_async(test::square, numbers(5)).get() == std::vector<long>{0, 1, 4, 9, 16});
+    CHECK(t.pool.starmap_async(test::add, pairs).get() == std::vector{3, 7});
+}
+
+TEMPLATE_TEST_CASE("callbacks, wait and as_completed", "[pool][both]", Processes, Inline, Threads) {
+    TestType t;
+    std::atomic<int> value{0}, errors{0};
+    auto good = t.pool.submit(test::add, 20, 22).on_value([&](int v) { value = v; });
+    auto bad = t.pool.submit(picky, 5).on_error([&](const std::exception_ptr&) { ++errors; });
+    CHECK(test::eventually([&] { return value == 42 && errors == 1; }));
+    std::vector<mp::Future<int>> futures;
+    for (int i = 1; i < 5; ++i) futures.push_back(t.pool.submit(picky, i));
+    std::set<int> seen;
+    for (mp::Future<int>& f : mp::as_completed(futures)) seen.insert(f.get());
+    CHECK(seen == std::set{1, 2, 3, 4});
+    CHECK(mp::wait(futures).done.size() == 4);
+}
+
+TEMPLATE_TEST_CASE("a task that fails is run again", "[pool][both][retry]", Processes, Inline,
+                   Threads) {
+    TestType t;
+    auto third_time = [](int x) {
+        if (mp::this_task::attempt() < 3) throw std::runtime_error("not yet");
+        return x + static_cast<int>(mp::this_task::attempt());
+    };
+    CHECK(t.pool.submit({.retry = {.max_attempts = 3}}, third_time, 10).get() == 13);
+    CHECK_THROWS_AS(t.pool.submit({.retry = {.max_attempts = 2}}, third_time, 10).get(),
+                    std::runtime_error);
+    auto never = [](const std::exception_ptr&) { return false; };
+    CHECK_THROWS_AS(
+        t.pool.submit({.retry = {.max_attempts = 9, .when = never}}, third_time, 10).get(),
+        std::runtime_error);
+    mp::MapOptions options{.chunksize = 4, .task = {.retry = {.max_attempts = 3}}};
+    CHECK(t.pool.map(third_time, numbers(8), options) == std::vector{3, 4, 5, 6, 7, 8, 9, 10});
+}
+
+TEMPLATE_TEST_CASE("close, join, shutdown", "[pool][both][shutdown]", Processes, Inline, Threads) {
+    TestType t;
+    CHECK_THROWS_AS(t.pool.join(), std::logic_error);
+    auto future = t.pool.submit(test::add, 1, 2);
+    t.pool.close();
+    CHECK_THROWS_AS(t.pool.submit(test::add, 1, 2), std::logic_error);
+    t.pool.join();
+    CHECK(future.ready());
+    CHECK(future.get() == 3);
+    t.pool.shutdown();
+}
+
+TEMPLATE_TEST_CASE("the same seed gives the same random numbers", "[pool][both][random]", Processes,
+                   Inline, Threads) {
+    TestType t;
+    auto draw = [](int) { return mp::this_task::random_seed(); };
+    mp::Pool reference({.processes = 1});
+    CHECK(t.pool.map(draw, numbers(20), {.chunksize = 3}) == reference.map(draw, numbers(20)));
+    CHECK(mp::this_task::number() == 0);
+    CHECK(mp::this_worker::index() == -1);
+}
