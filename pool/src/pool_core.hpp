@@ -204,6 +204,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     // Policies: what becomes of a task that fails, runs too long or is not wanted
     // (pool_policy.cpp). All with the mutex held.
     bool may_retry(const PoolTask& task, FailureKind kind) const;
+    static bool wants_retry(const PoolTask& task, const std::exception_ptr& error);
     void settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Garbage& garbage);
     void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
     void judge(PoolTask* task, FailureKind kind, const std::function<std::exception_ptr()>& error);

@@ -1,5 +1,5 @@
-// What CPython's tests of wait() and as_completed() ask, and what they leave out: futures of several
-// pools and of promises together.
+// What CPython's tests of wait() and as_completed() ask, and what they leave out: futures of
+// several pools and of promises together.
 #include <algorithm>
 #include <memory>
 #include <set>
@@ -134,7 +134,8 @@ TEST_CASE("first_exception: one that has failed is enough; to be cancelled is no
     CHECK(same(result.pending, {busy.held}));
 }
 
-TEST_CASE("all_completed: whatever became of them", "[pool][wait][py:WaitTests.test_all_completed]") {
+TEST_CASE("all_completed: whatever became of them",
+          "[pool][wait][py:WaitTests.test_all_completed]") {
     auto method = GENERATE(from_range(methods()));
     mp::Pool pool({.processes = 2, .start_method = method});
     Ints all{with_value(1), with_cancel(), with_error(), pool.submit(divide, 2, 0),

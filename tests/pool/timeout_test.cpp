@@ -280,8 +280,8 @@ TEST_CASE("a task that takes too much memory fails with OutOfMemory; its neighbo
 TEST_CASE("a task that stays below its memory limit is left alone", "[pool][memory]") {
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(test::kWords);
-    mp::Pool pool({.processes = 1, .start_method = method,
-                   .task = {.memory_limit = std::size_t(512) << 20}});
+    mp::Pool pool(
+        {.processes = 1, .start_method = method, .task = {.memory_limit = std::size_t(512) << 20}});
     auto small = pool.submit(take_memory, words.path(), std::size_t(32) << 20);
     test::await(words[test::kTell]);
     CHECK_FALSE(small.wait_for(100ms));  // it is looked at several times
@@ -289,8 +289,8 @@ TEST_CASE("a task that stays below its memory limit is left alone", "[pool][memo
     CHECK(get(small) == 3);
     words[test::kGate] = 0;
     words[test::kTell] = 0;
-    auto unlimited =
-        pool.submit({.memory_limit = mp::kNoLimit}, take_memory, words.path(), std::size_t(600) << 20);
+    auto unlimited = pool.submit({.memory_limit = mp::kNoLimit}, take_memory, words.path(),
+                                 std::size_t(600) << 20);
     test::await(words[test::kTell]);
     CHECK_FALSE(unlimited.wait_for(100ms));
     words[test::kGate] = 3;
@@ -303,7 +303,9 @@ TEST_CASE("what was too large once is not run again, unless so many are allowed"
     test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 1, .start_method = method});
     mp::TaskOptions options{.memory_limit = std::size_t(128) << 20, .retry = {.max_attempts = 5}};
-    auto run = [&] { return pool.submit(options, take_memory, words.path(), std::size_t(200) << 20); };
+    auto run = [&] {
+        return pool.submit(options, take_memory, words.path(), std::size_t(200) << 20);
+    };
     CHECK_THROWS_AS(get(run()), mp::OutOfMemory);
     CHECK(words[test::kCount] == 1);
     options.retry.max_out_of_memory = 3;

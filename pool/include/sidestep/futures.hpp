@@ -85,8 +85,7 @@ auto wait(const Range& futures, ReturnWhen when = ReturnWhen::all_completed,
     std::size_t i = 0;
     for (const F& f : futures) {
         bool done = is_done[i++];
-        if (seen.insert(f.state().get()).second)
-            (done ? result.done : result.pending).push_back(f);
+        if (seen.insert(f.state().get()).second) (done ? result.done : result.pending).push_back(f);
     }
     return result;
 }
