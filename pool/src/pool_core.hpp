@@ -17,6 +17,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -105,6 +106,12 @@ struct WorkerLink {
     std::size_t memory_at_start = 0;
 
     RingParent& ring() { return memory->ring; }
+};
+
+// A thread that feeds a map to the workers.
+struct Background {
+    ServiceThread thread;
+    std::atomic<bool> ended{false};  // or all but: it can be joined
 };
 
 // Completed tasks whose reference is dropped when the mutex is not held (P2).
@@ -285,6 +292,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     CallbackThread callbacks_;
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
 
+    std::mutex joining_background_;  // before mutex_
     mutable std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable changed_;  // followers sleep here
@@ -315,7 +323,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool joining_ = false;
     unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
     std::uint64_t completed_at_death_ = 0;
-    std::deque<ServiceThread> background_;
+    std::list<Background> background_;
     sys::Deadline idle_since_;
     bool asleep_ = false;  // workers are dormant
     std::mt19937_64 jitter_;
