@@ -17,6 +17,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -106,6 +107,12 @@ struct WorkerLink {
     std::size_t memory_at_start = 0;
 
     RingParent& ring() { return memory->ring; }
+};
+
+// A thread that feeds a map to the workers.
+struct Background {
+    ServiceThread thread;
+    std::atomic<bool> ended{false};  // or all but: it can be joined
 };
 
 // Completed tasks whose reference is dropped when the mutex is not held (P2).
@@ -212,6 +219,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
                Garbage& garbage);
     bool take_partial_result(WorkerLink& link, PoolTask& task);
     bool may_retry(const PoolTask& task, FailureKind kind) const;
+    static bool wants_retry(const PoolTask& task, const std::exception_ptr& error);
     void settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Garbage& garbage);
     void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
     void judge(PoolTask* task, FailureKind kind, const std::function<std::exception_ptr()>& error);
@@ -293,6 +301,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     CallbackThread callbacks_;
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
 
+    std::mutex joining_background_;  // before mutex_
     mutable std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable changed_;  // followers sleep here
@@ -323,7 +332,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool joining_ = false;
     unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
     std::uint64_t completed_at_death_ = 0;
-    std::deque<ServiceThread> background_;
+    std::list<Background> background_;
     sys::Deadline idle_since_;
     bool asleep_ = false;  // workers are dormant
     std::mt19937_64 jitter_;

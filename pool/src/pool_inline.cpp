@@ -50,8 +50,8 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
         } catch (...) {
             error = std::current_exception();
         }
-    } while (error && task.options_ && may_retry(task, FailureKind::error) &&
-             (!task.options_->retry.when || task.options_->retry.when(error)) && ++task.attempts_);
+    } while (error && may_retry(task, FailureKind::error) && wants_retry(task, error) &&
+             ++task.attempts_);
     Lock lock(mutex_);
     if (error) return fail(&task, error, garbage);
     task.own_result_.assign(result.bytes().begin(), result.bytes().end());

@@ -20,6 +20,13 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr std::chrono::nanoseconds kMemoryLook = 20ms;
+constexpr double kLongestPause = 1e18;  // nanoseconds: 31 years, which is no overflow
+
+// As late as can be said at most: the longest durations mean "never".
+sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanoseconds duration) {
+    auto longest = sys::Clock::time_point::max() - now;
+    return duration >= longest ? sys::Clock::time_point::max() : now + duration;
+}
 
 }  // namespace
 
@@ -43,6 +50,16 @@ bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
     if (kind == FailureKind::out_of_memory)
         return task.out_of_memory_ + 1u < retry.max_out_of_memory;
     return true;
+}
+
+// Asks Retry::when, if there is one.
+bool PoolCore::wants_retry(const PoolTask& task, const std::exception_ptr& error) {
+    try {
+        const auto& when = task.options_->retry.when;
+        return !when || when(error);
+    } catch (...) {  // it cannot tell: then no
+        return false;
+    }
 }
 
 // The task is in no list. Either it is run again, or it fails with this error.
@@ -80,11 +97,7 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
     task->add_reference();
     callbacks_.post({[this, task = PoolTaskRef(task), error] {
         std::exception_ptr e = error();
-        bool again = false;
-        try {
-            again = task->options_->retry.when(e);
-        } catch (...) {  // it cannot tell: then no
-        }
+        bool again = wants_retry(*task, e);
         Garbage garbage;
         Lock lock(mutex_);
         if (judged_.erase(task.get()) == 0) return;  // cancelled meanwhile
@@ -106,8 +119,8 @@ void PoolCore::run_again(PoolTask* task) {
     pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));
     pause *= 1 + retry.jitter * std::uniform_real_distribution<double>(-1, 1)(jitter_);
     task->place_ = PoolTask::Place::delayed;
-    delayed_.emplace(sys::Clock::now() + std::chrono::nanoseconds(static_cast<long long>(pause)),
-                     task);
+    pause = std::min(pause, kLongestPause);
+    delayed_.emplace(later(sys::Clock::now(), std::chrono::nanoseconds(std::llround(pause))), task);
     kick_supervisor();
 }
 
@@ -145,7 +158,7 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
         eviction.step = Eviction::Step::killed;  // no time to ask
         signal_worker(link, SIGKILL);
     } else {
-        eviction.next_at += options_.stop_grace;
+        eviction.next_at = later(eviction.next_at, options_.stop_grace);
     }
     if (kind != FailureKind::cancelled && split(link, task, kind, error, garbage)) {
         eviction.kept = task->kept_;
@@ -179,7 +192,7 @@ void PoolCore::continue_eviction(WorkerLink& link, sys::Clock::time_point now) {
     if (eviction.step == Eviction::Step::killed || now < eviction.next_at) return;
     if (eviction.step == Eviction::Step::asked) {
         eviction.step = Eviction::Step::terminated;
-        eviction.next_at = now + options_.terminate_grace;
+        eviction.next_at = later(now, options_.terminate_grace);
         signal_worker(link, SIGTERM);
     } else {
         eviction.step = Eviction::Step::killed;
@@ -200,30 +213,35 @@ void PoolCore::watch_policy(const PoolTask& task) {
     policies_in_flight_ = true;
     if (look >= policy_look_) return;
     policy_look_ = look;
-    policy_due_ = sys::Clock::now() + look;
+    policy_due_ = later(sys::Clock::now(), look);
     kick_supervisor();
 }
 
 // On the supervisor's thread: does what is due, and finds out when to look again.
 void PoolCore::enforce(Garbage& garbage) {
+    policy_due_.reset();  // also when nothing is left to look at: what is past keeps it awake
     if (!policies_in_flight_ && evictions_ == 0 && delayed_.empty()) return;
     auto now = sys::Clock::now();
+    std::uint64_t completed = completed_;
+    auto consider = [&](sys::Clock::time_point at) {
+        policy_due_ = policy_due_ ? std::min(*policy_due_, at) : at;
+    };
     start_delayed(now);
-    policy_due_.reset();
     policy_look_ = kNoTimeout;
     bool looked = std::exchange(policies_in_flight_, false);
     for (WorkerLink& link : links_) {
+        if (link.eviction) drain(link, garbage);  // it may have ended in time
         if (link.eviction) continue_eviction(link, now);
         if (looked && link.alive) enforce(link, now, garbage);
         if (link.eviction && link.eviction->step != Eviction::Step::killed)
-            policy_due_ = policy_due_ ? std::min(*policy_due_, link.eviction->next_at)
-                                      : link.eviction->next_at;
+            consider(link.eviction->next_at);
     }
-    if (policies_in_flight_)
-        policy_due_ = policy_due_ ? std::min(*policy_due_, now + policy_look_) : now + policy_look_;
-    if (!delayed_.empty())
-        policy_due_ =
-            policy_due_ ? std::min(*policy_due_, delayed_.begin()->first) : delayed_.begin()->first;
+    if (policies_in_flight_) consider(later(now, policy_look_));
+    if (!delayed_.empty()) consider(delayed_.begin()->first);
+    if (completed_ != completed) {
+        refill();
+        wake_waiters();
+    }
 }
 
 // A task that has not begun cannot be late before its whole timeout has passed from now on.
@@ -318,7 +336,7 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
     if (!owned_here()) return false;
     Garbage garbage;
     Lock lock(mutex_);
-    drain(garbage);
+    if (drain(garbage)) wake_waiters();
     if (task.place_ == PoolTask::Place::done) return task.cancelled_;
     if (task.place_ == PoolTask::Place::new_ || ending()) return false;
     auto error = [] { return std::make_exception_ptr(CancelledError("the task was cancelled")); };
@@ -327,10 +345,15 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
         fail(&task, error(), garbage);
     } else if (mode == Cancel::running_too) {
         WorkerLink& link = links_[task.link_];
-        // It may be done by now, or its worker dead: then that is its result.
-        if (task.index_ != link.ring().consumed() || !front_runs(link)) return false;
-        task.cancelled_ = true;
-        evict(link, FailureKind::cancelled, error(), garbage);
+        // What is in front of it may have ended meanwhile, and so may it: then that is its result.
+        while (task.place_ == PoolTask::Place::ring && !front_runs(link) && drain(link, garbage)) {
+        }
+        bool runs = task.place_ == PoolTask::Place::ring && front_runs(link) &&
+                    task.index_ == link.ring().consumed();
+        if (runs) {
+            task.cancelled_ = true;
+            evict(link, FailureKind::cancelled, error(), garbage);
+        }
     }
     refill();
     wake_waiters();

@@ -32,12 +32,13 @@ void PoolCore::handle_death(std::uint32_t index) {
     // What it left running goes with it, while its zombie still reserves the group's number.
     ExitStatus status = sys::wait_pidfd(process.pidfd.get(), false, true);
     if (status.running()) return;
-    if (!status.success()) ::kill(-process.pid, SIGKILL);
+    Garbage garbage;
+    Lock lock(mutex_);
+    bool in_order = status.success() && link.stopping && !link.eviction;
+    if (!in_order) ::kill(-process.pid, SIGKILL);
     status = sys::wait_pidfd(process.pidfd.get(), true);
     int pid = process.pid;
 
-    Garbage garbage;
-    Lock lock(mutex_);
     drain(link, garbage);
     bool evicted = link.eviction.has_value();
     if (evicted) finish_eviction(link, garbage);

@@ -12,6 +12,7 @@ namespace sidestep::detail {
 namespace {
 
 std::atomic<std::size_t> running_threads{0};
+thread_local const CallbackThread* callbacks_here = nullptr;  // whose this thread runs
 
 // All signals blocked, until the end of the scope: a new thread inherits that.
 class BlockedSignals {
@@ -69,7 +70,10 @@ void CallbackThread::post(std::vector<std::function<void()>> callbacks) {
     posted_.notify_one();
 }
 
+bool CallbackThread::is_this_thread() const { return callbacks_here == this; }
+
 void CallbackThread::run() {
+    callbacks_here = this;
     std::unique_lock lock(mutex_);
     for (;;) {
         posted_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });

@@ -45,6 +45,8 @@ class CallbackThread {
     // Runs what was posted, then ends the thread; it may be started again.
     void stop();
     void abandon() { thread_.abandon(); }
+    // The caller is a callback.
+    bool is_this_thread() const;
 
   private:
     void run();

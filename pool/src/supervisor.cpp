@@ -28,6 +28,8 @@ constexpr unsigned kLooksToEvict = 5;  // then tasks leave a stuck ring although
 constexpr auto kTerminateGrace = 1s;   // from SIGTERM to SIGKILL
 constexpr auto kLeaveGrace = 30s;      // from the request to leave (exit handlers run) to SIGKILL
 
+thread_local const PoolCore* background_of_here = nullptr;  // this thread feeds a map of that pool
+
 }  // namespace
 
 // --- the loop ----------------------------------------------------------------------------------
@@ -166,19 +168,39 @@ void PoolCore::terminate() {
 
 void PoolCore::run_in_background(std::function<void()> work) {
     require_owner();
-    Lock lock(mutex_);
-    check_accepting();
-    background_.emplace_back().start("sidestep-map", std::move(work));
+    std::list<Background> ended;
+    {
+        Lock lock(mutex_);
+        check_accepting();
+        for (auto at = background_.begin(); at != background_.end();) {
+            auto next = std::next(at);
+            if (at->ended) ended.splice(ended.end(), background_, at);
+            at = next;
+        }
+        Background& background = background_.emplace_back();
+        try {
+            background.thread.start("sidestep-map", [this, &background, work = std::move(work)] {
+                background_of_here = this;
+                work();
+                background.ended = true;
+            });
+        } catch (...) {
+            background_.pop_back();
+            throw;
+        }
+    }
+    for (Background& b : ended) b.thread.join();
 }
 
-// They end: what they wait for is done, or fails.
+// They end: what they wait for is done, or fails. Who comes second waits for who came first.
 void PoolCore::join_background() {
-    std::deque<ServiceThread> threads;
+    Lock only_one(joining_background_);
+    std::list<Background> threads;
     {
         Lock lock(mutex_);
         threads.swap(background_);
     }
-    for (ServiceThread& thread : threads) thread.join();
+    for (Background& b : threads) b.thread.join();
 }
 
 void PoolCore::join() {
@@ -188,6 +210,10 @@ void PoolCore::join() {
         if (state_ == State::running)
             throw std::logic_error("join() before close() or terminate(): it would wait for ever");
     }
+    if (callbacks_.is_this_thread() || background_of_here == this)
+        throw std::logic_error(
+            "join() in a callback of the pool's own futures would wait for itself: call it, or let "
+            "the pool end, in another thread");
     join_background();
     wait([this] { return outstanding_ == 0; }, {});
     {

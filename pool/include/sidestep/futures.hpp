@@ -81,8 +81,12 @@ auto wait(const Range& futures, ReturnWhen when = ReturnWhen::all_completed,
     for (const F& f : futures) tasks.push_back(f.state());
     std::vector<bool> is_done = wait_for_tasks(tasks, when, detail::deadline_after(timeout));
     WaitResult<F> result;
+    std::unordered_set<const detail::TaskState*> seen;
     std::size_t i = 0;
-    for (const F& f : futures) (is_done[i++] ? result.done : result.pending).push_back(f);
+    for (const F& f : futures) {
+        bool done = is_done[i++];
+        if (seen.insert(f.state().get()).second) (done ? result.done : result.pending).push_back(f);
+    }
     return result;
 }
 

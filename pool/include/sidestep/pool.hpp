@@ -128,7 +128,7 @@ class Pool {
     // are not done get CancelledError.
     void terminate();
     // Waits until all tasks are done and the workers gone. Throws std::logic_error before close()
-    // or terminate().
+    // or terminate(), and in a callback of the pool's own futures.
     void join();
     // close(); with cancel_futures, tasks that have not begun are cancelled; with wait, join().
     void shutdown(ShutdownOptions options = {});
