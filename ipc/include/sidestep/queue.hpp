@@ -10,7 +10,9 @@
 //     in batches    | put_many(range), get_many(n)| get_many_for          | try_get_many
 //
 // T travels if it can be serialized (archive.hpp). Handles (locks, arrays, queues) cannot be items,
-// since descriptors do not fit in memory: send them over a Pipe, or as arguments.
+// since descriptors do not fit in memory: send them over a Pipe, or as arguments. A Queue of them
+// does not compile; put() of an item that contains one throws SerializationError. SharedMemory and
+// ShareableList can be: they travel by name, so somebody must keep them until they are opened.
 //
 // Ownership:  a handle is a small value, its copies are one queue. The items lie in shared memory
 //             without a name, for as long as any handle does.
@@ -44,6 +46,9 @@ class TypedQueue {
     static_assert(Travels<T>,
                   "an item of this type cannot be serialized: give it a cereal `serialize` member "
                   "(or include the cereal header of a standard type); pointers cannot travel");
+    static_assert(!needs_fds<T>,
+                  "a handle cannot be an item of a queue: it travels as a descriptor, and a queue "
+                  "has room for bytes only. Send it over a Pipe(), or pass it as an argument");
 
   public:
     using value_type = T;

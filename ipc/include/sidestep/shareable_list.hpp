@@ -72,6 +72,8 @@ class ShareableList {
     void check() const;
     SharedMemory memory_;
 };
+template <>
+inline constexpr bool detail::needs_fds<ShareableList> = false;
 
 // "ShareableList(["howdy", 100, None], psm_12ab34cd)"
 std::string to_string(const ShareableList& list);

@@ -74,6 +74,9 @@ class SharedMemory {
 // is wanted back.
 std::vector<std::string> remove_stale_names();
 
+template <>
+inline constexpr bool detail::needs_fds<SharedMemory> = false;
+
 // "SharedMemory(psm_12ab34cd, 4096 bytes)"
 std::string to_string(const SharedMemory& memory);
 
