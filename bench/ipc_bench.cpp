@@ -323,7 +323,7 @@ int main(int argc, char** argv) {
     milliseconds(add("queue_2p2c", queue)->Arg(2));
     milliseconds(add("queue_bounded", queue_bounded));
     milliseconds(add("queue_batch", queue_batch));
-    milliseconds(add("queue_python", queue_python));
+    milliseconds(add("queue_python", queue_python)->Iterations(5));
     add("process_start/fork", process_start, StartMethod::fork);
     add("process_start/forkserver", process_start, StartMethod::forkserver);
     add("pass_array/spawn", pass_array, StartMethod::spawn);

@@ -20,7 +20,7 @@
 // Fork:       a forked child has the handles too.
 // Peer death: a process that is killed in put() has put its item whole or not at all; one that is
 //             killed in get() has taken whole items or none. Nobody else is held up: the dead lose
-//             the queue's locks within some 10 ms. A stopped process may hold up one side.
+//             the queue's locks within some 5 ms. A stopped process may hold up one side.
 // Errors:     QueueClosed after close() here, QueueShutDown after shut_down() anywhere,
 //             SerializationError, std::length_error for an item larger than half of max_bytes,
 //             std::bad_alloc if the system has no memory for it, std::logic_error if moved from.
