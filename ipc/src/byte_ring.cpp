@@ -74,8 +74,11 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
     if (static_cast<std::int32_t>(tail.count - words_.escape_count) < 0) words_.escaped = 0;
     // Past the hot part, only the true head tells that it is time to go back to the start; not each
     // time (Q3).
-    bool refreshed = tail.place >= kHot && tail.count % 64 == 0;
-    if (refreshed) words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+    bool refreshed = tail.place >= kHot && tail.place - words_.refresh_place >= kRefresh;
+    if (refreshed) {
+        words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+        words_.refresh_place = tail.place;
+    }
     while (begin != end) {
         RingCursor head = RingCursor::unpack(words_.seen_head);
         std::uint32_t free_records = max_records_ - (tail.count - head.count);
@@ -113,10 +116,10 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
     return begin;
 }
 
-bool ByteRing::has_records() {
+bool ByteRing::has_records(std::uint32_t wanted) {
     std::uint32_t head = RingCursor::unpack(words_.head.load(std::memory_order_relaxed)).count;
     std::uint64_t seen = words_.seen_tail.load(std::memory_order_relaxed);
-    if (RingCursor::unpack(seen).count != head) return true;
+    if (RingCursor::unpack(seen).count - head >= wanted) return true;
     seen = words_.tail.load(std::memory_order_acquire);  // SYNC(records)
     words_.seen_tail.store(seen, std::memory_order_relaxed);
     return RingCursor::unpack(seen).count != head;

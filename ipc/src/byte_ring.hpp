@@ -55,6 +55,7 @@ struct RingWords {
     std::uint32_t escape_count =
         0;  // if escaped: no wrap until the consumer has passed this record
     std::uint32_t escaped = 0;
+    std::uint32_t refresh_place = 0;  // where the tail was when put() looked at the head last
     alignas(kCacheLine) OwnerLock get_lock;  // C
     std::atomic<std::uint64_t> head{0};
     std::atomic<std::uint64_t> seen_tail{0};  // written under C; relaxed: others take it for a hint
@@ -65,6 +66,7 @@ class ByteRing {
   public:
     static constexpr std::uint64_t kJump = std::uint64_t(1) << 63;  // | the place
     static constexpr std::uint32_t kHot = (256 << 10) / kUnit;
+    static constexpr std::uint32_t kRefresh = (4 << 10) / kUnit;
 
     ByteRing(RingWords& words, std::byte* bytes, std::uint32_t units, std::uint32_t max_records)
         : words_(words), bytes_(bytes), units_(units), max_records_(max_records) {}
@@ -87,7 +89,8 @@ class ByteRing {
     const std::byte* put(const std::byte* begin, const std::byte* end);
 
     // --- by the holder of C ---
-    bool has_records();
+    // Any? Looks at the tail if fewer than `wanted` (at least 1) were seen so far.
+    bool has_records(std::uint32_t wanted = 1);
     // Copies up to `limit` records out, but no more than `most` bytes after the first; `out(data,
     // size)` gets them in a few pieces. Call commit() after.
     template <class Out>

@@ -203,7 +203,7 @@ bool QueueCore::try_get(Local& own, std::uint32_t limit, RecordBuffer& out, std:
         Unlocker unlock(all.ring.get_lock);
         if (all.lease) {
             taken = take_on_loan(own, limit, out, look);
-        } else if (own.ring.has_records()) {
+        } else if (own.ring.has_records(limit)) {
             constexpr std::size_t kMost = 1 << 20;
             taken = own.ring.copy(limit, kMost, [&](const std::byte* data, std::size_t size) {
                 out.write(data, size);

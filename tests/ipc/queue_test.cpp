@@ -359,17 +359,36 @@ TEST_CASE("a queue without a bound takes what comes, wherever its ring stands", 
     }
 }
 
+namespace {
+
+long resident_kib() {
+    auto text = sidestep::sys::read_file("/proc/self/smaps_rollup").value_or("");
+    return std::stol(text.substr(text.find("Rss:") + 4));
+}
+
+}  // namespace
+
+TEST_CASE("a queue that is nearly emptied each time stays small, whatever the batches",
+          "[ipc][queue]") {
+    Queue<std::pair<long, long>> queue;
+    queue.put({0, 0});
+    std::vector<std::pair<long, long>> batch(64);
+    long before = resident_kib();
+    for (int i = 0; i < 20000; ++i) {  // 30 MB pass through
+        queue.put_many(batch);
+        REQUIRE(queue.get_many(64).size() == 64);
+    }
+    CHECK(queue.try_get_many(std::size_t(1) << 31).size() == 1);  // more than a queue can hold
+    CHECK(resident_kib() < before + 4 * 1024);
+}
+
 TEST_CASE("a queue that was long gives its memory back", "[ipc][queue]") {
     Queue<std::string> queue;
-    auto resident = [] {
-        auto text = sidestep::sys::read_file("/proc/self/smaps_rollup").value_or("");
-        return std::stol(text.substr(text.find("Rss:") + 4));  // KiB
-    };
     std::string megabyte(1 << 20, 'm');
     for (int i = 0; i < 100; ++i) queue.put(megabyte);
-    long full = resident();
+    long full = resident_kib();
     for (int i = 0; i < 100; ++i) (void)queue.get();
-    CHECK(resident() < full - 90 * 1024);
+    CHECK(resident_kib() < full - 90 * 1024);
     queue.put(megabyte);
     CHECK(queue.get() == megabyte);
 }

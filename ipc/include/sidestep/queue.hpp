@@ -28,6 +28,7 @@
 // Limits:     2^31 - 1 items; 32 GiB.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <type_traits>
@@ -151,7 +152,9 @@ class TypedQueue {
         RecordBuffer records;
         std::vector<T> items;
         if (limit == 0) return items;
-        items.reserve(core_.get(static_cast<std::uint32_t>(limit & 0x7fffffff), records, deadline));
+        constexpr std::size_t kMost = 0x7fffffff;
+        auto most = static_cast<std::uint32_t>(std::min(limit, kMost));
+        items.reserve(core_.get(most, records, deadline));
         for (RecordReader reader(records.bytes()); !reader.done();)
             items.push_back(reader.next<T>());
         return items;
