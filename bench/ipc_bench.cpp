@@ -1,27 +1,41 @@
-// What handles cost: Lock and Queue, between processes, next to what they are measured against.
+// What handles and processes cost, next to what they are measured against. Where a row has a peer,
+// both are measured in turns; "x_..." is how many times faster ours is (medians).
 //
-// Rows            | unit                     | good is
-// lock_unlock     | ns for lock and unlock   | 30 ns or less, uncontended
-// queue_1p1c      | messages of 16 B a second, one by one | 2.5 M/s; 0.8 of boost_queue_1p1c at
-// worst queue_2p2c      | the same, two processes on each side  | no collapse: half of queue_1p1c
-// queue_batch     | put_many, get_many of 64 | 15 M/s
-// boost_queue     | boost::interprocess::message_queue, the same messages
-// pass_array      | a handle's journey through an archive: the same for 8 B and 1 GiB
+// Rows                  | unit                     | good is
+// lock_unlock           | ns for lock and unlock   | 30 ns or less, uncontended
+// queue_1p1c, 2p2c      | messages of 16 B a second, one by one, of one producer and one consumer,
+//                       | or two and two           | 2.5 M/s; x_boost 0.8; no collapse with two
+// queue_batch           | put_many, get_many of 64 | 15 M/s, x_boost 1
+// queue_python          | queue_1p1c; x_python is beside multiprocessing.Queue: 10
+// process_start/METHOD  | start and join of a Process of nothing; x_spawn of forkserver: 3.3
+// pass_array            | the same with an Array of 1 GiB as argument; x_int is beside an int: 1
+// stall/lock, queue     | from the death of a process that uses the object to the next moment that
+//                       | another one gets on; "worst_ms" of 200  | 10 ms on a quiet machine, and
+// stall/nothing         | the same where nothing is shared: what the scheduler makes of it
 //
-// Producers and consumers are processes; the numbers are of the whole, from the first to the last.
+// Boost's queue is boost::interprocess::message_queue, which hangs after a kill. Producers and
+// consumers are processes; the numbers are of the whole, from the first to the last.
 #include <benchmark/benchmark.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/interprocess/ipc/message_queue.hpp>
 #include <chrono>
-#include <cstdio>
+#include <csignal>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include <sidestep/process.hpp>
 #include <sidestep/queue.hpp>
+#include <sidestep/subprocess.hpp>
 #include <sidestep/sync.hpp>
+#include <sidestep/value.hpp>
 
 namespace {
 
@@ -66,95 +80,259 @@ pid_t fork_child(F f) {
     return pid;
 }
 
-// Runs `producers` and `consumers` and measures until all are through.
-template <class Produce, class Consume>
-void run(benchmark::State& state, int producers, int consumers, long messages, Produce produce,
-         Consume consume) {
+double seconds_since(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+double median(std::vector<double>& values) {
+    auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
+// Ours and the peer's time in turns.
+void compare(benchmark::State& state, const char* peer_name, const std::function<double()>& ours,
+             const std::function<double()>& peer) {
+    std::vector<double> our_times, peer_times;
     for (auto _ : state) {
-        auto begin = Clock::now();
-        std::vector<pid_t> children;
-        for (int i = 0; i < producers; ++i)
-            children.push_back(fork_child([&] { produce(messages / producers); }));
-        for (int i = 0; i < consumers; ++i)
-            children.push_back(fork_child([&] { consume(messages / consumers); }));
-        for (pid_t child : children) waitpid(child, nullptr, 0);
-        state.SetIterationTime(std::chrono::duration<double>(Clock::now() - begin).count());
+        peer_times.push_back(peer());
+        our_times.push_back(ours());
+        state.SetIterationTime(our_times.back());
     }
-    state.SetItemsProcessed(state.iterations() * messages);
+    double our_median = median(our_times);
+    state.counters[peer_name] = median(peer_times) / our_median;
+    state.counters["median_us"] = our_median * 1e6;
 }
 
-void queue(benchmark::State& state) {
-    Queue<Message> messages;
-    run(
-        state, static_cast<int>(state.range(0)), static_cast<int>(state.range(0)), 1'000'000,
+// --- queues ------------------------------------------------------------------------------------
+
+// Runs `count` producers and consumers; the time until all are through.
+template <class Produce, class Consume>
+double run(long count, long messages, Produce produce, Consume consume) {
+    auto begin = Clock::now();
+    std::vector<pid_t> children;
+    for (long i = 0; i < count; ++i)
+        children.push_back(fork_child([&] { produce(messages / count); }));
+    for (long i = 0; i < count; ++i)
+        children.push_back(fork_child([&] { consume(messages / count); }));
+    for (pid_t child : children) waitpid(child, nullptr, 0);
+    return seconds_since(begin);
+}
+
+double run_queue(long count, long messages, std::int64_t max_items = 0) {
+    Queue<Message> queue(max_items);
+    return run(
+        count, messages,
         [&](long n) {
-            for (long i = 0; i < n; ++i) messages.put({i, i});
+            for (long i = 0; i < n; ++i) queue.put({std::uint64_t(i), std::uint64_t(i)});
         },
         [&](long n) {
-            for (long i = 0; i < n; ++i) benchmark::DoNotOptimize(messages.get());
+            for (long i = 0; i < n; ++i) benchmark::DoNotOptimize(queue.get());
         });
 }
-BENCHMARK(queue)->Name("queue_1p1c")->Arg(1)->UseManualTime()->Unit(benchmark::kMillisecond);
-BENCHMARK(queue)->Name("queue_2p2c")->Arg(2)->UseManualTime()->Unit(benchmark::kMillisecond);
 
-void queue_bounded(benchmark::State& state) {
-    Queue<Message> messages(1024);
-    run(
-        state, 1, 1, 1'000'000,
-        [&](long n) {
-            for (long i = 0; i < n; ++i) messages.put({i, i});
-        },
-        [&](long n) {
-            for (long i = 0; i < n; ++i) benchmark::DoNotOptimize(messages.get());
-        });
-}
-BENCHMARK(queue_bounded)->UseManualTime()->Unit(benchmark::kMillisecond);
-
-void queue_batch(benchmark::State& state) {
-    Queue<Message> messages;
+double run_batches(long messages) {
+    Queue<Message> queue;
     std::vector<Message> batch(64, Message{1, 2});
-    run(
-        state, 1, 1, 64 * 100'000,
+    return run(
+        1, messages,
         [&](long n) {
-            for (long i = 0; i < n; i += 64) messages.put_many(batch);
+            for (long i = 0; i < n; i += 64) queue.put_many(batch);
         },
         [&](long n) {
             for (long got = 0; got < n;)
-                got += static_cast<long>(messages.get_many(std::size_t(n - got)).size());
+                got += static_cast<long>(queue.get_many(std::size_t(n - got)).size());
         });
 }
-BENCHMARK(queue_batch)->UseManualTime()->Unit(benchmark::kMillisecond);
 
-void boost_queue(benchmark::State& state) {
+double run_boost(long count, long messages) {
     namespace bip = boost::interprocess;
     constexpr const char* kName = "sidestep_ipc_bench";
     bip::message_queue::remove(kName);
-    bip::message_queue messages(bip::create_only, kName, 100'000, sizeof(Message));
-    run(
-        state, static_cast<int>(state.range(0)), static_cast<int>(state.range(0)), 1'000'000,
+    bip::message_queue queue(bip::create_only, kName, 100'000, sizeof(Message));
+    double seconds = run(
+        count, messages,
         [&](long n) {
             Message message{1, 2};
-            for (long i = 0; i < n; ++i) messages.send(&message, sizeof message, 0);
+            for (long i = 0; i < n; ++i) queue.send(&message, sizeof message, 0);
         },
         [&](long n) {
             Message message;
             std::size_t size = 0;
             unsigned priority = 0;
-            for (long i = 0; i < n; ++i) messages.receive(&message, sizeof message, size, priority);
+            for (long i = 0; i < n; ++i) queue.receive(&message, sizeof message, size, priority);
         });
     bip::message_queue::remove(kName);
+    return seconds;
 }
-BENCHMARK(boost_queue)
-    ->Name("boost_queue_1p1c")
-    ->Arg(1)
-    ->UseManualTime()
-    ->Unit(benchmark::kMillisecond);
-BENCHMARK(boost_queue)
-    ->Name("boost_queue_2p2c")
-    ->Arg(2)
-    ->UseManualTime()
-    ->Unit(benchmark::kMillisecond);
+
+double run_python(long messages) {
+    const std::string script =
+        "import multiprocessing as m, time\n"
+        "def put(q, n):\n"
+        "    for i in range(n): q.put((i, i))\n"
+        "n = " +
+        std::to_string(messages) +
+        "; q = m.Queue(); t = time.perf_counter()\n"
+        "p = m.Process(target=put, args=(q, n)); p.start()\n"
+        "for i in range(n): q.get()\n"
+        "p.join(); print(time.perf_counter() - t)";
+    return std::stod(sidestep::subprocess::check_output({"python3", "-c", script}));
+}
+
+constexpr long kMessages = 1'000'000;
+
+void add_queues(benchmark::State& state, long messages) {
+    state.SetItemsProcessed(state.iterations() * messages);
+}
+void queue(benchmark::State& state) {
+    long count = state.range(0);
+    compare(
+        state, "x_boost", [&] { return run_queue(count, kMessages); },
+        [&] { return run_boost(count, kMessages); });
+    add_queues(state, kMessages);
+}
+void queue_bounded(benchmark::State& state) {
+    compare(
+        state, "x_boost", [] { return run_queue(1, kMessages, 1024); },
+        [] { return run_boost(1, kMessages); });
+    add_queues(state, kMessages);
+}
+void queue_batch(benchmark::State& state) {
+    constexpr long kMany = 64 * 50'000;
+    compare(
+        state, "x_boost", [] { return run_batches(kMany); }, [] { return run_boost(1, kMany); });
+    add_queues(state, kMany);
+}
+void queue_python(benchmark::State& state) {
+    try {
+        run_python(1);
+    } catch (const std::exception&) {
+        return state.SkipWithError("python3 with multiprocessing is not there");
+    }
+    constexpr long kFew = 100'000;
+    compare(
+        state, "x_python", [] { return run_queue(1, kFew); }, [] { return run_python(kFew); });
+    add_queues(state, kFew);
+}
+
+// --- processes ---------------------------------------------------------------------------------
+
+template <class... Args>
+double start_and_join(sidestep::StartMethod method, Args... args) {
+    auto begin = Clock::now();
+    sidestep::Process child(
+        {.start_method = method}, [](Args...) {}, std::move(args)...);
+    child.start();
+    child.join();
+    return seconds_since(begin);
+}
+
+void process_start(benchmark::State& state, sidestep::StartMethod method) {
+    start_and_join(method, 1);  // starts the fork server
+    compare(
+        state, "x_spawn", [&] { return start_and_join(method, 1); },
+        [] { return start_and_join(sidestep::StartMethod::spawn, 1); });
+}
+
+void pass_array(benchmark::State& state, sidestep::StartMethod method) {
+    sidestep::Array<char> array(std::size_t(1) << 30);
+    array[0] = array[array.size() - 1] = 1;
+    start_and_join(method, 1);
+    compare(
+        state, "x_int", [&] { return start_and_join(method, array); },
+        [&] { return start_and_join(method, 1); });
+}
+
+// --- kills -------------------------------------------------------------------------------------
+
+// A thread runs ours() again and again, while children run theirs() and are killed: how long after
+// a death its first round is over.
+void stall(benchmark::State& state, const std::function<void()>& theirs,
+           const std::function<void()>& ours) {
+    std::atomic<bool> stop{false};
+    std::atomic<std::int64_t> rounds{0};
+    std::thread survivor([&] {
+        for (; !stop; ++rounds) ours();
+    });
+    double worst = 0;
+    for (auto _ : state) {
+        pid_t child = fork_child([&] {
+            for (;;) theirs();
+        });
+        std::this_thread::sleep_for(std::chrono::microseconds(500 + std::rand() % 1000));
+        kill(child, SIGKILL);
+        waitpid(child, nullptr, 0);
+        auto death = Clock::now();
+        for (std::int64_t before = rounds; rounds == before;) std::this_thread::yield();
+        double seconds = seconds_since(death);
+        worst = std::max(worst, seconds);
+        state.SetIterationTime(seconds);
+    }
+    stop = true;
+    survivor.join();
+    state.counters["worst_ms"] = worst * 1e3;
+}
+
+// Most die with the lock.
+void stall_lock(benchmark::State& state) {
+    sidestep::Lock lock;
+    auto hold = [&](std::chrono::microseconds time) {
+        lock.lock();
+        for (auto begin = Clock::now(); Clock::now() - begin < time;) {
+        }
+        lock.unlock();
+    };
+    stall(
+        state, [&] { hold(std::chrono::microseconds(200)); },
+        [&] { hold(std::chrono::microseconds(1)); });
+}
+
+// What the scheduler takes: nobody waits for the dead.
+void stall_nothing(benchmark::State& state) {
+    stall(
+        state,
+        [] {
+            for (auto begin = Clock::now(); Clock::now() - begin < std::chrono::milliseconds(1);) {
+            }
+        },
+        [] { std::this_thread::yield(); });
+}
+
+void stall_queue(benchmark::State& state) {
+    Queue<Message> queue;
+    auto use = [&] {
+        queue.put({1, 2});
+        benchmark::DoNotOptimize(queue.try_get());
+    };
+    stall(state, use, use);
+}
 
 }  // namespace
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+    sidestep::init();
+    auto add = [](const char* name, auto function, auto... arguments) {
+        return benchmark::RegisterBenchmark(name, function, arguments...)
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond);
+    };
+    using sidestep::StartMethod;
+    auto milliseconds = [](auto* row) { return row->Unit(benchmark::kMillisecond); };
+    milliseconds(add("queue_1p1c", queue)->Arg(1));
+    milliseconds(add("queue_2p2c", queue)->Arg(2));
+    milliseconds(add("queue_bounded", queue_bounded));
+    milliseconds(add("queue_batch", queue_batch));
+    milliseconds(add("queue_python", queue_python)->Iterations(5));
+    add("process_start/fork", process_start, StartMethod::fork);
+    add("process_start/forkserver", process_start, StartMethod::forkserver);
+    add("pass_array/spawn", pass_array, StartMethod::spawn);
+    add("pass_array/forkserver", pass_array, StartMethod::forkserver);
+    add("stall/nothing", stall_nothing)->Iterations(200);
+    add("stall/lock", stall_lock)->Iterations(200);
+    add("stall/queue", stall_queue)->Iterations(200);
+    benchmark::Initialize(&argc, argv);
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+    benchmark::RunSpecifiedBenchmarks();
+    sidestep::stop_forkserver();
+}

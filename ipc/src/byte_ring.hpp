@@ -10,7 +10,8 @@
 //    is done. There is nothing to repair, and the number of records is exact.
 // Q3 What `seen_head` says is at or behind the head, `seen_tail` at or behind the tail: less room,
 // or
-//    fewer records, than there are. They spare each side the other's cache line.
+//    fewer records, than there are. They spare each side the other's cache line: a look at it costs
+//    the other side more than all the rest of an operation.
 //
 // Room: a record is a word with its length, and its bytes up to a multiple of 8; it never wraps.
 // Records wrap to the start where the next does not fit, and also early, once they have passed
@@ -54,9 +55,10 @@ struct RingWords {
     std::uint32_t escape_count =
         0;  // if escaped: no wrap until the consumer has passed this record
     std::uint32_t escaped = 0;
+    std::uint32_t refresh_place = 0;  // where the tail was when put() looked at the head last
     alignas(kCacheLine) OwnerLock get_lock;  // C
     std::atomic<std::uint64_t> head{0};
-    std::uint64_t seen_tail = 0;  // guarded by C
+    std::atomic<std::uint64_t> seen_tail{0};  // written under C; relaxed: others take it for a hint
 };
 
 // A view of the ring, in each process.
@@ -64,12 +66,19 @@ class ByteRing {
   public:
     static constexpr std::uint64_t kJump = std::uint64_t(1) << 63;  // | the place
     static constexpr std::uint32_t kHot = (256 << 10) / kUnit;
+    static constexpr std::uint32_t kRefresh = (4 << 10) / kUnit;
 
     ByteRing(RingWords& words, std::byte* bytes, std::uint32_t units, std::uint32_t max_records)
         : words_(words), bytes_(bytes), units_(units), max_records_(max_records) {}
 
     // How many records there are now.
     std::uint32_t size() const;
+    // False: there are none. True: there were some.
+    bool may_have_records() const {
+        std::uint64_t head = words_.head.load(std::memory_order_relaxed);
+        std::uint64_t seen = words_.seen_tail.load(std::memory_order_relaxed);
+        return RingCursor::unpack(seen).count != RingCursor::unpack(head).count || size() > 0;
+    }
     std::uint32_t max_records() const { return max_records_; }
     // The largest record that always finds room in the end.
     std::size_t largest() const { return (units_ / 2 - 1) * kUnit; }
@@ -80,7 +89,8 @@ class ByteRing {
     const std::byte* put(const std::byte* begin, const std::byte* end);
 
     // --- by the holder of C ---
-    bool has_records();
+    // Any? Looks at the tail if fewer than `wanted` (at least 1) were seen so far.
+    bool has_records(std::uint32_t wanted = 1);
     // Copies up to `limit` records out, but no more than `most` bytes after the first; `out(data,
     // size)` gets them in a few pieces. Call commit() after.
     template <class Out>
@@ -131,7 +141,8 @@ inline std::uint32_t ByteRing::step(RingCursor& cursor) const {
 template <class Out>
 std::uint32_t ByteRing::copy(std::uint32_t limit, std::size_t most, Out out) {
     next_ = RingCursor::unpack(words_.head.load(std::memory_order_relaxed));  // Q1: ours
-    std::uint32_t end = RingCursor::unpack(words_.seen_tail).count, taken = 0;
+    std::uint64_t seen = words_.seen_tail.load(std::memory_order_relaxed);
+    std::uint32_t end = RingCursor::unpack(seen).count, taken = 0;
     std::uint32_t run_begin = 0, run_end = 0;
     std::size_t total = 0;
     while (taken < limit && next_.count != end && (taken == 0 || total < most)) {

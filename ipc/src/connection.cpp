@@ -1,5 +1,6 @@
 #include <sidestep/connection.hpp>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/stat.h>
@@ -56,6 +57,8 @@ std::uint64_t OutgoingFds::put(int fd) {
         throw SerializationError(
             "this connection cannot carry descriptors, connections or handles: it is not a Unix "
             "socket; use Pipe(), or a Listener on a UnixAddress");
+    auto same = std::find(fds_.begin(), fds_.end(), fd);
+    if (same != fds_.end()) return static_cast<std::uint64_t>(same - fds_.begin());
     if (fds_.size() == sys::kMaxFdsPerSend)
         throw SerializationError(fmt::format(
             "more than {} descriptors in one message; send several messages", sys::kMaxFdsPerSend));
@@ -64,9 +67,14 @@ std::uint64_t OutgoingFds::put(int fd) {
 }
 
 int IncomingFds::get(std::uint64_t number) {
-    if (number < fds_.size() && fds_[static_cast<std::size_t>(number)])
-        return fds_[static_cast<std::size_t>(number)].detach();
-    if (lost_)
+    bool full = false;
+    if (number < fds_.size() && fds_[static_cast<std::size_t>(number)]) {
+        // A duplicate: the same number may come again.
+        int copy = ::fcntl(fds_[static_cast<std::size_t>(number)].fd(), F_DUPFD_CLOEXEC, 3);
+        if (copy >= 0) return copy;
+        full = errno == EMFILE;
+    }
+    if (lost_ || full)
         throw SerializationError(
             "descriptors of this message were lost: this process has no room for more open "
             "descriptors (ulimit -n)");

@@ -27,9 +27,9 @@ std::uint64_t kind_of(QueueCore::Kind kind) {
 
 // Locks are held for as long as a copy takes. Who does not want to wait waits that long, since
 // otherwise try_get() would not find what is there; but not for a stopped process.
-Deadline lock_deadline(const Deadline& deadline) {
-    if (!deadline) return {};
-    return std::max(*deadline, sys::Clock::now() + 100ms);
+bool take(OwnerLock& lock, const Deadline& deadline) {
+    if (lock.try_lock(false)) return true;
+    return lock.lock_until(deadline ? std::max(*deadline, sys::Clock::now() + 100ms) : Deadline());
 }
 
 // The eventfd is a flag: a write that would block finds it set already.
@@ -104,7 +104,7 @@ const std::byte* QueueCore::try_put(Local& own, const std::byte* begin, const st
                                     const Deadline& deadline) {
     State& all = own.state;
     check_open(own);
-    if (!all.ring.put_lock.lock_until(lock_deadline(deadline))) return begin;
+    if (!take(all.ring.put_lock, deadline)) return begin;
     if (!own.used.load(std::memory_order_relaxed)) own.used.store(true);
     std::uint32_t before = 0, after = 0;
     const std::byte* next = begin;
@@ -121,8 +121,10 @@ const std::byte* QueueCore::try_put(Local& own, const std::byte* begin, const st
         next = own.ring.put(begin, end);
         after = RingCursor::unpack(all.ring.tail.load(std::memory_order_relaxed)).count;
     }
-    if (after != before)
-        all.items.notify(static_cast<int>(std::min<std::uint32_t>(after - before, INT_MAX)));
+    if (after != before) {
+        fence_after_unlock();
+        all.items.notify_fenced(static_cast<int>(std::min<std::uint32_t>(after - before, INT_MAX)));
+    }
     return next;
 }
 
@@ -163,10 +165,10 @@ std::size_t QueueCore::put(std::span<const std::byte> records, const Deadline& d
 
 // --- get ---------------------------------------------------------------------------------------
 
-// By a holder of C who finds the queue empty and long: its pages go back to the system.
+// By a holder of C: if the queue is long and empty, its pages go back to the system.
 void QueueCore::reclaim(Local& own) {
     State& all = own.state;
-    if (RingCursor::unpack(all.ring.head.load()).place < kReclaim) return;
+    if (RingCursor::unpack(all.ring.head.load()).place < kReclaim || own.ring.size() != 0) return;
     if (!all.ring.put_lock.try_lock(false)) return;
     Unlocker unlock(all.ring.put_lock);
     if (own.ring.size() != 0) return;
@@ -196,21 +198,24 @@ bool QueueCore::try_get(Local& own, std::uint32_t limit, RecordBuffer& out, std:
         throw QueueShutDown("the queue was shut down: get() is over");
     taken = 0;
     bool look = all.lease && time_to_look(own);
-    if (look || own.ring.size() > 0) {
-        if (!all.ring.get_lock.lock_until(lock_deadline(deadline))) return false;
+    if (look || own.ring.may_have_records()) {
+        if (!take(all.ring.get_lock, deadline)) return false;
         Unlocker unlock(all.ring.get_lock);
         if (all.lease) {
             taken = take_on_loan(own, limit, out, look);
-        } else if (own.ring.has_records()) {
+        } else if (own.ring.has_records(limit)) {
             constexpr std::size_t kMost = 1 << 20;
             taken = own.ring.copy(limit, kMost, [&](const std::byte* data, std::size_t size) {
                 out.write(data, size);
             });
             own.ring.commit();
         }
-        if (taken > 0 && own.ring.size() == 0) reclaim(own);
+        if (taken > 0) reclaim(own);
     }
-    if (taken > 0) all.space.notify_one();
+    if (taken > 0) {
+        fence_after_unlock();
+        all.space.notify_fenced(1);
+    }
     if (all.has(State::kPolled) && own.ring.size() == 0) settle(own);
     if (taken == 0 && shut && own.ring.size() == 0)
         throw QueueShutDown("the queue was shut down, and nothing is left in it");

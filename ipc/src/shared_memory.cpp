@@ -3,12 +3,14 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <stdexcept>
@@ -31,8 +33,9 @@ constexpr std::size_t kLongestName = 245;
 // N1 The link ".sidestep.<name>", "<creator>-<inode>", is there before the name and goes after it.
 // N2 Who uses a block through a SharedMemory holds a shared flock on it.
 // N3 A name is stale if its link's creator is dead, its inode is the link's, and the exclusive
-// flock
-//    is to be had.
+//    flock is to be had.
+// N4 Names and links are removed by the holder of the folder's flock: who read a link removes that
+//    one, not its successor's. Killed in between: the link is still there, and tells the next one.
 std::string path_of(const std::string& name) { return kFolder + name; }
 std::string mark_of(const std::string& name) { return std::string(kFolder) + kMark + name; }
 
@@ -51,30 +54,39 @@ std::string random_name() {
     return fmt::format("psm_{:08x}", number);
 }
 
-// Removes the name, if it is stale, and what is left of its link.
-void remove_if_stale(const std::string& name) {
+// N4. A process that is stopped while it holds it, or a stranger, holds nobody up for long.
+class FolderLock {
+  public:
+    FolderLock() : folder_(::open(kFolder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+        auto give_up = sys::Clock::now() + std::chrono::milliseconds(100);
+        while (!(held_ = ::flock(folder_.get(), LOCK_EX | LOCK_NB) == 0) && errno == EWOULDBLOCK &&
+               sys::Clock::now() < give_up)
+            ::sched_yield();
+    }
+    // Who cleans up for others needs it; who removes what is its own goes on without.
+    bool held() const { return held_; }
+
+  private:
+    Fd folder_;
+    bool held_ = false;
+};
+
+// Removes the name, if it is stale, and what is left of its link. True: there was a name.
+bool remove_if_stale(const std::string& name) {
     char target[64] = {};
     std::string mark = mark_of(name), path = path_of(name);
-    if (::readlink(mark.c_str(), target, sizeof target - 1) <= 0) return;
+    if (::readlink(mark.c_str(), target, sizeof target - 1) <= 0) return false;
     unsigned long long owner = 0, inode = 0;
-    if (std::sscanf(target, "%llx-%llx", &owner, &inode) != 2 || is_alive(owner)) return;
+    if (std::sscanf(target, "%llx-%llx", &owner, &inode) != 2 || is_alive(owner)) return false;
     Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
     struct stat status = {};
+    bool removed = false;
     if (fd && ::fstat(fd.get(), &status) == 0 && status.st_ino == inode) {
-        if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return;
-        (void)::unlink(path.c_str());
+        if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return false;
+        removed = ::unlink(path.c_str()) == 0;
     }
     (void)::unlink(mark.c_str());
-}
-
-void remove_stale_names() {
-    DIR* folder = ::opendir(kFolder);
-    if (!folder) return;
-    std::size_t prefix = std::strlen(kMark);
-    while (dirent* entry = ::readdir(folder))
-        if (std::strncmp(entry->d_name, kMark, prefix) == 0)
-            remove_if_stale(entry->d_name + prefix);
-    ::closedir(folder);
+    return removed;
 }
 
 // A file of zeros with its pages, and without a name yet.
@@ -116,6 +128,21 @@ bool publish(const Fd& fd, const std::string& name, bool owned) {
 
 }  // namespace
 
+std::vector<std::string> remove_stale_names() {
+    std::vector<std::string> removed;
+    std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir(kFolder), &::closedir);
+    if (!folder) return removed;
+    FolderLock lock;
+    if (!lock.held()) return removed;
+    std::size_t prefix = std::strlen(kMark);
+    while (dirent* entry = ::readdir(folder.get())) {
+        if (std::strncmp(entry->d_name, kMark, prefix) != 0) continue;
+        std::string name = entry->d_name + prefix;
+        if (remove_if_stale(name)) removed.push_back(std::move(name));
+    }
+    return removed;
+}
+
 struct SharedMemory::Block {
     std::string name;
     Fd fd;
@@ -128,6 +155,7 @@ struct SharedMemory::Block {
     Block& operator=(const Block&) = delete;
     ~Block() {
         if (owner == 0 || owner != this_process()) return;
+        FolderLock lock;
         // Not another's that has the name by now: the link tells.
         char target[64] = {};
         std::string mark = mark_of(name);
@@ -182,7 +210,7 @@ void check_size(std::size_t size) {
 
 SharedMemory::SharedMemory(CreateOnly, std::size_t size, SharedMemoryOptions options) {
     check_size(size);
-    remove_stale_names();
+    (void)remove_stale_names();
     while (!block_) block_ = Block::create(random_name(), size, options);
 }
 
@@ -190,14 +218,14 @@ SharedMemory::SharedMemory(CreateOnly, std::string name, std::size_t size,
                            SharedMemoryOptions options) {
     check_name(name);
     check_size(size);
-    remove_stale_names();
+    (void)remove_stale_names();
     block_ = Block::create(name, size, options);
     if (!block_) throw_errno(EEXIST, fmt::format("SharedMemory(create_only, \"{}\")", name));
 }
 
 SharedMemory::SharedMemory(OpenOnly, std::string name) {
     check_name(name);
-    remove_stale_names();
+    (void)remove_stale_names();
     block_ = Block::open(name);
     if (!block_) throw_errno(ENOENT, fmt::format("SharedMemory(open_only, \"{}\")", name));
 }
@@ -206,7 +234,7 @@ SharedMemory::SharedMemory(OpenOrCreate, std::string name, std::size_t size,
                            SharedMemoryOptions options) {
     check_name(name);
     check_size(size);
-    remove_stale_names();
+    (void)remove_stale_names();
     // Whoever loses a race tries the other way.
     for (int tries = 0; !block_ && tries < 100; ++tries) {
         block_ = Block::open(name);
@@ -236,6 +264,7 @@ void SharedMemory::close() {
 
 void SharedMemory::unlink() {
     Block& own = block();
+    FolderLock lock;
     if (::unlink(path_of(own.name).c_str()) < 0)
         throw_errno(errno, fmt::format("unlink(SharedMemory \"{}\")", own.name));
     (void)::unlink(mark_of(own.name).c_str());

@@ -68,6 +68,10 @@ class WaitWord {
     void notify_all() noexcept { notify(INT_MAX); }
     void notify(int count) noexcept {
         std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(W1): pairs with prepare
+        notify_fenced(count);
+    }
+    // For a caller that has just executed a full fence, or called fence_after_unlock().
+    void notify_fenced(int count) noexcept {
         std::uint32_t seen = word_.load(std::memory_order_relaxed);
         if ((seen & 1) == 0) return;
         while (!word_.compare_exchange_weak(seen, (seen + 2) & ~1u))

@@ -121,6 +121,32 @@ TEST_CASE("253 descriptors travel in one message, 254 are refused and nothing is
     CHECK(there.recv<int>() == 1);
 }
 
+TEST_CASE("a descriptor that is several times in a message travels once", "[ipc][fds]") {
+    auto [here, there] = Pipe();
+    PipeFds pipe;
+    struct Repeated {  // more often than a message has room for
+        std::vector<DupFd> fds;
+        void save(OutputArchive& archive) const {
+            archive(std::uint64_t(300));
+            for (int i = 0; i < 300; ++i) archive(fds.at(0));
+        }
+        void load(InputArchive& archive) {
+            std::uint64_t count = 0;
+            archive(count);
+            fds.resize(static_cast<std::size_t>(count));
+            for (DupFd& fd : fds) archive(fd);
+        }
+    } sent;
+    sent.fds.push_back(std::move(pipe.write_end));
+    here.send(sent);
+    Repeated arrived = there.recv<Repeated>();
+    REQUIRE(arrived.fds.size() == 300);
+    CHECK(arrived.fds[0].fd() != arrived.fds[299].fd());
+    arrived.fds[0].reset();  // each is its own
+    write_to(arrived.fds[299], "last");
+    CHECK(pipe.read() == "last");
+}
+
 TEST_CASE("descriptors do not travel over TCP: the error says what does", "[ipc][fds]") {
     Listener listener({.address = TcpAddress{}});
     Connection client = Client(listener.address());

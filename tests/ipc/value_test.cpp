@@ -1,5 +1,7 @@
 #include <sidestep/value.hpp>
 
+#include <sys/resource.h>
+
 #include <array>
 #include <atomic>
 #include <mutex>
@@ -233,6 +235,47 @@ TEST_CASE("values and arrays work in a process that is older than they", "[ipc][
     CHECK(array.mutex().try_lock());
     CHECK(array.mutex().owner_died());
     array.mutex().unlock();
+}
+
+TEST_CASE("passing an array costs what passing one element costs", "[ipc][value][travel]") {
+    // Counted, not timed: bytes in the message, descriptors beside it, pages of memory.
+    struct Cost {
+        std::size_t bytes, fds;
+        long pages;
+        bool operator==(const Cost&) const = default;
+    };
+    auto cost = [](const Array<char>& array) {
+        detail::HeapBuffer buffer;
+        test::FdCollector fds;
+        OutputArchive archive(buffer, &fds);
+        rusage before = {}, after = {};
+        ::getrusage(RUSAGE_THREAD, &before);
+        archive(array);
+        ::getrusage(RUSAGE_THREAD, &after);
+        return Cost{buffer.size(), fds.fds.size(), after.ru_minflt - before.ru_minflt};
+    };
+    Array<char> small(1), large(std::size_t(1) << 30);
+    large[0] = 1;
+    (void)cost(small);  // the first time touches code and stack
+    Cost one = cost(small), many = cost(large);
+    CHECK(many.bytes == one.bytes);
+    CHECK(many.bytes < 64);
+    CHECK(many.fds == one.fds);
+    CHECK(many.pages <= one.pages + 1);
+
+    test::Channel channel;
+    test::SharedPage<std::atomic<long>> faults;
+    test::Child receiver([&] {
+        rusage before = {}, after = {};
+        ::getrusage(RUSAGE_SELF, &before);
+        auto array = channel.receive<Array<char>>();
+        ::getrusage(RUSAGE_SELF, &after);
+        *faults = after.ru_minflt - before.ru_minflt;
+        return array.size() == std::size_t(1) << 30 && array[0] == 1 ? 0 : 1;
+    });
+    channel.send(large);
+    CHECK(receiver.wait() == 0);
+    CHECK(*faults < 200);  // of the 262,144 that it has
 }
 
 TEST_CASE("an array of other elements is refused", "[ipc][value][travel]") {

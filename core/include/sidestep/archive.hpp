@@ -113,17 +113,23 @@ class HeapBuffer final : public OutputBuffer {
 class FdSink {
   public:
     virtual ~FdSink() = default;
-    virtual std::uint64_t put(int fd) = 0;  // returns the number that stands for it in the bytes
+    // Returns the number that stands for it in the bytes. Equal descriptors may share one: many
+    // small objects lie in one segment.
+    virtual std::uint64_t put(int fd) = 0;
 };
 class FdSource {
   public:
     virtual ~FdSource() = default;
-    virtual int get(std::uint64_t number) = 0;  // an owned descriptor
+    // An owned descriptor; another one each time that a number is asked for.
+    virtual int get(std::uint64_t number) = 0;
 };
 
 // Makes a value that is about to be read: a handle's default constructor would create a new shared
 // object, only for it to be replaced; handles have a constructor from Blank instead.
 struct Blank {};
+// A handle that is nothing but descriptors (SharedMemory has a name as well).
+template <class T>
+inline constexpr bool needs_fds = std::is_constructible_v<T, Blank>;
 template <class T>
 T make_blank() {
     if constexpr (std::is_constructible_v<T, Blank>)

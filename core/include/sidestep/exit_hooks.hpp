@@ -13,6 +13,7 @@
 // Fork:    a hook belongs to the process that registered it; a forked child starts with none.
 //          (std::atexit is not like that: a child by fork runs its parent's handlers if it calls
 //          std::exit(), and no handlers otherwise.)
+// Peer death: nothing of this runs after kill -9; the kernel ends daemonic children then.
 // Errors:  what a hook throws is written to stderr; the others run all the same.
 #pragma once
 

@@ -20,10 +20,9 @@
 //            serializes them and lets go of them: std::move a connection's end into a Process, and
 //            after start() only the child has it.
 // Ownership: a Process owns its child. The destructor of a running one waits for it; a daemonic
-// one,
-//            and any while an exception unwinds the stack, it ends instead: SIGTERM, and SIGKILL a
-//            second later. detach() gives that up; a detached child is ended (daemonic) or waited
-//            for at the end of this process.
+//            one, and any while an exception unwinds the stack, it ends instead: SIGTERM, and
+//            SIGKILL a second later. detach() gives that up; a detached child is ended (daemonic)
+//            or waited for at the end of this process.
 // Threads:   thread-safe, but for close(), moving and destroying.
 // Fork:      only the process that made a Process can start it, and only the one that started it
 //            can wait for it and signal it (std::logic_error). A forked copy's destructor does

@@ -2,6 +2,9 @@
 //
 // Threads: thread-safe.
 // Fork:    a child knows all settings of its parent; its default is the method it was started by.
+// Peer death: a fork server that died is started again by the next start; its children live on.
+// Errors:  std::logic_error for settings that come too late, and for fork while there are other
+//          threads; std::invalid_argument for a name that is none.
 #pragma once
 
 #include <filesystem>

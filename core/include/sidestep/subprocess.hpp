@@ -9,10 +9,12 @@
 //            (a timeout, a throwing callback) the child is killed first.
 // Threads:   thread-safe; any number of threads may run children at once.
 // Peer death: a child that dies early is a return code; input that it did not read is no error.
+// Fork:      a forked copy has no children: what its parent started, its parent waits for.
 // Errors:    std::invalid_argument for options that contradict each other, StartError (a
 //            std::system_error with step, errno and path) if there is no child, TimeoutExpired,
 //            CalledProcessError.
-// Limits:    what is captured is kept in memory.
+// Limits:    what is captured is kept in memory. The string of a large output has room to spare, of
+//            up to 31 times its size: address space, not memory.
 #pragma once
 
 #include <initializer_list>

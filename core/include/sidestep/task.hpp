@@ -13,6 +13,10 @@
 //
 // There is no registration: a task is known by where its trampoline lies in which module, and the
 // receiver checks the module's build-id, the place and the signature before it jumps.
+//
+// Threads: check_callable and its kin are of compile time; a TaskId is a value.
+// Errors:  what cannot be a task does not compile, and the message says what to do instead;
+//          SerializationError for a task of another build of the program.
 #pragma once
 
 #include <cstddef>

@@ -8,8 +8,10 @@
 //
 // A timeout, an action that throws, abort(), and the death of a party break the barrier.
 //
+// Ownership:  it lives in shared memory without a name, for as long as any handle does.
 // Threads:    thread-safe and process-shared; a party is a thread of any process. A handle is a
 //             small value whose copies are one barrier.
+// Fork:       a forked child has the handles too, and is a party of its own once it waits.
 // Peer death: a process counts as a party from its first wait() until the round after its last, or
 //             until its last handle is gone. If it dies within, whoever waits gets
 //             BrokenBarrierError, within as long as it has waited already (2 to 100 ms). So a

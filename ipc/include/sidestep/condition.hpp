@@ -8,8 +8,10 @@
 // A notification wakes exactly as many as it says, first come first served, and is not stored: with
 // nobody waiting it does nothing.
 //
+// Ownership:  it lives in shared memory without a name, for as long as any handle does.
 // Threads:    thread-safe and process-shared; a handle is a small value whose copies are one
 //             condition. wait and notify ask that the caller holds the lock.
+// Fork:       a forked child has the handle too, but not the lock that its parent holds.
 // Peer death: notify passes over the dead, and never waits for anybody. If one is killed that has
 //             just been notified, the notification is lost with it: wait(predicate) looks at the
 //             predicate at least every 100 ms, and finds out all the same.

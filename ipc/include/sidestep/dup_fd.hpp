@@ -5,8 +5,10 @@
 //
 // Ownership: owns its descriptor; move-only. Sending one leaves it open here: the receiver's is a
 //            duplicate, of the same open file (offset and flags are shared, see dup(2)).
+// Threads:   a value, as an int; sharing one object between threads is the caller's to order.
 // Fork:      O_CLOEXEC; a forked child owns a copy.
-// Errors:    SerializationError where descriptors cannot travel (TCP, a plain pipe).
+// Errors:    SerializationError where descriptors cannot travel (TCP, a plain pipe, a Queue).
+// Limits:    253 different descriptors in one message of a Connection.
 #pragma once
 
 #include <utility>

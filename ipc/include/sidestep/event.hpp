@@ -1,9 +1,12 @@
 // Event: a flag that processes wait for.
 //
+// Ownership:  it lives in shared memory without a name, for as long as any handle does.
 // Threads:    thread-safe and process-shared; a handle is a small value whose copies are one event.
+// Fork:       a forked child has the handle too.
 // Peer death: a dead waiter blocks nobody; if the one that calls set() dies in the middle, the flag
 //             is either set, and the waiters learn it within 100 ms at most, or not.
-// Errors:     std::logic_error for a handle that was moved from.
+// Errors:     std::logic_error for a handle that was moved from; std::system_error if there is no
+//             shared memory to be had.
 #pragma once
 
 #include <chrono>

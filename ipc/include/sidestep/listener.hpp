@@ -10,6 +10,8 @@
 // send_bytes and recv_bytes: its send() pickles). An empty key is a key like any other. The key
 // proves who is there; it does not encrypt what follows.
 //
+// Ownership:  a Listener owns its socket, and the file of a UnixAddress; what accept() returns
+//             is the caller's.
 // Threads:    a Listener is thread-safe: accept() calls take turns, close() from another thread
 //             ends them. It has no thread of its own: handshakes go on inside accept().
 // Fork:       a forked child owns a copy of the listening socket; the socket's file is removed by

@@ -12,13 +12,11 @@
 // Threads:    thread-safe and process-shared.
 // Fork:       a forked child has the handle too, but not what its parent holds.
 // Peer death: the kernel says that a holder has died (never a time-out); the next who wants the
-// lock
-//             gets it within some 10 ms, and owner_died() tells so: what the lock guards may be
-//             half changed. A stopped holder (SIGSTOP) keeps the lock. A process that execs while
+//             lock gets it within some 5 ms, and owner_died() tells so: what it guards may be half
+//             changed. A stopped holder (SIGSTOP) keeps the lock. A process that execs while
 //             it holds the lock keeps it until it ends; so does a process whose thread ends.
 // Errors:     std::logic_error for unlocking what one does not hold, and for a handle that was
-// moved
-//             from. std::system_error if there is no shared memory to be had.
+//             moved from. std::system_error if there is no shared memory to be had.
 // Limits:     not fair; unlocking costs a system call if somebody waits. Between pid namespaces a
 //             death goes unnoticed.
 #pragma once

@@ -10,7 +10,9 @@
 //     in batches    | put_many(range), get_many(n)| get_many_for          | try_get_many
 //
 // T travels if it can be serialized (archive.hpp). Handles (locks, arrays, queues) cannot be items,
-// since descriptors do not fit in memory: send them over a Pipe, or as arguments.
+// since descriptors do not fit in memory: send them over a Pipe, or as arguments. A Queue of them
+// does not compile; put() of an item that contains one throws SerializationError. SharedMemory and
+// ShareableList can be: they travel by name, so somebody must keep them until they are opened.
 //
 // Ownership:  a handle is a small value, its copies are one queue. The items lie in shared memory
 //             without a name, for as long as any handle does.
@@ -18,7 +20,7 @@
 // Fork:       a forked child has the handles too.
 // Peer death: a process that is killed in put() has put its item whole or not at all; one that is
 //             killed in get() has taken whole items or none. Nobody else is held up: the dead lose
-//             the queue's locks within some 10 ms. A stopped process may hold up one side.
+//             the queue's locks within some 5 ms. A stopped process may hold up one side.
 // Errors:     QueueClosed after close() here, QueueShutDown after shut_down() anywhere,
 //             SerializationError, std::length_error for an item larger than half of max_bytes,
 //             std::bad_alloc if the system has no memory for it, std::logic_error if moved from.
@@ -26,6 +28,7 @@
 // Limits:     2^31 - 1 items; 32 GiB.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <type_traits>
@@ -44,6 +47,9 @@ class TypedQueue {
     static_assert(Travels<T>,
                   "an item of this type cannot be serialized: give it a cereal `serialize` member "
                   "(or include the cereal header of a standard type); pointers cannot travel");
+    static_assert(!needs_fds<T>,
+                  "a handle cannot be an item of a queue: it travels as a descriptor, and a queue "
+                  "has room for bytes only. Send it over a Pipe(), or pass it as an argument");
 
   public:
     using value_type = T;
@@ -146,7 +152,9 @@ class TypedQueue {
         RecordBuffer records;
         std::vector<T> items;
         if (limit == 0) return items;
-        items.reserve(core_.get(static_cast<std::uint32_t>(limit & 0x7fffffff), records, deadline));
+        constexpr std::size_t kMost = 0x7fffffff;
+        auto most = static_cast<std::uint32_t>(std::min(limit, kMost));
+        items.reserve(core_.get(most, records, deadline));
         for (RecordReader reader(records.bytes()); !reader.done();)
             items.push_back(reader.next<T>());
         return items;

@@ -10,12 +10,12 @@
 // Where permits stand for things that outlive their taker (items in a buffer, say), nothing must
 // come back: .returned_on_death = false makes it a plain counter.
 //
+// Ownership:  it lives in shared memory without a name, for as long as any handle does.
 // Threads:    thread-safe and process-shared; a handle is a small value whose copies are one
 //             semaphore. Permits belong to processes, not to threads.
 // Fork:       a forked child holds none of its parent's permits.
-// Peer death: see above; noticed by who waits (within as long as it has waited already, 2 to 100
-// ms),
-//             by try_acquire() and by value().
+// Peer death: see above; noticed by who waits (within as long as it has waited already, 2 to
+//             100 ms), by try_acquire() and by value().
 // Errors:     std::invalid_argument for a bad number; std::logic_error for a release too many of a
 //             BoundedSemaphore and for a handle that was moved from.
 // Limits:     65536 permits that return on death; 2^31 - 1 that do not.

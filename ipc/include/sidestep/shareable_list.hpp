@@ -9,10 +9,11 @@
 // Ownership:  as SharedMemory: the creator owns the name.
 // Threads:    nothing locks: who writes and reads the same item at once may see half of it. Keep a
 //             Lock beside.
+// Fork:       as SharedMemory.
 // Peer death: an item may be half written.
 // Errors:     std::out_of_range; std::length_error for text that does not fit; std::runtime_error
-// if
-//             the memory holds no list; those of SharedMemory.
+//             if the memory holds no list; those of SharedMemory.
+// Limits:     an item never grows beyond the place that it was made with.
 #pragma once
 
 #include <cstddef>
@@ -72,6 +73,8 @@ class ShareableList {
     void check() const;
     SharedMemory memory_;
 };
+template <>
+inline constexpr bool detail::needs_fds<ShareableList> = false;
 
 // "ShareableList(["howdy", 100, None], psm_12ab34cd)"
 std::string to_string(const ShareableList& list);

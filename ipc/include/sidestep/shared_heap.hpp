@@ -16,9 +16,9 @@
 // Threads:    nothing locks by itself: hold mutex() for whatever touches the heap or what is in it.
 //             (Boost's own mutex would hang after a kill.)
 // Fork:       a forked child shares the heap.
-// Peer death: who is killed while it changes the heap may leave it damaged: mutex().owner_died()
-// tells
-//             the next one, and sane() whether the heap's own records are still in order.
+// Peer death: who is killed while it changes the heap may leave it damaged: the next one learns it
+//             from mutex().owner_died(), and from sane() whether the heap's own records are still
+//             in order.
 // Errors:     boost::interprocess::bad_alloc, a std::exception, if the heap is full.
 // Limits:     the size is fixed; memory is used as it is touched. Pointers inside must be offset
 //             pointers, as Boost's containers and allocators have them.

@@ -9,11 +9,11 @@
 // Threads:    a handle is a small value; its copies are one mapping. Thread-safe, but for close().
 // Fork:       a forked child has the mapping, and does not own the name.
 // Peer death: a name left by a creator that was killed is removed by the next SharedMemory that is
-//             made or opened anywhere, unless another process still has a handle of it. (How it is
-//             known: a symbolic link ".sidestep.<name>" beside it names the creator.)
-// Errors:     std::invalid_argument for a bad name or size; std::system_error: EEXIST, ENOENT,
-// ENOSPC
-//             if /dev/shm is full (memory is reserved at once: no SIGBUS later).
+//             made or opened anywhere, or by remove_stale_names(), unless another process still
+//             has a handle of it. (How it is known: a symbolic link ".sidestep.<name>" beside it
+//             names the creator.) No process watches: there is none to be killed in its turn.
+// Errors:     std::invalid_argument for a bad name or size; std::system_error: EEXIST, ENOENT, or
+//             ENOSPC if /dev/shm is full (memory is reserved at once: no SIGBUS later).
 // Limits:     names of up to 245 bytes, without NUL and '/'.
 #pragma once
 
@@ -21,6 +21,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include <sidestep/archive.hpp>
 
@@ -67,6 +68,14 @@ class SharedMemory {
     Block& block() const;
     std::shared_ptr<Block> block_;
 };
+
+// Removes the names that creators left who were killed, and whose blocks nobody uses; returns them.
+// Every SharedMemory that is made or opened does this first: call it where none is, and the memory
+// is wanted back.
+std::vector<std::string> remove_stale_names();
+
+template <>
+inline constexpr bool detail::needs_fds<SharedMemory> = false;
 
 // "SharedMemory(psm_12ab34cd, 4096 bytes)"
 std::string to_string(const SharedMemory& memory);

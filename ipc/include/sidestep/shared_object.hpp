@@ -1,8 +1,7 @@
 // Shared<T>: a value that is stored once, and loaded once by each process that uses it.
 //
 //     mp::Shared<std::vector<double>> model(load_model());
-//     pool.map(predict, ...);      // double predict(const mp::Shared<std::vector<double>>& model,
-//     ...)
+//     pool.map(predict, ...);  // double predict(const mp::Shared<std::vector<double>>& model, ...)
 //
 // The value is serialized into shared memory when the handle is made. Passing the handle costs the
 // same whatever its size; each process reads the value back on first use, and keeps it for the next
@@ -11,6 +10,7 @@
 // Ownership:  a handle is a small value. The stored bytes live for as long as any handle does.
 // Threads:    the value is const; thread-safe as far as const access to T is.
 // Fork:       a forked child has the value as it is.
+// Peer death: nothing to repair: the bytes are written before there is a handle, and never after.
 // Errors:     SerializationError; std::bad_alloc; std::logic_error if moved from.
 // Limits:     a process keeps the 64 values that it used last.
 #pragma once

@@ -10,14 +10,14 @@
 // write different elements, or use std::atomic as T.
 //
 // Ownership:  a handle is a small value; its copies, those that travelled too, are the same memory.
-// It
-//             has no name, and is there for as long as any handle is. The cost of passing one does
-//             not depend on its size.
+//             It has no name, and is there for as long as any handle is. The cost of passing one
+//             does not depend on its size.
 // Threads:    the handle as std::shared_ptr; the data as any memory.
 // Fork:       a forked child shares it.
 // Peer death: a dead holder loses the mutex (lock.hpp); mutex().owner_died() then.
 // Errors:     std::bad_alloc if the system has no memory, or no address space; std::out_of_range
 //             from at().
+// Limits:     one descriptor for each large array in each process; memory is used as it is touched.
 #pragma once
 
 #include <algorithm>

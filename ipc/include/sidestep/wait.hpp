@@ -3,6 +3,7 @@
 //     auto ready = wait({connection, process.sentinel(), listener}, 5s);
 //     if (!ready.empty() && ready[0] == connection) ...
 //
+// Ownership:  none: what is waited for stays open for as long as the call lasts, by the caller.
 // Threads:    thread-safe; waiting changes nothing.
 // Peer death: the end of a stream is readiness: the next recv says EndOfStream.
 // Errors:     std::system_error (EBADF) for a number that is no open descriptor;

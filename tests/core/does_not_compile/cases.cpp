@@ -1,7 +1,9 @@
 // What must not compile as a task, one case at a time: SIDESTEP_CASE selects it. Case 0 compiles.
 // The line "EXPECT n: text" says what the compiler must print for case n.
+#include <functional>
 #include <string>
 
+#include <sidestep/process.hpp>
 #include <sidestep/task.hpp>
 
 struct Opaque {
@@ -26,6 +28,7 @@ void submit(F&&, Args&&...) {
 void use(int n) {
 #if SIDESTEP_CASE == 0
     submit([](int a, const std::string& b) { return b + std::to_string(a); }, n, "text");
+    sidestep::Process([](int, const std::string&) {}, n, "text");
 #elif SIDESTEP_CASE == 1
     // EXPECT 1: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
     submit([n](int a) { return a + n; }, 1);
@@ -56,5 +59,15 @@ void use(int n) {
 #elif SIDESTEP_CASE == 10
     // EXPECT 10: this callable cannot be sent to another process
     submit(std::function<int(int)>([](int a) { return a; }), n);
+#elif SIDESTEP_CASE == 11
+    // EXPECT 11: A lambda with captures cannot: (1) pass what it captures as arguments
+    sidestep::Process([n] { (void)n; });
+#elif SIDESTEP_CASE == 12
+    // EXPECT 12: an argument cannot be serialized: give its type a cereal `serialize` member
+    sidestep::Process([](const Opaque&) {}, Opaque());
+#elif SIDESTEP_CASE == 13
+    // EXPECT 13: the callable cannot be called with these arguments
+    sidestep::Process(
+        {.name = "child"}, [](int) {}, std::string("text"));
 #endif
 }
