@@ -392,7 +392,8 @@ void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, 
     link.unresponsive = false;
     bool through =
         options_.max_tasks_per_child && link.ring().consumed() >= options_.max_tasks_per_child;
-    if ((through || link.retiring) && link.ring().in_flight() == 0) ask_to_stop(link);
+    if ((through || link.retiring || link.dormant) && link.ring().in_flight() == 0)
+        ask_to_stop(link);
 }
 
 // Takes the reply over into the task.

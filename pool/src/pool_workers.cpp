@@ -1,6 +1,7 @@
 // The end of workers, and how many there are: reaping, sorting the tasks of a dead one, replacing,
 // recycling, resizing.
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 
@@ -20,6 +21,11 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kLongestBackOff = 100ms;
 
+bool has_message(int socket) {
+    pollfd entry = {socket, POLLIN, 0};
+    return ::poll(&entry, 1, 0) == 1;
+}
+
 }  // namespace
 
 // --- death -------------------------------------------------------------------------------------
@@ -32,6 +38,8 @@ void PoolCore::handle_death(std::uint32_t index) {
     // What it left running goes with it, while its zombie still reserves the group's number.
     ExitStatus status = sys::wait_pidfd(process.pidfd.get(), false, true);
     if (status.running()) return;
+    if (!link.ready && has_message(process.control.get()))
+        handle_control(index);  // what it said last explains its death
     Garbage garbage;
     Lock lock(mutex_);
     bool in_order = status.success() && link.stopping && !link.eviction;
@@ -234,18 +242,21 @@ void PoolCore::retire_old(sys::Clock::time_point now) {
     if (std::any_of(links_.begin(), links_.end(),
                     [](const WorkerLink& l) { return l.retiring || (l.alive && !l.ready); }))
         return;
+    WorkerLink* oldest = nullptr;  // or each would wait for its turn until the first are young
     for (WorkerLink& link : links_) {
         if (!link.alive || link.stopping || link.eviction) continue;
+        if (oldest && oldest->started_at <= link.started_at) continue;
         bool old = options_.max_age.count() > 0 && now - link.started_at > options_.max_age;
         bool large =
             options_.max_memory_growth > 0 &&
             private_memory(link.process.pid) > link.memory_at_start + options_.max_memory_growth;
-        if (!old && !large) continue;
-        link.retiring = true;
-        take_back_from(link, link.ring().consumed() + (front_runs(link) ? 1 : 0));
-        if (link.ring().in_flight() == 0) ask_to_stop(link);
-        return refill();
+        if (old || large) oldest = &link;
     }
+    if (!oldest) return;
+    oldest->retiring = true;
+    take_back_from(*oldest, oldest->ring().consumed() + (front_runs(*oldest) ? 1 : 0));
+    if (oldest->ring().in_flight() == 0) ask_to_stop(*oldest);
+    refill();
 }
 
 // After idle_timeout all workers leave.
@@ -289,8 +300,10 @@ void PoolCore::follow_target() {
         while (!list.empty()) keyed.push_back(list.pop());
     keyed_.resize(target);
     while (links_.size() < target) {
-        links_.emplace_back().index = static_cast<std::uint32_t>(links_.size() - 1);
-        links_.back().dormant = asleep_;
+        auto index = static_cast<std::uint32_t>(links_.size());  // not in one statement: that
+        WorkerLink& link = links_.emplace_back();                // evaluates the right side first
+        link.index = index;
+        link.dormant = asleep_;
     }
     for (WorkerLink& link : links_) {
         link.surplus = link.index >= target;

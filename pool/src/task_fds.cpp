@@ -1,5 +1,7 @@
 #include "task_fds.hpp"
 
+#include <poll.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
@@ -47,6 +49,15 @@ bool TaskFds::receive() {
     for (Fd& fd : message.fds) fds.push_back(std::move(fd));
     while (waiting_.size() > kMostKept) waiting_.erase(waiting_.begin());
     return true;
+}
+
+void TaskFds::await(std::uint64_t serial, std::uint64_t count) {
+    while (waiting_[serial].size() < count) {
+        pollfd entry = {control_.get(), POLLIN, 0};
+        int n = ::poll(&entry, 1, -1);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 || !receive()) return;  // open() will say it
+    }
 }
 
 void TaskFds::open(std::uint64_t serial, std::uint64_t count) {

@@ -38,6 +38,8 @@ class TaskFds final : public detail::FdSource {
     // The task whose arguments are read next, with so many descriptors. Throws SerializationError
     // if they did not come.
     void open(std::uint64_t serial, std::uint64_t count);
+    // Waits until they have come: for those of the initializer, which nothing else announces.
+    void await(std::uint64_t serial, std::uint64_t count);
     int get(std::uint64_t number) override;
     // Drops what the task has not taken.
     void close();

@@ -140,7 +140,10 @@ class Worker {
         WorkerReady ready;
         if (!initializer_.given) return ready;
         try {
-            if (initializer_.fds) task_fds_.open(0, initializer_.fds);
+            if (initializer_.fds) {
+                task_fds_.await(0, initializer_.fds);
+                task_fds_.open(0, initializer_.fds);
+            }
             run_hook(initializer_);
         } catch (abi::__forced_unwind&) {
             throw;

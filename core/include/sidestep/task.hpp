@@ -223,6 +223,10 @@ struct Bound {
     F f{};
     std::tuple<Args...> args;
 
+    // To be read into: handles among the arguments refer to nothing yet.
+    Bound() : args(detail::make_blank<Args>()...) {}
+    Bound(F callable, std::tuple<Args...> first) : f(std::move(callable)), args(std::move(first)) {}
+
     template <class... Rest>
     auto operator()(Rest&&... rest) const {
         return std::apply(
@@ -247,8 +251,8 @@ auto bind(F&& f, Args&&... args) {
     static_assert(detail::TaskCallable<Callable>,
                   "bind() takes a function pointer, a captureless lambda or a functor with a "
                   "`serialize` member");
-    return Bound<Callable, detail::Stored<Args>...>{
-        std::forward<F>(f), std::tuple<detail::Stored<Args>...>(std::forward<Args>(args)...)};
+    return Bound<Callable, detail::Stored<Args>...>(
+        std::forward<F>(f), std::tuple<detail::Stored<Args>...>(std::forward<Args>(args)...));
 }
 
 }  // namespace sidestep
