@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <mutex>
 #include <stdexcept>
 
+#include "kept_value.hpp"
 #include "log_settings.hpp"
 #include "parent_fd.hpp"
 #include "per_process.hpp"
@@ -21,7 +21,7 @@ namespace {
 using namespace std::chrono_literals;
 using detail::ProcessCore;
 
-std::atomic<const Identity*> current{nullptr};
+KeptValue<Identity> current;
 
 struct Children {
     std::mutex mutex;  // guards all of it
@@ -30,24 +30,21 @@ struct Children {
 };
 PerProcess<Children> registry;
 
-const Identity* make_first() {
-    auto* fresh = new Identity;
-    fresh->authkey.resize(32);
-    sys::fill_random(std::as_writable_bytes(std::span(fresh->authkey)));
-    const Identity* expected = nullptr;
-    if (current.compare_exchange_strong(expected, fresh)) return fresh;
-    delete fresh;
-    return expected;
+const Identity& make_first() {
+    Identity fresh;
+    fresh.authkey.resize(32);
+    sys::fill_random(std::as_writable_bytes(std::span(fresh.authkey)));
+    return current.set_first(std::move(fresh));
 }
 
 }  // namespace
 
 const Identity& identity() {
-    const Identity* known = current;
-    return known ? *known : *make_first();
+    const Identity* known = current.get();
+    return known ? *known : make_first();
 }
 
-void set_identity(Identity identity) { current = new Identity(std::move(identity)); }
+void set_identity(Identity identity) { current.set(std::move(identity)); }
 
 std::vector<std::uint32_t> ProcessRegistry::next_path() {
     std::vector<std::uint32_t> path = identity().path;

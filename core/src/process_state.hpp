@@ -22,8 +22,7 @@ struct Identity {
     std::string parent_name;
 };
 
-// Valid for ever: an identity is replaced as a whole and never freed, so that a forked child finds
-// it unlocked.
+// Valid for ever (a KeptValue).
 const Identity& identity();
 void set_identity(Identity identity);
 

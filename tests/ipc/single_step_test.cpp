@@ -181,12 +181,12 @@ Census take_census(Trial& trial, std::uint64_t first_serial, std::uint64_t tasks
 }
 
 void three_ready(Trial& trial) {
-    for (std::uint64_t serial : {1, 2, 3}) trial.publish(serial);
+    for (std::uint64_t serial : {1u, 2u, 3u}) trial.publish(serial);
 }
 
 // The same with a lap behind them, so that the slots are old ones.
 void three_ready_second_lap(Trial& trial) {
-    for (std::uint64_t serial : {9, 9, 9}) trial.publish(serial);
+    for (std::uint64_t serial : {9u, 9u, 9u}) trial.publish(serial);
     while (TaskSlot* slot = trial.worker.claim()) {
         write_reply(*slot);
         trial.worker.complete(*slot);
@@ -280,7 +280,7 @@ TEST_CASE("killed at any instruction of take_freed(): a block is queued or taken
             REQUIRE(trial.parent.give_back(1));
             REQUIRE(trial.worker.take_freed() == 1);
         }
-        for (std::uint64_t block : {256, 512, 768}) REQUIRE(trial.parent.give_back(block));
+        for (std::uint64_t block : {256u, 512u, 768u}) REQUIRE(trial.parent.give_back(block));
     };
     sweep(
         prepare, [](Trial& t) { t.world->got = t.worker.take_freed(); },
@@ -290,7 +290,7 @@ TEST_CASE("killed at any instruction of take_freed(): a block is queued or taken
             CHECK((left == 2 || left == 3));
             if (completed) CHECK((left == 2 && trial.world->got == 256));
             RingWorker survivor(&header, kCapacity);
-            for (std::uint64_t expected : {256, 512, 768}) {
+            for (std::uint64_t expected : {256u, 512u, 768u}) {
                 if (expected == 256 && left == 2) continue;
                 CHECK(survivor.take_freed() == expected);
             }

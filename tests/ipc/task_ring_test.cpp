@@ -125,7 +125,7 @@ TEST_CASE("a ring holds its capacity, lap after lap", "[ipc][task_ring]") {
 TEST_CASE("what has not started can be taken back, from the end", "[ipc][task_ring]") {
     Ring ring(4);
     CHECK_FALSE(ring.parent.take_back_last());
-    for (std::uint64_t serial : {1, 2, 3}) publish(ring.parent, serial);
+    for (std::uint64_t serial : {1u, 2u, 3u}) publish(ring.parent, serial);
     TaskSlot* first = ring.worker.claim();
     CHECK(ring.parent.take_back_last());
     CHECK(ring.parent.take_back_last());
@@ -144,7 +144,7 @@ TEST_CASE("what has not started can be taken back, from the end", "[ipc][task_ri
 
 TEST_CASE("a cancelled task is passed by and comes back as skipped", "[ipc][task_ring]") {
     Ring ring(4);
-    for (std::uint64_t serial : {1, 2, 3, 4}) publish(ring.parent, serial);
+    for (std::uint64_t serial : {1u, 2u, 3u, 4u}) publish(ring.parent, serial);
     CHECK(ring.parent.cancel(0));
     CHECK(ring.parent.cancel(1));
     CHECK_FALSE(ring.parent.cancel(1));
@@ -154,7 +154,7 @@ TEST_CASE("a cancelled task is passed by and comes back as skipped", "[ipc][task
     TaskSlot* slot = ring.worker.claim();
     REQUIRE(slot);
     CHECK(slot->serial == 3);
-    for (std::uint64_t serial : {1, 2}) {
+    for (std::uint64_t serial : {1u, 2u}) {
         TaskSlot* front = ring.parent.front_done();
         REQUIRE(front);
         CHECK(front->serial == serial);

@@ -136,7 +136,7 @@ TEST_CASE("a raw array is shared with a child", "[ipc][value][py:_TestArray.test
 
 TEST_CASE("an array of a size is zeros, also where there was another before",
           "[ipc][value][py:_TestArray.test_array_from_size]") {
-    for (std::size_t size : {10, 10, 10, 100000, 100000}) {
+    for (std::size_t size : {10u, 10u, 10u, 100000u, 100000u}) {
         Array<int> array(size);
         CHECK(array.size() == size);
         CHECK(std::all_of(array.begin(), array.end(), [](int item) { return item == 0; }));

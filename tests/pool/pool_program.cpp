@@ -237,7 +237,7 @@ int wait_for_death(mp::StartMethod method) {
 }
 
 int exit_with_pool(mp::StartMethod method) {
-    auto* pool = new mp::Pool({.processes = 2, .start_method = method});
+    static auto* pool = new mp::Pool({.processes = 2, .start_method = method});  // never deleted
     test::SharedWords words(2);
     pool->submit(test::wait_at, words.path(), 0u, 1u);
     test::await(words[0]);

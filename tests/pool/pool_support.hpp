@@ -43,6 +43,15 @@ class SharedWords {
     std::string path_;
 };
 
+// first, first + 1, ... last - 1. For tests that run with clang++ 14 too, which cannot compile
+// std::views::iota of libstdc++ 12; those of views proper are in stream_test.cpp.
+template <class T>
+std::vector<T> numbers(T first, T last) {
+    std::vector<T> all;
+    for (; first != last; ++first) all.push_back(first);
+    return all;
+}
+
 // Tasks that many tests use. All are plain functions.
 int add(int a, int b);
 long square(long x);

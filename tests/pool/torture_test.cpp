@@ -14,7 +14,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <random>
-#include <ranges>
 #include <thread>
 
 #include <catch2/catch.hpp>
@@ -236,8 +235,8 @@ TEST_CASE("workers die at random, and every item of a stream has its outcome", "
         };
         mp::MapOptions options{.chunksize = random() % 50, .window = random() % 2 ? 500u : 0u};
         if (random() % 2)
-            look(pool.imap(run, std::views::iota(0, kItems), options).outcomes());
+            look(pool.imap(run, test::numbers(0, kItems), options).outcomes());
         else
-            look(pool.imap_unordered(run, std::views::iota(0, kItems), options).outcomes());
+            look(pool.imap_unordered(run, test::numbers(0, kItems), options).outcomes());
     }
 }

@@ -7,6 +7,7 @@
 
 int main(int argc, char** argv) {
     test::initialize();
+    test::PrivateTemporary temporary;
     int failures = Catch::Session().run(argc, argv);
     return failures != 0 || test::leaks_found() != 0 ? 1 : 0;
 }

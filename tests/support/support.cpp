@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <thread>
 
 namespace test {
@@ -40,6 +41,17 @@ bool eventually(const std::function<bool()>& condition, std::chrono::millisecond
         std::this_thread::sleep_for(1ms);  // style-ok: the one place where tests poll
     }
     return true;
+}
+
+PrivateTemporary::PrivateTemporary()
+    : path_((fs::temp_directory_path() / "sidestep-tests-XXXXXX").string()) {
+    if (!mkdtemp(path_.data())) throw std::system_error(errno, std::generic_category(), path_);
+    setenv("TMPDIR", path_.c_str(), 1);
+}
+
+PrivateTemporary::~PrivateTemporary() {
+    std::error_code error;
+    fs::remove_all(path_, error);
 }
 
 Resources Resources::now() {

@@ -21,6 +21,19 @@ void initialize();
 bool eventually(const std::function<bool()>& condition,
                 std::chrono::milliseconds deadline = kPatience);
 
+// A temporary folder for this process and its children alone, while it lives: what another run
+// makes in the common one at the same time is no leak of ours.
+class PrivateTemporary {
+  public:
+    PrivateTemporary();
+    ~PrivateTemporary();
+    PrivateTemporary(const PrivateTemporary&) = delete;
+    PrivateTemporary& operator=(const PrivateTemporary&) = delete;
+
+  private:
+    std::string path_;
+};
+
 // What a test must leave as it found it.
 struct Resources {
     std::map<int, std::string> fds;      // number -> what it refers to

@@ -11,7 +11,8 @@
 //         length is checked against the bytes that remain before anything is allocated; whatever is
 //         left over at the end is an error.
 // Limits: a container whose elements take no bytes (empty classes) cannot be read back if it has
-//         elements: its length would have no bytes to back it.
+//         elements: its length would have no bytes to back it. An enum takes any value that its
+//         bytes have: if these are damaged, one that it has no name for.
 // Threads: an archive belongs to one thread.
 #pragma once
 

@@ -50,11 +50,12 @@ int end_of_main() {
     mp::at_exit([] { std::puts("first hook"); });
     mp::at_exit([] { std::puts("last hook"); }, -1);
     mp::Event daemon_ready, stubborn_ready, go;
-    auto* daemon = new mp::Process({.daemon = true}, sleep_as_daemon, daemon_ready);
+    // Never deleted but for one; static, since LeakSanitizer looks there.
+    static auto* daemon = new mp::Process({.daemon = true}, sleep_as_daemon, daemon_ready);
     daemon->start();
-    auto* deaf = new mp::Process({.daemon = true}, stubborn, stubborn_ready);
+    static auto* deaf = new mp::Process({.daemon = true}, stubborn, stubborn_ready);
     deaf->start();
-    auto* plain = new mp::Process(finish_later, go);
+    static auto* plain = new mp::Process(finish_later, go);
     plain->start();
     daemon_ready.wait();
     stubborn_ready.wait();
