@@ -46,12 +46,17 @@ void Garbage::add(PoolTask* task) {
 }
 
 WorkerMemory::WorkerMemory(std::size_t arena_bytes)
-    : ring_segment(Segment::create("sidestep-ring", RingHeader::bytes_for(kRingCapacity))),
+    : ring_segment(Segment::create("sidestep-ring", kRingBytes)),
       results(Segment::reserve("sidestep-results", arena_bytes, kLeastArena)) {
     auto* header = new (ring_segment.data()) RingHeader;
     header->capacity = kRingCapacity;
     new (header->slots()) TaskSlot[kRingCapacity];
     ring = RingParent(header, kRingCapacity);
+    new (ring_segment.data() + kCrashRecordAt) CrashRecord;
+}
+
+const CrashRecord& WorkerMemory::crash() const {
+    return *reinterpret_cast<const CrashRecord*>(ring_segment.data() + kCrashRecordAt);
 }
 
 void WorkerMemory::close_descriptors() {

@@ -31,6 +31,7 @@
 #include <sidestep/pool_task.hpp>
 
 #include "arena.hpp"
+#include "crash_stack.hpp"
 #include "fork_marker.hpp"
 #include "launch.hpp"
 #include "service_thread.hpp"
@@ -47,6 +48,7 @@ enum class FailureKind : unsigned char { error, timeout, crash, out_of_memory, c
 class WorkerMemory {
   public:
     explicit WorkerMemory(std::size_t arena_bytes);
+    const CrashRecord& crash() const;
     void close_descriptors();  // once the worker has its own
 
     Segment ring_segment;

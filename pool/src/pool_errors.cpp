@@ -38,17 +38,45 @@ const char* TaskError::what() const noexcept {
 
 const TaskError::Details& TaskError::details() const { return shared_->details; }
 
+namespace {
+
+// What the task called, without what called the task.
+std::vector<std::string> name_frames(const std::vector<const void*>& addresses, std::size_t most) {
+    std::vector<std::string> names;
+    for (const void* address : addresses) {
+        if (names.size() == most) break;
+        std::string name = detail::describe_function(address);
+        if (name.starts_with("sidestep::") && !names.empty()) break;
+        names.push_back(std::move(name));
+    }
+    return names;
+}
+
+std::string stack_text(const std::vector<const void*>& addresses) {
+    static constexpr std::size_t kMostInText = 8;
+    std::string text;
+    for (const std::string& name : name_frames(addresses, kMostInText)) text += "\n    at " + name;
+    return text;
+}
+
+}  // namespace
+
+std::vector<std::string> WorkerLost::stack() const {
+    return name_frames(details().stack, details().stack.size());
+}
+
 WorkerLost::WorkerLost(Details details)
     : TaskError(
           "a worker died while it ran a task", std::move(details),
           [](const Details& d, const std::string& name) {
               return fmt::format(
                   "worker {} {} while it ran {}; {}{}this task alone is lost: look at what it "
-                  "does there, or run it again",
+                  "does there, or run it again{}",
                   d.pid, d.exit_status.describe(), name, d.note.empty() ? "" : d.note + "; ",
                   d.oom_killed ? "the kernel's OOM killer was at work on this machine: give "
                                  "the task less to do at a time, or a memory_limit; "
-                               : "");
+                               : "",
+                  stack_text(d.stack));
           }) {}
 
 TaskTimeout::TaskTimeout(Details details)

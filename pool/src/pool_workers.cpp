@@ -120,6 +120,7 @@ std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& 
                                         const ExitStatus& status) {
     TaskError::Details details = describe(link, task);
     details.exit_status = status;
+    details.stack = crash_addresses(link.memory->crash());
     if (link.corrupt) details.note = "it had overwritten its shared memory, so the pool stopped it";
     if (status.signal() == SIGKILL && !link.corrupt) {
         std::uint64_t kills = oom_kills();

@@ -128,6 +128,7 @@ class Worker {
         for (const Segment* s :
              {&ring_segment_, &result_segment_, &args_segment_, &control_segment_})
             sys::dont_fork(s->bytes());
+        record_crashes(*reinterpret_cast<CrashRecord*>(ring_segment_.data() + kCrashRecordAt));
         detail::set_process_description(
             fmt::format("  in worker {} (process {})\n", index_, getpid()));
         context_->worker = static_cast<int>(index_);

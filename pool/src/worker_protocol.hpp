@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 
+#include "crash_stack.hpp"
 #include "event_count.hpp"
 #include "task_ring.hpp"
 
@@ -14,6 +15,10 @@ inline constexpr std::uint32_t kMaxWorkers = 1024;
 inline constexpr std::uint32_t kRingCapacity = 512;
 // A completed task that took longer than this is announced at once, not with the next ones.
 inline constexpr std::uint64_t kLongTaskNs = 20'000;
+
+// The memory of one worker's ring: the header, the slots, and what is left of a crash.
+inline constexpr std::size_t kCrashRecordAt = sizeof(RingHeader) + kRingCapacity * sizeof(TaskSlot);
+inline constexpr std::size_t kRingBytes = kCrashRecordAt + sizeof(CrashRecord);
 
 // One page for all processes of a pool. Everything here is a hint: a worker that scribbles over it
 // can cost time, not results. So nothing that bounds a loop or a wait is read from it.

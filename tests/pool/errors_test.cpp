@@ -375,3 +375,51 @@ TEST_CASE("a hundred thousand results that nobody waits for block nobody",
         right = right && futures[static_cast<std::size_t>(i)].get() == i + 1;
     CHECK(right);
 }
+
+namespace {
+
+[[gnu::noinline]] int innermost(volatile int* p) { return *p + 1; }
+[[gnu::noinline]] int outer(int x) {
+    int result = innermost(x == 0 ? nullptr : &x);
+    asm volatile("" : : "r"(result));  // no tail call
+    return result;
+}
+[[gnu::noinline]] int endless(int x) {
+    volatile char space[4096];
+    space[x % 4096] = 1;
+    int result = endless(x + 1);
+    asm volatile("" : : "r"(result), "r"(space[0]));
+    return result;
+}
+
+bool names(const std::vector<std::string>& stack, const std::string& function) {
+    return std::any_of(stack.begin(), stack.end(), [&](const std::string& frame) {
+        return frame.find(function) != std::string::npos;
+    });
+}
+
+}  // namespace
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_CASE("a crash tells its stack", "[pool][errors][lost][stack]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    mp::WorkerLost error = lost(pool, outer, 0);
+    CHECK(names(error.stack(), "innermost"));
+    CHECK(names(error.stack(), "outer"));
+    CHECK_THAT(error.what(), Catch::Contains("at ") && Catch::Contains("innermost"));
+    mp::WorkerLost aborted = lost(
+        pool, [](int) -> int { std::abort(); }, 0);
+    CHECK(aborted.exit_status().signal() == SIGABRT);
+    CHECK(names(aborted.stack(), "abort"));
+    CHECK(lost(pool, test::die, SIGKILL).stack().empty());
+    check_healthy(pool);
+}
+
+TEST_CASE("the overflow of a stack tells its stack, too", "[pool][errors][lost][stack]") {
+    mp::Pool pool({.processes = 1});
+    mp::WorkerLost error = lost(pool, endless, 0);
+    CHECK(error.exit_status().signal() == SIGSEGV);
+    CHECK(names(error.stack(), "endless"));
+}
+#endif

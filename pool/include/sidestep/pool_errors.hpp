@@ -8,6 +8,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include <sidestep/exit_status.hpp>
 
@@ -31,6 +32,7 @@ class TaskError : public PoolError {
         const void* function = nullptr;     // the function, if the callable is a pointer to one
         std::optional<std::uint64_t> item;  // of a map: its place in the input, from 0
         ExitStatus exit_status;             // WorkerLost
+        std::vector<const void*> stack;     // WorkerLost: code addresses, the innermost first
         std::string note;                   // WorkerLost: further findings, or empty
         bool oom_killed = false;            // WorkerLost: see there
         std::uint64_t limit = 0;            // TaskTimeout: nanoseconds; OutOfMemory: bytes
@@ -60,6 +62,10 @@ class WorkerLost : public TaskError {
     // "worker 4211 died of signal 11 (SIGSEGV) while it ran task 17 (crash(int)); ..."
     explicit WorkerLost(Details details);
     const ExitStatus& exit_status() const { return details().exit_status; }
+    // The functions that it was in when the signal came, the innermost first: "crash(int)", then
+    // what called that. Empty if it was SIGKILL, or the task has a handler of its own for the
+    // signal.
+    std::vector<std::string> stack() const;
     // It was killed by SIGKILL, and the kernel's OOM killer has struck on this machine meanwhile.
     bool oom_killed() const { return details().oom_killed; }
 };

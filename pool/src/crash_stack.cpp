@@ -1,0 +1,125 @@
+#include "crash_stack.hpp"
+
+#include <dlfcn.h>
+#include <execinfo.h>
+#include <link.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include <sidestep/task.hpp>
+
+namespace sidestep {
+namespace {
+
+constexpr int kFatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS, SIGTRAP};
+constexpr std::size_t kStackBytes = std::size_t(64) << 10;
+
+CrashRecord* record_of_process = nullptr;
+pid_t process_of_record = 0;
+
+std::uintptr_t program_counter(const void* context) {
+    const mcontext_t& machine = static_cast<const ucontext_t*>(context)->uc_mcontext;
+#if defined(__x86_64__)
+    return static_cast<std::uintptr_t>(machine.gregs[REG_RIP]);
+#elif defined(__aarch64__)
+    return machine.pc;
+#else
+    (void)machine;
+    return 0;
+#endif
+}
+
+// --- in the signal handler: async-signal-safe calls only
+// ------------------------------------------
+
+// (backtrace() is safe once it has been called: record_crashes() does. It takes no lock since glibc
+// 2.35, whose _dl_find_object, made for signal handlers, it uses.)
+void write_record(CrashRecord& record, const void* context) {
+    void* addresses[CrashRecord::kMostFrames + 8];
+    int found = backtrace(addresses, std::size(addresses));
+    std::uintptr_t fault = program_counter(context);
+    int first = 0;  // the handler's own frames come before that
+    while (first < found && reinterpret_cast<std::uintptr_t>(addresses[first]) != fault) ++first;
+    if (first == found) first = 0;
+    std::uint32_t count = 0;
+    for (int i = first; i < found && count < CrashRecord::kMostFrames; ++i) {
+        auto address = reinterpret_cast<std::uintptr_t>(addresses[i]);
+        if (i > first && address > 0) --address;  // the call, not where it returns to
+        dl_find_object object;
+        if (_dl_find_object(reinterpret_cast<void*>(address), &object) != 0) continue;
+        record.frames[count].module = detail::hash_text(object.dlfo_link_map->l_name);
+        record.frames[count].offset = address - object.dlfo_link_map->l_addr;
+        ++count;
+    }
+    record.count.store(count, std::memory_order_release);
+}
+
+void on_fatal_signal(int signal, siginfo_t*, void* context) {
+    // What a task forks has no record: the memory is not there.
+    CrashRecord* record = getpid() == process_of_record ? record_of_process : nullptr;
+    if (record && record->count.load(std::memory_order_relaxed) == 0)
+        write_record(*record, context);
+    // SA_RESETHAND: the default is in place. The signal is blocked until this returns, and ends the
+    // process then.
+    raise(signal);
+}
+
+}  // namespace
+
+// --- set up and read -----------------------------------------------------------------------------
+
+void record_crashes(CrashRecord& record) {
+    void* warm_up[1];
+    backtrace(warm_up, 1);  // loads what it needs
+    record_of_process = &record;
+    process_of_record = getpid();
+    void* memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (memory == MAP_FAILED) return;
+    stack_t stack = {};
+    stack.ss_sp = memory;  // so that the overflow of a stack is recorded, too
+    stack.ss_size = kStackBytes;
+    if (sigaltstack(&stack, nullptr) < 0) return;
+    for (int signal : kFatal) {
+        struct sigaction before = {};
+        if (sigaction(signal, nullptr, &before) < 0 || before.sa_handler != SIG_DFL) continue;
+        struct sigaction action = {};
+        action.sa_sigaction = on_fatal_signal;
+        action.sa_flags = static_cast<int>(SA_SIGINFO | SA_ONSTACK | SA_RESETHAND);
+        sigemptyset(&action.sa_mask);
+        sigaction(signal, &action, nullptr);
+    }
+}
+
+std::vector<const void*> crash_addresses(const CrashRecord& record) {
+    struct Search {
+        std::uint64_t module;
+        std::uintptr_t base = 0;
+        bool found = false;
+    };
+    auto visit = [](dl_phdr_info* info, std::size_t, void* data) {
+        auto& search = *static_cast<Search*>(data);
+        if (detail::hash_text(info->dlpi_name) != search.module) return 0;
+        search.base = info->dlpi_addr;
+        search.found = true;
+        return 1;
+    };
+    std::vector<const void*> addresses;
+    std::size_t count = std::min<std::size_t>(record.count.load(std::memory_order_acquire),
+                                              CrashRecord::kMostFrames);
+    for (std::size_t i = 0; i < count; ++i) {
+        Search search{record.frames[i].module};
+        dl_iterate_phdr(visit, &search);
+        if (search.found)
+            addresses.push_back(
+                reinterpret_cast<const void*>(search.base + record.frames[i].offset));
+    }
+    return addresses;
+}
+
+}  // namespace sidestep

@@ -1,0 +1,32 @@
+// Where a worker was when a signal ended it: written by its signal handler into memory that it
+// shares with its parent, read and given names there.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace sidestep {
+
+// The name of a module is the loader's, hashed: the worker runs the same program.
+struct CrashRecord {
+    static constexpr std::size_t kMostFrames = 32;
+    struct Frame {
+        std::uint64_t module = 0;
+        std::uint64_t offset = 0;
+    };
+
+    std::atomic<std::uint32_t> count{0};  // of frames; 0: there was no crash
+    Frame frames[kMostFrames];
+};
+
+// In a worker: a fatal signal fills the record, then ends the process as it would have. Signals
+// that have a handler already are left alone. The record must not go before the process does.
+void record_crashes(CrashRecord& record);
+
+// In the parent: the frames as addresses of this process, the innermost first; what cannot be found
+// here is left out.
+std::vector<const void*> crash_addresses(const CrashRecord& record);
+
+}  // namespace sidestep
