@@ -35,6 +35,7 @@ TaskOptions PoolCore::merge(TaskOptions options) const {
     if (options.timeout.count() == 0) options.timeout = defaults.timeout;
     if (options.memory_limit == 0) options.memory_limit = defaults.memory_limit;
     if (options.retry.max_attempts == 0) options.retry = defaults.retry;
+    if (options.priority == 0) options.priority = defaults.priority;
     return options;
 }
 
@@ -113,7 +114,7 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
 
 void PoolCore::run_again(PoolTask* task) {
     const Retry& retry = task->options_->retry;
-    if (retry.backoff.count() <= 0) return push_back_to_backlog(task);
+    if (retry.backoff.count() <= 0) return wait_again(task);
     double pause =
         static_cast<double>(retry.backoff.count()) * std::pow(retry.factor, task->attempts_ - 1);
     pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));
@@ -124,10 +125,15 @@ void PoolCore::run_again(PoolTask* task) {
     kick_supervisor();
 }
 
+void PoolCore::wait_again(PoolTask* task) {
+    if (prioritized_) overtake(*task);
+    push_back_to_backlog(task);
+}
+
 void PoolCore::start_delayed(sys::Clock::time_point now) {
     bool any = false;
     while (!delayed_.empty() && delayed_.begin()->first <= now) {
-        push_back_to_backlog(delayed_.begin()->second);
+        wait_again(delayed_.begin()->second);
         delayed_.erase(delayed_.begin());
         any = true;
     }
