@@ -120,7 +120,7 @@ class ChunkSizer {
 
     // fixed: the user's chunksize, or 0. total: the number of items, or 0 if it is not known.
     ChunkSizer(std::size_t fixed, std::uint64_t total, unsigned workers)
-        : fixed_(fixed), left_(total), sized_(total > 0), workers_(workers) {}
+        : fixed_(fixed), left_(total), sized_(total > 0), workers_(workers > 0 ? workers : 1) {}
 
     std::size_t next() const;
     void submitted(std::size_t items);
