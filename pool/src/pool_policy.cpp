@@ -90,7 +90,10 @@ void PoolCore::settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask
 void PoolCore::judge(PoolTask* task, FailureKind kind,
                      const std::function<std::exception_ptr()>& error) {
     ++task->attempts_;
-    if (kind == FailureKind::crash) ++task->crashes_;
+    if (kind == FailureKind::crash) {
+        ++task->crashes_;
+        barren_deaths_ = 0;  // its worker had begun something
+    }
     if (kind == FailureKind::out_of_memory) ++task->out_of_memory_;
     if (!task->options_->retry.when) return run_again(task);
     task->place_ = PoolTask::Place::judged;
