@@ -157,6 +157,11 @@ TaskList& PoolCore::backlog_of(const PoolTask& task) {
 }
 
 void PoolCore::place(PoolTask* task) {
+    prioritized_ = prioritized_ || task->priority_ != 0;
+    if (prioritized_ && overtake(*task)) {
+        push_backlog(task);
+        return refill();
+    }
     TaskList& backlog = backlog_of(*task);
     WorkerLink* link = nullptr;
     if (!backlog.empty())
@@ -192,6 +197,24 @@ void PoolCore::add_part(const PoolTaskRef& task) {
     task->serial_ = next_serial_++;
     ++outstanding_;
     (void)PoolTaskRef(task).release();  // the pool's own reference, until it is done
+}
+
+// Takes back what was handed out, has not begun, and is less important. False: there is none.
+bool PoolCore::overtake(const PoolTask& task) {
+    bool any = false;
+    for (WorkerLink& link : links_) {
+        if (!link.alive || link.stopping) continue;
+        RingParent& ring = link.ring();
+        while (ring.in_flight() > 0) {
+            PoolTask* last = link.shadow[ring.position(ring.published() - 1)];
+            if (!last || last->priority_ >= task.priority_ ||
+                &backlog_of(*last) != &backlog_of(task) || !ring.take_back_last())
+                break;
+            push_back_to_backlog(last);
+            any = true;
+        }
+    }
+    return any;
 }
 
 // How many tasks a ring may hold: two for long ones, hundreds for tiny ones.

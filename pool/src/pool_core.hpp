@@ -151,6 +151,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     const TaskOptions* default_options() const {
         return has_default_options_ ? &options_.task : nullptr;
     }
+    int default_priority() const { return options_.task.priority; }
     TaskOptions merge(TaskOptions options) const;
 
     void submit(const PoolTaskRef& task, Completions* sink, bool begun);
@@ -188,6 +189,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
 
     // Dispatcher (pool_core.cpp). All with the mutex held.
     void place(PoolTask* task);
+    bool overtake(const PoolTask& task);
     WorkerLink* pick();
     std::uint64_t cost(WorkerLink& link) const;
     std::uint64_t depth() const;
@@ -226,6 +228,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
     void judge(PoolTask* task, FailureKind kind, const std::function<std::exception_ptr()>& error);
     void run_again(PoolTask* task);
+    void wait_again(PoolTask* task);
     void start_delayed(sys::Clock::time_point now);
     bool forget_waiting(PoolTask& task);
     void watch_policy(const PoolTask& task);
@@ -312,6 +315,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     State state_ = State::running;
     std::string broken_reason_;
     TaskList backlog_;
+    bool prioritized_ = false;     // a task had a priority
     std::vector<TaskList> keyed_;  // by worker: tasks with a key
     std::multimap<sys::Clock::time_point, PoolTask*> delayed_;
     std::set<PoolTask*> judged_;                         // with the callback thread

@@ -35,6 +35,7 @@ TaskOptions PoolCore::merge(TaskOptions options) const {
     if (options.timeout.count() == 0) options.timeout = defaults.timeout;
     if (options.memory_limit == 0) options.memory_limit = defaults.memory_limit;
     if (options.retry.max_attempts == 0) options.retry = defaults.retry;
+    if (options.priority == 0) options.priority = defaults.priority;
     return options;
 }
 
@@ -89,7 +90,10 @@ void PoolCore::settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask
 void PoolCore::judge(PoolTask* task, FailureKind kind,
                      const std::function<std::exception_ptr()>& error) {
     ++task->attempts_;
-    if (kind == FailureKind::crash) ++task->crashes_;
+    if (kind == FailureKind::crash) {
+        ++task->crashes_;
+        barren_deaths_ = 0;  // its worker had begun something
+    }
     if (kind == FailureKind::out_of_memory) ++task->out_of_memory_;
     if (!task->options_->retry.when) return run_again(task);
     task->place_ = PoolTask::Place::judged;
@@ -113,7 +117,7 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
 
 void PoolCore::run_again(PoolTask* task) {
     const Retry& retry = task->options_->retry;
-    if (retry.backoff.count() <= 0) return push_back_to_backlog(task);
+    if (retry.backoff.count() <= 0) return wait_again(task);
     double pause =
         static_cast<double>(retry.backoff.count()) * std::pow(retry.factor, task->attempts_ - 1);
     pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));
@@ -124,10 +128,15 @@ void PoolCore::run_again(PoolTask* task) {
     kick_supervisor();
 }
 
+void PoolCore::wait_again(PoolTask* task) {
+    if (prioritized_) overtake(*task);
+    push_back_to_backlog(task);
+}
+
 void PoolCore::start_delayed(sys::Clock::time_point now) {
     bool any = false;
     while (!delayed_.empty() && delayed_.begin()->first <= now) {
-        push_back_to_backlog(delayed_.begin()->second);
+        wait_again(delayed_.begin()->second);
         delayed_.erase(delayed_.begin());
         any = true;
     }

@@ -29,10 +29,11 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
                              const TaskOptions* options) {
     PoolTaskRef task(new PoolTask(core, kind));
     task->options_ = core->default_options();
+    task->priority_ = core->default_priority();
     if (options) {
         task->own_options_ = std::make_unique<TaskOptions>(core->merge(*options));
         task->options_ = task->own_options_.get();
-        task->priority_ = options->priority;
+        task->priority_ = task->options_->priority;
         if (task->options_->retry.when) core->callbacks().start();
     }
     return task;

@@ -5,7 +5,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <thread>
+#include <algorithm>
+#include <fstream>
+#include <sstream>
 
 #include <sidestep/this_task.hpp>
 
@@ -35,6 +37,18 @@ std::chrono::nanoseconds processor_time() {
     timespec time = {};
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
     return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
+std::uint64_t processor_ticks(pid_t pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    std::string text;
+    std::getline(file, text);
+    std::istringstream rest(text.substr(std::min(text.size(), text.rfind(')') + 2)));
+    std::string skipped;
+    for (int field = 3; field < 14; ++field) rest >> skipped;  // see proc_pid_stat(5)
+    std::uint64_t user = 0, system = 0;
+    rest >> user >> system;
+    return user + system;
 }
 
 bool becomes_quiet() {

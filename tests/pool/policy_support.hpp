@@ -45,6 +45,8 @@ class CapturedStderr {
 
 // Processor time that this process has taken.
 std::chrono::nanoseconds processor_time();
+// The same of another process, in clock ticks.
+std::uint64_t processor_ticks(pid_t pid);
 // The supervisor sleeps: this process takes next to no processor time for a while. Tries again for
 // a minute, since something may be going on still.
 bool becomes_quiet();

@@ -253,7 +253,84 @@ int static_pool(mp::StartMethod method) {
     return use(pool);
 }
 
+// A pool that nobody ends: the process does.
+int exit_with_global() {
+    std::vector<long> items(10, 1);
+    std::printf("%zu\n", mp::Pool::global().map(test::square, items).size());
+    return 0;
+}
+
+// Closed, not joined, busy; the destructor of a static object waits for its task.
+int exit_after_close(mp::StartMethod method) {
+    static mp::Pool pool({.processes = 3, .start_method = method});
+    pool.submit([] {
+        (void)test::eventually([] { return false; }, std::chrono::milliseconds(50));
+        std::puts("apple");
+        std::fflush(stdout);
+    });
+    pool.shutdown({.wait = false});
+    return 0;
+}
+
+int submit_at_exit(mp::StartMethod method) {
+    static mp::Pool* pool = nullptr;
+    std::atexit([] {
+        try {
+            pool->submit(test::add, 1, 2);
+        } catch (const std::logic_error& error) {
+            std::printf("refused: %s\n", error.what());
+        }
+    });
+    pool = new mp::Pool({.processes = 2, .start_method = method});
+    int failures = use(*pool);
+    pool->shutdown();
+    return failures;
+}
+
+// Ends the process that reads it back.
+struct Exits {
+    template <class Archive>
+    void save(Archive& archive) const {
+        archive(1);
+    }
+    template <class Archive>
+    void load(Archive& archive) {
+        int one;
+        archive(one);
+        std::puts("in get()");
+        std::exit(7);
+    }
+};
+int exit_in_get(mp::StartMethod method) {
+    mp::Pool pool({.processes = 2, .start_method = method});
+    pool.submit([] { return Exits(); }).get();
+    return 1;
+}
+
+int use_global() {
+    mp::Pool& pool = mp::Pool::global();
+    int failures = use(pool) + expect(&mp::Pool::global() == &pool, "the same");
+    std::vector<int> pids = pool.worker_pids();
+    pid_t child = fork();
+    if (child == 0) _exit(use(mp::Pool::global()) + (mp::Pool::global().worker_pids() == pids));
+    int status = -1;
+    waitpid(child, &status, 0);
+    failures += expect(status == 0, "in a forked child");
+    failures += use(mp::Pool::global());
+    failures += expect(mp::Pool::global().worker_pids() == pids, "still the same");
+    pool.close();
+    failures += use(mp::Pool::global());
+    failures += expect(mp::Pool::global().worker_pids() != pids, "a new one");
+    mp::Pool::global().terminate();
+    return failures + use(mp::Pool::global());
+}
+
 int run(const std::string& what, mp::StartMethod method) {
+    if (what == "exit-with-global") return exit_with_global();
+    if (what == "exit-after-close") return exit_after_close(method);
+    if (what == "submit-at-exit") return submit_at_exit(method);
+    if (what == "exit-in-get") return exit_in_get(method);
+    if (what == "global") return use_global();
     if (what == "in-start-up") return in_start_up(method);
     if (what == "crash-loop") return crash_loop(method);
     if (what == "crash-loop-at-once") return crash_loop_at_once(method);

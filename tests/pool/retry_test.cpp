@@ -155,6 +155,17 @@ TEST_CASE("a task that costs workers is run again, up to the poison limit",
     CHECK(get(pool.submit(test::add, 1, 2)) == 3);
 }
 
+TEST_CASE("a task that costs many workers in a row does not break the pool",
+          "[pool][retry][crash]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    mp::Retry retry{.max_attempts = 20, .max_crashes = 20};
+    CHECK(get(pool.submit({.retry = retry}, test::crash_first, words.path(), 15u)) == 16);
+    CHECK_THROWS_AS(get(pool.submit({.retry = retry}, test::die, SIGKILL)), mp::WorkerLost);
+    CHECK(get(pool.submit(test::add, 1, 2)) == 3);
+}
+
 TEST_CASE("the pauses between attempts grow, within their limits", "[pool][retry][backoff]") {
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(test::kWords);

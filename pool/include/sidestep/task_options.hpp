@@ -49,7 +49,7 @@ struct TaskOptions {
 
     Retry retry = {};
 
-    // Among the tasks that wait, the higher one is begun first.
+    // Among the tasks that wait, the higher one is begun first. 0: the pool's default.
     int priority = 0;
 
     // Tasks with the same key (not 0) run in the same worker, one after the other: for what a
