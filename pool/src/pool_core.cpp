@@ -177,28 +177,6 @@ void PoolCore::place(PoolTask* task) {
         push_backlog(task);
 }
 
-// A part of a chunk, for the stream that has that: also after close().
-void PoolCore::submit_again(const PoolTaskRef& task) {
-    require_owner();
-    Garbage garbage;
-    Lock lock(mutex_);
-    add_part(task);
-    if (ending() || joining_) return fail_cancelled(task.get(), "the pool has ended", garbage);
-    if (!links_.empty()) {
-        run_again(task.get());
-        return refill();
-    }
-    lock.unlock();
-    run_inline(*task, garbage);
-}
-
-// The pool has one more task.
-void PoolCore::add_part(const PoolTaskRef& task) {
-    task->serial_ = next_serial_++;
-    ++outstanding_;
-    (void)PoolTaskRef(task).release();  // the pool's own reference, until it is done
-}
-
 // Takes back what was handed out, has not begun, and is less important. False: there is none.
 bool PoolCore::overtake(const PoolTask& task) {
     bool any = false;

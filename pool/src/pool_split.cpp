@@ -8,6 +8,28 @@
 
 namespace sidestep::detail {
 
+// A part of a chunk, for the stream that has that: also after close().
+void PoolCore::submit_again(const PoolTaskRef& task) {
+    require_owner();
+    Garbage garbage;
+    Lock lock(mutex_);
+    add_part(task);
+    if (ending() || joining_) return fail_cancelled(task.get(), "the pool has ended", garbage);
+    if (!links_.empty()) {
+        run_again(task.get());
+        return refill();
+    }
+    lock.unlock();
+    run_inline(*task, garbage);
+}
+
+// The pool has one more task.
+void PoolCore::add_part(const PoolTaskRef& task) {
+    task->serial_ = next_serial_++;
+    ++outstanding_;
+    (void)PoolTaskRef(task).release();  // the pool's own reference, until it is done
+}
+
 // Copies the finished items' results out of the worker's memory. False: what it wrote makes no
 // sense.
 bool PoolCore::take_partial_result(WorkerLink& link, PoolTask& task) {
