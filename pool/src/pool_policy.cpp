@@ -187,6 +187,7 @@ void PoolCore::finish_eviction(WorkerLink& link, Garbage& garbage) {
     Eviction eviction = std::move(*link.eviction);
     link.eviction.reset();
     --evictions_;
+    link.ring().ask_to_stop(0);  // it may run again here, with the same number
     if (eviction.arguments) args_.free(eviction.arguments);
     if (eviction.kept) garbage.add(std::move(eviction.kept));
     if (!eviction.task) return;

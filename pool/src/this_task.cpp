@@ -29,7 +29,8 @@ std::uint64_t mix(std::uint64_t x) {
 bool stop_requested() noexcept {
     // Relaxed: a request, nothing hangs on it but the task's own decision.
     const detail::TaskContext& c = *detail::task_context();
-    if (c.stop_number) return c.stop_number->load(std::memory_order_relaxed) == c.number;
+    if (c.stop_number)
+        return c.number != 0 && c.stop_number->load(std::memory_order_relaxed) == c.number;
     return c.stop_flag && c.stop_flag->load(std::memory_order_relaxed);
 }
 

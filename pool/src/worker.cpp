@@ -208,6 +208,7 @@ class Worker {
     }
 
     [[noreturn]] void leave() {
+        context_->number = context_->item = context_->attempt = 0;  // this is no task
         try {
             if (finalizer_.given) run_hook(finalizer_);
         } catch (abi::__forced_unwind&) {

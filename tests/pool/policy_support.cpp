@@ -1,5 +1,6 @@
 #include "policy_support.hpp"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -15,6 +16,7 @@ namespace test {
 
 CapturedStderr::CapturedStderr()
     : file_(memfd_create("test-stderr", MFD_CLOEXEC)), before_(dup(STDERR_FILENO)) {
+    fcntl(file_, F_SETFL, O_APPEND);  // workers write to it, too
     dup2(file_, STDERR_FILENO);
 }
 

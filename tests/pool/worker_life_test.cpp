@@ -37,6 +37,12 @@ void put_pid(const mp::Queue<int>& queue) {
     mp::Queue<int>(queue).put(getpid());
     status = 7;
 }
+// What a hook sees: it is in a worker, but no task.
+void look_around(const std::string& path) {
+    bool right = !mp::this_task::stop_requested() && mp::this_task::number() == 0 &&
+                 mp::this_task::attempt() == 0 && mp::this_worker::index() == 0;
+    test::bump(path, right ? kCount : kExtra);
+}
 void throw_at_start() { throw std::domain_error("error in initializer"); }
 void throw_from_third_on(const std::string& path) {
     if (test::bump(path, kCount) >= 2) throw std::domain_error("the third is one too many");
@@ -116,6 +122,20 @@ TEST_CASE("an initializer gets handles, in replacements too", "[pool][initialize
     CHECK_THROWS_AS(get(pool.submit(test::die, SIGKILL)), mp::WorkerLost);
     int replacement = queue.get();
     CHECK(seen.count(replacement) == 0);
+}
+
+TEST_CASE("initializer and finalizer are no tasks, and nobody asks them to stop",
+          "[pool][initializer][finalizer]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    {
+        auto look = mp::bind(look_around, words.path());
+        mp::Pool pool(
+            {.processes = 1, .start_method = method, .initializer = look, .finalizer = look});
+        CHECK(get(pool.submit(test::add, 1, 2)) == 3);
+    }
+    CHECK(words[kCount] == 2);
+    CHECK(words[kExtra] == 0);
 }
 
 TEST_CASE("an initializer that throws breaks the pool at once, with its error",
