@@ -224,10 +224,15 @@ bool PoolCore::has_room(WorkerLink& link) const {
 WorkerLink* PoolCore::pick() {
     WorkerLink& hot = links_[hot_];
     if (has_room(hot) && hot.ready && cost(hot) < wake_cost_ns_) return &hot;
+    // One that is still starting gets nothing while others work: it would begin with that, though
+    // older tasks wait behind those that run now.
+    bool ready = std::any_of(links_.begin(), links_.end(), [](const WorkerLink& l) {
+        return l.alive && l.ready && !l.stopping && !l.retiring && !l.eviction;
+    });
     WorkerLink* best = nullptr;
     std::uint64_t best_cost = 0;
     for (WorkerLink& link : links_) {
-        if (!has_room(link)) continue;
+        if (!has_room(link) || link.ready != ready) continue;
         std::uint64_t c = cost(link);
         if (best && c >= best_cost) continue;
         best = &link;

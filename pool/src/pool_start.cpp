@@ -162,6 +162,10 @@ void PoolCore::handle_control(std::uint32_t index) {
     }
     link.ready = true;
     link.memory_at_start = memory;
+    if (!backlog_.empty())  // what waits behind others is older, and comes first
+        for (WorkerLink& other : links_)
+            if (other.alive && other.ready && !other.stopping)
+                take_back_from(other, other.ring().published() - waiting(other));
     rebalance();
     refill();
 }

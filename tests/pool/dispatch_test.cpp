@@ -114,6 +114,31 @@ TEST_CASE("a priority is a pool's default, too", "[pool][priority]") {
     CHECK(get(low) == 2);
 }
 
+TEST_CASE("a worker that starts late begins with the oldest task", "[pool][order]") {
+    auto method = GENERATE(from_range(methods()));
+    bool at_once = GENERATE(true, false);
+    test::SharedWords words(test::kWords), start(test::kWords);
+    auto second_is_late = [](const std::string& path) {
+        if (mp::this_worker::index() == 1) test::wait_at(path, kTell, kGate);
+    };
+    mp::Pool pool({.processes = 2,
+                   .start_method = method,
+                   .initializer = mp::bind(second_is_late, start.path())});
+    auto held = pool.submit({.key = 2}, test::wait_at, words.path(), std::size_t(kTell),
+                            std::size_t(kGate));
+    test::await(words[kTell]);
+    test::await(start[kTell]);
+    auto producer = pool.submit(test::bump, words.path(), std::size_t(test::kExtra));
+    auto consumer = pool.submit(test::wait_at, words.path(), std::size_t(test::kCount),
+                                std::size_t(test::kExtra));
+    if (!at_once) CHECK_FALSE(producer.wait_for(50ms));
+    start[kGate] = 1;
+    CHECK(get(producer) == 0);
+    CHECK(get(consumer) == 1);
+    words[kGate] = 1;
+    CHECK(get(held) == 1);
+}
+
 TEST_CASE("tasks with the same key run in the same worker, in order", "[pool][key]") {
     auto method = GENERATE(from_range(methods()));
     mp::Pool pool({.processes = 3, .start_method = method});

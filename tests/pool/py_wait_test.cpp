@@ -109,8 +109,8 @@ TEST_CASE("first_exception: one that has failed is enough; to be cancelled is no
     auto method = GENERATE(from_range(methods()));
     Busy busy(method);
     mp::Future<int> fine = busy.pool.submit(divide, 42, 2);
-    mp::Future<int> fails = busy.pool.submit(hold_and_throw, busy.words.path());
     (void)test::get(fine);
+    mp::Future<int> fails = busy.pool.submit(hold_and_throw, busy.words.path());
     std::thread later([&] {
         test::await(busy.words[2]);
         busy.words[3] = 1;
