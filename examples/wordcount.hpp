@@ -6,6 +6,7 @@
 #include <cereal/types/vector.hpp>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,7 +14,7 @@
 namespace wordcount {
 
 struct Arguments {
-    unsigned workers = 0;  // 0: one for each core
+    std::optional<unsigned> workers;  // nothing: one for each core
     std::vector<std::string> paths;
 };
 // Handles --help and bad usage by itself (exit).

@@ -9,8 +9,11 @@ TEST_CASE("the tour of futures shows results, the error by type and the lost wor
           "[examples][tour]") {
     auto done = test::run_example("example_02_futures");
     CHECK(done.returncode == 0);
-    CHECK_THAT(done.std_out, Matches("6\ndomain_error: division by zero\nin worker: "
-                                     "std::domain_error: division by zero\n(.|\n)*\n3\n"));
+    CHECK_THAT(
+        done.std_out,
+        Matches("6\ndomain_error: division by zero\nin worker: "
+                "std::domain_error: division by zero\n(.|\n)*\n3\ntimed out\n4\ncancelled: 1\n"
+                "[123]0 [123]0 [123]0 \n3 done, 0 pending\n"));
     CHECK_THAT(done.std_out, Contains("died of signal 11 (SIGSEGV"));
     CHECK_THAT(done.std_out, Contains("while it ran task 3 (crash(int))"));
     CHECK_THAT(done.std_out, Contains("(signal 11)"));

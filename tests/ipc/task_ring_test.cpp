@@ -48,10 +48,12 @@ class Ring {
     RingWorker worker;
 };
 
+constexpr std::uint64_t kWords = TaskSlot::kInline / 8;
+
 void publish(RingParent& ring, std::uint64_t serial) {
     TaskSlot& slot = ring.next();
     slot.serial = serial;
-    slot.size = 8 * (1 + serial % 23);  // up to all of the inline bytes
+    slot.size = 8 * (1 + serial % kWords);  // up to all of the inline bytes
     for (std::uint64_t i = 0; i < slot.size / 8; ++i) {
         std::uint64_t word = serial * 31 + i;
         std::memcpy(slot.inline_bytes + 8 * i, &word, 8);
@@ -64,7 +66,7 @@ bool content_is_whole(const TaskSlot& slot, std::uint64_t factor) {
         std::memcpy(&word, slot.inline_bytes + 8 * i, 8);
         if (word != slot.serial * factor + i) return false;
     }
-    return slot.size == 8 * (1 + slot.serial % 23);
+    return slot.size == 8 * (1 + slot.serial % kWords);
 }
 void reply(TaskSlot& slot) {
     for (std::uint64_t i = 0; i < slot.size / 8; ++i) {
