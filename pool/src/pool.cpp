@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
-#include <mutex>
+#include <memory>
 #include <stdexcept>
 
 #include "pool_core.hpp"
@@ -82,16 +83,15 @@ void Pool::run_in_background(std::function<void()> work) {
 
 Pool& Pool::global() {
     // Never destroyed: at the program's exit nobody knows who uses it still, and its workers end
-    // with the process.
-    static std::mutex mutex;
-    static Pool* pool = nullptr;
-    std::lock_guard lock(mutex);
-    if (!pool || !pool->core_->accepting()) {
-        if (pool && pool->core_->owned_here()) delete pool;
-        pool = nullptr;
-        pool = new Pool;
+    // with the process. No lock: a fork may come at any time.
+    static std::atomic<Pool*> current{nullptr};
+    for (;;) {
+        Pool* pool = current.load();
+        if (pool && pool->core_->accepting()) return *pool;
+        if (pool && pool->core_->owned_here()) pool->join();
+        auto fresh = std::make_unique<Pool>();
+        if (current.compare_exchange_strong(pool, fresh.get())) return *fresh.release();
     }
-    return *pool;
 }
 
 unsigned Pool::processes() const { return core_->workers(); }
