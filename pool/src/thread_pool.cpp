@@ -280,6 +280,11 @@ unsigned ThreadPoolCore::threads() {
     return static_cast<unsigned>(threads_.size());
 }
 
+unsigned ThreadPoolCore::idle_threads() {
+    Lock lock(mutex_);
+    return idle_;
+}
+
 void ThreadPoolCore::close() {
     Lock lock(mutex_);
     closed_ = true;
@@ -377,6 +382,7 @@ void ThreadPool::shutdown(ShutdownOptions options) {
 }
 unsigned ThreadPool::processes() const { return core_->most_threads(); }
 unsigned ThreadPool::threads() const { return core_->threads(); }
+unsigned ThreadPool::idle_threads() const { return core_->idle_threads(); }
 void ThreadPool::run_in_background(std::function<void()> work) {
     core_->run_in_background(std::move(work));
 }

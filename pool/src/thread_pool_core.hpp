@@ -31,6 +31,7 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     void join();
     unsigned most_threads() const { return *options_.threads; }
     unsigned threads();
+    unsigned idle_threads();
     bool owned_here() const { return marker_.same_process(); }
     const TaskOptions& default_options() const { return options_.task; }
 

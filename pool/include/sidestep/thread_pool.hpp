@@ -127,9 +127,11 @@ class ThreadPool {
     void join();
     void shutdown(ShutdownOptions options = {});
 
-    // The most threads that there will be, and how many there are now.
+    // The most threads that there will be; how many there are now, and how many of them wait for
+    // work.
     unsigned processes() const;
     unsigned threads() const;
+    unsigned idle_threads() const;
 
   private:
     template <class F, class... Args>
