@@ -84,13 +84,18 @@ void Pool::run_in_background(std::function<void()> work) {
 Pool& Pool::global() {
     // Never destroyed: at the program's exit nobody knows who uses it still, and its workers end
     // with the process. No lock: a fork may come at any time.
-    static std::atomic<Pool*> current{nullptr};
+    struct Node {
+        explicit Node(Node* before) : former(before) {}
+        Pool pool;
+        Node* const former;  // stays reachable, for those who look for leaks
+    };
+    static std::atomic<Node*> current{nullptr};
     for (;;) {
-        Pool* pool = current.load();
-        if (pool && pool->core_->accepting()) return *pool;
-        if (pool && pool->core_->owned_here()) pool->join();
-        auto fresh = std::make_unique<Pool>();
-        if (current.compare_exchange_strong(pool, fresh.get())) return *fresh.release();
+        Node* node = current.load();
+        if (node && node->pool.core_->accepting()) return node->pool;
+        if (node && node->pool.core_->owned_here()) node->pool.join();
+        auto fresh = std::make_unique<Node>(node);
+        if (current.compare_exchange_strong(node, fresh.get())) return fresh.release()->pool;
     }
 }
 

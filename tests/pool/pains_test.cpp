@@ -9,9 +9,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <mutex>
 #include <numeric>
-#include <ranges>
 #include <thread>
 #include <vector>
 
@@ -204,18 +204,40 @@ TEST_CASE("pain 10: a pool ends while it is full, while workers die, and while o
     }
 }
 
+namespace {
+
+// 0, 1, 2, ... without an end; tells how many were taken.
+struct Endless {
+    struct Iterator {
+        using value_type = long;
+        using difference_type = std::ptrdiff_t;
+        Endless* range;
+        long operator*() const {
+            range->pulled = std::max(range->pulled, range->next + 1);
+            return range->next;
+        }
+        Iterator& operator++() {
+            ++range->next;
+            return *this;
+        }
+        void operator++(int) { ++*this; }
+        bool operator==(std::default_sentinel_t) const { return false; }
+    };
+    Iterator begin() { return {this}; }
+    std::default_sentinel_t end() const { return {}; }
+    long next = 0, pulled = 0;
+};
+
+}  // namespace
+
 TEST_CASE("pain 13: an endless input is taken piece by piece", "[pool][pain]") {
     auto method = GENERATE(from_range(methods()));
     mp::Pool pool({.processes = 2, .start_method = method});
-    long pulled = 0;
-    auto endless = std::views::iota(0L) | std::views::transform([&](long x) {
-                       pulled = std::max(pulled, x + 1);
-                       return x;
-                   });
+    Endless endless;
     long seen = 0;
     for (long x : pool.imap(test::square, endless, {.chunksize = 1, .window = 8})) {
         CHECK(x == seen * seen);
-        CHECK(pulled <= seen + 9);
+        CHECK(endless.pulled <= seen + 9);
         if (++seen == 100) break;
     }
 }

@@ -250,10 +250,11 @@ TEST_CASE("as_completed of a promise's futures follows the order in which they a
     Ints futures;
     for (auto& promise : promises) futures.push_back(promise.future());
     std::vector<int> order;
+    auto completed = mp::as_completed(futures, test::kPatience);  // none is done yet
     std::thread thread([&] {
         for (std::size_t i : {2u, 0u, 3u, 1u}) promises[i].set_value(static_cast<int>(i));
     });
-    for (mp::Future<int>& f : mp::as_completed(futures, test::kPatience)) order.push_back(f.get());
+    for (mp::Future<int>& f : completed) order.push_back(f.get());
     thread.join();
     CHECK(order == std::vector<int>{2, 0, 3, 1});
 }

@@ -47,9 +47,10 @@ void tell_pid_and_wait(int daemon) {
 
 // Daemonic children are ended at the end of main, others waited for; hooks run around that.
 int end_of_main() {
+    mp::Event daemon_ready, stubborn_ready, go;
+    mp::at_exit([go]() mutable { go.set(); });  // registered before, so run after the first
     mp::at_exit([] { std::puts("first hook"); });
     mp::at_exit([] { std::puts("last hook"); }, -1);
-    mp::Event daemon_ready, stubborn_ready, go;
     // Never deleted but for one; static, since LeakSanitizer looks there.
     static auto* daemon = new mp::Process({.daemon = true}, sleep_as_daemon, daemon_ready);
     daemon->start();
@@ -59,7 +60,6 @@ int end_of_main() {
     plain->start();
     daemon_ready.wait();
     stubborn_ready.wait();
-    mp::at_exit([go]() mutable { go.set(); });
     daemon->detach();
     delete daemon;  // detached: not ended here
     return 0;
