@@ -146,7 +146,8 @@ TEST_CASE("what a late task has started goes with it, however its worker leaves"
     bool politely = GENERATE(false, true);
     test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 1, .start_method = method});
-    auto late = pool.submit({.timeout = kShort}, spin_with_child, words.path(), politely);
+    // Time enough for the child to be there, also under a sanitizer.
+    auto late = pool.submit({.timeout = 2s}, spin_with_child, words.path(), politely);
     auto child = static_cast<pid_t>(test::await(words[test::kExtra]));
     CHECK_THROWS_AS(get(late), mp::TaskTimeout);
     CHECK(test::eventually([&] { return !test::process_exists(child); }));
