@@ -25,6 +25,9 @@ struct BootMessage {
 // The variable through which a spawned child is recognised; its value is the control socket's fd.
 inline constexpr const char* kBootVariable = "SIDESTEP_BOOT_FD";
 
+// This process was started by boot(), or is a copy of one that was: a worker, or a Process.
+bool is_booted_child() noexcept;
+
 // The child's first steps, on the control socket it was given. Ends the process, always.
 [[noreturn]] void boot(Fd control) noexcept;
 

@@ -95,7 +95,7 @@ void run_exit_hooks() noexcept {
 void at_exit(std::function<void()> hook, int priority) { (void)add(std::move(hook), priority); }
 
 void exit_process(int exit_code) noexcept {
-    if (identity().parent_pid == 0) std::exit(exit_code);
+    if (!is_booted_child()) std::exit(exit_code);
     leave_process(exit_code);
 }
 

@@ -27,6 +27,7 @@ namespace sidestep {
 namespace {
 
 std::atomic<bool> init_called{false};
+std::atomic<bool> booted{false};
 
 // From here on the kernel kills this process when the last write end of the lifeline closes, that
 // is when the parent dies, whatever either was doing (F_SETSIG, fcntl(2)). The read end stays open
@@ -109,7 +110,10 @@ void init() {
 
 bool initialized() { return init_called; }
 
+bool is_booted_child() noexcept { return booted; }
+
 void boot(Fd control) noexcept {
+    booted = true;
     try {
         boot_or_throw(std::move(control));
     } catch (const std::exception& error) {

@@ -1,7 +1,6 @@
 #include "launch.hpp"
 
 #include <fmt/format.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -95,17 +94,8 @@ void require_init(const char* purpose) {
         purpose));
 }
 
-// A thread that was joined is still listed for a moment: join() returns before the kernel has
-// removed it.
-std::size_t settled_thread_count(std::size_t allowed) {
-    auto give_up = sys::Clock::now() + std::chrono::milliseconds(100);
-    std::size_t threads;
-    while ((threads = sys::thread_count()) > allowed && sys::Clock::now() < give_up) sched_yield();
-    return threads;
-}
-
 void require_single_thread(const char* purpose, std::size_t own_threads) {
-    std::size_t threads = settled_thread_count(1 + own_threads);
+    std::size_t threads = sys::thread_count();
     if (threads <= 1 + own_threads) return;
     throw std::logic_error(fmt::format(
         "{} cannot be forked: this process has {} other threads, and a lock that one of them holds "

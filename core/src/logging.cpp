@@ -9,9 +9,11 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "log_settings.hpp"
 #include "per_process.hpp"
+#include "process_protocol.hpp"
 #include "process_state.hpp"
 
 namespace sidestep {
@@ -19,7 +21,8 @@ namespace {
 
 struct State {
     std::recursive_mutex mutex;              // a sink may log
-    std::shared_ptr<spdlog::logger> logger;  // guarded by mutex; made by the first sink
+    // Guarded by mutex. Made anew when the sinks change: one that is logging just now keeps its own.
+    std::shared_ptr<spdlog::logger> logger;
     bool to_stderr = false;                  // guarded by mutex
 };
 PerProcess<State> states;
@@ -53,6 +56,13 @@ class FunctionSink final : public spdlog::sinks::base_sink<spdlog::details::null
 
   private:
     void sink_it_(const spdlog::details::log_msg& message) override {
+        try {
+            call(message);
+        } catch (...) {
+            print_current_exception("sidestep: a sink of the log threw:");
+        }
+    }
+    void call(const spdlog::details::log_msg& message) {
         function_({from_spdlog(message.level),
                    {message.logger_name.data(), message.logger_name.size()},
                    ::getpid(),
@@ -66,14 +76,19 @@ class FunctionSink final : public spdlog::sinks::base_sink<spdlog::details::null
 };
 
 // `state` is locked.
+void set_sinks(State& state, const std::vector<spdlog::sink_ptr>& sinks) {
+    state.logger = std::make_shared<spdlog::logger>(current_process().name, sinks.begin(),
+                                                    sinks.end());
+    state.logger->set_level(spdlog::level::trace);  // log() has looked at the level
+    state.logger->flush_on(spdlog::level::trace);
+}
+
 void add(State& state, spdlog::sink_ptr sink) {
-    if (!state.logger) {
-        state.logger = std::make_shared<spdlog::logger>(current_process().name);
-        state.logger->set_level(spdlog::level::trace);  // log() has looked at the level
-        state.logger->flush_on(spdlog::level::trace);
-    }
     sink->set_pattern("[%l/%n] %v");
-    state.logger->sinks().push_back(std::move(sink));
+    std::vector<spdlog::sink_ptr> sinks;
+    if (state.logger) sinks = state.logger->sinks();
+    sinks.push_back(std::move(sink));
+    set_sinks(state, sinks);
 }
 
 void add_stderr(State& state) {
@@ -108,7 +123,7 @@ void Logger::clear_sinks() {
     stderr_wanted = false;
     State& state = locked_state(lock);
     state.to_stderr = false;
-    if (state.logger) state.logger->sinks().clear();
+    if (state.logger) set_sinks(state, {});
 }
 
 void Logger::log(LogLevel level, std::string_view message, SourceLine where) {
@@ -116,7 +131,7 @@ void Logger::log(LogLevel level, std::string_view message, SourceLine where) {
     std::unique_lock<std::recursive_mutex> lock;
     State& state = locked_state(lock);
     if (!state.logger) return;
-    auto logger = state.logger;  // a sink may clear the sinks
+    auto logger = state.logger;  // a sink may change the sinks
     logger->log(spdlog::source_loc{base_name(where.file), where.line, ""}, to_spdlog(level),
                 spdlog::string_view_t(message.data(), message.size()));
 }

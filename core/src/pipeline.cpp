@@ -79,7 +79,7 @@ CompletedPipeline pipeline(const std::vector<Args>& commands, const Options& opt
         throw std::invalid_argument(
             "pipeline() cannot merge std_err into std_out for all members: redirect std_err "
             "elsewhere, or run the member as {\"sh\", \"-c\", \"... 2>&1\"}");
-    sys::Deadline deadline = deadline_after(options.timeout);
+    sys::Deadline deadline = detail::deadline_after(options.timeout);
     std::vector<Popen> members = start_members(commands, options);
     auto kill_all = [&] {
         for (Popen& member : members) kill_and_reap(PopenAccess::state(member));

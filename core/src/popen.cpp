@@ -141,13 +141,6 @@ bool reads_from_terminal(const Options& options) {
 
 }  // namespace
 
-sys::Deadline deadline_after(const std::optional<std::chrono::nanoseconds>& timeout) {
-    if (!timeout) return {};
-    auto now = sys::Clock::now();
-    if (*timeout > sys::Clock::time_point::max() - now) return {};
-    return now + std::max(*timeout, std::chrono::nanoseconds(0));
-}
-
 // --- State -----------------------------------------------------------------------------------
 
 PopenState::PopenState(const Args& command, const Options& options)
@@ -258,7 +251,7 @@ ExitStatus PopenState::stop(const StopLadder& ladder, bool whole_tree) {
             else
                 sys::pidfd_send_signal(child.pidfd.get(), step.signal);
         }
-        if (wait_until(deadline_after(step.wait))) break;
+        if (wait_until(detail::deadline_after(step.wait))) break;
     }
     std::lock_guard lock(mutex);
     return status;
@@ -303,7 +296,7 @@ int Popen::wait(std::chrono::nanoseconds timeout) {
 }
 
 bool Popen::wait_for(std::chrono::nanoseconds timeout) {
-    return PopenAccess::state(*this).wait_until(deadline_after(timeout));
+    return PopenAccess::state(*this).wait_until(detail::deadline_after(timeout));
 }
 
 Output Popen::communicate(std::optional<std::string> input,
@@ -319,7 +312,7 @@ Output Popen::communicate(std::optional<std::string> input,
                 "communicate() got input, but std_in is no open pipe: start with .std_in = PIPE");
         state.talk.input = std::move(*input);
     }
-    if (!talk(state, deadline_after(timeout)))
+    if (!talk(state, detail::deadline_after(timeout)))
         throw TimeoutExpired(state.args, *timeout, {state.talk.out.bytes, state.talk.err.bytes});
     return take_output(state);
 }

@@ -79,9 +79,6 @@ struct PopenAccess {
     static PopenState& state(const Popen& child);
 };
 
-// From now; no value for no timeout, and for one beyond the clock's range.
-sys::Deadline deadline_after(const std::optional<std::chrono::nanoseconds>& timeout);
-
 struct TalkCallbacks {
     LineCallback on_stdout = {};
     LineCallback on_stderr = {};

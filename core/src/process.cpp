@@ -25,7 +25,7 @@ ExitStatus ChildProcess::join() const {
     return core().try_reap();
 }
 bool ChildProcess::join_for(std::chrono::nanoseconds timeout) const {
-    return core().wait_until(deadline_in(timeout));
+    return core().wait_until(detail::deadline_after(timeout));
 }
 bool ChildProcess::is_alive() const { return core().is_alive(); }
 ExitStatus ChildProcess::exit_status() const { return core().try_reap(); }

@@ -18,12 +18,6 @@
 
 namespace sidestep {
 
-sys::Deadline deadline_in(std::chrono::nanoseconds timeout) {
-    auto now = sys::Clock::now();
-    if (timeout > sys::Clock::time_point::max() - now) return {};
-    return now + std::max(timeout, std::chrono::nanoseconds(0));
-}
-
 namespace detail {
 namespace {
 
@@ -53,41 +47,58 @@ ProcessCore::ProcessCore(std::unique_ptr<ProcessTask> task, ProcessOptions optio
     if (name_.empty()) name_ = default_name(path_);
 }
 
+bool ProcessCore::made_here() const { return creator_ == ::getpid(); }
+
+ProcessCore::Held::Held(ProcessCore& core) : core_(core) {
+    if (core.made_here()) lock_ = std::unique_lock(core.mutex_);
+}
+ProcessCore::Held::~Held() {
+    if (!lock_) return;
+    bool ended = std::exchange(core_.unlogged_end_, false);
+    ExitStatus status = core_.status_;
+    lock_.unlock();
+    if (ended)
+        log_line(LogLevel::debug, SourceLine::current(), "{} {}", core_.name_, status.describe());
+}
+
 // --- starting ----------------------------------------------------------------------------------
 
 void ProcessCore::start() {
-    for (const auto& child : ProcessRegistry::children()) (void)child->try_reap();
-    std::unique_ptr<ProcessTask> done;  // destroyed without the lock: it is the application's
-    std::lock_guard lock(mutex_);
-    check_open();
-    if (creator_ != ::getpid())
+    for (const auto& child : ProcessRegistry::children()) (void)child->still_runs();
+    if (!made_here())
         throw std::logic_error(fmt::format(
             "the process \"{}\" cannot be started here: this is a forked copy of the process that "
             "made it",
             name_));
-    if (stage_ != Stage::made)
-        throw std::logic_error(
-            fmt::format("the process \"{}\" cannot be started twice: make another one", name_));
+    std::unique_ptr<ProcessTask> done;  // destroyed without the lock: it is the application's
     StartMethod method = method_ ? *method_ : get_start_method();
-    arm_exit_hooks();
-    BlobBuffer buffer;
-    BlobFds fds;
-    write_setup(buffer, fds, method);
-    Launched child = launch(method);
-    try {
-        send_blob(child.control.get(), buffer, fds);
-        sys::set_nonblocking(child.control.get(), true);
-        ProcessRegistry::add(shared_from_this());
-    } catch (...) {
-        (void)sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
-        (void)sys::wait_pidfd(child.pidfd.get(), true);
-        throw;
+    int pid = 0;
+    {
+        Held held(*this);
+        check_open();
+        if (stage_ != Stage::made)
+            throw std::logic_error(
+                fmt::format("the process \"{}\" cannot be started twice: make another one", name_));
+        arm_exit_hooks();
+        BlobBuffer buffer;
+        BlobFds fds;
+        write_setup(buffer, fds, method);
+        Launched child = launch(method);
+        try {
+            send_blob(child.control.get(), buffer, fds);
+            sys::set_nonblocking(child.control.get(), true);
+            ProcessRegistry::add(shared_from_this());
+        } catch (...) {
+            (void)sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
+            (void)sys::wait_pidfd(child.pidfd.get(), true);
+            throw;
+        }
+        child_ = std::move(child);
+        pid = pid_ = child_.pid;
+        stage_ = Stage::running;
+        done = std::move(task_);
     }
-    child_ = std::move(child);
-    pid_ = child_.pid;
-    stage_ = Stage::running;
-    done = std::move(task_);
-    log_line(LogLevel::debug, SourceLine::current(), "started {} (pid {}, {})", name_, child_.pid,
+    log_line(LogLevel::debug, SourceLine::current(), "started {} (pid {}, {})", name_, pid,
              to_string(method));
 }
 
@@ -114,7 +125,7 @@ void ProcessCore::write_setup(BlobBuffer& buffer, BlobFds& fds, StartMethod meth
     task_->save(archive);
 }
 
-Launched ProcessCore::launch(StartMethod method) const {
+Launched ProcessCore::launch(StartMethod method) {
     const char* purpose = "a process";
     LaunchOptions options{.own_group = own_group_, .dies_with_us = daemon_};
     switch (method) {
@@ -130,7 +141,7 @@ Launched ProcessCore::launch(StartMethod method) const {
         case StartMethod::fork_threaded:
             break;
     }
-    InheritedTask inherited(task_.get());
+    InheritedTask inherited(task_);
     return make_forker()->launch(&process_main, options);
 }
 
@@ -146,30 +157,30 @@ void ProcessCore::check_child(const char* verb) const {
     if (stage_ == Stage::made)
         throw std::logic_error(
             fmt::format("cannot {} the process \"{}\": it was not started", verb, name_));
-    if (creator_ != ::getpid())
+    if (!made_here())
         throw std::logic_error(fmt::format(
             "cannot {} the process \"{}\": it is not a child of this process", verb, name_));
 }
 
 int ProcessCore::pid() {
-    std::lock_guard lock(mutex_);
+    Held held(*this);
     return pid_;
 }
 
 int ProcessCore::sentinel() {
-    std::lock_guard lock(mutex_);
+    Held held(*this);
     check_child("wait for");
     return child_.pidfd.get();
 }
 
 bool ProcessCore::started_here() {
-    std::lock_guard lock(mutex_);
-    return stage_ == Stage::running && creator_ == ::getpid();
+    Held held(*this);
+    return stage_ == Stage::running && made_here();
 }
 
 void ProcessCore::close() {
-    std::lock_guard lock(mutex_);
-    if (stage_ == Stage::running && reap_locked().running() && creator_ == ::getpid())
+    Held held(*this);
+    if (stage_ == Stage::running && reap_locked().running() && made_here())
         throw std::logic_error(fmt::format(
             "cannot close the process \"{}\" while it runs: call join() or terminate() first",
             name_));
@@ -181,13 +192,18 @@ void ProcessCore::close() {
 // --- the end -----------------------------------------------------------------------------------
 
 ExitStatus ProcessCore::try_reap() {
-    std::lock_guard lock(mutex_);
+    Held held(*this);
     check_open();
     return reap_locked();
 }
 
+bool ProcessCore::still_runs() {
+    Held held(*this);
+    return stage_ == Stage::running && reap_locked().running();
+}
+
 bool ProcessCore::is_alive() {
-    std::lock_guard lock(mutex_);
+    Held held(*this);
     check_open();
     if (stage_ == Stage::made) return false;
     check_child("look at");
@@ -195,7 +211,7 @@ bool ProcessCore::is_alive() {
 }
 
 ExitStatus ProcessCore::reap_locked() {
-    if (stage_ != Stage::running || creator_ != ::getpid()) return status_;
+    if (stage_ != Stage::running || !made_here()) return status_;
     status_ = sys::wait_pidfd(child_.pidfd.get(), false);
     if (status_.running()) return status_;
     stage_ = Stage::ended;
@@ -203,14 +219,14 @@ ExitStatus ProcessCore::reap_locked() {
     child_.control.reset();
     child_.lifeline.reset();
     ProcessRegistry::remove(this);
-    log_line(LogLevel::debug, SourceLine::current(), "{} {}", name_, status_.describe());
+    unlogged_end_ = true;
     return status_;
 }
 
 bool ProcessCore::wait_until(const sys::Deadline& deadline) {
     int pidfd;
     {
-        std::lock_guard lock(mutex_);
+        Held held(*this);
         check_child("join");
         if (!reap_locked().running()) return true;
         pidfd = child_.pidfd.get();
@@ -237,7 +253,7 @@ void ProcessCore::read_report() {
 void ProcessCore::rethrow() {
     std::exception_ptr thrown;
     {
-        std::lock_guard lock(mutex_);
+        Held held(*this);
         check_child("look into");
         ExitStatus status = reap_locked();
         if (status.running())
@@ -257,7 +273,7 @@ void ProcessCore::rethrow() {
 }
 
 void ProcessCore::send_signal(int signal) {
-    std::lock_guard lock(mutex_);
+    Held held(*this);
     check_child("signal");
     if (!reap_locked().running()) return;
     // The group's number is reserved while the child is unreaped.

@@ -22,9 +22,6 @@ namespace sidestep {
 class BlobBuffer;
 class BlobFds;
 
-// From now; no value for a timeout beyond the clock's range.
-sys::Deadline deadline_in(std::chrono::nanoseconds timeout);
-
 namespace detail {
 
 class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
@@ -44,6 +41,8 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     bool wait_until(const sys::Deadline& deadline);
     // Takes the status if the child has ended; running() before that, and before start().
     ExitStatus try_reap();
+    // The same for those who go through all children: an object that was closed is no error.
+    bool still_runs();
     bool is_alive();
     void send_signal(int signal);
     int sentinel();
@@ -56,7 +55,21 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
   private:
     enum class Stage { made, running, ended, closed };
 
-    Launched launch(StartMethod method) const;
+    // Holds `mutex_`. In a forked copy it does not: the one who forked may have held it, and there is
+    // nobody else. What happened under it is logged when it is released: a sink is users' code.
+    class Held {
+      public:
+        explicit Held(ProcessCore& core);
+        ~Held();
+        Held(const Held&) = delete;
+        Held& operator=(const Held&) = delete;
+
+      private:
+        ProcessCore& core_;
+        std::unique_lock<std::mutex> lock_;
+    };
+    bool made_here() const;
+    Launched launch(StartMethod method);
     void write_setup(BlobBuffer& buffer, BlobFds& fds, StartMethod method) const;
     // `mutex_` is held in all that follow.
     void check_open() const;
@@ -82,6 +95,7 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     ExitStatus status_;
     bool taken_over_ = false;  // the child has reached our code
     std::exception_ptr thrown_;
+    bool unlogged_end_ = false;
 };
 
 }  // namespace detail

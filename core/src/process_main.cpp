@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 
@@ -24,7 +25,7 @@ namespace {
 // What the arguments are decoded from.
 std::optional<Blob> received;
 // Of the thread that forks; in the child, its only one.
-thread_local detail::ProcessTask* inherited_task = nullptr;
+thread_local std::unique_ptr<detail::ProcessTask>* inherited_task = nullptr;
 
 void use_null_input() {
     Fd null = sys::open_dev_null();
@@ -88,12 +89,14 @@ std::string describe(const std::exception_ptr& thrown) {
 
 }  // namespace
 
-InheritedTask::InheritedTask(detail::ProcessTask* task) noexcept { inherited_task = task; }
+InheritedTask::InheritedTask(std::unique_ptr<detail::ProcessTask>& task) noexcept {
+    inherited_task = &task;
+}
 InheritedTask::~InheritedTask() { inherited_task = nullptr; }
 
 void detail::release_arguments() noexcept {
     received.reset();
-    delete std::exchange(inherited_task, nullptr);
+    if (inherited_task) std::exchange(inherited_task, nullptr)->reset();
 }
 
 void print_current_exception(const std::string& head) noexcept {

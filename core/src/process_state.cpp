@@ -1,13 +1,16 @@
 #include "process_state.hpp"
 
+#include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <mutex>
 #include <stdexcept>
 
+#include "error.hpp"
 #include "kept_value.hpp"
 #include "log_settings.hpp"
 #include "parent_fd.hpp"
@@ -77,35 +80,43 @@ std::vector<std::shared_ptr<ProcessCore>> ProcessRegistry::children() {
     return mine.alive;
 }
 
-void end_children() noexcept {
-    auto children = ProcessRegistry::children();
-    auto for_daemons = [&](auto action) {
-        for (const auto& child : children)
-            if (child->daemon() && child->try_reap().running()) action(*child);
-    };
-    try {
-        for_daemons([](ProcessCore& child) {
-            log_line(LogLevel::info, SourceLine::current(), "ending the daemon {}", child.name());
-            child.send_signal(SIGTERM);
-        });
-        auto deadline = sys::Clock::now() + ProcessCore::kGrace;
-        for_daemons([&](ProcessCore& child) { (void)child.wait_until(deadline); });
-        for_daemons([](ProcessCore& child) { child.send_signal(SIGKILL); });
-        for (const auto& child : children) {
-            log_line(LogLevel::debug, SourceLine::current(), "waiting for {}", child->name());
-            (void)child->wait_until({});
+namespace {
+
+// One child's trouble (another thread closed it, say) is not the others'.
+template <class Action>
+void for_each_child(const std::vector<std::shared_ptr<ProcessCore>>& children, Action action) {
+    for (const auto& child : children) try {
+            if (child->still_runs()) action(*child);
+        } catch (const std::exception& error) {
+            log_line(LogLevel::error, SourceLine::current(), "cannot end {}: {}", child->name(),
+                     error.what());
         }
-    } catch (const std::exception& error) {
-        log_line(LogLevel::error, SourceLine::current(), "cannot end the children: {}",
-                 error.what());
-    }
+}
+
+}  // namespace
+
+void end_children() noexcept {
+    auto all = ProcessRegistry::children();
+    auto daemons = all;
+    std::erase_if(daemons, [](const auto& child) { return !child->daemon(); });
+    for_each_child(daemons, [](ProcessCore& child) {
+        log_line(LogLevel::info, SourceLine::current(), "ending the daemon {}", child.name());
+        child.send_signal(SIGTERM);
+    });
+    auto deadline = sys::Clock::now() + ProcessCore::kGrace;
+    for_each_child(daemons, [&](ProcessCore& child) { (void)child.wait_until(deadline); });
+    for_each_child(daemons, [](ProcessCore& child) { child.send_signal(SIGKILL); });
+    for_each_child(all, [](ProcessCore& child) {
+        log_line(LogLevel::debug, SourceLine::current(), "waiting for {}", child.name());
+        (void)child.wait_until({});
+    });
     stop_forkserver();
 }
 
 std::vector<ChildProcess> active_children() {
     std::vector<ChildProcess> alive;
     for (auto& child : ProcessRegistry::children())
-        if (child->try_reap().running()) alive.push_back(ProcessRegistry::handle(std::move(child)));
+        if (child->still_runs()) alive.push_back(ProcessRegistry::handle(std::move(child)));
     return alive;
 }
 
@@ -136,8 +147,10 @@ int parent_pidfd(int pid) {
     std::lock_guard lock(parent.mutex);
     if (parent.pidfd) return parent.pidfd.get();
     Fd fd;
+    int error = sys::find_process(pid, fd);
     // While it is our parent, its number is its own; so if it is after, it was before.
-    if (sys::find_process(pid, fd) != 0 || ::getppid() != pid) return -1;
+    if (error == ESRCH || ::getppid() != pid) return -1;
+    if (error != 0) throw_errno(error, fmt::format("pidfd_open({}), the parent process", pid));
     parent.pidfd = std::move(fd);
     return parent.pidfd.get();
 }
@@ -154,7 +167,7 @@ bool ParentProcess::is_alive() const { return ::getppid() == pid_; }
 void ParentProcess::join() const { (void)join_for(std::chrono::nanoseconds::max()); }
 bool ParentProcess::join_for(std::chrono::nanoseconds timeout) const {
     int pidfd = parent_pidfd(pid_);
-    return pidfd < 0 || sys::wait_for_exit(pidfd, deadline_in(timeout));
+    return pidfd < 0 || sys::wait_for_exit(pidfd, detail::deadline_after(timeout));
 }
 int ParentProcess::sentinel() const {
     int pidfd = parent_pidfd(pid_);

@@ -66,7 +66,7 @@ CompletedProcess completed(const Popen& child, Output output) {
 }
 
 CompletedProcess run(const Args& args, const Options& options) {
-    sys::Deadline deadline = deadline_after(options.timeout);
+    sys::Deadline deadline = detail::deadline_after(options.timeout);
     Popen child(args, for_popen(options));
     PopenState& state = PopenAccess::state(child);
     try {

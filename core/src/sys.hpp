@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include <sidestep/deadline.hpp>
 #include <sidestep/exit_status.hpp>
 
 #include "fd.hpp"
@@ -23,8 +24,7 @@ struct rusage;
 namespace sidestep::sys {
 
 using Clock = std::chrono::steady_clock;
-// A moment to give up at; no value: never.
-using Deadline = std::optional<Clock::time_point>;
+using detail::Deadline;
 
 // Milliseconds until `deadline` for poll(2) and epoll_wait(2): rounded up, -1 for never.
 int poll_timeout(const Deadline& deadline);

@@ -11,13 +11,6 @@ namespace {
 
 constexpr std::size_t kLarge = 1 << 20;
 
-bool populate(std::byte* begin, std::size_t size) {
-    constexpr std::uintptr_t kPage = 4096;  // whole pages, as madvise wants them
-    auto first = reinterpret_cast<std::uintptr_t>(begin) & ~(kPage - 1);
-    auto last = reinterpret_cast<std::uintptr_t>(begin + size) + kPage - 1;
-    return sys::populate({reinterpret_cast<std::byte*>(first), (last & ~(kPage - 1)) - first});
-}
-
 }  // namespace
 
 void throw_ring_damaged() {

@@ -7,7 +7,6 @@
 #include <system_error>
 
 #include "credentials.hpp"
-#include "deadline.hpp"
 #include "error.hpp"
 #include "handshake.hpp"
 #include "socket_address.hpp"
@@ -40,7 +39,7 @@ void authenticate(int socket, Handshake& handshake, const sys::Deadline& deadlin
 Connection Client(const Address& address, const ClientOptions& options) {
     if (options.timeout && options.timeout->count() <= 0)
         throw std::invalid_argument("ClientOptions::timeout must be positive, or none");
-    sys::Deadline deadline = deadline_after(options.timeout);
+    sys::Deadline deadline = detail::deadline_after(options.timeout);
     Fd socket = connect_to(address, deadline);
     if (std::holds_alternative<TcpAddress>(address)) set_tcp_options(socket.get());
     if (options.authkey) {

@@ -10,7 +10,6 @@
 #include <cstring>
 #include <limits>
 
-#include "deadline.hpp"
 #include "error.hpp"
 #include "frame.hpp"
 #include "inbox.hpp"
@@ -372,7 +371,7 @@ std::size_t Connection::recv_bytes_into(std::span<std::byte> buffer, std::size_t
 
 bool Connection::poll(std::optional<std::chrono::nanoseconds> timeout) const {
     expect_readable();
-    return buffered() || sys::wait_ready(fd_, POLLIN, deadline_after(timeout));
+    return buffered() || sys::wait_ready(fd_, POLLIN, detail::deadline_after(timeout));
 }
 
 // --- pipes and handles -----------------------------------------------------------------------

@@ -12,7 +12,6 @@
 #include <stdexcept>
 
 #include "credentials.hpp"
-#include "deadline.hpp"
 #include "error.hpp"
 #include "handshake.hpp"
 #include "socket_address.hpp"
@@ -271,7 +270,7 @@ Listener::~Listener() = default;
 
 Connection Listener::accept() { return std::move(*impl_->accept({})); }
 std::optional<Connection> Listener::accept_for(std::chrono::nanoseconds timeout) {
-    return impl_->accept(deadline_after(timeout));
+    return impl_->accept(detail::deadline_after(timeout));
 }
 const Address& Listener::address() const { return impl_->address(); }
 std::optional<Address> Listener::last_accepted() const { return impl_->last_accepted(); }

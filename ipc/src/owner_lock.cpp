@@ -41,12 +41,11 @@ bool OwnerLock::lock_slowly(const sys::Deadline& deadline) noexcept {
             continue;
         seen |= kUserBit;
         waiters = kUserBit;
-        sys::Wake wake =
-            sys::futex_wait(sys::low_half(word_), static_cast<std::uint32_t>(seen), sleep.next());
-        if (wake != sys::Wake::timeout) {
+        (void)sys::futex_wait(sys::low_half(word_), static_cast<std::uint32_t>(seen), sleep.next());
+        if (word_.load(std::memory_order_relaxed) != seen) {
             sleep = BoundedSleep(deadline, kLongestSleep);  // owners come and go: look soon again
             continue;
-        }
+        }  // else it is time, or a signal came: that tells nothing of the owner
         if (rob(seen)) return true;
         if (sleep.expired()) return false;
     }

@@ -200,6 +200,11 @@ void ShareableList::set(std::ptrdiff_t index, const ShareableItem& item) {
                         text->size(), at.size, index));
     std::string format = at.format_text();
     if (!text || !format.ends_with('s')) format = format_of(item, at.size);
+    if (format.size() > kWord)
+        throw std::length_error(
+            fmt::format("an item of {} bytes at index {} of a ShareableList: what is larger than "
+                        "9,999,999 bytes has no format in Python's layout",
+                        at.size, index));
     write_text(at.format, kWord, format);
     *at.recreation = std::byte(recreation_of(item));
     write_item(at.data, at.size, item);

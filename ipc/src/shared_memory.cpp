@@ -63,6 +63,12 @@ class FolderLock {
                sys::Clock::now() < give_up)
             ::sched_yield();
     }
+    // By name: a child that was forked meanwhile has the descriptor, and with it the lock, too.
+    ~FolderLock() {
+        if (held_) (void)::flock(folder_.get(), LOCK_UN);
+    }
+    FolderLock(const FolderLock&) = delete;
+    FolderLock& operator=(const FolderLock&) = delete;
     // Who cleans up for others needs it; who removes what is its own goes on without.
     bool held() const { return held_; }
 
@@ -84,6 +90,7 @@ bool remove_if_stale(const std::string& name) {
     if (fd && ::fstat(fd.get(), &status) == 0 && status.st_ino == inode) {
         if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return false;
         removed = ::unlink(path.c_str()) == 0;
+        (void)::flock(fd.get(), LOCK_UN);  // as above
     }
     (void)::unlink(mark.c_str());
     return removed;
@@ -193,7 +200,11 @@ struct SharedMemory::Block {
         if (raw < 0 && errno == ENOENT) return nullptr;
         if (raw < 0) throw_errno(errno, fmt::format("open(SharedMemory \"{}\")", name));
         Fd fd(raw);
-        (void)::flock(fd.get(), LOCK_SH);
+        while (::flock(fd.get(), LOCK_SH) < 0 && errno == EINTR) {  // N2; cleaners are brief
+        }
+        struct stat status = {};
+        if (::fstat(fd.get(), &status) == 0 && status.st_nlink == 0)
+            return nullptr;  // a cleaner was faster: the name is gone
         return map(name, std::move(fd));
     }
 };

@@ -1,7 +1,6 @@
 // The ring of one worker: tasks go in, results come back in the same slots.
 //
 //     EMPTY --parent--> READY --worker, CAS--> TAKEN --worker--> DONE --parent--> EMPTY
-//                         |  \--parent, CAS--> CANCELLED --worker--> DONE (skipped)
 //                         \-----parent, CAS--> EMPTY            (taken back, from the end only)
 //
 // R1 A slot has one writer: the parent while EMPTY or DONE, the worker while TAKEN. READY is
@@ -9,7 +8,7 @@
 // R2 Content becomes visible through the one release store of the state. A slot that was published
 //    and taken back is empty again, as if nothing had happened.
 // R3 The worker goes through the slots in order. So the DONE ones are a prefix of [consumed,
-//    published), at most one is TAKEN, the rest is READY or CANCELLED. When the kernel has declared
+//    published), at most one is TAKEN, the rest is READY. When the kernel has declared
 //    the worker dead, this prefix property sorts every task: done, lost, not started.
 // R4 Cursors are private to their side: `published` and `consumed` to the parent, `next` to the
 //    worker. A worker that scribbles over the slots can spoil the content of its own ring, not
@@ -29,9 +28,9 @@
 
 namespace sidestep {
 
-enum class SlotState : std::uint32_t { empty, ready, taken, done, cancelled };
+enum class SlotState : std::uint32_t { empty, ready, taken, done };
 
-enum class ReplyKind : std::uint32_t { none, value, error, skipped };
+enum class ReplyKind : std::uint32_t { none, value, error, stopped };
 
 // Everything but the state is plain memory, guarded by R1 and R2; the three words at the end are
 // read by the parent while the worker runs, and lie apart from the state, which it polls.
@@ -139,12 +138,6 @@ class RingParent {
         --published_;
         return true;
     }
-    // The worker will skip this task. False: it has taken it already.
-    bool cancel(std::uint64_t index) {
-        SlotState expected = SlotState::ready;
-        return slot(index).state.compare_exchange_strong(expected, SlotState::cancelled,
-                                                         std::memory_order_relaxed);
-    }
 
     // Hands a result block back. False: the queue is full, try again later.
     bool give_back(std::uint64_t block) {
@@ -173,23 +166,16 @@ class RingWorker {
 
     // Takes the next task if there is one.
     TaskSlot* claim() {
-        for (;;) {
-            TaskSlot& slot = slots_[next_ & mask_];
-            // SYNC(slot): acquire pairs with publish, through the parent's cancelling CAS too: a
-            // cancelled slot is written to, after the parent has read its last reply.
-            SlotState state = slot.state.load(std::memory_order_acquire);
-            if (state == SlotState::cancelled) {
-                slot.reply = ReplyKind::skipped;
-                complete(slot);
-                continue;
-            }
-            if (state != SlotState::ready) return nullptr;
-            // SYNC(slot): acquire pairs with publish. The content is read after the CAS only: the
-            // slot may have been taken back and filled anew since the load.
-            if (slot.state.compare_exchange_strong(state, SlotState::taken,
-                                                   std::memory_order_acquire))
-                return &slot;
-        }
+        TaskSlot& slot = slots_[next_ & mask_];
+        // Relaxed: a hint, the CAS decides.
+        if (slot.state.load(std::memory_order_relaxed) != SlotState::ready) return nullptr;
+        // SYNC(slot): acquire pairs with publish. The content is read after the CAS only: the slot
+        // may have been taken back and filled anew since the load.
+        SlotState expected = SlotState::ready;
+        return slot.state.compare_exchange_strong(expected, SlotState::taken,
+                                                  std::memory_order_acquire)
+                   ? &slot
+                   : nullptr;
     }
     // Publishes the reply; the slot is the parent's again.
     void complete(TaskSlot& slot) {
@@ -198,8 +184,7 @@ class RingWorker {
     }
     // The next slot has a task (a hint: it may be taken back).
     bool has_work() const {
-        SlotState state = slots_[next_ & mask_].state.load(std::memory_order_relaxed);
-        return state == SlotState::ready || state == SlotState::cancelled;
+        return slots_[next_ & mask_].state.load(std::memory_order_relaxed) == SlotState::ready;
     }
     // The parent has consumed everything that was completed (a hint).
     bool all_consumed() const {

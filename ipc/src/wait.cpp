@@ -6,14 +6,13 @@
 #include <cerrno>
 #include <stdexcept>
 
-#include "deadline.hpp"
 #include "error.hpp"
 
 namespace sidestep {
 
 std::vector<Waitable> wait(std::span<const Waitable> things,
                            std::optional<std::chrono::nanoseconds> timeout) {
-    sys::Deadline deadline = deadline_after(timeout);
+    sys::Deadline deadline = detail::deadline_after(timeout);
     std::vector<pollfd> entries;
     entries.reserve(things.size());
     for (const Waitable& thing : things) {

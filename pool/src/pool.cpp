@@ -34,6 +34,8 @@ PoolOptions checked(PoolOptions options) {
     if (options.max_age.count() < 0 || options.idle_timeout.count() < 0)
         refuse("max_age or idle_timeout is negative; 0 is never");
     detail::check_options(options.task);
+    if (options.task.key != 0)
+        refuse("task.key is set; a key is a task's own: pool.submit({.key = 7}, f, x)");
     return options;
 }
 

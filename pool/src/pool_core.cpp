@@ -77,8 +77,7 @@ PoolCore::PoolCore(const PoolOptions& options)
       links_(*options.processes),
       args_(args_segment_),
       keyed_(*options.processes),
-      task_ns_(kUnknownTaskNs),
-      jitter_(options.seed + 1) {
+      task_ns_(kUnknownTaskNs) {
     spin_.workers = *options.processes;
     spin_.cpus = static_cast<std::uint32_t>(sys::usable_cpus());
     spin_.spin_ns = static_cast<std::uint64_t>(spin_budget().count());
@@ -134,6 +133,7 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     Garbage garbage;
     Lock lock(mutex_);
     check_accepting(begun);
+    if (task->options_ && task->options_->retry.when) callbacks_.start();
     task->serial_ = next_serial_++;
     task->sink_ = sink;
     ++outstanding_;
@@ -379,7 +379,7 @@ bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
 // What the worker wrote makes sense. No task: one that was evicted, or the request to stop.
 bool PoolCore::is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task) {
     if (task && reply.serial != task->serial_) return false;
-    if (reply.kind == ReplyKind::skipped) return !task;
+    if (reply.kind == ReplyKind::stopped) return !task;
     if (reply.kind != ReplyKind::value && reply.kind != ReplyKind::error) return false;
     if (reply.block == 0) return reply.size <= PoolTask::kInline;
     return Arena::is_valid(reply.block, link.memory->results.size()) &&
@@ -388,7 +388,7 @@ bool PoolCore::is_sound(WorkerLink& link, const Reply& reply, const PoolTask* ta
 
 void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage) {
     if (!task) {
-        if (reply.kind != ReplyKind::skipped && reply.block)
+        if (reply.kind != ReplyKind::stopped && reply.block)
             free_result_locked(*link.memory, reply.block);
         if (link.eviction) finish_eviction(link, garbage);
     } else if (reply.kind == ReplyKind::error && task->options_ &&

@@ -17,12 +17,10 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <random>
 #include <set>
 #include <vector>
 
@@ -111,12 +109,6 @@ struct WorkerLink {
     RingParent& ring() { return memory->ring; }
 };
 
-// A thread that feeds a map to the workers.
-struct Background {
-    ServiceThread thread;
-    std::atomic<bool> ended{false};  // or all but: it can be joined
-};
-
 // Completed tasks whose reference is dropped when the mutex is not held (P2).
 class Garbage {
   public:
@@ -147,12 +139,11 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::uint32_t workers() const { return target_.load(std::memory_order_relaxed); }
     std::vector<int> worker_pids();
 
-    // What tasks get that say nothing else (null: nothing), and what they say completed by it.
+    // What tasks get that say nothing else; null: nothing.
     const TaskOptions* default_options() const {
         return has_default_options_ ? &options_.task : nullptr;
     }
-    int default_priority() const { return options_.task.priority; }
-    TaskOptions merge(TaskOptions options) const;
+    const PoolOptions& options() const { return options_; }
 
     void submit(const PoolTaskRef& task, Completions* sink, bool begun);
     void submit_again(const PoolTaskRef& task);
@@ -221,9 +212,12 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void add_part(const PoolTaskRef& task);
     bool split(WorkerLink& link, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
                Garbage& garbage);
-    bool take_partial_result(WorkerLink& link, PoolTask& task);
+    struct Partial {
+        std::uint32_t items;           // that were finished
+        std::vector<std::byte> bytes;  // their results
+    };
+    static std::optional<Partial> copy_partial(WorkerLink& link, std::uint64_t most);
     bool may_retry(const PoolTask& task, FailureKind kind) const;
-    static bool wants_retry(const PoolTask& task, const std::exception_ptr& error);
     void settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Garbage& garbage);
     void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
     void judge(PoolTask* task, FailureKind kind, const std::function<std::exception_ptr()>& error);
@@ -239,7 +233,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void enforce(Garbage& garbage);
     void enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage);
     bool enforce_memory(WorkerLink& link, PoolTask& task, Garbage& garbage);
-    void time_out(WorkerLink& link, const PoolTask& task, Garbage& garbage);
+    void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun, Garbage& garbage);
     static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
 
     // Waiting (pool_wait.cpp).
@@ -282,7 +276,6 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void fail_cancelled(PoolTask* task, const char* text, Garbage& garbage);
     void signal_workers(int signal);
     void ask_all_to_stop();
-    void join_background();
     void kick_supervisor();
     bool all_gone() const;
 
@@ -304,9 +297,9 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     PoolTask::Descriptors hook_fds_;
     ServiceThread supervisor_;
     CallbackThread callbacks_;
+    BackgroundThreads background_;       // they feed maps to the workers
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
 
-    std::mutex joining_background_;  // before mutex_
     mutable std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable changed_;  // followers sleep here
@@ -338,10 +331,8 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool joining_ = false;
     unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
     std::uint64_t completed_at_death_ = 0;
-    std::list<Background> background_;
     sys::Deadline idle_since_;
-    bool asleep_ = false;  // workers are dormant
-    std::mt19937_64 jitter_;
+    bool asleep_ = false;    // workers are dormant
     sys::Deadline kill_at_;  // workers that are still there then get SIGKILL
     bool supervisor_done_ = false;
 };

@@ -29,7 +29,7 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
     std::exception_ptr error;
     PoolTask::ArgumentView arguments = task.argument_view();
     const std::byte* data = arguments.block ? args_.data(arguments.block) : arguments.inline_bytes;
-    do {
+    for (bool again = true; again;) {
         TaskContext context;
         context.number = context.item = task.serial_;
         context.seed = options_.seed;
@@ -50,8 +50,10 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
         } catch (...) {
             error = std::current_exception();
         }
-    } while (error && may_retry(task, FailureKind::error) && wants_retry(task, error) &&
-             ++task.attempts_);
+        again = error && may_retry(task, FailureKind::error) &&
+                wants_retry(task.options_->retry, error);
+        if (again) pause_here(retry_pause(task.options_->retry, ++task.attempts_));
+    }
     Lock lock(mutex_);
     if (error) return fail(&task, error, garbage);
     task.own_result_.assign(result.bytes().begin(), result.bytes().end());

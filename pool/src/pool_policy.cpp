@@ -7,7 +7,6 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
@@ -20,7 +19,6 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr std::chrono::nanoseconds kMemoryLook = 20ms;
-constexpr double kLongestPause = 1e18;  // nanoseconds: 31 years, which is no overflow
 
 // As late as can be said at most: the longest durations mean "never".
 sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanoseconds duration) {
@@ -29,15 +27,6 @@ sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanosecond
 }
 
 }  // namespace
-
-TaskOptions PoolCore::merge(TaskOptions options) const {
-    const TaskOptions& defaults = options_.task;
-    if (options.timeout.count() == 0) options.timeout = defaults.timeout;
-    if (options.memory_limit == 0) options.memory_limit = defaults.memory_limit;
-    if (options.retry.max_attempts == 0) options.retry = defaults.retry;
-    if (options.priority == 0) options.priority = defaults.priority;
-    return options;
-}
 
 // --- running again -----------------------------------------------------------------------------
 
@@ -51,16 +40,6 @@ bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
     if (kind == FailureKind::out_of_memory)
         return task.out_of_memory_ + 1u < retry.max_out_of_memory;
     return true;
-}
-
-// Asks Retry::when, if there is one.
-bool PoolCore::wants_retry(const PoolTask& task, const std::exception_ptr& error) {
-    try {
-        const auto& when = task.options_->retry.when;
-        return !when || when(error);
-    } catch (...) {  // it cannot tell: then no
-        return false;
-    }
 }
 
 // The task is in no list. Either it is run again, or it fails with this error.
@@ -101,7 +80,7 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
     task->add_reference();
     callbacks_.post({[this, task = PoolTaskRef(task), error] {
         std::exception_ptr e = error();
-        bool again = wants_retry(*task, e);
+        bool again = wants_retry(task->options_->retry, e);
         Garbage garbage;
         Lock lock(mutex_);
         if (judged_.erase(task.get()) == 0) return;  // cancelled meanwhile
@@ -116,15 +95,10 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
 }
 
 void PoolCore::run_again(PoolTask* task) {
-    const Retry& retry = task->options_->retry;
-    if (retry.backoff.count() <= 0) return wait_again(task);
-    double pause =
-        static_cast<double>(retry.backoff.count()) * std::pow(retry.factor, task->attempts_ - 1);
-    pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));
-    pause *= 1 + retry.jitter * std::uniform_real_distribution<double>(-1, 1)(jitter_);
+    auto pause = retry_pause(task->options_->retry, task->attempts_);
+    if (pause.count() <= 0) return wait_again(task);
     task->place_ = PoolTask::Place::delayed;
-    pause = std::min(pause, kLongestPause);
-    delayed_.emplace(later(sys::Clock::now(), std::chrono::nanoseconds(std::llround(pause))), task);
+    delayed_.emplace(later(sys::Clock::now(), pause), task);
     kick_supervisor();
 }
 
@@ -170,7 +144,7 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
         eviction.next_at = later(eviction.next_at, options_.stop_grace);
     }
     if (kind != FailureKind::cancelled && split(link, task, kind, error, garbage)) {
-        eviction.kept = task->kept_;
+        // Its parts have what it leaves.
     } else if (may_retry(*task, kind)) {
         task->place_ = PoolTask::Place::evicted;
         eviction.task = task;
@@ -179,6 +153,7 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
         eviction.arguments = std::exchange(task->argument_block_, 0);
         fail(task, std::move(error), garbage);
     }
+    eviction.kept = task->kept_;
     kick_supervisor();
 }
 
@@ -268,7 +243,7 @@ void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& ga
             if (i == ring.consumed() && begun > 0 && front_runs(link)) {
                 auto ran = now.time_since_epoch() - std::chrono::nanoseconds(begun);
                 left = timeout - std::max(ran, std::chrono::nanoseconds(0));
-                if (left.count() <= 0) return time_out(link, *task, garbage);
+                if (left.count() <= 0) return time_out(link, *task, begun, garbage);
             }
             policies_in_flight_ = true;
             policy_look_ = std::min(policy_look_, left);
@@ -294,10 +269,18 @@ bool PoolCore::enforce_memory(WorkerLink& link, PoolTask& task, Garbage& garbage
     return true;
 }
 
-void PoolCore::time_out(WorkerLink& link, const PoolTask& task, Garbage& garbage) {
+// begun: when the one that is late was begun. If the worker has gone on to the next item meanwhile,
+// that is not late.
+void PoolCore::time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun,
+                        Garbage& garbage) {
     TaskError::Details details = describe(link, task);
     details.limit = static_cast<std::uint64_t>(task.options_->timeout.count());
-    evict(link, FailureKind::timeout, std::make_exception_ptr(TaskTimeout(details)), garbage);
+    auto error = std::make_exception_ptr(TaskTimeout(details));
+    TaskSlot& slot = link.ring().slot(link.ring().consumed());
+    if (slot.started_ns.load(std::memory_order_relaxed) == begun)
+        return evict(link, FailureKind::timeout, error, garbage);
+    policies_in_flight_ = true;
+    policy_look_ = std::chrono::nanoseconds(0);  // look again at once
 }
 
 // --- cancelling --------------------------------------------------------------------------------

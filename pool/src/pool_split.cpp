@@ -1,6 +1,7 @@
 // What befalls one item of a chunk costs that item alone: what the worker had finished is kept, the
 // rest becomes a task of its own.
 #include <atomic>
+#include <new>
 
 #include <sidestep/chunk.hpp>
 
@@ -20,6 +21,7 @@ void PoolCore::submit_again(const PoolTaskRef& task) {
         return refill();
     }
     lock.unlock();
+    pause_here(retry_pause(task->options_->retry, task->attempts_));
     run_inline(*task, garbage);
 }
 
@@ -30,47 +32,47 @@ void PoolCore::add_part(const PoolTaskRef& task) {
     (void)PoolTaskRef(task).release();  // the pool's own reference, until it is done
 }
 
-// Copies the finished items' results out of the worker's memory. False: what it wrote makes no
-// sense.
-bool PoolCore::take_partial_result(WorkerLink& link, PoolTask& task) {
+// Copies the finished items' results out of the worker's memory. Nothing: what it wrote makes no
+// sense, or there is no memory for the copy.
+std::optional<PoolCore::Partial> PoolCore::copy_partial(WorkerLink& link, std::uint64_t most) {
     static constexpr int kLooks = 8;  // it may still be running, and move them meanwhile
-    RingParent& ring = link.ring();
-    TaskSlot& slot = ring.slot(ring.consumed());
+    TaskSlot& slot = link.ring().slot(link.ring().consumed());
     const Segment& results = link.memory->results;
     for (int look = 0; look < kLooks; ++look) {
         // SYNC(progress): acquire, pairs with Chunk::run and ResultBuffer::grow.
         std::uint64_t progress = slot.progress.load(std::memory_order_acquire);
         BlockId block = slot.partial_block.load(std::memory_order_acquire);
         std::uint64_t items = ChunkProgress::items(progress), size = ChunkProgress::bytes(progress);
-        std::uint64_t bits = (task.items_end_ - task.items_begin_ + 7u) / 8;
-        if (items > task.items_end_ - task.items_begin_) return false;
-        if (items == 0) {
-            task.own_result_.assign(bits, std::byte(0));
-        } else if (block == 0) {
-            if (size > PoolTask::kInline || size < bits) return false;
-            task.own_result_.assign(slot.inline_bytes, slot.inline_bytes + size);
-        } else {
-            if (!Arena::is_valid(block, results.size()) || size > Arena::capacity(block) ||
-                size < bits)
-                return false;
-            const std::byte* data = results.data() + Arena::offset(block);
-            task.own_result_.assign(data, data + size);
+        std::uint64_t bits = (most + 7) / 8;
+        if (items == 0) return Partial{0, std::vector<std::byte>(bits)};
+        if (items > most || size < bits) return {};
+        if (block == 0 ? size > PoolTask::kInline
+                       : !Arena::is_valid(block, results.size()) || size > Arena::capacity(block))
+            return {};
+        const std::byte* data = block ? results.data() + Arena::offset(block) : slot.inline_bytes;
+        Partial partial{static_cast<std::uint32_t>(items), {}};
+        try {
+            partial.bytes.assign(data, data + size);
+        } catch (const std::bad_alloc&) {
+            return {};
         }
         // The copy is of one place, if that has not changed meanwhile (a seqlock's reader).
         std::atomic_thread_fence(std::memory_order_acquire);
-        if (slot.partial_block.load(std::memory_order_relaxed) != block) continue;
-        task.items_done_ = static_cast<std::uint32_t>(items);
-        task.result_size_ = task.own_result_.size();
-        task.has_value_ = true;
-        return true;
+        if (slot.partial_block.load(std::memory_order_relaxed) == block) return partial;
     }
-    return false;
+    return {};
 }
 
 // The chunk at the front of the ring was ended while it ran. False: it is none, or cannot be split.
 bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
                      const std::exception_ptr& error, Garbage& garbage) {
-    if (!task->is_chunk() || link.corrupt || !take_partial_result(link, *task)) return false;
+    if (!task->is_chunk() || link.corrupt) return false;
+    std::optional<Partial> partial = copy_partial(link, task->items_end_ - task->items_begin_);
+    if (!partial) return false;
+    task->items_done_ = partial->items;
+    task->own_result_ = std::move(partial->bytes);
+    task->result_size_ = task->own_result_.size();
+    task->has_value_ = true;
     std::uint32_t item = task->items_begin_ + task->items_done_;
     if (item == task->items_end_) {  // all was done, but for saying so
         complete(task, garbage);

@@ -58,7 +58,6 @@ void PoolCore::start() {
     save_hook(options_.initializer, initializer_, &hook_fds_);
     initializer_.fds = hook_fds_.numbers.size();
     save_hook(options_.finalizer, finalizer_, nullptr);  // it can have no handles
-    if (options_.task.retry.when) callbacks_.start();
     oom_kills_ = oom_kills();
     if (!links_.empty())
         launcher_ = make_launcher(options_.start_method, "a pool's worker", ServiceThread::count());
@@ -67,12 +66,12 @@ void PoolCore::start() {
     watch(epoll_, supervisor_bell_.get(), event_tag(EventSource::bell, 0));
     try {
         for (WorkerLink& link : links_) launch(link);
-        supervisor_.start("sidestep-pool", [this] { supervise(); });
+        supervisor_.start("sidestep-pool", ServiceThread::Runs::library_code,
+                          [this] { supervise(); });
     } catch (...) {  // those that were started must not stay
         signal_workers(SIGKILL);
         for (WorkerLink& link : links_)
             if (link.alive) (void)sys::wait_pidfd(link.process.pidfd.get(), true);
-        callbacks_.stop();
         throw;
     }
 }

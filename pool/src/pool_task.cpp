@@ -1,7 +1,5 @@
 #include <sidestep/pool_task.hpp>
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <stdexcept>
 
@@ -29,12 +27,11 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
                              const TaskOptions* options) {
     PoolTaskRef task(new PoolTask(core, kind));
     task->options_ = core->default_options();
-    task->priority_ = core->default_priority();
+    task->priority_ = core->options().task.priority;
     if (options) {
-        task->own_options_ = std::make_unique<TaskOptions>(core->merge(*options));
+        task->own_options_ = std::make_unique<TaskOptions>(merged(*options, core->options().task));
         task->options_ = task->own_options_.get();
         task->priority_ = task->options_->priority;
-        if (task->options_->retry.when) core->callbacks().start();
     }
     return task;
 }
@@ -86,30 +83,13 @@ PoolTaskRef PoolTask::run_item_again(const PoolTaskRef& task, std::uint32_t item
                                      const std::exception_ptr& error) {
     const TaskOptions* options = task->options_;
     if (!options || task->attempts_ + 1u >= options->retry.max_attempts) return {};
-    if (options->retry.when && !options->retry.when(error)) return {};
+    if (!wants_retry(options->retry, error)) return {};
     PoolTaskRef part = task->part(task->items_begin_ + item, task->items_begin_ + item + 1);
     part->attempts_ = static_cast<std::uint16_t>(task->attempts_ + 1);
     part->crashes_ = task->crashes_;
     part->out_of_memory_ = task->out_of_memory_;
     task->core_->submit_again(part);
     return part;
-}
-
-void check_options(const TaskOptions& options) {
-    auto refuse = [](const char* what) {
-        throw std::invalid_argument(fmt::format("TaskOptions::{}", what));
-    };
-    const Retry& retry = options.retry;
-    if (options.timeout.count() < 0)
-        refuse("timeout is negative; 0 is the pool's default, kNoTimeout none");
-    if (options.memory_limit > 0 && options.memory_limit < (std::size_t(1) << 20))
-        refuse(
-            "memory_limit is less than 1 MiB: it is given in bytes, and a worker that does "
-            "nothing uses more");
-    if (retry.backoff.count() < 0 || retry.max_backoff.count() < 0)
-        refuse("retry.backoff is negative");
-    if (!(retry.factor >= 1)) refuse("retry.factor is less than 1");
-    if (!(retry.jitter >= 0 && retry.jitter <= 1)) refuse("retry.jitter is not within 0 to 1");
 }
 
 // Doubles, and so copies each byte about once; a large piece gets exactly what it needs.
@@ -161,9 +141,10 @@ void PoolTask::forget(const std::shared_ptr<CompletionQueue>& queue) {
 }
 
 bool PoolTask::add_callback(std::function<void()>& callback) {
-    core_->callbacks().start();
-    return core_->add_listener(
-        *this, [&](TaskListeners& l) { l.callbacks.push_back(std::move(callback)); });
+    return core_->add_listener(*this, [&](TaskListeners& l) {
+        core_->callbacks().start();  // here: the pool has not ended while this task is not done
+        l.callbacks.push_back(std::move(callback));
+    });
 }
 
 namespace {

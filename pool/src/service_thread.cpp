@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
+#include <iterator>
+#include <stdexcept>
 #include <utility>
 
 #include <sidestep/task_state.hpp>
@@ -34,23 +36,19 @@ class BlockedSignals {
 
 std::size_t ServiceThread::count() { return running_threads.load(); }
 
-void ServiceThread::start(const char* name, std::function<void()> body) {
+void ServiceThread::start(const char* name, Runs runs, std::function<void()> body) {
     BlockedSignals blocked;
-    ++running_threads;
-    try {
-        thread_ = std::thread([name, body = std::move(body)] {
-            prctl(PR_SET_NAME, name);
-            body();
-        });
-    } catch (...) {
-        --running_threads;
-        throw;
-    }
+    thread_ = std::thread([name, body = std::move(body)] {
+        prctl(PR_SET_NAME, name);
+        body();
+    });
+    runs_ = runs;
+    if (runs_ == Runs::library_code) ++running_threads;
 }
 
 void ServiceThread::join() {
     thread_.join();
-    --running_threads;
+    if (runs_ == Runs::library_code) --running_threads;
 }
 
 void ServiceThread::abandon() {
@@ -61,7 +59,7 @@ void CallbackThread::start() {
     std::lock_guard lock(mutex_);
     if (thread_.joinable()) return;
     stopping_ = false;
-    thread_.start("sidestep-call", [this] { run(); });
+    thread_.start("sidestep-call", ServiceThread::Runs::users_code, [this] { run(); });
 }
 
 void CallbackThread::post(std::vector<std::function<void()>> callbacks) {
@@ -96,6 +94,54 @@ void CallbackThread::stop() {
         finished.swap(thread_);
     }
     finished.join();
+}
+
+namespace {
+thread_local const BackgroundThreads* background_here = nullptr;
+}
+
+void BackgroundThreads::start(const char* name, std::function<void()> work) {
+    std::list<Background> ended;
+    {
+        std::lock_guard lock(mutex_);
+        if (joined_) throw std::logic_error("the pool has ended: it takes no tasks any more");
+        for (auto at = threads_.begin(); at != threads_.end();) {
+            auto next = std::next(at);
+            if (at->ended) ended.splice(ended.end(), threads_, at);
+            at = next;
+        }
+        Background& background = threads_.emplace_back();
+        auto body = [this, &background, work = std::move(work)]() mutable {
+            background_here = this;
+            work();
+            work = nullptr;  // what it captured goes now, not in join()
+            background.ended = true;
+        };
+        try {
+            background.thread.start(name, ServiceThread::Runs::users_code, std::move(body));
+        } catch (...) {
+            threads_.pop_back();
+            throw;
+        }
+    }
+    for (Background& b : ended) b.thread.join();
+}
+
+void BackgroundThreads::join() {
+    std::lock_guard only_one(joining_);
+    std::list<Background> threads;
+    {
+        std::lock_guard lock(mutex_);
+        joined_ = true;
+        threads.swap(threads_);
+    }
+    for (Background& b : threads) b.thread.join();
+}
+
+bool BackgroundThreads::is_this_thread() const { return background_here == this; }
+
+void BackgroundThreads::abandon() {
+    for (Background& b : threads_) b.thread.abandon();
 }
 
 }  // namespace sidestep::detail

@@ -6,32 +6,39 @@
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <list>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace sidestep::detail {
 
-// A thread that takes no signals (they are the application's), and is known to
-// require_single_thread(): a fork beside it is safe.
+// A thread that takes no signals: they are the application's.
 class ServiceThread {
   public:
-    // How many there are in this process.
+    // Whose code it runs: a fork beside the library's own is safe, that of users may hold any lock.
+    enum class Runs { library_code, users_code };
+    // How many there are in this process that run the library's code only.
     static std::size_t count();
 
     ServiceThread() = default;
     ServiceThread(const ServiceThread&) = delete;
     ServiceThread& operator=(const ServiceThread&) = delete;
     // Requires: it does not run. The name has 15 characters at most.
-    void start(const char* name, std::function<void()> body);
+    void start(const char* name, Runs runs, std::function<void()> body);
     bool joinable() const { return thread_.joinable(); }
     bool is_this_thread() const { return thread_.get_id() == std::this_thread::get_id(); }
     void join();
-    void swap(ServiceThread& other) { thread_.swap(other.thread_); }
+    void swap(ServiceThread& other) {
+        thread_.swap(other.thread_);
+        std::swap(runs_, other.runs_);
+    }
     void abandon();  // in a forked child, where it does not exist
 
   private:
     std::thread thread_;
+    Runs runs_ = Runs::library_code;
 };
 
 // Where the callbacks of a pool's futures run, one after the other.
@@ -57,6 +64,31 @@ class CallbackThread {
     std::deque<std::vector<std::function<void()>>> waiting_;
     bool stopping_ = false;
     ServiceThread thread_;
+};
+
+// Threads that each do one thing and end.
+// Threads: thread-safe.
+class BackgroundThreads {
+  public:
+    // Throws std::logic_error after join().
+    void start(const char* name, std::function<void()> work);
+    // Waits for all of them. Who comes second waits for who came first.
+    void join();
+    // The caller is one of them.
+    bool is_this_thread() const;
+    void abandon();
+
+  private:
+    struct Background {
+        ServiceThread thread;
+        std::atomic<bool> ended{false};  // or all but: it can be joined at once
+    };
+
+    std::mutex joining_;  // before mutex_
+    std::mutex mutex_;
+    // Guarded by mutex_.
+    std::list<Background> threads_;
+    bool joined_ = false;
 };
 
 }  // namespace sidestep::detail

@@ -28,8 +28,6 @@ constexpr unsigned kLooksToEvict = 5;  // then tasks leave a stuck ring although
 constexpr auto kTerminateGrace = 1s;   // from SIGTERM to SIGKILL
 constexpr auto kLeaveGrace = 30s;      // from the request to leave (exit handlers run) to SIGKILL
 
-thread_local const PoolCore* background_of_here = nullptr;  // this thread feeds a map of that pool
-
 }  // namespace
 
 // --- the loop ----------------------------------------------------------------------------------
@@ -168,39 +166,11 @@ void PoolCore::terminate() {
 
 void PoolCore::run_in_background(std::function<void()> work) {
     require_owner();
-    std::list<Background> ended;
     {
         Lock lock(mutex_);
         check_accepting();
-        for (auto at = background_.begin(); at != background_.end();) {
-            auto next = std::next(at);
-            if (at->ended) ended.splice(ended.end(), background_, at);
-            at = next;
-        }
-        Background& background = background_.emplace_back();
-        try {
-            background.thread.start("sidestep-map", [this, &background, work = std::move(work)] {
-                background_of_here = this;
-                work();
-                background.ended = true;
-            });
-        } catch (...) {
-            background_.pop_back();
-            throw;
-        }
     }
-    for (Background& b : ended) b.thread.join();
-}
-
-// They end: what they wait for is done, or fails. Who comes second waits for who came first.
-void PoolCore::join_background() {
-    Lock only_one(joining_background_);
-    std::list<Background> threads;
-    {
-        Lock lock(mutex_);
-        threads.swap(background_);
-    }
-    for (Background& b : threads) b.thread.join();
+    background_.start("sidestep-map", std::move(work));
 }
 
 void PoolCore::join() {
@@ -210,11 +180,11 @@ void PoolCore::join() {
         if (state_ == State::running)
             throw std::logic_error("join() before close() or terminate(): it would wait for ever");
     }
-    if (callbacks_.is_this_thread() || background_of_here == this)
+    if (callbacks_.is_this_thread() || background_.is_this_thread())
         throw std::logic_error(
             "join() in a callback of the pool's own futures would wait for itself: call it, or let "
             "the pool end, in another thread");
-    join_background();
+    background_.join();  // what they wait for is done, or fails
     wait([this] { return outstanding_ == 0; }, {});
     {
         Lock lock(mutex_);
@@ -243,6 +213,7 @@ void PoolCore::join() {
 void PoolCore::abandon() {
     supervisor_.abandon();  // they exist in the parent only
     callbacks_.abandon();
+    background_.abandon();
 }
 
 }  // namespace sidestep::detail

@@ -86,10 +86,4 @@ std::string describe_task(TaskState& task) {
     }
 }
 
-Deadline deadline_after(std::chrono::nanoseconds timeout) {
-    auto now = sys::Clock::now();
-    auto longest = sys::Clock::time_point::max() - now;
-    return timeout >= longest ? Deadline() : now + timeout;
-}
-
 }  // namespace sidestep::detail

@@ -5,8 +5,8 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
+#include <system_error>
 
 #include <sidestep/pool_task.hpp>
 
@@ -39,6 +39,10 @@ ThreadPoolOptions checked(ThreadPoolOptions options) {
     if (options.thread_name_prefix.empty())
         options.thread_name_prefix = fmt::format("tpool{}", pools_made++);
     check(options.task);
+    if (options.task.key != 0)
+        throw std::invalid_argument(
+            "ThreadPoolOptions::task.key is set; a key is a task's own: pool.submit({.key = 7}, f, "
+            "x)");
     return options;
 }
 
@@ -57,16 +61,9 @@ void ThreadPoolCore::require_owner() const {
             "pool of its own here");
 }
 
-TaskOptions ThreadPoolCore::merge(const TaskOptions& options) const {
-    TaskOptions merged = options;
-    if (merged.timeout.count() == 0) merged.timeout = options_.task.timeout;
-    if (merged.retry.max_attempts == 0) merged.retry = options_.task.retry;
-    return merged;
-}
-
 void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options) {
     if (options) check(*options);
-    job->options = options ? merge(*options) : options_.task;
+    job->options = options ? merged(*options, options_.task) : options_.task;
     require_owner();
     Lock lock(mutex_);
     if (!broken_.empty()) throw BrokenPool(broken_);
@@ -74,27 +71,40 @@ void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* o
     job->number = next_number_++;
     Key key{-job->options.priority, job->number};
     if (std::uint64_t sticky = job->options.key) {
-        unsigned thread = static_cast<unsigned>(sticky % most_threads());
+        auto thread = static_cast<unsigned>(sticky % most_threads());
+        while (threads_.size() <= thread) start_thread();  // it must be that one
         keyed_[thread].emplace(key, std::move(job));
-        while (threads_.size() <= thread) {  // it must be that one
-            unsigned index = static_cast<unsigned>(threads_.size());
-            threads_.emplace_back([this, index] { run(index); });
-        }
-        changed_.notify_all();
-        return;
+        return changed_.notify_all();
     }
+    bool first = threads_.empty();
+    if (first) start_thread();  // or nobody would run it
     waiting_.emplace(key, std::move(job));
-    start_thread_if_needed();
+    if (!first) help_if_needed();
     changed_.notify_one();
 }
 
-// An idle thread will take it; else there is a new one, unless there are enough.
-void ThreadPoolCore::start_thread_if_needed() {
+// Throws std::system_error if the system gives none.
+void ThreadPoolCore::start_thread() {
+    auto index = static_cast<unsigned>(threads_.size());
+    threads_.emplace_back();
+    try {
+        threads_.back() = std::thread([this, index] { run(index); });
+    } catch (...) {
+        threads_.pop_back();
+        throw;
+    }
+}
+
+// An idle thread will take what waits; else there is a new one, unless there are enough. If the
+// system gives none, those that are there do the work.
+void ThreadPoolCore::help_if_needed() {
     if (idle_ >= waiting_.size() || threads_.size() >= most_threads() + in_wait_ ||
         threads_.size() >= kMostThreads)
         return;
-    unsigned index = static_cast<unsigned>(threads_.size());
-    threads_.emplace_back([this, index] { run(index); });
+    try {
+        start_thread();
+    } catch (const std::system_error&) {  // see above
+    }
 }
 
 bool ThreadPoolCore::initialize(unsigned index) {
@@ -178,7 +188,7 @@ void ThreadPoolCore::run_job(ThreadJob& job, unsigned index) {
                 throw;
             } catch (...) {
                 std::exception_ptr error = std::current_exception();
-                again = should_retry(job.options, job.attempt, error) && pause(job);
+                again = retry_here(job.options.retry, job.attempt, error);
                 if (!again) job.task().try_fail(error);
             }
         }
@@ -188,27 +198,9 @@ void ThreadPoolCore::run_job(ThreadJob& job, unsigned index) {
     deadlines_.erase(due);
 }
 
-// Before the next attempt. False: somebody wants the task to end.
-bool ThreadPoolCore::pause(const ThreadJob& job) {
-    const Retry& retry = job.options.retry;
-    double pause =
-        static_cast<double>(retry.backoff.count()) * std::pow(retry.factor, job.attempt - 1);
-    pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));
-    auto until = sys::Clock::now() + std::chrono::nanoseconds(static_cast<long long>(pause));
-    Lock lock(mutex_);
-    const std::atomic<bool>& stop = const_cast<ThreadJob&>(job).task().stop_flag();
-    while (!stop && sys::Clock::now() < until)
-        timed_.wait_until(lock, std::min(until, sys::Clock::now() + std::chrono::milliseconds(50)));
-    return !stop;
-}
-
-bool should_retry(const TaskOptions& options, unsigned attempt, const std::exception_ptr& error) {
-    if (attempt >= options.retry.max_attempts) return false;
-    try {
-        return !options.retry.when || options.retry.when(error);
-    } catch (...) {  // it cannot tell: then no
-        return false;
-    }
+bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error) {
+    return attempts < retry.max_attempts && wants_retry(retry, error) &&
+           pause_here(retry_pause(retry, attempts));
 }
 
 // --- the clock ---------------------------------------------------------------------------------
@@ -219,7 +211,8 @@ ThreadPoolCore::Due ThreadPoolCore::arm_timer(ThreadJob& job) {
     Lock lock(mutex_);
     Due due(sys::Clock::now() + job.options.timeout, job.number);
     deadlines_.emplace(due, Ref<LocalTaskBase>(&job.task()));
-    if (!timer_.joinable()) timer_.start("sidestep-timer", [this] { run_timer(); });
+    if (!timer_.joinable())
+        timer_.start("sidestep-timer", ServiceThread::Runs::users_code, [this] { run_timer(); });
     timed_.notify_all();
     return due;
 }
@@ -253,7 +246,7 @@ void ThreadPoolCore::run_timer() {
 void ThreadPoolCore::begin_wait() {
     Lock lock(mutex_);
     ++in_wait_;
-    start_thread_if_needed();
+    help_if_needed();
 }
 
 void ThreadPoolCore::end_wait() {
@@ -271,8 +264,7 @@ WaitScope::~WaitScope() {
 // --- the end -----------------------------------------------------------------------------------
 
 void ThreadPoolCore::run_in_background(std::function<void()> work) {
-    Lock lock(mutex_);
-    background_.emplace_back(std::move(work));
+    background_.start("sidestep-map", std::move(work));
 }
 
 unsigned ThreadPoolCore::threads() {
@@ -318,24 +310,23 @@ void ThreadPoolCore::ask_to_stop() {
 }
 
 void ThreadPoolCore::join() {
-    std::deque<std::thread> threads, background;
     {
         Lock lock(mutex_);
         if (!closed_)
             throw std::logic_error("join() before close() or terminate(): it would wait for ever");
-        if (pool_of_this_thread == this)
-            throw std::logic_error("join() in a thread of the pool would wait for itself");
-        background.swap(background_);
     }
-    for (std::thread& thread : background) thread.join();
+    if (pool_of_this_thread == this || background_.is_this_thread())
+        throw std::logic_error("join() in a thread of the pool would wait for itself");
+    Lock only_one(joining_);
+    background_.join();
     for (;;) {  // a thread that waits may start another one
+        std::deque<std::thread> threads;
         {
             Lock lock(mutex_);
             threads.swap(threads_);
         }
         if (threads.empty()) break;
         for (std::thread& thread : threads) thread.join();
-        threads.clear();
     }
     ServiceThread timer;
     {

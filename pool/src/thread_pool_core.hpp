@@ -44,21 +44,22 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     using Due = std::pair<std::chrono::steady_clock::time_point, std::uint64_t>;  // and number
     using Key = std::pair<int, std::uint64_t>;  // minus priority, number: what is begun first
 
-    void start_thread_if_needed();
+    void start_thread();
+    void help_if_needed();
     void run(unsigned index);
     bool initialize(unsigned index);
     std::unique_ptr<ThreadJob> take(Lock& lock, unsigned index);
     void run_job(ThreadJob& job, unsigned index);
-    bool pause(const ThreadJob& job);
     Due arm_timer(ThreadJob& job);
     void run_timer();
     void fail_waiting(const std::function<std::exception_ptr()>& error);
-    TaskOptions merge(const TaskOptions& options) const;
 
     void require_owner() const;
 
     const ThreadPoolOptions options_;
     const ForkMarker marker_;
+    BackgroundThreads background_;
+    std::mutex joining_;  // before mutex_
     std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable changed_;  // a job came, or the end
@@ -68,7 +69,6 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     std::map<Due, Ref<LocalTaskBase>> deadlines_;
     std::map<std::uint64_t, LocalTaskBase*> running_;
     std::deque<std::thread> threads_;
-    std::deque<std::thread> background_;
     ServiceThread timer_;
     unsigned idle_ = 0;
     unsigned in_wait_ = 0;

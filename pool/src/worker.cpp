@@ -74,12 +74,16 @@ class ResultArena {
 // Writes a result into the slot, and into the arena when it grows.
 class ResultBuffer final : public OutputBuffer {
   public:
-    ResultBuffer(TaskSlot& slot, ResultArena& arena) : slot_(&slot), arena_(&arena) { restart(); }
+    ResultBuffer(TaskSlot& slot, ResultArena& arena) : slot_(&slot), arena_(&arena) {
+        set_window(slot_->inline_bytes, 0, TaskSlot::kInline);
+    }
     ~ResultBuffer() override {
         if (block_) arena_->free(block_);  // abandoned by an exception
     }
 
     void restart() {
+        slot_->progress.store(0, std::memory_order_release);  // nothing of it is kept
+        slot_->partial_block.store(0, std::memory_order_release);
         if (block_) arena_->free(block_);
         block_ = 0;
         set_window(slot_->inline_bytes, 0, TaskSlot::kInline);
@@ -171,7 +175,7 @@ class Worker {
                 continue;
             }
             if (slot->module == 0 && slot->offset == kStopOffset) {
-                slot->reply = ReplyKind::skipped;
+                slot->reply = ReplyKind::stopped;
                 ring_.complete(*slot);
                 leave();
             }

@@ -145,7 +145,7 @@ int sweep(const std::function<void(Trial&)>& prepare, const Operation& operation
 }
 
 struct Census {
-    int done = 0, skipped = 0, taken = 0, not_begun = 0;
+    int done = 0, taken = 0, not_begun = 0;
 };
 
 // As the supervisor does: DONE first, then what was taken, then the rest. Each task is exactly one
@@ -157,20 +157,16 @@ Census take_census(Trial& trial, std::uint64_t first_serial, std::uint64_t tasks
     std::uint64_t serial = first_serial;
     while (TaskSlot* slot = ring.front_done()) {
         CHECK(slot->serial == serial++);
-        if (slot->reply == ReplyKind::skipped) {
-            ++census.skipped;
-        } else {
-            CHECK(slot->reply == ReplyKind::value);
-            CHECK(holds_only(*slot, 100 + slot->serial));  // the whole reply, or none
-            ++census.done;
-        }
+        CHECK(slot->reply == ReplyKind::value);
+        CHECK(holds_only(*slot, 100 + slot->serial));  // the whole reply, or none
+        ++census.done;
         ring.release_front();
     }
     for (std::uint64_t i = ring.consumed(); i < ring.published(); ++i) {
         TaskSlot& slot = ring.slot(i);
         CHECK(slot.serial == serial++);
         SlotState state = slot.state.load();
-        bool not_begun = state == SlotState::ready || state == SlotState::cancelled;
+        bool not_begun = state == SlotState::ready;
         CHECK((not_begun || (state == SlotState::taken && i == ring.consumed())));
         if (not_begun) CHECK(holds_only(slot, slot.serial));  // so it can be given to another
         ++(not_begun ? census.not_begun : census.taken);
@@ -212,26 +208,6 @@ TEST_CASE("killed at any instruction of claim(): the task is ready or taken",
             });
     }
     CHECK((seen_ready > 0) == (seen_taken > 0));  // neither where ptrace is refused
-}
-
-TEST_CASE("killed at any instruction of a claim() that skips the cancelled", "[ipc][single_step]") {
-    auto prepare = [](Trial& trial) {
-        three_ready(trial);
-        REQUIRE(trial.parent.cancel(0));
-        REQUIRE(trial.parent.cancel(1));
-    };
-    int seen[3] = {};
-    sweep(
-        prepare, [](Trial& t) { t.world->got = t.worker.claim()->serial; },
-        [&](Trial& trial, bool completed) {
-            Census census = take_census(trial, 1, 3);
-            CHECK(census.done == 0);
-            CHECK(census.skipped + census.taken + census.not_begun == 3);
-            if (census.taken) CHECK(census.skipped == 2);  // in order
-            if (completed) CHECK((census.taken == 1 && trial.world->got == 3));
-            ++seen[census.skipped];
-        });
-    CHECK((seen[0] > 0) == (seen[2] > 0));
 }
 
 TEST_CASE("killed at any instruction of the reply and complete(): whole or not there",

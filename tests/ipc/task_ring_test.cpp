@@ -4,6 +4,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <thread>
 #include <vector>
@@ -132,7 +133,6 @@ TEST_CASE("what has not started can be taken back, from the end", "[ipc][task_ri
     CHECK(ring.parent.take_back_last());
     CHECK(ring.parent.take_back_last());
     CHECK_FALSE(ring.parent.take_back_last());  // it is taken
-    CHECK_FALSE(ring.parent.cancel(0));
     CHECK(ring.parent.in_flight() == 1);
     ring.worker.complete(*first);
     CHECK_FALSE(ring.parent.take_back_last());  // it is done
@@ -142,34 +142,6 @@ TEST_CASE("what has not started can be taken back, from the end", "[ipc][task_ri
     REQUIRE(again);
     CHECK(again->serial == 4);
     CHECK(content_is_whole(*again, 31));
-}
-
-TEST_CASE("a cancelled task is passed by and comes back as skipped", "[ipc][task_ring]") {
-    Ring ring(4);
-    for (std::uint64_t serial : {1u, 2u, 3u, 4u}) publish(ring.parent, serial);
-    CHECK(ring.parent.cancel(0));
-    CHECK(ring.parent.cancel(1));
-    CHECK_FALSE(ring.parent.cancel(1));
-    CHECK(ring.parent.cancel(3));
-    CHECK_FALSE(ring.parent.take_back_last());  // cancelled: it leaves through the worker
-    CHECK(ring.worker.has_work());
-    TaskSlot* slot = ring.worker.claim();
-    REQUIRE(slot);
-    CHECK(slot->serial == 3);
-    for (std::uint64_t serial : {1u, 2u}) {
-        TaskSlot* front = ring.parent.front_done();
-        REQUIRE(front);
-        CHECK(front->serial == serial);
-        CHECK(front->reply == ReplyKind::skipped);
-        ring.parent.release_front();
-    }
-    CHECK(ring.parent.front_done() == nullptr);
-    reply(*slot);
-    ring.worker.complete(*slot);
-    CHECK(ring.worker.claim() == nullptr);  // skips the fourth on its way
-    CHECK(ring.parent.front_done()->reply == ReplyKind::value);
-    ring.parent.release_front();
-    CHECK(ring.parent.front_done()->reply == ReplyKind::skipped);
 }
 
 TEST_CASE("result blocks go back first in, first out, as many as there is room for",
@@ -230,7 +202,7 @@ struct Worker {
 };
 
 // Publishes tasks 1..total in order, and at random takes back (what goes to the front of the
-// backlog again), cancels, drains.
+// backlog again), drains.
 class Parent {
   public:
     Parent(RingParent ring, std::uint64_t total, unsigned seed)
@@ -239,18 +211,15 @@ class Parent {
     }
     void run() {
         while (!backlog_.empty() || ring_.in_flight() > 0) {
-            switch (random_() % 8) {
+            switch (random_() % 7) {
                 case 0:
                     take_back();
                     break;
                 case 1:
-                    cancel();
-                    break;
-                case 2:
                     drain();
                     give_back();
                     break;
-                case 3:
+                case 2:
                     if (ring_.full()) std::this_thread::yield();
                     drain();
                     break;
@@ -261,14 +230,14 @@ class Parent {
         while (!to_give_back_.empty()) give_back();
         publish_one(0);
     }
-    std::vector<std::uint64_t> completed, skipped;
+    std::vector<std::uint64_t> completed;
     std::vector<std::uint64_t> given_back;
     std::uint64_t taken_back = 0;
     bool whole = true;
 
   private:
     void publish_one(std::uint64_t serial) {
-        shadow_[ring_.position(ring_.published())] = {serial, false};
+        shadow_[ring_.position(ring_.published())] = serial;
         publish(ring_, serial);
         ring_.wake();
     }
@@ -280,27 +249,17 @@ class Parent {
     }
     void take_back() {
         for (auto n = random_() % 8; n > 0 && ring_.take_back_last(); --n) {
-            backlog_.push_front(shadow_[ring_.position(ring_.published())].serial);
+            backlog_.push_front(shadow_[ring_.position(ring_.published())]);
             ++taken_back;
         }
     }
-    void cancel() {
-        if (ring_.in_flight() == 0) return;
-        std::uint64_t index = ring_.consumed() + random_() % ring_.in_flight();
-        if (ring_.cancel(index)) shadow_[ring_.position(index)].cancelled = true;
-    }
     void drain() {
         while (TaskSlot* slot = ring_.front_done()) {
-            Shadow& task = shadow_[ring_.position(ring_.consumed())];
-            whole = whole && slot->serial == task.serial;
-            if (task.cancelled) {
-                whole = whole && slot->reply == ReplyKind::skipped;
-                skipped.push_back(task.serial);
-            } else {
-                whole = whole && slot->reply == ReplyKind::value && content_is_whole(*slot, 37);
-                completed.push_back(task.serial);
-                to_give_back_.push_back(slot->block);
-            }
+            std::uint64_t serial = shadow_[ring_.position(ring_.consumed())];
+            whole = whole && slot->serial == serial && slot->reply == ReplyKind::value &&
+                    content_is_whole(*slot, 37);
+            completed.push_back(serial);
+            to_give_back_.push_back(slot->block);
             ring_.release_front();
         }
     }
@@ -311,22 +270,17 @@ class Parent {
         }
     }
 
-    struct Shadow {
-        std::uint64_t serial = 0;
-        bool cancelled = false;
-    };
     RingParent ring_;
-    std::vector<Shadow> shadow_;
+    std::vector<std::uint64_t> shadow_;  // serials
     std::deque<std::uint64_t> backlog_, to_give_back_;
     std::mt19937 random_;
 };
 
 }  // namespace
 
-TEST_CASE("between threads each task runs once and in order, or is skipped, never both",
-          "[ipc][task_ring]") {
+TEST_CASE("between threads each task runs once and in order", "[ipc][task_ring]") {
     constexpr std::uint64_t kTasks = 60'000;
-    std::uint64_t taken_back = 0, skipped = 0;
+    std::uint64_t taken_back = 0;
     for (std::uint32_t capacity : {1u, 2u, 16u, 512u}) {
         CAPTURE(capacity);
         Ring ring(capacity);
@@ -338,17 +292,12 @@ TEST_CASE("between threads each task runs once and in order, or is skipped, neve
         CHECK(parent.whole);
         CHECK(worker.whole);
         CHECK(parent.completed == worker.executed);  // both in order
-        std::vector<std::uint64_t> all(kTasks), expected(kTasks);
-        for (std::uint64_t i = 0; i < kTasks; ++i) expected[i] = i + 1;
-        auto end = std::merge(parent.completed.begin(), parent.completed.end(),
-                              parent.skipped.begin(), parent.skipped.end(), all.begin());
-        CHECK(end == all.end());
-        CHECK(all == expected);
+        std::vector<std::uint64_t> expected(kTasks);
+        std::iota(expected.begin(), expected.end(), 1);
+        CHECK(parent.completed == expected);
         CHECK(worker.blocks.size() <= parent.given_back.size());
         CHECK(std::equal(worker.blocks.begin(), worker.blocks.end(), parent.given_back.begin()));
         taken_back += parent.taken_back;
-        skipped += parent.skipped.size();
     }
     CHECK(taken_back > 1000);  // or it has tested nothing
-    CHECK(skipped > 1000);
 }

@@ -3,7 +3,6 @@
 #include <catch2/catch.hpp>
 
 #include <chrono>
-#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
@@ -14,6 +13,7 @@
 
 namespace mp = sidestep;
 using namespace std::chrono_literals;
+using test::numbers;
 
 namespace {
 
@@ -27,11 +27,6 @@ struct Threads {
     mp::ThreadPool pool{{.threads = 2}};
 };
 
-std::vector<int> numbers(int count) {
-    std::vector<int> items(static_cast<std::size_t>(count));
-    std::iota(items.begin(), items.end(), 0);
-    return items;
-}
 int picky(int x) {
     if (x % 5 == 0) throw std::invalid_argument("no multiples of five");
     return x;
@@ -107,8 +102,74 @@ TEMPLATE_TEST_CASE("a task that fails is run again", "[pool][both][retry]", Proc
     CHECK_THROWS_AS(
         t.pool.submit({.retry = {.max_attempts = 9, .when = never}}, third_time, 10).get(),
         std::runtime_error);
+    auto throws = [](const std::exception_ptr&) -> bool { throw std::runtime_error("no idea"); };
+    mp::MapOptions undecided{.chunksize = 4,
+                             .task = {.retry = {.max_attempts = 9, .when = throws}}};
+    std::size_t failed = 0;
+    for (auto& item : t.pool.imap(third_time, numbers(8), undecided).outcomes()) {
+        CHECK_THROWS_WITH(item.value(), Catch::Contains("not yet"));
+        ++failed;
+    }
+    CHECK(failed == 8);
     mp::MapOptions options{.chunksize = 4, .task = {.retry = {.max_attempts = 3}}};
     CHECK(t.pool.map(third_time, numbers(8), options) == std::vector{3, 4, 5, 6, 7, 8, 9, 10});
+}
+
+TEMPLATE_TEST_CASE("between two attempts there is a pause, in maps too", "[pool][both][retry]",
+                   Processes, Inline, Threads) {
+    TestType t;
+    auto second_time = [](int x) {
+        if (mp::this_task::attempt() < 2) throw std::runtime_error("not yet");
+        return x;
+    };
+    mp::TaskOptions options{.retry = {.max_attempts = 2, .backoff = 30ms, .jitter = 0}};
+    auto begin = std::chrono::steady_clock::now();
+    CHECK(t.pool.submit(options, second_time, 7).get() == 7);
+    CHECK(std::chrono::steady_clock::now() - begin >= 30ms);
+    begin = std::chrono::steady_clock::now();
+    CHECK(t.pool.map(second_time, numbers(1), {.task = options}) == numbers(1));
+    CHECK(std::chrono::steady_clock::now() - begin >= 30ms);
+}
+
+TEMPLATE_TEST_CASE("options of a map that make no sense are refused", "[pool][both]", Processes,
+                   Inline, Threads) {
+    TestType t;
+    CHECK_THROWS_WITH(t.pool.map(test::square, numbers(3), {.task = {.key = 1}}),
+                      Catch::Contains("MapOptions::task.key"));
+    CHECK_THROWS_AS(t.pool.map(test::square, numbers(3), {.task = {.timeout = -1s}}),
+                    std::invalid_argument);
+    CHECK_THROWS_AS(t.pool.submit({.retry = {.factor = 0.5}}, test::square, 1),
+                    std::invalid_argument);
+}
+
+TEMPLATE_TEST_CASE("a finished task's callback is called at once, also when its pool is gone",
+                   "[pool][both][callback]", Processes, Inline, Threads) {
+    mp::Future<int> future;
+    {
+        TestType t;
+        future = t.pool.submit(test::add, 1, 2);
+        future.wait();
+    }
+    int value = 0;
+    future.on_value([&](int v) { value = v; });
+    CHECK(value == 3);
+}
+
+TEMPLATE_TEST_CASE("a stream that outlives its pool says so", "[pool][both]", Processes, Inline,
+                   Threads) {
+    auto t = std::make_unique<TestType>();
+    mp::MapOptions options{
+        .chunksize = 1,
+        .task = {
+            .retry = {.max_attempts = 2, .when = [](const std::exception_ptr&) { return true; }}}};
+    auto stream = t->pool.imap(test::square, numbers(100), options);
+    CHECK(*stream.begin() == 0);
+    t.reset();
+    auto drain = [&] {
+        while (stream.next_outcome()) {
+        }
+    };
+    CHECK_THROWS_AS(drain(), std::logic_error);
 }
 
 TEMPLATE_TEST_CASE("close, join, shutdown", "[pool][both][shutdown]", Processes, Inline, Threads) {

@@ -7,7 +7,6 @@
 
 #include <chrono>
 #include <map>
-#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
@@ -17,14 +16,9 @@
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::methods;
+using test::numbers;
 
 namespace {
-
-std::vector<int> numbers(int count) {
-    std::vector<int> items(static_cast<std::size_t>(count));
-    std::iota(items.begin(), items.end(), 0);
-    return items;
-}
 
 // Counts how often each item ran, in word i; every 10th item dies.
 struct Crasher {
@@ -217,3 +211,26 @@ TEST_CASE("an item's place in the input decides its random numbers, not its chun
     CHECK(other.map(draw, numbers(50)) != expected);
     CHECK(std::set(expected.begin(), expected.end()).size() == 50);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_CASE("a crash in a chunk whose results cannot be saved costs the chunk, not the pool",
+          "[pool][chunk][memory]") {
+    // Two workers: one cannot be replaced while the limit holds.
+    mp::Pool pool({.processes = 2, .arena_bytes = std::size_t(1) << 30});
+    auto large = [](int x) {
+        if (x == 3) test::die(SIGKILL);
+        return std::string(std::size_t(64) << 20, 'x');
+    };
+    pool.apply(test::add, 1, 2);  // the worker is there
+    std::size_t lost = 0;
+    {
+        test::AddressSpaceLimit limit(std::size_t(96) << 20);  // 192 MiB are to be saved
+        for (auto& item : pool.imap(large, numbers(4), {.chunksize = 4}).outcomes()) {
+            CHECK_THROWS_AS(item.value(), mp::WorkerLost);
+            ++lost;
+        }
+    }
+    CHECK(lost == 4);
+    CHECK(pool.apply(test::add, 1, 2) == 3);
+}
+#endif

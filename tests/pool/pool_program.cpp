@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <sidestep/pool.hpp>
+#include <sidestep/thread_pool.hpp>
 
 #include "pool_support.hpp"
 
@@ -325,12 +326,33 @@ int use_global() {
     return failures + use(mp::Pool::global());
 }
 
+int refused_threads() {
+    mp::ThreadPool none({.threads = 2}), one({.threads = 4});
+    one.submit([] {}).wait();
+    int failures = 0;
+    {
+        test::AddressSpaceLimit limit(std::size_t(1) << 20);  // less than a stack
+        try {
+            none.submit([] {});
+            failures += expect(false, "a thread without a stack");
+        } catch (const std::system_error&) {
+        }
+        std::vector<mp::Future<int>> futures;
+        for (int i = 0; i < 20; ++i) futures.push_back(one.submit([i] { return i; }));
+        for (int i = 0; i < 20; ++i)
+            failures += expect(futures[static_cast<std::size_t>(i)].get() == i, "its own result");
+        failures += expect(one.threads() == 1, "one thread does the work");
+    }
+    return failures + expect(none.submit([] { return 7; }).get() == 7, "later there is one");
+}
+
 int run(const std::string& what, mp::StartMethod method) {
     if (what == "exit-with-global") return exit_with_global();
     if (what == "exit-after-close") return exit_after_close(method);
     if (what == "submit-at-exit") return submit_at_exit(method);
     if (what == "exit-in-get") return exit_in_get(method);
     if (what == "global") return use_global();
+    if (what == "refused-threads") return refused_threads();
     if (what == "in-start-up") return in_start_up(method);
     if (what == "crash-loop") return crash_loop(method);
     if (what == "crash-loop-at-once") return crash_loop_at_once(method);

@@ -102,6 +102,21 @@ std::uint64_t await(SharedWords::Word& word) {
     return word.load();
 }
 
+AddressSpaceLimit::AddressSpaceLimit(std::size_t bytes) {
+    std::size_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    rlimit limit = {};
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE)) + bytes;
+    if (setrlimit(RLIMIT_AS, &limit) < 0) throw std::runtime_error("setrlimit");
+}
+AddressSpaceLimit::~AddressSpaceLimit() {
+    rlimit limit = {};
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_AS, &limit);
+}
+
 char process_state(pid_t pid) {
     std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
     std::string text;

@@ -52,6 +52,8 @@ std::vector<T> numbers(T first, T last) {
     return all;
 }
 
+inline std::vector<int> numbers(int count) { return numbers(0, count); }
+
 // Tasks that many tests use. All are plain functions.
 int add(int a, int b);
 long square(long x);
@@ -65,6 +67,15 @@ int die(int signal);
 
 // Waits until `word` is not zero, and returns it.
 std::uint64_t await(SharedWords::Word& word);
+
+// While it lives, this process gets so much more address space, and not a byte more.
+class AddressSpaceLimit {
+  public:
+    explicit AddressSpaceLimit(std::size_t bytes);
+    ~AddressSpaceLimit();
+    AddressSpaceLimit(const AddressSpaceLimit&) = delete;
+    AddressSpaceLimit& operator=(const AddressSpaceLimit&) = delete;
+};
 
 bool process_exists(pid_t pid);  // and is no zombie
 char process_state(pid_t pid);   // of /proc/<pid>/stat; 0: there is no such process

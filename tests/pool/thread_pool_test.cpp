@@ -9,21 +9,20 @@
 #include <chrono>
 #include <latch>
 #include <memory>
-#include <numeric>
 #include <semaphore>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include <sidestep/pool.hpp>
 #include <sidestep/thread_pool.hpp>
 
-#include "support.hpp"
+#include "pool_support.hpp"
 
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::eventually;
+using test::numbers;
 
 namespace {
 
@@ -32,12 +31,6 @@ std::string thread_name() {
     pthread_getname_np(pthread_self(), name, sizeof name);
     return name;
 }
-std::vector<int> numbers(int count) {
-    std::vector<int> items(static_cast<std::size_t>(count));
-    std::iota(items.begin(), items.end(), 0);
-    return items;
-}
-
 }  // namespace
 
 TEST_CASE("tasks of threads capture, refer and move", "[pool][thread_pool]") {
@@ -111,7 +104,7 @@ TEST_CASE("a stream that is left cancels what has not begun",
     {
         auto busy = pool.submit([&] { gate.acquire(); });
         auto stream = pool.imap([&](int x) { return ran += 1, x; }, numbers(4), {.chunksize = 1});
-        stream.submit_all();
+        stream.detach();
         auto left = std::move(stream);
         (void)left;
     }
@@ -261,3 +254,11 @@ TEST_CASE("options of a thread pool that make no sense are refused", "[pool][thr
     CHECK_THROWS_AS(pool.join(), std::logic_error);
     CHECK_THROWS_AS(pool.apply([&] { pool.close(), pool.join(); }), std::logic_error);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_CASE("a thread that the system refuses costs no task", "[pool][thread_pool][memory]") {
+    auto program = test::run_program({"refused-threads"});  // where no old stacks are kept
+    CHECK(program.exited_with(0));
+    CHECK(program.output == "");
+}
+#endif

@@ -9,32 +9,13 @@
 #include <type_traits>
 
 #include <sidestep/archive.hpp>
+#include <sidestep/deadline.hpp>
 
 namespace sidestep {
 
 class MappedSegment;
 
 namespace detail {
-
-using Deadline = std::optional<std::chrono::steady_clock::time_point>;
-
-// now + timeout, without overflow; a negative timeout is none.
-template <class Rep, class Period>
-Deadline deadline_after(const std::chrono::duration<Rep, Period>& timeout) {
-    auto now = std::chrono::steady_clock::now();
-    using Seconds = std::chrono::duration<double>;
-    constexpr Seconds kForever(1e9);
-    if (!(Seconds(timeout) < kForever)) return {};
-    if (timeout <= timeout.zero()) return now;
-    return now + std::chrono::ceil<std::chrono::nanoseconds>(timeout);
-}
-template <class Clock, class Duration>
-Deadline deadline_at(const std::chrono::time_point<Clock, Duration>& moment) {
-    if constexpr (std::is_same_v<Clock, std::chrono::steady_clock>)
-        return std::chrono::time_point_cast<std::chrono::nanoseconds>(moment);
-    else
-        return deadline_after(moment - Clock::now());
-}
 
 constexpr std::uint64_t object_kind(std::string_view name) {  // FNV-1a
     std::uint64_t hash = 0xcbf29ce484222325u;

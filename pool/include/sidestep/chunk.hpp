@@ -102,7 +102,7 @@ struct Chunk {
                 result.buffer().truncate(mark);
                 save_item_error(result, i - begin);
             }
-            // SYNC(progress): release, pairs with PoolCore::take_partial_result.
+            // SYNC(progress): release, pairs with PoolCore::copy_partial.
             if (context.progress)
                 context.progress->store(ChunkProgress::pack(i - begin + 1, result.buffer().size()),
                                         std::memory_order_release);
@@ -154,6 +154,42 @@ class ChunkSizer {
     bool sized_;
     unsigned workers_;
     std::size_t current_ = 1;
+};
+
+// How far a stream runs ahead of its consumer: the size of chunks, and how many may fly.
+class ChunkWindow {
+  public:
+    // chunksize, window: the user's, or 0. total: the number of items, or 0 if it is not known.
+    ChunkWindow(std::size_t chunksize, std::size_t window, std::uint64_t total, unsigned workers)
+        : sizer_(chunksize, total, workers), window_(window), most_chunks_(2 * workers + 2) {}
+
+    // Items in the next chunk.
+    std::size_t next_size() const {
+        std::size_t most = std::min<std::size_t>(sizer_.next(), ChunkProgress::kMostItems);
+        return window_ > 0 ? std::min(most, window_) : most;
+    }
+    // chunks: that are not consumed yet. One is always allowed, whatever the window.
+    bool has_room(std::size_t chunks) const {
+        if (chunks == 0) return true;
+        if (window_ > 0) return submitted_ - taken_ + next_size() <= window_;
+        return chunks < most_chunks_;
+    }
+    std::size_t submitted() const { return submitted_; }  // items: the next one's place
+    void submit(std::size_t items) {
+        submitted_ += items;
+        sizer_.submitted(items);
+    }
+    void take(std::size_t items) { taken_ += items; }
+    void completed(std::size_t items, std::uint64_t duration_ns) {
+        sizer_.completed(items, duration_ns);
+    }
+
+  private:
+    ChunkSizer sizer_;
+    std::size_t window_;
+    std::size_t most_chunks_;
+    std::size_t submitted_ = 0;
+    std::size_t taken_ = 0;
 };
 
 }  // namespace sidestep::detail

@@ -8,8 +8,8 @@
 //         std::cout << f.get();
 //     }
 //
-// What can be a task, and how arguments and results travel: task.hpp. What errors look like:
-// future.hpp, remote_error.hpp.
+// How functions are run over it (submit, map, imap...): pool_face.hpp. What can be a task, and how
+// arguments and results travel: task.hpp. What errors look like: future.hpp, remote_error.hpp.
 //
 // Ownership: the pool owns its workers. ~Pool closes and joins (all tasks are finished); while an
 //            exception unwinds the stack it terminates instead. A Pool does not move.
@@ -32,20 +32,17 @@
 // | broken       | BrokenPool     | -     | -         | waits for the workers' end   |
 #pragma once
 
-#include <concepts>
+#include <functional>
 #include <memory>
-#include <ranges>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include <sidestep/future.hpp>
 #include <sidestep/futures.hpp>
 #include <sidestep/init.hpp>
 #include <sidestep/pool_errors.hpp>
+#include <sidestep/pool_face.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/promise.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/stream.hpp>
 #include <sidestep/task.hpp>
@@ -53,7 +50,7 @@
 
 namespace sidestep {
 
-class Pool {
+class Pool : public PoolFace<Pool> {
   public:
     // Starts the workers. Throws std::invalid_argument for options that make no sense,
     // std::logic_error if init() was not called (or, with StartMethod::fork, if there are other
@@ -62,65 +59,6 @@ class Pool {
     ~Pool();
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
-
-    // Runs f(args...) in a worker. Throws what an argument's `serialize` throws; the pool goes on.
-    template <class F, class... Args>
-    requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto submit(F&& f, Args&&... args) {
-        return submit_task(nullptr, std::forward<F>(f), std::forward<Args>(args)...);
-    }
-    // The same with options of its own: pool.submit({.timeout = 2s}, f, x). Throws
-    // std::invalid_argument for options that make no sense.
-    template <class F, class... Args>
-    auto submit(const TaskOptions& options, F&& f, Args&&... args) {
-        detail::check_options(options);
-        return submit_task(&options, std::forward<F>(f), std::forward<Args>(args)...);
-    }
-
-    // submit(f, args...).get()
-    template <class F, class... Args>
-    auto apply(F&& f, Args&&... args) {
-        return submit(std::forward<F>(f), std::forward<Args>(args)...).get();
-    }
-    // Python's name for submit().
-    template <class F, class... Args>
-    auto apply_async(F&& f, Args&&... args) {
-        return submit(std::forward<F>(f), std::forward<Args>(args)...);
-    }
-
-    // f over the items of a range; the results in the order of the items (nothing if f returns
-    // void). All items are run; then the error of the first that failed is thrown, if any did.
-    // Items are pulled, and results decoded, in the calling thread.
-    template <class F, std::ranges::input_range Range>
-    auto map(F&& f, Range&& items, MapOptions options = {}) {
-        return collect(imap(std::forward<F>(f), std::forward<Range>(items), options));
-    }
-    // The same with f called on the elements of each item, a tuple or pair: f(a, b, ...).
-    template <class F, std::ranges::input_range Range>
-    auto starmap(F&& f, Range&& items, MapOptions options = {}) {
-        return collect(
-            stream<true, false>(std::forward<F>(f), std::forward<Range>(items), options));
-    }
-
-    // A stream of results, in the order of the items or as they come; see stream.hpp.
-    template <class F, std::ranges::input_range Range>
-    auto imap(F&& f, Range&& items, MapOptions options = {}) {
-        return stream<false, false>(std::forward<F>(f), std::forward<Range>(items), options);
-    }
-    template <class F, std::ranges::input_range Range>
-    auto imap_unordered(F&& f, Range&& items, MapOptions options = {}) {
-        return stream<false, true>(std::forward<F>(f), std::forward<Range>(items), options);
-    }
-
-    // map and starmap without waiting: the future has the std::vector of results. The items are
-    // copied, or moved if they are a temporary. (A thread of this process feeds the workers.)
-    template <class F, std::ranges::input_range Range>
-    auto map_async(F&& f, Range&& items, MapOptions options = {}) {
-        return map_in_background<false>(std::forward<F>(f), std::forward<Range>(items), options);
-    }
-    template <class F, std::ranges::input_range Range>
-    auto starmap_async(F&& f, Range&& items, MapOptions options = {}) {
-        return map_in_background<true>(std::forward<F>(f), std::forward<Range>(items), options);
-    }
 
     // Takes no more tasks; those that were submitted are finished.
     void close();
@@ -146,6 +84,7 @@ class Pool {
     std::vector<int> worker_pids() const;
 
   private:
+    friend class PoolFace<Pool>;
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
         using Callable = std::decay_t<F>;
@@ -164,25 +103,6 @@ class Pool {
     auto stream(F&& f, Range&& items, const MapOptions& options) {
         return Stream<std::decay_t<F>, Range, kSpread, kUnordered>(
             core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
-    }
-    template <class S>
-    static auto collect(S results) {
-        return std::move(results).collect();
-    }
-    template <bool kSpread, class F, class Range>
-    auto map_in_background(F&& f, Range&& items, const MapOptions& options) {
-        using Items = std::decay_t<Range>;
-        using S = Stream<std::decay_t<F>, Items, kSpread, false>;
-        using Results = decltype(std::declval<S>().collect());
-        auto results = std::make_shared<S>(core_, std::forward<F>(f),
-                                           Items(std::forward<Range>(items)), options, processes());
-        results->goes_on_when_closed();
-        auto promise = std::make_shared<Promise<Results>>();
-        Future<Results> future = promise->future();
-        run_in_background([results, promise] {
-            detail::fulfil(*promise, [&] { return std::move(*results).collect(); });
-        });
-        return future;
     }
     void run_in_background(std::function<void()> work);
 

@@ -31,8 +31,8 @@ struct PoolOptions {
     // A worker is replaced after so many tasks (a chunk of a map is one). 0: never.
     std::size_t max_tasks_per_child = 0;
     // A worker is replaced, between two tasks, when its memory (RSS, without what it shares) has
-    // grown by so many bytes since it started, or when it is so old; one worker at a time. 0:
-    // never.
+    // grown by so many bytes since it started, or when it is so old; one worker at a time,
+    // while there are tasks. 0: never.
     std::size_t max_memory_growth = 0;
     std::chrono::nanoseconds max_age{0};
 
@@ -40,7 +40,7 @@ struct PoolOptions {
     // starts them anew. 0: never.
     std::chrono::nanoseconds idle_timeout{0};
 
-    // How tasks are run that say nothing else.
+    // How tasks are run that say nothing else. (A key is refused: it is a task's own.)
     TaskOptions task = {};
 
     // How a task is stopped that was cancelled or ran too long: this_task::stop_requested() says
@@ -74,8 +74,13 @@ struct MapOptions {
     std::size_t window = 0;
 
     // For each item: timeout, memory limit, retries; and the priority of the whole. What is not set
-    // is the pool's. (A key has no meaning here.)
+    // is the pool's. A key is refused: chunks go to whoever is free.
     TaskOptions task = {};
 };
+
+namespace detail {
+// Throws std::invalid_argument for options that make no sense.
+void check_map_options(const MapOptions& options);
+}  // namespace detail
 
 }  // namespace sidestep

@@ -43,9 +43,6 @@ TaskKind task_kind(const F& f) {
     return {task_id<Body>(), kTaskEntry<Body>, function_address(f)};
 }
 
-// Throws std::invalid_argument for options that make no sense.
-void check_options(const TaskOptions& options);
-
 // Written by the submitter until submit(); by the pool, under its mutex, until done() is true;
 // constant from then on.
 class PoolTask final : public TaskState {

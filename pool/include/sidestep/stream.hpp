@@ -55,16 +55,14 @@ class Stream
         : core_(std::move(core)),
           f_(std::move(f)),
           input_(std::forward<Range>(items)),
-          sizer_(options.chunksize, input_.size(), workers),
-          window_(options.window),
-          most_chunks_(2 * workers + 2) {
+          window_(options.chunksize, options.window, input_.size(), workers) {
         check();
-        detail::check_options(options.task);
+        detail::check_map_options(options);
         if (options.task.says_anything()) options_ = std::make_unique<TaskOptions>(options.task);
         if constexpr (kUnordered) completions_ = std::make_unique<detail::Completions>(core_);
     }
-    // Internal: chunks may be submitted after the pool's close().
-    void goes_on_when_closed() { begun_ = true; }
+    // Internal: it is consumed in the background, also after the pool's close().
+    void detach() { begun_ = true; }
     Stream(Stream&&) = default;
     Stream& operator=(Stream&&) = delete;
     ~Stream() { cancel_rest(); }
@@ -93,7 +91,7 @@ class Stream
             results.resize(old + count);
             open_->reader.values().read(results.data() + old, count * sizeof(Value));
             open_->next += count;
-            taken_ += count;
+            window_.take(count);
         }
     }
 
@@ -119,19 +117,8 @@ class Stream
         static_assert(std::is_void_v<Result> || detail::Travels<Result>,
                       "the result cannot be serialized: give its type a cereal `serialize` member");
     }
-    // Items in the next chunk.
-    std::size_t next_size() const {
-        std::size_t most = std::min(sizer_.next(), detail::ChunkProgress::kMostItems);
-        return window_ > 0 ? std::min(most, window_) : most;
-    }
-    bool may_submit() const {
-        if (input_ended_) return false;
-        if (flying_.empty() && !open_) return true;  // at least one chunk, whatever the window
-        if (window_ > 0) return submitted_ - taken_ + next_size() <= window_;
-        return flying_.size() + (open_ ? 1 : 0) < most_chunks_;
-    }
     void fill() {
-        while (may_submit()) submit_chunk();
+        while (!input_ended_ && window_.has_room(flying_.size() + (open_ ? 1 : 0))) submit_chunk();
     }
 
     // Serializes the next items, at most `most` of them; how many it got. Their descriptors go
@@ -169,21 +156,21 @@ class Stream
         scratch_.clear();
         detail::PoolTaskRef task =
             detail::PoolTask::create(core_, detail::task_kind<Body>(f_), options_.get());
-        std::uint64_t count = pull_items(*task, next_size());
+        std::uint64_t count = pull_items(*task, window_.next_size());
         if (count > 0) {
             OutputArchive archive(task->arguments(), task->fds());
             detail::save_callable<F>(archive, f_);
-            archive(count, static_cast<std::uint64_t>(submitted_));
+            std::size_t first = window_.submitted();
+            archive(count, static_cast<std::uint64_t>(first));
             archive.write(scratch_.begin(), scratch_.size());
-            task->set_chunk(static_cast<std::uint32_t>(count), submitted_);
+            task->set_chunk(static_cast<std::uint32_t>(count), first);
             detail::PoolTask::submit(task, completions_.get(), begun_);
-            note_submitted({std::move(task), submitted_, static_cast<std::size_t>(count), {}});
+            fly({std::move(task), first, static_cast<std::size_t>(count), {}});
         }
-        if (item_error_) note_submitted({{}, submitted_, 1, std::exchange(item_error_, nullptr)});
+        if (item_error_) fly({{}, window_.submitted(), 1, std::exchange(item_error_, nullptr)});
     }
-    void note_submitted(Flying chunk) {
-        submitted_ += chunk.items;
-        sizer_.submitted(chunk.items);
+    void fly(Flying chunk) {
+        window_.submit(chunk.items);
         flying_.push_back(std::move(chunk));
     }
 
@@ -215,27 +202,27 @@ class Stream
         open_->task = std::move(chunk.task);
         try {
             open_->reader.open(open_->task->result(), open_->items);
-            take_split();
-            sizer_.completed(open_->items, open_->task->duration_ns());
+            if (open_->task->split())
+                take_split(*open_->task->split());
+            else
+                window_.completed(open_->items, open_->task->duration_ns());
         } catch (...) {  // the whole chunk failed: each of its items did
             open_->error = std::current_exception();
         }
     }
 
     // A chunk that was ended by one of its items: that one comes next, and the rest after it.
-    void take_split() {
-        const detail::PoolTask::Split* split = open_->task->split();
-        if (!split) return;
+    void take_split(const detail::PoolTask::Split& split) {
         std::size_t done = open_->task->items_done();
         std::size_t item = open_->first + done;
-        if (split->rest) flying_.push_front({split->rest, item + 1, open_->items - done - 1, {}});
-        flying_.push_front({split->again, item, 1, split->error});
+        if (split.rest) flying_.push_front({split.rest, item + 1, open_->items - done - 1, {}});
+        flying_.push_front({split.again, item, 1, split.error});
         open_->items = done;
     }
 
     Outcome<Result> read_item() {
         std::size_t at = open_->next++;
-        ++taken_;
+        window_.take(1);
         std::size_t index = open_->first + at;
         if (open_->error) return {index, open_->error};
         try {
@@ -278,16 +265,20 @@ class Stream
     }
 
     void cancel_rest() {
-        for (Flying& chunk : flying_)
-            if (chunk.task) chunk.task->cancel_waiting();
+        for (Flying& chunk : flying_) cancel(chunk.task);
+    }
+    static void cancel(const detail::PoolTaskRef& task) {
+        if (!task) return;
+        task->cancel_waiting();
+        if (!task->done() || !task->split()) return;
+        cancel(task->split()->again);
+        cancel(task->split()->rest);
     }
 
     std::shared_ptr<detail::PoolCore> core_;
     F f_;
     detail::Input<Range> input_;
-    detail::ChunkSizer sizer_;
-    std::size_t window_;
-    std::size_t most_chunks_;
+    detail::ChunkWindow window_;
     std::unique_ptr<TaskOptions> options_;              // null: the pool's
     std::unique_ptr<detail::Completions> completions_;  // unordered only
     std::deque<Flying> flying_;
@@ -296,8 +287,6 @@ class Stream
     std::exception_ptr item_error_;  // of the item behind those just pulled
     bool input_ended_ = false;
     bool begun_ = false;
-    std::size_t submitted_ = 0;  // items
-    std::size_t taken_ = 0;
 };
 
 }  // namespace sidestep

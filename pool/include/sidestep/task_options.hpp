@@ -52,8 +52,9 @@ struct TaskOptions {
     // Among the tasks that wait, the higher one is begun first. 0: the pool's default.
     int priority = 0;
 
-    // Tasks with the same key (not 0) run in the same worker, one after the other: for what a
-    // worker keeps between tasks. If the worker is replaced, they move to the new one.
+    // A task's own, not a pool's or a map's: tasks with the same key (not 0) run in the same
+    // worker, one after the other: for what a worker keeps between tasks. If the worker is
+    // replaced, they move to the new one.
     std::uint64_t key = 0;
 
     // False: all fields have their default values.
@@ -62,5 +63,20 @@ struct TaskOptions {
                priority != 0 || key != 0;
     }
 };
+
+namespace detail {
+
+// Throws std::invalid_argument for options that make no sense.
+void check_options(const TaskOptions& options);
+// What `options` do not say is taken from the pool's defaults.
+TaskOptions merged(TaskOptions options, const TaskOptions& defaults);
+// Asks Retry::when, if there is one; if that throws, the answer is no.
+bool wants_retry(const Retry& retry, const std::exception_ptr& error);
+// The pause after so many failures, from 1 on; with jitter.
+std::chrono::nanoseconds retry_pause(const Retry& retry, unsigned failures);
+// Pauses in this thread. False: this_task::stop_requested().
+bool pause_here(std::chrono::nanoseconds pause);
+
+}  // namespace detail
 
 }  // namespace sidestep

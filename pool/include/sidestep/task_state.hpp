@@ -19,10 +19,9 @@
 #include <utility>
 #include <vector>
 
-namespace sidestep::detail {
+#include <sidestep/deadline.hpp>
 
-using Deadline = std::optional<std::chrono::steady_clock::time_point>;
-Deadline deadline_after(std::chrono::nanoseconds timeout);  // saturates; negative: already past
+namespace sidestep::detail {
 
 // A counted reference to a task.
 template <class T>

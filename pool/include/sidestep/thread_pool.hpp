@@ -4,12 +4,13 @@
 //     auto sizes = pool.map([&](const Path& p) { return cache.size_of(p); }, paths);
 //
 // For tasks that wait (files, networks, other programs), and to debug what a Pool will run. Nothing
-// is serialized: any callable will do, lambdas with captures too; arguments and results are copied
-// or moved. A crash ends the program; what Pool has for that (processes) this has not.
+// is serialized: any callable will do, lambdas with captures too; arguments and results are copied,
+// or moved if they are temporaries (with a retry, copied once more for each attempt but the last).
+// A crash ends the program; what Pool has for that (processes) this has not.
 //
 // Ownership: the pool owns its threads. ~ThreadPool closes and joins (all tasks are finished);
-// while an
-//            exception unwinds the stack, tasks that have not begun are cancelled first. It does
+// while
+//            an exception unwinds the stack, tasks that have not begun are cancelled first. It does
 //            not move.
 // Threads:   thread-safe. Threads are started when there is work for them. A task that waits for a
 //            future of a ThreadPool or a Promise does not hold up the pool: another thread takes
@@ -36,8 +37,8 @@
 #include <sidestep/future.hpp>
 #include <sidestep/futures.hpp>
 #include <sidestep/local_task.hpp>
+#include <sidestep/pool_face.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/promise.hpp>
 #include <sidestep/thread_stream.hpp>
 
 namespace sidestep {
@@ -62,61 +63,13 @@ struct ThreadPoolOptions {
     std::uint64_t seed = 0;
 };
 
-class ThreadPool {
+class ThreadPool : public PoolFace<ThreadPool> {
   public:
     // Throws std::invalid_argument for options that make no sense. Starts no thread yet.
     explicit ThreadPool(ThreadPoolOptions options = {});
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
-
-    // Runs f(args...) in a thread; both are copied, or moved if they are temporaries. With a retry
-    // they are copied once more for each attempt but the last.
-    template <class F, class... Args>
-    requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto submit(F&& f, Args&&... args) {
-        return submit_task(nullptr, std::forward<F>(f), std::forward<Args>(args)...);
-    }
-    template <class F, class... Args>
-    auto submit(const TaskOptions& options, F&& f, Args&&... args) {
-        return submit_task(&options, std::forward<F>(f), std::forward<Args>(args)...);
-    }
-    // submit(f, args...).get()
-    template <class F, class... Args>
-    auto apply(F&& f, Args&&... args) {
-        return submit(std::forward<F>(f), std::forward<Args>(args)...).get();
-    }
-    // Python's name for submit().
-    template <class F, class... Args>
-    auto apply_async(F&& f, Args&&... args) {
-        return submit(std::forward<F>(f), std::forward<Args>(args)...);
-    }
-
-    // As Pool's.
-    template <class F, std::ranges::input_range Range>
-    auto map(F&& f, Range&& items, MapOptions options = {}) {
-        return collect(imap(std::forward<F>(f), std::forward<Range>(items), options));
-    }
-    template <class F, std::ranges::input_range Range>
-    auto starmap(F&& f, Range&& items, MapOptions options = {}) {
-        return collect(
-            stream<true, false>(std::forward<F>(f), std::forward<Range>(items), options));
-    }
-    template <class F, std::ranges::input_range Range>
-    auto imap(F&& f, Range&& items, MapOptions options = {}) {
-        return stream<false, false>(std::forward<F>(f), std::forward<Range>(items), options);
-    }
-    template <class F, std::ranges::input_range Range>
-    auto imap_unordered(F&& f, Range&& items, MapOptions options = {}) {
-        return stream<false, true>(std::forward<F>(f), std::forward<Range>(items), options);
-    }
-    template <class F, std::ranges::input_range Range>
-    auto map_async(F&& f, Range&& items, MapOptions options = {}) {
-        return map_in_background<false>(std::forward<F>(f), std::forward<Range>(items), options);
-    }
-    template <class F, std::ranges::input_range Range>
-    auto starmap_async(F&& f, Range&& items, MapOptions options = {}) {
-        return map_in_background<true>(std::forward<F>(f), std::forward<Range>(items), options);
-    }
 
     // Takes no more tasks; those that were submitted are finished.
     void close();
@@ -134,6 +87,7 @@ class ThreadPool {
     unsigned idle_threads() const;
 
   private:
+    friend class PoolFace<ThreadPool>;
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
         using Callable = std::decay_t<F>;
@@ -148,25 +102,6 @@ class ThreadPool {
     auto stream(F&& f, Range&& items, const MapOptions& options) {
         return ThreadStream<std::decay_t<F>, Range, kSpread, kUnordered>(
             core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
-    }
-    template <class S>
-    static auto collect(S results) {
-        return std::move(results).collect();
-    }
-    template <bool kSpread, class F, class Range>
-    auto map_in_background(F&& f, Range&& items, const MapOptions& options) {
-        using Items = std::decay_t<Range>;
-        using S = ThreadStream<std::decay_t<F>, Items, kSpread, false>;
-        using Results = decltype(std::declval<S>().collect());
-        auto results = std::make_shared<S>(core_, std::forward<F>(f),
-                                           Items(std::forward<Range>(items)), options, processes());
-        results->submit_all();
-        auto promise = std::make_shared<Promise<Results>>();
-        Future<Results> future = promise->future();
-        run_in_background([results, promise] {
-            detail::fulfil(*promise, [&] { return std::move(*results).collect(); });
-        });
-        return future;
     }
     void run_in_background(std::function<void()> work);
 

@@ -39,7 +39,8 @@ class ThreadJob {
 };
 // Throws std::logic_error if the pool is closed, BrokenPool if it is broken.
 void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options);
-bool should_retry(const TaskOptions& options, unsigned attempt, const std::exception_ptr& error);
+// After so many attempts that failed: pauses and says true, if the task is to be run again.
+bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error);
 const TaskOptions& default_options(const ThreadPoolCore& core);
 
 template <class Result, class F, class... Args>
@@ -101,7 +102,7 @@ struct ThreadChunk {
                     break;
                 } catch (...) {
                     std::exception_ptr error = std::current_exception();
-                    if (should_retry(options, context.attempt, error)) continue;
+                    if (retry_here(options.retry, context.attempt, error)) continue;
                     outcomes.emplace_back(first + i, std::move(error));
                     break;
                 }
@@ -154,13 +155,11 @@ class ThreadStream
         : core_(std::move(core)),
           f_(std::move(f)),
           input_(std::forward<Range>(items)),
-          sizer_(options.chunksize, input_.size(), threads),
-          window_(options.window),
-          most_chunks_(2 * threads + 2),
-          options_(options.task.says_anything() ? options.task : default_options(*core_)) {
-        detail::check_options(options_);
-        // A timeout is each item's: then each is a task.
-        if (options_.timeout.count() > 0) sizer_ = detail::ChunkSizer(1, 0, threads);
+          options_(detail::merged(options.task, default_options(*core_))),
+          // A timeout is each item's: then each is a task.
+          window_(options_.timeout.count() > 0 ? 1 : options.chunksize, options.window,
+                  input_.size(), threads) {
+        detail::check_map_options(options);
     }
     ThreadStream(ThreadStream&&) = default;
     ThreadStream& operator=(ThreadStream&&) = delete;
@@ -173,10 +172,10 @@ class ThreadStream
     std::optional<Outcome<Result>> next_outcome() {
         for (;;) {
             if (next_ < open_.size()) {
-                ++taken_;
+                window_.take(1);
                 return std::move(open_[next_++]);
             }
-            while (may_submit()) submit_chunk();
+            while (!input_ended_ && window_.has_room(flying_.size())) submit_chunk();
             if (flying_.empty()) return {};
             open_next_chunk();
         }
@@ -186,8 +185,9 @@ class ThreadStream
     std::size_t input_size() { return input_.size(); }
     template <class Results>
     void read_rest(Results&) {}
-    // Internal: all of the input becomes tasks now.
-    void submit_all() {
+    // Internal: it is consumed in the background, also after the pool's close(): all of the input
+    // becomes tasks now.
+    void detach() {
         while (!input_ended_) submit_chunk();
     }
 
@@ -199,19 +199,10 @@ class ThreadStream
         std::shared_ptr<std::atomic<std::uint64_t>> duration_ns;
     };
 
-    std::size_t next_size() const {
-        return window_ > 0 ? std::min(sizer_.next(), window_) : sizer_.next();
-    }
-    bool may_submit() const {
-        if (input_ended_) return false;
-        if (flying_.empty()) return true;  // at least one chunk, whatever the window
-        if (window_ > 0) return submitted_ - taken_ + next_size() <= window_;
-        return flying_.size() < most_chunks_;
-    }
-
     void submit_chunk() {
-        Chunk chunk{f_, {}, submitted_, options_};
-        std::size_t most = next_size();
+        std::size_t first = window_.submitted();
+        Chunk chunk{f_, {}, first, options_};
+        std::size_t most = window_.next_size();
         std::exception_ptr error;
         try {
             while (chunk.items.size() < most && !input_ended_) {
@@ -232,15 +223,14 @@ class ThreadStream
             TaskOptions whole = options_;
             whole.retry = {.max_attempts = 1};  // items are, by themselves
             detail::submit_job(*core_, std::move(job), &whole);
-            fly({std::move(task), submitted_, count, {}, std::move(duration)});
+            fly({std::move(task), first, count, {}, std::move(duration)});
         }
-        if (error) fly({{}, submitted_, 1, error, {}});
+        if (error) fly({{}, window_.submitted(), 1, error, {}});
     }
     void fly(Flying chunk) {
         if (kUnordered && chunk.task && !chunk.task->listen(done_, chunk.first))
             done_->push(chunk.first);
-        submitted_ += chunk.items;
-        sizer_.submitted(chunk.items);
+        window_.submit(chunk.items);
         flying_.push_back(std::move(chunk));
     }
 
@@ -269,7 +259,7 @@ class ThreadStream
             error = chunk.task->error();
         }
         if (!error) {
-            sizer_.completed(chunk.items, chunk.duration_ns->load(std::memory_order_relaxed));
+            window_.completed(chunk.items, chunk.duration_ns->load(std::memory_order_relaxed));
             open_ = std::move(*static_cast<Outcomes*>(const_cast<void*>(chunk.task->value())));
             return;
         }
@@ -279,18 +269,14 @@ class ThreadStream
     std::shared_ptr<detail::ThreadPoolCore> core_;
     F f_;
     detail::Input<Range> input_;
-    detail::ChunkSizer sizer_;
-    std::size_t window_;
-    std::size_t most_chunks_;
     TaskOptions options_;
+    detail::ChunkWindow window_;
     // Unordered only: by their first items.
     std::shared_ptr<detail::CompletionQueue> done_ = std::make_shared<detail::CompletionQueue>();
     std::deque<Flying> flying_;
     Outcomes open_;
     std::size_t next_ = 0;  // in open_
     bool input_ended_ = false;
-    std::size_t submitted_ = 0;  // items
-    std::size_t taken_ = 0;
 };
 
 }  // namespace sidestep

@@ -1,0 +1,80 @@
+#include <sidestep/task_options.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <stdexcept>
+#include <thread>
+
+#include <sidestep/pool_options.hpp>
+#include <sidestep/task_state.hpp>
+#include <sidestep/this_task.hpp>
+
+#include "sys.hpp"
+
+namespace sidestep::detail {
+
+void check_options(const TaskOptions& options) {
+    auto refuse = [](const char* what) {
+        throw std::invalid_argument(fmt::format("TaskOptions::{}", what));
+    };
+    const Retry& retry = options.retry;
+    if (options.timeout.count() < 0)
+        refuse("timeout is negative; 0 is the pool's default, kNoTimeout none");
+    if (options.memory_limit > 0 && options.memory_limit < (std::size_t(1) << 20))
+        refuse(
+            "memory_limit is less than 1 MiB: it is given in bytes, and a worker that does "
+            "nothing uses more");
+    if (retry.backoff.count() < 0 || retry.max_backoff.count() < 0)
+        refuse("retry.backoff is negative");
+    if (!(retry.factor >= 1)) refuse("retry.factor is less than 1");
+    if (!(retry.jitter >= 0 && retry.jitter <= 1)) refuse("retry.jitter is not within 0 to 1");
+}
+
+void check_map_options(const MapOptions& options) {
+    check_options(options.task);
+    if (options.task.key != 0)
+        throw std::invalid_argument(
+            "MapOptions::task.key: the chunks of a map go to whoever is free; submit tasks with a "
+            "key one by one");
+}
+
+TaskOptions merged(TaskOptions options, const TaskOptions& defaults) {
+    if (options.timeout.count() == 0) options.timeout = defaults.timeout;
+    if (options.memory_limit == 0) options.memory_limit = defaults.memory_limit;
+    if (options.retry.max_attempts == 0) options.retry = defaults.retry;
+    if (options.priority == 0) options.priority = defaults.priority;
+    return options;
+}
+
+bool wants_retry(const Retry& retry, const std::exception_ptr& error) {
+    try {
+        return !retry.when || retry.when(error);
+    } catch (...) {  // it cannot tell
+        return false;
+    }
+}
+
+std::chrono::nanoseconds retry_pause(const Retry& retry, unsigned failures) {
+    static constexpr double kLongest = 1e18;  // nanoseconds: 31 years, which is no overflow
+    if (retry.backoff.count() <= 0) return {};
+    thread_local std::minstd_rand random{std::random_device{}()};
+    double pause =
+        static_cast<double>(retry.backoff.count()) * std::pow(retry.factor, failures - 1.0);
+    pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));
+    pause *= 1 + retry.jitter * std::uniform_real_distribution<double>(-1, 1)(random);
+    return std::chrono::nanoseconds(std::llround(std::min(pause, kLongest)));
+}
+
+bool pause_here(std::chrono::nanoseconds pause) {
+    static constexpr std::chrono::milliseconds kLook{10};
+    Deadline end = deadline_after(pause);
+    while (!this_task::stop_requested() && (!end || sys::Clock::now() < *end))
+        std::this_thread::sleep_until(end ? std::min(*end, sys::Clock::now() + kLook)
+                                          : sys::Clock::now() + kLook);
+    return !this_task::stop_requested();
+}
+
+}  // namespace sidestep::detail
