@@ -98,7 +98,7 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
         }
         auto size = static_cast<std::size_t>(next - begin);
         // A lack of memory is an error here, not a signal in the middle of the copy.
-        if (size >= kLarge && !populate(at(room.place), size)) throw std::bad_alloc();
+        if (size >= kLarge && !sys::populate({at(room.place), size})) throw std::bad_alloc();
         if (room.place != tail.place) jump(tail.place, room.place, tail.count + 1);
         std::memcpy(at(room.place), begin, size);
         tail = {room.place + static_cast<std::uint32_t>(size / kUnit), tail.count + records};

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "error.hpp"
+#include "sys.hpp"
 
 namespace sidestep {
 
