@@ -21,14 +21,6 @@
 #include "support.hpp"
 #include "sys.hpp"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define TEST_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define TEST_SANITIZED 1
-#endif
-#endif
-
 namespace test {
 
 // Runs f in a forked child; its exit code is what f returns (0 for void), 99 if it throws.
@@ -187,7 +179,7 @@ inline unsigned kill_at_every_instruction(const std::function<void()>& prepare,
                                           const std::function<void()>& operation,
                                           const std::function<void(unsigned)>& check) {
 #ifdef TEST_SANITIZED
-    constexpr unsigned kStride = 29;  // instrumented code has many instructions more
+    constexpr unsigned kStride = 149;  // instrumented code has many instructions more
 #else
     constexpr unsigned kStride = 1;
 #endif
