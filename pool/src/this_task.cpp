@@ -26,14 +26,7 @@ std::uint64_t mix(std::uint64_t x) {
 
 }  // namespace
 
-bool stop_requested() noexcept {
-    // Relaxed: a request, nothing hangs on it but the task's own decision.
-    const detail::TaskContext& c = *detail::task_context();
-    if (c.stop_number)
-        return c.number != 0 && c.stop_number->load(std::memory_order_relaxed) == c.number;
-    return c.stop_flag && c.stop_flag->load(std::memory_order_relaxed);
-}
-
+bool stop_requested() noexcept { return detail::task_context()->stop_requested(); }
 std::uint64_t number() noexcept { return detail::task_context()->number; }
 unsigned attempt() noexcept { return detail::task_context()->attempt; }
 

@@ -106,7 +106,7 @@ struct Chunk {
             if (context.progress)
                 context.progress->store(ChunkProgress::pack(i - begin + 1, result.buffer().size()),
                                         std::memory_order_release);
-            if (this_task::stop_requested()) return;  // nobody waits for the rest
+            if (context.stop_requested()) return;  // nobody waits for the rest
         }
         if (end == count) arguments.expect_end();
     }

@@ -26,6 +26,13 @@ struct TaskContext {
     std::uint32_t items_begin = 0, items_end = 0;      // which are to be run; 0, 0: all
     std::atomic<std::uint64_t>* progress = nullptr;    // told after each item (ChunkProgress)
     std::atomic<std::uint64_t>* started_ns = nullptr;  // told before each item
+
+    bool stop_requested() const noexcept {
+        // Relaxed: a request, nothing hangs on it but the task's own decision.
+        if (stop_number)
+            return number != 0 && stop_number->load(std::memory_order_relaxed) == number;
+        return stop_flag && stop_flag->load(std::memory_order_relaxed);
+    }
 };
 // Never null.
 TaskContext* task_context() noexcept;
