@@ -4,12 +4,18 @@
 
 #include <algorithm>
 
+#include "sys.hpp"
+
 namespace sidestep::detail {
 
 void HeapBuffer::grow(std::size_t more) {
     std::size_t used = size();
     memory_.resize(std::max({used + more, 2 * memory_.size(), std::size_t(256)}));
     set_window(memory_.data(), used, memory_.size());
+}
+
+void expect_writes(void* begin, std::size_t size) noexcept {
+    sys::use_large_pages({static_cast<std::byte*>(begin), size});
 }
 
 void throw_short_read(std::size_t wanted, std::size_t remaining) {

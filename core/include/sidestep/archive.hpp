@@ -139,6 +139,10 @@ T make_blank() {
         return T{};
 }
 
+// New memory of this size and more is asked for in large pages before it is written.
+inline constexpr std::size_t kLargeRead = std::size_t(4) << 20;
+void expect_writes(void* begin, std::size_t size) noexcept;
+
 [[noreturn]] void throw_short_read(std::size_t wanted, std::size_t remaining);
 [[noreturn]] void throw_bad_length(std::uint64_t length, std::size_t remaining);
 [[noreturn]] void throw_bad_bool(unsigned value);
@@ -185,6 +189,9 @@ class InputArchive : public cereal::InputArchive<InputArchive, cereal::AllowEmpt
         return {at, size};
     }
     std::size_t remaining() const { return static_cast<std::size_t>(end_ - cursor_); }
+    bool is_aligned_for(std::size_t alignment) const {
+        return reinterpret_cast<std::uintptr_t>(cursor_) % alignment == 0;
+    }
     // Goes on with other bytes.
     void reset(std::span<const std::byte> bytes) {
         cursor_ = bytes.data();
@@ -297,14 +304,36 @@ void CEREAL_SAVE_FUNCTION_NAME(OutputArchive& archive, const std::vector<T, Allo
     archive(cereal::make_size_tag(static_cast<cereal::size_type>(values.size())));
     archive.write(values.data(), values.size() * sizeof(T));
 }
+// Straight into new memory: a resize() would first fill it with zeros.
 template <detail::BulkElement T, class Allocator>
 void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive, std::vector<T, Allocator>& values) {
     cereal::size_type size = 0;
     archive(cereal::make_size_tag(size));
     if (size > archive.remaining() / sizeof(T))
         detail::throw_bad_length(size, archive.remaining() / sizeof(T));
-    values.resize(static_cast<std::size_t>(size));
-    archive.read(values.data(), values.size() * sizeof(T));
+    auto count = static_cast<std::size_t>(size);
+    values.clear();
+    values.reserve(count);
+    if (count * sizeof(T) >= detail::kLargeRead)
+        detail::expect_writes(values.data(), count * sizeof(T));
+    if (archive.is_aligned_for(alignof(T))) {
+        auto* first = reinterpret_cast<const T*>(archive.view(count * sizeof(T)).data());
+        values.assign(first, first + count);
+    } else {
+        values.resize(count);
+        archive.read(values.data(), count * sizeof(T));
+    }
+}
+template <class Traits, class Allocator>
+void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive,
+                               std::basic_string<char, Traits, Allocator>& text) {
+    cereal::size_type size = 0;
+    archive(cereal::make_size_tag(size));
+    auto bytes = archive.view(static_cast<std::size_t>(size));
+    text.clear();
+    text.reserve(bytes.size());
+    if (bytes.size() >= detail::kLargeRead) detail::expect_writes(text.data(), bytes.size());
+    text.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 }  // namespace sidestep
