@@ -1,0 +1,157 @@
+// The hot path, counted: what tools/guard compares with the budget in bench/guard.budget. Time is
+// not measured here.
+//
+// usage: guard count|run one_by_one|map TASKS
+//   one_by_one   submit() in a loop, 256 in flight, each result taken
+//   map          one map over so many ints
+//   count        prints the instructions (in user space) and the allocations of the loop, in the
+//                thread that submits: that thread is single-stepped (ptrace), which valgrind could do
+//                if it knew pidfds
+//   run          just runs it, for strace; getsid(0) marks where the loop begins and ends
+// Warm-up, start and end are not counted.
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <new>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <sidestep/pool.hpp>
+
+namespace {
+
+thread_local long allocations = 0;  // of this thread
+
+void* allocate(std::size_t size) {
+    ++allocations;
+    if (void* memory = std::malloc(size)) return memory;
+    throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return allocate(size); }
+void* operator new[](std::size_t size) { return allocate(size); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace {
+
+int same(int x) { return x; }
+
+void one_by_one(sidestep::Pool& pool, long tasks) {
+    std::deque<sidestep::Future<int>> flying;
+    long sum = 0;
+    for (long i = 0; i < tasks; ++i) {
+        if (flying.size() == 256) {
+            sum += flying.front().get();
+            flying.pop_front();
+        }
+        flying.push_back(pool.submit(same, 1));
+    }
+    for (auto& future : flying) sum += future.get();
+    if (sum != tasks) std::abort();
+}
+
+void map(sidestep::Pool& pool, long tasks) {
+    std::vector<int> items(static_cast<std::size_t>(tasks), 1);
+    std::vector<int> results = pool.map(same, items, {.chunksize = 1000});
+    if (std::accumulate(results.begin(), results.end(), 0L) != tasks) std::abort();
+}
+
+using Loop = void (*)(sidestep::Pool& pool, long tasks);
+
+// What the thread that is stepped and its debugger share.
+struct Progress {
+    volatile bool within = false;
+    volatile long allocations = 0;
+};
+
+// A debugger and its victim hand over to each other ten times faster on one CPU.
+void pin_this_thread() {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(0, &one);
+    (void)sched_setaffinity(0, sizeof one, &one);  // where it is not allowed, it is slower
+}
+
+void run_loop(Loop loop, long tasks, Progress* progress) {
+    sidestep::Pool pool({.processes = 1});
+    loop(pool, 2000);
+    if (progress) {
+        pin_this_thread();
+        ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+        progress->within = true;
+        raise(SIGSTOP);
+    }
+    (void)getsid(0);
+    long before = allocations;
+    loop(pool, tasks);
+    if (progress) {
+        progress->allocations = allocations - before;
+        progress->within = false;
+    }
+    (void)getsid(0);
+}
+
+// How many instructions the child executes while it is within its loop.
+long step_through(pid_t child, const Progress& progress) {
+    long steps = 0;
+    int status = 0;
+    while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
+        bool within = progress.within;
+        steps += within;
+        if (ptrace(within ? PTRACE_SINGLESTEP : PTRACE_DETACH, child, nullptr, nullptr) != 0) break;
+        if (!within) waitpid(child, &status, 0);
+        if (!within) break;
+    }
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        std::fputs("guard: the loop did not get to its end; may this process use ptrace?\n", stderr);
+        std::exit(1);
+    }
+    return steps;
+}
+
+void count(Loop loop, long tasks) {
+    void* page =
+        mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) throw std::bad_alloc();
+    auto* progress = new (page) Progress;
+    pid_t child = fork();
+    if (child == 0) {
+        run_loop(loop, tasks, progress);
+        std::exit(0);
+    }
+    pin_this_thread();
+    long steps = step_through(child, *progress);
+    std::printf("%ld instructions, %ld allocations\n", steps, progress->allocations);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    sidestep::init();
+    std::string what = argc > 1 ? argv[1] : "", mode = argc > 2 ? argv[2] : "";
+    long tasks = argc > 3 ? std::atol(argv[3]) : 0;
+    if ((what != "count" && what != "run") || (mode != "one_by_one" && mode != "map") ||
+        tasks <= 0) {
+        std::fputs("usage: guard count|run one_by_one|map TASKS\n", stderr);
+        return 2;
+    }
+    Loop loop = mode == "map" ? map : one_by_one;
+    if (what == "count")
+        count(loop, tasks);
+    else
+        run_loop(loop, tasks, nullptr);
+}
