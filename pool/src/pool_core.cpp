@@ -388,6 +388,7 @@ bool PoolCore::is_sound(WorkerLink& link, const Reply& reply, const PoolTask* ta
 
 void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage) {
     if (!task) {
+    if (link.output) take_output(link, task);
         if (reply.kind != ReplyKind::stopped && reply.block)
             free_result_locked(*link.memory, reply.block);
         if (link.eviction) finish_eviction(link, garbage);

@@ -32,6 +32,7 @@
 #include "crash_stack.hpp"
 #include "fork_marker.hpp"
 #include "launch.hpp"
+#include "output_capture.hpp"
 #include "service_thread.hpp"
 #include "task_list.hpp"
 #include "task_ring.hpp"
@@ -105,6 +106,7 @@ struct WorkerLink {
     bool surplus = false;   // beyond the number of workers that is wanted
     sys::Clock::time_point started_at{};
     std::size_t memory_at_start = 0;
+    std::unique_ptr<WorkerOutput> output;  // of its tasks, if it is captured
 
     RingParent& ring() { return memory->ring; }
 };
@@ -214,6 +216,13 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
                Garbage& garbage);
     struct Partial {
         std::uint32_t items;           // that were finished
+    // Captured output (pool_output.cpp). With the mutex held.
+    bool captures_output() const { return options_.output == Output::capture; }
+    void take_output(WorkerLink& link, PoolTask* task);
+    static void keep_output(const WorkerLink& link, PoolTask& task);
+    static std::string last_words(const TaskOutput& output);  // for a message; or empty
+    void trim_outputs(sys::Clock::time_point now);
+
         std::vector<std::byte> bytes;  // their results
     };
     static std::optional<Partial> copy_partial(WorkerLink& link, std::uint64_t most);
@@ -291,6 +300,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     ControlPage* control_;
     Fd supervisor_bell_;
     Fd epoll_;
+    LaunchOptions launch_options_;
     SpinPolicy spin_;
     std::uint64_t wake_cost_ns_ = 0;
     HookSetup initializer_, finalizer_;
@@ -336,5 +346,6 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     sys::Deadline kill_at_;  // workers that are still there then get SIGKILL
     bool supervisor_done_ = false;
 };
+    sys::Clock::time_point trim_at_{};  // when captured output is next looked at
 
 }  // namespace sidestep::detail

@@ -131,6 +131,7 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
                      Garbage& garbage) {
     RingParent& ring = link.ring();
     PoolTask* task = std::exchange(link.shadow[ring.position(ring.consumed())], nullptr);
+    keep_output(link, *task);
     ring.ask_to_stop(task->serial_);
     take_back_from(link, ring.consumed() + 1);
     Eviction& eviction = link.eviction.emplace();

@@ -72,6 +72,7 @@ int PoolCore::next_timeout() {
     auto consider = [&](sys::Clock::time_point at) { due = due ? std::min(*due, at) : at; };
     if (ticking_ || watching_) consider(next_look());
     if (policy_due_) consider(*policy_due_);
+    if (captures_output() && outstanding_ > 0) consider(trim_at_);
     if (idle_since_ && !asleep_) consider(*idle_since_ + options_.idle_timeout);
     for (WorkerLink& link : links_)
         if (!link.alive && wanted(link)) consider(link.respawn_at);
@@ -101,6 +102,7 @@ void PoolCore::tick() {
     kill_overdue();
     if (!ending()) enforce(garbage);
     auto now = sys::Clock::now();
+    trim_outputs(now);
     sleep_if_idle(now);
     if (!(ticking_ || watching_) || now < next_look()) return;
     last_look_ = now;
