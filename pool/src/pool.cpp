@@ -76,7 +76,12 @@ Pool::~Pool() {
         core_->terminate();
     else
         core_->close();
-    core_->join();
+    if (!core_->in_own_thread()) {
+        core_->join();
+    } else if (!detail::join_elsewhere([core = core_] { core->join(); })) {
+        core_->terminate();  // the process is ending; its workers do so with it
+        new std::shared_ptr<detail::PoolCore>(std::move(core_));
+    }
 }
 
 void Pool::close() { core_->close(); }

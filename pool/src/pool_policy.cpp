@@ -32,7 +32,7 @@ sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanosecond
 
 // Before this failure is counted; Retry::when has not been asked yet.
 bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
-    if (!task.options_ || ending()) return false;
+    if (!task.options_ || ending() || interrupted_) return false;
     const Retry& retry = task.options_->retry;
     if (task.attempts_ + 1u >= retry.max_attempts) return false;
     if (kind == FailureKind::cancelled) return false;
@@ -84,7 +84,7 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
         Garbage garbage;
         Lock lock(mutex_);
         if (judged_.erase(task.get()) == 0) return;  // cancelled meanwhile
-        if (again && !ending()) {
+        if (again && !ending() && !interrupted_) {
             run_again(task.get());
             refill();
         } else {
