@@ -205,9 +205,12 @@ void PoolCore::watch_policy(const PoolTask& task) {
 
 // On the supervisor's thread: does what is due, and finds out when to look again.
 void PoolCore::enforce(Garbage& garbage) {
+    auto now = sys::Clock::now();
+    // The supervisor wakes for many reasons, and to look at all that is in flight costs more than
+    // the tasks. Only what was stopped or put off can be due before the time that was found.
+    if (policy_due_ && now < *policy_due_ && evictions_ == 0 && delayed_.empty()) return;
     policy_due_.reset();  // also when nothing is left to look at: what is past keeps it awake
     if (!policies_in_flight_ && evictions_ == 0 && delayed_.empty()) return;
-    auto now = sys::Clock::now();
     std::uint64_t completed = completed_;
     auto consider = [&](sys::Clock::time_point at) {
         policy_due_ = policy_due_ ? std::min(*policy_due_, at) : at;
