@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <mutex>
@@ -106,16 +107,16 @@ class Interrupts {
             std::lock_guard lock(mutex_);
             guards = guards_;
         }
-        bool more = false;
         for (const Steps& steps : guards) {
             std::lock_guard lock(steps->mutex);
             if (steps->gone) continue;
             unsigned step = ++steps->taken;
             if (step <= kLastStep) steps->take_step(step);
-            more = more || step < kLastStep;
         }
         std::lock_guard lock(mutex_);
-        if (!more && guards.size() == guards_.size()) put_back();
+        if (std::all_of(guards_.begin(), guards_.end(),
+                        [](const Steps& s) { return s->taken >= kLastStep; }))
+            put_back();
     }
 
     // Both with the mutex held.

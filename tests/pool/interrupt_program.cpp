@@ -9,7 +9,9 @@
 #include <cstdlib>
 #include <iterator>
 #include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sidestep/interrupt_guard.hpp>
@@ -145,6 +147,44 @@ int retry(mp::StartMethod method) {
         say("failed");
     }
     return words[kCount] == 1 ? 0 : 1;
+}
+
+// Item 1 of a chunk costs its worker: what comes after it is not begun any more.
+int split(mp::StartMethod method) {
+    SharedWords words(kWords);
+    mp::Pool pool({.processes = 2, .start_method = method});
+    mp::InterruptGuard guard(pool);
+    auto item = [](const std::pair<std::string, int>& task) {
+        const auto& [path, number] = task;
+        if (number == 0) wait_at(path, kFirst, kGate);
+        if (number == 1) die(SIGKILL);
+        if (number > 1) bump(path, kCount);
+    };
+    std::vector<std::pair<std::string, int>> items;
+    for (int i = 0; i < 4; ++i) items.emplace_back(words.path(), i);
+    std::thread watcher([&] {
+        await(words[kFirst]);
+        say("running");
+        (void)eventually([&] {
+            try {
+                pool.submit(add, 1, 2);
+                return false;
+            } catch (const mp::CancelledError&) {
+                return true;
+            }
+        });
+        words[kGate] = 1;
+    });
+    for (auto& outcome : pool.imap(item, items, {.chunksize = 4}).outcomes())
+        say_outcome(std::to_string(outcome.index()).c_str(), [&] {
+            try {
+                outcome.value();
+            } catch (const mp::WorkerLost&) {
+                say("lost");
+            }
+        });
+    watcher.join();
+    return words[kCount] == 0 ? 0 : 1;
 }
 
 int several(mp::StartMethod method) {
@@ -304,6 +344,7 @@ std::optional<int> run_interrupt_program(const std::string& what, mp::StartMetho
     if (what == "interrupt-map") return map(method, false);
     if (what == "interrupt-map-async") return map(method, true);
     if (what == "interrupt-retry") return retry(method);
+    if (what == "interrupt-split") return split(method);
     if (what == "interrupt-several") return several(method);
     if (what == "interrupt-restored") return restored(method);
     if (what == "interrupt-threads") return threads();

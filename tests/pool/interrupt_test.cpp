@@ -1,6 +1,8 @@
 // InterruptGuard: what SIGINT does while a pool works.
 #include <signal.h>
+#include <sys/wait.h>
 
+#include <memory>
 #include <string>
 
 #include <sidestep/interrupt_guard.hpp>
@@ -69,6 +71,30 @@ TEST_CASE("what fails after Ctrl-C is not run again", "[pool][interrupt][retry]"
     auto result = program.finish();
     CHECK(result.output == "waiting: CancelledError\nfailed\n");
     CHECK(result.exited_with(0));
+}
+
+TEST_CASE("what an item that crashes after Ctrl-C leaves of its chunk is cancelled",
+          "[pool][interrupt][map]") {
+    auto method = GENERATE(from_range(methods()));
+    Interrupted program("split", method);
+    program.interrupt();
+    auto result = program.finish();
+    CHECK(result.output ==
+          "0: done\n"
+          "lost\n"
+          "1: done\n"
+          "2: CancelledError\n"
+          "3: CancelledError\n");
+    CHECK(result.exited_with(0));
+}
+
+TEST_CASE("a guard may outlive its pool, and counts on", "[pool][interrupt]") {
+    auto pool = std::make_unique<sidestep::Pool>(sidestep::PoolOptions{.processes = 1});
+    sidestep::InterruptGuard guard(*pool);
+    CHECK(guard.interrupts() == 0);
+    pool.reset();
+    raise(SIGINT);
+    CHECK(test::eventually([&] { return guard.interrupts() == 1; }));
 }
 
 TEST_CASE("every pool with a guard is interrupted, and no other", "[pool][interrupt]") {

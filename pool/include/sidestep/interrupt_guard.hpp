@@ -16,6 +16,7 @@
 //   3. SIGINT does what it did before there was a guard: as a rule it ends the process, and that
 //   its
 //      workers.
+// Signals that come before the first of them was handled are one, as ever with signals.
 // So get(), map() and join() come back. submit() throws CancelledError from the first step on.
 //
 // Without a guard the library leaves SIGINT alone, and by default it ends the process. Workers do

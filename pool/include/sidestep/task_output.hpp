@@ -13,7 +13,8 @@
 // Limits: of each stream the last PoolOptions::output_limit bytes are kept; what came before them
 //         is dropped, and counted. What a process that outlives its task writes belongs to the
 //         worker's next task. A task that closes descriptors 1 and 2 or has them lead elsewhere
-//         does so for the worker's later tasks, too.
+//         does so for the worker's later tasks, too. This process has two descriptors more for each
+//         worker.
 #pragma once
 
 #include <cstddef>
