@@ -101,6 +101,7 @@ TEST_CASE("an exception that ends a pool in its callback terminates it", "[pool]
     CHECK(last.cancel());
     CHECK_THROWS_AS(get(running), mp::CancelledError);
     CHECK(all_gone(pids));
+    CHECK(test::eventually([&] { return captured.text().find("no more") != std::string::npos; }));
 }
 
 TEST_CASE("a pool may end in the callback of a map", "[pool][callback][map]") {
