@@ -10,17 +10,26 @@
 //                      floor/memcpy, which is one copy; an echo makes four)
 //   send/BYTES         the same, one way: two copies
 //   pool_start/METHOD  Pool of two workers made, one task run, destroyed
+//   start_200/METHOD   the same with 200 workers and 1000 tasks
 //   kill_to_error      SIGKILL of a busy worker until get() throws (good: below 1 ms)
+//   policies/none, all one_by_one without policies, and with a timeout, a memory limit, retries and
+//   a
+//                      priority; both in turn, x_none compares them (good: below 1.1)
+//   latency/timeout    from a task's deadline until get() throws (good: below 5 ms)
+//   latency/cancel*    from cancel() of a task that runs until its worker, or the one in its place,
+//                      begins the next (good: below 10 ms); the task heeds the request, or not
 #include <benchmark/benchmark.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <deque>
 #include <numeric>
 #include <thread>
+#include <vector>
 
 #include <sidestep/pool.hpp>
 
@@ -144,6 +153,87 @@ void kill_to_error(benchmark::State& state) {
     }
 }
 
+void start_200(benchmark::State& state, mp::StartMethod method) {
+    for (auto _ : state) {
+        mp::Pool fresh({.processes = 200, .start_method = method});
+        std::vector<mp::Future<int>> futures;
+        for (int i = 0; i < 1000; ++i) futures.push_back(fresh.submit(same, i));
+        for (auto& f : futures) benchmark::DoNotOptimize(f.get());
+    }
+}
+
+// --- policies ----------------------------------------------------------------------------------
+
+Clock::duration run_one_by_one(mp::Pool& on) {
+    std::deque<mp::Future<int>> flying;
+    auto begin = Clock::now();
+    for (int i = 0; i < 20'000; ++i) {
+        if (flying.size() == 512) {
+            benchmark::DoNotOptimize(flying.front().get());
+            flying.pop_front();
+        }
+        flying.push_back(on.submit(same, i));
+    }
+    flying.clear();
+    on.apply(same, 1);
+    return Clock::now() - begin;
+}
+double median(std::vector<double> values) {
+    std::nth_element(values.begin(),
+                     values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+    return values[values.size() / 2];
+}
+void policies(benchmark::State& state, bool all) {
+    static mp::Pool* with = new mp::Pool({.task = {.timeout = std::chrono::minutes(1),
+                                                   .memory_limit = std::size_t(8) << 30,
+                                                   .retry = {.max_attempts = 3},
+                                                   .priority = 1}});
+    std::vector<double> times[2];
+    for (auto _ : state) {
+        times[0].push_back(seconds(run_one_by_one(pool())));
+        times[1].push_back(seconds(run_one_by_one(*with)));
+        state.SetIterationTime(times[all].back());
+    }
+    set_items(state, 20'001);
+    if (all) state.counters["x_none"] = median(times[1]) / median(times[0]);
+}
+
+// When the task that is waited for began; forked workers share it.
+std::atomic<std::int64_t>* const begun_ns = new (
+    mmap(nullptr, sizeof(std::int64_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))
+    std::atomic<std::int64_t>(0);
+void note_begin() { *begun_ns = Clock::now().time_since_epoch().count(); }
+void work_for_ever(bool heed) {
+    note_begin();
+    for (volatile int i = 0; !(heed && mp::this_task::stop_requested());) i = i + 1;
+}
+Clock::time_point await_begin() {
+    while (*begun_ns == 0) std::this_thread::yield();
+    return Clock::time_point(Clock::duration(begun_ns->load()));
+}
+void latency_timeout(benchmark::State& state) {
+    constexpr std::chrono::milliseconds kTimeout{20};
+    mp::Pool late({.processes = 1, .start_method = mp::StartMethod::fork});
+    for (auto _ : state) {
+        *begun_ns = 0;
+        mp::Future<void> task = late.submit({.timeout = kTimeout}, work_for_ever, false);
+        task.wait();
+        state.SetIterationTime(seconds(Clock::now() - (await_begin() + kTimeout)));
+    }
+}
+void latency_cancel(benchmark::State& state, mp::StartMethod method, bool heed) {
+    mp::Pool one({.processes = 1, .start_method = method});
+    for (auto _ : state) {
+        mp::Future<void> task = one.submit(work_for_ever, heed);
+        while (!task.running()) std::this_thread::yield();
+        mp::Future<std::int64_t> next =
+            one.submit([] { return std::int64_t(Clock::now().time_since_epoch().count()); });
+        auto begin = Clock::now();
+        (void)task.cancel();
+        state.SetIterationTime(seconds(Clock::time_point(Clock::duration(next.get())) - begin));
+    }
+}
+
 using Wait = bench::PingPong::Wait;
 constexpr int kPauseUs = 300;  // enough to go to sleep: more than any spin budget
 BENCHMARK_CAPTURE(floor_ping_pong, spin, Wait::spin, 0)->UseManualTime();
@@ -159,7 +249,21 @@ BENCHMARK_CAPTURE(payload, send, false)->Arg(64 << 10)->Arg(1 << 20)->Arg(64 << 
 BENCHMARK_CAPTURE(payload, echo, true)->Arg(64 << 10)->Arg(1 << 20)->Arg(64 << 20)->UseRealTime();
 BENCHMARK_CAPTURE(pool_start, spawn, mp::StartMethod::spawn)->UseRealTime();
 BENCHMARK_CAPTURE(pool_start, forkserver, mp::StartMethod::forkserver)->UseRealTime();
+BENCHMARK_CAPTURE(start_200, spawn, mp::StartMethod::spawn)->UseRealTime()->Iterations(1);
+BENCHMARK_CAPTURE(start_200, forkserver, mp::StartMethod::forkserver)->UseRealTime()->Iterations(1);
 BENCHMARK(kill_to_error)->UseManualTime()->Iterations(20);
+BENCHMARK_CAPTURE(policies, none, false)->UseManualTime();
+BENCHMARK_CAPTURE(policies, all, true)->UseManualTime();
+BENCHMARK(latency_timeout)->UseManualTime()->Iterations(20);
+BENCHMARK_CAPTURE(latency_cancel, heeded, mp::StartMethod::spawn, true)
+    ->UseManualTime()
+    ->Iterations(20);
+BENCHMARK_CAPTURE(latency_cancel, spawn, mp::StartMethod::spawn, false)
+    ->UseManualTime()
+    ->Iterations(20);
+BENCHMARK_CAPTURE(latency_cancel, forkserver, mp::StartMethod::forkserver, false)
+    ->UseManualTime()
+    ->Iterations(20);
 
 }  // namespace
 

@@ -43,6 +43,7 @@ class Spawner final : public Launcher {
         options.std_in = subprocess::DEVNULL;
         options.env =
             subprocess::Environment::extend({{kBootVariable, std::to_string(kControlFd)}});
+        for (const auto& [name, value] : how.environment) options.env->set(name, value);
         options.pass_fds = {{control.second.get(), kControlFd}};
         if (how.own_group) options.process_group = 0;
         options.blocked_signals = std::vector<int>{};
@@ -122,7 +123,7 @@ std::unique_ptr<Launcher> make_spawner() { return std::make_unique<Spawner>(); }
 std::unique_ptr<Launcher> make_forker() { return std::make_unique<Forker>(); }
 
 std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
-                                        std::size_t own_threads) {
+                                        std::size_t own_threads, const LaunchOptions& server) {
     switch (method) {
         case StartMethod::spawn:
             require_init(purpose);
@@ -134,7 +135,7 @@ std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
             break;
         case StartMethod::forkserver:
             require_init(purpose);
-            return std::make_unique<Zygote>(make_spawner()->launch(&zygote_main));
+            return std::make_unique<Zygote>(make_spawner()->launch(&zygote_main, server));
     }
     return Zygote::fork_here();
 }

@@ -5,6 +5,9 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <sidestep/start_method.hpp>
 
@@ -24,6 +27,8 @@ struct Launched {
 struct LaunchOptions {
     bool own_group = true;     // it leads a process group; else it is in that of the caller
     bool dies_with_us = true;  // it has a lifeline
+    // Added to the environment of a program that is started afresh. (A forked child sets its own.)
+    std::vector<std::pair<std::string, std::string>> environment = {};
 };
 
 class Launcher {
@@ -52,7 +57,8 @@ std::unique_ptr<Launcher> make_forker();
 // `purpose` begins the messages of errors ("a pool's worker").
 // Throws std::logic_error if init() was not called (spawn, forkserver), or if there are other
 // threads (fork; `own_threads` of them are known to hold nothing that a task needs).
+// `server` is how a fork server is started.
 std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
-                                        std::size_t own_threads);
+                                        std::size_t own_threads, const LaunchOptions& server = {});
 
 }  // namespace sidestep

@@ -15,6 +15,21 @@ namespace {
 
 void refuse(const std::string& what) { throw std::invalid_argument("PoolOptions::" + what); }
 
+unsigned checked_inner_threads(const PoolOptions& options) {
+    static constexpr unsigned kMost = 65536;
+    if (options.inner_threads) {
+        if (*options.inner_threads > kMost)
+            refuse(
+                fmt::format("inner_threads is {}; give each worker's libraries 1 to {} threads, "
+                            "or 0 to leave them alone",
+                            *options.inner_threads, kMost));
+        return *options.inner_threads;
+    }
+    if (*options.processes == 0) return 0;
+    if (options.pin_workers) return 1;
+    return std::max(1u, static_cast<unsigned>(sys::usable_cpus()) / *options.processes);
+}
+
 PoolOptions checked(PoolOptions options) {
     if (!options.processes)
         options.processes =
@@ -33,6 +48,9 @@ PoolOptions checked(PoolOptions options) {
         refuse("stop_grace or terminate_grace is negative; 0 goes on to the next step at once");
     if (options.max_age.count() < 0 || options.idle_timeout.count() < 0)
         refuse("max_age or idle_timeout is negative; 0 is never");
+    if (options.output_limit == 0)
+        refuse("output_limit is 0; give it the bytes to keep of each stream, or say Output::pass");
+    options.inner_threads = checked_inner_threads(options);
     detail::check_options(options.task);
     if (options.task.key != 0)
         refuse("task.key is set; a key is a task's own: pool.submit({.key = 7}, f, x)");
@@ -58,7 +76,12 @@ Pool::~Pool() {
         core_->terminate();
     else
         core_->close();
-    core_->join();
+    if (!core_->in_own_thread()) {
+        core_->join();
+    } else if (!detail::join_elsewhere([core = core_] { core->join(); })) {
+        core_->terminate();  // the process is ending; its workers do so with it
+        new std::shared_ptr<detail::PoolCore>(std::move(core_));
+    }
 }
 
 void Pool::close() { core_->close(); }

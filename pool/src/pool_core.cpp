@@ -115,6 +115,7 @@ bool PoolCore::accepting() {
 
 // begun: a map that was called before close().
 void PoolCore::check_accepting(bool begun) const {
+    if (interrupted_ && state_ != State::broken) throw_interrupted();
     switch (state_) {
         case State::running:
             return;
@@ -387,6 +388,7 @@ bool PoolCore::is_sound(WorkerLink& link, const Reply& reply, const PoolTask* ta
 }
 
 void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage) {
+    if (link.output) take_output(link, task);
     if (!task) {
         if (reply.kind != ReplyKind::stopped && reply.block)
             free_result_locked(*link.memory, reply.block);

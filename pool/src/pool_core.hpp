@@ -32,6 +32,7 @@
 #include "crash_stack.hpp"
 #include "fork_marker.hpp"
 #include "launch.hpp"
+#include "output_capture.hpp"
 #include "service_thread.hpp"
 #include "task_list.hpp"
 #include "task_ring.hpp"
@@ -105,6 +106,7 @@ struct WorkerLink {
     bool surplus = false;   // beyond the number of workers that is wanted
     sys::Clock::time_point started_at{};
     std::size_t memory_at_start = 0;
+    std::unique_ptr<WorkerOutput> output;  // of its tasks, if it is captured
 
     RingParent& ring() { return memory->ring; }
 };
@@ -166,12 +168,18 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void free_result(WorkerMemory& memory, BlockId block);
 
     void close();
+    // Like close(), for maps that were begun, too; what waits is cancelled, nothing is run again.
+    void interrupt();
     void terminate();
     void join();
     void cancel_waiting();  // all of them
     void resize(unsigned workers);
     bool accepting();  // false: closed, broken, or a forked copy
     bool owned_here() const { return marker_.same_process(); }
+    // This thread runs callbacks of the pool's futures, or feeds a map: it cannot join().
+    bool in_own_thread() const {
+        return callbacks_.is_this_thread() || background_.is_this_thread();
+    }
     void abandon();  // in a forked child: leave the parent's threads and processes alone
 
   private:
@@ -204,8 +212,16 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void fail(PoolTask* task, std::exception_ptr error, Garbage& garbage);
     void free_result_locked(WorkerMemory& memory, BlockId block);
     void check_accepting(bool begun = false) const;
+    [[noreturn]] static void throw_interrupted();
     void require_owner() const;
     bool ending() const { return state_ == State::terminating || state_ == State::broken; }
+
+    // Captured output (pool_output.cpp). With the mutex held.
+    bool captures_output() const { return options_.output == Output::capture; }
+    void take_output(WorkerLink& link, PoolTask* task);
+    static void keep_output(const WorkerLink& link, PoolTask& task);
+    static std::string last_words(const TaskOutput& output);  // for a message; or empty
+    void trim_outputs(sys::Clock::time_point now);
 
     // Policies: what becomes of a task that fails, runs too long or is not wanted
     // (pool_policy.cpp). All with the mutex held.
@@ -284,6 +300,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     const bool has_default_options_;
     const int owner_pid_;
     const ForkMarker marker_;
+    LaunchOptions launch_options_;
     std::unique_ptr<Launcher> launcher_;
     Segment control_segment_;
     Segment args_segment_;
@@ -307,6 +324,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     Arena args_;
     State state_ = State::running;
     std::string broken_reason_;
+    bool interrupted_ = false;
     TaskList backlog_;
     bool prioritized_ = false;     // a task had a priority
     std::vector<TaskList> keyed_;  // by worker: tasks with a key
@@ -328,6 +346,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool watching_ = false;  //   or every kHeartbeat
     sys::Clock::time_point last_look_{};
     std::uint64_t completed_at_look_ = 0;
+    sys::Clock::time_point trim_at_{};  // when captured output is next looked at
     bool joining_ = false;
     unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
     std::uint64_t completed_at_death_ = 0;

@@ -32,7 +32,7 @@ sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanosecond
 
 // Before this failure is counted; Retry::when has not been asked yet.
 bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
-    if (!task.options_ || ending()) return false;
+    if (!task.options_ || ending() || interrupted_) return false;
     const Retry& retry = task.options_->retry;
     if (task.attempts_ + 1u >= retry.max_attempts) return false;
     if (kind == FailureKind::cancelled) return false;
@@ -84,7 +84,7 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
         Garbage garbage;
         Lock lock(mutex_);
         if (judged_.erase(task.get()) == 0) return;  // cancelled meanwhile
-        if (again && !ending()) {
+        if (again && !ending() && !interrupted_) {
             run_again(task.get());
             refill();
         } else {
@@ -131,6 +131,7 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
                      Garbage& garbage) {
     RingParent& ring = link.ring();
     PoolTask* task = std::exchange(link.shadow[ring.position(ring.consumed())], nullptr);
+    keep_output(link, *task);
     ring.ask_to_stop(task->serial_);
     take_back_from(link, ring.consumed() + 1);
     Eviction& eviction = link.eviction.emplace();
@@ -204,9 +205,12 @@ void PoolCore::watch_policy(const PoolTask& task) {
 
 // On the supervisor's thread: does what is due, and finds out when to look again.
 void PoolCore::enforce(Garbage& garbage) {
+    auto now = sys::Clock::now();
+    // The supervisor wakes for many reasons, and to look at all that is in flight costs more than
+    // the tasks. Only what was stopped or put off can be due before the time that was found.
+    if (policy_due_ && now < *policy_due_ && evictions_ == 0 && delayed_.empty()) return;
     policy_due_.reset();  // also when nothing is left to look at: what is past keeps it awake
     if (!policies_in_flight_ && evictions_ == 0 && delayed_.empty()) return;
-    auto now = sys::Clock::now();
     std::uint64_t completed = completed_;
     auto consider = [&](sys::Clock::time_point at) {
         policy_due_ = policy_due_ ? std::min(*policy_due_, at) : at;

@@ -15,7 +15,8 @@ void PoolCore::submit_again(const PoolTaskRef& task) {
     Garbage garbage;
     Lock lock(mutex_);
     add_part(task);
-    if (ending() || joining_) return fail_cancelled(task.get(), "the pool has ended", garbage);
+    if (ending() || joining_ || interrupted_)
+        return fail_cancelled(task.get(), "the pool has ended", garbage);
     if (!links_.empty()) {
         run_again(task.get());
         return refill();
@@ -98,7 +99,10 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
     task->split_ = std::move(split);
     complete(task, garbage);
     if (again) judge(again.get(), kind, [error] { return error; });
-    if (rest) push_back_to_backlog(rest.get());
+    if (rest && interrupted_)
+        fail_cancelled(rest.get(), "the task was cancelled: its pool was interrupted", garbage);
+    else if (rest)
+        push_back_to_backlog(rest.get());
     return true;
 }
 

@@ -13,6 +13,7 @@
 #include <sidestep/remote_error.hpp>
 
 #include "error.hpp"
+#include "inner_threads.hpp"
 #include "pool_core.hpp"
 #include "pool_events.hpp"
 #include "process_memory.hpp"
@@ -59,8 +60,10 @@ void PoolCore::start() {
     initializer_.fds = hook_fds_.numbers.size();
     save_hook(options_.finalizer, finalizer_, nullptr);  // it can have no handles
     oom_kills_ = oom_kills();
+    launch_options_.environment = inner_thread_variables(*options_.inner_threads);
     if (!links_.empty())
-        launcher_ = make_launcher(options_.start_method, "a pool's worker", ServiceThread::count());
+        launcher_ = make_launcher(options_.start_method, "a pool's worker", ServiceThread::count(),
+                                  launch_options_);
     epoll_ = Fd(epoll_create1(EPOLL_CLOEXEC));
     if (!epoll_) throw_errno(errno, "epoll_create1");
     watch(epoll_, supervisor_bell_.get(), event_tag(EventSource::bell, 0));
@@ -93,18 +96,23 @@ void PoolCore::save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds) 
 
 void PoolCore::launch(WorkerLink& link) {
     auto memory = std::make_shared<WorkerMemory>(options_.arena_bytes);
-    Launched process = launcher_->launch(&worker_main);
+    auto output =
+        captures_output() ? std::make_unique<WorkerOutput>(options_.output_limit) : nullptr;
+    Launched process = launcher_->launch(&worker_main, launch_options_);
     WorkerSetup setup;
     setup.index = link.index;
     setup.parent_pid = owner_pid_;
     setup.seed = options_.seed;
     setup.spin = spin_;
     setup.cpu = options_.pin_workers ? nth_cpu(link.index) : -1;
+    setup.inner_threads = *options_.inner_threads;
+    setup.captures_output = captures_output() ? 1 : 0;
     setup.initializer = initializer_;
     setup.finalizer = finalizer_;
-    int fds[WorkerSetup::kFds] = {memory->ring_segment.fd().get(), memory->results.fd().get(),
-                                  args_reader_.get(), control_segment_.fd().get(),
-                                  supervisor_bell_.get()};
+    std::vector<int> fds = {memory->ring_segment.fd().get(), memory->results.fd().get(),
+                            args_reader_.get(), control_segment_.fd().get(),
+                            supervisor_bell_.get()};
+    if (output) fds.insert(fds.end(), {output->out_fd(), output->err_fd()});
     try {
         send_setup(process, setup, fds);
         (void)send_task_fds(process.control.get(), 0, hook_fds_.numbers);
@@ -118,6 +126,7 @@ void PoolCore::launch(WorkerLink& link) {
         throw;
     }
     Lock lock(mutex_);
+    link.output = std::move(output);
     adopt(link, std::move(process), std::move(memory));
 }
 

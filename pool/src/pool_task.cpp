@@ -179,6 +179,13 @@ std::exception_ptr PoolTask::error() const {
     }
 }
 
+const TaskOutput* PoolTask::output() const {
+    static const TaskOutput nothing;
+    require_done(*this);
+    if (core_->options().output == Output::pass) return nullptr;
+    return output_ ? output_.get() : &nothing;
+}
+
 Completions::Completions(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}
 Completions::~Completions() { core_->forget(*this); }
 PoolTaskRef Completions::next() { return core_->wait_next(*this); }

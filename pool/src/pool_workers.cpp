@@ -89,8 +89,10 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ga
             fail(task, std::make_exception_ptr(BrokenPool(broken_reason_)), garbage);
         else if (not_begun)
             push_back_to_backlog(task);
-        else
+        else {
+            keep_output(link, *task);
             lose(link, task, lost_error(link, *task, status), garbage);
+        }
     }
 }
 
@@ -107,6 +109,7 @@ TaskError::Details PoolCore::describe(const WorkerLink& link, const PoolTask& ta
     details.task = task.serial_;
     details.task_type = describe_entry(*task.entry_);
     details.function = task.function_;
+    if (link.output) details.output = link.output->read();
     if (task.is_chunk() && link.memory) {
         RingParent& ring = link.memory->ring;
         std::uint64_t done = ChunkProgress::items(
@@ -121,6 +124,7 @@ std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& 
     TaskError::Details details = describe(link, task);
     details.exit_status = status;
     details.stack = crash_addresses(link.memory->crash());
+    details.note = last_words(details.output);
     if (link.corrupt) details.note = "it had overwritten its shared memory, so the pool stopped it";
     if (status.signal() == SIGKILL && !link.corrupt) {
         std::uint64_t kills = oom_kills();
@@ -134,6 +138,7 @@ void PoolCore::retire(WorkerLink& link) {
     control_->set_parked(link.index, true);
     link.memory->alive = false;
     link.memory = nullptr;
+    link.output = nullptr;
     // By name: closing is not enough while a forked process has the descriptors too.
     (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.pidfd.get(), nullptr);
     (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);

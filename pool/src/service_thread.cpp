@@ -8,7 +8,10 @@
 #include <stdexcept>
 #include <utility>
 
+#include <sidestep/exit_hooks.hpp>
 #include <sidestep/task_state.hpp>
+
+#include "per_process.hpp"
 
 namespace sidestep::detail {
 namespace {
@@ -139,6 +142,25 @@ void BackgroundThreads::join() {
 }
 
 bool BackgroundThreads::is_this_thread() const { return background_here == this; }
+
+namespace {
+struct Farewells {
+    BackgroundThreads threads;
+    std::once_flag once;
+};
+PerProcess<Farewells> farewells;
+}  // namespace
+
+bool join_elsewhere(std::function<void()> join) {
+    Farewells& mine = farewells.get();
+    std::call_once(mine.once, [&] { at_exit([&mine] { mine.threads.join(); }); });
+    try {
+        mine.threads.start("sidestep-end", std::move(join));
+        return true;
+    } catch (const std::logic_error&) {  // joined already
+        return false;
+    }
+}
 
 void BackgroundThreads::abandon() {
     for (Background& b : threads_) b.thread.abandon();

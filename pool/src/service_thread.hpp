@@ -91,4 +91,9 @@ class BackgroundThreads {
     bool joined_ = false;
 };
 
+// Ends a pool that goes in a thread of its own, which cannot wait for itself: `join` runs in
+// another thread, and the end of this process waits for that. False: the process is ending already,
+// and no thread will.
+[[nodiscard]] bool join_elsewhere(std::function<void()> join);
+
 }  // namespace sidestep::detail

@@ -72,6 +72,7 @@ int PoolCore::next_timeout() {
     auto consider = [&](sys::Clock::time_point at) { due = due ? std::min(*due, at) : at; };
     if (ticking_ || watching_) consider(next_look());
     if (policy_due_) consider(*policy_due_);
+    if (captures_output() && outstanding_ > 0) consider(trim_at_);
     if (idle_since_ && !asleep_) consider(*idle_since_ + options_.idle_timeout);
     for (WorkerLink& link : links_)
         if (!link.alive && wanted(link)) consider(link.respawn_at);
@@ -101,6 +102,7 @@ void PoolCore::tick() {
     kill_overdue();
     if (!ending()) enforce(garbage);
     auto now = sys::Clock::now();
+    trim_outputs(now);
     sleep_if_idle(now);
     if (!(ticking_ || watching_) || now < next_look()) return;
     last_look_ = now;
@@ -149,6 +151,22 @@ void PoolCore::close() {
     if (state_ == State::running) state_ = State::closed;
 }
 
+void PoolCore::interrupt() {
+    require_owner();
+    {
+        Lock lock(mutex_);
+        if (ending()) return;
+        state_ = State::closed;
+        interrupted_ = true;
+    }
+    cancel_waiting();
+}
+
+void PoolCore::throw_interrupted() {
+    throw CancelledError(
+        "the pool was interrupted (SIGINT): it finishes what runs, and takes no tasks any more");
+}
+
 void PoolCore::terminate() {
     require_owner();
     Garbage garbage;
@@ -180,10 +198,10 @@ void PoolCore::join() {
         if (state_ == State::running)
             throw std::logic_error("join() before close() or terminate(): it would wait for ever");
     }
-    if (callbacks_.is_this_thread() || background_.is_this_thread())
+    if (in_own_thread())
         throw std::logic_error(
-            "join() in a callback of the pool's own futures would wait for itself: call it, or let "
-            "the pool end, in another thread");
+            "join() in a callback of the pool's own futures would wait for itself: call it in "
+            "another thread, or let the pool end here, which does not wait");
     background_.join();  // what they wait for is done, or fails
     wait([this] { return outstanding_ == 0; }, {});
     {

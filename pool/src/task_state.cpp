@@ -73,6 +73,13 @@ void throw_get_timeout(std::chrono::nanoseconds timeout) {
                     std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()));
 }
 
+const TaskOutput& output_of(const TaskState& task) {
+    if (const TaskOutput* output = task.output()) return *output;
+    throw std::logic_error(
+        "this future's output is not captured: make the pool with PoolOptions{.output = "
+        "Output::capture}; map_async(), threads and promises have none");
+}
+
 std::string describe_task(TaskState& task) {
     if (!task.poll()) return task.running() ? "Future: running" : "Future: waiting";
     if (task.cancelled()) return "Future: cancelled";

@@ -67,6 +67,10 @@ void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* o
     require_owner();
     Lock lock(mutex_);
     if (!broken_.empty()) throw BrokenPool(broken_);
+    if (interrupted_)
+        throw CancelledError(
+            "the pool was interrupted (SIGINT): it finishes what runs, and takes no tasks any "
+            "more");
     if (closed_) throw std::logic_error("the pool is closed: it takes no tasks after close()");
     job->number = next_number_++;
     Key key{-job->options.priority, job->number};
@@ -188,7 +192,7 @@ void ThreadPoolCore::run_job(ThreadJob& job, unsigned index) {
                 throw;
             } catch (...) {
                 std::exception_ptr error = std::current_exception();
-                again = retry_here(job.options.retry, job.attempt, error);
+                again = !interrupted_ && retry_here(job.options.retry, job.attempt, error);
                 if (!again) job.task().try_fail(error);
             }
         }
@@ -304,9 +308,21 @@ void ThreadPoolCore::fail_waiting(const std::function<std::exception_ptr()>& err
 
 void ThreadPoolCore::cancel_waiting() { fail_waiting(nullptr); }
 
+void ThreadPoolCore::interrupt() {
+    interrupted_ = true;
+    close();
+    cancel_waiting();
+}
+
 void ThreadPoolCore::ask_to_stop() {
     Lock lock(mutex_);
     for (auto& [number, task] : running_) task->ask_to_stop();
+}
+
+bool ThreadPoolCore::in_own_thread() {
+    if (pool_of_this_thread == this || background_.is_this_thread()) return true;
+    Lock lock(mutex_);
+    return timer_.is_this_thread();
 }
 
 void ThreadPoolCore::join() {
@@ -315,8 +331,10 @@ void ThreadPoolCore::join() {
         if (!closed_)
             throw std::logic_error("join() before close() or terminate(): it would wait for ever");
     }
-    if (pool_of_this_thread == this || background_.is_this_thread())
-        throw std::logic_error("join() in a thread of the pool would wait for itself");
+    if (in_own_thread())
+        throw std::logic_error(
+            "join() in a thread of the pool would wait for itself: call it in another thread, or "
+            "let the pool end here, which does not wait");
     Lock only_one(joining_);
     background_.join();
     for (;;) {  // a thread that waits may start another one
@@ -356,7 +374,10 @@ ThreadPool::~ThreadPool() {
     }
     core_->close();
     if (std::uncaught_exceptions() > exceptions_at_start_) core_->cancel_waiting();
-    core_->join();
+    if (!core_->in_own_thread())
+        core_->join();
+    else if (!detail::join_elsewhere([core = core_] { core->join(); }))
+        new std::shared_ptr<detail::ThreadPoolCore>(std::move(core_));  // the process is ending
 }
 
 void ThreadPool::close() { core_->close(); }

@@ -1,6 +1,7 @@
 // The inside of a ThreadPool: who waits, who runs, and the clock.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -27,8 +28,11 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     void run_in_background(std::function<void()> work);
     void close();
     void cancel_waiting();
+    void interrupt();  // both; and nothing is run again
     void ask_to_stop();
     void join();
+    // This thread runs tasks or callbacks of the pool, or feeds a map: it cannot join().
+    bool in_own_thread();
     unsigned most_threads() const { return *options_.threads; }
     unsigned threads();
     unsigned idle_threads();
@@ -59,6 +63,7 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     const ThreadPoolOptions options_;
     const ForkMarker marker_;
     BackgroundThreads background_;
+    std::atomic<bool> interrupted_{false};
     std::mutex joining_;  // before mutex_
     std::mutex mutex_;
     // Guarded by mutex_.

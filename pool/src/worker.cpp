@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <new>
+#include <optional>
+#include <utility>
 
 #include <sidestep/chunk.hpp>
 #include <sidestep/remote_error.hpp>
@@ -19,6 +21,7 @@
 #include "arena.hpp"
 #include "boot.hpp"
 #include "error.hpp"
+#include "inner_threads.hpp"
 #include "spin.hpp"
 #include "task_fds.hpp"
 #include "worker_protocol.hpp"
@@ -128,6 +131,7 @@ class Worker {
           context_(detail::task_context()),
           index_(setup.index),
           parent_pid_(setup.parent_pid) {
+        if (setup.captures_output) output_fds_ = {std::move(fds[5]), std::move(fds[6])};
         // A process that a task forks must not keep our memory alive, nor write to it.
         for (const Segment* s :
              {&ring_segment_, &result_segment_, &args_segment_, &control_segment_})
@@ -165,6 +169,8 @@ class Worker {
     }
 
     [[noreturn]] void work() {
+        if (output_fds_.first)
+            output_.emplace(std::move(output_fds_.first), std::move(output_fds_.second));
         control_->set_parked(index_, false);
         std::uint64_t begin = now_ns();
         for (;;) {
@@ -191,6 +197,7 @@ class Worker {
             std::uint64_t duration = end - begin;
             begin = end;
             slot->duration_ns = duration;
+            if (output_) mark_output(*slot);
             ring_.complete(*slot);
             announce(duration);
         }
@@ -213,6 +220,7 @@ class Worker {
 
     [[noreturn]] void leave() {
         context_->number = context_->item = context_->attempt = 0;  // this is no task
+        if (output_) output_->stop();
         try {
             if (finalizer_.given) run_hook(finalizer_);
         } catch (abi::__forced_unwind&) {
@@ -266,6 +274,11 @@ class Worker {
         }
         if (slot.fds) task_fds_.close();
         buffer.publish_into_slot();
+    }
+
+    void mark_output(const TaskSlot& slot) {
+        auto position = &slot - ring_segment_.at<RingHeader>()->slots();
+        ring_segment_.at<OutputMark>(kOutputMarksAt)[position] = output_->mark();
     }
 
     void save_error(TaskSlot& slot, ResultBuffer& buffer) {
@@ -336,6 +349,8 @@ class Worker {
     ResultArena results_;
     SpinPolicy spin_;
     HookSetup initializer_, finalizer_;
+    std::pair<Fd, Fd> output_fds_;  // until the initializer has run
+    std::optional<OutputCapture> output_;
     detail::TaskContext* context_;
     std::uint32_t index_;
     int parent_pid_;
@@ -368,11 +383,12 @@ void worker_main(Fd control) {
         sys::receive_message(control.get(), std::as_writable_bytes(std::span(&setup, 1)));
     if (message.closed) leave_process(0);
     if (message.size != sizeof setup || setup.magic != WorkerSetup::kMagic ||
-        message.fds.size() != WorkerSetup::kFds)
+        message.fds.size() != setup.fds())
         throw std::runtime_error("the set-up message is not one of this version of Sidestep");
     use_null_input();
     prctl(PR_SET_NAME, fmt::format("sidestep/{}", setup.index).c_str());
     pin_to(setup.cpu);
+    set_inner_threads(setup.inner_threads);
     int control_fd = control.get();
     Worker worker(setup, std::move(message.fds), std::move(control));
     WorkerReady ready = worker.initialize();

@@ -7,6 +7,7 @@
 
 #include "crash_stack.hpp"
 #include "event_count.hpp"
+#include "output_capture.hpp"
 #include "task_ring.hpp"
 
 namespace sidestep {
@@ -16,9 +17,12 @@ inline constexpr std::uint32_t kRingCapacity = 512;
 // A completed task that took longer than this is announced at once, not with the next ones.
 inline constexpr std::uint64_t kLongTaskNs = 20'000;
 
-// The memory of one worker's ring: the header, the slots, and what is left of a crash.
+// The memory of one worker's ring: the header, the slots, what is left of a crash, and for each
+// slot how far the worker's output was when the task in it ended (if it is captured).
 inline constexpr std::size_t kCrashRecordAt = sizeof(RingHeader) + kRingCapacity * sizeof(TaskSlot);
-inline constexpr std::size_t kRingBytes = kCrashRecordAt + sizeof(CrashRecord);
+inline constexpr std::size_t kOutputMarksAt = kCrashRecordAt + sizeof(CrashRecord);
+static_assert(kOutputMarksAt % alignof(OutputMark) == 0);
+inline constexpr std::size_t kRingBytes = kOutputMarksAt + kRingCapacity * sizeof(OutputMark);
 
 // One page for all processes of a pool. Everything here is a hint: a worker that scribbles over it
 // can cost time, not results. So nothing that bounds a loop or a wait is read from it.
@@ -55,15 +59,19 @@ struct HookSetup {
     bool given = false;
 };
 
-// Sent with five descriptors: ring, result arena, args arena (read-only), control page, eventfd.
+// Sent with five descriptors: ring, result arena, args arena (read-only), control page, eventfd;
+// and two more if output is captured.
 struct WorkerSetup {
     static constexpr std::uint64_t kMagic = 0x7075746573647473;
     static constexpr std::size_t kFds = 5;
+    std::size_t fds() const { return kFds + 2 * captures_output; }
     std::uint64_t magic = kMagic;
     std::uint32_t index = 0;
     std::uint32_t ring_capacity = kRingCapacity;
     std::int32_t parent_pid = 0;
     std::int32_t cpu = -1;  // that it runs on; -1: any
+    std::uint32_t inner_threads = 0;
+    std::uint32_t captures_output = 0;  // 0 or 1
     std::uint64_t seed = 0;
     SpinPolicy spin;
     HookSetup initializer, finalizer;

@@ -17,6 +17,7 @@
 #include <sidestep/pool.hpp>
 #include <sidestep/thread_pool.hpp>
 
+#include "interrupt_program.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -365,6 +366,8 @@ int run(const std::string& what, mp::StartMethod method) {
     if (what == "wait-for-death") return wait_for_death(method);
     if (what == "exit-with-pool") return exit_with_pool(method);
     if (what == "static-pool") return static_pool(method);
+    if (auto code = test::run_interrupt_program(what, method)) return *code;
+    if (auto code = test::run_output_program(what, method)) return *code;
     std::printf("no such program: %s\n", what.c_str());
     return 2;
 }

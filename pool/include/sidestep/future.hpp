@@ -39,6 +39,8 @@ namespace detail {
 [[noreturn]] void throw_empty_future();
 [[noreturn]] void throw_get_timeout(std::chrono::nanoseconds timeout);
 std::string describe_task(TaskState& task);
+// Throws std::logic_error if it is not captured.
+const TaskOutput& output_of(const TaskState& task);
 
 template <class T>
 T decode_bytes(std::span<const std::byte> bytes) {
@@ -110,6 +112,14 @@ class Future {
     std::exception_ptr exception(std::chrono::nanoseconds timeout) const {
         if (!wait_for(timeout)) detail::throw_get_timeout(timeout);
         return task_->error();
+    }
+
+    // What the task wrote to stdout and stderr (task_output.hpp); of one that was retried, what its
+    // last attempt wrote. Blocks until the task is done. Throws std::logic_error if nobody captured
+    // that: without PoolOptions::output, and for futures of map_async, ThreadPool and Promise.
+    TaskOutput output() const {
+        task().wait({});
+        return detail::output_of(*task_);
     }
 
     // Ends the task: one that waits is taken back; one that runs fails at once with CancelledError,

@@ -12,7 +12,9 @@
 // arguments and results travel: task.hpp. What errors look like: future.hpp, remote_error.hpp.
 //
 // Ownership: the pool owns its workers. ~Pool closes and joins (all tasks are finished); while an
-//            exception unwinds the stack it terminates instead. A Pool does not move.
+//            exception unwinds the stack it terminates instead. A pool that ends in a callback of
+//            its own futures does not wait there: its tasks are finished in the background, and
+//            the end of the program waits for them. A Pool does not move.
 // Threads:   thread-safe. One more thread, the supervisor, belongs to each pool; it takes no
 //            signals.
 // Fork:      a forked copy of the process must not use the pool (std::logic_error); destroying it
@@ -50,6 +52,8 @@
 
 namespace sidestep {
 
+class InterruptGuard;
+
 class Pool : public PoolFace<Pool> {
   public:
     // Starts the workers. Throws std::invalid_argument for options that make no sense,
@@ -85,6 +89,7 @@ class Pool : public PoolFace<Pool> {
 
   private:
     friend class PoolFace<Pool>;
+    friend class InterruptGuard;
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
         using Callable = std::decay_t<F>;

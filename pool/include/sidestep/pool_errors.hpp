@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <sidestep/exit_status.hpp>
+#include <sidestep/task_output.hpp>
 
 namespace sidestep {
 
@@ -37,6 +38,7 @@ class TaskError : public PoolError {
         bool oom_killed = false;            // WorkerLost: see there
         std::uint64_t limit = 0;            // TaskTimeout: nanoseconds; OutOfMemory: bytes
         std::uint64_t used = 0;             // OutOfMemory: bytes
+        TaskOutput output;                  // that was captured until then
     };
 
     const char* what() const noexcept override;
@@ -44,6 +46,9 @@ class TaskError : public PoolError {
     std::uint64_t task() const { return details().task; }
     unsigned worker_index() const { return details().worker_index; }
     std::optional<std::uint64_t> item() const { return details().item; }
+    // What the task had written to stdout and stderr, if PoolOptions::output captures that; in a
+    // map, since its chunk began.
+    const TaskOutput& output() const { return details().output; }
 
   protected:
     using Describe = std::string (*)(const Details& details, const std::string& name);

@@ -8,6 +8,7 @@
 
 #include <sidestep/start_method.hpp>
 #include <sidestep/task_options.hpp>
+#include <sidestep/task_output.hpp>
 #include <sidestep/worker_hook.hpp>
 
 namespace sidestep {
@@ -50,6 +51,25 @@ struct PoolOptions {
 
     // Each worker runs on one CPU of those that this process may use.
     bool pin_workers = false;
+
+    // How many threads each worker's libraries may start: what OMP_NUM_THREADS,
+    // OPENBLAS_NUM_THREADS, GOTO_NUM_THREADS, MKL_NUM_THREADS, BLIS_NUM_THREADS,
+    // VECLIB_MAXIMUM_THREADS, NUMEXPR_NUM_THREADS and NUMBA_NUM_THREADS say in it. Nothing: its
+    // share of the CPUs, max(1, CPUs / processes), or 1 if it is pinned; so workers that compute in
+    // parallel do not take each other's CPUs. 0: they are left alone. A variable that is set
+    // already wins, and OMP_NUM_THREADS speaks for all. This process's own environment is not
+    // changed. Spawned workers and the fork server have them from their start. A forked worker gets
+    // them before its initializer, which is too late for a library that has read them in this
+    // process (libgomp does so when it is loaded): call omp_set_num_threads() in the initializer.
+    // oneTBB reads no variable: make a tbb::global_control there, or pin the workers.
+    std::optional<unsigned> inner_threads = std::nullopt;
+
+    // What becomes of that which tasks write to stdout and stderr; see task_output.hpp. Initializer
+    // and finalizer write to this process's own, always. (With processes = 0 nothing is captured.)
+    Output output = Output::pass;
+    // Of each task's stdout, and of its stderr, so many bytes are kept: the last ones. A task that
+    // writes more than that takes more memory for 20 ms at most. From 1 on.
+    std::size_t output_limit = std::size_t(1) << 20;
 
     // For this_task::random_seed().
     std::uint64_t seed = 0;

@@ -91,6 +91,7 @@ class PoolTask final : public TaskState {
     bool wait_until(const std::function<bool()>& ready, const Deadline& deadline) override;
     std::span<const std::byte> result() const override;
     std::exception_ptr error() const override;
+    const TaskOutput* output() const override;
 
     std::uint64_t duration_ns() const { return duration_ns_; }
 
@@ -174,7 +175,8 @@ class PoolTask final : public TaskState {
     std::size_t result_size_ = 0;
     std::shared_ptr<WorkerMemory> memory_;
     std::exception_ptr failure_;
-    std::vector<std::byte> own_result_;  // where bytes_ cannot have it
+    std::vector<std::byte> own_result_;   // where bytes_ cannot have it
+    std::unique_ptr<TaskOutput> output_;  // null: it wrote nothing, or that is not captured
     Completions* sink_ = nullptr;
     PoolTask* next_ = nullptr;  // in a TaskList, then in the sink
     PoolTask* previous_ = nullptr;

@@ -78,6 +78,14 @@ class Stream
         }
     }
 
+    // What was written to stdout and stderr by the chunk of the item that came last: by that item
+    // alone with chunksize = 1. Where the item failed by what befell its worker, its error has that
+    // (TaskError::output()). Empty if PoolOptions::output does not capture it.
+    TaskOutput output() const {
+        const TaskOutput* output = open_ && open_->task ? open_->task->output() : nullptr;
+        return output ? *output : TaskOutput();
+    }
+
     // For StreamFace.
     std::size_t input_size() { return input_.size(); }
     // The rest of an open chunk without errors, without an Outcome for each.

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include <sidestep/deadline.hpp>
+#include <sidestep/task_output.hpp>
 
 namespace sidestep::detail {
 
@@ -111,6 +112,8 @@ class TaskState {
     virtual std::span<const std::byte> result() const { return {}; }
     // Null if the task has a value.
     virtual std::exception_ptr error() const = 0;
+    // Null: it is not captured.
+    virtual const TaskOutput* output() const { return nullptr; }
 
     // Relaxed: whoever copies a reference has one.
     void add_reference() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }

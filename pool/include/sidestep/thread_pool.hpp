@@ -10,8 +10,10 @@
 //
 // Ownership: the pool owns its threads. ~ThreadPool closes and joins (all tasks are finished);
 // while
-//            an exception unwinds the stack, tasks that have not begun are cancelled first. It does
-//            not move.
+//            an exception unwinds the stack, tasks that have not begun are cancelled first. One
+//            that ends in a task or a callback of its own does not wait there: its tasks are
+//            finished in the background, and the end of the program waits for them. It does not
+//            move.
 // Threads:   thread-safe. Threads are started when there is work for them. A task that waits for a
 //            future of a ThreadPool or a Promise does not hold up the pool: another thread takes
 //            over meanwhile.
@@ -63,6 +65,8 @@ struct ThreadPoolOptions {
     std::uint64_t seed = 0;
 };
 
+class InterruptGuard;
+
 class ThreadPool : public PoolFace<ThreadPool> {
   public:
     // Throws std::invalid_argument for options that make no sense. Starts no thread yet.
@@ -88,6 +92,7 @@ class ThreadPool : public PoolFace<ThreadPool> {
 
   private:
     friend class PoolFace<ThreadPool>;
+    friend class InterruptGuard;
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
         using Callable = std::decay_t<F>;

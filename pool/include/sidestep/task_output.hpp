@@ -1,0 +1,37 @@
+// What a task writes to its standard output and standard error.
+//
+//     sidestep::Pool pool({.output = sidestep::Output::capture});
+//     auto f = pool.submit(simulate, 42);
+//     std::cerr << f.output().err;         // also when f.get() throws
+//
+// Captured is what reaches descriptors 1 and 2 while the task runs: of printf, std::cout, a
+// library's write(2), a child program that it starts. It lies in memory that the worker shares with
+// this process, so what a task had written before it crashed, was killed or timed out is there, too
+// (TaskError::output(), Future::output()). In a captured worker stdout and std::cout are not
+// buffered.
+//
+// Limits: of each stream the last PoolOptions::output_limit bytes are kept; what came before them
+//         is dropped, and counted. What a process that outlives its task writes belongs to the
+//         worker's next task. A task that closes descriptors 1 and 2 or has them lead elsewhere
+//         does so for the worker's later tasks, too. This process has two descriptors more for each
+//         worker.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace sidestep {
+
+enum class Output {
+    pass,     // goes where this process's output goes
+    capture,  // is kept for the task's future
+};
+
+struct TaskOutput {
+    std::string out;
+    std::string err;
+    std::size_t out_dropped = 0;  // bytes before those of `out` that were too many
+    std::size_t err_dropped = 0;
+};
+
+}  // namespace sidestep

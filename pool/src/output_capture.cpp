@@ -1,0 +1,148 @@
+#include "output_capture.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <iostream>
+#include <limits>
+#include <new>
+
+#include "error.hpp"
+#include "sys.hpp"
+
+namespace sidestep {
+namespace {
+
+constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kFreeStep = std::uint64_t(1) << 20;  // fewer are not worth a call
+constexpr std::uint64_t kEverything = std::numeric_limits<std::uint64_t>::max();
+
+std::uint64_t size_of(const Fd& file) {
+    struct stat status = {};
+    return ::fstat(file.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
+}
+
+// Appends only: tasks and all that they start write through it, each at the end.
+Fd make_file(const char* name) {
+    Fd file = sys::growing_memfd(name);
+    if (::fcntl(file.get(), F_SETFL, O_APPEND) < 0) throw_errno(errno, "fcntl(O_APPEND)");
+    return file;
+}
+
+Fd duplicate_if_open(int fd) { return sys::is_open(fd) ? Fd::duplicate_of(fd) : Fd(); }
+
+void put_back(const Fd& former, int fd) {
+    if (former)
+        ::dup2(former.get(), fd);
+    else
+        ::close(fd);
+}
+
+void flush_streams() {
+    try {
+        std::cout.flush();
+        std::clog.flush();
+    } catch (...) {  // a stream that throws is the application's
+    }
+    std::fflush(stdout);
+    std::fflush(stderr);
+}
+
+}  // namespace
+
+OutputCapture::OutputCapture(Fd out, Fd err)
+    : out_(std::move(out)),
+      err_(std::move(err)),
+      former_out_(duplicate_if_open(STDOUT_FILENO)),
+      former_err_(duplicate_if_open(STDERR_FILENO)) {
+    flush_streams();
+    ::dup2(out_.get(), STDOUT_FILENO);
+    ::dup2(err_.get(), STDERR_FILENO);
+    // What waits in a buffer would be lost in a crash.
+    std::setvbuf(stdout, nullptr, _IONBF, 0);
+    std::cout.setf(std::ios::unitbuf);
+}
+
+OutputMark OutputCapture::mark() const {
+    flush_streams();
+    return {size_of(out_), size_of(err_)};
+}
+
+void OutputCapture::stop() {
+    flush_streams();
+    put_back(former_out_, STDOUT_FILENO);
+    put_back(former_err_, STDERR_FILENO);
+}
+
+WorkerOutput::WorkerOutput(std::size_t limit) : limit_(limit) {
+    out_.file = make_file("sidestep-out");
+    err_.file = make_file("sidestep-err");
+}
+
+TaskOutput WorkerOutput::read(const OutputMark& end) const {
+    TaskOutput output;
+    output.out = out_.read(end.out, limit_, output.out_dropped);
+    output.err = err_.read(end.err, limit_, output.err_dropped);
+    return output;
+}
+
+TaskOutput WorkerOutput::read() const { return read({kEverything, kEverything}); }
+
+void WorkerOutput::end_task(const OutputMark& end) {
+    for (auto [stream, mark] : {std::pair(&out_, end.out), std::pair(&err_, end.err)}) {
+        if (mark <= stream->begin) continue;
+        stream->begin = std::min(mark, stream->size());
+        stream->free_until(stream->begin);
+    }
+}
+
+void WorkerOutput::trim() {
+    for (Stream* stream : {&out_, &err_}) {
+        std::uint64_t size = stream->size();
+        if (size - std::min(size, stream->begin) > limit_) stream->free_until(size - limit_);
+    }
+}
+
+std::uint64_t WorkerOutput::Stream::size() const { return size_of(file); }
+
+// Without memory for the copy, all of it is dropped. (What was given back is beyond the limit, if
+// not because of what came behind `end`.)
+std::string WorkerOutput::Stream::read(std::uint64_t end, std::size_t limit,
+                                       std::size_t& dropped) const {
+    std::string text;
+    if (end <= begin) return text;
+    end = std::min(end, size());
+    if (end <= begin) return text;
+    std::uint64_t there = end - std::min(end, std::max(begin, freed));
+    std::uint64_t length = std::min<std::uint64_t>(there, limit);
+    try {
+        text.resize(length);
+    } catch (const std::bad_alloc&) {
+        dropped = end - begin;
+        return text;
+    }
+    std::size_t got = 0;
+    while (got < length) {
+        ssize_t n = ::pread(file.get(), text.data() + got, length - got,
+                            static_cast<off_t>(end - length + got));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;  // a task has truncated it
+        got += static_cast<std::size_t>(n);
+    }
+    text.resize(got);
+    dropped = end - begin - got;
+    return text;
+}
+
+void WorkerOutput::Stream::free_until(std::uint64_t end) {
+    end -= end % kPage;
+    if (end < freed + kFreeStep) return;
+    sys::discard(file.get(), freed, end - freed);
+    freed = end;
+}
+
+}  // namespace sidestep

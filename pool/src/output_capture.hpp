@@ -1,0 +1,68 @@
+// The output of tasks, captured: two files in memory for each worker, which are its descriptors 1
+// and 2. The worker says after each task how far they are; the parent reads what came since the
+// task before, and gives the pages back. The files outlive the worker, so a crash loses nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <sidestep/task_output.hpp>
+
+#include "fd.hpp"
+
+namespace sidestep {
+
+// The sizes of both files when a task ended.
+struct OutputMark {
+    std::uint64_t out = 0;
+    std::uint64_t err = 0;
+};
+
+// The worker's side.
+class OutputCapture {
+  public:
+    // From here on descriptors 1 and 2 are these files.
+    OutputCapture(Fd out, Fd err);
+    // Flushes the standard streams; how far they are now.
+    OutputMark mark() const;
+    // Descriptors 1 and 2 are what they were.
+    void stop();
+
+  private:
+    Fd out_, err_;
+    Fd former_out_, former_err_;  // none: they were closed
+};
+
+// The parent's side. Whatever a worker says is cut to what is there.
+// Threads: the caller serialises.
+class WorkerOutput {
+  public:
+    // Throws std::system_error.
+    explicit WorkerOutput(std::size_t limit);
+    int out_fd() const { return out_.file.get(); }
+    int err_fd() const { return err_.file.get(); }
+
+    // What was written since the last end_task(), up to the mark; or up to now.
+    TaskOutput read(const OutputMark& end) const;
+    TaskOutput read() const;
+    // What comes after the mark is the next task's.
+    void end_task(const OutputMark& end);
+    // Gives back the memory of what is above the limit already.
+    void trim();
+
+  private:
+    struct Stream {
+        Fd file;
+        std::uint64_t begin = 0;  // of what the task wrote
+        std::uint64_t freed = 0;  // the pages before this were given back
+
+        std::uint64_t size() const;
+        std::string read(std::uint64_t end, std::size_t limit, std::size_t& dropped) const;
+        void free_until(std::uint64_t end);
+    };
+
+    std::size_t limit_;
+    Stream out_, err_;
+};
+
+}  // namespace sidestep

@@ -1,0 +1,64 @@
+// What tasks wrote, from their worker to their future.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "pool_core.hpp"
+
+namespace sidestep::detail {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kTrimLook = 20ms;
+
+bool is_empty(const TaskOutput& output) {
+    return output.out.empty() && output.err.empty() && output.out_dropped == 0 &&
+           output.err_dropped == 0;
+}
+
+void store(TaskOutput output, std::unique_ptr<TaskOutput>& place) {
+    place = is_empty(output) ? nullptr : std::make_unique<TaskOutput>(std::move(output));
+}
+
+// What a process says before it gives up is often the best there is to know.
+std::string last_line(const std::string& text) {
+    static constexpr std::size_t kMost = 200;
+    std::size_t end = text.find_last_not_of("\r\n");
+    if (end == std::string::npos) return {};
+    std::size_t newline = text.rfind('\n', end);
+    std::size_t begin = newline == std::string::npos ? 0 : newline + 1;
+    return text.substr(begin, std::min(end + 1 - begin, kMost));
+}
+
+}  // namespace
+
+std::string PoolCore::last_words(const TaskOutput& output) {
+    std::string line = last_line(output.err);
+    return line.empty() ? line : fmt::format("it last wrote \"{}\" to stderr", line);
+}
+
+// The task at the front of the ring is done. None: one that was evicted, or the request to stop.
+void PoolCore::take_output(WorkerLink& link, PoolTask* task) {
+    const Segment& memory = link.memory->ring_segment;
+    std::uint32_t position = link.ring().position(link.ring().consumed());
+    const OutputMark end = memory.at<OutputMark>(kOutputMarksAt)[position];  // copied once: I7
+    if (task) store(link.output->read(end), task->output_);
+    link.output->end_task(end);
+}
+
+// The task at the front is ended while it runs.
+void PoolCore::keep_output(const WorkerLink& link, PoolTask& task) {
+    if (link.output) store(link.output->read(), task.output_);
+}
+
+// A task that prints without end takes no more memory than its limit, and what it prints between
+// two looks.
+void PoolCore::trim_outputs(sys::Clock::time_point now) {
+    if (!captures_output() || now < trim_at_) return;
+    trim_at_ = now + kTrimLook;
+    for (WorkerLink& link : links_)
+        if (link.output) link.output->trim();
+}
+
+}  // namespace sidestep::detail

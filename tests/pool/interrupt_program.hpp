@@ -1,0 +1,15 @@
+// The programs of interrupt_test.cpp and output_test.cpp, a part of pool_program.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include <sidestep/pool.hpp>
+
+namespace test {
+
+// The exit code; nothing: there is no such program.
+std::optional<int> run_interrupt_program(const std::string& what, sidestep::StartMethod method);
+std::optional<int> run_output_program(const std::string& what, sidestep::StartMethod method);
+
+}  // namespace test

@@ -1,0 +1,129 @@
+// InterruptGuard: what SIGINT does while a pool works.
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <memory>
+#include <string>
+
+#include <sidestep/interrupt_guard.hpp>
+
+#include "policy_support.hpp"
+
+using test::methods;
+
+namespace {
+
+struct Interrupted : test::Program {
+    Interrupted(const std::string& what, sidestep::StartMethod method)
+        : test::Program({"interrupt-" + what, test::name_of(method)}) {
+        REQUIRE(read_line() == "running");
+    }
+    void interrupt() { kill(pid(), SIGINT); }
+};
+
+}  // namespace
+
+TEST_CASE("the first Ctrl-C finishes what runs and cancels what waits; workers do not get it",
+          "[pool][interrupt]") {
+    auto method = GENERATE(from_range(methods()));
+    Interrupted program("once", method);
+    kill(-program.pid(), SIGINT);  // to the whole group, as a terminal does
+    auto result = program.finish();
+    CHECK(result.output ==
+          "waiting: CancelledError\n"
+          "submit: CancelledError\n"
+          "map: CancelledError\n"
+          "running: done\n"
+          "running: done\n");
+    CHECK(result.exited_with(130));
+}
+
+TEST_CASE("the second Ctrl-C ends what runs, the third does what it did before there was a guard",
+          "[pool][interrupt]") {
+    auto method = GENERATE(from_range(methods()));
+    Interrupted program("again", method);
+    program.interrupt();
+    CHECK(program.read_line() == "waiting: CancelledError");
+    program.interrupt();
+    CHECK(program.read_line() == "running: CancelledError");
+    CHECK(program.read_line() == "running: CancelledError");
+    CHECK(program.read_line() == "joined");
+    program.interrupt();
+    auto result = program.finish();
+    CHECK(WIFSIGNALED(result.status));
+    CHECK(WTERMSIG(result.status) == SIGINT);
+}
+
+TEST_CASE("Ctrl-C ends a map, whoever waits for it", "[pool][interrupt]") {
+    auto method = GENERATE(from_range(methods()));
+    std::string what = GENERATE("map", "map-async");
+    Interrupted program(what, method);
+    program.interrupt();
+    auto result = program.finish();
+    CHECK(result.output == "map: CancelledError\n");
+    CHECK(result.exited_with(0));
+}
+
+TEST_CASE("what fails after Ctrl-C is not run again", "[pool][interrupt][retry]") {
+    auto method = GENERATE(from_range(methods()));
+    Interrupted program("retry", method);
+    program.interrupt();
+    auto result = program.finish();
+    CHECK(result.output == "waiting: CancelledError\nfailed\n");
+    CHECK(result.exited_with(0));
+}
+
+TEST_CASE("what an item that crashes after Ctrl-C leaves of its chunk is cancelled",
+          "[pool][interrupt][map]") {
+    auto method = GENERATE(from_range(methods()));
+    Interrupted program("split", method);
+    program.interrupt();
+    auto result = program.finish();
+    CHECK(result.output ==
+          "0: done\n"
+          "lost\n"
+          "1: done\n"
+          "2: CancelledError\n"
+          "3: CancelledError\n");
+    CHECK(result.exited_with(0));
+}
+
+TEST_CASE("a guard may outlive its pool, and counts on", "[pool][interrupt]") {
+    auto pool = std::make_unique<sidestep::Pool>(sidestep::PoolOptions{.processes = 1});
+    sidestep::InterruptGuard guard(*pool);
+    CHECK(guard.interrupts() == 0);
+    pool.reset();
+    raise(SIGINT);
+    CHECK(test::eventually([&] { return guard.interrupts() == 1; }));
+}
+
+TEST_CASE("every pool with a guard is interrupted, and no other", "[pool][interrupt]") {
+    auto method = GENERATE(from_range(methods()));
+    Interrupted program("several", method);
+    program.interrupt();
+    auto result = program.finish();
+    CHECK(result.output == "one: CancelledError\ntwo: CancelledError\nthree: done\n");
+    CHECK(result.exited_with(0));
+}
+
+TEST_CASE("after the last guard, and in a forked child, SIGINT goes where it went before",
+          "[pool][interrupt][fork]") {
+    auto result = test::run_program({"interrupt-restored", "spawn"});
+    CHECK(result.output.empty());
+    CHECK(result.exited_with(0));
+}
+
+TEST_CASE("a ThreadPool is interrupted, too: its tasks are asked to stop", "[threads][interrupt]") {
+    Interrupted program("threads", sidestep::StartMethod::spawn);
+    program.interrupt();
+    CHECK(program.read_line() == "waiting: CancelledError");
+    CHECK(program.read_line() == "submit: CancelledError");
+    CHECK(program.read_line() == "running: done");
+    CHECK(program.read_line() == "again");
+    program.interrupt();
+    CHECK(program.read_line() == "not yet asked");
+    program.interrupt();
+    auto result = program.finish();
+    CHECK(result.output == "asked: done\n");
+    CHECK(result.exited_with(0));
+}
