@@ -8,6 +8,7 @@
 #include "crash_stack.hpp"
 #include "event_count.hpp"
 #include "task_ring.hpp"
+#include "worker_meter.hpp"
 
 namespace sidestep {
 
@@ -16,8 +17,9 @@ inline constexpr std::uint32_t kRingCapacity = 512;
 // A completed task that took longer than this is announced at once, not with the next ones.
 inline constexpr std::uint64_t kLongTaskNs = 20'000;
 
-// The memory of one worker's ring: the header, the slots, and what is left of a crash.
-inline constexpr std::size_t kCrashRecordAt = sizeof(RingHeader) + kRingCapacity * sizeof(TaskSlot);
+// The memory of one worker's ring: the header, the slots, its meter, and what is left of a crash.
+inline constexpr std::size_t kWorkerWordsAt = sizeof(RingHeader) + kRingCapacity * sizeof(TaskSlot);
+inline constexpr std::size_t kCrashRecordAt = kWorkerWordsAt + sizeof(WorkerWords);
 inline constexpr std::size_t kRingBytes = kCrashRecordAt + sizeof(CrashRecord);
 
 // One page for all processes of a pool. Everything here is a hint: a worker that scribbles over it
