@@ -1,9 +1,9 @@
 // Statistics and traces: what the pool notes about its tasks and workers as it goes, and hands out.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <stdexcept>
-
-#include <unistd.h>
 
 #include <sidestep/call_times.hpp>
 
@@ -195,13 +195,18 @@ void PoolCore::read_memory(PoolStats& stats) {
 
 void PoolCore::trace(const std::string& path) {
     trace_stop();  // first: it may be the same file
+    {
+        Lock lock(mutex_);
+        if (supervisor_done_)
+            throw std::logic_error("Pool::trace(): the pool has ended, nothing will happen in it");
+    }
     auto fresh =
         std::make_shared<TraceWriter>(path, names_, options_.processes == 0u ? "thread" : "worker");
-    Lock lock(mutex_);
-    if (supervisor_done_)
-        throw std::logic_error("Pool::trace(): the pool has ended, nothing will happen in it");
-    if (trace_) throw std::logic_error("Pool::trace() in two threads at once: which one is meant?");
-    trace_ = std::move(fresh);
+    {
+        Lock lock(mutex_);
+        fresh.swap(trace_);
+    }
+    if (fresh) fresh->finish();  // another thread's, made meanwhile
 }
 
 void PoolCore::trace_stop() {

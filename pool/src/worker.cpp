@@ -168,6 +168,7 @@ class Worker {
     [[noreturn]] void work() {
         control_->set_parked(index_, false);
         std::uint64_t begin = steady_now_ns();
+        meter_.begin(begin);
         for (;;) {
             TaskSlot* slot = ring_.claim();
             if (!slot) {

@@ -34,6 +34,8 @@ class WorkerMeter {
     explicit WorkerMeter(WorkerWords& words) : words_(&words) {}
 
     void initialized(std::uint64_t ns) { add(words_->init, ns); }
+    // The first task, or the wait for it, begins.
+    void begin(std::uint64_t at) { set_since(at << 1); }
     // It had nothing to do from then to then, and has something now.
     void begin_idle(std::uint64_t from) { set_since(from << 1 | 1); }
     void end_idle(std::uint64_t from, std::uint64_t to) {
