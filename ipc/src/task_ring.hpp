@@ -42,7 +42,10 @@ struct alignas(kCacheLine) TaskSlot {
     std::uint64_t serial = 0;          // parent: the task's number, never reused
     std::uint64_t module = 0;          // parent: the task's identity (TaskId)
     std::uint64_t offset = 0;
-    std::uint64_t signature = 0;
+    union {
+        std::uint64_t signature = 0;
+        std::uint64_t begun_ns;  // worker, with its reply: when it claimed the task (steady clock)
+    };
     std::uint64_t block = 0;        // 0: inline. parent: in the args arena; worker: result arena
     std::uint64_t size = 0;         // bytes of arguments, then of the result
     std::uint64_t duration_ns = 0;  // worker: from claim to completion

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "sys.hpp"
-
 namespace sidestep::detail {
 
 namespace {
@@ -15,10 +13,6 @@ std::string& description() {
 
 const std::string& process_description() { return description(); }
 void set_process_description(std::string text) { description() = std::move(text); }
-
-std::uint64_t steady_now_ns() {
-    return static_cast<std::uint64_t>(sys::Clock::now().time_since_epoch().count());
-}
 
 void save_item_bits(OutputArchive& result, std::uint64_t count) {
     static constexpr std::byte kNone[64] = {};

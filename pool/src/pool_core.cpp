@@ -52,6 +52,7 @@ WorkerMemory::WorkerMemory(std::size_t arena_bytes)
     header->capacity = kRingCapacity;
     new (header->slots()) TaskSlot[kRingCapacity];
     ring = RingParent(header, kRingCapacity);
+    new (ring_segment.data() + kWorkerWordsAt) WorkerWords;
     new (ring_segment.data() + kCrashRecordAt) CrashRecord;
 }
 
@@ -136,6 +137,7 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     check_accepting(begun);
     if (task->options_ && task->options_->retry.when) callbacks_.start();
     task->serial_ = next_serial_++;
+    note_submit(*task);
     task->sink_ = sink;
     ++outstanding_;
     PoolTaskRef reference = task;  // the pool's own, until it is done
@@ -393,12 +395,15 @@ void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, 
         if (reply.kind != ReplyKind::stopped && reply.block)
             free_result_locked(*link.memory, reply.block);
         if (link.eviction) finish_eviction(link, garbage);
-    } else if (reply.kind == ReplyKind::error && task->options_ &&
-               may_retry(*task, FailureKind::error)) {
-        settle_error_reply(link, reply, task, garbage);
     } else {
-        accept_reply(link, reply, *task);
-        complete(task, garbage);
+        note_reply(link, reply, *task);
+        if (reply.kind == ReplyKind::error && task->options_ &&
+            may_retry(*task, FailureKind::error)) {
+            settle_error_reply(link, reply, task, garbage);
+        } else {
+            accept_reply(link, reply, *task);
+            complete(task, garbage);
+        }
     }
     link.ring().release_front();
     link.stuck = 0;
@@ -438,6 +443,7 @@ void PoolCore::complete(PoolTask* task, Garbage& garbage) {
     task->place_ = PoolTask::Place::done;
     --outstanding_;
     ++completed_;
+    if (!task->has_value_) ++(task->cancelled_ ? meters_.cancelled : meters_.failed);
     if (Completions* sink = task->sink_) {
         task->next_ = nullptr;
         (sink->last_ ? sink->last_->next_ : sink->first_) = task;

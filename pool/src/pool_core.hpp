@@ -26,6 +26,7 @@
 
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/pool_options.hpp>
+#include <sidestep/pool_stats.hpp>
 #include <sidestep/pool_task.hpp>
 
 #include "arena.hpp"
@@ -33,9 +34,11 @@
 #include "fork_marker.hpp"
 #include "launch.hpp"
 #include "output_capture.hpp"
+#include "pool_meters.hpp"
 #include "service_thread.hpp"
 #include "task_list.hpp"
 #include "task_ring.hpp"
+#include "trace_writer.hpp"
 #include "worker_protocol.hpp"
 
 namespace sidestep::detail {
@@ -48,6 +51,7 @@ class WorkerMemory {
   public:
     explicit WorkerMemory(std::size_t arena_bytes);
     const CrashRecord& crash() const;
+    const WorkerWords& words() const;
     void close_descriptors();  // once the worker has its own
 
     Segment ring_segment;
@@ -64,11 +68,12 @@ struct Reply {
           serial(slot.serial),
           block(slot.block),
           size(slot.size),
+          begun_ns(slot.begun_ns),
           duration_ns(slot.duration_ns),
           inline_bytes(slot.inline_bytes) {}
 
     const ReplyKind kind;
-    const std::uint64_t serial, block, size, duration_ns;
+    const std::uint64_t serial, block, size, begun_ns, duration_ns;
     const std::byte* const inline_bytes;
 };
 
@@ -107,6 +112,7 @@ struct WorkerLink {
     sys::Clock::time_point started_at{};
     std::size_t memory_at_start = 0;
     std::unique_ptr<WorkerOutput> output;  // of its tasks, if it is captured
+    WorkerTally tally;
 
     RingParent& ring() { return memory->ring; }
 };
@@ -140,6 +146,9 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
 
     std::uint32_t workers() const { return target_.load(std::memory_order_relaxed); }
     std::vector<int> worker_pids();
+    PoolStats stats();
+    void trace(const std::string& path);
+    void trace_stop();
 
     // What tasks get that say nothing else; null: nothing.
     const TaskOptions* default_options() const {
@@ -252,6 +261,18 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun, Garbage& garbage);
     static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
 
+    // Statistics and traces (pool_insight.cpp). With the mutex held unless said otherwise.
+    void note_submit(PoolTask& task);
+    void note_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
+    void note_run(std::uint32_t worker, std::chrono::nanoseconds duration, PoolTask& task);
+    void note_stopped(WorkerLink& link, PoolTask& task, FailureKind kind);
+    void note_inline(PoolTask& task, std::uint64_t begun_ns, bool failed);
+    void trace_task(TraceEvent event, const PoolTask& task);
+    void trace_worker(const WorkerLink& link, TraceEvent::Kind kind, const ExitStatus& status = {});
+    WorkerStats stats_of(WorkerLink& link) const;
+    void read_memory(PoolStats& stats);  // without the mutex
+    void end_trace();                    // without the mutex
+
     // Waiting (pool_wait.cpp).
     void lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline);
     void wake_waiters();
@@ -315,6 +336,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     ServiceThread supervisor_;
     CallbackThread callbacks_;
     BackgroundThreads background_;       // they feed maps to the workers
+    TaskNames names_;                    // types: guarded by mutex_
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
 
     mutable std::mutex mutex_;
@@ -354,6 +376,8 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool asleep_ = false;    // workers are dormant
     sys::Deadline kill_at_;  // workers that are still there then get SIGKILL
     bool supervisor_done_ = false;
+    PoolMeters meters_;
+    std::shared_ptr<TraceWriter> trace_;  // null: nobody traces
 };
 
 }  // namespace sidestep::detail

@@ -1,6 +1,7 @@
 // A pool without workers: tasks run inside submit(), in this process, through the same archives.
 #include <cxxabi.h>
 
+#include <sidestep/call_times.hpp>
 #include <sidestep/this_task.hpp>
 
 #include "pool_core.hpp"
@@ -40,6 +41,7 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
         TaskScope scope(context);
         result.clear();
         error = nullptr;
+        std::uint64_t begun = steady_now_ns();
         try {
             InlineFds fds(*arguments.fds);
             InputArchive input({data, arguments.size}, &fds);
@@ -50,6 +52,7 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
         } catch (...) {
             error = std::current_exception();
         }
+        note_inline(task, begun, error != nullptr);
         again = error && may_retry(task, FailureKind::error) &&
                 wants_retry(task.options_->retry, error);
         if (again) pause_here(retry_pause(task.options_->retry, ++task.attempts_));

@@ -95,6 +95,7 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
 }
 
 void PoolCore::run_again(PoolTask* task) {
+    ++meters_.retried;
     auto pause = retry_pause(task->options_->retry, task->attempts_);
     if (pause.count() <= 0) return wait_again(task);
     task->place_ = PoolTask::Place::delayed;
@@ -133,6 +134,7 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
     PoolTask* task = std::exchange(link.shadow[ring.position(ring.consumed())], nullptr);
     keep_output(link, *task);
     ring.ask_to_stop(task->serial_);
+    note_stopped(link, *task, kind);
     take_back_from(link, ring.consumed() + 1);
     Eviction& eviction = link.eviction.emplace();
     ++evictions_;

@@ -95,6 +95,7 @@ void PoolCore::save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds) 
 }
 
 void PoolCore::launch(WorkerLink& link) {
+    auto began = sys::Clock::now();
     auto memory = std::make_shared<WorkerMemory>(options_.arena_bytes);
     auto output =
         captures_output() ? std::make_unique<WorkerOutput>(options_.output_limit) : nullptr;
@@ -127,6 +128,8 @@ void PoolCore::launch(WorkerLink& link) {
     }
     Lock lock(mutex_);
     link.output = std::move(output);
+    link.tally.launch_began = began;
+    ++link.tally.launches;
     adopt(link, std::move(process), std::move(memory));
 }
 
@@ -140,6 +143,7 @@ void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerM
     link.last_front = WorkerLink::kNoFront;
     link.started_at = sys::Clock::now();
     link.memory_at_start = 0;
+    trace_worker(link, TraceEvent::Kind::worker_started);
     // The pool may have begun to end while the worker was being started, without the mutex.
     if (ending())
         sys::pidfd_send_signal(link.process.pidfd.get(), SIGKILL);
@@ -169,6 +173,7 @@ void PoolCore::handle_control(std::uint32_t index) {
         return wake_waiters();
     }
     link.ready = true;
+    link.tally.start += sys::Clock::now() - link.tally.launch_began;
     link.memory_at_start = memory;
     if (!backlog_.empty())  // what waits behind others is older, and comes first
         for (WorkerLink& other : links_)

@@ -46,6 +46,9 @@ void PoolCore::handle_death(std::uint32_t index) {
     if (!in_order) ::kill(-process.pid, SIGKILL);
     status = sys::wait_pidfd(process.pidfd.get(), true);
     int pid = process.pid;
+    meters_.deaths += in_order ? 0 : 1;
+    trace_worker(link, in_order ? TraceEvent::Kind::worker_left : TraceEvent::Kind::worker_died,
+                 status);
 
     drain(link, garbage);
     bool evicted = link.eviction.has_value();
@@ -98,6 +101,7 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ga
 
 void PoolCore::lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error,
                     Garbage& garbage) {
+    note_stopped(link, *task, FailureKind::crash);
     if (!split(link, task, FailureKind::crash, error, garbage))
         settle(task, FailureKind::crash, error, garbage);
 }
@@ -136,6 +140,7 @@ std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& 
 // The process is reaped. Results that wait in its memory keep that alive.
 void PoolCore::retire(WorkerLink& link) {
     control_->set_parked(link.index, true);
+    link.tally.add(link.memory->words(), sys::Clock::now());
     link.memory->alive = false;
     link.memory = nullptr;
     link.output = nullptr;

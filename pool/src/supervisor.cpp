@@ -226,6 +226,7 @@ void PoolCore::join() {
         launcher_.reset();  // a fork server goes now, though futures may keep this object
     }
     callbacks_.stop();
+    end_trace();
 }
 
 void PoolCore::abandon() {

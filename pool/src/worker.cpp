@@ -13,6 +13,7 @@
 #include <optional>
 #include <utility>
 
+#include <sidestep/call_times.hpp>
 #include <sidestep/chunk.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
@@ -49,13 +50,10 @@ void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
 namespace {
 
 using detail::OutputBuffer;
+using detail::steady_now_ns;
 
 // A result that does not fit arrives as the std::bad_alloc that it is.
 [[maybe_unused]] const bool registered = register_exception<OutOfSharedMemory>();
-
-std::uint64_t now_ns() {
-    return static_cast<std::uint64_t>(sys::Clock::now().time_since_epoch().count());
-}
 
 // The worker's blocks of shared memory for large results, given back by the parent.
 class ResultArena {
@@ -125,6 +123,7 @@ class Worker {
           control_(control_segment_.at<ControlPage>()),
           ring_(ring_segment_.at<RingHeader>(), setup.ring_capacity),
           results_(result_segment_, ring_),
+          meter_(*reinterpret_cast<WorkerWords*>(ring_segment_.data() + kWorkerWordsAt)),
           spin_(setup.spin),
           initializer_(setup.initializer),
           finalizer_(setup.finalizer),
@@ -148,6 +147,7 @@ class Worker {
     WorkerReady initialize() {
         WorkerReady ready;
         if (!initializer_.given) return ready;
+        std::uint64_t begin = steady_now_ns();
         try {
             if (initializer_.fds) {
                 task_fds_.await(0, initializer_.fds);
@@ -165,6 +165,7 @@ class Worker {
             std::memcpy(results_.data(ready.error_block), text.begin(), text.size());
         }
         if (initializer_.fds) task_fds_.close();
+        meter_.initialized(steady_now_ns() - begin);
         return ready;
     }
 
@@ -172,16 +173,21 @@ class Worker {
         if (output_fds_.first)
             output_.emplace(std::move(output_fds_.first), std::move(output_fds_.second));
         control_->set_parked(index_, false);
-        std::uint64_t begin = now_ns();
+        std::uint64_t begin = steady_now_ns();
+        meter_.begin(begin);
         for (;;) {
             TaskSlot* slot = ring_.claim();
             if (!slot) {
+                meter_.begin_idle(begin);
                 wait_for_task();
-                begin = now_ns();
+                std::uint64_t now = steady_now_ns();
+                meter_.end_idle(begin, now);
+                begin = now;
                 continue;
             }
             if (slot->module == 0 && slot->offset == kStopOffset) {
                 slot->reply = ReplyKind::stopped;
+                meter_.leave();
                 ring_.complete(*slot);
                 leave();
             }
@@ -192,12 +198,18 @@ class Worker {
             context_->items_end = slot->items_end;
             context_->progress = &slot->progress;
             context_->started_ns = slot->timed ? &slot->started_ns : nullptr;
-            run(*slot);
-            std::uint64_t end = now_ns();
+            detail::CallTimes parts;
+            bool measured = meter_.wants_parts();
+            run(*slot, measured ? &parts : nullptr);
+            std::uint64_t end = steady_now_ns();
             std::uint64_t duration = end - begin;
-            begin = end;
+            meter_.worked(begin, end);
+            if (measured && slot->reply == ReplyKind::value)
+                meter_.measured(parts.serialize_part(duration));
+            slot->begun_ns = begin;
             slot->duration_ns = duration;
             if (output_) mark_output(*slot);
+            begin = end;
             ring_.complete(*slot);
             announce(duration);
         }
@@ -253,7 +265,7 @@ class Worker {
     }
 
     // no_sanitize: by the ABI, who catches a forced unwind is given a null reference.
-    __attribute__((no_sanitize("null"))) void run(TaskSlot& slot) {
+    __attribute__((no_sanitize("null"))) void run(TaskSlot& slot, detail::CallTimes* parts) {
         alignas(16) std::byte copy[TaskSlot::kInline];
         ResultBuffer buffer(slot, results_);
         try {
@@ -265,6 +277,8 @@ class Worker {
                     "the task's code is not in this worker: the library it belongs to was loaded "
                     "after the worker started; load it before the pool is made");
             OutputArchive output(buffer);
+            output.set_times(parts);
+            if (parts) parts->begin();
             entry->run(input, output);
             slot.reply = ReplyKind::value;
         } catch (abi::__forced_unwind&) {  // pthread_exit: not ours to stop
@@ -347,6 +361,7 @@ class Worker {
     ControlPage* control_;
     RingWorker ring_;
     ResultArena results_;
+    WorkerMeter meter_;
     SpinPolicy spin_;
     HookSetup initializer_, finalizer_;
     std::pair<Fd, Fd> output_fds_;  // until the initializer has run

@@ -61,6 +61,8 @@ inline constexpr bool is_bitwise = false;
 
 namespace detail {
 
+class CallTimes;
+
 template <class T>
 concept BitwiseElement =
     is_bitwise<T> && std::is_trivially_copyable_v<T> && !std::is_arithmetic_v<T>;
@@ -161,10 +163,14 @@ class OutputArchive : public cereal::OutputArchive<OutputArchive, cereal::AllowE
     void write(const void* data, std::size_t size) { buffer_->write(data, size); }
     detail::FdSink* fds() const { return fds_; }
     detail::OutputBuffer& buffer() const { return *buffer_; }
+    // Who writes a task's result tells these how far it is; null: nobody measures.
+    detail::CallTimes* times() const { return times_; }
+    void set_times(detail::CallTimes* times) { times_ = times; }
 
   private:
     detail::OutputBuffer* buffer_;
     detail::FdSink* fds_;
+    detail::CallTimes* times_ = nullptr;
 };
 
 // Reads values from a span, in place: archive(a, b, c). The span must outlive the archive.

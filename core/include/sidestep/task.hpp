@@ -29,6 +29,7 @@
 #include <utility>
 
 #include <sidestep/archive.hpp>
+#include <sidestep/call_times.hpp>
 
 namespace sidestep {
 
@@ -208,10 +209,17 @@ struct Call {
         std::tuple<Args...> values{make_blank<Args>()...};
         arguments(values);
         arguments.expect_end();
-        if constexpr (std::is_void_v<ResultOf<F, Args...>>)
+        CallTimes* times = result.times();
+        if (times) times->arguments_read();
+        if constexpr (std::is_void_v<ResultOf<F, Args...>>) {
             std::apply(f, std::move(values));
-        else
-            result(ResultOf<F, Args...>(std::apply(f, std::move(values))));
+            if (times) times->called();
+        } else {
+            ResultOf<F, Args...> value(std::apply(f, std::move(values)));
+            if (times) times->called();
+            result(std::move(value));
+            if (times) times->result_written();
+        }
     }
 };
 

@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include <sidestep/call_times.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
@@ -50,7 +51,6 @@ struct ChunkProgress {
 // Writes the exception that is being handled as the result of item `index` of `count`.
 void save_item_error(OutputArchive& result, std::uint64_t index);
 void save_item_bits(OutputArchive& result, std::uint64_t count);
-std::uint64_t steady_now_ns();
 
 template <bool kSpread, class F, class Item>
 struct ChunkResult {
@@ -71,6 +71,17 @@ struct Chunk {
         else
             return std::invoke(f, std::move(item));
     }
+    static void call(F& f, Item&& item, OutputArchive& result, CallTimes* times) {
+        if constexpr (std::is_void_v<Result>) {
+            call(f, std::move(item));
+            if (times) times->called();
+        } else {
+            Result value(call(f, std::move(item)));
+            if (times) times->called();
+            result(std::move(value));
+            if (times) times->result_written();
+        }
+    }
     // no_sanitize: by the ABI, who catches a forced unwind is given a null reference.
     __attribute__((no_sanitize("null"))) static void run(InputArchive& arguments,
                                                          OutputArchive& result) {
@@ -83,19 +94,20 @@ struct Chunk {
             context.items_end ? std::min<std::uint64_t>(context.items_end, count) : count;
         save_item_bits(result, end - begin);
         for (std::uint64_t i = 0; i < end; ++i) {
+            bool is_measured = i >= begin && (i - begin) % CallTimes::kItemsForOne == 0;
+            CallTimes* times = is_measured ? result.times() : nullptr;
+            if (times) times->begin();
             // An item that cannot be read leaves the rest unreadable: that fails the whole chunk.
             Item item = make_blank<Item>();
             arguments(item);
             if (i < begin) continue;  // another one's
+            if (times) times->arguments_read();
             context.item = first + i;
             if (context.started_ns)
                 context.started_ns->store(steady_now_ns(), std::memory_order_relaxed);  // a hint
             std::size_t mark = result.buffer().size();
             try {
-                if constexpr (std::is_void_v<Result>)
-                    call(f, std::move(item));
-                else
-                    result(call(f, std::move(item)));
+                call(f, std::move(item), result, times);
             } catch (abi::__forced_unwind&) {
                 throw;
             } catch (...) {

@@ -36,6 +36,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -45,6 +46,7 @@
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/pool_face.hpp>
 #include <sidestep/pool_options.hpp>
+#include <sidestep/pool_stats.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/stream.hpp>
 #include <sidestep/task.hpp>
@@ -86,6 +88,25 @@ class Pool : public PoolFace<Pool> {
     // The number of workers, and the process ids of those that are alive now.
     unsigned processes() const;
     std::vector<int> worker_pids() const;
+
+    // What the pool and each of its workers have done so far: see pool_stats.hpp. Reads the memory
+    // use of each worker from /proc: up to milliseconds for each that is large.
+    PoolStats stats() const;
+
+    // From now on writes what each worker does when, task by task, to a file (made, or emptied) for
+    // Perfetto (https://ui.perfetto.dev) or chrome://tracing, until trace_stop(), another trace(),
+    // or join(): then the file is complete. One track for each worker (without workers: for each
+    // thread that submits): tasks with their name, number and outcome, starts and deaths of
+    // workers. Times are those of the steady clock. A thread of the trace's own writes; a task
+    // takes about 200 bytes. When tasks come faster than that, some are left out, and the file
+    // says how many. What a program that is killed leaves lacks the last quarter of a second, and
+    // the closing bracket, which both viewers forgive.
+    // Throws std::system_error if the file cannot be opened, or the former one not be completed;
+    // std::logic_error when the pool has ended.
+    void trace(const std::string& path);
+    // Completes the file. Throws std::system_error if not all could be written (at join() that is
+    // said on stderr); does nothing without a trace.
+    void trace_stop();
 
   private:
     friend class PoolFace<Pool>;

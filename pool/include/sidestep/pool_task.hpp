@@ -170,6 +170,7 @@ class PoolTask final : public TaskState {
     std::uint64_t index_ = 0;  //   and at which index
     std::uint64_t serial_ = 0;
     std::uint64_t duration_ns_ = 0;
+    std::uint64_t submitted_ns_ = 0;    // steady clock; 0: its wait is not measured
     std::uint64_t argument_block_ = 0;  // in the args arena
     std::uint64_t result_block_ = 0;    // in memory_'s arena
     std::size_t result_size_ = 0;

@@ -1,0 +1,14 @@
+#include "pool_meters.hpp"
+
+#include <algorithm>
+
+namespace sidestep::detail {
+
+void SlowTasks::add(const Entry& entry) {
+    auto shorter = [&](const Entry& e) { return e.duration < entry.duration; };
+    entries_.insert(std::find_if(entries_.begin(), entries_.end(), shorter), entry);
+    if (entries_.size() > kMost) entries_.pop_back();
+    if (entries_.size() == kMost) least_ = entries_.back().duration;
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,42 @@
+// What a pool keeps about the tasks that it saw, for pool.stats().
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <sidestep/histogram.hpp>
+
+#include "task_names.hpp"
+
+namespace sidestep::detail {
+
+// Threads: the caller serialises.
+class SlowTasks {
+  public:
+    static constexpr std::size_t kMost = 10;
+    struct Entry {
+        std::uint64_t number;
+        std::uint32_t worker;
+        std::chrono::nanoseconds duration;
+        TaskLabel label;
+    };
+
+    // A task that ran no longer than that is not among the slowest.
+    std::chrono::nanoseconds least() const { return least_; }
+    void add(const Entry& entry);
+    const std::vector<Entry>& entries() const { return entries_; }  // the slowest first
+
+  private:
+    std::vector<Entry> entries_;
+    std::chrono::nanoseconds least_{-1};
+};
+
+struct PoolMeters {
+    Histogram wait, run;
+    SlowTasks slowest;
+    std::uint64_t failed = 0, cancelled = 0, retried = 0, deaths = 0;
+};
+
+}  // namespace sidestep::detail

@@ -1,0 +1,23 @@
+#include "task_names.hpp"
+
+namespace sidestep::detail {
+
+TaskLabel TaskNames::label(const TaskEntry& entry, const void* function) {
+    if (!last_type_ || last_signature_ != entry.signature) {
+        std::string& type = types_[entry.signature];
+        if (type.empty()) type = describe_entry(entry);
+        last_type_ = &type;
+        last_signature_ = entry.signature;
+    }
+    return {last_type_, function};
+}
+
+std::string TaskNames::name(const TaskLabel& label) {
+    if (!label.function) return label.type ? *label.type : std::string();
+    std::lock_guard lock(mutex_);
+    std::string& name = functions_[label.function];
+    if (name.empty()) name = describe_function(label.function);
+    return name;
+}
+
+}  // namespace sidestep::detail
