@@ -6,7 +6,8 @@
 build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev
     libssl-dev libspdlog-dev"
 test_packages="catch2 python3"
-ci_packages="clang clang-format libclang-rt-dev libbenchmark-dev universal-ctags git"
+ci_packages="clang clang-format libclang-rt-dev libbenchmark-dev universal-ctags git python3-dev
+    pybind11-dev"
 
 need_packages() {
     missing=""
