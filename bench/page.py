@@ -6,6 +6,7 @@ import model
 import svg
 from tables import FLOOR, OURS, PYTHON_POOLS, SIZES, tables
 
+SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6}
 LENGTHS_US = (1, 3, 10, 30, 100, 300, 1000, 10_000, 100_000)
 
 
@@ -15,8 +16,8 @@ def human(value, unit):
         return ""
     if unit == "share":
         return f"{value:.0%}"
-    if unit in ("s", "us"):
-        value = value * 1e-6 if unit == "us" else value
+    if unit in SECONDS:
+        value *= SECONDS[unit]
         for scale, name in ((1, "s"), (1e-3, "ms"), (1e-6, "us")):
             if abs(value) >= scale:
                 return f"{value / scale:.3g} {name}"
@@ -30,7 +31,7 @@ def human(value, unit):
 
 
 def less_is_better(unit):
-    return unit in ("s", "us")
+    return unit in SECONDS
 
 
 def times_better(results, row, other, scale=1.0):
