@@ -5,8 +5,7 @@
 //   one_by_one   submit() in a loop, 256 in flight, each result taken
 //   map          one map over so many ints
 //   count        prints the instructions (in user space) and the allocations of the loop, in the
-//                thread that submits: that thread is single-stepped (ptrace), which valgrind could do
-//                if it knew pidfds
+//                thread that submits; it is single-stepped (ptrace): valgrind knows no pidfds
 //   run          just runs it, for strace; getsid(0) marks where the loop begins and ends
 // Warm-up, start and end are not counted.
 #include <sched.h>
@@ -117,7 +116,8 @@ long step_through(pid_t child, const Progress& progress) {
         if (!within) break;
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-        std::fputs("guard: the loop did not get to its end; may this process use ptrace?\n", stderr);
+        std::fputs("guard: the loop did not get to its end; may this process use ptrace?\n",
+                   stderr);
         std::exit(1);
     }
     return steps;

@@ -20,10 +20,11 @@ namespace sidestep {
 namespace {
 
 struct State {
-    std::recursive_mutex mutex;              // a sink may log
-    // Guarded by mutex. Made anew when the sinks change: one that is logging just now keeps its own.
+    std::recursive_mutex mutex;  // a sink may log
+    // Guarded by mutex. Made anew when the sinks change: one that is logging just now keeps its
+    // own.
     std::shared_ptr<spdlog::logger> logger;
-    bool to_stderr = false;                  // guarded by mutex
+    bool to_stderr = false;  // guarded by mutex
 };
 PerProcess<State> states;
 
@@ -77,8 +78,8 @@ class FunctionSink final : public spdlog::sinks::base_sink<spdlog::details::null
 
 // `state` is locked.
 void set_sinks(State& state, const std::vector<spdlog::sink_ptr>& sinks) {
-    state.logger = std::make_shared<spdlog::logger>(current_process().name, sinks.begin(),
-                                                    sinks.end());
+    state.logger =
+        std::make_shared<spdlog::logger>(current_process().name, sinks.begin(), sinks.end());
     state.logger->set_level(spdlog::level::trace);  // log() has looked at the level
     state.logger->flush_on(spdlog::level::trace);
 }

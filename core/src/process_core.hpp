@@ -55,8 +55,8 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
   private:
     enum class Stage { made, running, ended, closed };
 
-    // Holds `mutex_`. In a forked copy it does not: the one who forked may have held it, and there is
-    // nobody else. What happened under it is logged when it is released: a sink is users' code.
+    // Holds `mutex_`. In a forked copy it does not: the one who forked may have held it, and there
+    // is nobody else. What happened under it is logged when it is released: a sink is users' code.
     class Held {
       public:
         explicit Held(ProcessCore& core);

@@ -18,8 +18,8 @@ inline constexpr std::uint32_t kRingCapacity = 512;
 // A completed task that took longer than this is announced at once, not with the next ones.
 inline constexpr std::uint64_t kLongTaskNs = 20'000;
 
-// The memory of one worker's ring: the header, the slots, its meter, what is left of a crash, and for
-// each slot how far the worker's output was when the task in it ended (if it is captured).
+// The memory of one worker's ring: the header, the slots, its meter, what is left of a crash, and
+// for each slot how far the worker's output was when the task in it ended (if it is captured).
 inline constexpr std::size_t kWorkerWordsAt = sizeof(RingHeader) + kRingCapacity * sizeof(TaskSlot);
 inline constexpr std::size_t kCrashRecordAt = kWorkerWordsAt + sizeof(WorkerWords);
 inline constexpr std::size_t kOutputMarksAt = kCrashRecordAt + sizeof(CrashRecord);

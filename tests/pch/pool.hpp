@@ -1,7 +1,7 @@
 // As core.hpp, for what uses pools.
-#include <catch2/catch.hpp>
 #include <algorithm>
 #include <atomic>
+#include <catch2/catch.hpp>
 #include <chrono>
 #include <fstream>
 #include <functional>
