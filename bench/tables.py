@@ -1,0 +1,189 @@
+"""The tables of docs/performance.md: which rows stand in them, beside which floor and peers, and
+what is aimed at."""
+from dataclasses import dataclass, field
+
+PYTHON_POOLS = ("multiprocessing.Pool", "ProcessPoolExecutor", "loky", "billiard", "pebble",
+                "mpi4py")
+SIZES = {8: "8 B", 1 << 10: "1 KiB", 1 << 16: "64 KiB", 1 << 20: "1 MiB", 1 << 24: "16 MiB",
+         1 << 26: "64 MiB", 1 << 30: "1 GiB"}
+OURS, FLOOR = "Sidestep", "floor"
+
+
+@dataclass
+class Row:
+    what: str
+    key: str
+    unit: str  # "s", "ms", "us": less is better; all others, "share" too: more is better
+    floor: str = ""
+    # Which row of each of the table's peers: a row that all of them have, or {peer: key}.
+    peer: object = ""
+    peer_scale: float = 1.0  # by which a peer's value is multiplied to be of our kind
+    # {column: limit}: of the value itself (OURS), the share of the floor, or a peer's ratio.
+    goals: dict = field(default_factory=dict)
+
+    def peer_key(self, peer):
+        if isinstance(self.peer, dict):
+            return self.peer.get(peer)
+        return f"{peer}/{self.peer}" if self.peer else None
+
+
+@dataclass
+class Table:
+    rows: list
+    peers: tuple = ()
+
+
+def small_tasks():
+    in_flight = {1: "1 in flight", 16: "16 in flight", 512: "512 in flight"}
+    for n, name in in_flight.items():
+        goals = {OURS: 3e6, "multiprocessing.Pool": 60, "ProcessPoolExecutor": 200, "loky": 200}
+        yield Row(f"empty tasks one by one, {name}", f"pool/one_by_one/{n}", "tasks/s",
+                  "pool/floor_bare_ring" if n > 1 else "", f"one_by_one/{n}",
+                  goals=goals if n == 512 else {})
+    for n in (100, 10_000):
+        yield Row(f"empty tasks, {n} at once", f"pool/batch/{n}", "tasks/s",
+                  "pool/floor_bare_ring")
+    yield Row("round trip, hot", "pool/round_trip/hot", "s", "pool/floor_ping_pong/spin",
+              "round_trip", goals={OURS: 0.8e-6})
+    yield Row("round trip, parked", "pool/round_trip/parked", "s", "pool/floor_ping_pong/futex",
+              "round_trip", goals={FLOOR: 1 / 1.2})
+    best = {name: 10 for name in PYTHON_POOLS}
+    yield Row("map over 10^7 ints", "pool/map/10000000", "items/s", "", "map",
+              goals={OURS: 100e6, **best})
+    yield Row("map over 10^6 structs, by cereal", "pool/map_cereal/1000000", "items/s", "", "map",
+              goals={OURS: 20e6})
+    for method in ("spawn", "forkserver"):
+        yield Row(f"pool of two: start, task, end ({method})", f"pool/pool_start/{method}", "s", "",
+                  "start")
+    yield Row("SIGKILL of a worker to the error", "pool/kill_to_error", "s", goals={OURS: 1e-3})
+
+
+def load(cpus):
+    lengths = {1: "1 us", 10: "10 us", 100: "100 us", 1000: "1 ms", 10_000: "10 ms",
+               100_000: "100 ms"}
+    goals = {10: 0.85, 1000: 0.98}
+    for us, name in lengths.items():
+        yield Row(f"{name}, submitted", f"load/length/submit/{us}:efficiency", "share",
+                  peer=f"length/{us}" if us >= 10 else "", peer_scale=us * 1e-6 / cpus,
+                  goals={OURS: goals[us]} if us in goals else {})
+    for us in (1, 10, 1000):
+        yield Row(f"{lengths[us]}, by map", f"load/length/map/{us}:efficiency", "share")
+    for us in (1, 10, 1000):
+        yield Row(f"{lengths[us]}, over a ThreadPool", f"load/length/threads/{us}:efficiency",
+                  "share")
+    yield Row("uneven (Pareto), submitted", "load/pareto/submit:efficiency", "share", peer="pareto")
+    yield Row("uneven (Pareto), by map", "load/pareto/map:efficiency", "share", peer="pareto")
+    yield Row("uneven (Pareto), over a ThreadPool", "load/pareto/threads:efficiency", "share")
+
+
+def scale():
+    for n in (1, 2, 8, 32, 128, 200):
+        yield Row(f"empty tasks, {n} workers", f"load/workers/{n}", "tasks/s",
+                  peer=f"workers/{n}" if n < 200 else "")
+    for n in (1, 2, 8, 32, 128, 200):
+        yield Row(f"tasks of 100 us, {n} workers", f"load/workers_100us/{n}:efficiency", "share")
+
+
+def payload():
+    for size, name in SIZES.items():
+        for way in ("send", "receive", "echo"):
+            peer = f"{way}/{size}" if way != "receive" and name != "1 KiB" else ""
+            goals = {FLOOR: 0.7} if 1 << 16 <= size <= 1 << 24 else {}
+            yield Row(f"{way} {name}", f"payload/{way}/{size}", "B/s",
+                      f"payload/floor_memcpy/{size}", peer, goals=goals)
+    for size in (8, 1 << 20, 1 << 30):
+        yield Row(f"a handle to {SIZES[size]}: over an empty task",
+                  f"payload/handle/{size}:over_empty_us", "us", goals={OURS: 1})
+
+
+def queue():
+    names = ("pipe", "Boost", "ZeroMQ", "iceoryx", "multiprocessing.Queue")
+
+    def peers(n):
+        keys = dict(zip(names, (f"queue/pipe/{n}", f"queue/boost/{n}", f"queue/zeromq/{n}",
+                                f"queue/iceoryx/{n}", "multiprocessing.Queue/queue")))
+        return keys if n == 1 else {name: keys[name] for name in names[:2]}
+
+    ahead = {"pipe": 1, "Boost": 1, "ZeroMQ": 1}
+    for n in (1, 2, 4):
+        yield Row(f"{n} to {n}", f"queue/queue/{n}", "messages/s", peer=peers(n),
+                  goals={OURS: 3e6, **ahead} if n == 1 else {})
+    yield Row("1 to 1, 1024 items at most", "queue/bounded/1", "messages/s", peer=peers(1))
+    for n in (1, 4):
+        yield Row(f"{n} to {n}, batches of 64", f"queue/batch/{n}", "messages/s", peer=peers(n),
+                  goals={OURS: 20e6} if n == 1 else {})
+
+
+def start():
+    for mib in (0, 1024, 4096):
+        for method in ("spawn", "forkserver", "fork"):
+            floor = "floor_fork" if method == "fork" else "floor_spawn"
+            goals = {"spawn": {FLOOR: 1}, "forkserver": {OURS: 300e-6}}.get(method, {})
+            yield Row(f"Process, {method}, parent of {mib} MiB", f"start/process/{method}/{mib}",
+                      "s", f"start/{floor}/{mib}", goals=goals if mib == 0 else {})
+        yield Row(f"subprocess, static program, parent of {mib} MiB", f"start/popen/{mib}", "s",
+                  f"start/floor_static/{mib}")
+
+
+def programs():
+    """Rows that were measured in turns with their floor: the counter is the share."""
+    rows = {"start/true": ("start and wait, /bin/true", 1.0),
+            "start/static": ("the same, a static program that does nothing", 1.3),
+            "clone/static": ("clone, pidfd, poll, waitid, and nothing else", None),
+            "run/true": ("run() of /bin/true", None),
+            "run_python/true": ("run(), beside Python's subprocess.run", 1.2),
+            "capture/1": ("capture 1 MiB", 0.8), "capture/1024": ("capture 1 GiB", 0.8),
+            "capture_warm/1024": ("capture 1 GiB into memory just touched", 0.8),
+            "capture_string/1024": ("capture 1 GiB, beside appending to a string", None),
+            "capture_fresh/1024": ("capture 1 GiB, beside reading into new memory", None),
+            "parallel/xargs": ("examples/parallel, beside xargs -P", 1.0),
+            "parallel/gnu": ("examples/parallel, beside GNU parallel", 5.0)}
+    for row, (what, goal) in rows.items():
+        yield Row(what, f"subprocess/{row}:x_floor", "x", goals={OURS: goal} if goal else {})
+
+
+def talk():
+    yield Row("Lock: lock and unlock", "ipc/lock_unlock", "s", goals={OURS: 30e-9})
+    yield Row("RLock: lock and unlock", "ipc/rlock_unlock", "s")
+    yield Row("Semaphore: acquire and release", "ipc/semaphore", "s")
+    for size, name in {64: "64 B", 4096: "4 KiB", 1 << 20: "1 MiB"}.items():
+        for row, what in (("round_trip", "round trip"), ("stream", "stream"),
+                          ("one_thread", "both ends in one thread")):
+            yield Row(f"Connection, {what} {name}", f"connection/{row}<FramedSocket>/{size}",
+                      "messages/s", f"connection/{row}<BareSocket>/{size}",
+                      goals={} if row == "one_thread" else {FLOOR: 0.9})
+    for what in ("nothing", "lock", "queue"):
+        yield Row(f"after a SIGKILL, {what} shared: the next one gets on, mean",
+                  f"ipc/stall/{what}", "s")
+        yield Row("the same, worst of 200", f"ipc/stall/{what}:worst_ms", "ms")
+    for method in ("spawn", "forkserver"):
+        yield Row(f"an Array of 1 GiB as argument, {method}: beside an int",
+                  f"ipc/pass_array/{method}:x_int", "x", goals={OURS: 0.9})
+
+
+def compute():
+    for job in ("monte_carlo", "mandelbrot", "wordcount"):
+        yield Row(job, f"compute/{job}/pool", "s",
+                  peer={"one worker": f"compute/{job}/pool_of_one",
+                        "ThreadPool": f"compute/{job}/threads",
+                        "OpenMP": f"compute/{job}/openmp"},
+                  goals={"one worker": 1.9, "ThreadPool": 0.95} if job == "wordcount" else {})
+    yield Row("embedded Python, two workers", "python/pool of two", "s",
+              peer={"one thread": "python/one thread"}, goals={"one thread": 1.9})
+    yield Row("embedded Python, two threads", "python/two threads", "s",
+              peer={"one thread": "python/one thread"})
+
+
+def tables(cpus):
+    return {
+        "pool": Table(list(small_tasks()), PYTHON_POOLS),
+        "load": Table(list(load(cpus)), PYTHON_POOLS),
+        "scale": Table(list(scale()), ("multiprocessing.Pool",)),
+        "payload": Table(list(payload()), PYTHON_POOLS),
+        "queue": Table(list(queue()), ("pipe", "Boost", "ZeroMQ", "iceoryx",
+                                       "multiprocessing.Queue")),
+        "start": Table(list(start())),
+        "programs": Table(list(programs())),
+        "talk": Table(list(talk())),
+        "compute": Table(list(compute()), ("one worker", "ThreadPool", "OpenMP", "one thread")),
+    }
