@@ -3,25 +3,17 @@
 //
 // Rows                  | unit                     | good is
 // lock_unlock           | ns for lock and unlock   | 30 ns or less, uncontended
-// queue_1p1c, 2p2c      | messages of 16 B a second, one by one, of one producer and one consumer,
-//                       | or two and two           | 2.5 M/s; x_boost 0.8; no collapse with two
-// queue_batch           | put_many, get_many of 64 | 15 M/s, x_boost 1
-// queue_python          | queue_1p1c; x_python is beside multiprocessing.Queue: 10
 // process_start/METHOD  | start and join of a Process of nothing; x_spawn of forkserver: 3.3
 // pass_array            | the same with an Array of 1 GiB as argument; x_int is beside an int: 1
 // stall/lock, queue     | from the death of a process that uses the object to the next moment that
 //                       | another one gets on; "worst_ms" of 200  | 10 ms on a quiet machine, and
 // stall/nothing         | the same where nothing is shared: what the scheduler makes of it
-//
-// Boost's queue is boost::interprocess::message_queue, which hangs after a kill. Producers and
-// consumers are processes; the numbers are of the whole, from the first to the last.
 #include <benchmark/benchmark.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <boost/interprocess/ipc/message_queue.hpp>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -33,7 +25,6 @@
 
 #include <sidestep/process.hpp>
 #include <sidestep/queue.hpp>
-#include <sidestep/subprocess.hpp>
 #include <sidestep/sync.hpp>
 #include <sidestep/value.hpp>
 
@@ -102,118 +93,6 @@ void compare(benchmark::State& state, const char* peer_name, const std::function
     double our_median = median(our_times);
     state.counters[peer_name] = median(peer_times) / our_median;
     state.counters["median_us"] = our_median * 1e6;
-}
-
-// --- queues ------------------------------------------------------------------------------------
-
-// Runs `count` producers and consumers; the time until all are through.
-template <class Produce, class Consume>
-double run(long count, long messages, Produce produce, Consume consume) {
-    auto begin = Clock::now();
-    std::vector<pid_t> children;
-    for (long i = 0; i < count; ++i)
-        children.push_back(fork_child([&] { produce(messages / count); }));
-    for (long i = 0; i < count; ++i)
-        children.push_back(fork_child([&] { consume(messages / count); }));
-    for (pid_t child : children) waitpid(child, nullptr, 0);
-    return seconds_since(begin);
-}
-
-double run_queue(long count, long messages, std::int64_t max_items = 0) {
-    Queue<Message> queue(max_items);
-    return run(
-        count, messages,
-        [&](long n) {
-            for (long i = 0; i < n; ++i) queue.put({std::uint64_t(i), std::uint64_t(i)});
-        },
-        [&](long n) {
-            for (long i = 0; i < n; ++i) benchmark::DoNotOptimize(queue.get());
-        });
-}
-
-double run_batches(long messages) {
-    Queue<Message> queue;
-    std::vector<Message> batch(64, Message{1, 2});
-    return run(
-        1, messages,
-        [&](long n) {
-            for (long i = 0; i < n; i += 64) queue.put_many(batch);
-        },
-        [&](long n) {
-            for (long got = 0; got < n;)
-                got += static_cast<long>(queue.get_many(std::size_t(n - got)).size());
-        });
-}
-
-double run_boost(long count, long messages) {
-    namespace bip = boost::interprocess;
-    constexpr const char* kName = "sidestep_ipc_bench";
-    bip::message_queue::remove(kName);
-    bip::message_queue queue(bip::create_only, kName, 100'000, sizeof(Message));
-    double seconds = run(
-        count, messages,
-        [&](long n) {
-            Message message{1, 2};
-            for (long i = 0; i < n; ++i) queue.send(&message, sizeof message, 0);
-        },
-        [&](long n) {
-            Message message;
-            std::size_t size = 0;
-            unsigned priority = 0;
-            for (long i = 0; i < n; ++i) queue.receive(&message, sizeof message, size, priority);
-        });
-    bip::message_queue::remove(kName);
-    return seconds;
-}
-
-double run_python(long messages) {
-    const std::string script =
-        "import multiprocessing as m, time\n"
-        "def put(q, n):\n"
-        "    for i in range(n): q.put((i, i))\n"
-        "n = " +
-        std::to_string(messages) +
-        "; q = m.Queue(); t = time.perf_counter()\n"
-        "p = m.Process(target=put, args=(q, n)); p.start()\n"
-        "for i in range(n): q.get()\n"
-        "p.join(); print(time.perf_counter() - t)";
-    return std::stod(sidestep::subprocess::check_output({"python3", "-c", script}));
-}
-
-constexpr long kMessages = 1'000'000;
-
-void add_queues(benchmark::State& state, long messages) {
-    state.SetItemsProcessed(state.iterations() * messages);
-}
-void queue(benchmark::State& state) {
-    long count = state.range(0);
-    compare(
-        state, "x_boost", [&] { return run_queue(count, kMessages); },
-        [&] { return run_boost(count, kMessages); });
-    add_queues(state, kMessages);
-}
-void queue_bounded(benchmark::State& state) {
-    compare(
-        state, "x_boost", [] { return run_queue(1, kMessages, 1024); },
-        [] { return run_boost(1, kMessages); });
-    add_queues(state, kMessages);
-}
-void queue_batch(benchmark::State& state) {
-    constexpr long kMany = 64 * 50'000;
-    compare(
-        state, "x_boost", [] { return run_batches(kMany); }, [] { return run_boost(1, kMany); });
-    add_queues(state, kMany);
-}
-void queue_python(benchmark::State& state) {
-    try {
-        run_python(1);
-    } catch (const std::exception&) {
-        return state.SkipWithError("python3 with multiprocessing is not there");
-    }
-    constexpr long kFew = 100'000;
-    compare(
-        state, "x_python", [] { return run_queue(1, kFew); }, [] { return run_python(kFew); });
-    add_queues(state, kFew);
 }
 
 // --- processes ---------------------------------------------------------------------------------
@@ -318,12 +197,6 @@ int main(int argc, char** argv) {
             ->Unit(benchmark::kMicrosecond);
     };
     using sidestep::StartMethod;
-    auto milliseconds = [](auto* row) { return row->Unit(benchmark::kMillisecond); };
-    milliseconds(add("queue_1p1c", queue)->Arg(1));
-    milliseconds(add("queue_2p2c", queue)->Arg(2));
-    milliseconds(add("queue_bounded", queue_bounded));
-    milliseconds(add("queue_batch", queue_batch));
-    milliseconds(add("queue_python", queue_python)->Iterations(5));
     add("process_start/fork", process_start, StartMethod::fork);
     add("process_start/forkserver", process_start, StartMethod::forkserver);
     add("pass_array/spawn", pass_array, StartMethod::spawn);

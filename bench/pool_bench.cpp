@@ -1,14 +1,13 @@
 // The pool beside its floors, in one run.
 //
-//   floor/...          futex and spin ping-pong between two processes, the bare ring, memcpy
-//   one_by_one         submit() in a loop, 512 in flight, each result taken: items/s (good: 3 M/s)
+//   floor/...          futex and spin ping-pong between two processes, the bare ring
+//   one_by_one/N       submit() in a loop, N in flight, each result taken: items/s (good: 3 M/s)
 //   batch/N            N tasks submitted, then N results taken
 //   round_trip_hot     submit().get() while the worker spins (good: below 0.8 us)
 //   round_trip_parked  the same after the worker went to sleep (good: 1.2 x floor/futex)
 //   map/N              map of a trivial function over N ints, chunks chosen by the pool: items/s
-//   echo/BYTES         a vector<double> there and back, copied: bytes/s each way (good: 70 % of
-//                      floor/memcpy, which is one copy; an echo makes four)
-//   send/BYTES         the same, one way: two copies
+//                      (good: 100 M/s)
+//   map_cereal/N       the same over structs that cereal serializes, there and back (good: 20 M/s)
 //   pool_start/METHOD  Pool of two workers made, one task run, destroyed
 //   kill_to_error      SIGKILL of a busy worker until get() throws (good: below 1 ms)
 #include <benchmark/benchmark.h>
@@ -17,7 +16,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstring>
 #include <deque>
 #include <numeric>
 #include <thread>
@@ -32,8 +30,15 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 int same(int x) { return x; }
-double first(const std::vector<double>& v) { return v.empty() ? 0 : v.front(); }
-std::vector<double> echo(const std::vector<double>& v) { return v; }
+
+struct Point {
+    int x = 1, y = 2;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(x, y);
+    }
+};
+Point mirrored(const Point& point) { return {point.y, point.x}; }
 
 mp::Pool& pool() {
     static mp::Pool* instance = new mp::Pool;
@@ -62,21 +67,12 @@ void floor_bare_ring(benchmark::State& state) {
     for (auto _ : state) state.SetIterationTime(seconds(ring.run(100'000)));
     set_items(state, 100'000);
 }
-void floor_memcpy(benchmark::State& state) {
-    auto size = static_cast<std::size_t>(state.range(0));
-    std::vector<char> from(size, 'x'), to(size);
-    for (auto _ : state) {
-        std::memcpy(to.data(), from.data(), size);
-        benchmark::DoNotOptimize(to.data());
-        benchmark::ClobberMemory();
-    }
-    state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * state.range(0));
-}
 
 void one_by_one(benchmark::State& state) {
+    auto in_flight = static_cast<std::size_t>(state.range(0));
     std::deque<mp::Future<int>> flying;
     for (auto _ : state) {
-        if (flying.size() == 512) {
+        if (flying.size() == in_flight) {
             benchmark::DoNotOptimize(flying.front().get());
             flying.pop_front();
         }
@@ -107,15 +103,10 @@ void map(benchmark::State& state) {
     for (auto _ : state) benchmark::DoNotOptimize(pool().map(same, items).data());
     set_items(state, static_cast<double>(items.size()));
 }
-void payload(benchmark::State& state, bool both_ways) {
-    std::vector<double> data(static_cast<std::size_t>(state.range(0)) / sizeof(double), 1.5);
-    for (auto _ : state) {
-        if (both_ways)
-            benchmark::DoNotOptimize(pool_of_one().apply(echo, data).data());
-        else
-            benchmark::DoNotOptimize(pool_of_one().apply(first, data));
-    }
-    state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * state.range(0));
+void map_cereal(benchmark::State& state) {
+    std::vector<Point> items(static_cast<std::size_t>(state.range(0)));
+    for (auto _ : state) benchmark::DoNotOptimize(pool().map(mirrored, items).data());
+    set_items(state, static_cast<double>(items.size()));
 }
 void pool_start(benchmark::State& state, mp::StartMethod method) {
     for (auto _ : state) {
@@ -149,14 +140,12 @@ constexpr int kPauseUs = 300;  // enough to go to sleep: more than any spin budg
 BENCHMARK_CAPTURE(floor_ping_pong, spin, Wait::spin, 0)->UseManualTime();
 BENCHMARK_CAPTURE(floor_ping_pong, futex, Wait::futex, kPauseUs)->UseManualTime();
 BENCHMARK(floor_bare_ring)->UseManualTime();
-BENCHMARK(floor_memcpy)->Arg(64 << 10)->Arg(1 << 20)->Arg(64 << 20);
-BENCHMARK(one_by_one)->UseRealTime();
+BENCHMARK(one_by_one)->RangeMultiplier(2)->Range(1, 512)->UseRealTime();
 BENCHMARK(batch)->Arg(100)->Arg(10'000)->UseRealTime();
 BENCHMARK_CAPTURE(round_trip, hot, 0)->UseManualTime();
 BENCHMARK_CAPTURE(round_trip, parked, kPauseUs)->UseManualTime();
 BENCHMARK(map)->Arg(10'000)->Arg(10'000'000)->UseRealTime();
-BENCHMARK_CAPTURE(payload, send, false)->Arg(64 << 10)->Arg(1 << 20)->Arg(64 << 20)->UseRealTime();
-BENCHMARK_CAPTURE(payload, echo, true)->Arg(64 << 10)->Arg(1 << 20)->Arg(64 << 20)->UseRealTime();
+BENCHMARK(map_cereal)->Arg(1'000'000)->UseRealTime();
 BENCHMARK_CAPTURE(pool_start, spawn, mp::StartMethod::spawn)->UseRealTime();
 BENCHMARK_CAPTURE(pool_start, forkserver, mp::StartMethod::forkserver)->UseRealTime();
 BENCHMARK(kill_to_error)->UseManualTime()->Iterations(20);
@@ -165,6 +154,8 @@ BENCHMARK(kill_to_error)->UseManualTime()->Iterations(20);
 
 int main(int argc, char** argv) {
     mp::init();
+    pool().apply(same, 1);  // the workers are there before the first row
+    pool_of_one().apply(same, 1);
     benchmark::Initialize(&argc, argv);
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
     benchmark::RunSpecifiedBenchmarks();

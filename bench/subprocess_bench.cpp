@@ -275,7 +275,7 @@ int main(int argc, char** argv) {
     add("run_python/true", run_python);
     add("capture", capture, Keep::nothing, false)->Arg(1)->Unit(benchmark::kMillisecond);
     auto capture_large = [&](const char* name, Keep keep, bool warm) {
-        add(name, capture, keep, warm)->Arg(1024)->Unit(benchmark::kMillisecond)->Iterations(7);
+        add(name, capture, keep, warm)->Arg(1024)->Unit(benchmark::kMillisecond)->Iterations(3);
     };
     capture_large("capture", Keep::nothing, false);
     capture_large("capture_warm", Keep::nothing, true);

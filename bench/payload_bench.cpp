@@ -1,0 +1,119 @@
+// What it costs to give a task data, by value and by handle.
+//
+//   floor_memcpy/BYTES   one copy into memory that is already there: bytes/s
+//   send/BYTES           a vector<double> as an argument: two copies, and new memory for the vector
+//   receive/BYTES        the same as a result
+//   echo/BYTES           there and back: four copies          (good: 70 % of the floor each way)
+//   empty                a task that gets an int: what BYTES of 0 would cost
+//   handle/BYTES         an Array of so many bytes as an argument; "over_empty_us" is beside the
+//                        empty task, in turns                 (good: the same for all, below 1 us)
+//
+// One worker. A row for which there is not enough memory says so.
+#include <cstring>
+#include <numeric>
+
+#include <sidestep/pool.hpp>
+#include <sidestep/value.hpp>
+
+#include "common.hpp"
+
+namespace mp = sidestep;
+
+namespace {
+
+using Values = std::vector<double>;
+int same(int x) { return x; }
+double first(const Values& values) { return values.front(); }
+Values make(std::size_t size) { return Values(size, 1.5); }
+Values echo(Values values) { return values; }
+double first_of_array(const mp::Array<double>& values) { return values[0]; }
+
+mp::Pool& pool() {
+    static mp::Pool* instance = new mp::Pool({.processes = 1});
+    return *instance;
+}
+
+// An echo has it six times: twice in each process, and twice on the way.
+bool fits(benchmark::State& state) {
+    auto pages = static_cast<std::int64_t>(sysconf(_SC_AVPHYS_PAGES));
+    if (pages * sysconf(_SC_PAGESIZE) > 8 * state.range(0)) return true;
+    state.SkipWithError("not enough free memory");
+    return false;
+}
+
+void set_bytes(benchmark::State& state) {
+    state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * state.range(0));
+}
+
+std::size_t count(const benchmark::State& state) {
+    return static_cast<std::size_t>(state.range(0)) / sizeof(double);
+}
+
+void floor_memcpy(benchmark::State& state) {
+    if (!fits(state)) return;
+    auto size = static_cast<std::size_t>(state.range(0));
+    std::vector<char> from(size, 'x'), to(size);
+    for (auto _ : state) {
+        std::memcpy(to.data(), from.data(), size);
+        benchmark::DoNotOptimize(to.data());
+        benchmark::ClobberMemory();
+    }
+    set_bytes(state);
+}
+
+void send(benchmark::State& state) {
+    if (!fits(state)) return;
+    Values data(count(state), 1.5);
+    for (auto _ : state) benchmark::DoNotOptimize(pool().apply(first, data));
+    set_bytes(state);
+}
+
+void receive(benchmark::State& state) {
+    if (!fits(state)) return;
+    for (auto _ : state) benchmark::DoNotOptimize(pool().apply(make, count(state)).data());
+    set_bytes(state);
+}
+
+void echo_back(benchmark::State& state) {
+    if (!fits(state)) return;
+    Values data(count(state), 1.5);
+    for (auto _ : state) benchmark::DoNotOptimize(pool().apply(echo, data).data());
+    set_bytes(state);
+}
+
+void empty(benchmark::State& state) {
+    for (auto _ : state) benchmark::DoNotOptimize(pool().apply(same, 1));
+}
+
+void handle(benchmark::State& state) {
+    if (!fits(state)) return;
+    mp::Array<double> array(count(state), 1.5);
+    std::vector<double> over;
+    for (auto _ : state) {
+        double nothing = bench::timed([] { benchmark::DoNotOptimize(pool().apply(same, 1)); });
+        double mine =
+            bench::timed([&] { benchmark::DoNotOptimize(pool().apply(first_of_array, array)); });
+        over.push_back(mine - nothing);
+        state.SetIterationTime(mine);
+    }
+    state.counters["over_empty_us"] = bench::median(over) * 1e6;
+}
+
+void sizes(benchmark::internal::Benchmark* row) {
+    for (int bits : {3, 10, 16, 20, 24, 26, 30}) row->Arg(std::int64_t(1) << bits);
+    row->UseRealTime();
+}
+BENCHMARK(floor_memcpy)->Apply(sizes);
+BENCHMARK(send)->Apply(sizes);
+BENCHMARK(receive)->Apply(sizes);
+BENCHMARK(echo_back)->Name("echo")->Apply(sizes);
+BENCHMARK(empty)->UseRealTime();
+BENCHMARK(handle)->Arg(8)->Arg(1 << 20)->Arg(1 << 30)->UseManualTime();
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    mp::init();
+    pool().apply(same, 1);  // the worker is there before the first row
+    return bench::run_all(argc, argv);
+}
