@@ -11,9 +11,8 @@
 //   pool_start/METHOD  Pool of two workers made, one task run, destroyed
 //   start_200/METHOD   the same with 200 workers and 1000 tasks
 //   kill_to_error      SIGKILL of a busy worker until get() throws (good: below 1 ms)
-//   policies/none, all one_by_one without policies, and with a timeout, a memory limit, retries and
-//   a
-//                      priority; both in turn, x_none compares them (good: below 1.1)
+//   policies/none, all one_by_one without policies, and with all of them (timeout, memory limit,
+//                      retries, priority); both in turn, x_none compares them (good: below 1.1)
 //   latency/timeout    from a task's deadline until get() throws (good: below 5 ms)
 //   latency/cancel*    from cancel() of a task that runs until its worker, or the one in its place,
 //                      begins the next (good: below 10 ms); the task heeds the request, or not

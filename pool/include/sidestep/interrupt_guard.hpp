@@ -13,9 +13,8 @@
 //      get CancelledError, and nothing is retried;
 //   2. terminate(): what runs is ended, too, and gets CancelledError. (Threads of a ThreadPool
 //      cannot be ended: their tasks are asked to stop.)
-//   3. SIGINT does what it did before there was a guard: as a rule it ends the process, and that
-//   its
-//      workers.
+//   3. SIGINT does what it did before there was a guard: as a rule it ends the process, and so
+//      its workers.
 // Signals that come before the first of them was handled are one, as ever with signals.
 // So get(), map() and join() come back. submit() throws CancelledError from the first step on.
 //
