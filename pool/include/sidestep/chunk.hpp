@@ -71,15 +71,18 @@ struct Chunk {
         else
             return std::invoke(f, std::move(item));
     }
-    static void call(F& f, Item&& item, OutputArchive& result, CallTimes* times) {
+    // Out of line: the loop is fast because it is small.
+    [[gnu::noinline]] static void call_measured(F& f, Item&& item, OutputArchive& result,
+                                                CallTimes& times) {
+        times.arguments_read();
         if constexpr (std::is_void_v<Result>) {
             call(f, std::move(item));
-            if (times) times->called();
+            times.called();
         } else {
             Result value(call(f, std::move(item)));
-            if (times) times->called();
+            times.called();
             result(std::move(value));
-            if (times) times->result_written();
+            times.result_written();
         }
     }
     // no_sanitize: by the ABI, who catches a forced unwind is given a null reference.
@@ -93,21 +96,27 @@ struct Chunk {
         std::uint64_t end =
             context.items_end ? std::min<std::uint64_t>(context.items_end, count) : count;
         save_item_bits(result, end - begin);
+        CallTimes* const times = result.times();
+        std::uint64_t next_measured = times ? begin : end;
         for (std::uint64_t i = 0; i < end; ++i) {
-            bool is_measured = i >= begin && (i - begin) % CallTimes::kItemsForOne == 0;
-            CallTimes* times = is_measured ? result.times() : nullptr;
-            if (times) times->begin();
+            if (i == next_measured) times->begin();
             // An item that cannot be read leaves the rest unreadable: that fails the whole chunk.
             Item item = make_blank<Item>();
             arguments(item);
             if (i < begin) continue;  // another one's
-            if (times) times->arguments_read();
             context.item = first + i;
             if (context.started_ns)
                 context.started_ns->store(steady_now_ns(), std::memory_order_relaxed);  // a hint
             std::size_t mark = result.buffer().size();
             try {
-                call(f, std::move(item), result, times);
+                if (i == next_measured) {
+                    next_measured += CallTimes::kItemsForOne;
+                    call_measured(f, std::move(item), result, *times);
+                } else if constexpr (std::is_void_v<Result>) {
+                    call(f, std::move(item));
+                } else {
+                    result(call(f, std::move(item)));
+                }
             } catch (abi::__forced_unwind&) {
                 throw;
             } catch (...) {
