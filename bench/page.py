@@ -24,6 +24,9 @@ def human(value, unit):
         return f"{value / 1e-9:.3g} ns"
     if unit == "x":
         return f"{value:.2f}"
+    if unit == "count":
+        return f"{value:.3g}"
+    unit = unit.removesuffix(" of memory")
     for scale, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= scale:
             return f"{value / scale:.3g} {name}{unit}"
@@ -31,7 +34,7 @@ def human(value, unit):
 
 
 def less_is_better(unit):
-    return unit in SECONDS
+    return unit in SECONDS or unit == "count" or unit.endswith("of memory")
 
 
 def times_better(results, row, other, scale=1.0):

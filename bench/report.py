@@ -42,6 +42,7 @@ TOPICS = {
     "talk": (["ipc", "connection"], False),
     "compute": (["compute"], False),
     "model": (["dispatch"], False),
+    "idle": (["idle"], False),
 }
 # What a quick run leaves out.
 SLOW = {"payload": "/(16777216|67108864|1073741824)/", "start": "/(1024|4096)/",

@@ -13,7 +13,7 @@ OURS, FLOOR = "Sidestep", "floor"
 class Row:
     what: str
     key: str
-    unit: str  # "s", "ms", "us": less is better; all others, "share" too: more is better
+    unit: str  # "s", "ms", "us", "count", "B of memory": less is better; else more is
     floor: str = ""
     # Which row of each of the table's peers: a row that all of them have, or {peer: key}.
     peer: object = ""
@@ -82,6 +82,14 @@ def scale():
                   peer=f"workers/{n}" if n < 200 else "")
     for n in (1, 2, 8, 32, 128, 200):
         yield Row(f"tasks of 100 us, {n} workers", f"load/workers_100us/{n}:efficiency", "share")
+
+
+def idle():
+    yield Row("wake-ups of the process that has the most, a second", "idle/pool:wakeups_per_s",
+              "count", goals={OURS: 2})
+    yield Row("CPU time of all three processes, a second", "idle/pool:cpu_us_per_s", "us")
+    yield Row("memory of a worker: its share", "idle/pool:worker_pss", "B of memory")
+    yield Row("memory of a worker: its own", "idle/pool:worker_private", "B of memory")
 
 
 def payload():
@@ -179,6 +187,7 @@ def tables(cpus):
         "pool": Table(list(small_tasks()), PYTHON_POOLS),
         "load": Table(list(load(cpus)), PYTHON_POOLS),
         "scale": Table(list(scale()), ("multiprocessing.Pool",)),
+        "idle": Table(list(idle())),
         "payload": Table(list(payload()), PYTHON_POOLS),
         "queue": Table(list(queue()), ("pipe", "Boost", "ZeroMQ", "iceoryx",
                                        "multiprocessing.Queue")),
