@@ -5,6 +5,8 @@
 //   batch/N            N tasks submitted, then N results taken
 //   round_trip_hot     submit().get() while the worker spins (good: below 0.8 us)
 //   round_trip_parked  the same after the worker went to sleep (good: 1.2 x floor/futex)
+//   .../parked_apart   the same with each side on a CPU of its own, and its floor: where the
+//                      scheduler leaves both on one CPU, a wake-up needs no other CPU to wake
 //   map/N              map of a trivial function over N ints, chunks chosen by the pool: items/s
 //                      (good: 100 M/s)
 //   map_cereal/N       the same over structs that cereal serializes, there and back (good: 20 M/s)
@@ -25,6 +27,7 @@
 #include <atomic>
 #include <deque>
 #include <numeric>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -74,6 +77,28 @@ void floor_bare_ring(benchmark::State& state) {
     bench::BareRing ring;
     for (auto _ : state) state.SetIterationTime(seconds(ring.run(100'000)));
     set_items(state, 100'000);
+}
+
+void floor_ping_pong_apart(benchmark::State& state, int pause_us) {
+    std::optional<bench::OnCpu> there(std::in_place, 0);
+    bench::PingPong pair(bench::PingPong::Wait::futex);
+    there.reset();
+    bench::OnCpu here(1);
+    for (auto _ : state) {
+        std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
+        state.SetIterationTime(seconds(pair.round_trip()));
+    }
+}
+void round_trip_apart(benchmark::State& state, int pause_us) {
+    mp::Pool there({.processes = 1, .pin_workers = true});
+    bench::OnCpu here(1);
+    for (int i = 0; i < 1000; ++i) there.apply(same, i);
+    for (auto _ : state) {
+        std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
+        auto begin = Clock::now();
+        benchmark::DoNotOptimize(there.apply(same, 1));
+        state.SetIterationTime(seconds(Clock::now() - begin));
+    }
 }
 
 void one_by_one(benchmark::State& state) {
@@ -228,11 +253,13 @@ using Wait = bench::PingPong::Wait;
 constexpr int kPauseUs = 300;  // enough to go to sleep: more than any spin budget
 BENCHMARK_CAPTURE(floor_ping_pong, spin, Wait::spin, 0)->UseManualTime();
 BENCHMARK_CAPTURE(floor_ping_pong, futex, Wait::futex, kPauseUs)->UseManualTime();
+BENCHMARK_CAPTURE(floor_ping_pong_apart, futex, kPauseUs)->UseManualTime();
 BENCHMARK(floor_bare_ring)->UseManualTime();
 BENCHMARK(one_by_one)->RangeMultiplier(2)->Range(1, 512)->UseRealTime();
 BENCHMARK(batch)->Arg(100)->Arg(10'000)->UseRealTime();
 BENCHMARK_CAPTURE(round_trip, hot, 0)->UseManualTime();
 BENCHMARK_CAPTURE(round_trip, parked, kPauseUs)->UseManualTime();
+BENCHMARK_CAPTURE(round_trip_apart, parked, kPauseUs)->UseManualTime();
 BENCHMARK(map)->Arg(10'000)->Arg(10'000'000)->UseRealTime();
 BENCHMARK(map_cereal)->Arg(1'000'000)->UseRealTime();
 BENCHMARK_CAPTURE(pool_start, spawn, mp::StartMethod::spawn)->UseRealTime();

@@ -25,6 +25,7 @@
 #include "inner_threads.hpp"
 #include "spin.hpp"
 #include "task_fds.hpp"
+#include "worker_heap.hpp"
 #include "worker_protocol.hpp"
 
 namespace sidestep {
@@ -201,6 +202,7 @@ class Worker {
             detail::CallTimes parts;
             bool measured = meter_.wants_parts();
             run(*slot, measured ? &parts : nullptr);
+            heap_used_ = true;
             std::uint64_t end = steady_now_ns();
             std::uint64_t duration = end - begin;
             meter_.worked(begin, end);
@@ -350,6 +352,8 @@ class Worker {
         if (!ring_.has_work()) bell.wait(key, {});
         bell.cancel(0);
         control_->set_parked(index_, false);
+        if (!ring_.has_work() && std::exchange(heap_used_, false))
+            give_back_freed_memory();  // nothing came for a whole second
         // The lifeline kills us with our parent; this is for a parent whose lifeline a forked
         // process still holds.
         if (getppid() != parent_pid_) leave_process(1);
@@ -372,6 +376,7 @@ class Worker {
     detail::TaskId cached_;
     const detail::TaskEntry* cached_entry_ = nullptr;
     std::uint32_t unannounced_ = 0;
+    bool heap_used_ = false;  // since freed memory was given back
 };
 
 // A worker reads nobody's keyboard.
@@ -401,6 +406,7 @@ void worker_main(Fd control) {
         message.fds.size() != setup.fds())
         throw std::runtime_error("the set-up message is not one of this version of Sidestep");
     use_null_input();
+    keep_freed_memory();
     prctl(PR_SET_NAME, fmt::format("sidestep/{}", setup.index).c_str());
     pin_to(setup.cpu);
     set_inner_threads(setup.inner_threads);

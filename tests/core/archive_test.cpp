@@ -250,6 +250,20 @@ TEST_CASE("bitwise types travel as raw memory, in bulk in vectors", "[core][arch
     CHECK(saved(std::vector<Level>(5)).size() == 8 + 5 * sizeof(Level));
 }
 
+TEST_CASE("vectors of numbers survive the round trip where they are not aligned, and large ones",
+          "[core][archive]") {
+    std::vector<double> few{1.5, -2, 3}, many((std::size_t(5) << 20) / sizeof(double), 0.25);
+    many.back() = 7;
+    for (const auto& values : {few, many}) {
+        auto aligned = std::pair(std::uint64_t(1), values);
+        CHECK(loaded<decltype(aligned)>(saved(aligned)) == aligned);
+        auto shifted = std::pair('c', values);
+        CHECK(loaded<decltype(shifted)>(saved(shifted)) == shifted);
+    }
+    std::string text(std::size_t(5) << 20, 't');
+    CHECK(loaded<std::string>(saved(text)) == text);
+}
+
 TEST_CASE("the user's types travel by whatever cereal function they have", "[core][archive]") {
     check_round_trip(Member{1, "one"});
     check_round_trip(Free{{{1, "a"}, {2, "b"}}});

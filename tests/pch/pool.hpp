@@ -1,6 +1,7 @@
 // As core.hpp, for what uses pools.
 #include <algorithm>
 #include <atomic>
+#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for listeners
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <fstream>

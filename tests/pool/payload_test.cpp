@@ -1,0 +1,74 @@
+// Large arguments and results: what they cost beside the copies.
+#include <cstdio>
+#include <fstream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include "pool_support.hpp"
+
+namespace mp = sidestep;
+
+namespace {
+
+constexpr std::size_t kLarge = std::size_t(4) << 20;
+
+std::vector<double> copy_of(const std::vector<double>& values) { return values; }
+std::size_t use_and_free(std::size_t bytes) { return std::string(bytes, 'x').size(); }
+
+// A field of /proc/PID/stat, counted as proc(5) does.
+long stat_field(int pid, int number) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    std::string line;
+    std::getline(file, line);
+    std::string_view rest = std::string_view(line).substr(line.rfind(')') + 2);  // field 3
+    for (; number > 3; --number) rest.remove_prefix(rest.find(' ') + 1);
+    return std::stol(std::string(rest.substr(0, rest.find(' '))));
+}
+long faults(int pid) { return stat_field(pid, 10); }
+long resident_pages(int pid) { return stat_field(pid, 24); }
+
+}  // namespace
+
+TEST_CASE("large values arrive whole, wherever they lie in the message", "[pool][payload]") {
+    mp::Pool pool({.processes = 1});
+    std::vector<double> values(2 * kLarge / sizeof(double));
+    std::iota(values.begin(), values.end(), 0.5);
+    std::string text(kLarge + 3, 'a');
+    text.back() = 'z';
+    CHECK(pool.apply(copy_of, values) == values);
+    // Behind an odd number of bytes the numbers are not aligned.
+    auto both = pool.apply(
+        [](char, const std::string& s, const std::vector<double>& v) { return std::pair(s, v); },
+        'c', text, values);
+    CHECK(both.first == text);
+    CHECK(both.second == values);
+    CHECK(pool.apply(copy_of, std::vector<double>()).empty());
+}
+
+#ifndef TEST_SANITIZED  // they have heaps of their own
+TEST_CASE("what a task freed the next one uses: no page is asked for again", "[pool][payload]") {
+    auto method = GENERATE(from_range(test::methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    std::vector<double> values(kLarge / sizeof(double), 1.5);
+    int worker = pool.worker_pids().front();
+    for (int i = 0; i < 5; ++i) (void)pool.apply(copy_of, values);
+    long before = faults(worker);
+    for (int i = 0; i < 20; ++i) (void)pool.apply(copy_of, values);
+    // 1500 for each task otherwise; large pages may be split and joined now and then.
+    CHECK(faults(worker) - before < 20 * 150);
+}
+
+TEST_CASE("a worker that has nothing to do gives back what tasks freed", "[pool][payload]") {
+    mp::Pool pool({.processes = 1});
+    constexpr std::size_t kBytes = std::size_t(24) << 20;
+    int worker = pool.worker_pids().front();
+    (void)pool.apply(use_and_free, std::size_t(1));
+    long small = resident_pages(worker);
+    (void)pool.apply(use_and_free, kBytes);
+    CHECK(test::eventually(
+        [&] { return resident_pages(worker) < small + static_cast<long>(kBytes / 4096 / 4); }));
+}
+#endif
