@@ -15,6 +15,9 @@
 //    before the futex wake, the sleeper is woken by the death epoch, or by its own deadline: every
 //    sleep is at most kLongestSleep (I6).
 // E3 Wake-ups are hints: the waiter checks again.
+// E4 The waiter reads its key before it sets its bit. So whoever clears the bit changes the key
+//    afterwards, and the sleep ends. (The other way round, a notifier that is late with an older
+//    event could clear the bit just before the key is read: then nobody knows of the sleeper.)
 #pragma once
 
 #include <atomic>
@@ -45,9 +48,10 @@ class EventCount {
     static constexpr unsigned kMaxParticipants = 64;
 
     Key prepare(unsigned participant) noexcept {
+        Key key = sequence_.load();            // E4: before the bit
         sleepers_.fetch_or(bit(participant));  // SYNC(E1): seq_cst, pairs with notify_all
         std::atomic_thread_fence(std::memory_order_seq_cst);
-        return sequence_.load();
+        return key;
     }
     void cancel(unsigned participant) noexcept {
         // Relaxed: a bit that is seen set too long costs a system call, nothing else.

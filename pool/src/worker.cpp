@@ -343,8 +343,12 @@ class Worker {
 
     void wait_for_task() {
         if (spin_until(spin_.budget(*control_), [&] { return ring_.has_work(); })) return;
-        std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(attended)
-        ring_supervisor();
+        std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(E1), SYNC(attended)
+        // The task after one that was not announced may have been taken back.
+        if (unannounced_ > 0 && control_->bell.has_sleepers())
+            control_->bell.notify_all_fenced();
+        else
+            ring_supervisor();
         unannounced_ = 0;
         control_->set_parked(index_, true);
         EventCount& bell = ring_.doorbell();

@@ -170,6 +170,40 @@ TEST_CASE("no wake-up is lost among several sleepers", "[ipc][event_count]") {
     CHECK(lost == 0);
 }
 
+TEST_CASE("no wake-up is lost when notifiers overlap", "[ipc][event_count]") {
+    constexpr std::uint64_t kRounds = 50'000;
+    EventCount event;
+    std::atomic<std::uint64_t> round{0}, sent[2] = {}, announced[2] = {};
+    std::vector<std::thread> notifiers;
+    for (unsigned n = 0; n < 2; ++n)
+        notifiers.emplace_back([&, n] {
+            std::mt19937 random(n);
+            for (std::uint64_t i = 1; i <= kRounds; ++i) {
+                while (round.load() < i) std::this_thread::yield();
+                dawdle(random);
+                sent[n].store(i, std::memory_order_relaxed);
+                event.notify_all();
+                announced[n].store(i);
+            }
+        });
+    auto all_at = [](const std::atomic<std::uint64_t>(&of)[2], std::uint64_t i) {
+        return of[0].load() == i && of[1].load() == i;
+    };
+    int lost = 0;
+    for (std::uint64_t i = 1; i <= kRounds; ++i) {
+        round.store(i);
+        for (;;) {
+            EventCount::Key key = event.prepare(0);
+            if (all_at(sent, i)) break;
+            event.wait(key, {});
+            if (all_at(announced, i) && event.prepare(0) == key) ++lost;
+        }
+        event.cancel(0);
+    }
+    for (std::thread& t : notifiers) t.join();
+    CHECK(lost == 0);
+}
+
 TEST_CASE("a sleeper of another process is woken", "[ipc][event_count]") {
     Segment segment = Segment::create("sidestep-test", 4096);
     auto* stream = new (segment.data()) Stream;

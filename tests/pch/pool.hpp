@@ -1,7 +1,8 @@
 // As core.hpp, for what uses pools.
+#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for listeners
+
 #include <algorithm>
 #include <atomic>
-#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for listeners
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <fstream>
