@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <any>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -18,6 +17,8 @@
 #include <string_view>
 #include <system_error>
 #include <variant>
+
+#include "demangle.hpp"
 
 namespace sidestep {
 
@@ -171,14 +172,6 @@ std::optional<ExceptionCodec> find_codec(const std::string& name) {
     return found == r.codecs.end() ? std::nullopt : std::optional(found->second);
 }
 
-std::string readable(const char* mangled) {
-    int status = 0;
-    char* text = abi::__cxa_demangle(mangled, nullptr, nullptr, &status);
-    std::string result = status == 0 ? text : mangled;
-    std::free(text);
-    return result;
-}
-
 // What std::throw_with_nested(e) throws is a private class of the library, derived from e's class
 // and std::nested_exception, in this order. Returns the former's type, or null if it is not such a
 // class.
@@ -251,7 +244,7 @@ std::string describe_nested(std::exception_ptr nested) {
             std::rethrow_exception(nested);
         } catch (...) {
             Description d = describe_current();
-            lines += fmt::format("which wraps {}: {}\n", readable(d.type.c_str()), d.message);
+            lines += fmt::format("which wraps {}: {}\n", demangle(d.type.c_str()), d.message);
             nested = d.nested;
         }
     }
@@ -275,7 +268,7 @@ void save_nested(OutputArchive& archive, const std::exception_ptr& nested, const
 // Layout: type, message, traceback, has_nested [level], size of the state, state.
 void save_level(OutputArchive& archive, const std::string& where, int depth) {
     Description d = describe_current();
-    std::string name = readable(d.type.c_str());
+    std::string name = demangle(d.type.c_str());
     std::string traceback =
         fmt::format("{}: {}\n", name, d.message) + where + describe_nested(d.nested);
     if (d.error && !remote_traceback(*d.error).empty())
@@ -305,7 +298,7 @@ std::exception_ptr load_level(InputArchive& archive, int depth) {
     std::uint64_t size = 0;
     archive(size);
     auto state = archive.view(static_cast<std::size_t>(size));
-    RemoteError fallback(readable(text.type.c_str()), text.message, text.traceback);
+    RemoteError fallback(demangle(text.type.c_str()), text.message, text.traceback);
     if (auto codec = find_codec(text.type)) {
         try {
             InputArchive inner(state);

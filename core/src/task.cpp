@@ -1,15 +1,14 @@
 #include <sidestep/task.hpp>
 
-#include <cxxabi.h>
 #include <dlfcn.h>
 #include <elfutils/libdwfl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 
+#include "demangle.hpp"
 #include "module_table.hpp"
 
 namespace sidestep::detail {
@@ -56,13 +55,6 @@ std::string describe_entry(const TaskEntry& entry) {
 }
 
 namespace {
-
-std::string demangle(const char* name) {
-    int status = 0;
-    std::unique_ptr<char, decltype(&std::free)> text(
-        abi::__cxa_demangle(name, nullptr, nullptr, &status), &std::free);
-    return status == 0 ? text.get() : name;
-}
 
 // The symbol that covers the address, from the modules' symbol tables (elfutils' libdwfl).
 std::string symbol_of(const void* address) {

@@ -73,6 +73,7 @@ void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* o
             "more");
     if (closed_) throw std::logic_error("the pool is closed: it takes no tasks after close()");
     job->number = next_number_++;
+    job->submitted_at = sys::Clock::now();
     Key key{-job->options.priority, job->number};
     if (std::uint64_t sticky = job->options.key) {
         auto thread = static_cast<unsigned>(sticky % most_threads());
@@ -175,6 +176,7 @@ std::unique_ptr<ThreadJob> ThreadPoolCore::take(Lock& lock, unsigned index) {
 
 void ThreadPoolCore::run_job(ThreadJob& job, unsigned index) {
     Due due;
+    auto begun = sys::Clock::now();
     if (job.task().start()) {
         due = arm_timer(job);
         TaskContext context;
@@ -197,6 +199,7 @@ void ThreadPoolCore::run_job(ThreadJob& job, unsigned index) {
             }
         }
     }
+    note_end(job, index, begun);
     Lock lock(mutex_);
     running_.erase(job.number);
     deadlines_.erase(due);
@@ -297,6 +300,7 @@ void ThreadPoolCore::fail_waiting(const std::function<std::exception_ptr()>& err
             for (auto& [key, job] : list) jobs.push_back(std::move(job));
             list.clear();
         }
+        (error ? noted_.failed : noted_.cancelled) += jobs.size();
     }
     for (auto& job : jobs) {
         if (error)
@@ -395,6 +399,7 @@ void ThreadPool::shutdown(ShutdownOptions options) {
 unsigned ThreadPool::processes() const { return core_->most_threads(); }
 unsigned ThreadPool::threads() const { return core_->threads(); }
 unsigned ThreadPool::idle_threads() const { return core_->idle_threads(); }
+PoolStats ThreadPool::stats() const { return core_->stats(); }
 void ThreadPool::run_in_background(std::function<void()> work) {
     core_->run_in_background(std::move(work));
 }

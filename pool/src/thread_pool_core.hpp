@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -12,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include <sidestep/pool_stats.hpp>
 #include <sidestep/thread_pool.hpp>
 
 #include "fork_marker.hpp"
@@ -36,6 +38,7 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     unsigned most_threads() const { return *options_.threads; }
     unsigned threads();
     unsigned idle_threads();
+    PoolStats stats();
     bool owned_here() const { return marker_.same_process(); }
     const TaskOptions& default_options() const { return options_.task; }
 
@@ -57,6 +60,7 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     Due arm_timer(ThreadJob& job);
     void run_timer();
     void fail_waiting(const std::function<std::exception_ptr()>& error);
+    void note_end(ThreadJob& job, unsigned index, std::chrono::steady_clock::time_point begun);
 
     void require_owner() const;
 
@@ -78,6 +82,7 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     unsigned idle_ = 0;
     unsigned in_wait_ = 0;
     std::uint64_t next_number_ = 1;
+    PoolStats noted_;  // of the tasks that ended, and of the threads that ran them
     bool closed_ = false;
     bool timer_ends_ = false;
     std::string broken_;

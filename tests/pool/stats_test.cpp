@@ -4,13 +4,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <catch2/catch.hpp>
 
 #include <sidestep/histogram.hpp>
+#include <sidestep/thread_pool.hpp>
 
 #include "pool_support.hpp"
 
@@ -297,4 +300,53 @@ TEST_CASE("every duration has its bucket in a histogram", "[pool][stats][histogr
     h.add(-5ns);
     CHECK(h.max() == 0ns);
     CHECK(h.count() == 1);
+}
+
+TEST_CASE("stats() of a thread pool count tasks, threads and what came of them", "[pool][stats]") {
+    mp::ThreadPool pool({.threads = 2});
+    std::atomic<bool> open{false};
+    auto slow = pool.submit([&] {
+        open.wait(false);
+        return 1;
+    });
+    auto sticky = pool.submit({.key = 7}, [] { return 2; });
+    auto wrong = pool.submit({.retry = {.max_attempts = 3}},
+                             []() -> int { throw std::runtime_error("no"); });
+    CHECK(sticky.get() == 2);
+    CHECK_THROWS_AS(wrong.get(), std::runtime_error);
+    CHECK(test::eventually([&] { return pool.stats().completed == 2; }));
+    mp::PoolStats stats = pool.stats();
+    CHECK(stats.submitted == 3);
+    CHECK(stats.running == 1);
+    CHECK(stats.waiting == 0);
+    CHECK(stats.failed == 1);
+    CHECK(stats.retried == 2);
+    open = true;
+    open.notify_all();
+    CHECK(slow.get() == 1);
+    CHECK(test::eventually([&] { return pool.stats().completed == 3; }));
+    stats = pool.stats();
+    CHECK(stats.run.count() == 3);
+    CHECK(stats.wait.count() == 3);
+    CHECK(tasks_of(stats) == 3);
+    REQUIRE(stats.slowest.size() == 3);
+    CHECK(stats.slowest.front().number == 1);
+    CHECK(stats.slowest.front().name.find("Job") != std::string::npos);
+    CHECK(stats.describe().find("3 submitted") != std::string::npos);
+}
+
+TEST_CASE("stats() of a thread pool count what was cancelled", "[pool][stats]") {
+    mp::ThreadPool pool({.threads = 1});
+    std::atomic<bool> open{false};
+    auto first = pool.submit([&] { open.wait(false); });
+    auto second = pool.submit([] {});
+    REQUIRE(second.cancel());
+    pool.close();
+    open = true;
+    open.notify_all();
+    pool.join();
+    mp::PoolStats stats = pool.stats();
+    CHECK(stats.cancelled == 1);
+    CHECK(stats.completed == 2);
+    CHECK(stats.run.count() == 1);
 }

@@ -41,6 +41,7 @@
 #include <sidestep/local_task.hpp>
 #include <sidestep/pool_face.hpp>
 #include <sidestep/pool_options.hpp>
+#include <sidestep/pool_stats.hpp>
 #include <sidestep/thread_stream.hpp>
 
 namespace sidestep {
@@ -89,6 +90,11 @@ class ThreadPool : public PoolFace<ThreadPool> {
     unsigned processes() const;
     unsigned threads() const;
     unsigned idle_threads() const;
+
+    // What the pool and its threads have done so far: pool_stats.hpp. A thread is a worker without
+    // a process: pid, restarts, start, init, wait, serialize and memory are 0. All tasks are timed;
+    // one counts as running until its thread is through with it.
+    PoolStats stats() const;
 
   private:
     friend class PoolFace<ThreadPool>;

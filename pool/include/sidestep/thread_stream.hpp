@@ -36,6 +36,7 @@ class ThreadJob {
     TaskOptions options;
     std::uint64_t number = 0;
     unsigned attempt = 0;
+    std::chrono::steady_clock::time_point submitted_at{};
 };
 // Throws std::logic_error if the pool is closed, BrokenPool if it is broken.
 void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options);
