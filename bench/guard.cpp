@@ -1,8 +1,9 @@
 // The hot path, counted: what tools/guard compares with the budget in bench/guard.budget. Time is
 // not measured here.
 //
-// usage: guard count|run one_by_one|map TASKS
+// usage: guard count|run one_by_one|policies|map TASKS
 //   one_by_one   submit() in a loop, 256 in flight, each result taken
+//   policies     the same with a timeout, a memory limit, retries and a priority
 //   map          one map over so many ints
 //   count        prints the instructions (in user space) and the allocations of the loop, in the
 //                thread that submits; it is single-stepped (ptrace): valgrind knows no pidfds
@@ -15,9 +16,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <deque>
 #include <new>
 #include <numeric>
@@ -85,8 +86,28 @@ void pin_this_thread() {
     (void)sched_setaffinity(0, sizeof one, &one);  // where it is not allowed, it is slower
 }
 
-void run_loop(Loop loop, long tasks, Progress* progress) {
-    sidestep::Pool pool({.processes = 1});
+sidestep::TaskOptions all_policies() {
+    return {.timeout = std::chrono::minutes(1),
+            .memory_limit = std::size_t(8) << 30,
+            .retry = {.max_attempts = 3},
+            .priority = 1};
+}
+
+struct Mode {
+    Loop loop = nullptr;
+    sidestep::TaskOptions task = {};
+};
+
+Mode mode_named(const std::string& name) {
+    if (name == "one_by_one") return {one_by_one, {}};
+    if (name == "policies") return {one_by_one, all_policies()};
+    if (name == "map") return {map, {}};
+    return {};
+}
+
+void run_loop(const Mode& mode, long tasks, Progress* progress) {
+    sidestep::Pool pool({.processes = 1, .task = mode.task});
+    Loop loop = mode.loop;
     loop(pool, 2000);
     if (progress) {
         pin_this_thread();
@@ -123,14 +144,14 @@ long step_through(pid_t child, const Progress& progress) {
     return steps;
 }
 
-void count(Loop loop, long tasks) {
+void count(const Mode& mode, long tasks) {
     void* page =
         mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) throw std::bad_alloc();
     auto* progress = new (page) Progress;
     pid_t child = fork();
     if (child == 0) {
-        run_loop(loop, tasks, progress);
+        run_loop(mode, tasks, progress);
         std::exit(0);
     }
     pin_this_thread();
@@ -142,16 +163,15 @@ void count(Loop loop, long tasks) {
 
 int main(int argc, char** argv) {
     sidestep::init();
-    std::string what = argc > 1 ? argv[1] : "", mode = argc > 2 ? argv[2] : "";
+    std::string what = argc > 1 ? argv[1] : "";
+    Mode mode = mode_named(argc > 2 ? argv[2] : "");
     long tasks = argc > 3 ? std::atol(argv[3]) : 0;
-    if ((what != "count" && what != "run") || (mode != "one_by_one" && mode != "map") ||
-        tasks <= 0) {
-        std::fputs("usage: guard count|run one_by_one|map TASKS\n", stderr);
+    if ((what != "count" && what != "run") || !mode.loop || tasks <= 0) {
+        std::fputs("usage: guard count|run one_by_one|policies|map TASKS\n", stderr);
         return 2;
     }
-    Loop loop = mode == "map" ? map : one_by_one;
     if (what == "count")
-        count(loop, tasks);
+        count(mode, tasks);
     else
-        run_loop(loop, tasks, nullptr);
+        run_loop(mode, tasks, nullptr);
 }
