@@ -3,10 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "sys.hpp"
 
 namespace sidestep::detail {
+
+std::uint64_t new_identity() noexcept {
+    static std::atomic<std::uint64_t> last{0};
+    return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
 
 void HeapBuffer::grow(std::size_t more) {
     std::size_t used = size();

@@ -111,36 +111,64 @@ void throw_no_object(const char* name) {
         "this {} handle refers to nothing: it was moved from; copy handles instead", name));
 }
 
-void save_fd(OutputArchive& archive, int fd, const char* name) {
+namespace {
+
+FdSink& sink_of(OutputArchive& archive, const char* name) {
     if (!archive.fds())
         throw SerializationError(
             fmt::format("a {} cannot be written here: it travels as a file descriptor, and this "
                         "channel carries bytes only. Pass it as an argument of a Process or of a "
                         "task, or send it over a Pipe or a Unix-socket Connection",
                         name));
-    archive(archive.fds()->put(fd));
+    return *archive.fds();
 }
 
-int load_fd(InputArchive& archive, const char* name) {
+FdSource& source_of(InputArchive& archive, const char* name) {
     if (!archive.fds())
         throw SerializationError(
             fmt::format("a {} cannot be read here: no descriptors came with the bytes", name));
+    return *archive.fds();
+}
+
+std::uint64_t read_number(InputArchive& archive) {
     std::uint64_t number = 0;
     archive(number);
-    return archive.fds()->get(number);
+    return number;
+}
+
+}  // namespace
+
+void save_fd(OutputArchive& archive, int fd, const char* name) {
+    archive(sink_of(archive, name).put(fd));
+}
+
+int load_fd(InputArchive& archive, const char* name) {
+    FdSource& source = source_of(archive, name);
+    return source.get(read_number(archive));
+}
+
+void save_lasting(OutputArchive& archive, int fd, std::uint64_t identity,
+                  const std::shared_ptr<const void>& owner, const char* name) {
+    archive(sink_of(archive, name).put_lasting(fd, identity, owner));
+}
+
+std::shared_ptr<void> load_lasting(InputArchive& archive, FdSource::Make make, const char* name) {
+    FdSource& source = source_of(archive, name);
+    return source.get_lasting(read_number(archive), make);
 }
 
 void ObjectRef::save(OutputArchive& archive, const char* name) const {
     if (!segment_) throw_no_object(name);
-    save_fd(archive, segment_->segment().fd().get(), name);
+    save_lasting(archive, segment_->segment().fd().get(), segment_->identity(), segment_, name);
     archive(static_cast<std::uint64_t>(static_cast<std::byte*>(object_) - segment_->data()));
 }
 
 void ObjectRef::load(InputArchive& archive, std::uint64_t kind, const char* name) {
-    Fd fd(load_fd(archive, name));
+    auto segment = std::static_pointer_cast<MappedSegment>(load_lasting(
+        archive, [](int fd) -> std::shared_ptr<void> { return MappedSegment::adopt(Fd(fd)); },
+        name));
     std::uint64_t offset = 0;
     archive(offset);
-    auto segment = MappedSegment::adopt(std::move(fd));
     std::size_t size = segment->size();
     bool good = offset % kCell == 0 && size >= sizeof(ObjectHeader) &&
                 offset <= size - sizeof(ObjectHeader);

@@ -37,6 +37,7 @@ class MappedSegment {
     const Segment& segment() const { return segment_; }
     std::byte* data() const { return segment_.data(); }
     std::size_t size() const { return segment_.size(); }
+    std::uint64_t identity() const { return identity_; }
 
     // What this process keeps beside the memory (guarded by `mutex`).
     std::mutex mutex;
@@ -58,6 +59,7 @@ class MappedSegment {
     friend std::byte* allocate_cell(std::size_t, std::shared_ptr<MappedSegment>&);
 
     Segment segment_;
+    const std::uint64_t identity_ = detail::new_identity();
 };
 
 // What each shared object begins with: a receiver checks that it is what the bytes claim.

@@ -61,11 +61,11 @@ void RecordBuffer::grow(std::size_t more) {
     set_window(heap_.data(), used, heap_.size());
 }
 
-QueueCore::Local::Local(ObjectRef reference, Fd event_fd)
+QueueCore::Local::Local(ObjectRef reference, std::shared_ptr<QueueEvent> its_event)
     : ref(std::move(reference)),
       state(ref.as<State>(kName)),
       ring(state.ring, state.bytes(), state.units, state.max_records),
-      event(std::move(event_fd)) {}
+      event(std::move(its_event)) {}
 
 QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
     check_options(kind, options);
@@ -84,7 +84,8 @@ QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
             ? INT_MAX
             : static_cast<std::uint32_t>(std::min<std::int64_t>(options.max_items, INT_MAX));
     state->lease = options.lease;
-    local_ = std::make_shared<Local>(ObjectRef(std::move(segment), state), sys::make_eventfd());
+    local_ = std::make_shared<Local>(ObjectRef(std::move(segment), state),
+                                     std::make_shared<QueueEvent>(sys::make_eventfd()));
 }
 
 QueueCore::Local& QueueCore::local() const {
@@ -114,7 +115,7 @@ const std::byte* QueueCore::try_put(Local& own, const std::byte* begin, const st
         if (flags & State::kShut) throw QueueShutDown("the queue was shut down: put() is over");
         // Before the records appear: who is killed between leaves a false alarm, not a silence.
         if ((flags & State::kPolled) && (!all.signalled || all.ring.put_lock.recovered())) {
-            set_event(own.event);
+            set_event(own.event->fd);
             all.signalled = 1;
         }
         before = RingCursor::unpack(all.ring.tail.load(std::memory_order_relaxed)).count;
@@ -185,7 +186,7 @@ void QueueCore::settle(Local& own) {
     bool signalled = all.signalled || all.ring.put_lock.recovered();
     if (!signalled || own.ring.size() > 0 || all.has(State::kShut)) return;
     all.signalled = 0;  // before: a kill between leaves a false alarm
-    clear_event(own.event);
+    clear_event(own.event->fd);
 }
 
 // False: nothing is there.
@@ -275,7 +276,7 @@ void QueueCore::shut_down(bool drop) const {
     {
         OwnerGuard lock(all.ring.put_lock);
         all.flags.fetch_or(State::kShut | (drop ? State::kDrop : 0));
-        set_event(own.event);
+        set_event(own.event->fd);
         all.signalled = 1;
     }
     all.items.notify_all();
@@ -286,15 +287,15 @@ int QueueCore::fd() const {
     Local& own = local();
     State& all = own.state;
     check_open(own);
-    if (all.has(State::kPolled)) return own.event.get();
+    if (all.has(State::kPolled)) return own.event->fd.get();
     {
         OwnerGuard lock(all.ring.put_lock);
         all.flags.fetch_or(State::kPolled);
-        set_event(own.event);
+        set_event(own.event->fd);
         all.signalled = 1;
     }
     if (own.ring.size() == 0) settle(own);
-    return own.event.get();
+    return own.event->fd.get();
 }
 
 bool QueueCore::operator==(const QueueCore& other) const {
@@ -304,13 +305,16 @@ bool QueueCore::operator==(const QueueCore& other) const {
 void QueueCore::save(OutputArchive& archive) const {
     Local& own = local();
     own.ref.save(archive, kName);
-    save_fd(archive, own.event.get(), kName);
+    save_lasting(archive, own.event->fd.get(), own.event->identity, own.event, kName);
 }
 
 void QueueCore::load(InputArchive& archive, Kind kind) {
     ObjectRef ref;
     ref.load(archive, kind_of(kind), kName);
-    Fd event(load_fd(archive, kName));
+    auto event = std::static_pointer_cast<QueueEvent>(load_lasting(
+        archive,
+        [](int fd) -> std::shared_ptr<void> { return std::make_shared<QueueEvent>(Fd(fd)); },
+        kName));
     local_ = std::make_shared<Local>(std::move(ref), std::move(event));
 }
 

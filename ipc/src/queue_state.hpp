@@ -84,12 +84,19 @@ class AdaptiveSpin {
     std::atomic<unsigned> tries_{0};
 };
 
+// The eventfd that queues' fd() gives out: every handle of the queue in a process may share it.
+struct QueueEvent {
+    explicit QueueEvent(Fd own) : fd(std::move(own)) {}
+    const Fd fd;
+    const std::uint64_t identity = new_identity();
+};
+
 struct QueueCore::Local {
-    Local(ObjectRef reference, Fd event_fd);
+    Local(ObjectRef reference, std::shared_ptr<QueueEvent> its_event);
     ObjectRef ref;
     State& state;
     ByteRing ring;
-    Fd event;
+    std::shared_ptr<QueueEvent> event;
     std::atomic<bool> closed{false};
     std::atomic<bool> used{false};  // something was put
     AdaptiveSpin spin;

@@ -30,7 +30,8 @@ namespace sidestep {
 
 enum class SlotState : std::uint32_t { empty, ready, taken, done };
 
-enum class ReplyKind : std::uint32_t { none, value, error, stopped };
+// lacks_fds: an error, since a lasting descriptor that the parent thought was there was not.
+enum class ReplyKind : std::uint32_t { none, value, error, stopped, lacks_fds };
 
 // Everything but the state is plain memory, guarded by R1 and R2; the three words at the end are
 // read by the parent while the worker runs, and lie apart from the state, which it polls.
@@ -55,9 +56,9 @@ struct alignas(kCacheLine) TaskSlot {
     std::uint32_t items_begin = 0;  // parent: which items of a chunk are to be run
     std::uint32_t items_end = 0;
     std::byte inline_bytes[kInline];  // arguments, then result
-    // Worker; zero at first.
-    std::atomic<std::uint64_t> started_ns{0};     // when the task or item was begun (steady clock)
-    std::atomic<std::uint64_t> progress{0};       // of a chunk: see ChunkProgress
+    // Worker, of a chunk; zero at first. Other tasks leave this cache line alone.
+    std::atomic<std::uint64_t> started_ns{0};     // if `timed`: when the item was begun
+    std::atomic<std::uint64_t> progress{0};       // see ChunkProgress
     std::atomic<std::uint64_t> partial_block{0};  // where the result is being written; 0: inline
 };
 static_assert(sizeof(TaskSlot) == 2 * kCacheLine && std::is_standard_layout_v<TaskSlot>);

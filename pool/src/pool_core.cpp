@@ -28,23 +28,6 @@ constexpr std::size_t kLeastArena = std::size_t(16) << 20;
 
 }  // namespace
 
-void Garbage::drop() {
-    while (first_) PoolTaskRef last(std::exchange(first_, first_->garbage_));
-    objects_.clear();
-}
-
-void Garbage::drop(std::unique_lock<std::mutex>& lock) {
-    if (!first_ && objects_.empty()) return;
-    lock.unlock();
-    drop();
-    lock.lock();
-}
-
-void Garbage::add(PoolTask* task) {
-    task->garbage_ = first_;
-    first_ = task;
-}
-
 WorkerMemory::WorkerMemory(std::size_t arena_bytes)
     : ring_segment(Segment::create("sidestep-ring", kRingBytes)),
       results(Segment::reserve("sidestep-results", arena_bytes, kLeastArena)) {
@@ -250,8 +233,10 @@ WorkerLink* PoolCore::pick() {
 bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     RingParent& ring = link.ring();
     PoolTask::ArgumentView arguments = task->argument_view();
-    const std::vector<int>& fds = *arguments.fds;
-    if (!fds.empty() && !send_task_fds(link.process.control.get(), task->serial_, fds)) {
+    const TaskDescriptors& fds = *arguments.fds;
+    int control = link.process.control.get();
+    if (!fds.empty() && !(link.given.give(control, fds.lasting) &&
+                          send_task_fds(control, task->serial_, fds.numbers))) {
         push_back_to_backlog(task);
         if (!std::exchange(ticking_, true)) kick_supervisor();
         return false;
@@ -262,17 +247,18 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     slot.offset = task->id_.where.offset;
     slot.signature = task->id_.signature;
     slot.size = arguments.size;
-    slot.fds = static_cast<std::uint32_t>(fds.size());
+    slot.fds = static_cast<std::uint32_t>(fds.numbers.size());
     slot.attempt = static_cast<std::uint16_t>(task->attempts_ + 1);
     slot.timed = task->is_chunk() && task->options_ && task->options_->timeout.count() > 0;
     slot.items_begin = task->items_begin_;
     slot.items_end = task->items_end_;
     slot.block = arguments.block;
     slot.reply = ReplyKind::none;
-    // Relaxed: published with the rest.
-    slot.started_ns.store(0, std::memory_order_relaxed);
-    slot.progress.store(0, std::memory_order_relaxed);
-    slot.partial_block.store(0, std::memory_order_relaxed);
+    if (task->is_chunk()) {  // relaxed: published with the rest
+        slot.started_ns.store(0, std::memory_order_relaxed);
+        slot.progress.store(0, std::memory_order_relaxed);
+        slot.partial_block.store(0, std::memory_order_relaxed);
+    }
     if (!slot.block) std::memcpy(slot.inline_bytes, arguments.inline_bytes, slot.size);
     task->place_ = PoolTask::Place::ring;
     task->link_ = link.index;
@@ -396,6 +382,7 @@ void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, 
             free_result_locked(*link.memory, reply.block);
         if (link.eviction) finish_eviction(link, garbage);
     } else {
+        if (reply.lacks_fds) link.given.forget(task->argument_view().fds->lasting);
         note_reply(link, reply, *task);
         if (reply.kind == ReplyKind::error && task->options_ &&
             may_retry(*task, FailureKind::error)) {
@@ -439,7 +426,7 @@ void PoolCore::note_duration(std::uint64_t ns) {
 
 void PoolCore::complete(PoolTask* task, Garbage& garbage) {
     if (task->argument_block_) args_.free(std::exchange(task->argument_block_, 0));
-    task->descriptors_.clear();
+    if (!task->descriptors_.empty()) garbage.add(task->descriptors_);
     task->place_ = PoolTask::Place::done;
     --outstanding_;
     ++completed_;

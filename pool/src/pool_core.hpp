@@ -36,6 +36,7 @@
 #include "output_capture.hpp"
 #include "pool_meters.hpp"
 #include "service_thread.hpp"
+#include "task_fds.hpp"
 #include "task_list.hpp"
 #include "task_ring.hpp"
 #include "trace_writer.hpp"
@@ -63,18 +64,23 @@ class WorkerMemory {
 
 // What a worker wrote into a slot, copied: it may change while we look (I7).
 struct Reply {
-    explicit Reply(const TaskSlot& slot)
-        : kind(slot.reply),
+    explicit Reply(const TaskSlot& slot) : Reply(slot, slot.reply) {}
+
+    const ReplyKind kind;
+    const bool lacks_fds;
+    const std::uint64_t serial, block, size, begun_ns, duration_ns;
+    const std::byte* const inline_bytes;
+
+  private:
+    Reply(const TaskSlot& slot, ReplyKind what)
+        : kind(what == ReplyKind::lacks_fds ? ReplyKind::error : what),
+          lacks_fds(what == ReplyKind::lacks_fds),
           serial(slot.serial),
           block(slot.block),
           size(slot.size),
           begun_ns(slot.begun_ns),
           duration_ns(slot.duration_ns),
           inline_bytes(slot.inline_bytes) {}
-
-    const ReplyKind kind;
-    const std::uint64_t serial, block, size, begun_ns, duration_ns;
-    const std::byte* const inline_bytes;
 };
 
 // The task at the front of a ring is stopped: asked by its flag, then by SIGTERM, then SIGKILL.
@@ -113,6 +119,7 @@ struct WorkerLink {
     std::size_t memory_at_start = 0;
     std::unique_ptr<WorkerOutput> output;  // of its tasks, if it is captured
     WorkerTally tally;
+    GivenFds given;
 
     RingParent& ring() { return memory->ring; }
 };
@@ -125,7 +132,8 @@ class Garbage {
     Garbage& operator=(const Garbage&) = delete;
     ~Garbage() { drop(); }
     void add(PoolTask* task);
-    void add(std::shared_ptr<void> object) { objects_.push_back(std::move(object)); }
+    void add(TaskDescriptors& fds);  // is empty then
+    void add(std::shared_ptr<const void> object) { objects_.push_back(std::move(object)); }
     void drop();
     // The same, with the mutex released meanwhile.
     void drop(std::unique_lock<std::mutex>& lock);
@@ -133,7 +141,7 @@ class Garbage {
   private:
     friend class PoolCore;
     PoolTask* first_ = nullptr;
-    std::vector<std::shared_ptr<void>> objects_;
+    std::vector<std::shared_ptr<const void>> objects_;
 };
 
 class PoolCore : public std::enable_shared_from_this<PoolCore> {
@@ -252,6 +260,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool forget_waiting(PoolTask& task);
     void watch_policy(const PoolTask& task);
     bool front_runs(WorkerLink& link);
+    static std::uint64_t front_begun(WorkerLink& link);
     void evict(WorkerLink& link, FailureKind kind, std::exception_ptr error, Garbage& garbage);
     void finish_eviction(WorkerLink& link, Garbage& garbage);
     void continue_eviction(WorkerLink& link, sys::Clock::time_point now);
@@ -281,6 +290,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     // otherwise.
     void launch(WorkerLink& link);  // also from start()
     void adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerMemory> memory);
+    void let_go_of_handles(sys::Clock::time_point now);
     void save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds);
     std::string initializer_error(const WorkerLink& link, const WorkerReady& ready) const;
     void retire_old(sys::Clock::time_point now);
@@ -332,7 +342,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     SpinPolicy spin_;
     std::uint64_t wake_cost_ns_ = 0;
     HookSetup initializer_, finalizer_;
-    PoolTask::Descriptors hook_fds_;
+    TaskDescriptors hook_fds_;
     ServiceThread supervisor_;
     CallbackThread callbacks_;
     BackgroundThreads background_;       // they feed maps to the workers
@@ -368,7 +378,8 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool watching_ = false;  //   or every kHeartbeat
     sys::Clock::time_point last_look_{};
     std::uint64_t completed_at_look_ = 0;
-    sys::Clock::time_point trim_at_{};  // when captured output is next looked at
+    sys::Clock::time_point let_go_at_{};  // when lasting descriptors are next looked at
+    sys::Clock::time_point trim_at_{};    // when captured output is next looked at
     bool joining_ = false;
     unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
     std::uint64_t completed_at_death_ = 0;

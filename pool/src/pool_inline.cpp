@@ -12,15 +12,18 @@ namespace {
 // The descriptors of a task's arguments, for the same process.
 class InlineFds final : public FdSource {
   public:
-    explicit InlineFds(const std::vector<int>& numbers) : numbers_(&numbers) {}
-    int get(std::uint64_t number) override {
-        if (number >= numbers_->size())
-            throw SerializationError("the task's arguments name a descriptor that did not come");
-        return Fd::duplicate_of((*numbers_)[number]).release();
-    }
+    explicit InlineFds(const TaskDescriptors& fds) : fds_(&fds) {}
+    int get(std::uint64_t number) override { return Fd::duplicate_of(find(number)).release(); }
 
   private:
-    const std::vector<int>* numbers_;
+    int find(std::uint64_t number) const {
+        for (const auto& each : fds_->lasting)
+            if (number == (TaskDescriptors::kLasting | each.identity)) return each.fd;
+        if (number < fds_->numbers.size()) return fds_->numbers[number];
+        throw SerializationError("the task's arguments name a descriptor that did not come");
+    }
+
+    const TaskDescriptors* fds_;
 };
 
 }  // namespace

@@ -235,6 +235,17 @@ void PoolCore::enforce(Garbage& garbage) {
     }
 }
 
+// When the task at the front was begun, or the item that it is at (steady clock); 0: it was not.
+// The worker's word: a hint, but for a task that runs it is that task's, since it was written
+// before the task was claimed.
+std::uint64_t PoolCore::front_begun(WorkerLink& link) {
+    TaskSlot& slot = link.ring().slot(link.ring().consumed());
+    if (slot.timed)
+        if (std::uint64_t item = slot.started_ns.load(std::memory_order_relaxed)) return item;
+    std::uint64_t since = link.memory->words().since.load(std::memory_order_relaxed);
+    return since & WorkerWords::kIdle ? 0 : since >> 1;
+}
+
 // A task that has not begun cannot be late before its whole timeout has passed from now on.
 void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage) {
     RingParent& ring = link.ring();
@@ -245,8 +256,8 @@ void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& ga
         bool limited = task->options_->memory_limit > 0 && task->options_->memory_limit != kNoLimit;
         if (timeout.count() > 0 && timeout != kNoTimeout) {
             auto left = timeout;
-            std::uint64_t begun = ring.slot(i).started_ns.load(std::memory_order_relaxed);
-            if (i == ring.consumed() && begun > 0 && front_runs(link)) {
+            std::uint64_t begun = i == ring.consumed() ? front_begun(link) : 0;
+            if (begun > 0 && front_runs(link)) {
                 auto ran = now.time_since_epoch() - std::chrono::nanoseconds(begun);
                 left = timeout - std::max(ran, std::chrono::nanoseconds(0));
                 if (left.count() <= 0) return time_out(link, *task, begun, garbage);
@@ -282,9 +293,7 @@ void PoolCore::time_out(WorkerLink& link, const PoolTask& task, std::uint64_t be
     TaskError::Details details = describe(link, task);
     details.limit = static_cast<std::uint64_t>(task.options_->timeout.count());
     auto error = std::make_exception_ptr(TaskTimeout(details));
-    TaskSlot& slot = link.ring().slot(link.ring().consumed());
-    if (slot.started_ns.load(std::memory_order_relaxed) == begun)
-        return evict(link, FailureKind::timeout, error, garbage);
+    if (front_begun(link) == begun) return evict(link, FailureKind::timeout, error, garbage);
     policies_in_flight_ = true;
     policy_look_ = std::chrono::nanoseconds(0);  // look again at once
 }

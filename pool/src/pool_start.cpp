@@ -58,6 +58,7 @@ PoolCore::~PoolCore() { SIDESTEP_ASSERT(!supervisor_.joinable()); }
 void PoolCore::start() {
     save_hook(options_.initializer, initializer_, &hook_fds_);
     initializer_.fds = hook_fds_.numbers.size();
+    initializer_.lasting_fds = hook_fds_.lasting.size();
     save_hook(options_.finalizer, finalizer_, nullptr);  // it can have no handles
     oom_kills_ = oom_kills();
     launch_options_.environment = inner_thread_variables(*options_.inner_threads);
@@ -114,8 +115,10 @@ void PoolCore::launch(WorkerLink& link) {
                             args_reader_.get(), control_segment_.fd().get(),
                             supervisor_bell_.get()};
     if (output) fds.insert(fds.end(), {output->out_fd(), output->err_fd()});
+    GivenFds given;
     try {
         send_setup(process, setup, fds);
+        (void)given.give(process.control.get(), hook_fds_.lasting);
         (void)send_task_fds(process.control.get(), 0, hook_fds_.numbers);
         sys::set_nonblocking(process.control.get(), true);  // task descriptors: never wait here
         watch(epoll_, process.pidfd.get(), event_tag(EventSource::death, link.index));
@@ -128,6 +131,7 @@ void PoolCore::launch(WorkerLink& link) {
     }
     Lock lock(mutex_);
     link.output = std::move(output);
+    link.given = std::move(given);
     link.tally.launch_began = began;
     ++link.tally.launches;
     adopt(link, std::move(process), std::move(memory));

@@ -54,12 +54,12 @@ void PoolTask::keep_arguments() {
     kept_->block = std::exchange(argument_block_, 0);
     kept_->size = arguments_.size();
     if (!kept_->block) kept_->inline_bytes.assign(bytes_, bytes_ + kept_->size);
-    kept_->descriptors.numbers.swap(descriptors_.numbers);
+    kept_->descriptors.swap(descriptors_);
 }
 
 PoolTask::ArgumentView PoolTask::argument_view() const {
-    if (!kept_) return {argument_block_, arguments_.size(), bytes_, &descriptors_.numbers};
-    return {kept_->block, kept_->size, kept_->inline_bytes.data(), &kept_->descriptors.numbers};
+    if (!kept_) return {argument_block_, arguments_.size(), bytes_, &descriptors_};
+    return {kept_->block, kept_->size, kept_->inline_bytes.data(), &kept_->descriptors};
 }
 
 // The items [begin, end) of this chunk, as a task of their own.
@@ -104,15 +104,27 @@ void PoolTask::Arguments::grow(std::size_t more) {
     set_window(data, used, Arena::capacity(larger));
 }
 
-void PoolTask::Descriptors::clear() {
+TaskDescriptors::~TaskDescriptors() {
     for (int number : numbers) Fd close_it(number);
-    numbers.clear();
 }
 
-std::uint64_t PoolTask::Descriptors::put(int fd) {
+void TaskDescriptors::swap(TaskDescriptors& other) noexcept {
+    numbers.swap(other.numbers);
+    lasting.swap(other.lasting);
+}
+
+std::uint64_t TaskDescriptors::put(int fd) {
     numbers.reserve(numbers.size() + 1);
     numbers.push_back(Fd::duplicate_of(fd).release());
     return numbers.size() - 1;
+}
+
+std::uint64_t TaskDescriptors::put_lasting(int fd, std::uint64_t identity,
+                                           const std::shared_ptr<const void>& owner) {
+    bool present = std::any_of(lasting.begin(), lasting.end(),
+                               [&](const Lasting& l) { return l.identity == identity; });
+    if (!present) lasting.push_back({identity, fd, owner});
+    return kLasting | identity;
 }
 
 bool PoolTask::wait(const Deadline& deadline) {
@@ -184,6 +196,30 @@ const TaskOutput* PoolTask::output() const {
     require_done(*this);
     if (core_->options().output == Output::pass) return nullptr;
     return output_ ? output_.get() : &nothing;
+}
+
+void Garbage::drop() {
+    while (first_) PoolTaskRef last(std::exchange(first_, first_->garbage_));
+    objects_.clear();
+}
+
+void Garbage::drop(std::unique_lock<std::mutex>& lock) {
+    if (!first_ && objects_.empty()) return;
+    lock.unlock();
+    drop();
+    lock.lock();
+}
+
+void Garbage::add(PoolTask* task) {
+    task->garbage_ = first_;
+    first_ = task;
+}
+
+// To close and unmap takes long.
+void Garbage::add(TaskDescriptors& fds) {
+    auto gone = std::make_shared<TaskDescriptors>();
+    gone->swap(fds);
+    objects_.push_back(std::move(gone));
 }
 
 Completions::Completions(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}

@@ -24,6 +24,7 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kTick = 2ms;  // how often stuck tasks are looked for while tasks wait in rings
 constexpr auto kHeartbeat = 250ms;     // and while there are tasks at all
+constexpr auto kLetGo = 1s;            // and while workers keep shared objects
 constexpr unsigned kLooksToEvict = 5;  // then tasks leave a stuck ring although nobody is idle
 constexpr auto kTerminateGrace = 1s;   // from SIGTERM to SIGKILL
 constexpr auto kLeaveGrace = 30s;      // from the request to leave (exit handlers run) to SIGKILL
@@ -74,8 +75,10 @@ int PoolCore::next_timeout() {
     if (policy_due_) consider(*policy_due_);
     if (captures_output() && outstanding_ > 0) consider(trim_at_);
     if (idle_since_ && !asleep_) consider(*idle_since_ + options_.idle_timeout);
-    for (WorkerLink& link : links_)
+    for (WorkerLink& link : links_) {
         if (!link.alive && wanted(link)) consider(link.respawn_at);
+        if (link.alive && !link.given.empty()) consider(let_go_at_);
+    }
     return sys::poll_timeout(due);
 }
 
@@ -103,6 +106,7 @@ void PoolCore::tick() {
     if (!ending()) enforce(garbage);
     auto now = sys::Clock::now();
     trim_outputs(now);
+    let_go_of_handles(now);
     sleep_if_idle(now);
     if (!(ticking_ || watching_) || now < next_look()) return;
     last_look_ = now;
@@ -121,6 +125,14 @@ void PoolCore::tick() {
     watching_ = outstanding_ > 0 || completed_ != completed_at_look_;
     completed_at_look_ = completed_;
     if (watching_) idle_since_.reset();
+}
+
+// Workers keep shared objects that come with tasks for the next ones, until we have them no more.
+void PoolCore::let_go_of_handles(sys::Clock::time_point now) {
+    if (now < let_go_at_) return;
+    let_go_at_ = now + kLetGo;
+    for (WorkerLink& link : links_)
+        if (link.alive) link.given.take_back(link.process.control.get());
 }
 
 void PoolCore::note_front(WorkerLink& link) {

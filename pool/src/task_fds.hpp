@@ -3,31 +3,63 @@
 //
 // A task that is taken back has its descriptors sent once more with its next worker; what the first
 // one got and did not use is closed there when kMostKept later ones have come.
+//
+// A lasting one (FdSink::put_lasting: the segment of a shared object) is sent to a worker once, and
+// stands in the arguments of all tasks by its identity. The worker keeps what it made of it until
+// it is told to let go, which is when the parent has the object no more. What a task needs is owned
+// by that task until it is done, so nothing is let go that a task in flight needs.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include <sidestep/archive.hpp>
+#include <sidestep/pool_task.hpp>
 
 #include "fd.hpp"
 
 namespace sidestep {
 
-// The head of a message on the control socket; its descriptors are [first, first + n) of the
-// task's.
+// The head of a message on the control socket, and its descriptors.
 struct TaskFdsMessage {
     static constexpr std::uint64_t kMagic = 0x736466736b7374;
     static constexpr std::size_t kMostInOne = 64;
+    enum class Kind : std::uint64_t {
+        of_task,  // they are [first, first + n) of the task's; `number` is its serial
+        lasting,  // one; `number` is its identity
+        let_go    // none
+    };
     std::uint64_t magic = kMagic;
-    std::uint64_t serial = 0;
+    Kind kind = Kind::of_task;
+    std::uint64_t number = 0;
     std::uint64_t first = 0;
 };
 
 // Sends a task's descriptors. False: the socket is full, or the worker is gone; try again later.
 bool send_task_fds(int control, std::uint64_t serial, std::span<const int> fds);
+
+// Which lasting descriptors a worker has, as the parent knows it. Threads: the caller serialises.
+class GivenFds {
+  public:
+    using Lasting = detail::TaskDescriptors::Lasting;
+
+    bool empty() const { return given_.empty(); }
+    // Sends those that the worker does not have. False: as above.
+    bool give(int control, std::span<const Lasting> wanted);
+    // Tells the worker to let go of those whose owners are gone.
+    void take_back(int control);
+    // It did not get one of these (it had no descriptors left): they are sent once more.
+    void forget(std::span<const Lasting> fds);
+
+  private:
+    static constexpr std::size_t kNewOnes = 64;
+    std::unordered_map<std::uint64_t, std::weak_ptr<const void>> given_;
+    std::size_t look_at_ = kNewOnes;  // when there are so many
+};
 
 // The worker's side: one thread.
 class TaskFds final : public detail::FdSource {
@@ -39,17 +71,28 @@ class TaskFds final : public detail::FdSource {
     // if they did not come.
     void open(std::uint64_t serial, std::uint64_t count);
     // Waits until they have come: for those of the initializer, which nothing else announces.
-    void await(std::uint64_t serial, std::uint64_t count);
+    void await(std::uint64_t serial, std::uint64_t count, std::uint64_t lasting);
     int get(std::uint64_t number) override;
+    std::shared_ptr<void> get_lasting(std::uint64_t number, Make make) override;
     // Drops what the task has not taken.
-    void close();
+    void close() { current_.clear(); }
+    // Lets go of what it was told to. To be called now and then.
+    void tidy();
+    // A lasting one did not come, since this was asked last.
+    bool lacked() { return std::exchange(lacked_, false); }
 
   private:
+    struct Kept {
+        Fd fd;                         // until it is first asked for,
+        std::shared_ptr<void> object;  //   then this
+    };
     bool receive();
 
     Fd control_;
     std::map<std::uint64_t, std::vector<Fd>> waiting_;  // by serial
     std::vector<Fd> current_;
+    std::unordered_map<std::uint64_t, Kept> lasting_;  // by identity
+    bool lacked_ = false;
 };
 
 }  // namespace sidestep

@@ -50,6 +50,8 @@ void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
 
 namespace {
 
+constexpr std::uint64_t kTidyNs = 1'000'000'000;  // how often a busy worker lets go of objects
+
 using detail::OutputBuffer;
 using detail::steady_now_ns;
 
@@ -150,10 +152,9 @@ class Worker {
         if (!initializer_.given) return ready;
         std::uint64_t begin = steady_now_ns();
         try {
-            if (initializer_.fds) {
-                task_fds_.await(0, initializer_.fds);
-                task_fds_.open(0, initializer_.fds);
-            }
+            if (initializer_.fds || initializer_.lasting_fds)
+                task_fds_.await(0, initializer_.fds, initializer_.lasting_fds);
+            if (initializer_.fds) task_fds_.open(0, initializer_.fds);
             run_hook(initializer_);
         } catch (abi::__forced_unwind&) {
             throw;
@@ -192,7 +193,6 @@ class Worker {
                 ring_.complete(*slot);
                 leave();
             }
-            slot->started_ns.store(begin, std::memory_order_relaxed);  // a hint for the parent
             context_->number = context_->item = slot->serial;
             context_->attempt = slot->attempt;
             context_->items_begin = slot->items_begin;
@@ -206,6 +206,7 @@ class Worker {
             std::uint64_t end = steady_now_ns();
             std::uint64_t duration = end - begin;
             meter_.worked(begin, end);
+            if (end >= tidy_at_) tidy(end);
             if (measured && slot->reply == ReplyKind::value)
                 meter_.measured(parts.serialize_part(duration));
             slot->begun_ns = begin;
@@ -226,7 +227,7 @@ class Worker {
                 "the code of the initializer or finalizer is not in this worker: the library it "
                 "belongs to was loaded after the worker started");
         InputArchive input({args_segment_.data() + Arena::offset(hook.block), hook.size},
-                           hook.fds ? &task_fds_ : nullptr);
+                           &task_fds_);
         detail::HeapBuffer nothing;
         OutputArchive output(nothing);
         entry->run(input, output);
@@ -272,7 +273,7 @@ class Worker {
         ResultBuffer buffer(slot, results_);
         try {
             if (slot.fds) task_fds_.open(slot.serial, slot.fds);
-            InputArchive input(arguments(slot, copy), slot.fds ? &task_fds_ : nullptr);
+            InputArchive input(arguments(slot, copy), &task_fds_);
             const detail::TaskEntry* entry = find_entry(slot);
             if (!entry)
                 throw SerializationError(
@@ -290,6 +291,11 @@ class Worker {
         }
         if (slot.fds) task_fds_.close();
         buffer.publish_into_slot();
+    }
+
+    void tidy(std::uint64_t now) {
+        task_fds_.tidy();
+        tidy_at_ = now + kTidyNs;
     }
 
     void mark_output(const TaskSlot& slot) {
@@ -313,7 +319,7 @@ class Worker {
                 detail::save_current_exception(output, {});
             }
         }
-        slot.reply = ReplyKind::error;
+        slot.reply = task_fds_.lacked() ? ReplyKind::lacks_fds : ReplyKind::error;
     }
 
     // After a completed task: tells the parent, if it sleeps, now or with the next ones.
@@ -356,8 +362,10 @@ class Worker {
         if (!ring_.has_work()) bell.wait(key, {});
         bell.cancel(0);
         control_->set_parked(index_, false);
-        if (!ring_.has_work() && std::exchange(heap_used_, false))
-            give_back_freed_memory();  // nothing came for a whole second
+        if (!ring_.has_work()) {  // nothing came for a whole second
+            task_fds_.tidy();
+            if (std::exchange(heap_used_, false)) give_back_freed_memory();
+        }
         // The lifeline kills us with our parent; this is for a parent whose lifeline a forked
         // process still holds.
         if (getppid() != parent_pid_) leave_process(1);
@@ -380,6 +388,7 @@ class Worker {
     detail::TaskId cached_;
     const detail::TaskEntry* cached_entry_ = nullptr;
     std::uint32_t unannounced_ = 0;
+    std::uint64_t tidy_at_ = 0;
     bool heap_used_ = false;  // since freed memory was given back
 };
 

@@ -18,7 +18,7 @@ void WorkerTally::add(const WorkerWords& words, std::chrono::steady_clock::time_
     std::uint64_t since = words.since.load(std::memory_order_relaxed);
     auto time = static_cast<std::uint64_t>(now.time_since_epoch().count());
     if (since != 0 && since >> 1 <= time)
-        (since & 1 ? idle : busy) += std::min(time - (since >> 1), life);
+        (since & WorkerWords::kIdle ? idle : busy) += std::min(time - (since >> 1), life);
     init += as_time(read(words.init));
     wait += as_time(std::min(idle, life));
     work += as_time(std::min(busy, life));

@@ -13,13 +13,14 @@ namespace sidestep {
 // The worker alone writes; all relaxed: each word is right by itself, and a reader that is a task
 // late is right enough. Nanoseconds.
 struct WorkerWords {
+    static constexpr std::uint64_t kIdle = 1;
     alignas(kCacheLine) std::atomic<std::uint64_t> init{0};
     std::atomic<std::uint64_t> idle{0};
     std::atomic<std::uint64_t> work{0};
     std::atomic<std::uint64_t> measured{0};   // of the tasks whose parts were measured: all of it
     std::atomic<std::uint64_t> serialize{0};  //   and the part of arguments and results
-    // Since when it does what it does now (steady clock), doubled, plus one if that is nothing. 0:
-    // neither.
+    // Since when it does what it does now (steady clock), doubled, plus kIdle if that is nothing.
+    // 0: neither. A task's begin is written before the task is claimed.
     std::atomic<std::uint64_t> since{0};
 };
 
@@ -37,7 +38,7 @@ class WorkerMeter {
     // The first task, or the wait for it, begins.
     void begin(std::uint64_t at) { set_since(at << 1); }
     // It had nothing to do from then to then, and has something now.
-    void begin_idle(std::uint64_t from) { set_since(from << 1 | 1); }
+    void begin_idle(std::uint64_t from) { set_since(from << 1 | WorkerWords::kIdle); }
     void end_idle(std::uint64_t from, std::uint64_t to) {
         add(words_->idle, to - from);
         set_since(to << 1);

@@ -58,6 +58,7 @@ struct HookSetup {
     std::uint64_t block = 0;
     std::uint64_t size = 0;
     std::uint64_t fds = 0;  // descriptors, sent like those of task 0
+    std::uint64_t lasting_fds = 0;
     bool given = false;
 };
 

@@ -1,11 +1,20 @@
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include <catch2/catch.hpp>
 
+#include <chrono>
+#include <csignal>
+#include <fstream>
 #include <mutex>
+#include <optional>
 #include <set>
+#include <string>
 
 #include <sidestep/connection.hpp>
 #include <sidestep/lock.hpp>
 #include <sidestep/queue.hpp>
+#include <sidestep/value.hpp>
 
 #include "pool_support.hpp"
 
@@ -83,4 +92,96 @@ TEST_CASE("a handle in a result is refused with a reason", "[pool][handles]") {
     sidestep::Pool pool({.processes = 1});
     auto task = pool.submit([](sidestep::Lock lock) { return lock; }, sidestep::Lock());
     CHECK_THROWS_AS(task.get(), sidestep::SerializationError);
+}
+
+// --- what a worker keeps ----------------------------------------------------------------------
+
+namespace {
+
+using Large = sidestep::Array<char>;  // beyond 16 KiB it has a segment of its own
+constexpr std::size_t kLarge = 64 << 10;
+
+char first_of(Large array) { return array[0]; }
+int segments_here() {
+    std::ifstream maps("/proc/self/maps");
+    int count = 0;
+    for (std::string line; std::getline(maps, line);)
+        count += line.find("sidestep-data") != std::string::npos;
+    return count;
+}
+void limit_descriptors(unsigned most) {
+    rlimit limit = {};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = most;
+    if (::setrlimit(RLIMIT_NOFILE, &limit) < 0) throw std::runtime_error("setrlimit");
+}
+int next_descriptor() {
+    int fd = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    ::close(fd);
+    return fd;
+}
+
+}  // namespace
+
+TEST_CASE("a worker keeps a shared object that came with a task until the parent drops it",
+          "[pool][handles]") {
+    sidestep::Pool pool({.processes = 1});
+    std::optional<Large> array(std::in_place, kLarge);
+    (*array)[0] = 'a';
+    CHECK(pool.apply(first_of, *array) == 'a');
+    CHECK(pool.apply(segments_here) == 1);
+    (*array)[0] = 'b';  // it is the same memory
+    CHECK(pool.apply(first_of, *array) == 'b');
+    SECTION("while the worker is idle") {
+        array.reset();
+        CHECK(test::eventually([&] { return pool.apply(segments_here) == 0; }));
+    }
+    SECTION("while it is busy") {
+        array.reset();
+        auto begin = std::chrono::steady_clock::now();
+        while (pool.apply(segments_here) != 0)
+            REQUIRE(std::chrono::steady_clock::now() - begin < test::kPatience);
+    }
+}
+
+TEST_CASE("thousands of short-lived shared objects do not use up a worker's descriptors",
+          "[pool][handles]") {
+    sidestep::Pool pool({.processes = 1});
+    pool.apply(limit_descriptors, 200u);
+    for (int i = 0; i < 2000; ++i) {
+        Large array(kLarge);
+        array[0] = static_cast<char>(i);
+        REQUIRE(pool.apply(first_of, array) == static_cast<char>(i));
+    }
+}
+
+TEST_CASE("a worker without descriptors says so, and gets the shared object again later",
+          "[pool][handles]") {
+    sidestep::Pool pool({.processes = 1});
+    Large array(kLarge);
+    array[0] = 'x';
+    int next = pool.apply(next_descriptor);
+    pool.apply(limit_descriptors, static_cast<unsigned>(next));
+    CHECK_THROWS_WITH(pool.apply(first_of, array), Catch::Contains("RLIMIT_NOFILE"));
+    pool.apply(limit_descriptors, static_cast<unsigned>(next) + 20);
+    CHECK(pool.apply(first_of, array) == 'x');
+}
+
+TEST_CASE("the successor of a worker that died gets the shared objects too", "[pool][handles]") {
+    sidestep::Pool pool({.processes = 1});
+    Large array(kLarge);
+    array[0] = 'y';
+    CHECK(pool.apply(first_of, array) == 'y');
+    CHECK_THROWS_AS(pool.apply([] { std::raise(SIGKILL); }), sidestep::WorkerLost);
+    CHECK(pool.apply(first_of, array) == 'y');
+}
+
+TEST_CASE("shared objects are arguments in a pool without workers, and of an initializer",
+          "[pool][handles]") {
+    Large array(kLarge);
+    array[0] = 'z';
+    CHECK(sidestep::Pool({.processes = 0}).apply(first_of, array) == 'z');
+    sidestep::Pool pool(
+        {.processes = 1, .initializer = sidestep::bind([](Large own) { own[1] = own[0]; }, array)});
+    CHECK(pool.apply([](Large own) { return own[1]; }, array) == 'z');
 }

@@ -39,6 +39,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -112,6 +113,9 @@ class HeapBuffer final : public OutputBuffer {
     std::vector<std::byte> memory_;
 };
 
+// A number that nothing else in this process has, or had.
+std::uint64_t new_identity() noexcept;
+
 // How descriptors travel beside the bytes. A transport that cannot carry any passes none.
 class FdSink {
   public:
@@ -119,12 +123,25 @@ class FdSink {
     // Returns the number that stands for it in the bytes. Equal descriptors may share one: many
     // small objects lie in one segment.
     virtual std::uint64_t put(int fd) = 0;
+    // The same for one that belongs to `owner` and stands for one thing while that lives, such as a
+    // segment of shared memory: who sends again and again to the same receiver sends it once.
+    // `identity`: the owner's, from new_identity().
+    virtual std::uint64_t put_lasting(int fd, std::uint64_t identity,
+                                      const std::shared_ptr<const void>& owner) {
+        (void)identity, (void)owner;
+        return put(fd);
+    }
 };
 class FdSource {
   public:
     virtual ~FdSource() = default;
     // An owned descriptor; another one each time that a number is asked for.
     virtual int get(std::uint64_t number) = 0;
+    // What a lasting one stands for: what make() makes of the owned descriptor, or made before.
+    using Make = std::shared_ptr<void> (*)(int fd);
+    virtual std::shared_ptr<void> get_lasting(std::uint64_t number, Make make) {
+        return make(get(number));
+    }
 };
 
 // Makes a value that is about to be read: a handle's default constructor would create a new shared

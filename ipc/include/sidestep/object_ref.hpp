@@ -56,6 +56,10 @@ class ObjectRef {
 // One descriptor through the archive; the same checks and errors.
 void save_fd(OutputArchive& archive, int fd, const char* name);
 int load_fd(InputArchive& archive, const char* name);  // owned
+// One that belongs to `owner`, and what the receiver makes of it (FdSink::put_lasting).
+void save_lasting(OutputArchive& archive, int fd, std::uint64_t identity,
+                  const std::shared_ptr<const void>& owner, const char* name);
+std::shared_ptr<void> load_lasting(InputArchive& archive, FdSource::Make make, const char* name);
 
 }  // namespace detail
 }  // namespace sidestep

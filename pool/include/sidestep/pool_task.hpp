@@ -43,6 +43,27 @@ TaskKind task_kind(const F& f) {
     return {task_id<Body>(), kTaskEntry<Body>, function_address(f)};
 }
 
+// The descriptors in the arguments, until the task is done: duplicates; of lasting ones the
+// owner is kept, and their identity stands in the bytes.
+class TaskDescriptors final : public FdSink {
+  public:
+    static constexpr std::uint64_t kLasting = std::uint64_t(1) << 63;
+    struct Lasting {
+        std::uint64_t identity;
+        int fd;
+        std::shared_ptr<const void> owner;
+    };
+    ~TaskDescriptors() override;
+    std::uint64_t put(int fd) override;
+    std::uint64_t put_lasting(int fd, std::uint64_t identity,
+                              const std::shared_ptr<const void>& owner) override;
+    bool empty() const { return numbers.empty() && lasting.empty(); }
+    void swap(TaskDescriptors& other) noexcept;
+
+    std::vector<int> numbers;  // owned
+    std::vector<Lasting> lasting;
+};
+
 // Written by the submitter until submit(); by the pool, under its mutex, until done() is true;
 // constant from then on.
 class PoolTask final : public TaskState {
@@ -111,15 +132,6 @@ class PoolTask final : public TaskState {
         PoolTask* task_;
     };
 
-    // Duplicates of the descriptors in the arguments, until the task is done.
-    class Descriptors final : public FdSink {
-      public:
-        ~Descriptors() override { clear(); }
-        std::uint64_t put(int fd) override;
-        void clear();
-        std::vector<int> numbers;
-    };
-
     // Arguments that a task shares with the parts that it was split into. The last one to go frees
     // them, which takes the pool's mutex.
     struct KeptArguments {
@@ -128,13 +140,13 @@ class PoolTask final : public TaskState {
         std::uint64_t block = 0;
         std::size_t size = 0;
         std::vector<std::byte> inline_bytes;
-        Descriptors descriptors;
+        TaskDescriptors descriptors;
     };
     struct ArgumentView {
         std::uint64_t block;
         std::size_t size;
         const std::byte* inline_bytes;
-        const std::vector<int>* fds;
+        const TaskDescriptors* fds;
     };
     ArgumentView argument_view() const;
 
@@ -183,7 +195,7 @@ class PoolTask final : public TaskState {
     PoolTask* previous_ = nullptr;
     PoolTask* garbage_ = nullptr;  // completed, its reference to be dropped
     Arguments arguments_;
-    Descriptors descriptors_;
+    TaskDescriptors descriptors_;
     alignas(16) std::byte bytes_[kInline];  // inline arguments, then the inline result
 };
 
