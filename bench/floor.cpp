@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstring>
 #include <new>
 
 #include "segment.hpp"
@@ -25,6 +26,10 @@ int start_child(auto body) {
         _exit(0);
     }
     return pid;
+}
+
+void* map_shared(std::size_t bytes) {
+    return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 }
 
 void end_child(int pid) {
@@ -66,10 +71,7 @@ void hand_over(std::atomic<std::uint32_t>& word, std::uint32_t value, PingPong::
 }
 }  // namespace
 
-PingPong::PingPong(Wait wait)
-    : shared_(new (mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                        -1, 0)) Shared),
-      wait_(wait) {
+PingPong::PingPong(Wait wait) : shared_(new (map_shared(sizeof(Shared))) Shared), wait_(wait) {
     child_ = start_child([this] {
         for (std::uint32_t turn = 1;; ++turn) {
             await(shared_->ping, turn, wait_);
@@ -88,6 +90,32 @@ std::chrono::nanoseconds PingPong::round_trip() {
     hand_over(shared_->ping, ++turn_, wait_);
     await(shared_->pong, turn_, wait_);
     return Clock::now() - begin;
+}
+
+HandOver::HandOver(std::size_t bytes)
+    : own_(bytes, 'x'),
+      shared_(static_cast<char*>(map_shared(bytes))),
+      turns_(new (map_shared(sizeof(PingPong::Shared))) PingPong::Shared) {
+    child_ = start_child([this] {
+        std::vector<char> theirs(own_.size(), 'y');
+        for (std::uint32_t turn = 1;; ++turn) {
+            await(turns_->ping, turn, PingPong::Wait::spin);
+            std::memcpy(theirs.data(), shared_, theirs.size());
+            hand_over(turns_->pong, turn, PingPong::Wait::spin);
+        }
+    });
+}
+
+HandOver::~HandOver() {
+    end_child(child_);
+    munmap(turns_, sizeof(PingPong::Shared));
+    munmap(shared_, own_.size());
+}
+
+void HandOver::run() {
+    std::memcpy(shared_, own_.data(), own_.size());
+    hand_over(turns_->ping, ++turn_, PingPong::Wait::spin);
+    await(turns_->pong, turn_, PingPong::Wait::spin);
 }
 
 struct BareRing::State {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace bench {
 
@@ -32,10 +33,29 @@ class PingPong {
     ~PingPong();
     std::chrono::nanoseconds round_trip();
 
-  private:
     struct Shared;
+
+  private:
     Shared* shared_;
     Wait wait_;
+    int child_ = 0;
+    std::uint32_t turn_ = 0;
+};
+
+// Two processes and a buffer that both have mapped: one copies bytes in, the other copies them out
+// and says so, both spinning until it is their turn. The memory is there already, on all sides.
+class HandOver {
+  public:
+    explicit HandOver(std::size_t bytes);
+    ~HandOver();
+    HandOver(const HandOver&) = delete;
+    HandOver& operator=(const HandOver&) = delete;
+    void run();
+
+  private:
+    std::vector<char> own_;
+    char* shared_;
+    PingPong::Shared* turns_;
     int child_ = 0;
     std::uint32_t turn_ = 0;
 };

@@ -149,7 +149,8 @@ def by_size(results):
               for way in ("send", "receive", "echo")]
     series += [(f"{peer}", results.rows(f"{peer}/send"), False)
                for peer in ("multiprocessing.Pool", "loky", "billiard", "mpi4py")]
-    series.append(("memcpy, one copy", results.rows("payload/floor_memcpy"), True))
+    series.append(("memcpy, one copy", results.rows("payload/memcpy"), True))
+    series.append(("two processes, shared buffer", results.rows("payload/floor_send"), True))
     return svg.line_plot("Payload, copied (peers: send)", "bytes in an argument or a result",
                          "bytes/s", series, size, number,
                          x_ticks=[1 << bits for bits in (3, 10, 16, 20, 24, 30)])

@@ -1,9 +1,13 @@
 // What it costs to give a task data, by value and by handle.
 //
-//   floor_memcpy/BYTES   one copy into memory that is already there: bytes/s
+//   memcpy/BYTES         one copy into memory that is already there: bytes/s
+//   floor_send/BYTES     two processes that hand so much over through a buffer that both have
+//   mapped,
+//                        one copy in and one out
+//   floor_echo/BYTES     the same there and back
 //   send/BYTES           a vector<double> as an argument: two copies, and new memory for the vector
 //   receive/BYTES        the same as a result
-//   echo/BYTES           there and back: four copies          (good: 70 % of the floor each way)
+//   echo/BYTES           there and back: four copies          (good: 70 % of the floor)
 //   empty                a task that gets an int: what BYTES of 0 would cost
 //   handle/BYTES         an Array of so many bytes as an argument; "over_empty_us" is beside the
 //                        empty task, in turns                 (good: the same for all, below 1 us)
@@ -16,6 +20,7 @@
 #include <sidestep/value.hpp>
 
 #include "common.hpp"
+#include "floor.hpp"
 
 namespace mp = sidestep;
 
@@ -49,7 +54,7 @@ std::size_t count(const benchmark::State& state) {
     return static_cast<std::size_t>(state.range(0)) / sizeof(double);
 }
 
-void floor_memcpy(benchmark::State& state) {
+void one_memcpy(benchmark::State& state) {
     if (!fits(state)) return;
     auto size = static_cast<std::size_t>(state.range(0));
     std::vector<char> from(size, 'x'), to(size);
@@ -58,6 +63,15 @@ void floor_memcpy(benchmark::State& state) {
         benchmark::DoNotOptimize(to.data());
         benchmark::ClobberMemory();
     }
+    set_bytes(state);
+}
+
+void hand_over(benchmark::State& state, int times) {
+    if (!fits(state)) return;
+    bench::HandOver floor(static_cast<std::size_t>(state.range(0)));
+    floor.run();  // the memory is there
+    for (auto _ : state)
+        for (int i = 0; i < times; ++i) floor.run();
     set_bytes(state);
 }
 
@@ -103,7 +117,9 @@ void sizes(benchmark::internal::Benchmark* row) {
     for (int bits : {3, 10, 16, 20, 24, 26, 30}) row->Arg(std::int64_t(1) << bits);
     row->UseRealTime();
 }
-BENCHMARK(floor_memcpy)->Apply(sizes);
+BENCHMARK(one_memcpy)->Name("memcpy")->Apply(sizes);
+BENCHMARK_CAPTURE(hand_over, send, 1)->Name("floor_send")->Apply(sizes);
+BENCHMARK_CAPTURE(hand_over, echo, 2)->Name("floor_echo")->Apply(sizes);
 BENCHMARK(send)->Apply(sizes);
 BENCHMARK(receive)->Apply(sizes);
 BENCHMARK(echo_back)->Name("echo")->Apply(sizes);

@@ -100,7 +100,9 @@ def payload():
             peer = f"{way}/{size}" if way != "receive" and name != "1 KiB" else ""
             goals = {FLOOR: 0.7} if 1 << 16 <= size <= 1 << 24 else {}
             yield Row(f"{way} {name}", f"payload/{way}/{size}", "B/s",
-                      f"payload/floor_memcpy/{size}", peer, goals=goals)
+                      f"payload/floor_{'echo' if way == 'echo' else 'send'}/{size}", peer,
+                      goals=goals)
+        yield Row(f"one memcpy, {name}", f"payload/memcpy/{size}", "B/s")
     for size in (8, 1 << 20, 1 << 30):
         yield Row(f"a handle to {SIZES[size]}: over an empty task",
                   f"payload/handle/{size}:over_empty_us", "us", goals={OURS: 1})
