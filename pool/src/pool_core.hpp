@@ -280,7 +280,6 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void trace_worker(const WorkerLink& link, TraceEvent::Kind kind, const ExitStatus& status = {});
     WorkerStats stats_of(WorkerLink& link) const;
     void read_memory(PoolStats& stats);  // without the mutex
-    void end_trace();                    // without the mutex
 
     // Waiting (pool_wait.cpp).
     void lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline);
@@ -348,6 +347,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     BackgroundThreads background_;       // they feed maps to the workers
     TaskNames names_;                    // types: guarded by mutex_
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
+    Tracing trace_;
 
     mutable std::mutex mutex_;
     // Guarded by mutex_.
@@ -388,7 +388,6 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     sys::Deadline kill_at_;  // workers that are still there then get SIGKILL
     bool supervisor_done_ = false;
     PoolMeters meters_;
-    std::shared_ptr<TraceWriter> trace_;  // null: nobody traces
 };
 
 }  // namespace sidestep::detail

@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <stdexcept>
 
 #include <sidestep/call_times.hpp>
@@ -53,7 +52,7 @@ void PoolCore::note_reply(WorkerLink& link, const Reply& reply, PoolTask& task) 
     if (std::uint64_t submitted = std::exchange(task.submitted_ns_, 0))
         meters_.wait.add(as_time(reply.begun_ns - submitted));
     note_run(link.index, as_time(reply.duration_ns), task);
-    if (!trace_) return;
+    if (!trace_.on()) return;
     TraceEvent event;
     event.failed = reply.kind == ReplyKind::error;
     event.outcome = event.failed ? "error" : "value";
@@ -80,7 +79,7 @@ void PoolCore::note_stopped(WorkerLink& link, PoolTask& task, FailureKind kind) 
     if (std::uint64_t submitted = std::exchange(task.submitted_ns_, 0))
         meters_.wait.add(as_time(begun - submitted));
     note_run(link.index, as_time(now - begun), task);
-    if (!trace_) return;
+    if (!trace_.on()) return;
     TraceEvent event;
     event.failed = true;
     event.outcome = outcome_of(kind);
@@ -97,7 +96,7 @@ void PoolCore::note_inline(PoolTask& task, std::uint64_t begun_ns, bool failed) 
     Lock lock(mutex_);
     if (task.attempts_ > 0) ++meters_.retried;
     note_run(0, as_time(duration), task);
-    if (!trace_) return;
+    if (!trace_.on()) return;
     TraceEvent event;
     event.failed = failed;
     event.outcome = failed ? "error" : "value";
@@ -114,19 +113,19 @@ void PoolCore::trace_task(TraceEvent event, const PoolTask& task) {
     event.items = task.items_end_ - task.items_begin_;
     event.first_item = task.first_item_ + task.items_begin_;
     event.label = names_.label(*task.entry_, task.function_);
-    trace_->add(event);
+    trace_.add(event);
 }
 
 void PoolCore::trace_worker(const WorkerLink& link, TraceEvent::Kind kind,
                             const ExitStatus& status) {
-    if (!trace_) return;
+    if (!trace_.on()) return;
     TraceEvent event;
     event.kind = kind;
     event.track = link.index;
     event.pid = link.process.pid;
     event.begin_ns = steady_now_ns();
     event.status = status;
-    trace_->add(event);
+    trace_.add(event);
 }
 
 // --- statistics --------------------------------------------------------------------------------
@@ -194,46 +193,18 @@ void PoolCore::read_memory(PoolStats& stats) {
 // --- traces ------------------------------------------------------------------------------------
 
 void PoolCore::trace(const std::string& path) {
-    trace_stop();  // first: it may be the same file
+    require_owner();
     {
         Lock lock(mutex_);
         if (supervisor_done_)
             throw std::logic_error("Pool::trace(): the pool has ended, nothing will happen in it");
     }
-    auto fresh =
-        std::make_shared<TraceWriter>(path, names_, options_.processes == 0u ? "thread" : "worker");
-    {
-        Lock lock(mutex_);
-        fresh.swap(trace_);
-    }
-    if (fresh) fresh->finish();  // another thread's, made meanwhile
+    trace_.start(path, names_, options_.processes == 0u ? "thread" : "worker");
 }
 
 void PoolCore::trace_stop() {
     require_owner();
-    std::shared_ptr<TraceWriter> trace;
-    {
-        Lock lock(mutex_);
-        trace = std::exchange(trace_, nullptr);
-    }
-    if (trace) trace->finish();
-}
-
-// Whoever joins waits for the file; nobody can be told by an exception then.
-void PoolCore::end_trace() {
-    std::shared_ptr<TraceWriter> trace;
-    {
-        Lock lock(mutex_);
-        trace = trace_;
-    }
-    if (!trace) return;
-    try {
-        trace->finish();
-    } catch (const std::exception& error) {
-        std::fprintf(stderr, "sidestep: a pool's trace is not complete: %s\n", error.what());
-    }
-    Lock lock(mutex_);
-    if (trace_ == trace) trace_ = nullptr;
+    trace_.stop();
 }
 
 }  // namespace sidestep::detail

@@ -238,7 +238,7 @@ void PoolCore::join() {
         launcher_.reset();  // a fork server goes now, though futures may keep this object
     }
     callbacks_.stop();
-    end_trace();
+    trace_.end();  // whoever joins waits for the file
 }
 
 void PoolCore::abandon() {

@@ -1,5 +1,7 @@
 #include "task_names.hpp"
 
+#include "demangle.hpp"
+
 namespace sidestep::detail {
 
 TaskLabel TaskNames::label(const TaskEntry& entry, const void* function) {
@@ -10,6 +12,12 @@ TaskLabel TaskNames::label(const TaskEntry& entry, const void* function) {
         last_signature_ = entry.signature;
     }
     return {last_type_, function};
+}
+
+TaskLabel TaskNames::label(const std::type_info& type) {
+    std::string& name = types_[type.hash_code()];
+    if (name.empty()) name = demangle(type.name());
+    return {&name, nullptr};
 }
 
 std::string TaskNames::name(const TaskLabel& label) {

@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <typeinfo>
 #include <unordered_map>
 
 #include <sidestep/task.hpp>
@@ -23,6 +24,7 @@ class TaskNames {
     // Threads: the caller serialises. (By signature, not by address: the module that has the entry
     // may be unloaded before the name is asked for.)
     TaskLabel label(const TaskEntry& entry, const void* function);
+    TaskLabel label(const std::type_info& type);  // likewise
 
     // Takes milliseconds for a function that was not asked for before. Threads: thread-safe.
     std::string name(const TaskLabel& label);

@@ -358,6 +358,7 @@ void ThreadPoolCore::join() {
         timer.swap(timer_);
     }
     if (timer.joinable()) timer.join();
+    trace_.end();
 }
 
 void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options) {
@@ -400,6 +401,8 @@ unsigned ThreadPool::processes() const { return core_->most_threads(); }
 unsigned ThreadPool::threads() const { return core_->threads(); }
 unsigned ThreadPool::idle_threads() const { return core_->idle_threads(); }
 PoolStats ThreadPool::stats() const { return core_->stats(); }
+void ThreadPool::trace(const std::string& path) { core_->trace(path); }
+void ThreadPool::trace_stop() { core_->trace_stop(); }
 void ThreadPool::run_in_background(std::function<void()> work) {
     core_->run_in_background(std::move(work));
 }

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -18,6 +19,8 @@
 
 #include "fork_marker.hpp"
 #include "service_thread.hpp"
+#include "task_names.hpp"
+#include "trace_writer.hpp"
 
 namespace sidestep::detail {
 
@@ -39,6 +42,8 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     unsigned threads();
     unsigned idle_threads();
     PoolStats stats();
+    void trace(const std::string& path);
+    void trace_stop();
     bool owned_here() const { return marker_.same_process(); }
     const TaskOptions& default_options() const { return options_.task; }
 
@@ -61,12 +66,16 @@ class ThreadPoolCore : public std::enable_shared_from_this<ThreadPoolCore> {
     void run_timer();
     void fail_waiting(const std::function<std::exception_ptr()>& error);
     void note_end(ThreadJob& job, unsigned index, std::chrono::steady_clock::time_point begun);
+    void trace_end(ThreadJob& job, unsigned index, std::chrono::steady_clock::time_point begun,
+                   std::chrono::nanoseconds took, const char* outcome);
 
     void require_owner() const;
 
     const ThreadPoolOptions options_;
     const ForkMarker marker_;
     BackgroundThreads background_;
+    TaskNames names_;  // types: guarded by mutex_
+    Tracing trace_;
     std::atomic<bool> interrupted_{false};
     std::mutex joining_;  // before mutex_
     std::mutex mutex_;

@@ -1,6 +1,12 @@
-// What a ThreadPool notes about its tasks, for stats().
+// What a ThreadPool notes about its tasks, for stats() and trace().
+#include <unistd.h>
+
 #include <algorithm>
+#include <stdexcept>
+#include <string_view>
 #include <typeinfo>
+
+#include <sidestep/pool_errors.hpp>
 
 #include "demangle.hpp"
 #include "sys.hpp"
@@ -11,15 +17,28 @@ namespace {
 
 constexpr std::size_t kMostSlowTasks = 10;
 
+const char* outcome_of(bool cancelled, const std::exception_ptr& error) {
+    if (cancelled) return "cancelled";
+    if (!error) return "value";
+    try {
+        std::rethrow_exception(error);
+    } catch (const TaskTimeout&) {
+        return "timeout";
+    } catch (...) {
+        return "error";
+    }
+}
+
 }  // namespace
 
 // A job is through, in whatever way. Without the mutex: a task has one of its own.
 void ThreadPoolCore::note_end(ThreadJob& job, unsigned index, sys::Clock::time_point begun) {
-    bool cancelled = job.task().cancelled(), failed = job.task().error() != nullptr;
+    bool cancelled = job.task().cancelled();
+    std::exception_ptr error = job.task().error();
     Lock lock(mutex_);
     if (cancelled)
         ++noted_.cancelled;
-    else if (failed)
+    else if (error)
         ++noted_.failed;
     if (job.attempt == 0) return;  // it was cancelled before it began
     noted_.retried += job.attempt - 1;
@@ -29,6 +48,7 @@ void ThreadPoolCore::note_end(ThreadJob& job, unsigned index, sys::Clock::time_p
     if (noted_.workers.size() <= index) noted_.workers.resize(index + 1);
     ++noted_.workers[index].tasks;
     noted_.workers[index].work += took;
+    if (trace_.on()) trace_end(job, index, begun, took, outcome_of(cancelled, error));
 
     std::vector<SlowTask>& slowest = noted_.slowest;
     if (slowest.size() == kMostSlowTasks && slowest.back().duration >= took) return;
@@ -36,6 +56,38 @@ void ThreadPoolCore::note_end(ThreadJob& job, unsigned index, sys::Clock::time_p
     slowest.insert(std::find_if(slowest.begin(), slowest.end(), shorter),
                    {job.number, index, took, demangle(typeid(job).name())});
     if (slowest.size() > kMostSlowTasks) slowest.pop_back();
+}
+
+// The tries of a task are one event: they were in one thread.
+void ThreadPoolCore::trace_end(ThreadJob& job, unsigned index, sys::Clock::time_point begun,
+                               std::chrono::nanoseconds took, const char* outcome) {
+    TraceEvent event;
+    event.outcome = outcome;
+    event.failed = outcome != std::string_view("value");
+    event.attempt = static_cast<std::uint16_t>(job.attempt);
+    event.track = index;
+    event.pid = ::getpid();
+    event.begin_ns = static_cast<std::uint64_t>(begun.time_since_epoch().count());
+    event.duration_ns = static_cast<std::uint64_t>(took.count());
+    event.number = job.number;
+    event.label = names_.label(typeid(job));
+    trace_.add(event);
+}
+
+void ThreadPoolCore::trace(const std::string& path) {
+    require_owner();
+    {
+        Lock lock(mutex_);
+        if (timer_ends_)
+            throw std::logic_error(
+                "ThreadPool::trace(): the pool has ended, nothing will happen in it");
+    }
+    trace_.start(path, names_, "thread");
+}
+
+void ThreadPoolCore::trace_stop() {
+    require_owner();
+    trace_.stop();
 }
 
 PoolStats ThreadPoolCore::stats() {

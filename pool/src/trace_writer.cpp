@@ -6,8 +6,11 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
+#include <exception>
 #include <iterator>
 #include <new>
+#include <utility>
 
 #include <sidestep/call_times.hpp>
 
@@ -176,6 +179,37 @@ void TraceWriter::flush() {
             error_ = n == 0 ? EIO : errno;
     }
     buffer_.clear();
+}
+
+// --- of a pool ---------------------------------------------------------------------------------
+
+std::shared_ptr<TraceWriter> Tracing::exchange(std::shared_ptr<TraceWriter> fresh) noexcept {
+    std::lock_guard lock(mutex_);
+    on_.store(fresh != nullptr, std::memory_order_relaxed);
+    return std::exchange(writer_, std::move(fresh));
+}
+
+void Tracing::start(const std::string& path, TaskNames& names, const char* track_name) {
+    stop();  // first: it may be the same file
+    auto other = exchange(std::make_shared<TraceWriter>(path, names, track_name));
+    if (other) other->finish();  // another thread's, made meanwhile
+}
+
+void Tracing::stop() {
+    if (auto writer = exchange(nullptr)) writer->finish();
+}
+
+void Tracing::end() noexcept {
+    try {
+        stop();
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "sidestep: a pool's trace is not complete: %s\n", error.what());
+    }
+}
+
+void Tracing::add(const TraceEvent& event) noexcept {
+    std::lock_guard lock(mutex_);
+    if (writer_) writer_->add(event);
 }
 
 }  // namespace sidestep::detail

@@ -7,8 +7,10 @@
 // for a disk. When that thread cannot keep up, events are dropped, and the file says how many.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -87,6 +89,24 @@ class TraceWriter {
     bool ending_ = false;
 
     ServiceThread thread_;
+};
+
+// The trace that a pool writes now, if it writes one. Threads: thread-safe.
+class Tracing {
+  public:
+    // Ends the one before. Throws as TraceWriter and its finish() do.
+    void start(const std::string& path, TaskNames& names, const char* track_name);
+    void stop();          // throws as finish() does
+    void end() noexcept;  // of the pool: what went wrong is said on stderr
+    bool on() const { return on_.load(std::memory_order_relaxed); }  // a hint
+    void add(const TraceEvent& event) noexcept;
+
+  private:
+    std::shared_ptr<TraceWriter> exchange(std::shared_ptr<TraceWriter> fresh) noexcept;
+
+    std::atomic<bool> on_{false};
+    std::mutex mutex_;
+    std::shared_ptr<TraceWriter> writer_;  // guarded by mutex_
 };
 
 }  // namespace sidestep::detail

@@ -1,6 +1,7 @@
 // Trace files: what is in them, read back by Python.
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,9 +13,12 @@
 #include <iterator>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include <catch2/catch.hpp>
+
+#include <sidestep/thread_pool.hpp>
 
 #include "pool_support.hpp"
 
@@ -208,6 +212,35 @@ TEST_CASE("more events than one buffer holds come through", "[pool][trace]") {
     CHECK(python(file, "len({t[\"args\"][\"task\"] for t in tasks})") == std::to_string(kTasks));
 }
 
+TEST_CASE("events that come faster than the file can be written are left out, and counted",
+          "[pool][trace]") {
+    Folder folder;
+    std::string slow = folder.file("fifo"), file = folder.file("t.json");
+    REQUIRE(mkfifo(slow.c_str(), 0600) == 0);
+    constexpr int kTasks = 150'000;
+    test::SharedWords gate(1);
+    std::thread reader([&] {  // a pipe that nobody reads is a disk that is full of work
+        std::ifstream from(slow);
+        test::await(gate[0]);
+        std::ofstream(file) << from.rdbuf();
+    });
+    {
+        mp::ThreadPool pool({.threads = 1});
+        pool.trace(slow);
+        std::vector<mp::Future<int>> futures;
+        for (int i = 0; i < kTasks; ++i) futures.push_back(pool.submit(test::add, i, 1));
+        for (auto& f : futures) f.get();
+        pool.close();
+        std::thread joiner([&] { pool.join(); });
+        gate[0] = 1;
+        joiner.join();
+    }
+    reader.join();
+    CHECK(python(file, "(lambda dropped: dropped > 0 and dropped + len(tasks) == " +
+                           std::to_string(kTasks) +
+                           ")(sum(int(i[\"name\"].split()[0]) for i in instants))") == "True");
+}
+
 TEST_CASE("a running trace can be looked at before it ends", "[pool][trace]") {
     Folder folder;
     std::string file = folder.file("t.json");
@@ -234,6 +267,30 @@ TEST_CASE("a pool without workers has a track for each thread that submits", "[p
     CHECK(python(file, "[(t[\"args\"][\"outcome\"], t[\"tid\"]) for t in tasks]") ==
           "[('value', " + std::to_string(gettid()) + "), ('error', " + std::to_string(gettid()) +
               ")]");
+}
+
+TEST_CASE("a pool of threads is traced too", "[pool][trace]") {
+    Folder folder;
+    std::string file = folder.file("t.json");
+    mp::ThreadPool pool({.threads = 2});
+    pool.trace(file);
+    CHECK(pool.apply(test::add, 1, 2) == 3);
+    CHECK_THROWS_AS(pool.submit({.retry = {.max_attempts = 2}}, refuse, 1).get(),
+                    std::domain_error);
+    auto late = pool.submit({.timeout = 10ms}, [] {
+        return test::eventually([] { return mp::this_task::stop_requested(); });
+    });
+    CHECK_THROWS_AS(late.get(), mp::TaskTimeout);
+    pool.close();
+    pool.join();
+    CHECK(python(file,
+                 "sorted((t[\"args\"][\"task\"], t[\"args\"][\"attempt\"], "
+                 "t[\"args\"][\"outcome\"]) for t in tasks)") ==
+          "[(1, 1, 'value'), (2, 2, 'error'), (3, 1, 'timeout')]");
+    CHECK(python(file,
+                 "{e[\"args\"][\"name\"] for e in events if e[\"name\"] == \"thread_name\"}"
+                 " <= {\"thread 0\", \"thread 1\"}") == "True");
+    CHECK_THROWS_AS(pool.trace(file), std::logic_error);
 }
 
 TEST_CASE("a trace that cannot be written says why, by its path", "[pool][trace]") {

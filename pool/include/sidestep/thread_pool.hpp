@@ -96,6 +96,10 @@ class ThreadPool : public PoolFace<ThreadPool> {
     // one counts as running until its thread is through with it.
     PoolStats stats() const;
 
+    // As Pool::trace(): a track for each thread; the attempts at a task are one event.
+    void trace(const std::string& path);
+    void trace_stop();
+
   private:
     friend class PoolFace<ThreadPool>;
     friend class InterruptGuard;
