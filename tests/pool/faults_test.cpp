@@ -262,6 +262,7 @@ TEST_CASE("a worker that writes nonsense costs at most its task", "[pool][faults
     CAPTURE(what, byte);
     constexpr std::size_t kTasks = 100;
     test::SharedWords words(2 + kTasks);
+    auto begun = std::chrono::steady_clock::now();
     mp::Pool pool({.processes = 2, .start_method = method});
     for (int i = 0; i < 200; ++i) pool.apply(test::add, 1, 2);
     mp::Future<int> scribbler = pool.submit(scribble_task, words.path(), what, byte, 17u);
@@ -283,6 +284,13 @@ TEST_CASE("a worker that writes nonsense costs at most its task", "[pool][faults
         mp::Future<int> f = pool.submit(test::add, i, 1);
         CHECK(get(f) == i + 1);
     }
+    // What it wrote over its own times is not believed beyond its life.
+    auto life = std::chrono::steady_clock::now() - begun;
+    for (const mp::WorkerStats& worker : pool.stats().workers)
+        for (auto time : {worker.work, worker.wait, worker.init, worker.serialize}) {
+            CHECK(time >= 0ns);
+            CHECK(time <= (worker.restarts + 1) * life);
+        }
 }
 
 TEST_CASE("what a killed worker had started is gone too", "[pool][faults]") {
