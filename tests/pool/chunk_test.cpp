@@ -212,7 +212,7 @@ TEST_CASE("an item's place in the input decides its random numbers, not its chun
     CHECK(std::set(expected.begin(), expected.end()).size() == 50);
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef TEST_SANITIZED
 TEST_CASE("a crash in a chunk whose results cannot be saved costs the chunk, not the pool",
           "[pool][chunk][memory]") {
     // Two workers: one cannot be replaced while the limit holds.

@@ -16,19 +16,6 @@ namespace {
 constexpr std::size_t kLarge = std::size_t(4) << 20;
 
 std::vector<double> copy_of(const std::vector<double>& values) { return values; }
-std::size_t use_and_free(std::size_t bytes) { return std::string(bytes, 'x').size(); }
-
-// A field of /proc/PID/stat, counted as proc(5) does.
-long stat_field(int pid, int number) {
-    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-    std::string line;
-    std::getline(file, line);
-    std::string_view rest = std::string_view(line).substr(line.rfind(')') + 2);  // field 3
-    for (; number > 3; --number) rest.remove_prefix(rest.find(' ') + 1);
-    return std::stol(std::string(rest.substr(0, rest.find(' '))));
-}
-long faults(int pid) { return stat_field(pid, 10); }
-long resident_pages(int pid) { return stat_field(pid, 24); }
 
 }  // namespace
 
@@ -49,6 +36,24 @@ TEST_CASE("large values arrive whole, wherever they lie in the message", "[pool]
 }
 
 #ifndef TEST_SANITIZED  // they have heaps of their own
+namespace {
+
+std::size_t use_and_free(std::size_t bytes) { return std::string(bytes, 'x').size(); }
+
+// A field of /proc/PID/stat, counted as proc(5) does.
+long stat_field(int pid, int number) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    std::string line;
+    std::getline(file, line);
+    std::string_view rest = std::string_view(line).substr(line.rfind(')') + 2);  // field 3
+    for (; number > 3; --number) rest.remove_prefix(rest.find(' ') + 1);
+    return std::stol(std::string(rest.substr(0, rest.find(' '))));
+}
+long faults(int pid) { return stat_field(pid, 10); }
+long resident_pages(int pid) { return stat_field(pid, 24); }
+
+}  // namespace
+
 TEST_CASE("what a task freed the next one uses: no page is asked for again", "[pool][payload]") {
     auto method = GENERATE(from_range(test::methods()));
     mp::Pool pool({.processes = 1, .start_method = method});

@@ -309,6 +309,7 @@ TEST_CASE("stats() of a thread pool count tasks, threads and what came of them",
         open.wait(false);
         return 1;
     });
+    REQUIRE(test::eventually([&] { return slow.running(); }));  // in thread 0; the key is for 1
     auto sticky = pool.submit({.key = 7}, [] { return 2; });
     auto wrong = pool.submit({.retry = {.max_attempts = 3}},
                              []() -> int { throw std::runtime_error("no"); });

@@ -255,7 +255,7 @@ TEST_CASE("options of a thread pool that make no sense are refused", "[pool][thr
     CHECK_THROWS_AS(pool.apply([&] { pool.close(), pool.join(); }), std::logic_error);
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef TEST_SANITIZED
 TEST_CASE("a thread that the system refuses costs no task", "[pool][thread_pool][memory]") {
     auto program = test::run_program({"refused-threads"});  // where no old stacks are kept
     CHECK(program.exited_with(0));
