@@ -24,6 +24,8 @@ constexpr std::uint64_t kStartNs = 2'000'000;        // a worker that has not sa
 constexpr std::uint64_t kUnresponsiveNs =
     1'000'000'000;                                       // one that may be stopped: the last resort
 constexpr std::uint64_t kLongestTaskNs = 1'000'000'000;  // what the average takes into account
+constexpr std::uint64_t kTinyTasksForOneLook = 32;
+constexpr std::uint64_t kSubmitNs = 400;
 constexpr std::size_t kLeastArena = std::size_t(16) << 20;
 
 }  // namespace
@@ -131,7 +133,10 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     }
     if (asleep_) wake_dormant();
     place(reference.release());
-    if (drain(links_[hot_], garbage)) {
+    // Results are looked for now and then when tasks are tiny: what a look costs is the cache line
+    // of the slot that the worker is at.
+    bool looks = task_ns_ >= WorkerMeter::kTinyTaskNs || task->serial_ % kTinyTasksForOneLook == 0;
+    if (looks && drain(links_[hot_], garbage)) {
         refill();
         if (followers_ > 0 || leader_) wake_waiters();
     }
@@ -204,12 +209,18 @@ bool PoolCore::has_room(WorkerLink& link) const {
     return ring.in_flight() < (link.stuck > 0 ? 1 : depth());
 }
 
+// No worker more helps: tasks are shorter than it takes to submit one, and with the threads that
+// submit, those that are awake have all CPUs.
+bool PoolCore::crowded() const {
+    return task_ns_ < kSubmitNs && spin_.awake(*control_) + 1 >= spin_.cpus;
+}
+
 // The worker that would start a new task soonest, or null if all rings hold enough. The one that
 // was used last is kept while its queue is shorter than a wake-up: a worker that runs is worth two
 // that must be woken.
 WorkerLink* PoolCore::pick() {
     WorkerLink& hot = links_[hot_];
-    if (has_room(hot) && hot.ready && cost(hot) < wake_cost_ns_) return &hot;
+    if (has_room(hot) && hot.ready && (cost(hot) < wake_cost_ns_ || crowded())) return &hot;
     // One that is still starting gets nothing while others work: it would begin with that, though
     // older tasks wait behind those that run now.
     bool ready = std::any_of(links_.begin(), links_.end(), [](const WorkerLink& l) {

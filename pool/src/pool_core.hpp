@@ -207,6 +207,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void place(PoolTask* task);
     bool overtake(const PoolTask& task);
     WorkerLink* pick();
+    bool crowded() const;
     std::uint64_t cost(WorkerLink& link) const;
     std::uint64_t depth() const;
     bool publish(WorkerLink& link, PoolTask* task);

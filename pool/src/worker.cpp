@@ -30,13 +30,16 @@
 
 namespace sidestep {
 
-std::chrono::nanoseconds SpinPolicy::budget(const ControlPage& page) const {
+std::uint32_t SpinPolicy::awake(const ControlPage& page) const {
     std::uint32_t sleeping = 0;
     for (std::uint32_t i = 0; i * 64 < workers; ++i)
         sleeping += static_cast<std::uint32_t>(
             std::popcount(page.parked[i].load(std::memory_order_relaxed)));  // a hint
-    std::uint32_t awake = workers > sleeping ? workers - sleeping : 0;
-    return std::chrono::nanoseconds(awake + 1 <= cpus ? spin_ns : 0);
+    return workers > sleeping ? workers - sleeping : 0;
+}
+
+std::chrono::nanoseconds SpinPolicy::budget(const ControlPage& page) const {
+    return std::chrono::nanoseconds(awake(page) + 1 <= cpus ? spin_ns : 0);
 }
 
 void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {

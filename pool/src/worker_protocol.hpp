@@ -47,6 +47,7 @@ struct SpinPolicy {
     std::uint32_t cpus = 1;
     std::uint64_t spin_ns = 0;
 
+    std::uint32_t awake(const ControlPage& page) const;  // workers; a hint
     // Zero when there are more participants awake than CPUs.
     std::chrono::nanoseconds budget(const ControlPage& page) const;
 };
