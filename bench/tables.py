@@ -57,7 +57,22 @@ def small_tasks():
     for method in ("spawn", "forkserver"):
         yield Row(f"pool of two: start, task, end ({method})", f"pool/pool_start/{method}", "s", "",
                   "start")
-    yield Row("SIGKILL of a worker to the error", "pool/kill_to_error", "s", goals={OURS: 1e-3})
+
+
+def policies():
+    yield Row("SIGKILL of a worker until its task's future throws", "pool/kill_to_error", "s",
+              goals={OURS: 1e-3})
+    yield Row("from a task's deadline until its future throws", "pool/latency_timeout", "s",
+              goals={OURS: 5e-3})
+    ends = {"heeded": "it heeds the request",
+            "spawn": "it does not, and is replaced (spawn)",
+            "forkserver": "the same (forkserver)"}
+    for row, what in ends.items():
+        yield Row(f"cancel() of a running task until its worker takes the next; {what}",
+                  f"pool/latency_cancel/{row}", "s", goals={OURS: 10e-3})
+    for method in ("spawn", "forkserver"):
+        yield Row(f"200 workers: start, 1000 tasks, end ({method})", f"pool/start_200/{method}",
+                  "s")
 
 
 def load(cpus):
@@ -191,6 +206,7 @@ def tables(cpus):
         "pool": Table(list(small_tasks()), PYTHON_POOLS),
         "load": Table(list(load(cpus)), PYTHON_POOLS),
         "scale": Table(list(scale()), ("multiprocessing.Pool",)),
+        "policies": Table(list(policies())),
         "idle": Table(list(idle())),
         "payload": Table(list(payload()), PYTHON_POOLS),
         "queue": Table(list(queue()), ("pipe", "Boost", "ZeroMQ", "iceoryx",
