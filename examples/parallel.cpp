@@ -136,5 +136,6 @@ int main(int argc, char** argv) {
         return 255;
     }
     std::ios::sync_with_stdio(false);
+    std::cin.tie(nullptr);  // or a thread that reads would flush what another one writes
     return Runner({argv + optind, argv + argc}, options, log).run(slots);
 }

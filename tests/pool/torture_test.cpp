@@ -26,8 +26,12 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr std::size_t kBatch = 500;
-// Words of the oracle: for each task how often it began, how often it ended; and a total.
-constexpr std::size_t kBegan = 0, kEnded = kBatch, kTotal = 2 * kBatch, kWords = 2 * kBatch + 1;
+// Words of the oracle: for each task how often it began, how often it ended; and a total. Each
+// batch has words of its own, which are used again when kSets later ones are through: a task that
+// was cancelled while it ran may be at it still when its batch is accounted for, until its worker
+// is killed.
+constexpr std::size_t kSets = 32, kBegan = 0, kEnded = kSets * kBatch, kTotal = 2 * kSets * kBatch,
+                      kWords = kTotal + 1;
 
 std::string fill(std::size_t index, std::size_t size) {
     return std::string(size, static_cast<char>('a' + index % 26));
@@ -120,7 +124,7 @@ class Killer {
 };
 
 struct Tally {
-    std::uint64_t finished = 0, failed = 0, lost = 0, cancelled = 0;
+    std::uint64_t finished = 0, failed = 0, lost = 0, cancelled = 0, batches = 0;
 };
 
 struct Submitted {
@@ -155,6 +159,8 @@ void check(Submitted& s, std::size_t i, test::SharedWords& words, Tally& tally) 
 }
 
 void batch(mp::Pool& pool, test::SharedWords& words, std::mt19937& random, Tally& tally) {
+    std::size_t first = tally.batches++ % kSets * kBatch;
+    for (std::size_t i = first; i < first + kBatch; ++i) words[kBegan + i] = words[kEnded + i] = 0;
     std::vector<Submitted> tasks(kBatch);
     bool large = random() % 4 == 0;
     unsigned longest = std::vector<unsigned>{1, 20, 300}[random() % 3];
@@ -162,7 +168,7 @@ void batch(mp::Pool& pool, test::SharedWords& words, std::mt19937& random, Tally
         Submitted& s = tasks[i];
         s.argument = large ? random() % 50'000 : random() % 200;
         s.size = large ? random() % 50'000 : random() % 200;
-        s.future = pool.submit(task, words.path(), i, fill(i + 1, s.argument),
+        s.future = pool.submit(task, words.path(), first + i, fill(first + i + 1, s.argument),
                                static_cast<unsigned>(random() % (longest + 1)), s.size);
         if (random() % 16 == 0) {
             Submitted& victim = tasks[random() % (i + 1)];
@@ -170,9 +176,7 @@ void batch(mp::Pool& pool, test::SharedWords& words, std::mt19937& random, Tally
         }
         if (random() % 64 == 0) tasks[random() % (i + 1)].future.wait();
     }
-    for (std::size_t i = 0; i < kBatch; ++i) check(tasks[i], i, words, tally);
-    // All are accounted for: nothing may touch the words any more.
-    for (std::size_t i = 0; i < 2 * kBatch; ++i) words[i] = 0;
+    for (std::size_t i = 0; i < kBatch; ++i) check(tasks[i], first + i, words, tally);
 }
 
 }  // namespace
