@@ -40,7 +40,7 @@ def spin(factor):
 
 # name: [(file, text, what replaces it)]
 VARIANTS = {
-    "claim by a plain store (unsafe; at least what membarrier would cost)": [(RING, """\
+    "claim by a plain store (unsafe; the most that membarrier could bring)": [(RING, """\
         return slot.state.compare_exchange_strong(expected, SlotState::taken,
                                                   std::memory_order_acquire)
                    ? &slot

@@ -7,6 +7,7 @@ import tempfile
 import unittest
 import xml.etree.ElementTree
 
+import decide
 import page
 import report
 import svg
@@ -118,6 +119,13 @@ class CommandTest(unittest.TestCase):
                 xml.etree.ElementTree.parse(pathlib.Path(folder, "plots", f"{name}.svg"))
             for row in page.tables(2)["pool"].rows:
                 self.assertIn(f"| {row.what} |", text)
+
+    def test_other_choices_are_made_in_lines_that_are_there(self):
+        for name, patches in decide.VARIANTS.items():
+            for file, text, other in patches:
+                with self.subTest(name):
+                    self.assertEqual((decide.ROOT / file).read_text().count(text), 1)
+                    self.assertNotEqual(text, other)
 
     def test_rendering_without_results_says_what_to_do(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -209,7 +209,6 @@ class Worker {
             std::uint64_t end = steady_now_ns();
             std::uint64_t duration = end - begin;
             meter_.worked(begin, end);
-            if (end >= tidy_at_) tidy(end);
             if (measured && slot->reply == ReplyKind::value)
                 meter_.measured(parts.serialize_part(duration));
             slot->begun_ns = begin;
@@ -218,6 +217,7 @@ class Worker {
             begin = end;
             ring_.complete(*slot);
             announce(duration);
+            if (end >= tidy_at_) tidy(end);  // a value of the user's may end with its object
         }
     }
 

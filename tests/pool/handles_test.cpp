@@ -155,6 +155,19 @@ TEST_CASE("thousands of short-lived shared objects do not use up a worker's desc
     }
 }
 
+TEST_CASE("more shared objects than a socket holds descriptors wait their turn",
+          "[pool][handles]") {
+    sidestep::Pool pool({.processes = 1});
+    std::vector<sidestep::Future<char>> futures;
+    for (int i = 0; i < 400; ++i) {  // each is the task's alone when it waits
+        Large array(kLarge);
+        array[0] = static_cast<char>(i);
+        futures.push_back(pool.submit(first_of, array));
+    }
+    for (std::size_t i = 0; i < futures.size(); ++i)
+        REQUIRE(futures[i].get() == static_cast<char>(i));
+}
+
 TEST_CASE("a worker without descriptors says so, and gets the shared object again later",
           "[pool][handles]") {
     sidestep::Pool pool({.processes = 1});
