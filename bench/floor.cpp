@@ -48,6 +48,7 @@ OnCpu::OnCpu(int nth) {
         CPU_ZERO(&one);
         CPU_SET(cpu, &one);
         sched_setaffinity(0, sizeof one, &one);
+        return;
     }
 }
 OnCpu::~OnCpu() { sched_setaffinity(0, sizeof before_, &before_); }
