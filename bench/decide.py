@@ -4,7 +4,8 @@ usage: tools/decide [--rounds N] [--list] [VARIANT...]
 
 A variant is this source with a few lines replaced, built into build/decide; "as it is" is always
 measured too. All run in turns, a round each; a figure is the median over the rounds of
-(variant's speed / speed as it is): above 1 is faster. For figures that count, on a quiet machine.
+(variant's speed / speed as it is), with the least and the most: above 1 is faster. For figures that
+count, on a quiet machine.
 Some variants are wrong on purpose: they leave out what a better protocol might save, and so are
 the most that it could bring. None of them is a build to use.
 """
@@ -20,6 +21,7 @@ import results
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "decide"
 RING, CORE, WAIT = "ipc/src/task_ring.hpp", "pool/src/pool_core.cpp", "pool/src/pool_wait.cpp"
+WORKER = "pool/src/worker.cpp"
 TASK, SPIN, SEGMENT = "pool/include/sidestep/pool_task.hpp", "ipc/src/spin.cpp", "ipc/src/segment.cpp"
 
 
@@ -29,8 +31,13 @@ def slot(size):
             (RING, "sizeof(TaskSlot) == 2 * kCacheLine", f"sizeof(TaskSlot) == {size}")]
 
 
-def prefetch(ns):
-    return [(CORE, "kPrefetchNs = 250'000;", f"kPrefetchNs = {ns};")]
+def prefetch(wake_ups, ns):
+    return [(CORE, "kPrefetchWakeUps = 16;", f"kPrefetchWakeUps = {wake_ups};"),
+            (CORE, "kPrefetchNs = 250'000;", f"kPrefetchNs = {ns};")]
+
+
+def announce(wake_ups):
+    return [(WORKER, "unannounced_ns_ < 4 * wake_ns_", f"unannounced_ns_ < {wake_ups} * wake_ns_")]
 
 
 def spin(factor):
@@ -38,9 +45,14 @@ def spin(factor):
              f"return alone ? 0ns : {factor} * wake_up_cost();")]
 
 
+# A plain store cannot decide who has a task that is being taken back: without it, tasks get lost.
+NO_TAKE_BACK = (RING, "if (consumed_ == published_) return false;\n        SlotState expected",
+                "return false;\n        SlotState expected")
+
 # name: [(file, text, what replaces it)]
 VARIANTS = {
-    "claim by a plain store (unsafe; the most that membarrier could bring)": [(RING, """\
+    "nothing is taken back": [NO_TAKE_BACK],
+    "the same, claim by a plain store (the most that membarrier could bring)": [NO_TAKE_BACK, (RING, """\
         return slot.state.compare_exchange_strong(expected, SlotState::taken,
                                                   std::memory_order_acquire)
                    ? &slot
@@ -51,8 +63,10 @@ VARIANTS = {
         return &slot;""")],
     "slots of 128 bytes (24 inline), not 256 (152)": slot(128),
     "slots of 512 bytes (408 inline)": slot(512),
-    "prefetch 50 us, not 250": prefetch(50_000),
-    "prefetch 1 ms": prefetch(1_000_000),
+    "prefetch of 4 wake-ups, not 16": prefetch(4, 50_000),
+    "prefetch of 64 wake-ups": prefetch(64, 1_000_000),
+    "each result is announced": announce(0),
+    "announced for 16 wake-ups' worth of work, not 4": announce(16),
     "no spinning, not as long as a wake-up takes": spin(0),
     "spinning four times as long": spin(4),
     "the supervisor drains, not who waits": [(WAIT, "if (!leader_) {", "if (false) {")],
@@ -69,6 +83,7 @@ ROWS = {
     "parked": ("pool_bench", "round_trip/parked/manual_time", "value", False),
     "map": ("pool_bench", "map/10000000/real_time", "value", True),
     "10 us": ("load_bench", "length/submit/10/manual_time", "efficiency", True),
+    "100 us": ("load_bench", "length/submit/100/manual_time", "efficiency", True),
     "Pareto": ("load_bench", "pareto/submit/manual_time", "efficiency", True),
     "send 1 KiB": ("payload_bench", "send/1024/real_time", "value", True),
     "send 1 MiB": ("payload_bench", "send/1048576/real_time", "value", True),
@@ -77,7 +92,8 @@ PROGRAMS = sorted({program for program, *_ in ROWS.values()})
 
 
 def run(command, **options):
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, timeout=1200,
+                          **options).stdout
 
 
 def build(number, patches):
@@ -144,7 +160,7 @@ def main():
         cells = []
         for column in ROWS:
             ratios = sorted(r[n][column] / r[0][column] for r in rounds)
-            cells.append(f"{statistics.median(ratios):.2f}")
+            cells.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
         print(f"| {name} | " + " | ".join(cells) + " |")
     return 0
 
