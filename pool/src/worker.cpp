@@ -67,8 +67,12 @@ class ResultArena {
     ResultArena(const Segment& segment, RingWorker& ring) : arena_(segment), ring_(&ring) {}
 
     BlockId allocate(std::size_t size) {
-        while (BlockId block = ring_->take_freed()) arena_.free(block);
+        take_back();
         return arena_.allocate(size);
+    }
+    // What the parent has finished with. Of very large blocks the pages go back to the system.
+    void take_back() {
+        while (BlockId block = ring_->take_freed()) arena_.free(block);
     }
     void free(BlockId block) { arena_.free(block); }
     std::byte* data(BlockId block) const { return arena_.data(block); }
@@ -367,6 +371,7 @@ class Worker {
         control_->set_parked(index_, false);
         if (!ring_.has_work()) {  // nothing came for a whole second
             task_fds_.tidy();
+            results_.take_back();
             if (std::exchange(heap_used_, false)) give_back_freed_memory();
         }
         // The lifeline kills us with our parent; this is for a parent whose lifeline a forked

@@ -38,6 +38,7 @@ TEST_CASE("large values arrive whole, wherever they lie in the message", "[pool]
 #ifndef TEST_SANITIZED  // they have heaps of their own
 namespace {
 
+std::string make(std::size_t bytes) { return std::string(bytes, 'x'); }
 std::size_t use_and_free(std::size_t bytes) { return std::string(bytes, 'x').size(); }
 
 // A field of /proc/PID/stat, counted as proc(5) does.
@@ -73,6 +74,18 @@ TEST_CASE("a worker that has nothing to do gives back what tasks freed", "[pool]
     (void)pool.apply(use_and_free, std::size_t(1));
     long small = resident_pages(worker);
     (void)pool.apply(use_and_free, kBytes);
+    CHECK(test::eventually(
+        [&] { return resident_pages(worker) < small + static_cast<long>(kBytes / 4096 / 4); }));
+}
+
+TEST_CASE("a worker that has nothing to do holds no huge result that was taken",
+          "[pool][payload]") {
+    mp::Pool pool({.processes = 1});
+    constexpr std::size_t kBytes = std::size_t(600) << 20;  // more than an arena keeps
+    int worker = pool.worker_pids().front();
+    (void)pool.apply(make, std::size_t(1));
+    long small = resident_pages(worker);
+    CHECK(pool.apply(make, kBytes).size() == kBytes);
     CHECK(test::eventually(
         [&] { return resident_pages(worker) < small + static_cast<long>(kBytes / 4096 / 4); }));
 }
