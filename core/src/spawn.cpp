@@ -54,17 +54,20 @@ struct Started {
 
 int enter_child(void* plan) { run_child(*static_cast<const Plan*>(plan)); }
 
-// All signals, the C library's own too: a handler that ran in the child would run in our memory.
+// Around a clone that leaves the handlers to the child: one that ran there before the child has
+// reset it would run in our memory. All signals, the C library's own too.
 class BlockSignals {
   public:
-    BlockSignals() {
+    explicit BlockSignals(Plan& plan) {
         std::uint64_t all = ~std::uint64_t{0};
         syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &former_, sizeof all);
+        plan.handlers_cleared = false;
+        if (!plan.set_blocked_signals) plan.blocked_signals = former_;
+        plan.set_blocked_signals = true;
     }
     ~BlockSignals() { syscall(SYS_rt_sigprocmask, SIG_SETMASK, &former_, nullptr, sizeof former_); }
     BlockSignals(const BlockSignals&) = delete;
     BlockSignals& operator=(const BlockSignals&) = delete;
-    std::uint64_t former() const { return former_; }
 
   private:
     std::uint64_t former_ = 0;
@@ -72,7 +75,9 @@ class BlockSignals {
 
 #if defined(__x86_64__)
 // The C library has no clone3 for us. The child starts on its own stack with nothing but the
-// registers, and calls run_child; only the parent leaves this function.
+// registers, and calls run_child; only the parent leaves this function. The kernel clears the
+// handlers, so no signal needs to be blocked: one for the child does what it would do after exec,
+// and one for this thread waits until the child shares our memory no more.
 Started start_clone3(Plan& plan) {
     alignas(16) std::byte stack[kStackBytes];
     Started started;
@@ -111,7 +116,7 @@ Started start_clone3(Plan&) { return {.error = ENOSYS}; }
 Started start_clone(Plan& plan) {
     alignas(16) std::byte stack[kStackBytes];
     Started started;
-    plan.handlers_cleared = false;
+    BlockSignals blocked(plan);
     started.pid = ::clone(enter_child, stack + sizeof stack,
                           CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &plan, &started.pidfd);
     if (started.pid < 0) started.error = errno;
@@ -122,7 +127,7 @@ Started start_clone(Plan& plan) {
 // through a page that both share. (No error pipe: a sibling could inherit and hold it.)
 Started start_fork(Plan& plan) {
     Started started;
-    plan.handlers_cleared = false;
+    BlockSignals blocked(plan);
     started.pid = static_cast<int>(syscall(SYS_clone, CLONE_VFORK | CLONE_PIDFD | SIGCHLD, nullptr,
                                            &started.pidfd, nullptr, 0));
     if (started.pid == 0) run_child(plan);
@@ -224,12 +229,7 @@ Child start(const Description& description) {
     Plan plan = description.plan();
     Failure failure{StartStep::spawn, 0};
     plan.failure = &failure;
-    Started started;
-    {
-        BlockSignals blocked;
-        if (!plan.set_blocked_signals) plan.blocked_signals = blocked.former();
-        started = start_by_best(plan, description.needs_fork(), failure);
-    }
+    Started started = start_by_best(plan, description.needs_fork(), failure);
     if (started.pid < 0) throw_failure(description, {StartStep::spawn, started.error});
     Fd pidfd = sys::above_stdio(Fd(started.pidfd));
     if (failure.error != 0) {

@@ -108,8 +108,10 @@ SIDESTEP_CHILD_SIDE void set_signals(const Plan& plan) noexcept {
         raw(SYS_rt_sigaction, SIGPIPE, &standard, nullptr, kSignalSetBytes);
         raw(SYS_rt_sigaction, SIGXFSZ, &standard, nullptr, kSignalSetBytes);
     }
-    check(plan, StartStep::signals,
-          raw(SYS_rt_sigprocmask, SIG_SETMASK, &plan.blocked_signals, nullptr, kSignalSetBytes));
+    if (plan.set_blocked_signals)
+        check(
+            plan, StartStep::signals,
+            raw(SYS_rt_sigprocmask, SIG_SETMASK, &plan.blocked_signals, nullptr, kSignalSetBytes));
 }
 
 SIDESTEP_CHILD_SIDE void set_process_attributes(const Plan& plan) noexcept {

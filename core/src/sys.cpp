@@ -115,6 +115,15 @@ ExitStatus wait_pidfd(int pidfd, bool block, bool leave, struct rusage* usage) {
 }
 
 bool wait_for_exit(int pidfd, const Deadline& deadline) {
+    if (!deadline) {
+        // For a child, which it leaves unreaped, this is cheaper than poll by a wait queue (2 us).
+        siginfo_t info;
+        constexpr int kOptions = WEXITED | WNOWAIT;
+        if (retry([&] { return syscall(SYS_waitid, P_PIDFD, pidfd, &info, kOptions, nullptr); }) ==
+            0)
+            return true;
+        if (errno != ECHILD) throw_errno(errno, "waitid(P_PIDFD)");
+    }
     for (;;) {
         pollfd entry = {.fd = pidfd, .events = POLLIN, .revents = 0};
         int n = ::poll(&entry, 1, poll_timeout(deadline));

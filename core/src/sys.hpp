@@ -39,7 +39,7 @@ bool pidfd_send_signal(int pidfd, int signal);
 // someone else took it. With `leave`, the zombie stays (WNOWAIT), and its pid stays reserved.
 // `usage` gets what the child used.
 ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false, struct rusage* usage = nullptr);
-// Polls the pidfd. True: the process has ended (and may still be unreaped).
+// Sleeps. True: the process has ended (and may still be unreaped). It need not be a child.
 bool wait_for_exit(int pidfd, const Deadline& deadline);
 // Looks for a process of this pid namespace. 0 and a pidfd: it exists (perhaps as a zombie). ESRCH:
 // there is none; the number may be a thread's by now. Anything else: the kernel does not tell.
