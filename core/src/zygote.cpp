@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <iostream>
 #include <string>
 #include <system_error>
 
@@ -129,6 +130,12 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
 void zygote_main(Fd control) {
     block_interrupts(SIG_BLOCK);
     prctl(PR_SET_NAME, "sidestep-fork");
+    // Each child does this, and what is called for the first time is looked up in all libraries,
+    // which takes as long as a third of the fork: so it is done here, once. (There is nothing to be
+    // flushed.)
+    std::cout.flush();
+    std::cerr.flush();
+    (void)sys::Clock::now();
     while (serve_request(control)) {
     }
     std::_Exit(0);  // what it copied from its parent is the parent's to flush and to destroy
