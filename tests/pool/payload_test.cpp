@@ -17,6 +17,22 @@ constexpr std::size_t kLarge = std::size_t(4) << 20;
 
 std::vector<double> copy_of(const std::vector<double>& values) { return values; }
 
+struct Counted {
+    int value = 7;
+    static inline int copies = 0;
+    Counted() = default;
+    Counted(const Counted& other) : value(other.value) { ++copies; }
+    Counted& operator=(const Counted&) = default;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(value);
+    }
+};
+const Counted& what_is_there() {
+    static Counted counted;
+    return counted;
+}
+
 }  // namespace
 
 TEST_CASE("large values arrive whole, wherever they lie in the message", "[pool][payload]") {
@@ -33,6 +49,18 @@ TEST_CASE("large values arrive whole, wherever they lie in the message", "[pool]
     CHECK(both.first == text);
     CHECK(both.second == values);
     CHECK(pool.apply(copy_of, std::vector<double>()).empty());
+}
+
+TEST_CASE("a result that is returned by reference is not copied", "[pool][payload]") {
+    auto method = GENERATE(from_range(test::methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    CHECK(pool.apply(what_is_there).value == 7);
+    CHECK(pool.apply([] { return Counted::copies; }) == 0);
+    // It may refer to an argument.
+    auto longer = [](const std::string& a, const std::string& b) -> const std::string& {
+        return a.size() > b.size() ? a : b;
+    };
+    CHECK(pool.apply(longer, std::string(kLarge, 'a'), "b") == std::string(kLarge, 'a'));
 }
 
 #ifndef TEST_SANITIZED  // they have heaps of their own

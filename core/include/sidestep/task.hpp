@@ -215,9 +215,14 @@ struct Call {
             std::apply(f, std::move(values));
             if (times) times->called();
         } else {
-            ResultOf<F, Args...> value(std::apply(f, std::move(values)));
+            // What is returned by reference is written from where it is: the arguments live on.
+            using Result = ResultOf<F, Args...>;
+            using Returned = std::invoke_result_t<F&, Args&&...>;
+            constexpr bool kInPlace = std::is_lvalue_reference_v<Returned> &&
+                                      std::is_same_v<std::remove_cvref_t<Returned>, Result>;
+            std::conditional_t<kInPlace, Returned, Result> value(std::apply(f, std::move(values)));
             if (times) times->called();
-            result(std::move(value));
+            result(std::forward<decltype(value)>(value));
             if (times) times->result_written();
         }
     }
