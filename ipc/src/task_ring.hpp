@@ -186,9 +186,10 @@ class RingWorker {
         slot.state.store(SlotState::done, std::memory_order_release);  // SYNC(slot)
         ++next_;
     }
-    // The next slot has a task (a hint: it may be taken back).
-    bool has_work() const {
-        return slots_[next_ & mask_].state.load(std::memory_order_relaxed) == SlotState::ready;
+    // The next slot has a task, or the one so many after it (a hint: it may be taken back).
+    bool has_work(std::uint32_t after = 0) const {
+        return slots_[(next_ + after) & mask_].state.load(std::memory_order_relaxed) ==
+               SlotState::ready;
     }
     // The parent has consumed everything that was completed (a hint).
     bool all_consumed() const {

@@ -17,7 +17,9 @@ namespace sidestep::detail {
 
 namespace {
 
-// Work that a ring may hold ahead of its worker: enough to bridge a wake-up (ipc.md 1.3).
+// Work that a ring may hold ahead of its worker, in wake-ups and at least: enough for a worker that
+// announces some wake-ups' worth of work at a time and does not run dry meanwhile (ipc.md 1.3).
+constexpr std::uint64_t kPrefetchWakeUps = 16;
 constexpr std::uint64_t kPrefetchNs = 250'000;
 constexpr std::uint64_t kUnknownTaskNs = 1'000'000;  // before anything was measured
 constexpr std::uint64_t kStartNs = 2'000'000;        // a worker that has not said it is ready
@@ -188,8 +190,8 @@ bool PoolCore::overtake(const PoolTask& task) {
 
 // How many tasks a ring may hold: two for long ones, hundreds for tiny ones.
 std::uint64_t PoolCore::depth() const {
-    return std::clamp<std::uint64_t>(kPrefetchNs / std::max<std::uint64_t>(task_ns_, 1), 2,
-                                     kRingCapacity);
+    std::uint64_t ns = std::max(kPrefetchNs, kPrefetchWakeUps * wake_cost_ns_);
+    return std::clamp<std::uint64_t>(ns / std::max<std::uint64_t>(task_ns_, 1), 2, kRingCapacity);
 }
 
 // Nanoseconds until a new task would start there.

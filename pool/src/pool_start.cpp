@@ -105,6 +105,7 @@ void PoolCore::launch(WorkerLink& link) {
     setup.index = link.index;
     setup.parent_pid = owner_pid_;
     setup.seed = options_.seed;
+    setup.wake_ns = wake_cost_ns_;
     setup.spin = spin_;
     setup.cpu = options_.pin_workers ? nth_cpu(link.index) : -1;
     setup.inner_threads = *options_.inner_threads;

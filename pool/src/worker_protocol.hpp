@@ -15,7 +15,8 @@ namespace sidestep {
 
 inline constexpr std::uint32_t kMaxWorkers = 1024;
 inline constexpr std::uint32_t kRingCapacity = 512;
-// A completed task that took longer than this is announced at once, not with the next ones.
+// After a task that took longer than this, nobody who sleeps is left to find its result, or the
+// room in the ring, by chance.
 inline constexpr std::uint64_t kLongTaskNs = 20'000;
 
 // The memory of one worker's ring: the header, the slots, its meter, what is left of a crash, and
@@ -77,6 +78,7 @@ struct WorkerSetup {
     std::uint32_t inner_threads = 0;
     std::uint32_t captures_output = 0;  // 0 or 1
     std::uint64_t seed = 0;
+    std::uint64_t wake_ns = 0;  // what it costs to wake a process
     SpinPolicy spin;
     HookSetup initializer, finalizer;
 };

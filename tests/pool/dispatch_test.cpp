@@ -114,6 +114,31 @@ TEST_CASE("a priority is a pool's default, too", "[pool][priority]") {
     CHECK(get(low) == 2);
 }
 
+TEST_CASE("a result does not wait for the task that its worker does next", "[pool][wait]") {
+    auto method = GENERATE(from_range(methods()));
+    bool waits = GENERATE(true, false);  // a thread waits, or only the supervisor looks
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    for (int round = 0; round < 20; ++round) {
+        words[kGate] = words[kTell] = 0;
+        std::atomic<int> told{0};
+        std::vector<mp::Future<std::uint64_t>> quick;
+        for (int us : {1, 10, 50, 10, 1}) {
+            quick.push_back(pool.submit(seed_later, us));
+            quick.back().add_done_callback([&](auto&) { ++told; });
+        }
+        auto endless =
+            pool.submit(test::wait_at, words.path(), std::size_t(kTell), std::size_t(kGate));
+        if (waits)
+            for (auto& future : quick) get(future);
+        CHECK(test::eventually([&] { return told == 5; }));
+        test::await(words[kTell]);
+        CHECK_FALSE(endless.ready());
+        words[kGate] = 1;
+        get(endless);
+    }
+}
+
 TEST_CASE("a worker that starts late begins with the oldest task", "[pool][order]") {
     auto method = GENERATE(from_range(methods()));
     bool at_once = GENERATE(true, false);
