@@ -9,7 +9,8 @@
 // pointer, and that would mean nothing over there.
 //
 // Arguments are copied as std::thread does (decayed); `const char*` and std::string_view travel as
-// std::string. Parameters are taken by value, const& or &&.
+// std::string. Parameters are taken by value, const& or &&. A result that is returned by lvalue
+// reference is written from where it is (it may be one of the arguments), and arrives as a value.
 //
 // There is no registration: a task is known by where its trampoline lies in which module, and the
 // receiver checks the module's build-id, the place and the signature before it jumps.
