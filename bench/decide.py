@@ -32,7 +32,7 @@ def slot(size):
 
 
 def prefetch(wake_ups, ns):
-    return [(CORE, "kPrefetchWakeUps = 16;", f"kPrefetchWakeUps = {wake_ups};"),
+    return [(CORE, "kPrefetchWakeUps = 64;", f"kPrefetchWakeUps = {wake_ups};"),
             (CORE, "kPrefetchNs = 250'000;", f"kPrefetchNs = {ns};")]
 
 
@@ -63,8 +63,8 @@ VARIANTS = {
         return &slot;""")],
     "slots of 128 bytes (24 inline), not 256 (152)": slot(128),
     "slots of 512 bytes (408 inline)": slot(512),
-    "prefetch of 4 wake-ups, not 16": prefetch(4, 50_000),
-    "prefetch of 64 wake-ups": prefetch(64, 1_000_000),
+    "prefetch of 16 wake-ups, not 64": prefetch(16, 50_000),
+    "prefetch of 256 wake-ups": prefetch(256, 1_000_000),
     "each result is announced": announce(0),
     "announced for 16 wake-ups' worth of work, not 4": announce(16),
     "no spinning, not as long as a wake-up takes": spin(0),

@@ -19,7 +19,7 @@ namespace {
 
 // Work that a ring may hold ahead of its worker, in wake-ups and at least: enough for a worker that
 // announces some wake-ups' worth of work at a time and does not run dry meanwhile (ipc.md 1.3).
-constexpr std::uint64_t kPrefetchWakeUps = 16;
+constexpr std::uint64_t kPrefetchWakeUps = 64;
 constexpr std::uint64_t kPrefetchNs = 250'000;
 constexpr std::uint64_t kUnknownTaskNs = 1'000'000;  // before anything was measured
 constexpr std::uint64_t kStartNs = 2'000'000;        // a worker that has not said it is ready
