@@ -36,7 +36,17 @@ struct Held {
     std::unique_ptr<mp::Pool> pool;
     std::atomic<bool> ended{false};
 
-    explicit Held(mp::PoolOptions options) : pool(std::make_unique<mp::Pool>(options)) {}
+    // The thread in which the pool before this one ended may still be about to end: no fork then.
+    explicit Held(const mp::PoolOptions& options) {
+        REQUIRE(test::eventually([&] {
+            try {
+                pool = std::make_unique<mp::Pool>(options);
+            } catch (const std::logic_error&) {
+                return false;
+            }
+            return true;
+        }));
+    }
     void end() {
         pool.reset();
         ended = true;
