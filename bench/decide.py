@@ -37,7 +37,7 @@ def prefetch(wake_ups, ns):
 
 
 def announce(wake_ups):
-    return [(WORKER, "unannounced_ns_ < 4 * wake_ns_", f"unannounced_ns_ < {wake_ups} * wake_ns_")]
+    return [(WORKER, "kAnnounceWakeUps = 4;", f"kAnnounceWakeUps = {wake_ups};")]
 
 
 def spin(factor):

@@ -131,7 +131,7 @@ void zygote_main(Fd control) {
     block_interrupts(SIG_BLOCK);
     prctl(PR_SET_NAME, "sidestep-fork");
     // Each child does this, and what is called for the first time is looked up in all libraries,
-    // which takes as long as a third of the fork: so it is done here, once. (There is nothing to be
+    // which costs some twenty page faults: so it is done here, once. (There is nothing to be
     // flushed.)
     std::cout.flush();
     std::cerr.flush();

@@ -53,6 +53,7 @@ void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
 
 namespace {
 
+constexpr std::uint64_t kAnnounceWakeUps = 4;     // so many wake-ups' worth of work at a time
 constexpr std::uint64_t kTidyNs = 1'000'000'000;  // how often a busy worker lets go of objects
 
 using detail::OutputBuffer;
@@ -337,14 +338,15 @@ class Worker {
     }
 
     // After a completed task: tells the parent, if it sleeps, now or with the next ones. To wake it
-    // costs this worker about as much time as it takes (an interrupt of another CPU: 3 us, on
-    // virtual machines 25), so while there is more to do, it is done for several wake-ups' worth of
-    // work at a time; a result is late by so much.
+    // costs this worker about as much time as it takes (an interrupt of another CPU), so while
+    // there is more to do, it is done for several wake-ups' worth of work at a time; a result is
+    // late by so much, or by the supervisor's tick.
     void announce(std::uint64_t duration) {
         bool is_long = duration > kLongTaskNs;
         ++unannounced_;
         unannounced_ns_ += duration;
-        if (unannounced_ns_ < 4 * wake_ns_ && ring_.has_work(bridge(duration))) return;
+        bool is_little = unannounced_ns_ < kAnnounceWakeUps * wake_ns_;
+        if (is_little && ring_.has_work(bridge(duration))) return;
         std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(E1), SYNC(attended)
         if (control_->bell.has_sleepers())
             control_->bell.notify_all_fenced();

@@ -15,8 +15,8 @@ namespace sidestep {
 
 inline constexpr std::uint32_t kMaxWorkers = 1024;
 inline constexpr std::uint32_t kRingCapacity = 512;
-// After a task that took longer than this, nobody who sleeps is left to find its result, or the
-// room in the ring, by chance.
+// When nobody waits, the supervisor is called for what is to be announced after a task that took
+// longer than this; after shorter ones for 64 at a time.
 inline constexpr std::uint64_t kLongTaskNs = 20'000;
 
 // The memory of one worker's ring: the header, the slots, its meter, what is left of a crash, and
