@@ -39,20 +39,6 @@ void end_child(int pid) {
 
 }  // namespace
 
-OnCpu::OnCpu(int nth) {
-    sched_getaffinity(0, sizeof before_, &before_);
-    nth %= CPU_COUNT(&before_);
-    for (std::size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-        if (!CPU_ISSET(cpu, &before_) || nth-- > 0) continue;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        sched_setaffinity(0, sizeof one, &one);
-        return;
-    }
-}
-OnCpu::~OnCpu() { sched_setaffinity(0, sizeof before_, &before_); }
-
 struct PingPong::Shared {
     alignas(128) std::atomic<std::uint32_t> ping{0};
     alignas(128) std::atomic<std::uint32_t> pong{0};

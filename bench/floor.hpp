@@ -1,8 +1,6 @@
 // What the hardware and the kernel allow: the floors beside which the library's figures stand.
 #pragma once
 
-#include <sched.h>
-
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -10,19 +8,6 @@
 #include <vector>
 
 namespace bench {
-
-// For the time of this object, this thread and what it starts run on the nth of the CPUs that it
-// may use (of those, modulo their number).
-class OnCpu {
-  public:
-    explicit OnCpu(int nth);
-    ~OnCpu();
-    OnCpu(const OnCpu&) = delete;
-    OnCpu& operator=(const OnCpu&) = delete;
-
-  private:
-    cpu_set_t before_;
-};
 
 // Two processes that hand a word to and fro, each spinning until it is its turn, or sleeping on a
 // futex.

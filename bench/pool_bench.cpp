@@ -34,6 +34,7 @@
 #include <sidestep/pool.hpp>
 
 #include "floor.hpp"
+#include "sys.hpp"
 
 namespace mp = sidestep;
 using Clock = std::chrono::steady_clock;
@@ -80,10 +81,10 @@ void floor_bare_ring(benchmark::State& state) {
 }
 
 void floor_ping_pong_apart(benchmark::State& state, int pause_us) {
-    std::optional<bench::OnCpu> there(std::in_place, 0);
+    std::optional<sidestep::sys::OnCpu> there(std::in_place, 0);
     bench::PingPong pair(bench::PingPong::Wait::futex);
     there.reset();
-    bench::OnCpu here(1);
+    sidestep::sys::OnCpu here(1);
     for (auto _ : state) {
         std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
         state.SetIterationTime(seconds(pair.round_trip()));
@@ -91,7 +92,7 @@ void floor_ping_pong_apart(benchmark::State& state, int pause_us) {
 }
 void round_trip_apart(benchmark::State& state, int pause_us) {
     mp::Pool there({.processes = 1, .pin_workers = true});
-    bench::OnCpu here(1);
+    sidestep::sys::OnCpu here(1);
     for (int i = 0; i < 1000; ++i) there.apply(same, i);
     for (auto _ : state) {
         std::this_thread::sleep_for(std::chrono::microseconds(pause_us));

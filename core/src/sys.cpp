@@ -175,6 +175,27 @@ std::size_t usable_cpus() {
     return cpus;
 }
 
+int nth_cpu(std::size_t n) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) < 0) return -1;
+    std::size_t cpu = 0;
+    for (n %= static_cast<std::size_t>(CPU_COUNT(&set)); !CPU_ISSET(cpu, &set) || n-- > 0;) ++cpu;
+    return static_cast<int>(cpu);
+}
+
+OnCpu::OnCpu(std::size_t n) {
+    int cpu = nth_cpu(n);
+    if (cpu < 0 || sched_getaffinity(0, sizeof before_, &before_) < 0) return;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<std::size_t>(cpu), &one);
+    moved_ = sched_setaffinity(0, sizeof one, &one) == 0;
+}
+
+OnCpu::~OnCpu() {
+    if (moved_) (void)sched_setaffinity(0, sizeof before_, &before_);
+}
+
 Pipe make_pipe() {
     int fds[2];
     if (::pipe2(fds, O_CLOEXEC) < 0) throw_errno(errno, "pipe2");

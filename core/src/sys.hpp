@@ -4,6 +4,8 @@
 // Threads: all thread-safe.
 #pragma once
 
+#include <sched.h>
+
 #include <atomic>
 #include <bit>
 #include <chrono>
@@ -51,6 +53,21 @@ bool has_ended(int pidfd) noexcept;
 std::size_t thread_count();
 // CPUs that this process may use: its affinity mask, cut by the cgroup's cpu.max quota; at least 1.
 std::size_t usable_cpus();
+// The nth of the CPUs in the affinity mask, round and round; -1 where the mask cannot be had.
+int nth_cpu(std::size_t n);
+// For the time of this object, the calling thread and what it starts stay on nth_cpu(n). Where that
+// is not allowed, the scheduler chooses.
+class OnCpu {
+  public:
+    explicit OnCpu(std::size_t n);
+    ~OnCpu();
+    OnCpu(const OnCpu&) = delete;
+    OnCpu& operator=(const OnCpu&) = delete;
+
+  private:
+    cpu_set_t before_;
+    bool moved_ = false;
+};
 
 // --- descriptors -----------------------------------------------------------------------------
 

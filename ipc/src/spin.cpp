@@ -1,7 +1,5 @@
 #include "spin.hpp"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <array>
 #include <mutex>
@@ -13,31 +11,6 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kMostSpin = 50us;
 constexpr int kRounds = 16;
-
-// For the time of this object, the calling thread stays on the nth of the CPUs that it may use (of
-// those, modulo their number). Where that is not allowed, the scheduler chooses.
-class StayOn {
-  public:
-    explicit StayOn(int nth) {
-        if (sched_getaffinity(0, sizeof before_, &before_) < 0) return;
-        nth %= CPU_COUNT(&before_);
-        std::size_t cpu = 0;
-        while (!CPU_ISSET(cpu, &before_) || nth-- > 0) ++cpu;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        moved_ = sched_setaffinity(0, sizeof one, &one) == 0;
-    }
-    ~StayOn() {
-        if (moved_) (void)sched_setaffinity(0, sizeof before_, &before_);
-    }
-    StayOn(const StayOn&) = delete;
-    StayOn& operator=(const StayOn&) = delete;
-
-  private:
-    cpu_set_t before_;
-    bool moved_ = false;
-};
 
 // Two threads hand a word to and fro; each sleeps until it is its turn. Each has a CPU of its own:
 // on one, waking is a switch, a tenth of what it is between two.
@@ -52,14 +25,14 @@ std::chrono::nanoseconds measure_wake_up() {
         sys::futex_wake(turn, 1);
     };
     std::thread echo([&] {
-        StayOn other(1);
+        sys::OnCpu other(1);
         for (std::uint32_t i = 0; i < kRounds; ++i) {
             wait_for(2 * i + 1);
             hand_over(2 * i + 2);
         }
     });
     std::array<std::chrono::nanoseconds, kRounds> one_way;
-    StayOn here(0);  // after the other one was started: that inherits the CPUs
+    sys::OnCpu here(0);  // after the other one was started: that inherits the CPUs
     for (std::uint32_t i = 0; i < kRounds; ++i) {
         auto begin = sys::Clock::now();
         hand_over(2 * i + 1);

@@ -1,6 +1,5 @@
 // Starting workers: at first, in place of one that died, and when more are wanted.
 #include <fmt/format.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 
@@ -39,16 +38,6 @@ void send_setup(const Launched& process, const WorkerSetup& setup, std::span<con
         int code = error.code().value();
         if (code != EPIPE && code != ECONNRESET) throw;
     }
-}
-
-// The n-th of the CPUs that this process may use, round and round.
-int nth_cpu(std::uint32_t n) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) < 0 || CPU_COUNT(&set) == 0) return -1;
-    int skip = static_cast<int>(n) % CPU_COUNT(&set);
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-        if (CPU_ISSET(cpu, &set) && skip-- == 0) return cpu;
-    return -1;
 }
 
 }  // namespace
@@ -107,7 +96,7 @@ void PoolCore::launch(WorkerLink& link) {
     setup.seed = options_.seed;
     setup.wake_ns = wake_cost_ns_;
     setup.spin = spin_;
-    setup.cpu = options_.pin_workers ? nth_cpu(link.index) : -1;
+    setup.cpu = options_.pin_workers ? sys::nth_cpu(link.index) : -1;
     setup.inner_threads = *options_.inner_threads;
     setup.captures_output = captures_output() ? 1 : 0;
     setup.initializer = initializer_;

@@ -104,3 +104,18 @@ TEST_CASE("the number of usable CPUs is at least one", "[core][sys]") {
     CHECK(sys::usable_cpus() >= 1);
     CHECK(sys::thread_count() >= 1);
 }
+
+TEST_CASE("a thread stays on the nth CPU for a while, and may use all of them again",
+          "[core][sys]") {
+    cpu_set_t before, after;
+    REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
+    auto count = static_cast<std::size_t>(CPU_COUNT(&before));
+    for (std::size_t n = 0; n <= count; ++n) {
+        sys::OnCpu here(n);
+        CHECK(sched_getcpu() == sys::nth_cpu(0));  // of the one that is left
+    }
+    CHECK(sys::nth_cpu(count) == sys::nth_cpu(0));
+    CHECK(sys::nth_cpu(count - 1) >= sys::nth_cpu(0));
+    REQUIRE(sched_getaffinity(0, sizeof after, &after) == 0);
+    CHECK(CPU_EQUAL(&before, &after));
+}
