@@ -115,7 +115,7 @@ TEST_CASE("an item that hangs fails with TaskTimeout, the rest of its chunk runs
     auto method = GENERATE(from_range(methods()));
     mp::Pool pool({.processes = 2, .start_method = method});
     std::vector<std::size_t> failed;
-    auto stream = pool.imap(hang_at, numbers(20), {.chunksize = 20, .task = {.timeout = 200ms}});
+    auto stream = pool.imap(hang_at, numbers(20), {.chunksize = 20, .task = {.timeout = 1s}});
     for (auto& item : stream.outcomes()) {
         if (item) {
             CHECK(item.value() == static_cast<int>(item.index()));
@@ -130,10 +130,10 @@ TEST_CASE("an item that hangs fails with TaskTimeout, the rest of its chunk runs
 TEST_CASE("the timeout is each item's, not the chunk's", "[pool][chunk][timeout]") {
     mp::Pool pool({.processes = 1});
     auto nap = [](int x) {
-        poll(nullptr, 0, 100);
+        poll(nullptr, 0, 300);
         return x;
     };
-    CHECK(pool.map(nap, numbers(12), {.chunksize = 12, .task = {.timeout = 1s}}) == numbers(12));
+    CHECK(pool.map(nap, numbers(12), {.chunksize = 12, .task = {.timeout = 3s}}) == numbers(12));
 }
 
 TEST_CASE("in a chunk only the items that failed are run again", "[pool][chunk][retry]") {
@@ -141,8 +141,7 @@ TEST_CASE("in a chunk only the items that failed are run again", "[pool][chunk][
     bool ordered = GENERATE(true, false);
     test::SharedWords words(28);
     mp::Pool pool({.processes = 2, .start_method = method});
-    mp::MapOptions options{.chunksize = 14,
-                           .task = {.timeout = 300ms, .retry = {.max_attempts = 2}}};
+    mp::MapOptions options{.chunksize = 14, .task = {.timeout = 1s, .retry = {.max_attempts = 2}}};
     std::map<std::size_t, int> attempts;
     auto take = [&](auto&& stream) {
         for (auto& item : std::move(stream).outcomes()) attempts[item.index()] = item.value();

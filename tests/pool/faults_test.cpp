@@ -285,8 +285,9 @@ TEST_CASE("a worker that writes nonsense costs at most its task", "[pool][faults
         CHECK(get(f) == i + 1);
     }
     // What it wrote over its own times is not believed beyond its life.
+    mp::PoolStats stats = pool.stats();
     auto life = std::chrono::steady_clock::now() - begun;
-    for (const mp::WorkerStats& worker : pool.stats().workers)
+    for (const mp::WorkerStats& worker : stats.workers)
         for (auto time : {worker.work, worker.wait, worker.init, worker.serialize}) {
             CHECK(time >= 0ns);
             CHECK(time <= (worker.restarts + 1) * life);

@@ -265,7 +265,7 @@ TEST_CASE("a task that was asked to stop is not asked when it runs again in the 
         return mp::this_task::stop_requested() ? -1 : static_cast<int>(getpid());
     };
     int worker = pool.apply(test::own_pid);
-    auto f = pool.submit({.timeout = 100ms, .retry = {.max_attempts = 2}}, task, words.path());
+    auto f = pool.submit({.timeout = 1s, .retry = {.max_attempts = 2}}, task, words.path());
     CHECK(get(f) == worker);
     CHECK(words[kCount] == 100);
 }

@@ -96,6 +96,8 @@ TEST_CASE("a worker's time is start, initializer, work and wait", "[pool][stats]
         {.processes = 1, .start_method = method, .initializer = mp::bind(initialize_for, 20)});
     auto before = std::chrono::steady_clock::now();
     pool.apply(work_for, 30);
+    // That it is ready the supervisor may hear after the task's end.
+    CHECK(test::eventually([&] { return pool.stats().workers.at(0).start > 0ns; }));
     mp::WorkerStats worker = pool.stats().workers.at(0);
     CHECK(worker.init >= 20ms);
     CHECK(worker.start >= worker.init);

@@ -18,6 +18,7 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto kShort = 30ms;
+constexpr auto kBegun = 1s;  // a task has told that it runs, on a busy machine too
 
 // Starts a process in the worker's group that ignores SIGTERM, and waits.
 int spin_with_child(const std::string& path, bool leave_politely) {
@@ -90,8 +91,8 @@ TEST_CASE("the time a task waits does not count", "[pool][timeout]") {
                              std::size_t(test::kGate));
     test::await(words[test::kTell]);
     std::vector<mp::Future<int>> behind;
-    for (int i = 0; i < 5; ++i) behind.push_back(pool.submit({.timeout = 500ms}, test::add, i, 1));
-    CHECK_FALSE(first.wait_for(600ms));
+    for (int i = 0; i < 5; ++i) behind.push_back(pool.submit({.timeout = 2s}, test::add, i, 1));
+    CHECK_FALSE(first.wait_for(2100ms));
     words[test::kGate] = 1;
     for (int i = 0; i < 5; ++i) CHECK(get(behind[static_cast<std::size_t>(i)]) == i + 1);
 }
@@ -115,7 +116,7 @@ TEST_CASE("a task that ignores SIGTERM gets SIGKILL", "[pool][timeout][ladder]")
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 1, .start_method = method, .terminate_grace = 20ms});
-    auto late = pool.submit({.timeout = kShort}, test::ignore_sigterm, words.path());
+    auto late = pool.submit({.timeout = kBegun}, test::ignore_sigterm, words.path());
     auto worker = static_cast<pid_t>(test::await(words[test::kTell]));
     CHECK_THROWS_AS(get(late), mp::TaskTimeout);
     CHECK(test::eventually([&] { return !test::process_exists(worker); }));
@@ -130,7 +131,7 @@ TEST_CASE("the future is done when the time is up, however long the worker resis
                    .start_method = method,
                    .stop_grace = std::chrono::nanoseconds::max(),  // for ever: no overflow
                    .terminate_grace = std::chrono::nanoseconds::max()});
-    auto late = pool.submit({.timeout = kShort}, test::ignore_sigterm, words.path());
+    auto late = pool.submit({.timeout = kBegun}, test::ignore_sigterm, words.path());
     auto worker = static_cast<pid_t>(test::await(words[test::kTell]));
     CHECK_THROWS_AS(get(late), mp::TaskTimeout);
     CHECK(test::process_exists(worker));
@@ -175,8 +176,8 @@ TEST_CASE("a task that is late may be run again", "[pool][timeout][retry]") {
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 1, .start_method = method});
-    mp::TaskOptions options{.timeout = kShort, .retry = {.max_attempts = 2}};
-    options.timeout = 200ms;  // the second one, in a new worker, has to be in time
+    // The second one, in a new worker, has to be in time.
+    mp::TaskOptions options{.timeout = 2s, .retry = {.max_attempts = 2}};
     CHECK(get(pool.submit(options, slow_at_first, words.path())) == 2);
     CHECK_THROWS_AS(get(pool.submit(options, test::spin, words.path())), mp::TaskTimeout);
 }
@@ -185,7 +186,7 @@ TEST_CASE("a worker that is stopped is late, too", "[pool][timeout]") {
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 1, .start_method = method, .terminate_grace = 10ms});
-    auto late = pool.submit({.timeout = kShort}, test::wait_at, words.path(),
+    auto late = pool.submit({.timeout = kBegun}, test::wait_at, words.path(),
                             std::size_t(test::kTell), std::size_t(test::kGate));
     auto worker = static_cast<pid_t>(test::await(words[test::kTell]));
     kill(worker, SIGSTOP);

@@ -1,6 +1,8 @@
 // Trace files: what is in them, read back by Python.
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -217,27 +219,34 @@ TEST_CASE("events that come faster than the file can be written are left out, an
     Folder folder;
     std::string slow = folder.file("fifo"), file = folder.file("t.json");
     REQUIRE(mkfifo(slow.c_str(), 0600) == 0);
-    constexpr int kTasks = 150'000;
-    test::SharedWords gate(1);
-    std::thread reader([&] {  // a pipe that nobody reads is a disk that is full of work
-        std::ifstream from(slow);
-        test::await(gate[0]);
-        std::ofstream(file) << from.rdbuf();
-    });
+    // A pipe that nobody reads is a disk that is full of work.
+    int fifo = open(slow.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    REQUIRE(fifo >= 0);
+    auto is_full = [&] {
+        int held = 0;
+        return ioctl(fifo, FIONREAD, &held) == 0 && held > 60'000;
+    };
+    constexpr int kFill = 5'000, kMore = 140'000;
+    std::thread reader;
     {
         mp::ThreadPool pool({.threads = 1});
         pool.trace(slow);
-        std::vector<mp::Future<int>> futures;
-        for (int i = 0; i < kTasks; ++i) futures.push_back(pool.submit(test::add, i, 1));
-        for (auto& f : futures) f.get();
+        auto run = [&](int tasks) {
+            std::vector<mp::Future<int>> futures;
+            for (int i = 0; i < tasks; ++i) futures.push_back(pool.submit(test::add, i, 1));
+            for (auto& f : futures) f.get();
+        };
+        run(kFill);
+        CHECK(test::eventually(is_full));
+        run(kMore);
         pool.close();
-        std::thread joiner([&] { pool.join(); });
-        gate[0] = 1;
-        joiner.join();
+        reader = std::thread([&] { std::ofstream(file) << std::ifstream(slow).rdbuf(); });
+        pool.join();
     }
     reader.join();
+    close(fifo);
     CHECK(python(file, "(lambda dropped: dropped > 0 and dropped + len(tasks) == " +
-                           std::to_string(kTasks) +
+                           std::to_string(kFill + kMore) +
                            ")(sum(int(i[\"name\"].split()[0]) for i in instants))") == "True");
 }
 

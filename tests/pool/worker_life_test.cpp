@@ -196,9 +196,9 @@ TEST_CASE("tasks wait for a slow initializer", "[pool][initializer]") {
     mp::Pool pool({.processes = 1,
                    .start_method = method,
                    .initializer = mp::bind(hang_at_start, words.path())});
-    auto timed = pool.submit({.timeout = 1s}, test::add, 1, 2);  // that does not count as its time
+    auto timed = pool.submit({.timeout = 2s}, test::add, 1, 2);  // that does not count as its time
     test::await(words[kTell]);
-    CHECK_FALSE(timed.wait_for(1100ms));
+    CHECK_FALSE(timed.wait_for(2100ms));
     words[kGate] = 1;
     CHECK(get(timed) == 3);
 }
