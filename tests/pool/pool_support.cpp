@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -18,10 +19,13 @@ namespace test {
 
 using sidestep::StartMethod;
 
-const std::vector<StartMethod>& methods() {
-    static const std::vector<StartMethod> list{StartMethod::fork, StartMethod::spawn,
-                                               StartMethod::forkserver};
-    return list;
+std::vector<StartMethod> methods() {
+    static const std::vector<StartMethod> all{StartMethod::fork, StartMethod::spawn,
+                                              StartMethod::forkserver};
+    static const bool in_turn = std::getenv("TEST_METHODS_IN_TURN") != nullptr;
+    static std::size_t turn = 0;
+    if (in_turn) return {all[turn++ % all.size()]};
+    return all;
 }
 
 std::string name_of(StartMethod method) {

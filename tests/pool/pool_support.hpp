@@ -14,8 +14,9 @@
 
 namespace test {
 
-// What every contract test runs on, as a generator's input: GENERATE(from_range(methods())).
-const std::vector<sidestep::StartMethod>& methods();
+// What every contract test runs on, as a generator's input: GENERATE(from_range(methods())). With
+// TEST_METHODS_IN_TURN set, one method a call, the next one each time.
+std::vector<sidestep::StartMethod> methods();
 std::string name_of(sidestep::StartMethod method);
 sidestep::StartMethod method_named(const std::string& name);
 
