@@ -308,47 +308,6 @@ void PoolCore::refill() {
     }
 }
 
-// Takes back the tasks from `index` on. False: the worker has begun that one; those behind it are
-// taken back.
-bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
-    RingParent& ring = link.ring();
-    while (ring.published() > index && ring.take_back_last())
-        push_back_to_backlog(link.shadow[ring.position(ring.published())]);
-    if (ring.in_flight() == 0 && link.stuck > 0) link.unresponsive = true;
-    return ring.published() <= index;
-}
-
-// How many tasks wait for the one at the front; with it, if the worker does not even begin it: it
-// is still starting, or stopped.
-std::uint64_t PoolCore::waiting(WorkerLink& link) {
-    RingParent& ring = link.ring();
-    if (link.stopping || ring.in_flight() == 0) return 0;  // the request to stop is no task
-    bool begun = ring.slot(ring.consumed()).state.load(std::memory_order_relaxed) !=
-                 SlotState::ready;  // a hint: taking back decides
-    return ring.in_flight() - (begun || (link.ready && link.stuck == 0) ? 1 : 0);
-}
-
-// Gives what waits behind others to workers that have nothing to do.
-void PoolCore::rebalance() {
-    if (!backlog_.empty() || ending()) return;
-    auto idle = [this](WorkerLink& l) {
-        return has_room(l) && l.ready && !l.unresponsive && l.ring().in_flight() == 0;
-    };
-    auto count = static_cast<std::uint64_t>(std::count_if(links_.begin(), links_.end(), idle));
-    if (count == 0) return;
-    for (WorkerLink& link : links_) {
-        if (!link.alive || idle(link)) continue;
-        std::uint64_t movable = waiting(link);
-        bool worth_it = link.stuck > 0 || movable * task_ns_ > wake_cost_ns_;
-        if (movable == 0 || !worth_it) continue;
-        std::uint64_t share =
-            link.stuck > 0 ? movable : std::max<std::uint64_t>(1, movable * count / (count + 1));
-        take_back_from(link, link.ring().published() - share);
-        refill();
-        if (!backlog_.empty()) return;
-    }
-}
-
 // --- draining ----------------------------------------------------------------------------------
 
 bool PoolCore::drain(Garbage& garbage) {

@@ -218,6 +218,8 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void run_inline(PoolTask& task, Garbage& garbage);
     bool take_back_from(WorkerLink& link, std::uint64_t index);
     std::uint64_t waiting(WorkerLink& link);
+    bool is_idle(WorkerLink& link) const;
+    WorkerLink* oldest_queue();
     void refill();
     void rebalance();
     bool drain(Garbage& garbage);

@@ -361,6 +361,9 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
         if (runs) {
             task.cancelled_ = true;
             evict(link, FailureKind::cancelled, error(), garbage);
+        } else if (task.place_ != PoolTask::Place::done && forget_waiting(task)) {
+            task.cancelled_ = true;  // it has failed meanwhile, and was to run again
+            fail(&task, error(), garbage);
         }
     }
     refill();

@@ -1,0 +1,74 @@
+// Taking tasks back that have not begun, and giving them to workers that have nothing to do.
+#include <algorithm>
+#include <cstdint>
+
+#include "pool_core.hpp"
+
+namespace sidestep::detail {
+
+// Takes back the tasks from `index` on. False: the worker has begun that one; those behind it are
+// taken back.
+bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
+    RingParent& ring = link.ring();
+    while (ring.published() > index && ring.take_back_last())
+        push_back_to_backlog(link.shadow[ring.position(ring.published())]);
+    if (ring.in_flight() == 0 && link.stuck > 0) link.unresponsive = true;
+    return ring.published() <= index;
+}
+
+// How many tasks wait for the one at the front; with it, if the worker does not even begin it: it
+// is still starting, or stopped.
+std::uint64_t PoolCore::waiting(WorkerLink& link) {
+    RingParent& ring = link.ring();
+    if (link.stopping || ring.in_flight() == 0) return 0;  // the request to stop is no task
+    bool begun = ring.slot(ring.consumed()).state.load(std::memory_order_relaxed) !=
+                 SlotState::ready;  // a hint: taking back decides
+    return ring.in_flight() - (begun || (link.ready && link.stuck == 0) ? 1 : 0);
+}
+
+bool PoolCore::is_idle(WorkerLink& link) const {
+    return has_room(link) && link.ready && !link.unresponsive && link.ring().in_flight() == 0;
+}
+
+// Of those behind whose front enough waits to wake another worker for it, the one where the oldest
+// task waits that any worker may do.
+WorkerLink* PoolCore::oldest_queue() {
+    WorkerLink* oldest = nullptr;
+    std::uint64_t oldest_serial = 0;
+    for (WorkerLink& link : links_) {
+        if (!link.alive || is_idle(link)) continue;
+        std::uint64_t count = waiting(link);
+        if (count == 0 || (link.stuck == 0 && count * task_ns_ <= wake_cost_ns_)) continue;
+        RingParent& ring = link.ring();
+        const PoolTask* first = nullptr;
+        for (; count > 0 && !first; --count) {
+            first = link.shadow[ring.position(ring.published() - count)];
+            if (first && &backlog_of(*first) != &backlog_) first = nullptr;
+        }
+        if (!first || (oldest && first->serial_ >= oldest_serial)) continue;
+        oldest = &link;
+        oldest_serial = first->serial_;
+    }
+    return oldest;
+}
+
+// Gives what waits behind others to workers that have nothing to do: the oldest first, as if there
+// was one queue. A task may wait for one that was submitted before it, and that would stay behind a
+// task that runs for ever.
+void PoolCore::rebalance() {
+    for (std::size_t i = 0; i < links_.size() && backlog_.empty() && !ending(); ++i) {
+        auto idle = static_cast<std::uint64_t>(
+            std::count_if(links_.begin(), links_.end(), [&](auto& l) { return is_idle(l); }));
+        WorkerLink* source = idle > 0 ? oldest_queue() : nullptr;
+        if (!source) return;
+        take_back_from(*source, source->ring().published() - waiting(*source));
+        std::uint64_t shares = idle + (source->stuck > 0 ? 0 : 1);
+        std::uint64_t share = (backlog_.size() + shares - 1) / shares;
+        for (WorkerLink& link : links_)
+            for (std::uint64_t n = is_idle(link) ? share : 0; n > 0 && !backlog_.empty(); --n)
+                if (!has_room(link) || !publish(link, backlog_.pop())) break;
+        refill();
+    }
+}
+
+}  // namespace sidestep::detail
