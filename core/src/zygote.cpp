@@ -86,7 +86,7 @@ bool serve_request(const Fd& control) {
 
 // Its socket is closed: it is dead, or about to be.
 [[noreturn]] void throw_dead(const Launched& zygote) {
-    (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 1s);
+    (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 10s);
     ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), false, true);
     std::string how = status.signaled() ? status.describe() : "died";
     if (status.exited()) how += ": it " + status.describe();
