@@ -69,7 +69,7 @@ TEST_CASE("an executable that is not there is an error of start(), with step and
             CHECK(e.step() == subprocess::StartStep::exec);
             CHECK(e.code().value() == ENOENT);
         }
-        CHECK(test::Resources::now().leaked_since(before).empty());
+        CHECK(test::nothing_left_since(before));
     }
     p.start();  // and can be tried again
     CHECK(p.join().success());
@@ -117,7 +117,7 @@ TEST_CASE("without descriptors a start fails, leaves nothing, and works when the
             start_forkserver();
             before = test::Resources::now();
         }
-        CHECK(test::Resources::now().leaked_since(before).empty());
+        CHECK(test::nothing_left_since(before));
     }
     CHECK(failures > 0);
     if (p.pid() == 0) p.start();

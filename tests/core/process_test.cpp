@@ -202,7 +202,7 @@ TEST_CASE("an argument that cannot be written makes start() throw, and nothing i
     auto before = test::Resources::now();
     for (int i = 0; i < 2; ++i) CHECK_THROWS_AS(p.start(), std::range_error);
     CHECK(p.pid() == 0);
-    CHECK(test::Resources::now().leaked_since(before).empty());
+    CHECK(test::nothing_left_since(before));
 }
 
 TEST_CASE("an argument that cannot be read ends the child with 1, and the parent is told why",
@@ -366,7 +366,11 @@ TEST_CASE("any number of threads may wait for one process, and all see the same 
 
 TEST_CASE("threads start processes side by side", "[process][threads]") {
     test::StopForkServer stop_at_the_end;
+#ifdef TEST_SANITIZED  // their allocators do not work in the child of a process with threads
+    auto method = GENERATE(StartMethod::spawn, StartMethod::forkserver);
+#else
     auto method = GENERATE(StartMethod::spawn, StartMethod::forkserver, StartMethod::fork_threaded);
+#endif
     std::atomic<int> good{0};
     {
         std::vector<std::jthread> starters;

@@ -60,7 +60,8 @@ class Interruption {
         thread_ = std::thread([this] {
             std::string pid;
             for (char c; read(output_.read_end.get(), &c, 1) == 1 && c != '\n';) pid += c;
-            eventually([&] { return is_asleep(waiter_); });
+            // A shell that is between two commands would only note the signal.
+            eventually([&] { return is_asleep(waiter_) && process_sleeps(std::stoi(pid)); });
             kill(std::stoi(pid), SIGINT);
             pthread_kill(waiting_thread_, SIGINT);
             eventually([&] { return signal_.count() > 0 && is_asleep(waiter_); });

@@ -80,7 +80,7 @@ TEST_CASE("starts that fail leak nothing, however many they are",
         failures += finds_no_program(
             [] { sp::Popen child(kMissing, {.std_out = sp::PIPE, .std_err = sp::PIPE}); });
     CHECK(failures == 1024);
-    CHECK(test::Resources::now().leaked_since(before).empty());
+    CHECK(test::nothing_left_since(before));
 }
 
 TEST_CASE("with few descriptors left, children start again and again",
@@ -228,7 +228,7 @@ TEST_CASE("a failure record full of garbage is an error, not a crash or a succes
     REQUIRE(error);
     CHECK(error->code().value() == 0x2dde00ff);
     CHECK(contains(error->what(), "unknown step"));
-    CHECK(test::Resources::now().leaked_since(before).empty());
+    CHECK(test::nothing_left_since(before));
 }
 
 TEST_CASE("preexec_fn runs in the child before the program does",

@@ -175,6 +175,10 @@ bool is_asleep(int tid) {
     return state_letter("/proc/self/task/" + std::to_string(tid) + "/stat") == 'S';
 }
 
+bool process_sleeps(int pid) {
+    return state_letter("/proc/" + std::to_string(pid) + "/stat") == 'S';
+}
+
 int this_thread_id() { return static_cast<int>(syscall(SYS_gettid)); }
 
 struct CountedSignal::Saved {

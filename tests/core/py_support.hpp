@@ -151,7 +151,8 @@ bool is_reaped(int pid);
 // Does not run: it is gone, or is a zombie of someone else.
 bool is_dead(int pid);
 // True once thread `tid` of this process sleeps in the kernel.
-bool is_asleep(int tid);
+bool is_asleep(int tid);  // a thread of this process
+bool process_sleeps(int pid);
 int this_thread_id();
 
 // Handles `signal` by counting while it lives; system calls are interrupted (no SA_RESTART).

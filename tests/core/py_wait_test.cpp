@@ -134,7 +134,7 @@ TEST_CASE("a child that is dropped and then killed is reaped even by a start tha
     CHECK(finds_no_program(
         [] { sp::Popen child(kMissing, {.std_out = sp::PIPE, .std_err = sp::PIPE}); }));
     CHECK(eventually([&] { return is_reaped(pid); }));
-    CHECK(test::Resources::now().leaked_since(before).empty());
+    CHECK(test::nothing_left_since(before));
 }
 
 TEST_CASE("the end of a scope closes the pipes and waits",
@@ -176,7 +176,7 @@ TEST_CASE("a scope whose child cannot start leaves nothing behind",
         sp::Popen child(kMissing, {.std_out = sp::PIPE, .std_err = sp::PIPE});
         child.wait();
     }));
-    CHECK(test::Resources::now().leaked_since(before).empty());
+    CHECK(test::nothing_left_since(before));
 }
 
 TEST_CASE("a broken pipe at the end does not keep anyone from waiting",

@@ -187,7 +187,7 @@ TEST_CASE("whatever the number of descriptors left, a start works or fails clean
         CAPTURE(room, error);
         CHECK((error.empty() || error.find("Too many open files") != std::string::npos));
         ++(error.empty() ? worked : failed);
-        CHECK(test::Resources::now().leaked_since(before) == "");
+        CHECK(test::nothing_left_since(before));
     }
     CHECK(failed > 0);
     CHECK(worked > 0);

@@ -342,7 +342,7 @@ TEST_CASE("random options: each child sees exactly what it should", "[core][subp
             CAPTURE(i, child.describe());
             FAIL_CHECK(wrong);
         }
-        if (i % 100 == 0) CHECK(test::Resources::now().leaked_since(before) == "");
+        if (i % 100 == 0) CHECK(test::nothing_left_since(before));
     }
-    CHECK(test::Resources::now().leaked_since(before) == "");
+    CHECK(test::nothing_left_since(before));
 }

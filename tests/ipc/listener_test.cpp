@@ -129,16 +129,17 @@ TEST_CASE("a wrong key, no key and garbage are turned away by name, and the next
 
 TEST_CASE("peers that say nothing, or trickle, keep nobody waiting and are given up in time",
           "[ipc][listener][auth]") {
-    Listener listener({.authkey = "secret", .handshake_timeout = 300ms});
+    Listener listener({.authkey = "secret", .handshake_timeout = 3s});
     std::vector<std::unique_ptr<RawPeer>> silent;
     for (int i = 0; i < 5; ++i) silent.push_back(std::make_unique<RawPeer>(listener.address()));
     std::atomic<bool> stop = false;
     std::thread trickling([&] {
         RawPeer peer(listener.address());
         try {
-            for (const char* c = "\0\0\0\x64"; !stop; c = "x") {
-                peer.write({c, 1});
-                test::eventually([&] { return stop.load(); }, 20ms);
+            std::string message = std::string("\0\0\0\xff", 4) + std::string(255, 'x');
+            for (std::size_t i = 0; !stop && i < message.size(); ++i) {
+                peer.write({&message[i], 1});
+                test::eventually([&] { return stop.load(); }, 40ms);
             }
         } catch (const std::runtime_error&) {
         }

@@ -81,6 +81,10 @@ int again_and_again(mp::StartMethod method) {
     say_outcome("waiting", [&] { busy.waiting.back().get(); });
     for (auto& f : busy.running) say_outcome("running", [&] { f.get(); });
     pool.join();
+    (void)test::eventually([] {  // the guard's thread gives the signal back
+        struct sigaction now = {};
+        return sigaction(SIGINT, nullptr, &now) == 0 && now.sa_handler == SIG_DFL;
+    });
     say("joined");
     for (;;) pause();
 }

@@ -129,6 +129,7 @@ TEST_CASE("a pool may end in the callback of a map", "[pool][callback][map]") {
 }
 
 TEST_CASE("join() and shutdown() in a callback say what to do instead", "[pool][callback]") {
+    test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 1});
     std::atomic<int> refused{0};
     auto try_it = [&](const auto&) {
@@ -140,7 +141,9 @@ TEST_CASE("join() and shutdown() in a callback say what to do instead", "[pool][
             }
         }
     };
-    pool.submit(test::own_pid).add_done_callback(try_it);
+    pool.submit(test::wait_at, words.path(), std::size_t(kTell), std::size_t(kGate))
+        .add_done_callback(try_it);  // not done yet: it does not run here
+    words[kGate] = 1;
     CHECK(test::eventually([&] { return refused == 1; }));
     pool.join();
 }

@@ -259,7 +259,7 @@ TEST_CASE("pain 17: a pool that is killed with everything leaves no name behind"
         CHECK_FALSE(program.read_line().empty());
         kill(program.pid(), SIGKILL);
     }
-    CHECK(test::eventually([&] { return test::Resources::now().leaked_since(before).empty(); }));
+    CHECK(test::nothing_left_since(before));
 }
 
 TEST_CASE("pain 19: Ctrl-C reaches the application alone; its workers end with it, silently",

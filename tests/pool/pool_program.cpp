@@ -114,9 +114,7 @@ int crash_loop_at_once(mp::StartMethod method) {
 }
 
 std::size_t open_descriptors() { return test::Resources::now().fds.size(); }
-bool clean_since(const test::Resources& before) {
-    return test::eventually([&] { return test::Resources::now().leaked_since(before).empty(); });
-}
+bool clean_since(const test::Resources& before) { return test::nothing_left_since(before); }
 
 // Raises the limit one by one until four workers start. Each failure must leave nothing.
 template <class SetLimit>

@@ -175,11 +175,13 @@ Program::~Program() {
     if (out_ >= 0) close(out_);
 }
 
+constexpr int kSilence = 240'000;  // ms that a program may say nothing
+
 std::string Program::read_line() {
     std::string line;
     for (char c; line.size() < 65536;) {
         pollfd entry = {out_, POLLIN, 0};
-        if (poll(&entry, 1, 60'000) <= 0 || read(out_, &c, 1) != 1 || c == '\n') break;
+        if (poll(&entry, 1, kSilence) <= 0 || read(out_, &c, 1) != 1 || c == '\n') break;
         line += c;
     }
     return line;
@@ -190,8 +192,8 @@ ProgramResult Program::finish() {
     char buffer[4096];
     for (;;) {  // the deadline turns a hang into a failure with the output so far
         pollfd entry = {out_, POLLIN, 0};
-        if (poll(&entry, 1, 60'000) <= 0) {
-            result.output += "\n[no end of output within a minute]";
+        if (poll(&entry, 1, kSilence) <= 0) {
+            result.output += "\n[nothing more was said]";
             kill(pid_, SIGKILL);
             break;
         }

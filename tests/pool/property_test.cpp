@@ -30,7 +30,7 @@ struct Plan {
     bool cancel = false;
 };
 constexpr std::size_t kTasks = 60;
-constexpr auto kTimeout = 150ms;
+constexpr auto kTimeout = 1s;
 
 std::uint64_t work(const std::string& path, std::size_t index, const std::string& script,
                    std::uint64_t argument) {

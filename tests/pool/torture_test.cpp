@@ -136,7 +136,7 @@ struct Submitted {
 // What became of a task agrees with the oracle.
 void check(Submitted& s, std::size_t i, test::SharedWords& words, Tally& tally) {
     if (!s.future.wait_for(test::kPatience)) throw std::runtime_error("a task hangs");
-    std::uint64_t began = words[kBegan + i], ended = words[kEnded + i];
+    std::uint64_t ended = words[kEnded + i], began = words[kBegan + i];  // this one comes first
     bool right = false;
     try {
         std::string text = s.future.get();

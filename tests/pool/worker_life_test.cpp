@@ -196,9 +196,9 @@ TEST_CASE("tasks wait for a slow initializer", "[pool][initializer]") {
     mp::Pool pool({.processes = 1,
                    .start_method = method,
                    .initializer = mp::bind(hang_at_start, words.path())});
-    auto timed = pool.submit({.timeout = 2s}, test::add, 1, 2);  // that does not count as its time
+    auto timed = pool.submit({.timeout = 5s}, test::add, 1, 2);  // that does not count as its time
     test::await(words[kTell]);
-    CHECK_FALSE(timed.wait_for(2100ms));
+    CHECK_FALSE(timed.wait_for(5100ms));
     words[kGate] = 1;
     CHECK(get(timed) == 3);
 }
@@ -331,6 +331,8 @@ TEST_CASE("a worker that has grown is replaced between two tasks", "[pool][recyc
         {.processes = 1, .start_method = method, .max_memory_growth = std::size_t(64) << 20});
     int small = get(pool.submit(leak, std::size_t(1) << 20));
     CHECK(get(pool.submit(test::own_pid)) == small);
+    // From then on it is known from where it grows.
+    REQUIRE(test::eventually([&] { return pool.stats().workers.at(0).start > 0ns; }));
     int large = get(pool.submit(leak, std::size_t(100) << 20));
     CHECK(test::eventually([&] { return get(pool.submit(test::own_pid)) != large; }));
     CHECK(test::eventually([&] { return !test::process_exists(large); }));

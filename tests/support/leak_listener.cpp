@@ -20,8 +20,8 @@ struct LeakListener : Catch::TestEventListenerBase {
     }
     void testCaseEnded(const Catch::TestCaseStats& stats) override {
         std::string leaked;
-        bool clean = eventually(
-            [&] { return (leaked = Resources::now().leaked_since(before)).empty(); }, 5s);
+        bool clean =
+            eventually([&] { return (leaked = Resources::now().leaked_since(before)).empty(); });
         if (!clean) {
             ++leaks;
             std::cout << "LEAK in \"" << stats.testInfo.name << "\":\n" << leaked << std::flush;

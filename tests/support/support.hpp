@@ -55,6 +55,11 @@ struct Resources {
     std::string leaked_since(const Resources& before) const;
 };
 
+// Nothing leaked since then; what others have in /dev/shm for a moment is waited for.
+inline bool nothing_left_since(const Resources& before) {
+    return eventually([&] { return Resources::now().leaked_since(before).empty(); });
+}
+
 // How many test cases of this run left something behind (a listener checks each).
 int leaks_found();
 
