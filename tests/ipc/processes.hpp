@@ -179,7 +179,7 @@ inline unsigned kill_at_every_instruction(const std::function<void()>& prepare,
                                           const std::function<void()>& operation,
                                           const std::function<void(unsigned)>& check) {
 #ifdef TEST_SANITIZED
-    constexpr unsigned kStride = 149;  // instrumented code has many instructions more
+    constexpr unsigned kStride = 397;  // instrumented code has many times the instructions
 #else
     constexpr unsigned kStride = 1;
 #endif
