@@ -10,38 +10,42 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr auto kMostSpin = 50us;
-constexpr int kRounds = 16;
+constexpr std::uint32_t kRounds = 12;
+constexpr auto kFallAsleep = 20us;
 
-// Two threads hand a word to and fro; each sleeps until it is its turn. Each has a CPU of its own:
-// on one, waking is a switch, a tenth of what it is between two.
+void busy_for(std::chrono::nanoseconds time) {
+    for (auto end = sys::Clock::now() + time; sys::Clock::now() < end;) cpu_relax();
+}
+
+// How long it takes a sleeping thread on another CPU to run after it was woken. (On one CPU waking
+// is a switch, a tenth of that.) Before each wake-up the thread is given the time to fall asleep:
+// two that hand a word to and fro at once may meet awake.
 std::chrono::nanoseconds measure_wake_up() {
-    std::atomic<std::uint32_t> turn{0};
-    auto wait_for = [&](std::uint32_t wanted) {
-        for (std::uint32_t seen; (seen = turn.load()) != wanted;)
-            sys::futex_wait(turn, seen, sys::Clock::now() + 100ms);
-    };
-    auto hand_over = [&](std::uint32_t next) {
-        turn.store(next);
-        sys::futex_wake(turn, 1);
-    };
-    std::thread echo([&] {
+    std::atomic<std::uint32_t> round{0}, answered{0};
+    std::array<sys::Clock::time_point, kRounds> woken;
+    std::thread sleeper([&] {
         sys::OnCpu other(1);
         for (std::uint32_t i = 0; i < kRounds; ++i) {
-            wait_for(2 * i + 1);
-            hand_over(2 * i + 2);
+            answered.store(i + 1);
+            for (std::uint32_t seen; (seen = round.load()) != i + 1;)
+                sys::futex_wait(round, seen, sys::Clock::now() + 100ms);
+            woken[i] = sys::Clock::now();
         }
     });
-    std::array<std::chrono::nanoseconds, kRounds> one_way;
+    std::array<std::chrono::nanoseconds, kRounds> costs;
     sys::OnCpu here(0);  // after the other one was started: that inherits the CPUs
     for (std::uint32_t i = 0; i < kRounds; ++i) {
+        while (answered.load() != i + 1) std::this_thread::yield();
+        busy_for(kFallAsleep);
         auto begin = sys::Clock::now();
-        hand_over(2 * i + 1);
-        wait_for(2 * i + 2);
-        one_way[i] = (sys::Clock::now() - begin) / 2;
+        round.store(i + 1);
+        sys::futex_wake(round, 1);
+        costs[i] = begin.time_since_epoch();
     }
-    echo.join();
-    std::sort(one_way.begin(), one_way.end());
-    return std::min<std::chrono::nanoseconds>(one_way[kRounds * 3 / 4], kMostSpin);
+    sleeper.join();
+    for (std::size_t i = 0; i < kRounds; ++i) costs[i] = woken[i].time_since_epoch() - costs[i];
+    std::sort(costs.begin(), costs.end());
+    return std::min<std::chrono::nanoseconds>(costs[kRounds * 3 / 4], kMostSpin);
 }
 
 }  // namespace

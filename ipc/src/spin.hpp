@@ -21,9 +21,9 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
-// What a futex wake-up of a thread that sleeps on another CPU costs here, one way: the 75th
-// percentile of a few ping-pongs, at most 50 us. Measured on the first call (about a millisecond),
-// then remembered.
+// How long a thread that sleeps on another CPU takes from its futex wake-up until it runs: the 75th
+// percentile of a few times, at most 50 us. Measured on the first call (about a millisecond), then
+// remembered.
 std::chrono::nanoseconds wake_up_cost();
 
 // wake_up_cost(), or zero on one CPU.
