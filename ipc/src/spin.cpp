@@ -21,29 +21,28 @@ void busy_for(std::chrono::nanoseconds time) {
 // is a switch, a tenth of that.) Before each wake-up the thread is given the time to fall asleep:
 // two that hand a word to and fro at once may meet awake.
 std::chrono::nanoseconds measure_wake_up() {
-    std::atomic<std::uint32_t> round{0}, answered{0};
-    std::array<sys::Clock::time_point, kRounds> woken;
+    std::atomic<std::uint32_t> round{0}, ready{0};
+    std::array<sys::Clock::time_point, kRounds> told, woken;
     std::thread sleeper([&] {
         sys::OnCpu other(1);
         for (std::uint32_t i = 0; i < kRounds; ++i) {
-            answered.store(i + 1);
+            ready.store(i + 1);
             for (std::uint32_t seen; (seen = round.load()) != i + 1;)
                 sys::futex_wait(round, seen, sys::Clock::now() + 100ms);
             woken[i] = sys::Clock::now();
         }
     });
-    std::array<std::chrono::nanoseconds, kRounds> costs;
     sys::OnCpu here(0);  // after the other one was started: that inherits the CPUs
     for (std::uint32_t i = 0; i < kRounds; ++i) {
-        while (answered.load() != i + 1) std::this_thread::yield();
+        while (ready.load() != i + 1) std::this_thread::yield();
         busy_for(kFallAsleep);
-        auto begin = sys::Clock::now();
+        told[i] = sys::Clock::now();
         round.store(i + 1);
         sys::futex_wake(round, 1);
-        costs[i] = begin.time_since_epoch();
     }
     sleeper.join();
-    for (std::size_t i = 0; i < kRounds; ++i) costs[i] = woken[i].time_since_epoch() - costs[i];
+    std::array<std::chrono::nanoseconds, kRounds> costs;
+    for (std::size_t i = 0; i < kRounds; ++i) costs[i] = woken[i] - told[i];
     std::sort(costs.begin(), costs.end());
     return std::min<std::chrono::nanoseconds>(costs[kRounds * 3 / 4], kMostSpin);
 }

@@ -52,9 +52,8 @@ WorkerLink* PoolCore::oldest_queue() {
     return oldest;
 }
 
-// Gives what waits behind others to workers that have nothing to do: the oldest first, as if there
-// was one queue. A task may wait for one that was submitted before it, and that would stay behind a
-// task that runs for ever.
+// Gives what waits behind others to workers that have nothing to do, the oldest first: a task may
+// wait for one that was submitted before it, and that would stay behind a task that runs for ever.
 void PoolCore::rebalance() {
     for (std::size_t i = 0; i < links_.size() && backlog_.empty() && !ending(); ++i) {
         auto idle = static_cast<std::uint64_t>(

@@ -151,7 +151,8 @@ bool is_reaped(int pid);
 // Does not run: it is gone, or is a zombie of someone else.
 bool is_dead(int pid);
 // True once thread `tid` of this process sleeps in the kernel.
-bool is_asleep(int tid);  // a thread of this process
+bool is_asleep(int tid);
+// The same of the first thread of process `pid`.
 bool process_sleeps(int pid);
 int this_thread_id();
 

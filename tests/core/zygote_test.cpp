@@ -133,8 +133,8 @@ TEST_CASE("a fork server leaves by itself, whoever holds copies of its socket", 
         auto how_it_ends = [&] {
             Served first(method);
             check_serves(first);
-            Served second(
-                StartMethod::fork);  // its process has copies of all that this one has open
+            // Its process has copies of all that this one has open.
+            Served second(StartMethod::fork);
             check_serves(second);
             WatchDeath death(first.pid);
             first.from.reset();

@@ -159,6 +159,22 @@ TEST_CASE("cancel() says false only of what is finished", "[pool][cancel]") {
     CHECK(pool.apply(test::add, 1, 2) == 3);
 }
 
+TEST_CASE("a task that fails while it is cancelled, and was to run again, is cancelled",
+          "[pool][cancel][retry]") {
+    using Clock = std::chrono::steady_clock;
+    mp::Pool pool({.processes = 1, .stop_grace = 1h});
+    mp::TaskOptions options{.retry = {.max_attempts = 2, .backoff = 1h, .max_backoff = 1h}};
+    for (int i = 0; i < 20000; ++i) {
+        auto f = pool.submit(options, fail, i);
+        // It waits, runs, fails, or is to run again in an hour: it is never done. (The moment
+        // between the first two looks of cancel() is met in a third of the runs.)
+        for (auto end = Clock::now() + i % 400 * 200ns; Clock::now() < end;) {
+        }
+        REQUIRE(f.cancel());
+        REQUIRE(f.cancelled());
+    }
+}
+
 TEST_CASE("callbacks of a pool's futures are called, by outcome, before join() returns",
           "[pool][callback][py:_TestPoolWorkerErrors.test_async_error_callback]") {
     auto method = GENERATE(from_range(methods()));
