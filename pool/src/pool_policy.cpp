@@ -348,23 +348,22 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
     if (task.place_ == PoolTask::Place::done) return task.cancelled_;
     if (task.place_ == PoolTask::Place::new_ || ending()) return false;
     auto error = [] { return std::make_exception_ptr(CancelledError("the task was cancelled")); };
-    if (forget_waiting(task)) {
-        task.cancelled_ = true;
-        fail(&task, error(), garbage);
-    } else if (mode == Cancel::running_too) {
-        WorkerLink& link = links_[task.link_];
-        // What is in front of it may have ended meanwhile, and so may it: then that is its result.
-        while (task.place_ == PoolTask::Place::ring && !front_runs(link) && drain(link, garbage)) {
+    // A worker goes on meanwhile: at the third look at the latest the task is not where it was, or
+    // runs, or its worker is dead and the supervisor is to sort what that had.
+    for (int look = 0; look < 3 && task.place_ != PoolTask::Place::done; ++look) {
+        if (forget_waiting(task)) {
+            task.cancelled_ = true;
+            fail(&task, error(), garbage);
+            break;
         }
-        bool runs = task.place_ == PoolTask::Place::ring && front_runs(link) &&
-                    task.index_ == link.ring().consumed();
-        if (runs) {
+        if (mode != Cancel::running_too) break;
+        WorkerLink& link = links_[task.link_];
+        if (front_runs(link) && task.index_ == link.ring().consumed()) {
             task.cancelled_ = true;
             evict(link, FailureKind::cancelled, error(), garbage);
-        } else if (task.place_ != PoolTask::Place::done && forget_waiting(task)) {
-            task.cancelled_ = true;  // it has failed meanwhile, and was to run again
-            fail(&task, error(), garbage);
+            break;
         }
+        (void)drain(link, garbage);  // what was in front of it has ended, or it has
     }
     refill();
     wake_waiters();
