@@ -57,7 +57,19 @@ constexpr std::array<bool, 256> kWordCharacter = [] {
 
 bool is_word(char c) { return kWordCharacter[static_cast<unsigned char>(c)]; }
 
-using Table = std::unordered_map<std::string_view, std::uint64_t>;
+struct Hash {
+    using is_transparent = void;
+    std::size_t operator()(std::string_view word) const {
+        return std::hash<std::string_view>()(word);
+    }
+};
+using Table = std::unordered_map<std::string, std::uint64_t, Hash, std::equal_to<>>;
+
+std::uint64_t& count_of(Table& table, std::string_view word) {
+    auto found = table.find(word);
+    if (found == table.end()) found = table.emplace(word, 0).first;
+    return found->second;
+}
 constexpr std::size_t kShards = 64;
 
 // Runs of letters, digits and '_' that do not begin with a digit.
@@ -70,7 +82,7 @@ void count_identifiers(std::string_view text, Table& table) {
         std::size_t begin = i;
         while (i < text.size() && is_word(text[i])) ++i;
         if (text[begin] >= '0' && text[begin] <= '9') continue;
-        ++table[text.substr(begin, i - begin)];
+        ++count_of(table, text.substr(begin, i - begin));
     }
 }
 
@@ -122,35 +134,24 @@ Arguments parse(int argc, char** argv) {
 
 std::vector<std::vector<std::string>> find_headers(const std::vector<std::string>& paths,
                                                    unsigned workers) {
-    std::vector<std::pair<std::string, std::uint64_t>> files;
-    std::uint64_t total = 0;
-    auto add = [&](const fs::directory_entry& entry) {
-        std::error_code error;
-        std::uint64_t size = entry.file_size(error);
-        files.emplace_back(entry.path().native(), error ? 0 : size);
-        total += files.back().second;
-    };
+    std::vector<std::string> files;
     auto options = fs::directory_options::skip_permission_denied;
     for (const std::string& path : paths) {
         std::error_code error;
         if (!fs::is_directory(path, error)) {
-            add(fs::directory_entry(path, error));  // a file that was named is read, whatever it is
+            files.push_back(path);  // a file that was named is read, whatever it is
             continue;
         }
         for (auto it = fs::recursive_directory_iterator(path, options, error);
              !error && it != fs::recursive_directory_iterator(); it.increment(error))
-            if (is_header(it->path()) && !it->is_directory(error)) add(*it);
+            if (is_header(it->path()) && !it->is_directory(error))
+                files.push_back(it->path().native());
     }
-    std::uint64_t batch = std::clamp<std::uint64_t>(total / (8 * workers), 1 << 20, 16 << 20);
+    std::size_t batch = std::clamp<std::size_t>(files.size() / (16 * workers), 1, 1000);
     std::vector<std::vector<std::string>> batches;
-    std::uint64_t bytes = batch;
-    for (auto& [path, size] : files) {
-        if (bytes >= batch) {
-            batches.emplace_back();
-            bytes = 0;
-        }
-        bytes += size;
-        batches.back().push_back(std::move(path));
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        if (i % batch == 0) batches.emplace_back();
+        batches.back().push_back(std::move(files[i]));
     }
     return batches;
 }
@@ -158,20 +159,18 @@ std::vector<std::vector<std::string>> find_headers(const std::vector<std::string
 Counts count_files(const std::vector<std::string>& paths) {
     Counts counts;
     counts.shards.resize(kShards);
-    std::string text;  // all of the batch: the table refers to it
+    std::string text;
+    Table table;
     for (const std::string& path : paths) {
-        std::size_t before = text.size();
+        text.clear();
         if (read_file(path, text)) {
-            text += '\n';
-            counts.bytes += text.size() - before - 1;
+            count_identifiers(text, table);
+            counts.bytes += text.size();
             ++counts.files;
         } else {
             counts.failed.push_back(path + ": " + std::strerror(errno));
-            text.resize(before);
         }
     }
-    Table table;
-    count_identifiers(text, table);
     for (const auto& [word, count] : table) {
         auto number = static_cast<std::uint32_t>(count);
         Shard& shard = counts.shards[std::hash<std::string_view>()(word) % kShards];
@@ -189,7 +188,7 @@ Merged merge_shards(const std::vector<Shard>& shards) {
             std::uint32_t number;
             std::memcpy(&number, rest.data() + word.size() + 1, sizeof number);
             rest.remove_prefix(word.size() + 1 + sizeof number);
-            table[word] += number;
+            count_of(table, word) += number;
         }
     }
     Merged merged;
