@@ -72,8 +72,9 @@ void beside_threads(benchmark::State& state, const Steps& steps, Run run) {
 
 void length(benchmark::State& state, void (*run)(const Steps&)) {
     double each = static_cast<double>(state.range(0));
-    auto tasks = static_cast<std::size_t>(20'000.0 * cpus() / each);
-    tasks = std::max<std::size_t>(tasks, 2 * cpus());
+    // 20 ms for each CPU, or 100 tasks if that is longer: the one that ends last is a part of it.
+    double each_cpu = std::max(20'000.0 / each, std::min(100.0, 200'000.0 / each));
+    auto tasks = static_cast<std::size_t>(each_cpu * cpus());
     beside_threads(state, Steps(tasks, bench::steps_for(each)), run);
 }
 

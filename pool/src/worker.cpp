@@ -54,6 +54,7 @@ void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
 namespace {
 
 constexpr std::uint64_t kAnnounceWakeUps = 4;     // so many wake-ups' worth of work at a time
+constexpr std::uint64_t kAnnounceOfMany = 16;     // while much more waits
 constexpr std::uint64_t kTidyNs = 1'000'000'000;  // how often a busy worker lets go of objects
 
 using detail::OutputBuffer;
@@ -339,13 +340,17 @@ class Worker {
 
     // After a completed task: tells the parent, if it sleeps, now or with the next ones. To wake it
     // costs this worker about as much time as it takes (an interrupt of another CPU), so while
-    // there is more to do, it is done for several wake-ups' worth of work at a time; a result is
-    // late by so much, or by the supervisor's tick.
+    // there is more to do, it is done for several wake-ups' worth of work at a time: for more of
+    // it while three times as many tasks wait, whose results take that much longer anyway. A result
+    // is late by so much, or by the supervisor's tick.
     void announce(std::uint64_t duration) {
         bool is_long = duration > kLongTaskNs;
         ++unannounced_;
         unannounced_ns_ += duration;
-        bool is_little = unannounced_ns_ < kAnnounceWakeUps * wake_ns_;
+        std::uint32_t three_times = std::min(3 * unannounced_, kRingCapacity - 1);
+        bool is_little =
+            unannounced_ns_ < kAnnounceWakeUps * wake_ns_ ||
+            (unannounced_ns_ < kAnnounceOfMany * wake_ns_ && ring_.has_work(three_times));
         if (is_little && ring_.has_work(bridge(duration))) return;
         std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(E1), SYNC(attended)
         if (control_->bell.has_sleepers())
