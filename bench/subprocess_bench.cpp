@@ -10,6 +10,7 @@
 //   start_rss/MiB     start/static while this process has touched so much memory: time is flat
 //   run/true          run({"/bin/true"}); floor: posix_spawn + waitpid
 //   run_python/true   run({"/bin/true"}); floor: Python's subprocess.run        (good: 1.2)
+//   run_python/static the same with the static program
 //   capture/MiB       run() with capture_output of `head -c`; floor: a loop of read(2) of 64 KiB
 //                     from the same child, keeping nothing                      (good: 0.8)
 //   capture_warm      the same, into memory that was touched and freed just before
@@ -125,14 +126,14 @@ void run_true(benchmark::State& state) {
         [] { return timed([] { posix_spawn_and_wait("/bin/true"); }); });
 }
 
-void run_python(benchmark::State& state) {
+void run_python(benchmark::State& state, const std::string& program) {
     constexpr int kRuns = 100;
     const std::string script =
         "import subprocess, time\n"
         "t = time.perf_counter()\n"
         "for i in range(" +
-        std::to_string(kRuns) +
-        "): subprocess.run(['/bin/true'])\n"
+        std::to_string(kRuns) + "): subprocess.run(['" + program +
+        "'])\n"
         "print(time.perf_counter() - t)";
     auto python = [&] { return std::stod(sp::check_output({"python3", "-c", script})); };
     try {
@@ -140,8 +141,8 @@ void run_python(benchmark::State& state) {
     } catch (const sp::StartError&) {
         return state.SkipWithError("python3 is not installed");
     }
-    auto ours = [] {
-        for (int i = 0; i < kRuns; ++i) sp::run({"/bin/true"});
+    auto ours = [&] {
+        for (int i = 0; i < kRuns; ++i) sp::run({program});
     };
     compare(state, ours, python);
 }
@@ -272,7 +273,8 @@ int main(int argc, char** argv) {
     add("clone/static", clone_static);
     add("start_rss", start_rss)->Arg(0)->Arg(256)->Arg(1024)->Arg(4096);
     add("run/true", run_true);
-    add("run_python/true", run_python);
+    add("run_python/true", run_python, "/bin/true"s);
+    add("run_python/static", run_python, static_child());
     add("capture", capture, Keep::nothing, false)->Arg(1)->Unit(benchmark::kMillisecond);
     auto capture_large = [&](const char* name, Keep keep, bool warm) {
         add(name, capture, keep, warm)->Arg(1024)->Unit(benchmark::kMillisecond)->Iterations(3);
