@@ -36,9 +36,12 @@ def prefetch(wake_ups, ns):
             (CORE, "kPrefetchNs = 250'000;", f"kPrefetchNs = {ns};")]
 
 
-def announce(few, many):
-    return [(WORKER, "kAnnounceWakeUps = 4;", f"kAnnounceWakeUps = {few};"),
-            (WORKER, "kAnnounceOfMany = 16;", f"kAnnounceOfMany = {many};")]
+def announce(wake_ups):
+    return [(WORKER, "kAnnounceWakeUps = 4;", f"kAnnounceWakeUps = {wake_ups};")]
+
+
+def announce_of_many(wake_ups):
+    return [(WORKER, "kAnnounceOfMany = 16;", f"kAnnounceOfMany = {wake_ups};")]
 
 
 def spin(factor):
@@ -66,9 +69,9 @@ VARIANTS = {
     "slots of 512 bytes (408 inline)": slot(512),
     "prefetch of 16 wake-ups, not 64": prefetch(16, 50_000),
     "prefetch of 256 wake-ups": prefetch(256, 1_000_000),
-    "each result is announced": announce(0, 0),
-    "announced for 4 wake-ups' worth of work, also while much waits": announce(4, 4),
-    "announced for 16, also while little waits": announce(16, 16),
+    "each result is announced": announce(0) + announce_of_many(0),
+    "announced for 4 wake-ups' worth of work, also while much waits": announce_of_many(4),
+    "announced for 16, also while little waits": announce(16),
     "no spinning, not as long as a wake-up takes": spin(0),
     "spinning four times as long": spin(4),
     "the supervisor drains, not who waits": [(WAIT, "if (!leader_) {", "if (false) {")],
