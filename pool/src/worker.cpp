@@ -39,7 +39,8 @@ std::uint32_t SpinPolicy::awake(const ControlPage& page) const {
 }
 
 std::chrono::nanoseconds SpinPolicy::budget(const ControlPage& page) const {
-    return std::chrono::nanoseconds(awake(page) + 1 <= cpus ? spin_ns : 0);
+    std::uint32_t count = awake(page);
+    return std::chrono::nanoseconds(count > 0 && count + 1 <= cpus ? spin_ns : 0);
 }
 
 void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {

@@ -49,7 +49,8 @@ struct SpinPolicy {
     std::uint64_t spin_ns = 0;
 
     std::uint32_t awake(const ControlPage& page) const;  // workers; a hint
-    // Zero when there are more participants awake than CPUs.
+    // Zero when there are more participants awake than CPUs; and when no worker is, since what one
+    // does that was just woken comes no sooner than a wake-up takes, which is as long as we spin.
     std::chrono::nanoseconds budget(const ControlPage& page) const;
 };
 
