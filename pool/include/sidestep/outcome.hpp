@@ -3,11 +3,14 @@
 // Threads: one thread.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <exception>
 #include <iterator>
+#include <memory>
 #include <optional>
 #include <ranges>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -77,6 +80,9 @@ class Input {
     using Plain = std::remove_reference_t<Range>;
 
   public:
+    static constexpr bool kIsContiguous =
+        std::ranges::contiguous_range<Plain> && std::ranges::sized_range<Plain>;
+
     explicit Input(Range&& range) : range_(std::forward<Range>(range)) {}
 
     // True: there is an item, take() it. The range is advanced no sooner than the item is wanted:
@@ -91,6 +97,14 @@ class Input {
     decltype(auto) take() {
         used_ = true;
         return **position_;
+    }
+    // Where items lie side by side in memory: the next ones, `most` at most; fewer at the end.
+    auto take_span(std::size_t most) requires kIsContiguous {
+        (void)has_item();  // now position_ is at the next one
+        auto left = static_cast<std::size_t>(std::ranges::end(range_.get()) - *position_);
+        std::span items(std::to_address(*position_), std::min(most, left));
+        *position_ += static_cast<std::ptrdiff_t>(items.size());
+        return items;
     }
     // 0: it is not known.
     std::size_t size() {

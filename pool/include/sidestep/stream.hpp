@@ -45,6 +45,8 @@ class Stream
     using Item = detail::Stored<std::ranges::range_value_t<std::remove_reference_t<Range>>>;
     using Body = detail::Chunk<kSpread, F, Item>;
     using Face = StreamFace<Stream, typename Body::Result>;
+    template <class T>
+    static constexpr bool kIsNumber = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
 
   public:
     using typename Face::Result;
@@ -92,7 +94,7 @@ class Stream
     template <class Results>
     void read_rest(Results& results) {
         if (!open_ || open_->error || open_->reader.has_errors()) return;
-        if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
+        if constexpr (kIsNumber<Value>) {
             std::size_t count = open_->items - open_->next;
             if (open_->reader.values().remaining() != count * sizeof(Value)) return;
             std::size_t old = results.size();
@@ -134,6 +136,13 @@ class Stream
     std::uint64_t pull_items(detail::PoolTask& task, std::size_t most) {
         static constexpr std::size_t kMostBytes = std::size_t(1) << 20;
         OutputArchive items(scratch_, task.fds());
+        if constexpr (kIsNumber<Item> && detail::Input<Range>::kIsContiguous) {
+            most = std::min(most, kMostBytes / sizeof(Item));
+            auto next = input_.take_span(most);
+            items.write(next.data(), next.size_bytes());  // as each of them would be
+            input_ended_ = next.size() < most;
+            return next.size();
+        }
         std::uint64_t count = 0;
         try {
             while (count < most && scratch_.size() < kMostBytes) {
