@@ -5,6 +5,7 @@
 #include <numeric>
 #include <ranges>
 #include <set>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 
@@ -225,6 +226,28 @@ TEST_CASE("any input range will do: single pass, move only, moved in, references
           std::vector<std::string>{"x", "y"});
     std::vector<bool> bits{true, false, true};
     CHECK(pool.map([](bool b) { return !b; }, bits) == std::vector<bool>{false, true, false});
+}
+
+TEST_CASE("numbers that lie side by side are sent in pieces, whatever the chunks and the end",
+          "[pool][imap]") {
+    mp::Pool pool({.processes = 2});
+    std::size_t chunksize = GENERATE(0u, 1u, 7u, 100u);
+    std::size_t window = GENERATE(0u, 1u, 10u);
+    for (std::size_t size : {0u, 1u, 6u, 7u, 8u, 14u, 100u, 101u}) {
+        CAPTURE(chunksize, window, size);
+        std::vector<long> numbers(size), expected;
+        std::iota(numbers.begin(), numbers.end(), -3L);
+        for (long x : numbers) expected.push_back(x * x);
+        mp::MapOptions options{.chunksize = chunksize, .window = window};
+        CHECK(pool.map(test::square, numbers, options) == expected);
+        CHECK(pool.map(test::square, std::span<const long>(numbers), options) == expected);
+        std::vector<long> streamed;
+        for (long x : pool.imap(test::square, std::vector<long>(numbers), options))
+            streamed.push_back(x);
+        CHECK(streamed == expected);
+    }
+    CHECK(pool.map([](char c) { return c + 1; }, std::string("abc")) ==
+          std::vector<int>{'b', 'c', 'd'});
 }
 
 TEST_CASE("an input that throws fails at that item, after all results before it",

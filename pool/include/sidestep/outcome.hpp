@@ -81,7 +81,8 @@ class Input {
 
   public:
     static constexpr bool kIsContiguous =
-        std::ranges::contiguous_range<Plain> && std::ranges::sized_range<Plain>;
+        std::ranges::contiguous_range<Plain> &&
+        std::sized_sentinel_for<std::ranges::sentinel_t<Plain>, std::ranges::iterator_t<Plain>>;
 
     explicit Input(Range&& range) : range_(std::forward<Range>(range)) {}
 
