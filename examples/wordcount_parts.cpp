@@ -173,7 +173,7 @@ Counts count_files(const std::vector<std::string>& paths) {
     }
     for (const auto& [word, count] : table) {
         auto number = static_cast<std::uint32_t>(count);
-        Shard& shard = counts.shards[std::hash<std::string_view>()(word) % kShards];
+        Shard& shard = counts.shards[Hash()(word) % kShards];
         shard.append(word).push_back('\n');
         shard.append(reinterpret_cast<const char*>(&number), sizeof number);
     }

@@ -60,6 +60,13 @@ class Numbers : public std::ranges::view_interface<Numbers> {
     int bad_;
 };
 
+// Numbers side by side that cannot be had.
+struct BrokenNumbers {
+    const long* begin() const { throw std::range_error("the input broke"); }
+    const long* end() const { return nullptr; }
+    std::size_t size() const { return 3; }
+};
+
 // Throws when it is saved, or when it is loaded, if told so.
 struct Touchy {
     enum Mode { good, bad_save, bad_load };
@@ -248,6 +255,12 @@ TEST_CASE("numbers that lie side by side are sent in pieces, whatever the chunks
     }
     CHECK(pool.map([](char c) { return c + 1; }, std::string("abc")) ==
           std::vector<int>{'b', 'c', 'd'});
+    int outcomes = 0;
+    for (auto& item : pool.imap(test::square, BrokenNumbers()).outcomes()) {
+        CHECK_THROWS_AS(item.value(), std::range_error);
+        ++outcomes;
+    }
+    CHECK(outcomes == 1);
 }
 
 TEST_CASE("an input that throws fails at that item, after all results before it",

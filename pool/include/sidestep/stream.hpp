@@ -136,15 +136,15 @@ class Stream
     std::uint64_t pull_items(detail::PoolTask& task, std::size_t most) {
         static constexpr std::size_t kMostBytes = std::size_t(1) << 20;
         OutputArchive items(scratch_, task.fds());
-        if constexpr (kIsNumber<Item> && detail::Input<Range>::kIsContiguous) {
-            most = std::min(most, kMostBytes / sizeof(Item));
-            auto next = input_.take_span(most);
-            items.write(next.data(), next.size_bytes());  // as each of them would be
-            input_ended_ = next.size() < most;
-            return next.size();
-        }
         std::uint64_t count = 0;
         try {
+            if constexpr (kIsNumber<Item> && detail::Input<Range>::kIsContiguous) {
+                most = std::min(most, kMostBytes / sizeof(Item));
+                auto next = input_.take_span(most);
+                items.write(next.data(), next.size_bytes());  // as each of them would be
+                input_ended_ = next.size() < most;
+                return next.size();
+            }
             while (count < most && scratch_.size() < kMostBytes) {
                 if (!input_.has_item()) {
                     input_ended_ = true;
