@@ -23,10 +23,12 @@ std::atomic<std::uint64_t>* map_page() {
 ForkMarker::ForkMarker() {
     static std::atomic<std::uint64_t>* const page = map_page();
     // The process's own number marks the page: after a fork the page is zero, and the first marker
-    // that the child makes writes the child's.
-    generation_ = static_cast<std::uint64_t>(::getpid());
-    page->store(generation_, std::memory_order_relaxed);  // the same value from every thread
+    // that the child makes writes the child's. (The same value from every thread.)
     page_ = page;
+    generation_ = page->load(std::memory_order_relaxed);
+    if (generation_ != 0) return;
+    generation_ = static_cast<std::uint64_t>(::getpid());
+    page->store(generation_, std::memory_order_relaxed);
 }
 
 }  // namespace sidestep

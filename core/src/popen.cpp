@@ -144,8 +144,7 @@ bool reads_from_terminal(const Options& options) {
 // --- State -----------------------------------------------------------------------------------
 
 PopenState::PopenState(const Args& command, const Options& options)
-    : owner(::getpid()),
-      args(command),
+    : args(command),
       text(TextMode::of(options)),
       kill_whole_tree(options.kill_tree.value_or(false)),
       drain_timeout(options.drain_timeout),
@@ -189,7 +188,7 @@ PopenState::~PopenState() {
     in = {};
     out.close();
     err.close();
-    if (::getpid() == owner) {
+    if (owner.same_process()) {
         try {
             end_by_policy();
         } catch (...) {

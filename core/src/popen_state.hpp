@@ -10,6 +10,7 @@
 
 #include <sidestep/popen.hpp>
 
+#include "fork_marker.hpp"
 #include "pump.hpp"
 #include "spawn.hpp"
 #include "sys.hpp"
@@ -51,7 +52,7 @@ struct PopenState {
     ExitStatus stop(const StopLadder& ladder, bool whole_tree);
 
     // Constant after construction.
-    int owner;  // the process that may signal and reap the child: not one that it forks
+    ForkMarker owner;  // the process that may signal and reap the child: not one that it forks
     Args args;
     TextMode text;
     spawn::Child child;
