@@ -66,15 +66,23 @@ constexpr std::size_t kLargeRead = 256 << 10;  // what a core's cache holds unti
 // way, and pages are large where the system has them. Memory that is not touched is not used.
 constexpr std::size_t kGrowth = 32;
 
+bool grow(std::string& text, std::size_t capacity) {
+    std::string larger;
+    try {
+        larger.reserve(capacity);
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+    sys::use_large_pages(std::as_writable_bytes(std::span(larger.data(), larger.capacity())));
+    larger += text;  // not reserve() on `text`: these pages too shall be large
+    text.swap(larger);
+    return true;
+}
+
 void make_room(std::string& text, std::size_t more) {
     if (text.capacity() - text.size() >= more) return;
-    try {
-        text.reserve(text.size() * kGrowth + more);
-    } catch (const std::bad_alloc&) {
-        return;  // a limit on address space: append() asks for less
-    }
-    std::span<char> fresh(text.data(), text.capacity());
-    sys::use_large_pages(std::as_writable_bytes(fresh.subspan(text.size())));
+    if (grow(text, text.size() * kGrowth + more)) return;
+    grow(text, text.size() * 2 + more);  // less address space; or append() asks for what it needs
 }
 
 // What the writer holds back was meant to be sent before.

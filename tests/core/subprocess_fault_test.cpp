@@ -19,6 +19,7 @@
 #include <atomic>
 #include <cstddef>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <thread>
 
@@ -363,6 +364,24 @@ TEST_CASE("a fork of this process neither waits for nor kills its children",
     child->std_in().close();
     CHECK(child->wait() == 0);
 }
+
+#ifndef TEST_SANITIZED  // they have heaps of their own
+TEST_CASE("a large capture makes do with the address space that there is",
+          "[core][subprocess][fault]") {
+    constexpr std::size_t kOutput = 40 << 20;
+    CHECK(in_fork([&] {
+              std::size_t pages = 0;
+              std::ifstream("/proc/self/statm") >> pages;
+              // Enough for the output twice over, not for the room that is asked for first.
+              rlim_t limit = pages * 4096 + 8 * kOutput;
+              rlimit space = {limit, limit};
+              if (setrlimit(RLIMIT_AS, &space) != 0) return 1;
+              return sp::check_output({"head", "-c", "40M", "/dev/zero"}) == std::string(kOutput, 0)
+                         ? 0
+                         : 2;
+          }) == 0);
+}
+#endif
 
 // --- kernels that refuse ---------------------------------------------------------------------
 
