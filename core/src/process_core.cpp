@@ -22,7 +22,10 @@ namespace detail {
 namespace {
 
 std::string default_name(const std::vector<std::uint32_t>& path) {
-    return fmt::format("Process-{}", fmt::join(path, ":"));
+    std::string name = "Process";
+    for (std::size_t i = 0; i < path.size(); ++i)
+        name += (i == 0 ? '-' : ':') + std::to_string(path[i]);
+    return name;
 }
 
 // Empty if it has no name (removed, or out of reach): the child stays where it is.
