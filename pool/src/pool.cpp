@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <exception>
 #include <memory>
 #include <stdexcept>
+
+#include <sidestep/exit_hooks.hpp>
 
 #include "pool_core.hpp"
 
@@ -120,7 +123,10 @@ Pool& Pool::global() {
         if (node && node->pool.core_->accepting()) return node->pool;
         if (node && node->pool.core_->owned_here()) node->pool.join();
         auto fresh = std::make_unique<Node>(node);
-        if (current.compare_exchange_strong(node, fresh.get())) return fresh.release()->pool;
+        if (!current.compare_exchange_strong(node, fresh.get())) continue;
+        Pool& pool = fresh.release()->pool;
+        at_exit([&pool] { pool.trace_stop(); }, INT_MIN);  // tasks of other hooks are in it
+        return pool;
     }
 }
 

@@ -20,6 +20,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/exit_hooks.hpp>
+#include <sidestep/process.hpp>
 #include <sidestep/thread_pool.hpp>
 
 #include "pool_support.hpp"
@@ -189,6 +191,21 @@ TEST_CASE("a trace ends with trace_stop() or the next one, and the file is compl
     pool.trace(folder.file("empty.json"));
     pool.trace_stop();
     CHECK(python(folder.file("empty.json"), "len(tasks)") == "0");
+}
+
+TEST_CASE("a trace of global() is complete when the program has ended", "[pool][trace]") {
+    Folder folder;
+    std::string file = folder.file("t.json");
+    mp::Process program(
+        [](const std::string& path) {
+            mp::Pool::global().trace(path);
+            mp::at_exit([] { mp::Pool::global().apply(test::add, 1, 2); });
+            mp::Pool::global().apply(test::add, 3, 4);
+        },
+        file);
+    program.join();
+    CHECK(program.exitcode() == 0);
+    CHECK(python(file, "len(tasks)") == "2");
 }
 
 TEST_CASE("names that JSON cannot have as they are are escaped", "[pool][trace]") {

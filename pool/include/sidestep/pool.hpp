@@ -25,6 +25,13 @@
 // Errors:    std::system_error if workers cannot be started; BrokenPool when they die again and
 //            again without finishing a task; std::logic_error after close().
 // Limits:    1024 workers. The number of waiting tasks is limited by memory only.
+// Order:     tasks are begun about in the order in which they were submitted, not exactly: some
+// wait
+//            in the queues of workers, and one behind a task that turns out to be long is given to
+//            another worker only when one has nothing to do. So tasks that wait for each other (by
+//            an Event, a Barrier, a Queue) need a worker each: that much more than the number of
+//            tasks that run for ever. One that only needs another's result is better submitted by
+//            that one's Future::add_done_callback().
 //
 // | state \ call | submit, map... | close | terminate | join                         |
 // |--------------|----------------|-------|-----------|------------------------------|
@@ -95,13 +102,13 @@ class Pool : public PoolFace<Pool> {
 
     // From now on writes what each worker does when, task by task, to a file (made, or emptied) for
     // Perfetto (https://ui.perfetto.dev) or chrome://tracing, until trace_stop(), another trace(),
-    // or join(): then the file is complete. One track for each worker (without workers: for each
-    // thread that submits): tasks with their name, number and outcome, starts and deaths of
-    // workers. Times are those of the steady clock. A thread of the trace's own writes; a task
-    // takes about 200 bytes. When tasks come faster than that, some are left out, and the file
-    // says how many. What a program that is killed leaves lacks the last quarter of a second, and
-    // the closing bracket, which both viewers forgive.
-    // Throws std::system_error if the file cannot be opened, or the former one not be completed;
+    // or join(), or, of global(), the end of the program: then the file is complete. One track for
+    // each worker (without workers: for each thread that submits): tasks with their name, number
+    // and outcome, starts and deaths of workers. Times are those of the steady clock. A thread of
+    // the trace's own writes; a task takes about 200 bytes. When tasks come faster than that, some
+    // are left out, and the file says how many. What a program that is killed leaves lacks the last
+    // quarter of a second, and the closing bracket, which both viewers forgive. Throws
+    // std::system_error if the file cannot be opened, or the former one not be completed;
     // std::logic_error when the pool has ended.
     void trace(const std::string& path);
     // Completes the file. Throws std::system_error if not all could be written (at join() that is
