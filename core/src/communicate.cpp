@@ -1,4 +1,6 @@
 // Popen::communicate: a conversation with one child.
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "popen_state.hpp"
@@ -18,9 +20,26 @@ void take_over(PipeReader& pipe, Heard& heard, const TextMode& text) {
     heard.decoder = std::move(reader->decoder);
 }
 
+// "std_out of \"cat\": ..."
+[[noreturn]] void throw_located(const DecodeError& error, const char* stream, const Args& args,
+                                Output output = {}) {
+    throw DecodeError(fmt::format("{} of \"{}\": {}", stream, args.describe(), error.what()),
+                      std::move(output));
+}
+
+std::string encoded(PipeWriterImpl& writer, const std::string& input, const Args& args) {
+    try {
+        std::string bytes = writer.encode(input);
+        writer.encoder->finish(bytes);
+        return bytes;
+    } catch (const DecodeError& error) {
+        throw_located(error, "the input", args);
+    }
+}
+
 std::string decoded(Heard& heard, const TextMode& text) {
     if (!text.on) return std::move(heard.bytes);
-    std::string result = std::move(heard.before);
+    std::string result = heard.before;
     if (!heard.decoder) return result;
     heard.decoder->decode(heard.bytes, result);
     heard.decoder->finish(result);
@@ -31,16 +50,18 @@ std::string decoded(Heard& heard, const TextMode& text) {
 
 void begin_talk(PopenState& state) {
     Conversation& talk = state.talk;
-    talk.started = true;
-    talk.sent = 0;
+    // What cannot be encoded is not sent; the conversation has not begun then.
+    std::string input = std::exchange(talk.input, {});
     if (PipeWriterImpl* writer = PipeAccess::impl(state.in)) {
         if (writer->encoder) {
-            talk.input = writer->encode(talk.input);
-            writer->encoder->finish(talk.input);
+            input = encoded(*writer, input, state.args);
             writer->encoder.reset();
         }
-        talk.input.insert(0, std::exchange(writer->gathered, {}));
+        input.insert(0, std::exchange(writer->gathered, {}));
     }
+    talk.started = true;
+    talk.input = std::move(input);
+    talk.sent = 0;
     take_over(state.out, talk.out, state.text);
     take_over(state.err, talk.err, state.text);
 }
@@ -49,18 +70,41 @@ bool talk(PopenState& state, const sys::Deadline& deadline, const TalkCallbacks&
     if (!state.talk.started) begin_talk(state);
     Pump pump(state.pipe_size_chosen);
     pump.add_writer(state.in, state.talk.input, state.talk.sent);
-    bool collect_out = !callbacks.on_stdout || callbacks.collect;
-    bool collect_err = !callbacks.on_stderr || callbacks.collect;
-    pump.add_reader(state.out, collect_out ? &state.talk.out.bytes : nullptr, callbacks.on_stdout,
-                    state.text);
-    pump.add_reader(state.err, collect_err ? &state.talk.err.bytes : nullptr, callbacks.on_stderr,
-                    state.text);
-    if (state.drain_timeout) pump.end_after(state.child.pidfd.get(), *state.drain_timeout);
+    hear(pump, state.out, state.talk.out, callbacks.on_stdout, callbacks.collect, state.text);
+    hear(pump, state.err, state.talk.err, callbacks.on_stderr, callbacks.collect, state.text);
+    if (state.drain_timeout)
+        pump.end_after({state.child.pidfd.get()}, *state.drain_timeout, state.talk.drained_by);
     return pump.run(deadline) && state.wait_until(deadline);
 }
 
+void hear(Pump& pump, PipeReader& pipe, Heard& heard, const LineCallback& on_line, bool collect,
+          const TextMode& text) {
+    if (on_line)
+        pump.add_reader(pipe, {.on_line = on_line,
+                               .text = text,
+                               .collected = collect ? &heard.bytes : nullptr,
+                               .undelivered = collect ? nullptr : &heard.before});
+    else
+        pump.add_reader(pipe, heard.bytes);
+}
+
+Output heard_so_far(const PopenState& state) {
+    return {state.talk.out.before + state.talk.out.bytes,
+            state.talk.err.before + state.talk.err.bytes};
+}
+
 Output take_output(PopenState& state) {
-    Output output{decoded(state.talk.out, state.text), decoded(state.talk.err, state.text)};
+    Output output;
+    const char* stream = "std_out";
+    try {
+        output.std_out = decoded(state.talk.out, state.text);
+        stream = "std_err";
+        output.std_err = decoded(state.talk.err, state.text);
+    } catch (const DecodeError& error) {
+        Output raw = heard_so_far(state);
+        state.talk = {};
+        throw_located(error, stream, state.args, std::move(raw));
+    }
     state.talk = {};
     return output;
 }
@@ -74,9 +118,10 @@ void kill_and_reap(PopenState& state) {
     // All writers are dead, unless one escaped: then its pipe is not waited for.
     auto grace = state.kill_whole_tree ? 1s : 0s;
     Pump pump(true);
-    pump.add_reader(state.out, &state.talk.out.bytes);
-    pump.add_reader(state.err, &state.talk.err.bytes);
-    pump.end_after(state.child.pidfd.get(), grace);
+    pump.add_reader(state.out, state.talk.out.bytes);
+    pump.add_reader(state.err, state.talk.err.bytes);
+    sys::Deadline drained_by;
+    pump.end_after({state.child.pidfd.get()}, grace, drained_by);
     pump.run({});
     state.in = {};
     state.wait_until({});

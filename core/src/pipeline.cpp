@@ -34,16 +34,16 @@ bool talk_to_all(std::vector<Popen>& members, const Options& options,
     for (Popen& member : members) begin_talk(PopenAccess::state(member));
     Pump pump(options.pipesize > 0);
     pump.add_writer(first.in, first.talk.input, first.talk.sent);
-    bool collect_out = !options.on_stdout || options.capture_output;
-    bool collect_err = !options.on_stderr || options.capture_output;
-    pump.add_reader(last.out, collect_out ? &last.talk.out.bytes : nullptr, options.on_stdout,
-                    last.text);
+    hear(pump, last.out, last.talk.out, options.on_stdout, options.capture_output, last.text);
+    std::vector<int> pidfds;
     for (Popen& member : members) {
         PopenState& state = PopenAccess::state(member);
-        pump.add_reader(state.err, collect_err ? &state.talk.err.bytes : nullptr, options.on_stderr,
-                        state.text);
+        hear(pump, state.err, state.talk.err, options.on_stderr, options.capture_output,
+             state.text);
+        pidfds.push_back(member.pidfd());
     }
-    if (options.drain_timeout) pump.end_after(members.back().pidfd(), *options.drain_timeout);
+    if (options.drain_timeout)
+        pump.end_after(std::move(pidfds), *options.drain_timeout, last.talk.drained_by);
     if (!pump.run(deadline)) return false;
     for (Popen& member : members)
         if (!PopenAccess::state(member).wait_until(deadline)) return false;
@@ -94,8 +94,7 @@ CompletedPipeline pipeline(const std::vector<Args>& commands, const Options& opt
     PopenState& last = PopenAccess::state(members.back());
     if (!in_time) {
         kill_all();
-        throw TimeoutExpired(whole_command(commands), *options.timeout,
-                             {last.talk.out.bytes, last.talk.err.bytes});
+        throw TimeoutExpired(whole_command(commands), *options.timeout, heard_so_far(last));
     }
     CompletedPipeline result;
     for (Popen& member : members)

@@ -32,6 +32,7 @@ struct Conversation {
     std::size_t sent = 0;
     Heard out;
     Heard err;
+    sys::Deadline drained_by;  // with drain_timeout, from the end of the child on
 };
 
 struct PopenState {
@@ -91,7 +92,12 @@ void begin_talk(PopenState& state);
 // Feeds and reads the child to the end of its pipes, then waits for its end. False at the
 // deadline: the conversation can be resumed. Closes the pipes when it is done.
 bool talk(PopenState& state, const sys::Deadline& deadline, const TalkCallbacks& callbacks = {});
-// What was heard; in text mode decoded. Ends the conversation.
+// Adds a stream of a conversation. Without on_line it is collected; with it, if `collect` is set.
+void hear(Pump& pump, PipeReader& pipe, Heard& heard, const LineCallback& on_line, bool collect,
+          const TextMode& text);
+// As bytes, in text mode too; lines that a callback got are not in it, unless they are collected.
+Output heard_so_far(const PopenState& state);
+// What was heard; in text mode decoded. Ends the conversation, also when it throws DecodeError.
 Output take_output(PopenState& state);
 
 // Kills the child, or its tree if kill_tree is set, reads for a short while what it left in the

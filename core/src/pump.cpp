@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,11 +10,18 @@
 #include <new>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "error.hpp"
 #include "sigpipe.hpp"
 
 namespace sidestep::subprocess {
+
+namespace {
+
+bool is_over(const sys::Deadline& deadline) { return deadline && sys::Clock::now() >= *deadline; }
+
+}  // namespace
 
 // Cuts a stream of pieces into lines.
 class Pump::LineSplitter {
@@ -22,14 +30,18 @@ class Pump::LineSplitter {
         if (text.on) decoder_.emplace(text);
     }
 
-    void feed(std::string_view bytes) {
+    // Stops between two lines when the deadline has come.
+    void feed(std::string_view bytes, const sys::Deadline& deadline) {
         if (decoder_)
             decoder_->decode(bytes, rest_);
         else
             rest_ += bytes;
         std::size_t begin = 0;
-        for (std::size_t end; (end = rest_.find('\n', begin)) != std::string::npos; begin = end + 1)
+        for (std::size_t end; (end = rest_.find('\n', begin)) != std::string::npos;) {
             callback_(std::string_view(rest_).substr(begin, end - begin));
+            begin = end + 1;
+            if (is_over(deadline)) break;
+        }
         rest_.erase(0, begin);
     }
 
@@ -40,6 +52,8 @@ class Pump::LineSplitter {
         }
         if (!rest_.empty()) callback_(std::exchange(rest_, {}));
     }
+
+    std::string take_rest() { return std::exchange(rest_, {}); }
 
   private:
     void feed_end() {
@@ -105,17 +119,23 @@ void Pump::add_writer(PipeWriter& pipe, const std::string& input, std::size_t& s
     writer_.emplace(Writer{pipe, input, sent});
 }
 
-void Pump::add_reader(PipeReader& pipe, std::string* collected, LineCallback on_line,
-                      const TextMode& text) {
-    if (!pipe) return;
-    std::shared_ptr<LineSplitter> lines;
-    if (on_line) lines = std::make_shared<LineSplitter>(std::move(on_line), text);
-    readers_.push_back({.pipe = pipe, .collected = collected, .lines = std::move(lines)});
+void Pump::add_reader(PipeReader& pipe, std::string& collected) {
+    if (pipe) readers_.push_back({.pipe = pipe, .collected = &collected});
 }
 
-void Pump::end_after(int pidfd, std::chrono::nanoseconds grace) {
-    pidfd_ = pidfd;
+void Pump::add_reader(PipeReader& pipe, const LineReader& reader) {
+    if (!pipe) return;
+    readers_.push_back({.pipe = pipe,
+                        .collected = reader.collected,
+                        .lines = std::make_shared<LineSplitter>(reader.on_line, reader.text),
+                        .undelivered = reader.undelivered});
+}
+
+void Pump::end_after(std::vector<int> pidfds, std::chrono::nanoseconds grace,
+                     sys::Deadline& drained_by) {
+    if (!drained_by) running_ = std::move(pidfds);
     grace_ = grace;
+    drained_by_ = &drained_by;
 }
 
 bool Pump::finished() const {
@@ -126,23 +146,28 @@ bool Pump::finished() const {
 
 bool Pump::run(const sys::Deadline& deadline) {
     if (!space_) space_ = std::make_unique_for_overwrite<char[]>(space_bytes_);
+    deadline_ = deadline;
+    if (run_in_time()) return true;
+    for (Reader& reader : readers_)
+        if (reader.undelivered) *reader.undelivered += reader.lines->take_rest();
+    return false;
+}
+
+bool Pump::run_in_time() {
     while (!finished()) {
-        if (!wait(deadline)) return false;
-        if (drained_by_ && sys::Clock::now() >= *drained_by_) {
-            read_what_is_there();
-            return true;
-        }
+        if (!wait()) return false;
+        if (drained_by() && is_over(drained_by())) return read_what_is_there();
     }
     return true;
 }
 
 // Waits for something to do, and does it. False: the deadline has come.
-bool Pump::wait(const sys::Deadline& deadline) {
+bool Pump::wait() {
     auto is_open = [](const Reader& reader) { return bool(reader.pipe); };
     bool writing = writer_ && writer_->pipe;
     auto first = std::find_if(readers_.begin(), readers_.end(), is_open);
     bool alone = !writing && std::count_if(first, readers_.end(), is_open) == 1;
-    if (alone && !deadline && pidfd_ < 0) {
+    if (alone && !deadline_ && running_.empty() && !drained_by()) {
         read(*first);  // nothing else can happen: it may block
         return true;
     }
@@ -150,23 +175,29 @@ bool Pump::wait(const sys::Deadline& deadline) {
     for (Reader& reader : readers_)
         if (reader.pipe) entries.push_back({reader.pipe.fd(), POLLIN, 0});
     if (writing) entries.push_back({writer_->pipe.fd(), POLLOUT, 0});
-    bool watching = pidfd_ >= 0 && !drained_by_;
-    if (watching) entries.push_back({pidfd_, POLLIN, 0});
+    std::size_t pidfds = entries.size();
+    for (int pidfd : running_) entries.push_back({pidfd, POLLIN, 0});
 
-    sys::Deadline until = deadline;
-    if (drained_by_ && (!until || *drained_by_ < *until)) until = drained_by_;
+    sys::Deadline until = deadline_;
+    if (drained_by() && (!until || *drained_by() < *until)) until = drained_by();
     int n = ::poll(entries.data(), entries.size(), sys::poll_timeout(until));
     if (n < 0 && errno != EINTR) throw_errno(errno, "poll(the child's pipes)");
-    if (deadline && sys::Clock::now() >= *deadline) return false;
+    if (is_over(deadline_)) return false;
     if (n <= 0) return true;
 
-    if (watching && entries.back().revents) drained_by_ = sys::Clock::now() + grace_;
+    for (std::size_t i = pidfds; i < entries.size(); ++i)
+        if (entries[i].revents) note_end(entries[i].fd);
     std::size_t at = 0;
     for (Reader& reader : readers_) reader.ready = reader.pipe && entries[at++].revents != 0;
     if (writing && entries[at].revents) write();
     for (Reader& reader : readers_)
         if (reader.ready) read(reader);
     return true;
+}
+
+void Pump::note_end(int pidfd) {
+    std::erase(running_, pidfd);
+    if (running_.empty()) *drained_by_ = sys::Clock::now() + grace_;
 }
 
 void Pump::write() {
@@ -199,7 +230,7 @@ void Pump::read(Reader& reader) {
         if (reader.total >= kMuch) make_room(*reader.collected, bytes.size());
         *reader.collected += bytes;
     }
-    if (reader.lines) reader.lines->feed(bytes);
+    if (reader.lines) reader.lines->feed(bytes, deadline_);
     reader.total += bytes.size();
     if (may_grow_pipes_ && !reader.grown && reader.total >= kMuch) grow_pipe(reader);
 }
@@ -212,20 +243,26 @@ void Pump::grow_pipe(Reader& reader) {
     space_ = std::make_unique_for_overwrite<char[]>(space_bytes_);
 }
 
-// The end of the grace: one last look at each pipe, without waiting.
-void Pump::read_what_is_there() {
+// The end of the grace: what the pipes hold now, and no more: a writer may be faster than we are.
+// False: the deadline came meanwhile.
+bool Pump::read_what_is_there() {
     for (Reader& reader : readers_) {
         if (!reader.pipe) continue;
         sys::set_nonblocking(reader.pipe.fd(), true);
-        for (std::size_t before = reader.total;; before = reader.total) {
+        int bytes = 0;
+        if (::ioctl(reader.pipe.fd(), FIONREAD, &bytes) < 0) throw_errno(errno, "ioctl(FIONREAD)");
+        std::size_t end = reader.total + static_cast<std::size_t>(bytes);
+        for (std::size_t before = reader.total; reader.pipe && reader.total < end;) {
             read(reader);
-            if (!reader.pipe || reader.total == before) break;
+            if (is_over(deadline_)) return false;
+            if (std::exchange(before, reader.total) == reader.total) break;
         }
         if (!reader.pipe) continue;
         reader.pipe.close();
         if (reader.lines) reader.lines->finish();
     }
     if (writer_ && writer_->pipe) abandon(writer_->pipe);
+    return true;
 }
 
 }  // namespace sidestep::subprocess

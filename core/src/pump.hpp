@@ -20,6 +20,14 @@ namespace sidestep::subprocess {
 
 using LineCallback = std::function<void(std::string_view)>;
 
+// Who gets a stream line by line. The pointers may be null.
+struct LineReader {
+    LineCallback on_line;
+    const TextMode& text;
+    std::string* collected = nullptr;    // all bytes, too
+    std::string* undelivered = nullptr;  // at the deadline: what was read, and was no line yet
+};
+
 class Pump {
   public:
     explicit Pump(bool pipe_size_chosen = false) : may_grow_pipes_(!pipe_size_chosen) {}
@@ -28,11 +36,13 @@ class Pump {
     // Sends input from `sent` on, then closes the pipe; at once if there is nothing to send. A
     // reader that is gone is no error.
     void add_writer(PipeWriter& pipe, const std::string& input, std::size_t& sent);
-    // Reads to the end, then closes the pipe. Each destination may be missing.
-    void add_reader(PipeReader& pipe, std::string* collected, LineCallback on_line = {},
-                    const TextMode& text = {});
-    // Once the process has ended, pipes that others keep open are read for `grace` at most.
-    void end_after(int pidfd, std::chrono::nanoseconds grace);
+    // Reads to the end, then closes the pipe.
+    void add_reader(PipeReader& pipe, std::string& collected);
+    void add_reader(PipeReader& pipe, const LineReader& reader);
+    // Once all the processes have ended, pipes that others keep open are read for `grace` at most:
+    // until `drained_by`, which is set then, and which the next Pump for the same pipes gets.
+    void end_after(std::vector<int> pidfds, std::chrono::nanoseconds grace,
+                   sys::Deadline& drained_by);
 
     // True: all pipes are at their end, and closed. False: the deadline came; run() again resumes.
     bool run(const sys::Deadline& deadline);
@@ -47,24 +57,30 @@ class Pump {
     struct Reader {
         PipeReader& pipe;
         std::string* collected;
-        std::shared_ptr<LineSplitter> lines;
+        std::shared_ptr<LineSplitter> lines = nullptr;
+        std::string* undelivered = nullptr;
         std::size_t total = 0;
         bool grown = false;
         bool ready = false;
     };
 
-    bool wait(const sys::Deadline& deadline);
+    bool run_in_time();
+    bool wait();
+    void note_end(int pidfd);
+    const sys::Deadline& drained_by() const { return *drained_by_; }
     void write();
     void read(Reader& reader);
     void grow_pipe(Reader& reader);
-    void read_what_is_there();
+    bool read_what_is_there();
     bool finished() const;
 
     std::optional<Writer> writer_;
     std::vector<Reader> readers_;
-    int pidfd_ = -1;
+    sys::Deadline deadline_;
+    std::vector<int> running_;  // pidfds of those whose end is waited for
     std::chrono::nanoseconds grace_{};
-    sys::Deadline drained_by_;  // set when the process has ended
+    sys::Deadline never_;
+    sys::Deadline* drained_by_ = &never_;
     std::unique_ptr<char[]> space_;
     std::size_t space_bytes_ = 64 * 1024;
     bool may_grow_pipes_;

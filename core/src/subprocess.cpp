@@ -73,8 +73,7 @@ CompletedProcess run(const Args& args, const Options& options) {
         if (options.input) state.talk.input = *options.input;
         if (!talk(state, deadline, callbacks_of(options))) {
             kill_and_reap(state);
-            throw TimeoutExpired(args, *options.timeout,
-                                 {state.talk.out.bytes, state.talk.err.bytes});
+            throw TimeoutExpired(args, *options.timeout, heard_so_far(state));
         }
     } catch (const TimeoutExpired&) {
         throw;

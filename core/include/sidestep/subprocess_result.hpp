@@ -16,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include <sidestep/exit_status.hpp>
 #include <sidestep/subprocess_options.hpp>
@@ -96,7 +97,16 @@ class TimeoutExpired : public SubprocessError {
 
 class DecodeError : public SubprocessError {
   public:
-    using SubprocessError::SubprocessError;
+    explicit DecodeError(const std::string& what, Output output = {})
+        : SubprocessError(what), output_(std::move(output)) {}
+
+    // From communicate() and run(): all that was collected, as bytes. Empty for input that cannot
+    // be encoded, and from a pipe's own calls, where what was not decoded can be read no more.
+    const std::string& std_out() const { return output_.std_out; }
+    const std::string& std_err() const { return output_.std_err; }
+
+  private:
+    Output output_;
 };
 
 // The steps of a start, in their order.
