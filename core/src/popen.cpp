@@ -21,19 +21,20 @@ namespace {
 
 using Kind = Redirect::Kind;
 
-// Children that were given up while they ran. They are reaped when another Popen starts or ends:
-// that needs no thread and no signal handler, and touches only what was ours.
+// Children that were given up while they ran, with the lifelines that hold them until we die. They
+// are reaped when another Popen starts or ends: that needs no thread and no signal handler, and
+// touches only what was ours.
 class Detached {
   public:
-    void add(Fd pidfd) {
+    void add(spawn::Child child) {
         std::lock_guard lock(mutex_);
-        pidfds_.push_back(std::move(pidfd));
+        children_.push_back(std::move(child));
     }
     void sweep() noexcept {
         std::lock_guard lock(mutex_);
-        std::erase_if(pidfds_, [](const Fd& pidfd) {
+        std::erase_if(children_, [](const spawn::Child& child) {
             try {
-                return !sys::wait_pidfd(pidfd.get(), false).running();
+                return !sys::wait_pidfd(child.pidfd.get(), false).running();
             } catch (...) {
                 return true;
             }
@@ -46,7 +47,7 @@ class Detached {
 
   private:
     std::mutex mutex_;
-    std::vector<Fd> pidfds_;
+    std::vector<spawn::Child> children_;
 };
 
 ResourceUsage usage_of(const struct rusage& from) {
@@ -85,8 +86,12 @@ struct Streams {
 };
 
 void set_pipe_size(const Fd& fd, int size) {
-    if (::fcntl(fd.get(), F_SETPIPE_SZ, size) < 0)
-        throw_errno(errno, fmt::format("fcntl(F_SETPIPE_SZ, {})", size));
+    if (::fcntl(fd.get(), F_SETPIPE_SZ, size) >= 0) return;
+    throw StartError(StartStep::pipe, errno, {},
+                     fmt::format("pipesize = {}: no pipe may be as large here (limits: "
+                                 "fs.pipe-max-size, and fs.pipe-user-pages-soft for all pipes of a "
+                                 "user together)",
+                                 size));
 }
 
 // Returns the descriptor that becomes the child's stream; -1: inherited.
@@ -119,6 +124,8 @@ Streams open_streams(const Options& options) {
             open_stream(options.std_out, &sys::Pipe::write_end, all.out, all, options.pipesize);
         all.stdio.err =
             open_stream(options.std_err, &sys::Pipe::write_end, all.err, all, options.pipesize);
+    } catch (const StartError&) {
+        throw;
     } catch (const std::system_error& e) {
         throw StartError(StartStep::pipe, e.code().value(), {},
                          std::string("cannot prepare the child's streams (limit on descriptors: "
@@ -136,6 +143,7 @@ void check_redirects(const Options& options) {
 
 // A background process group cannot read from the terminal: a child that shall, stays in ours.
 bool reads_from_terminal(const Options& options) {
+    if (options.std_in.kind() == Kind::fd) return ::isatty(options.std_in.fd()) == 1;
     return options.std_in.kind() == Kind::inherit && ::isatty(STDIN_FILENO) == 1;
 }
 
@@ -171,17 +179,18 @@ void PopenState::start(const Options& options) {
     Detached::instance().sweep();
     spawn::Description description(args, options);
     Streams streams = open_streams(options);
-    description.set_stdio(streams.stdio);
-    child = spawn::start(description);
-    child.lifeline = description.take_lifeline();
-    leads_group = description.leads_group();
-    leads_session = options.start_new_session;
+    // All that may fail comes before the child, which nobody would wait for.
     if (streams.in.write_end)
         in = PipeAccess::writer(std::move(streams.in.write_end), options.bufsize, text);
     if (streams.out.read_end)
         out = PipeAccess::reader(std::move(streams.out.read_end), options.bufsize, text);
     if (streams.err.read_end)
         err = PipeAccess::reader(std::move(streams.err.read_end), options.bufsize, text);
+    description.set_stdio(streams.stdio);
+    leads_group = description.leads_group();
+    leads_session = options.start_new_session;
+    child = spawn::start(description);
+    child.lifeline = description.take_lifeline();
 }
 
 PopenState::~PopenState() {
@@ -195,7 +204,6 @@ PopenState::~PopenState() {
             // Nobody to tell: the kernel refused to wait for or to signal our own child.
         }
     }
-    if (on_destroy == OnDestroy::detach) child.lifeline.release();  // open until we die
     Detached::instance().sweep();
 }
 
@@ -207,7 +215,9 @@ void PopenState::end_by_policy() {
     if (on_destroy == OnDestroy::stop) stop(stop_ladder, kill_whole_tree);
     if (on_destroy == OnDestroy::wait || on_destroy == OnDestroy::kill) wait_until({});
     std::lock_guard lock(mutex);
-    if (reap().running()) Detached::instance().add(std::move(child.pidfd));
+    if (!reap().running()) return;
+    if (on_destroy != OnDestroy::detach) child.lifeline.reset();
+    Detached::instance().add(std::move(child));
 }
 
 ExitStatus PopenState::reap() {
@@ -312,7 +322,7 @@ Output Popen::communicate(std::optional<std::string> input,
         state.talk.input = std::move(*input);
     }
     if (!talk(state, detail::deadline_after(timeout)))
-        throw TimeoutExpired(state.args, *timeout, {state.talk.out.bytes, state.talk.err.bytes});
+        throw TimeoutExpired(state.args, *timeout, heard_so_far(state));
     return take_output(state);
 }
 

@@ -269,7 +269,8 @@ struct Options {
     bool check = false;
     // Called for each line (without '\n') while the child runs, on the calling thread. Makes a
     // pipe of a stream that is not redirected; its output is collected only if capture_output is
-    // set, too. If it throws, the child is killed and the exception goes to the caller.
+    // set, too. If it throws, the child is killed and the exception goes to the caller. At the
+    // timeout no more lines are delivered; what was not is in TimeoutExpired::output().
     std::function<void(std::string_view line)> on_stdout = {};
     std::function<void(std::string_view line)> on_stderr = {};
 
@@ -327,17 +328,19 @@ struct Options {
     std::optional<int> nice = {};  // added to the parent's nice value
     // The child is killed (SIGKILL) when this *process* dies, however it dies, or when the Popen
     // is destroyed without detaching. Costs one descriptor in each of the two; a child that
-    // closes descriptors it does not know escapes.
+    // closes descriptors it does not know escapes. While a fork(2) of this process lives that was
+    // not made by this library, it holds the child as well.
     bool die_with_parent = false;
     // Whether a timeout, OnDestroy::stop and OnDestroy::kill reach the child's descendants, too.
     // No value: true for the functions that take a timeout if there is one, else false. When true,
-    // and neither process_group nor start_new_session is given, and std_in is not an inherited
-    // terminal (a background group could not read from it), the child leads a new process group.
-    // So Ctrl-C on a terminal does not reach it: set false where it should.
+    // and neither process_group nor start_new_session is given, and std_in is no terminal (a
+    // background group could not read from it), the child leads a new process group. So Ctrl-C on
+    // a terminal does not reach it: set false where it should.
     // What is killed: that group, and all descendants whose chain of parents is unbroken.
     std::optional<bool> kill_tree = {};
     // How long communicate() and run() go on reading after the child has ended, if some other
-    // process still holds its pipes open. No value: until end of file, as in Python.
+    // process still holds its pipes open; of a pipeline, after all members have. No value: until
+    // end of file, as in Python.
     std::optional<std::chrono::nanoseconds> drain_timeout = {};
     OnDestroy on_destroy = OnDestroy::wait;
     StopLadder stop_ladder = default_stop_ladder();
