@@ -17,18 +17,34 @@ namespace {
 constexpr const char* kUtf8 = "UTF-8";
 const auto kNoHandle = reinterpret_cast<void*>(-1);
 
-// How much to leave out at a bad sequence: bytes of the smallest unit of an encoding.
-std::size_t unit_of(const std::string& encoding) {
-    if (encoding.find("32") != std::string::npos || encoding.find("UCS-4") != std::string::npos)
-        return 4;
-    return encoding.find("16") != std::string::npos || encoding.find("UCS-2") != std::string::npos
-               ? 2
-               : 1;
+// The length of the character that `text` begins with. What is no character is cut as Python cuts
+// it: to the longest beginning of one (Unicode 3.9, table 3-7), or to a single byte.
+std::size_t utf8_length(std::string_view text) {
+    auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+    unsigned first = byte(0);
+    std::size_t whole = 1;
+    if (first >= 0xc2 && first <= 0xf4) whole = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+    unsigned low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+    unsigned high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+    std::size_t length = 1;
+    while (length < std::min(whole, text.size()) && byte(length) >= low && byte(length) <= high) {
+        ++length;
+        low = 0x80;
+        high = 0xbf;
+    }
+    return length;
 }
 
-std::size_t utf8_length(char first) {
-    auto byte = static_cast<unsigned char>(first);
-    return byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+// Appends a few characters as `handle` encodes them. False: it has not got them all.
+bool encode(void* handle, std::string_view text, std::string& out) {
+    char buffer[64];
+    char* in = const_cast<char*>(text.data());
+    std::size_t left = text.size();
+    char* at = buffer;
+    std::size_t room = sizeof buffer;
+    bool done = ::iconv(handle, &in, &left, &at, &room) != static_cast<std::size_t>(-1);
+    out.append(buffer, sizeof buffer - room);
+    return done;
 }
 
 }  // namespace
@@ -72,7 +88,7 @@ void Converter::convert(std::string_view bytes, std::string& out) {
 void Converter::finish(std::string& out) {
     std::string_view rest = pending_;
     while (!rest.empty()) {
-        rest.remove_prefix(bad_sequence(rest, out));
+        rest.remove_prefix(bad_sequence(rest, out, true));
         rest.remove_prefix(run(rest, out));
     }
     pending_.clear();
@@ -95,8 +111,8 @@ std::size_t Converter::run(std::string_view bytes, std::string& out) {
         int error = errno;
         out.append(buffer, sizeof buffer - room);
         if (result != static_cast<std::size_t>(-1) || error == E2BIG) continue;
-        if (error == EINVAL) break;
-        std::size_t skipped = bad_sequence({in, left}, out);
+        if (error == EINVAL || left == 0) break;  // EILSEQ at the end: "//IGNORE" left out some
+        std::size_t skipped = bad_sequence({in, left}, out, false);
         in += skipped;
         left -= skipped;
     }
@@ -104,39 +120,53 @@ std::size_t Converter::run(std::string_view bytes, std::string& out) {
 }
 
 // Applies the error handler to the sequence that `at` begins with; returns its length.
-std::size_t Converter::bad_sequence(std::string_view at, std::string& out) {
+std::size_t Converter::bad_sequence(std::string_view at, std::string& out, bool at_end) {
     bool decoding = direction_ == Direction::to_utf8;
-    std::size_t length = decoding ? unit_of(encoding_) : utf8_length(at[0]);
-    length = std::min(length, at.size());
-    switch (errors_) {
-        case CodecErrors::strict:
-            throw DecodeError(fmt::format(
-                "byte {:#04x} {} \"{}\"; give `errors` to replace or ignore such bytes",
-                static_cast<unsigned char>(at[0]),
-                decoding ? "is no text in the encoding" : "begins what cannot be written in",
-                encoding_));
-        case CodecErrors::replace:
-            if (decoding)
-                out += "\xef\xbf\xbd";
-            else
-                run("?", out);
-            break;
-        case CodecErrors::ignore:
-            break;
-        case CodecErrors::backslashreplace:
-            for (char c : at.substr(0, length)) {
-                std::string escaped = fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
-                if (decoding)
-                    out += escaped;
-                else
-                    run(escaped, out);
-            }
-            break;
-        case CodecErrors::surrogateescape:
-            out += at.substr(0, length);
-            break;
-    }
-    return length;
+    if (errors_ == CodecErrors::strict)
+        throw DecodeError(fmt::format(
+            "byte {:#04x} {} \"{}\"; give `errors` to replace or ignore such bytes",
+            static_cast<unsigned char>(at[0]),
+            decoding ? "is no text in the encoding" : "begins what cannot be written in",
+            encoding_));
+    std::string_view bad = at.substr(0, bad_length(at, at_end));
+    if (errors_ == CodecErrors::replace) put_instead(decoding ? "\xef\xbf\xbd" : "?", bad, out);
+    if (errors_ == CodecErrors::backslashreplace)
+        for (char c : bad)
+            put_instead(fmt::format("\\x{:02x}", static_cast<unsigned char>(c)), bad, out);
+    if (errors_ == CodecErrors::surrogateescape) out += bad;
+    return bad.size();
+}
+
+// At the end of the text, what iconv was still waiting for is one sequence.
+std::size_t Converter::bad_length(std::string_view at, bool at_end) {
+    if (direction_ == Direction::from_utf8) return utf8_length(at);
+    if (!layout_) layout_ = layout_of(encoding_);
+    if (layout_->utf8) return utf8_length(at);
+    return at_end ? at.size() : std::min(layout_->unit, at.size());
+}
+
+// Strictly: a replacement that is missing in the encoding itself must not be replaced in turn.
+void Converter::put_instead(std::string_view replacement, std::string_view bad, std::string& out) {
+    if (direction_ == Direction::to_utf8)
+        out += replacement;
+    else if (!encode(handle_, replacement, out))
+        throw DecodeError(fmt::format(
+            "byte {:#04x} begins what cannot be written in \"{}\", nor can \"{}\" in its place; "
+            "give another encoding, or errors = ignore",
+            static_cast<unsigned char>(bad[0]), encoding_, replacement));
+}
+
+// Told by what becomes of two characters: an encoding has too many names to tell by them.
+Converter::Layout Converter::layout_of(const std::string& encoding) {
+    constexpr std::string_view kEuro = "\xe2\x82\xac";
+    void* encoder = ::iconv_open(encoding.c_str(), kUtf8);
+    if (encoder == kNoHandle) return {};
+    std::string with_mark, letter, euro;
+    encode(encoder, "A", with_mark);  // the first one brings a byte order mark
+    encode(encoder, "A", letter);
+    encode(encoder, kEuro, euro);
+    ::iconv_close(encoder);
+    return {std::max<std::size_t>(letter.size(), 1), euro == kEuro};
 }
 
 TextDecoder::TextDecoder(const TextMode& mode) {

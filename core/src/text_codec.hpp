@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -36,13 +37,23 @@ class Converter {
     void finish(std::string& out);
 
   private:
+    // How an encoding groups its bytes.
+    struct Layout {
+        std::size_t unit = 1;  // bytes of its shortest character
+        bool utf8 = false;
+    };
+    static Layout layout_of(const std::string& encoding);
+
     std::size_t run(std::string_view bytes, std::string& out);
-    std::size_t bad_sequence(std::string_view at, std::string& out);
+    std::size_t bad_sequence(std::string_view at, std::string& out, bool at_end);
+    std::size_t bad_length(std::string_view at, bool at_end);
+    void put_instead(std::string_view replacement, std::string_view bad, std::string& out);
 
     void* handle_;
     Direction direction_;
     CodecErrors errors_;
     std::string encoding_;
+    std::optional<Layout> layout_;  // since the first bad sequence
     std::string pending_;
 };
 

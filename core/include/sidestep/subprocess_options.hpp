@@ -251,6 +251,7 @@ enum class OnDestroy { wait, stop, kill, detach };
 //   ignore            leaves them out
 //   backslashreplace  \xNN for each bad byte
 //   surrogateescape   passes the bytes through as they are
+// Where the encoding of input has no character for that either, DecodeError is thrown after all.
 enum class CodecErrors { strict, replace, ignore, backslashreplace, surrogateescape };
 
 // --- Options ---------------------------------------------------------------------------------
