@@ -12,6 +12,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <filesystem>
 #include <stdexcept>
 
 #include "error.hpp"
@@ -166,16 +167,27 @@ Started start_by_best(Plan& plan, bool needs_fork, Failure& failure) {
     return start_fork_reporting(plan, failure);
 }
 
-std::string hint(const Description& description, const Failure& failure) {
-    const std::string& name = description.executable();
+// The file that the child was to execute, if it is there.
+std::string found_executable(const Description& description) {
+    std::filesystem::path folder = description.cwd();
     struct stat file;
+    for (const char* const* path = description.plan().candidates; *path; ++path) {
+        std::string whole = folder / *path;
+        if (::stat(whole.c_str(), &file) == 0 && S_ISREG(file.st_mode)) return whole;
+    }
+    return {};
+}
+
+std::string hint(const Description& description, const Failure& failure) {
     switch (failure.error) {
-        case ENOENT:
-            if (name.find('/') == std::string::npos)
-                return "it is in no folder of the child's PATH";
-            if (description.cwd().empty() && ::stat(name.c_str(), &file) == 0)
-                return "the file is there, but the interpreter that it asks for is not";
-            return {};
+        case ENOENT: {
+            std::string found = found_executable(description);
+            if (!found.empty())
+                return fmt::format("\"{}\" is there, but the interpreter that it asks for is not",
+                                   found);
+            bool searched = description.executable().find('/') == std::string::npos;
+            return searched ? "it is in no folder of the child's PATH" : "";
+        }
         case EACCES:
             return "not a file, not executable (chmod +x), or in a folder that is not searchable";
         case ENOEXEC:
@@ -217,8 +229,11 @@ std::string hint(const Description& description, const Failure& failure) {
                 }
             break;
         }
-        default:
+        default: {
             what += to_string(failure.step);
+            std::string subject = description.subject_of(failure.step);
+            if (!subject.empty()) what += " (" + subject + ")";
+        }
     }
     throw StartError(failure.step, failure.error, path, what);
 }

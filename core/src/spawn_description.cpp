@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <grp.h>
 #include <pwd.h>
 #include <sys/resource.h>
@@ -26,6 +27,7 @@ using subprocess::PassFd;
 using subprocess::Redirect;
 using subprocess::Resource;
 using subprocess::ResourceLimit;
+using subprocess::StartError;
 
 namespace {
 
@@ -56,6 +58,9 @@ template <class Find>
 unsigned resolve(const Identity& identity, const char* what, Find find) {
     if (identity.is_name()) {
         check_text(identity.name(), what);
+        if (identity.name().empty())
+            refuse(fmt::format("the name of the {} is empty: give an existing name or a number",
+                               what));
         unsigned id = 0;
         if (!find(identity.name().c_str(), id))
             refuse(fmt::format("unknown {} \"{}\": give an existing name or a number", what,
@@ -105,40 +110,42 @@ unsigned resolve_group(const Identity& identity) {
     });
 }
 
-int number_of(Resource resource) {
-    switch (resource) {
-        case Resource::address_space:
-            return RLIMIT_AS;
-        case Resource::core_file:
-            return RLIMIT_CORE;
-        case Resource::cpu_seconds:
-            return RLIMIT_CPU;
-        case Resource::data:
-            return RLIMIT_DATA;
-        case Resource::file_size:
-            return RLIMIT_FSIZE;
-        case Resource::locked_memory:
-            return RLIMIT_MEMLOCK;
-        case Resource::message_queues:
-            return RLIMIT_MSGQUEUE;
-        case Resource::nice:
-            return RLIMIT_NICE;
-        case Resource::open_files:
-            return RLIMIT_NOFILE;
-        case Resource::processes:
-            return RLIMIT_NPROC;
-        case Resource::realtime_priority:
-            return RLIMIT_RTPRIO;
-        case Resource::realtime_microseconds:
-            return RLIMIT_RTTIME;
-        case Resource::resident:
-            return RLIMIT_RSS;
-        case Resource::pending_signals:
-            return RLIMIT_SIGPENDING;
-        case Resource::stack:
-            return RLIMIT_STACK;
-    }
+struct KnownResource {
+    Resource resource;
+    decltype(RLIMIT_AS) number;
+    const char* name;
+};
+constexpr KnownResource kResources[] = {
+    {Resource::address_space, RLIMIT_AS, "address_space"},
+    {Resource::core_file, RLIMIT_CORE, "core_file"},
+    {Resource::cpu_seconds, RLIMIT_CPU, "cpu_seconds"},
+    {Resource::data, RLIMIT_DATA, "data"},
+    {Resource::file_size, RLIMIT_FSIZE, "file_size"},
+    {Resource::locked_memory, RLIMIT_MEMLOCK, "locked_memory"},
+    {Resource::message_queues, RLIMIT_MSGQUEUE, "message_queues"},
+    {Resource::nice, RLIMIT_NICE, "nice"},
+    {Resource::open_files, RLIMIT_NOFILE, "open_files"},
+    {Resource::processes, RLIMIT_NPROC, "processes"},
+    {Resource::realtime_priority, RLIMIT_RTPRIO, "realtime_priority"},
+    {Resource::realtime_microseconds, RLIMIT_RTTIME, "realtime_microseconds"},
+    {Resource::resident, RLIMIT_RSS, "resident"},
+    {Resource::pending_signals, RLIMIT_SIGPENDING, "pending_signals"},
+    {Resource::stack, RLIMIT_STACK, "stack"},
+};
+
+const KnownResource& known(Resource resource) {
+    for (const KnownResource& one : kResources)
+        if (one.resource == resource) return one;
     refuse("limits: no such Resource");
+}
+
+std::string limit_text(std::uint64_t limit) {
+    return limit == subprocess::kUnlimited ? "unlimited" : std::to_string(limit);
+}
+
+[[noreturn]] void throw_bad_fd(const std::string& executable, const std::string& why) {
+    throw StartError(StartStep::redirect, EBADF, {},
+                     fmt::format("cannot start \"{}\": redirect ({})", executable, why));
 }
 
 // What the preexec_fn throws becomes an errno: nothing else fits through the kernel.
@@ -190,6 +197,7 @@ Description::Description(const Args& args, const Options& options) : options_(op
         plan_.preexec = call_preexec;
         plan_.preexec_context = const_cast<std::function<void()>*>(&options.preexec_fn);
     }
+    check_descriptors();
 }
 
 void Description::set_command(const Args& args) {
@@ -295,7 +303,7 @@ void Description::set_limits() {
         if (limit.soft > hard)
             refuse(fmt::format("limits: the soft limit {} is above the hard limit {}", limit.soft,
                                hard));
-        limits_.push_back({number_of(limit.resource), {limit.soft, hard}});
+        limits_.push_back({known(limit.resource).number, {limit.soft, hard}});
     }
     plan_.limits = limits_.data();
     plan_.limit_count = limits_.size();
@@ -331,29 +339,63 @@ void Description::check_pass_fds() const {
     }
 }
 
+// Here, before a pipe of ours is made: it would take the number of one that is not open.
+void Description::check_descriptors() const {
+    auto check_open = [this](int fd) {
+        if (!sys::is_open(fd))
+            throw_bad_fd(executable_, fmt::format("descriptor {} is not open", fd));
+    };
+    const Redirect* streams[] = {&options_.std_in, &options_.std_out, &options_.std_err};
+    for (const Redirect* stream : streams)
+        if (stream->kind() == Redirect::Kind::fd) check_open(stream->fd());
+    int highest = -1;
+    for (const PassFd& one : options_.pass_fds) {
+        if (one.child < 3 && streams[one.child]->kind() != Redirect::Kind::inherit) continue;
+        check_open(one.parent);
+        if (one.child != one.parent) highest = std::max(highest, one.child);
+    }
+    rlimit open_files;
+    if (highest < 0 || ::getrlimit(RLIMIT_NOFILE, &open_files) != 0) return;
+    if (static_cast<rlim_t>(highest) >= open_files.rlim_cur)
+        throw_bad_fd(executable_,
+                     fmt::format("pass_fds: {} in the child is not below the limit on open files, "
+                                 "{}: RLIMIT_NOFILE, ulimit -n",
+                                 highest, open_files.rlim_cur));
+}
+
 void Description::set_stdio(const Stdio& stdio) {
     plan_moves(stdio);
     for (const Move& move : moves_) {
         plan_.first_spare_fd = std::max(plan_.first_spare_fd, move.target + 1);
         if (move.target > 2) kept_.push_back(move.target);
     }
-    if (options_.die_with_parent) {
-        sys::Pipe pipe = sys::make_pipe();
-        // Above every target, so that no move overwrites it.
-        int fd = ::fcntl(pipe.read_end.get(), F_DUPFD_CLOEXEC, plan_.first_spare_fd);
-        if (fd < 0) throw_errno(errno, "fcntl(F_DUPFD_CLOEXEC) for die_with_parent");
-        lifeline_ = Fd(fd);
-        lifeline_writer_ = std::move(pipe.write_end);
-        if (lifeline_writer_.get() < 3) lifeline_writer_ = lifeline_writer_.duplicate();
-        plan_.lifeline = fd;
-        kept_.push_back(fd);
-    }
+    if (options_.die_with_parent) make_lifeline();
     copies_.resize(moves_.size());
     plan_.copies = copies_.data();
     plan_.moves = moves_.data();
     plan_.move_count = moves_.size();
     plan_.kept = kept_.data();
     plan_.kept_count = kept_.size();
+}
+
+void Description::make_lifeline() {
+    try {
+        sys::Pipe pipe = sys::make_pipe();
+        // Above every target, so that no move overwrites it.
+        int fd = ::fcntl(pipe.read_end.get(), F_DUPFD_CLOEXEC, plan_.first_spare_fd);
+        if (fd < 0) throw_errno(errno, "fcntl(F_DUPFD_CLOEXEC)");
+        lifeline_ = Fd(fd);
+        lifeline_writer_ = std::move(pipe.write_end);
+        if (lifeline_writer_.get() < 3) lifeline_writer_ = lifeline_writer_.duplicate();
+    } catch (const std::system_error& e) {
+        throw StartError(
+            StartStep::pipe, e.code().value(), {},
+            fmt::format("cannot start \"{}\": the pipe of die_with_parent (limit on descriptors: "
+                        "ulimit -n; on pipes: fs.pipe-user-pages-soft)",
+                        executable_));
+    }
+    plan_.lifeline = lifeline_.get();
+    kept_.push_back(lifeline_.get());
 }
 
 void Description::plan_moves(const Stdio& stdio) {
@@ -369,6 +411,33 @@ void Description::plan_moves(const Stdio& stdio) {
         for (const Move& other : moves_)
             if (other.target == move.source && other.source != other.target && &other != &move)
                 move.copy_first = true;
+}
+
+std::string Description::subject_of(StartStep step) const {
+    if (step == StartStep::setrlimit) return raised_limits();
+    if (step == StartStep::affinity)
+        return fmt::format(
+            "cpus {}: there is none of them, or none that the cgroup's cpuset allows",
+            fmt::join(options_.cpus, ", "));
+    if (step == StartStep::nice)
+        return fmt::format(
+            "{}: less than the parent's takes CAP_SYS_NICE, or a limit that allows it: ulimit -e",
+            plan_.nice);
+    return {};
+}
+
+// The one thing that setrlimit forbids after set_limits().
+std::string Description::raised_limits() const {
+    std::string text;
+    for (const ResourceLimit& limit : options_.limits) {
+        const KnownResource& resource = known(limit.resource);
+        std::uint64_t hard = limit.hard.value_or(limit.soft);
+        rlimit parents;
+        if (::getrlimit(resource.number, &parents) != 0 || hard <= parents.rlim_max) continue;
+        text += fmt::format("{} {} is above the parent's hard limit, {}; ", resource.name,
+                            limit_text(hard), limit_text(parents.rlim_max));
+    }
+    return text.empty() ? text : text + "that takes CAP_SYS_RESOURCE";
 }
 
 }  // namespace sidestep::spawn

@@ -37,13 +37,14 @@ struct Stdio {
 
 class Description {
   public:
-    // Throws std::invalid_argument. Borrows both until the child is started.
+    // Throws std::invalid_argument, and StartError if a descriptor that they name is not open.
+    // Borrows both until the child is started.
     Description(const subprocess::Args& args, const subprocess::Options& options);
     Description(const Description&) = delete;
     Description& operator=(const Description&) = delete;
 
-    // The last thing to be known: after this, plan() is complete. Throws if a descriptor is needed
-    // and there is none.
+    // The last thing to be known: after this, plan() is complete. Throws StartError if a descriptor
+    // is needed and there is none.
     void set_stdio(const Stdio& stdio);
 
     const Plan& plan() const { return plan_; }
@@ -56,6 +57,9 @@ class Description {
     bool leads_group() const {
         return plan_.new_session || (plan_.set_process_group && plan_.process_group == 0);
     }
+    // What the options asked for in a step that failed, and what to do; empty where the name of the
+    // step says it.
+    std::string subject_of(StartStep step) const;
     // The parent's end of the lifeline: the child dies when it is closed.
     Fd take_lifeline() { return std::move(lifeline_writer_); }
 
@@ -68,7 +72,10 @@ class Description {
     void set_limits();
     void set_cpus();
     void check_pass_fds() const;
+    void check_descriptors() const;
     void plan_moves(const Stdio& stdio);
+    void make_lifeline();
+    std::string raised_limits() const;
 
     const subprocess::Options& options_;
     Plan plan_;

@@ -175,7 +175,8 @@ class ErrorRedirect : public OutputRedirect {
     ErrorRedirect(StdoutTag) : OutputRedirect(Kind::stdout_) {}
 };
 
-// A descriptor for the child: under its own number, or under another.
+// A descriptor for the child: under its own number, or under another, which must be below the
+// limit on open files (ulimit -n).
 struct PassFd {
     PassFd(int same) : parent(same), child(same) {}
     PassFd(int parent_fd, int child_fd) : parent(parent_fd), child(child_fd) {}
@@ -190,14 +191,15 @@ class Identity {
   public:
     template <std::integral Number>
     Identity(Number number) : number_(static_cast<long long>(number)) {}
-    Identity(const char* name) : name_(name) {}
-    Identity(std::string name) : name_(std::move(name)) {}
+    Identity(const char* name) : is_name_(true), name_(name) {}
+    Identity(std::string name) : is_name_(true), name_(std::move(name)) {}
 
-    bool is_name() const { return !name_.empty(); }
+    bool is_name() const { return is_name_; }
     long long number() const { return number_; }
     const std::string& name() const { return name_; }
 
   private:
+    bool is_name_ = false;
     long long number_ = -1;
     std::string name_;
 };
