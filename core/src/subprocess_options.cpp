@@ -27,7 +27,7 @@ std::string shell_quote(std::string_view word) {
 }
 
 std::string Args::describe() const {
-    if (form_ == Form::string) return words_[0];
+    if (form_ == Form::string && !words_.empty()) return words_[0];  // empty: moved from
     std::string text;
     for (const std::string& word : words_) {
         if (!text.empty()) text += ' ';

@@ -225,3 +225,26 @@ TEST_CASE("an environment replaces or extends the parent's", "[core][subprocess]
     CHECK_THAT(names(extended), !Contains("SIDESTEP_TEST"));
     unsetenv("SIDESTEP_TEST");
 }
+
+TEST_CASE("a result that was made by hand tells its return code", "[core][subprocess]") {
+    try {
+        sp::CompletedProcess{.args = "x", .returncode = 3}.check_returncode();
+        FAIL("no exception");
+    } catch (const sp::CalledProcessError& e) {
+        CHECK(e.returncode() == 3);
+        CHECK_THAT(e.what(), Contains("returned non-zero exit status 3"));
+    }
+    sp::CompletedProcess killed{.args = "x", .returncode = -SIGTERM};
+    CHECK_THROWS_WITH(killed.check_returncode(), Contains("SIGTERM"));
+    sp::CompletedProcess lost{
+        .args = "x", .returncode = 255, .status = sidestep::ExitStatus::lost_status()};
+    CHECK_THROWS_WITH(lost.check_returncode(), Contains("taken by someone else"));
+    CHECK_NOTHROW(sp::CompletedProcess{.args = "x"}.check_returncode());
+}
+
+TEST_CASE("a command that was moved from describes itself as nothing", "[core][subprocess]") {
+    sp::Args command("ls -1");
+    sp::Args moved = std::move(command);
+    CHECK(moved.describe() == "ls -1");
+    CHECK(command.describe() == "");
+}

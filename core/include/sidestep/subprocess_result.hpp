@@ -48,7 +48,8 @@ struct CompletedProcess {
     ExitStatus status = {};
     ResourceUsage usage = {};
 
-    // Throws CalledProcessError unless returncode is 0.
+    // Throws CalledProcessError unless returncode is 0. In a result that was made by hand, the
+    // status may be missing (running).
     void check_returncode() const;
 };
 
