@@ -31,10 +31,6 @@ void check_contradictions(const Options& options) {
         refuse("on_stderr reads std_err, which is redirected elsewhere: drop one of them");
 }
 
-TalkCallbacks callbacks_of(const Options& options) {
-    return {options.on_stdout, options.on_stderr, options.capture_output};
-}
-
 void refuse_fields_of_run(const Options& options) {
     if (options.input || options.capture_output)
         refuse("input and capture_output belong to run() and check_output(): call one of them");
@@ -65,13 +61,16 @@ CompletedProcess completed(const Popen& child, Output output) {
         status,       child.resource_usage()};
 }
 
-CompletedProcess run(const Args& args, const Options& options) {
+namespace {
+
+// With `collect`, what the callbacks got as well.
+CompletedProcess run_and_collect(const Args& args, const Options& options, bool collect) {
     sys::Deadline deadline = detail::deadline_after(options.timeout);
     Popen child(args, for_popen(options));
     PopenState& state = PopenAccess::state(child);
     try {
         if (options.input) state.talk.input = *options.input;
-        if (!talk(state, deadline, callbacks_of(options))) {
+        if (!talk(state, deadline, {options.on_stdout, options.on_stderr, collect})) {
             kill_and_reap(state);
             throw TimeoutExpired(args, *options.timeout, heard_so_far(state));
         }
@@ -84,6 +83,12 @@ CompletedProcess run(const Args& args, const Options& options) {
     CompletedProcess result = completed(child, take_output(state));
     if (options.check) result.check_returncode();
     return result;
+}
+
+}  // namespace
+
+CompletedProcess run(const Args& args, const Options& options) {
+    return run_and_collect(args, options, options.capture_output);
 }
 
 int call(const Args& args, const Options& options) {
@@ -102,22 +107,29 @@ std::string check_output(const Args& args, const Options& options) {
     Options capturing = options;
     if (!options.capture_output) capturing.std_out = PIPE;
     capturing.check = true;
-    return run(args, capturing).std_out;
+    return run_and_collect(args, capturing, true).std_out;
 }
 
-StatusOutput getstatusoutput(std::string_view command_line) {
-    Options options;
-    options.shell = true;
-    options.std_out = PIPE;
-    options.std_err = STDOUT;
-    options.text = true;
-    CompletedProcess done = run(command_line, options);
+StatusOutput getstatusoutput(std::string_view command_line, const Options& options) {
+    if (options.std_out.kind() != Kind::inherit || options.std_err.kind() != Kind::inherit ||
+        options.capture_output)
+        refuse("getstatusoutput() returns std_out and std_err as one: do not redirect them");
+    if (options.check)
+        refuse("getstatusoutput() returns the status: drop check, or use check_output()");
+    if (options.text && !*options.text)
+        refuse("getstatusoutput() is in text mode: drop text = false, or use run()");
+    Options merged = options;
+    merged.shell = true;
+    merged.std_out = PIPE;
+    merged.std_err = STDOUT;
+    merged.text = true;
+    CompletedProcess done = run_and_collect(command_line, merged, true);
     if (done.std_out.ends_with('\n')) done.std_out.pop_back();
     return {done.returncode, std::move(done.std_out)};
 }
 
-std::string getoutput(std::string_view command_line) {
-    return getstatusoutput(command_line).output;
+std::string getoutput(std::string_view command_line, const Options& options) {
+    return getstatusoutput(command_line, options).output;
 }
 
 }  // namespace sidestep::subprocess

@@ -242,6 +242,34 @@ TEST_CASE("a result that was made by hand tells its return code", "[core][subpro
     CHECK_NOTHROW(sp::CompletedProcess{.args = "x"}.check_returncode());
 }
 
+TEST_CASE("getoutput takes options, except those that contradict it", "[core][subprocess]") {
+    const char* latin1 = "printf 'caf\\351\\n'";
+    CHECK(sp::getoutput(latin1, {.encoding = "ISO-8859-1"}) == "caf\u00e9");
+    CHECK(sp::getoutput(latin1, {.errors = sp::CodecErrors::replace}) == "caf\ufffd");
+    CHECK_THROWS_AS(sp::getoutput(latin1, {.encoding = "UTF-8"}), sp::DecodeError);
+    CHECK(sp::getstatusoutput("pwd; exit 2", {.cwd = "/usr"}).output == "/usr");
+    std::string seen;
+    auto look = [&](std::string_view line) { seen = line; };
+    CHECK(sp::getoutput("echo a", {.on_stdout = look}) == "a");
+    CHECK(seen == "a");
+    auto refused = [](const sp::Options& options) {
+        CHECK_THROWS_AS(sp::getstatusoutput("true", options), std::invalid_argument);
+    };
+    refused({.capture_output = true});
+    refused({.check = true});
+    refused({.on_stderr = look});
+    refused({.std_out = sp::DEVNULL});
+    refused({.std_err = sp::PIPE});
+    refused({.text = false});
+}
+
+TEST_CASE("check_output returns what a callback gets, too", "[core][subprocess]") {
+    std::string seen;
+    auto look = [&](std::string_view line) { seen += line; };
+    CHECK(sp::check_output({"printf", "a\\nb\\n"}, {.on_stdout = look}) == "a\nb\n");
+    CHECK(seen == "ab");
+}
+
 TEST_CASE("a command that was moved from describes itself as nothing", "[core][subprocess]") {
     sp::Args command("ls -1");
     sp::Args moved = std::move(command);

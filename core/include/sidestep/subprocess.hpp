@@ -39,7 +39,8 @@ int call(const Args& args, const Options& options = {});
 void check_call(const Args& args, const Options& options = {});
 
 // What the command writes to std_out; CalledProcessError (which has the output) unless it exits
-// with 0. std_out must not be redirected; std_err = STDOUT collects both.
+// with 0. std_out must not be redirected; std_err = STDOUT collects both. on_stdout, if
+// given, gets the lines as well.
 std::string check_output(const Args& args, const Options& options = {});
 
 struct StatusOutput {
@@ -47,9 +48,10 @@ struct StatusOutput {
     std::string output = {};
 };
 // Runs a shell command line, with std_err merged into std_out, in text mode; one newline at the
-// end is stripped.
-StatusOutput getstatusoutput(std::string_view command_line);
-std::string getoutput(std::string_view command_line);
+// end is stripped. Options say the rest: encoding, errors, cwd, env, timeout. What contradicts that
+// is refused: std_out, std_err, capture_output, check, text = false.
+StatusOutput getstatusoutput(std::string_view command_line, const Options& options = {});
+std::string getoutput(std::string_view command_line, const Options& options = {});
 
 // What a pipeline returns: every member, first to last.
 struct CompletedPipeline {

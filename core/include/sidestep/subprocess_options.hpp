@@ -272,8 +272,9 @@ struct Options {
     bool check = false;
     // Called for each line (without '\n') while the child runs, on the calling thread. Makes a
     // pipe of a stream that is not redirected; its output is collected only if capture_output is
-    // set, too. If it throws, the child is killed and the exception goes to the caller. At the
-    // timeout no more lines are delivered; what was not is in TimeoutExpired::output().
+    // set, too (check_output() and getoutput() collect it anyway). If it throws, the child is
+    // killed and the exception goes to the caller. At the timeout no more lines are delivered; what
+    // was not is in TimeoutExpired::output().
     std::function<void(std::string_view line)> on_stdout = {};
     std::function<void(std::string_view line)> on_stderr = {};
 
