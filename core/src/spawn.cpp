@@ -246,7 +246,15 @@ Child start(const Description& description) {
     plan.failure = &failure;
     Started started = start_by_best(plan, description.needs_fork(), failure);
     if (started.pid < 0) throw_failure(description, {StartStep::spawn, started.error});
-    Fd pidfd = sys::above_stdio(Fd(started.pidfd));
+    Fd pidfd(started.pidfd);
+    if (failure.error == 0 && pidfd.get() <= STDERR_FILENO) {
+        try {
+            pidfd = pidfd.duplicate();
+        } catch (const std::system_error&) {  // the child that runs would be nobody's
+            ::kill(started.pid, SIGKILL);
+            failure = {StartStep::spawn, EMFILE};
+        }
+    }
     if (failure.error != 0) {
         sys::wait_pidfd(pidfd.get(), true);
         throw_failure(description, failure);

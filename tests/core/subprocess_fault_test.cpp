@@ -215,6 +215,17 @@ TEST_CASE("the parent's standard streams may be closed, each of them",
     }
 }
 
+TEST_CASE("a child whose pidfd has no place above the standard streams is not left behind",
+          "[core][subprocess][fault]") {
+    CHECK(in_fork([] {
+              close(0);  // the one number that is free below the limit
+              rlimit few = {3, 3};
+              if (setrlimit(RLIMIT_NOFILE, &few) != 0) return 1;
+              if (start_errno({"sleep", "1000"}) != EMFILE) return 2;
+              return waitpid(-1, nullptr, WNOHANG) == -1 && errno == ECHILD ? 0 : 3;
+          }) == 0);
+}
+
 TEST_CASE("a standard stream can become any other, in any order", "[core][subprocess]") {
     auto primitive = GENERATE(spawn::Primitive::clone3, spawn::Primitive::fork);
     int order[] = {0, 1, 2};
