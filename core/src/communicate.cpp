@@ -1,6 +1,7 @@
 // Popen::communicate: a conversation with one child.
 #include <fmt/format.h>
 
+#include <system_error>
 #include <utility>
 
 #include "popen_state.hpp"
@@ -17,7 +18,16 @@ void take_over(PipeReader& pipe, Heard& heard, const TextMode& text) {
     if (!reader) return;
     std::string& before = text.on ? heard.before : heard.bytes;
     before = reader->take(std::string::npos);
-    heard.decoder = std::move(reader->decoder);
+    heard.decoder = std::exchange(reader->decoder, {});
+}
+
+// What was lost in the writer's stream is told before the conversation; that the child is gone is
+// no error here.
+void report_stream(PipeWriter& pipe) {
+    try {
+        if (PipeWriterImpl* writer = PipeAccess::impl(pipe)) writer->report();
+    } catch (const std::system_error&) {
+    }
 }
 
 // "std_out of \"cat\": ..."
@@ -52,6 +62,7 @@ void begin_talk(PopenState& state) {
     Conversation& talk = state.talk;
     // What cannot be encoded is not sent; the conversation has not begun then.
     std::string input = std::exchange(talk.input, {});
+    report_stream(state.in);
     if (PipeWriterImpl* writer = PipeAccess::impl(state.in)) {
         if (writer->encoder) {
             input = encoded(*writer, input, state.args);

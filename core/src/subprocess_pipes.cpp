@@ -6,9 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <functional>
 #include <stdexcept>
-#include <streambuf>
+#include <utility>
 
 #include "error.hpp"
 #include "sigpipe.hpp"
@@ -39,7 +38,7 @@ std::size_t read_once(int fd, char* to, std::size_t size) {
 
 template <class Impl>
 Impl& open_pipe(const std::unique_ptr<Impl>& impl, const char* remedy) {
-    if (!impl)
+    if (!impl || !impl->fd)
         throw std::logic_error(std::string("this is no open pipe: it was closed, or the child was "
                                            "started without ") +
                                remedy);
@@ -49,57 +48,14 @@ Impl& open_pipe(const std::unique_ptr<Impl>& impl, const char* remedy) {
 constexpr const char* kReaderRemedy = ".std_out = PIPE (or std_err)";
 constexpr const char* kWriterRemedy = ".std_in = PIPE";
 
-class ReaderBuffer : public std::streambuf {
-  public:
-    explicit ReaderBuffer(std::function<std::string()> more) : more_(std::move(more)) {}
-
-  protected:
-    int_type underflow() override {
-        piece_ = more_();
-        if (piece_.empty()) return traits_type::eof();
-        setg(piece_.data(), piece_.data(), piece_.data() + piece_.size());
-        return traits_type::to_int_type(piece_[0]);
-    }
-
-  private:
-    std::function<std::string()> more_;
-    std::string piece_;
-};
-
-class WriterBuffer : public std::streambuf {
-  public:
-    WriterBuffer(std::function<void(std::string_view)> write, std::function<void()> flush)
-        : write_(std::move(write)), flush_(std::move(flush)) {
-        setp(bytes_.data(), bytes_.data() + bytes_.size());
-    }
-
-  protected:
-    int_type overflow(int_type c) override {
-        put();
-        if (!traits_type::eq_int_type(c, traits_type::eof())) sputc(traits_type::to_char_type(c));
-        return traits_type::not_eof(c);
-    }
-    int sync() override {
-        put();
-        flush_();
-        return 0;
-    }
-
-  private:
-    void put() {
-        std::string_view bytes(pbase(), static_cast<std::size_t>(pptr() - pbase()));
-        setp(bytes_.data(), bytes_.data() + bytes_.size());
-        if (!bytes.empty()) write_(bytes);
-    }
-
-    std::function<void(std::string_view)> write_;
-    std::function<void()> flush_;
-    std::array<char, 4096> bytes_;
-};
+// What the stream of a writer gathers by default: std::ostream writes in small pieces. It is
+// PIPE_BUF, so that the last of it goes into a full pipe as a whole or not at all.
+constexpr int kStreamBytes = 4096;
 
 }  // namespace
 
 void write_all(int fd, std::string_view bytes) {
+    if (bytes.empty()) return;
     SigpipeGuard guard;
     while (!bytes.empty()) {
         ssize_t n = ::write(fd, bytes.data(), bytes.size());
@@ -126,41 +82,59 @@ PipeReaderImpl::PipeReaderImpl(Fd pipe, int bufsize, const TextMode& text)
     if (text.on) decoder.emplace(text);
 }
 
+void PipeReaderImpl::show_buffer() {
+    setg(buffer_.data(), buffer_.data(), buffer_.data() + buffer_.size());
+}
+
 bool PipeReaderImpl::fill(std::size_t size) {
-    if (ended) return false;
-    buffer.erase(0, position);
-    position = 0;
-    if (!decoder) {
-        std::size_t before = buffer.size();
-        buffer.resize(before + size);
-        std::size_t n = 0;
-        try {
-            n = read_once(fd.get(), buffer.data() + before, size);
-        } catch (...) {
-            buffer.resize(before);
-            throw;
+    buffer_.erase(0, static_cast<std::size_t>(gptr() - eback()));
+    show_buffer();
+    // Not read into `buffer_` itself: making room there for what may come is to fill it with zeros.
+    std::array<char, kReadBytes> bytes;
+    std::size_t most = read_ahead ? bytes.size() : std::min(bytes.size(), size);
+    std::size_t before = buffer_.size();
+    while (buffer_.size() == before && !ended_ && fd) {  // half a character yields nothing
+        std::string_view piece(bytes.data(), read_once(fd.get(), bytes.data(), most));
+        ended_ = piece.empty();
+        std::string text;
+        if (decoder) {
+            if (ended_)
+                decoder->finish(text);
+            else
+                decoder->decode(piece, text);
+            piece = text;
         }
-        buffer.resize(before + n);
-        ended = n == 0;
-        return !ended;
+        buffer_ += piece;
+        show_buffer();
     }
-    std::array<char, 8192> bytes;
-    std::size_t before = buffer.size();
-    while (buffer.size() == before && !ended) {  // half a character yields nothing
-        std::size_t n = read_once(fd.get(), bytes.data(), std::min(bytes.size(), size));
-        ended = n == 0;
-        if (ended)
-            decoder->finish(buffer);
-        else
-            decoder->decode({bytes.data(), n}, buffer);
-    }
-    return buffer.size() != before;
+    return buffer_.size() != before;
 }
 
 std::string PipeReaderImpl::take(std::size_t size) {
+    if (gptr() == eback() && size >= buffer_.size()) {  // all, which may be much: no copy
+        std::string all = std::exchange(buffer_, {});
+        show_buffer();
+        return all;
+    }
     std::string taken(available().substr(0, size));
-    position += taken.size();
+    skip(taken.size());
     return taken;
+}
+
+std::streambuf::int_type PipeReaderImpl::underflow() {
+    if (available().empty() && !fill(1)) return traits_type::eof();
+    return traits_type::to_int_type(*gptr());
+}
+
+std::istream& PipeReaderImpl::as_stream() {
+    if (!stream_) stream_.emplace(this);
+    return *stream_;
+}
+
+void PipeReaderImpl::close() noexcept {
+    fd.reset();
+    std::string().swap(buffer_);
+    show_buffer();
 }
 
 PipeReader::PipeReader() noexcept = default;
@@ -174,7 +148,7 @@ std::size_t PipeReader::buffered() const noexcept { return impl_ ? impl_->availa
 
 std::string PipeReader::read() {
     auto& impl = open_pipe(impl_, kReaderRemedy);
-    while (impl.fill(std::max(kReadBytes, impl.available().size()))) {
+    while (impl.fill(kReadBytes)) {
     }
     return impl.take(std::string::npos);
 }
@@ -182,15 +156,14 @@ std::string PipeReader::read() {
 std::string PipeReader::read(std::size_t size) {
     auto& impl = open_pipe(impl_, kReaderRemedy);
     if (!impl.read_ahead) return read_some(size);
-    while (impl.available().size() < size &&
-           impl.fill(std::max(kReadBytes, size - impl.available().size()))) {
+    while (impl.available().size() < size && impl.fill(size)) {
     }
     return impl.take(size);
 }
 
 std::string PipeReader::read_some(std::size_t size) {
     auto& impl = open_pipe(impl_, kReaderRemedy);
-    if (impl.available().empty() && size != 0) impl.fill(impl.read_ahead ? kReadBytes : size);
+    if (impl.available().empty() && size != 0) impl.fill(size);
     return impl.take(size);
 }
 
@@ -201,30 +174,21 @@ std::optional<std::string> PipeReader::read_line() {
         std::size_t end = impl.available().find('\n', searched);
         if (end != std::string_view::npos) {
             std::string line = impl.take(end);
-            ++impl.position;
+            impl.skip(1);
             return line;
         }
         searched = impl.available().size();
-        if (!impl.fill(impl.read_ahead ? kReadBytes : 1)) break;
+        if (!impl.fill(1)) break;
     }
     if (impl.available().empty()) return {};
     return impl.take(std::string::npos);
 }
 
-std::istream& PipeReader::stream() {
-    auto& impl = open_pipe(impl_, kReaderRemedy);
-    if (!impl.stream) {
-        auto more = [&impl] {
-            if (impl.available().empty()) impl.fill(impl.read_ahead ? kReadBytes : 1);
-            return impl.take(kReadBytes);
-        };
-        impl.stream_buffer = std::make_unique<ReaderBuffer>(more);
-        impl.stream = std::make_unique<std::istream>(impl.stream_buffer.get());
-    }
-    return *impl.stream;
-}
+std::istream& PipeReader::stream() { return open_pipe(impl_, kReaderRemedy).as_stream(); }
 
-void PipeReader::close() noexcept { impl_.reset(); }
+void PipeReader::close() noexcept {
+    if (impl_) impl_->close();
+}
 
 // --- PipeWriter ------------------------------------------------------------------------------
 
@@ -234,42 +198,103 @@ PipeWriterImpl::PipeWriterImpl(Fd pipe, int size, const TextMode& text)
         encoder = std::make_unique<Converter>(text, Converter::Direction::from_utf8);
 }
 
-std::string PipeWriterImpl::encode(std::string_view bytes) {
+std::string PipeWriterImpl::encode(std::string_view text) {
     std::string encoded;
-    encoder->convert(bytes, encoded);
+    encoder->convert(text, encoded);
     return encoded;
+}
+
+void PipeWriterImpl::write(std::string_view text, int gather) {
+    bool ends_line = gather == 1 && text.find('\n') != std::string_view::npos;
+    std::string encoded;
+    if (encoder) text = encoded = encode(text);
+    if (gather <= 0) {
+        flush();
+        return write_all(fd.get(), text);
+    }
+    gathered += text;
+    bool full = gather > 1 && gathered.size() >= static_cast<std::size_t>(gather);
+    if (full || ends_line) flush();
 }
 
 void PipeWriterImpl::flush() {
     // Given up on failure, too: the destructor must not fail on it again.
-    std::string bytes = std::exchange(gathered, {});
-    if (!bytes.empty()) write_all(fd.get(), bytes);
+    write_all(fd.get(), std::exchange(gathered, {}));
+}
+
+void PipeWriterImpl::report() {
+    if (std::exception_ptr error = std::exchange(stream_error_, {})) std::rethrow_exception(error);
+}
+
+// What is thrown here is swallowed by the std::ostream, unless its exceptions() say otherwise.
+template <class Action>
+bool PipeWriterImpl::for_stream(Action action) {
+    if (!fd) return false;
+    try {
+        action();
+    } catch (...) {
+        stream_error_ = std::current_exception();
+        throw;
+    }
+    return true;
+}
+
+int PipeWriterImpl::stream_gather() const { return bufsize < 0 ? kStreamBytes : bufsize; }
+
+std::streambuf::int_type PipeWriterImpl::overflow(int_type c) {
+    if (traits_type::eq_int_type(c, traits_type::eof())) return traits_type::not_eof(c);
+    char byte = traits_type::to_char_type(c);
+    return xsputn(&byte, 1) == 1 ? c : traits_type::eof();
+}
+
+std::streamsize PipeWriterImpl::xsputn(const char* text, std::streamsize size) {
+    auto write_it = [&] { write({text, static_cast<std::size_t>(size)}, stream_gather()); };
+    return for_stream(write_it) ? size : 0;
+}
+
+int PipeWriterImpl::sync() {
+    return for_stream([&] { flush(); }) ? 0 : -1;
+}
+
+std::ostream& PipeWriterImpl::as_stream() {
+    if (!stream_) stream_.emplace(this);
+    return *stream_;
+}
+
+void PipeWriterImpl::close() {
+    Fd closing = std::move(fd);  // whatever is thrown
+    write_all(closing.get(), std::exchange(gathered, {}));
+    std::string tail;
+    if (encoder) encoder->finish(tail);
+    write_all(closing.get(), tail);
+    report();
+}
+
+void PipeWriterImpl::abandon() noexcept {
+    Fd closing = std::move(fd);
+    if (!closing || gathered.empty()) return;
+    try {
+        sys::set_nonblocking(closing.get(), true);
+        SigpipeGuard guard;
+        if (::write(closing.get(), gathered.data(), gathered.size()) < 0 && errno == EPIPE)
+            guard.raised();
+    } catch (...) {
+        // The child is gone, or does not read: nobody is there to be told.
+    }
 }
 
 PipeWriter::PipeWriter() noexcept = default;
 PipeWriter::PipeWriter(PipeWriter&& other) noexcept = default;
 PipeWriter& PipeWriter::operator=(PipeWriter&& other) noexcept {
-    if (this != &other) {
-        PipeWriter former = std::move(*this);
-        impl_ = std::move(other.impl_);
-    }
+    if (this == &other) return *this;
+    if (impl_) impl_->abandon();
+    // To assign no pipe is a way to close without waiting: a held stream() is at its end then.
+    if (other.impl_) impl_ = std::move(other.impl_);
     return *this;
 }
 
 PipeWriter::~PipeWriter() {
-    if (!impl_) return;
-    try {
-        if (impl_->stream) impl_->stream->flush();
-        if (!impl_->gathered.empty()) {
-            sys::set_nonblocking(impl_->fd.get(), true);
-            SigpipeGuard guard;
-            const std::string& rest = impl_->gathered;
-            if (::write(impl_->fd.get(), rest.data(), rest.size()) < 0 && errno == EPIPE)
-                guard.raised();
-        }
-    } catch (...) {
-        // The child is gone, or does not read: nobody is there to be told.
-    }
+    if (impl_) impl_->abandon();
 }
 
 PipeWriter::operator bool() const noexcept { return impl_ && impl_->fd; }
@@ -277,41 +302,19 @@ int PipeWriter::fd() const { return open_pipe(impl_, kWriterRemedy).fd.get(); }
 
 void PipeWriter::write(std::string_view bytes) {
     auto& impl = open_pipe(impl_, kWriterRemedy);
-    std::string encoded;
-    if (impl.encoder) bytes = encoded = impl.encode(bytes);
-    if (impl.bufsize <= 0) return write_all(impl.fd.get(), bytes);
-    impl.gathered += bytes;
-    bool full = impl.bufsize > 1 && impl.gathered.size() >= static_cast<std::size_t>(impl.bufsize);
-    bool line = impl.bufsize == 1 && bytes.find('\n') != std::string_view::npos;
-    if (full || line) impl.flush();
+    impl.write(bytes, impl.bufsize);
 }
 
 void PipeWriter::flush() {
     auto& impl = open_pipe(impl_, kWriterRemedy);
-    if (impl.stream) impl.stream->flush();
     impl.flush();
+    impl.report();
 }
 
-std::ostream& PipeWriter::stream() {
-    auto& impl = open_pipe(impl_, kWriterRemedy);
-    if (!impl.stream) {
-        auto write = [&impl](std::string_view bytes) {
-            std::string encoded;
-            if (impl.encoder) bytes = encoded = impl.encode(bytes);
-            write_all(impl.fd.get(), bytes);
-        };
-        impl.stream_buffer = std::make_unique<WriterBuffer>(write, [&impl] { impl.flush(); });
-        impl.stream = std::make_unique<std::ostream>(impl.stream_buffer.get());
-    }
-    return *impl.stream;
-}
+std::ostream& PipeWriter::stream() { return open_pipe(impl_, kWriterRemedy).as_stream(); }
 
 void PipeWriter::close() {
-    if (!impl_) return;
-    std::unique_ptr<PipeWriterImpl> closing = std::move(impl_);
-    if (closing->stream) closing->stream->flush();
-    if (closing->encoder) closing->encoder->finish(closing->gathered);
-    closing->flush();
+    if (*this) impl_->close();
 }
 
 // --- PipeAccess ------------------------------------------------------------------------------

@@ -8,6 +8,10 @@
 //            too); a writer throws std::system_error with EPIPE. SIGPIPE is never raised by them.
 // Errors:    std::system_error from the system, std::logic_error on a closed pipe, DecodeError in
 //            text mode.
+// Streams:   stream() and the other functions of a reader or writer, and Popen::communicate, take
+//            turns as you like: no byte is lost or overtaken. A stream stays valid as long as the
+//            reader or writer (so as long as its Popen) and follows it when it is moved; once the
+//            pipe is closed, it is at its end: eofbit, badbit.
 #pragma once
 
 #include <cstddef>
@@ -44,7 +48,8 @@ class PipeReader {
 
     // Reads everything up to end of file.
     std::string read();
-    // Reads `size` bytes; fewer only at end of file (with bufsize = 0: what one read(2) returns).
+    // Reads `size` bytes; fewer only at end of file (with bufsize = 0: what one read(2) of 64 KiB
+    // at most returns).
     std::string read(std::size_t size);
     // Waits until there is something, and returns it: at most `size` bytes, empty at end of file.
     std::string read_some(std::size_t size = 65536);
@@ -52,7 +57,7 @@ class PipeReader {
     std::optional<std::string> read_line();
     // The lines that are left, for a range-for; each is valid until the next one.
     Lines lines();
-    // The same bytes as a std::istream, made at the first call; it lives as long as this reader.
+    // The same bytes as a std::istream, made at the first call.
     std::istream& stream();
 
     // Closes the pipe; does nothing if it is closed.
@@ -116,8 +121,10 @@ class PipeWriter {
     // question reaches the child before its answer is waited for; bufsize > 1 gathers up to that
     // many bytes, and bufsize = 1 (text mode) up to the end of a line.
     void write(std::string_view bytes);
+    // Throws also what has gone wrong in stream() before, which only its badbit has told.
     void flush();
-    // The same pipe as a std::ostream, made at the first call; it lives as long as this writer.
+    // The same pipe as a std::ostream, made at the first call. Unless bufsize says otherwise, it
+    // gathers up to 4 KiB; std::flush and std::endl send that, as write(), flush() and close() do.
     std::ostream& stream();
 
     // Flushes and closes, which is the child's end of file. The pipe is closed even if the flush
