@@ -298,6 +298,7 @@ Fd growing_memfd(const char* name) {
 }
 
 void resize_file(int fd, std::size_t size) {
+    check_file_limit(size, "a memfd");
     if (::ftruncate(fd, static_cast<off_t>(size)) < 0)
         throw_errno(errno, fmt::format("ftruncate({} bytes)", size));
 }
@@ -317,7 +318,17 @@ std::size_t sealed_size(int fd) {
     return static_cast<std::size_t>(file.st_size);
 }
 
+void check_file_limit(std::size_t size, const char* name) {
+    struct rlimit limit = {};
+    if (::getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) return;
+    if (size > limit.rlim_cur)
+        throw_errno(EFBIG, fmt::format("{}: {} bytes of shared memory count as a file, and ulimit "
+                                       "-f (RLIMIT_FSIZE) allows {}",
+                                       name, size, limit.rlim_cur));
+}
+
 Fd memfd(const char* name, std::size_t size) {
+    check_file_limit(size, name);
     Fd fd = growing_memfd(name);
     if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0)
         throw_errno(errno, fmt::format("ftruncate({}, {} bytes)", name, size));

@@ -103,6 +103,9 @@ Message receive_message(int socket, std::span<std::byte> buffer);
 
 // --- memory ----------------------------------------------------------------------------------
 
+// Throws EFBIG, and says why, if the process may not make a file of this size (RLIMIT_FSIZE):
+// ftruncate(2) would raise SIGXFSZ, which kills. Shared memory counts as a file.
+void check_file_limit(std::size_t size, const char* name);
 // An anonymous file that vanishes with its last user. Sparse: pages come on first touch. Sealed
 // against shrinking and growing, so that nobody can turn an access into SIGBUS.
 Fd memfd(const char* name, std::size_t size);

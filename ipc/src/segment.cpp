@@ -23,11 +23,13 @@ Segment Segment::reserve(const char* name, std::size_t wanted, std::size_t least
             return create(name, size);
         } catch (const std::system_error& error) {
             bool too_large = error.code().value() == ENOMEM || error.code().value() == EFBIG;
-            if (!too_large || size / 2 < least)
-                throw_errno(error.code().value(),
-                            fmt::format("{}: cannot reserve {} MiB of shared address space (is "
-                                        "RLIMIT_AS, ulimit -v, set too low?)",
-                                        name, size >> 20));
+            if (too_large && size / 2 >= least) continue;
+            const char* limit = error.code().value() == EFBIG ? "RLIMIT_FSIZE, ulimit -f,"
+                                                              : "RLIMIT_AS, ulimit -v,";
+            throw_errno(error.code().value(),
+                        fmt::format("{}: cannot reserve {} MiB of shared address space (is {} set "
+                                    "too low?)",
+                                    name, size >> 20, limit));
         }
     }
 }

@@ -23,7 +23,7 @@ class Segment {
     // Creates `size` bytes of zeros, mapped for reading and writing.
     static Segment create(const char* name, std::size_t size);
     // As large as the address space allows, at most `wanted` bytes: halves until it fits
-    // (RLIMIT_AS, vm.overcommit_memory=2). Throws below `least`.
+    // (RLIMIT_AS, RLIMIT_FSIZE, vm.overcommit_memory=2). Throws below `least`.
     static Segment reserve(const char* name, std::size_t wanted, std::size_t least);
     // Maps someone else's. The size is the file's own: it is sealed.
     static Segment attach(Fd fd, sys::Access access);

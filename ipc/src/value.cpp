@@ -32,7 +32,7 @@ ObjectRef make_data(std::size_t element_size, std::size_t alignment, std::size_t
         data.count = count;
         return ref;
     } catch (const std::system_error& error) {
-        if (error.code().value() == ENOMEM || error.code().value() == EFBIG) throw std::bad_alloc();
+        if (error.code().value() == ENOMEM) throw std::bad_alloc();
         throw;
     }
 }

@@ -178,6 +178,21 @@ TEST_CASE("a reservation shrinks to the address space there is", "[ipc][segment]
           }) == 0);
 }
 
+TEST_CASE("a reservation shrinks to the file size there may be", "[ipc][segment]") {
+    CHECK(in_child([] {
+              rlimit limit = {64 << 20, 64 << 20};
+              if (setrlimit(RLIMIT_FSIZE, &limit) != 0) return 1;
+              if (Segment::reserve("sidestep-test", 1 << 30, 1 << 20).size() != 64 << 20) return 2;
+              try {
+                  (void)Segment::reserve("sidestep-test", 1 << 30, 1 << 29);
+                  return 3;
+              } catch (const std::system_error& error) {
+                  bool clear = std::string(error.what()).find("ulimit -f") != std::string::npos;
+                  return clear && error.code() == std::errc::file_too_large ? 0 : 4;
+              }
+          }) == 0);
+}
+
 TEST_CASE("a range is brought in whole, wherever in a page it begins", "[ipc][segment]") {
     for (std::size_t offset : {0u, 1u, 256u, 4095u}) {
         Segment segment = Segment::create("sidestep-test", 1 << 20);
