@@ -9,12 +9,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <stdexcept>
 #include <system_error>
+#include <thread>
 
 #include <sidestep/object_ref.hpp>
 
@@ -77,7 +79,8 @@ class FolderLock {
     bool held_ = false;
 };
 
-// Removes the name, if it is stale, and what is left of its link. True: there was a name.
+// Removes the name, if it is stale, and what is left of its link. True: there was a name. N4: for
+// the holder of the folder's lock.
 bool remove_if_stale(const std::string& name) {
     char target[64] = {};
     std::string mark = mark_of(name), path = path_of(name);
@@ -98,6 +101,7 @@ bool remove_if_stale(const std::string& name) {
 
 // A file of zeros with its pages, and without a name yet.
 Fd make_file(const std::string& name, std::size_t size) {
+    sys::check_file_limit(size, "SharedMemory");
     Fd fd(::open(kFolder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (!fd) throw_errno(errno, "open(/dev/shm, O_TMPFILE)");
     if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0)
@@ -185,15 +189,21 @@ struct SharedMemory::Block {
         block->fd = std::move(fd);
         return block;
     }
+    static std::shared_ptr<Block> make(const std::string& name, std::size_t size) {
+        return map(name, make_file(name, size));
+    }
+    // Gives it its name. False: the name is taken.
+    bool enter(SharedMemoryOptions options) {
+        if (!publish(fd, name, !options.keep_name)) return false;
+        if (options.keep_name) return true;
+        text = mark_text(fd);
+        owner = this_process();
+        return true;
+    }
     static std::shared_ptr<Block> create(const std::string& name, std::size_t size,
                                          SharedMemoryOptions options) {
-        Fd fd = make_file(name, size);
-        std::shared_ptr<Block> block = map(name, std::move(fd));
-        if (!publish(block->fd, name, !options.keep_name)) return nullptr;
-        if (options.keep_name) return block;
-        block->text = mark_text(block->fd);
-        block->owner = this_process();
-        return block;
+        std::shared_ptr<Block> block = make(name, size);
+        return block->enter(options) ? block : nullptr;
     }
     static std::shared_ptr<Block> open(const std::string& name) {
         int raw = ::open(path_of(name).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
@@ -246,12 +256,25 @@ SharedMemory::SharedMemory(OpenOrCreate, std::string name, std::size_t size,
     check_name(name);
     check_size(size);
     (void)remove_stale_names();
-    // Whoever loses a race tries the other way.
-    for (int tries = 0; !block_ && tries < 100; ++tries) {
-        block_ = Block::open(name);
-        if (!block_) block_ = Block::create(name, size, options);
+    std::shared_ptr<Block> made;
+    std::chrono::microseconds pause(50);
+    auto give_up = sys::Clock::now() + std::chrono::seconds(2);
+    while (!(block_ = Block::open(name))) {
+        if (!made) made = Block::make(name, size);
+        if (made->enter(options)) {
+            block_ = std::move(made);
+            return;
+        }
+        // N1: its link is there, its name is not: its creator is about to make or to remove it, was
+        // stopped at that, or is dead.
+        if (sys::Clock::now() >= give_up)
+            throw_errno(EEXIST, fmt::format("SharedMemory(open_or_create, \"{}\"): its creator "
+                                            "neither finishes nor removes it (was it stopped?)",
+                                            name));
+        if (FolderLock lock; lock.held()) (void)remove_if_stale(name);
+        std::this_thread::sleep_for(pause);
+        pause = std::min<std::chrono::microseconds>(2 * pause, std::chrono::milliseconds(20));
     }
-    if (!block_) throw_errno(EEXIST, fmt::format("SharedMemory(open_or_create, \"{}\")", name));
 }
 
 SharedMemory::Block& SharedMemory::block() const {

@@ -13,7 +13,8 @@
 //             has a handle of it. (How it is known: a symbolic link ".sidestep.<name>" beside it
 //             names the creator.) No process watches: there is none to be killed in its turn.
 // Errors:     std::invalid_argument for a bad name or size; std::system_error: EEXIST, ENOENT, or
-//             ENOSPC if /dev/shm is full (memory is reserved at once: no SIGBUS later).
+//             ENOSPC if /dev/shm is full (memory is reserved at once: no SIGBUS later), EFBIG
+//             beyond `ulimit -f`.
 // Limits:     names of up to 245 bytes, without NUL and '/'.
 #pragma once
 
@@ -45,6 +46,8 @@ class SharedMemory {
     SharedMemory(CreateOnly, std::string name, std::size_t size, SharedMemoryOptions options = {});
     // One that is there. Its size is the file's.
     SharedMemory(OpenOnly, std::string name);
+    // Opens it, or creates it if it is not there. Who is in the middle of creating or removing it
+    // is waited for, two seconds at most (EEXIST then: it was stopped there).
     SharedMemory(OpenOrCreate, std::string name, std::size_t size,
                  SharedMemoryOptions options = {});
     explicit SharedMemory(detail::Blank) noexcept {}
