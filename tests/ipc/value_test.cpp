@@ -9,6 +9,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/shared_memory.hpp>
+
 #include "processes.hpp"
 
 using namespace sidestep;
@@ -212,6 +214,45 @@ TEST_CASE("an atomic is shared without a lock", "[ipc][value]") {
     CHECK(a.wait() == 0);
     CHECK(b.wait() == 0);
     CHECK(count.value() == 20000);
+}
+
+TEST_CASE("a value that cannot be moved, such as an atomic, is made in its place", "[ipc][value]") {
+    Value<std::atomic<int>> zero, seven(7);
+    CHECK(zero.value() == 0);
+    CHECK(test::travel(seven).value() == 7);
+    Array<std::atomic<int>> many(3);
+    ++many[2];
+    CHECK(test::travel(many)[2] == 1);
+}
+
+TEST_CASE("an array without elements has its lock, also after a journey", "[ipc][value][travel]") {
+    for (const Array<int>& array : {Array<int>(), Array<int>(0)}) {
+        Array<int> travelled = test::travel(array);
+        CHECK(travelled.empty());
+        std::scoped_lock lock(array.mutex());
+        CHECK(travelled.mutex() == array.mutex());
+    }
+}
+
+TEST_CASE("a limit on the size of files is an error that names it, not a signal", "[ipc][value]") {
+    auto error_of = [](auto make) {
+        try {
+            make();
+        } catch (const std::system_error& error) {
+            bool is_named = std::string(error.what()).find("ulimit -f") != std::string::npos;
+            return is_named && error.code() == std::errc::file_too_large;
+        }
+        return false;
+    };
+    test::Child child([&] {
+        rlimit limit = {512 << 10, 512 << 10};
+        if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) return 1;
+        if (!error_of([] { Lock lock; })) return 2;
+        if (!error_of([] { RawArray<char> array(1 << 20); })) return 3;
+        if (!error_of([] { SharedMemory memory(create_only, 1 << 20); })) return 4;
+        return RawArray<char>(500 << 10).size() == 500 << 10 ? 0 : 5;
+    });
+    CHECK(child.wait() == 0);
 }
 
 TEST_CASE("values and arrays work in a process that is older than they", "[ipc][value][travel]") {

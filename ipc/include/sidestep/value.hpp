@@ -7,7 +7,7 @@
 //     without     | RawValue<T>               | RawArray<T>
 //
 // Nothing locks by itself: where several processes write, hold mutex() (as with `total += 1`),
-// write different elements, or use std::atomic as T.
+// write different elements, or use std::atomic as T (RawValue and RawArray have no lock then).
 //
 // Ownership:  a handle is a small value; its copies, those that travelled too, are the same memory.
 //             It has no name, and is there for as long as any handle is. The cost of passing one
@@ -15,8 +15,8 @@
 // Threads:    the handle as std::shared_ptr; the data as any memory.
 // Fork:       a forked child shares it.
 // Peer death: a dead holder loses the mutex (lock.hpp); mutex().owner_died() then.
-// Errors:     std::bad_alloc if the system has no memory, or no address space; std::out_of_range
-//             from at().
+// Errors:     std::bad_alloc if the system has no memory, or no address space; std::system_error
+//             (EFBIG) if it is more than `ulimit -f` allows; std::out_of_range from at().
 // Limits:     one descriptor for each large array in each process; memory is used as it is touched.
 #pragma once
 
@@ -90,8 +90,14 @@ class RawValue {
 template <class T, class Mutex = RLock>
 class Value {
   public:
-    Value() : Value(T{}) {}
-    explicit Value(T initial) : data_(std::move(initial)) {}
+    Value() = default;  // zero
+    explicit Value(T initial) requires std::is_move_constructible_v<T> : data_(std::move(initial)) {
+    }
+    // A T that cannot be moved, such as an atomic, is made in its place.
+    template <class Initial>
+    requires(!std::is_move_constructible_v<T> &&
+             std::is_constructible_v<T, Initial>) explicit Value(Initial&& initial)
+        : data_(std::forward<Initial>(initial)) {}
     Value(T initial, Mutex mutex) : data_(std::move(initial)), mutex_(std::move(mutex)) {}
     explicit Value(detail::Blank blank) noexcept : data_(blank), mutex_(blank) {}
 
@@ -173,7 +179,7 @@ class RawArray {
 template <class T, class Mutex = RLock>
 class Array : public RawArray<T> {
   public:
-    Array() : mutex_(detail::Blank{}) {}  // no elements, no lock
+    Array() = default;  // no elements
     explicit Array(detail::Blank blank) noexcept : RawArray<T>(blank), mutex_(blank) {}
     explicit Array(std::size_t size) : RawArray<T>(size) {}
     Array(std::size_t size, const T& fill) : RawArray<T>(size, fill) {}
@@ -186,11 +192,11 @@ class Array : public RawArray<T> {
 
     void save(OutputArchive& archive) const {
         RawArray<T>::save(archive);
-        if (this->size() > 0) archive(mutex_);
+        archive(mutex_);
     }
     void load(InputArchive& archive) {
         RawArray<T>::load(archive);
-        if (this->size() > 0) archive(mutex_);
+        archive(mutex_);
     }
 
   private:
