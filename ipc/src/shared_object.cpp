@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <mutex>
 
 #include "mapped_segment.hpp"
@@ -21,6 +22,7 @@ struct alignas(kCell) StoredValue {
     ObjectHeader header;
     std::uint64_t type = 0;
     std::uint64_t size = 0;
+    OwnerId creator = 0;
     std::atomic<std::uint32_t> dropped{0};  // set once, by the creator
 
     std::byte* bytes() { return reinterpret_cast<std::byte*>(this + 1); }
@@ -41,12 +43,21 @@ struct Kept {
     std::deque<std::shared_ptr<MappedSegment>> clean(const std::shared_ptr<MappedSegment>& used) {
         std::deque<std::shared_ptr<MappedSegment>> gone;
         std::lock_guard lock(mutex);
+        // The kernel is asked when a value is new: who uses the same one in each task does not pay.
+        bool is_new = used && std::find(segments.begin(), segments.end(), used) == segments.end();
+        std::map<OwnerId, bool> alive;  // what the kernel said: many values have one creator
+        auto is_kept = [&](const MappedSegment& each) {
+            const auto& stored = *each.segment().at<StoredValue>();
+            if (stored.dropped.load() != 0) return false;
+            if (!is_new) return true;
+            auto [creator, unknown] = alive.try_emplace(stored.creator, true);
+            if (unknown) creator->second = is_alive(stored.creator);
+            return creator->second;  // a dead one drops nothing any more
+        };
         std::deque<std::shared_ptr<MappedSegment>> stay;
-        for (auto& each : segments) {
-            bool dropped = each->segment().at<StoredValue>()->dropped.load() != 0;
-            (dropped || each == used ? gone : stay).push_back(std::move(each));
-        }
-        if (used && used->segment().at<StoredValue>()->dropped.load() == 0) stay.push_back(used);
+        for (auto& each : segments)
+            (each == used || !is_kept(*each) ? gone : stay).push_back(std::move(each));
+        if (used && is_kept(*used)) stay.push_back(used);
         while (stay.size() > kKept) {
             gone.push_back(std::move(stay.front()));
             stay.pop_front();
@@ -66,6 +77,7 @@ ObjectRef store_value(std::span<const std::byte> bytes, std::uint64_t type, Valu
     stored->header = {kKind, total};
     stored->type = type;
     stored->size = bytes.size();
+    stored->creator = this_process();
     if (!bytes.empty()) std::memcpy(stored->bytes(), bytes.data(), bytes.size());
     segment->attachment = std::move(value);
     return ObjectRef(std::move(segment), stored);

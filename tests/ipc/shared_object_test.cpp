@@ -22,6 +22,15 @@ struct Counted {
     }
 };
 
+// Stored values that this process has mapped.
+int mappings() {
+    auto text = sidestep::sys::read_file("/proc/self/maps").value_or("");
+    int count = 0;
+    for (std::size_t at = 0; (at = text.find("sidestep-shared", at)) != std::string::npos; ++at)
+        ++count;
+    return count;
+}
+
 }  // namespace
 
 TEST_CASE("a shared value is stored once and loaded once", "[ipc][shared]") {
@@ -46,13 +55,6 @@ TEST_CASE("a shared value is stored once and loaded once", "[ipc][shared]") {
 TEST_CASE("a process lets a value go that its creator has dropped", "[ipc][shared]") {
     test::Channel channel;
     test::SharedPage<std::atomic<int>> stage;
-    auto mappings = [] {
-        auto text = sidestep::sys::read_file("/proc/self/maps").value_or("");
-        int count = 0;
-        for (std::size_t at = 0; (at = text.find("sidestep-shared", at)) != std::string::npos; ++at)
-            ++count;
-        return count;
-    };
     test::Child child([&] {
         (void)channel.receive<Shared<std::string>>();
         if (mappings() != 1) return 1;
@@ -70,6 +72,30 @@ TEST_CASE("a process lets a value go that its creator has dropped", "[ipc][share
     *stage = 2;
     channel.send(second);
     CHECK(child.wait() == 0);
+}
+
+TEST_CASE("a process lets a value go whose creator was killed", "[ipc][shared][kill]") {
+    test::Channel channel;
+    test::SharedPage<std::atomic<int>> read;
+    test::Child reader([&] {
+        (void)channel.receive<Shared<std::string>>();
+        (void)channel.receive<Shared<std::string>>();
+        if (mappings() != 2) return 1;
+        *read = 2;
+        (void)channel.receive<Shared<std::string>>();
+        return mappings() == 1 ? 0 : 2;
+    });
+    test::Child creator([&] {
+        Shared<std::string> first("first"), second("second");
+        channel.send(first);
+        channel.send(second);
+        for (;;) pause();
+    });
+    REQUIRE(test::eventually([&] { return *read == 2; }));
+    creator.kill();
+    Shared<std::string> third("third");
+    channel.send(third);
+    CHECK(reader.wait() == 0);
 }
 
 TEST_CASE("a shared value of another type is refused", "[ipc][shared]") {

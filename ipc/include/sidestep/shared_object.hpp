@@ -5,14 +5,15 @@
 //
 // The value is serialized into shared memory when the handle is made. Passing the handle costs the
 // same whatever its size; each process reads the value back on first use, and keeps it for the next
-// handle that arrives, until the creator has dropped its last handle.
+// handle that arrives, until the creator has dropped its last handle, or has died.
 //
 // Ownership:  a handle is a small value. The stored bytes live for as long as any handle does.
 // Threads:    the value is const; thread-safe as far as const access to T is.
 // Fork:       a forked child has the value as it is.
 // Peer death: nothing to repair: the bytes are written before there is a handle, and never after.
 // Errors:     SerializationError; std::bad_alloc; std::logic_error if moved from.
-// Limits:     a process keeps the 64 values that it used last.
+// Limits:     a process keeps the 64 values that it used last. It looks for those that can go when
+//             a handle arrives, and for dead creators when a handle of a new value does.
 #pragma once
 
 #include <memory>
