@@ -11,9 +11,11 @@
 #include <set>
 #include <string>
 
+#include <sidestep/barrier.hpp>
 #include <sidestep/connection.hpp>
 #include <sidestep/lock.hpp>
 #include <sidestep/queue.hpp>
+#include <sidestep/shared_memory.hpp>
 #include <sidestep/value.hpp>
 
 #include "pool_support.hpp"
@@ -76,6 +78,22 @@ TEST_CASE("a connection is an argument of a task", "[pool][handles]") {
     auto done = pool.submit(greet, there);
     CHECK(here.recv<std::string>() == "hello");
     done.get();
+}
+
+TEST_CASE("handles that no default constructor makes are arguments of a task", "[pool][handles]") {
+    sidestep::Pool pool({.processes = 2});
+    sidestep::SharedMemory memory(sidestep::create_only, 2);
+    auto meet = [](sidestep::Barrier barrier, sidestep::SharedMemory shared, std::size_t place) {
+        barrier.wait();
+        shared.bytes()[place] = std::byte{1};
+    };
+    sidestep::Barrier barrier(2);
+    auto first = pool.submit(meet, barrier, memory, std::size_t(0));
+    auto second = pool.submit(meet, barrier, memory, std::size_t(1));
+    first.get();
+    second.get();
+    CHECK(memory.bytes()[0] == std::byte{1});
+    CHECK(memory.bytes()[1] == std::byte{1});
 }
 
 TEST_CASE("thousands of tasks with handles wait their turn and leave no descriptor behind",

@@ -183,8 +183,9 @@ constexpr void check_callable() {
     static_assert((Travels<Args> && ...),
                   "an argument cannot be serialized: give its type a cereal `serialize` member "
                   "(or include the cereal header of a standard type); pointers cannot travel");
-    static_assert((std::is_default_constructible_v<Args> && ...),
-                  "an argument's type needs a default constructor, so that it can be read back");
+    static_assert(
+        ((std::is_default_constructible_v<Args> || std::is_constructible_v<Args, Blank>)&&...),
+        "an argument's type needs a default constructor, so that it can be read back");
     if constexpr (TaskCallable<F>)
         static_assert(std::is_invocable_v<F&, Args&&...>,
                       "the callable cannot be called with these arguments: they arrive as "

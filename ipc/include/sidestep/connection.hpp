@@ -132,7 +132,7 @@ class Connection {
     T recv(std::optional<std::size_t> max_length = {}) {
         detail::IncomingFds fds;
         InputArchive archive(receive_message(fds, max_length), &fds);
-        T value{};
+        T value = detail::make_blank<T>();
         archive(value);
         archive.expect_end();
         return value;
