@@ -3,9 +3,11 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <cerrno>
+#include <fstream>
 #include <functional>
 #include <istream>
 #include <ostream>
@@ -13,6 +15,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "subprocess_support.hpp"
 #include "support.hpp"
 
 namespace sp = sidestep::subprocess;
@@ -309,3 +312,19 @@ TEST_CASE("reads of any size return all there is, and no more", "[core][subproce
     for (std::size_t i = 0; i < kAll; ++i) right = right && all[i] == "abcdefg\n"[i % 8];
     CHECK(right);
 }
+
+#ifndef TEST_SANITIZED  // they have heaps of their own
+TEST_CASE("a large read makes do with the address space that there is", "[core][subprocess]") {
+    constexpr std::size_t kOutput = 12 << 20;
+    CHECK(test::in_fork([&] {
+              std::size_t pages = 0;
+              std::ifstream("/proc/self/statm") >> pages;
+              // Enough for the output twice over, not for the room that is asked for first.
+              rlim_t limit = pages * 4096 + 4 * kOutput;
+              rlimit space = {limit, limit};
+              if (setrlimit(RLIMIT_AS, &space) != 0) return 1;
+              sp::Popen child({"head", "-c", "12M", "/dev/zero"}, {.std_out = sp::PIPE});
+              return child.std_out().read() == std::string(kOutput, 0) ? 0 : 2;
+          }) == 0);
+}
+#endif
