@@ -7,12 +7,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <new>
 #include <optional>
-#include <span>
 #include <utility>
 
 #include "error.hpp"
+#include "large_text.hpp"
 #include "sigpipe.hpp"
 
 namespace sidestep::subprocess {
@@ -75,29 +74,6 @@ namespace {
 constexpr std::size_t kMuch = 1 << 20;
 constexpr int kLargePipe = 1 << 20;
 constexpr std::size_t kLargeRead = 256 << 10;  // what a core's cache holds until it is appended
-
-// Of the time of a large capture, most goes into touching new pages: so there are few copies on the
-// way, and pages are large where the system has them. Memory that is not touched is not used.
-constexpr std::size_t kGrowth = 32;
-
-bool grow(std::string& text, std::size_t capacity) {
-    std::string larger;
-    try {
-        larger.reserve(capacity);
-    } catch (const std::bad_alloc&) {
-        return false;
-    }
-    sys::use_large_pages(std::as_writable_bytes(std::span(larger.data(), larger.capacity())));
-    larger += text;  // not reserve() on `text`: these pages too shall be large
-    text.swap(larger);
-    return true;
-}
-
-void make_room(std::string& text, std::size_t more) {
-    if (text.capacity() - text.size() >= more) return;
-    if (grow(text, text.size() * kGrowth + more)) return;
-    grow(text, text.size() * 2 + more);  // less address space; or append() asks for what it needs
-}
 
 // What the writer holds back was meant to be sent before.
 void abandon(PipeWriter& pipe) noexcept {
@@ -226,10 +202,7 @@ void Pump::read(Reader& reader) {
         return;
     }
     std::string_view bytes(space_.get(), static_cast<std::size_t>(n));
-    if (reader.collected) {
-        if (reader.total >= kMuch) make_room(*reader.collected, bytes.size());
-        *reader.collected += bytes;
-    }
+    if (reader.collected) append_large(*reader.collected, bytes);
     if (reader.lines) reader.lines->feed(bytes, deadline_);
     reader.total += bytes.size();
     if (may_grow_pipes_ && !reader.grown && reader.total >= kMuch) grow_pipe(reader);

@@ -6,12 +6,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <new>
-#include <span>
 #include <stdexcept>
 #include <utility>
 
 #include "error.hpp"
+#include "large_text.hpp"
 #include "sigpipe.hpp"
 #include "subprocess_pipes_impl.hpp"
 #include "sys.hpp"
@@ -20,9 +19,6 @@ namespace sidestep::subprocess {
 namespace {
 
 constexpr std::size_t kReadBytes = 65536;
-
-constexpr std::size_t kMuch = 1 << 20;
-constexpr std::size_t kGrowth = 8;
 
 void wait_for(int fd, short events) {
     pollfd entry = {.fd = fd, .events = events, .revents = 0};
@@ -39,20 +35,6 @@ std::size_t read_once(int fd, char* to, std::size_t size) {
         else if (errno != EINTR)
             throw_errno(errno, "read from the child's pipe");
     }
-}
-
-// Most of the time of a large read goes into touching new pages (see pump.cpp): so there are few
-// copies on the way, and pages are large where the system has them.
-void append(std::string& text, std::string_view piece) {
-    if (text.size() >= kMuch && text.capacity() - text.size() < piece.size()) {
-        try {
-            text.reserve(text.size() * kGrowth);
-            sys::use_large_pages(std::as_writable_bytes(std::span(text.data(), text.capacity())));
-        } catch (const std::bad_alloc&) {
-            // Less address space: += asks for what it needs.
-        }
-    }
-    text += piece;
 }
 
 template <class Impl>
@@ -123,7 +105,7 @@ bool PipeReaderImpl::fill(std::size_t size) {
                 decoder->decode(piece, text);
             piece = text;
         }
-        append(buffer_, piece);
+        append_large(buffer_, piece);
         show_buffer();
     }
     return buffer_.size() != before;

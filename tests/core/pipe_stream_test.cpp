@@ -315,7 +315,7 @@ TEST_CASE("reads of any size return all there is, and no more", "[core][subproce
 
 #ifndef TEST_SANITIZED  // they have heaps of their own
 TEST_CASE("a large read makes do with the address space that there is", "[core][subprocess]") {
-    constexpr std::size_t kOutput = 12 << 20;
+    constexpr std::size_t kOutput = 6 << 20;
     CHECK(test::in_fork([&] {
               std::size_t pages = 0;
               std::ifstream("/proc/self/statm") >> pages;
@@ -323,7 +323,7 @@ TEST_CASE("a large read makes do with the address space that there is", "[core][
               rlim_t limit = pages * 4096 + 4 * kOutput;
               rlimit space = {limit, limit};
               if (setrlimit(RLIMIT_AS, &space) != 0) return 1;
-              sp::Popen child({"head", "-c", "12M", "/dev/zero"}, {.std_out = sp::PIPE});
+              sp::Popen child({"head", "-c", "6M", "/dev/zero"}, {.std_out = sp::PIPE});
               return child.std_out().read() == std::string(kOutput, 0) ? 0 : 2;
           }) == 0);
 }
