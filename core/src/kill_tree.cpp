@@ -1,19 +1,30 @@
 // Killing a child with all its descendants.
 //
-// Every process that is found is stopped before the next look, so that the tree cannot grow while
-// it is searched; what a look finds is checked again once its pidfd is open, so that a reused pid
-// is never hit. Found are: descendants whose chain of parents is unbroken, and whoever is in the
-// child's process group or session, if it leads one.
+// Found are: whoever is in the child's process group or session, if it leads one, and descendants
+// whose chain of parents is unbroken. All are stopped before the next look, so that the tree cannot
+// grow while it is searched.
+//
+// No number is trusted that may be someone else's by now. The child is unreaped, which keeps its
+// number and that of its group: the group is signalled as one, so that it may be larger than the
+// limit on descriptors. Whoever is outside of it is looked at again once its pidfd is open.
+//
+// Zombies count: a process whose main thread has ended is one to all appearances, while its other
+// threads go on.
 #include <dirent.h>
+#include <fmt/format.h>
 #include <signal.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <system_error>
+#include <vector>
 
+#include "error.hpp"
 #include "popen_state.hpp"
 
 namespace sidestep::subprocess {
@@ -25,23 +36,54 @@ struct Relations {
     int session = 0;
 };
 
+// Any other error of a look at a process says that it has ended. This one leaves it unknown.
+void check_room(int error, const std::string& call) {
+    if (error == EMFILE || error == ENFILE || error == ENOMEM)
+        throw_errno(error, "descendants of a killed child may be left, no room to look: " + call);
+}
+
+std::vector<int> all_pids() {
+    std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir("/proc"), closedir);
+    if (!folder) {
+        int error = errno;
+        check_room(error, "opendir(/proc)");
+        return {};  // no /proc: the group is all that is known
+    }
+    std::vector<int> pids;
+    while (dirent* entry = readdir(folder.get()))
+        if (int pid = std::atoi(entry->d_name); pid > 1) pids.push_back(pid);
+    return pids;
+}
+
 std::optional<Relations> relations_of(int pid) {
-    auto stat = sys::read_file(("/proc/" + std::to_string(pid) + "/stat").c_str());
-    if (!stat) return {};
+    std::string path = fmt::format("/proc/{}/stat", pid);
+    auto stat = sys::read_file(path.c_str());
+    if (!stat) {
+        int error = errno;
+        check_room(error, fmt::format("open({})", path));
+        return {};
+    }
     std::size_t name_end = stat->rfind(')');  // the name may contain anything
     if (name_end == std::string::npos) return {};
     Relations relations;
-    char state = 0;
-    int fields = std::sscanf(stat->c_str() + name_end + 1, " %c %d %d %d", &state,
-                             &relations.parent, &relations.group, &relations.session);
-    if (fields != 4 || state == 'Z' || state == 'X') return {};
+    int fields = std::sscanf(stat->c_str() + name_end + 1, " %*c %d %d %d", &relations.parent,
+                             &relations.group, &relations.session);
+    if (fields != 3) return {};
     return relations;
+}
+
+// Nothing if there is no such process.
+Fd open_process(int pid) {
+    Fd pidfd;
+    int error = sys::find_process(pid, pidfd);
+    check_room(error, fmt::format("pidfd_open({})", pid));
+    return sys::above_stdio(std::move(pidfd));
 }
 
 void send(int pidfd, int signal) noexcept {
     try {
         sys::pidfd_send_signal(pidfd, signal);
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
         // A descendant that became someone else (setuid): not ours to kill.
     }
 }
@@ -53,58 +95,115 @@ class Tree {
 
     // Stops those that were not known yet; false if there were none.
     bool stop_new_members() {
-        std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir("/proc"), closedir);
+        if (leads_group_) ::kill(-root_, SIGSTOP);
         bool found = false;
-        while (dirent* entry = folder ? readdir(folder.get()) : nullptr) {
-            int pid = std::atoi(entry->d_name);
-            if (pid > 1 && pid != root_ && !members_.contains(pid)) found |= stop_member(pid);
-        }
+        for (int pid : all_pids())
+            if (pid != root_ && !outside_.contains(pid)) found |= stop_member(pid);
         return found;
     }
 
-    void kill() {
-        // A group that the child leads keeps its number reserved while the child is unreaped.
+    void kill() noexcept {
         if (leads_group_) ::kill(-root_, SIGKILL);
-        for (auto& [pid, pidfd] : members_) send(pidfd.get(), SIGKILL);
+        for (auto& [pid, pidfd] : outside_) send(pidfd.get(), SIGKILL);
+    }
+
+    // Waits for the ends of the others in the child's group and session. False at the deadline.
+    bool wait_for_others(const sys::Deadline& deadline) const {
+        for (bool found = true; found;) {
+            found = false;
+            for (int pid : all_pids()) {
+                if (pid == root_ || !is_in_group_or_session(pid)) continue;
+                Fd pidfd = open_process(pid);
+                if (!pidfd || !is_in_group_or_session(pid) || sys::has_ended(pidfd.get())) continue;
+                if (!sys::wait_for_exit(pidfd.get(), deadline)) return false;
+                found = true;  // it may have started others
+            }
+        }
+        return true;
     }
 
   private:
-    bool belongs(int pid) const {
+    bool in_group(const Relations& relations) const {
+        return leads_group_ && relations.group == root_;
+    }
+    bool is_in_group(int pid) const {
         auto relations = relations_of(pid);
-        if (!relations) return false;
-        return relations->parent == root_ || members_.contains(relations->parent) ||
-               (leads_group_ && relations->group == root_) ||
-               (leads_session_ && relations->session == root_);
+        return relations && in_group(*relations);
+    }
+    bool in_session(const Relations& relations) const {
+        return leads_session_ && relations.session == root_;
+    }
+    bool is_in_group_or_session(int pid) const {
+        auto relations = relations_of(pid);
+        return relations && (in_group(*relations) || in_session(*relations));
+    }
+
+    // Whether this is the number of a member now, and not only was.
+    bool is_member(int pid) const {
+        if (pid == root_) return true;
+        if (auto known = outside_.find(pid); known != outside_.end())
+            return !sys::has_ended(known->second.get());
+        return in_group_.contains(pid) && is_in_group(pid);
+    }
+
+    bool belongs_outside(const Relations& relations) const {
+        return in_session(relations) || is_member(relations.parent);
     }
 
     bool stop_member(int pid) {
-        if (!belongs(pid)) return false;
-        try {
-            Fd pidfd = sys::pidfd_open(pid);
-            if (!belongs(pid)) return false;
-            send(pidfd.get(), SIGSTOP);
-            members_.emplace(pid, std::move(pidfd));
-            return true;
-        } catch (const std::system_error&) {
-            return false;  // ended meanwhile
-        }
+        auto relations = relations_of(pid);
+        if (!relations) return false;
+        if (in_group(*relations)) return in_group_.insert(pid).second;
+        if (!belongs_outside(*relations)) return false;
+        Fd pidfd = open_process(pid);
+        relations = relations_of(pid);
+        if (!pidfd || !relations || !belongs_outside(*relations)) return false;
+        int opened = pidfd.get();
+        outside_.emplace(pid, std::move(pidfd));  // first: what is stopped must be known
+        send(opened, SIGSTOP);
+        return true;
     }
 
     int root_;
     bool leads_group_;
     bool leads_session_;
-    std::map<int, Fd> members_;
+    std::set<int> in_group_;     // who was seen there: they are stopped and killed with it
+    std::map<int, Fd> outside_;  // the others
 };
+
+// Its number may be someone else's: it was reaped, but not by us (SIGCHLD is ignored).
+bool is_lost(int pidfd) { return sys::wait_pidfd(pidfd, false, true).lost(); }
 
 }  // namespace
 
 void kill_process_tree(int pid, int pidfd, bool leads_group, bool leads_session) {
+    if (is_lost(pidfd)) return;
     send(pidfd, SIGSTOP);
     Tree tree(pid, leads_group, leads_session);
-    for (int round = 0; round < 100 && tree.stop_new_members(); ++round) {
+    auto kill_known = [&]() noexcept {
+        tree.kill();
+        send(pidfd, SIGKILL);
+    };
+    try {
+        for (int round = 0; round < 100 && tree.stop_new_members(); ++round) {
+        }
+    } catch (...) {
+        kill_known();  // or it would stay stopped for ever
+        throw;
     }
-    tree.kill();
-    send(pidfd, SIGKILL);
+    kill_known();
+}
+
+void signal_group(int pid, int pidfd, int signal) {
+    if (!is_lost(pidfd)) ::kill(-pid, signal);
+}
+
+bool wait_for_group(int pid, bool leads_session, const sys::Deadline& deadline) {
+    try {
+        return Tree(pid, true, leads_session).wait_for_others(deadline);
+    } catch (const std::exception&) {
+        return false;  // nobody can tell: as if they were there
+    }
 }
 
 }  // namespace sidestep::subprocess

@@ -208,11 +208,15 @@ PopenState::~PopenState() {
 }
 
 void PopenState::end_by_policy() {
-    if (on_destroy == OnDestroy::kill) {
-        std::lock_guard lock(mutex);
-        if (reap().running()) kill_as_configured_locked();
+    try {
+        if (on_destroy == OnDestroy::kill) {
+            std::lock_guard lock(mutex);
+            kill_as_configured_locked();
+        }
+        if (on_destroy == OnDestroy::stop) stop(stop_ladder, kill_whole_tree);
+    } catch (const std::exception&) {
+        // Nobody to tell that a part of the tree was not found. The child itself was killed.
     }
-    if (on_destroy == OnDestroy::stop) stop(stop_ladder, kill_whole_tree);
     if (on_destroy == OnDestroy::wait || on_destroy == OnDestroy::kill) wait_until({});
     std::lock_guard lock(mutex);
     if (!reap().running()) return;
@@ -249,21 +253,29 @@ void PopenState::kill_as_configured_locked() {
 }
 
 ExitStatus PopenState::stop(const StopLadder& ladder, bool whole_tree) {
+    // A group is stopped when all of it has ended. The child is not reaped before: that keeps the
+    // group's number.
+    bool group = whole_tree && leads_group;
     for (const StopStep& step : ladder) {
         if (step.signal != 0) {
             std::lock_guard lock(mutex);
             if (!status.running()) break;
             if (step.signal == SIGKILL)
                 kill_as_configured_locked();
-            else if (whole_tree && leads_group)
-                ::kill(-child.pid, step.signal);
+            else if (group)
+                signal_group(child.pid, child.pidfd.get(), step.signal);
             else
                 sys::pidfd_send_signal(child.pidfd.get(), step.signal);
         }
-        if (wait_until(detail::deadline_after(step.wait))) break;
+        sys::Deadline deadline = detail::deadline_after(step.wait);
+        bool ended = group ? sys::wait_for_exit(child.pidfd.get(), deadline) : wait_until(deadline);
+        if (!ended) continue;
+        if (!group || step.signal == SIGKILL) break;
+        if (step.signal == 0) deadline = sys::Clock::now();  // the patience was for the child
+        if (wait_for_group(child.pid, leads_session, deadline)) break;
     }
     std::lock_guard lock(mutex);
-    return status;
+    return group ? reap() : status;
 }
 
 // --- Popen -----------------------------------------------------------------------------------

@@ -84,8 +84,12 @@ class Popen {
     // Kills the child and its descendants: its process group if it leads one, and every process
     // whose chain of parents leads to it; each is stopped first, so that none escapes by forking.
     // Only until the end of the child has been seen by poll() or wait(): its pid is free then.
+    // Throws std::system_error if there are not enough descriptors or memory to look for the
+    // descendants: what was found, the child and its group are killed, others may be left.
     void kill_tree();
-    // Ends the child step by step; returns the status, or running() if the ladder ended first.
+    // Ends the child step by step; returns the status, or running() if the ladder ended first. With
+    // Options::kill_tree, and if the child leads a process group, the ladder goes on until that
+    // has ended as a whole: a descendant that ignores SIGTERM gets the SIGKILL.
     ExitStatus stop(const StopLadder& ladder = default_stop_ladder());
     // Gives the child up: closes the pipes; the destructor will leave it alone.
     void detach();

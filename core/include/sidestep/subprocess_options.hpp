@@ -340,7 +340,9 @@ struct Options {
     // and neither process_group nor start_new_session is given, and std_in is no terminal (a
     // background group could not read from it), the child leads a new process group. So Ctrl-C on
     // a terminal does not reach it: set false where it should.
-    // What is killed: that group, and all descendants whose chain of parents is unbroken.
+    // What is killed: that group, and all descendants whose chain of parents is unbroken. Where
+    // there are not enough descriptors or memory to look for them, run() throws std::system_error:
+    // some may be left.
     std::optional<bool> kill_tree = {};
     // How long communicate() and run() go on reading after the child has ended, if some other
     // process still holds its pipes open; of a pipeline, after all members have. No value: until
