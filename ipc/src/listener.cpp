@@ -13,6 +13,7 @@
 
 #include "credentials.hpp"
 #include "error.hpp"
+#include "fork_marker.hpp"
 #include "handshake.hpp"
 #include "socket_address.hpp"
 
@@ -93,23 +94,19 @@ class Listener::Impl {
         address_ = from_kernel(sys::own_address(socket_.get()));
         const auto* local = std::get_if<UnixAddress>(&address_);
         if (local != nullptr && !local->is_abstract) file_ = SocketFile::remember(local->path);
-        epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
-        if (!epoll_) throw_errno(errno, "epoll_create1");
-        wake_ = sys::make_eventfd();
-        watch(epoll_.get(), socket_.get());
-        watch(epoll_.get(), wake_.get());
+        desk_ = new Desk(socket_.get());
     }
-    ~Impl() { close(); }
+    ~Impl() {
+        close();
+        delete desk_.load();
+    }
 
     std::optional<Connection> accept(const sys::Deadline& deadline);
     void close() noexcept;
 
     const Address& address() const { return address_; }
     bool closed() const { return closed_; }
-    int fd() const {
-        if (closed_) throw_closed(address_);
-        return epoll_.get();
-    }
+    int fd() { return desk().epoll.get(); }
     std::optional<Address> last_accepted() const {
         std::lock_guard lock(last_accepted_mutex_);
         return last_accepted_;
@@ -131,10 +128,25 @@ class Listener::Impl {
     };
     using Pendings = std::list<Pending>;  // oldest first: all have the same timeout
 
-    std::optional<Connection> greet();
-    std::optional<Connection> go_on(Pendings::iterator peer);
+    // Where one process receives peers. A forked copy has one of its own: an epoll set and an
+    // eventfd that two processes share would tell one what the other does.
+    struct Desk {
+        explicit Desk(int socket);
+        const ForkMarker process;
+        std::timed_mutex accepting;  // the turn of whoever is in accept()
+        Fd wake;                     // readable from close() on: whoever is in accept() leaves
+        // guarded by accepting
+        Fd epoll;
+        Pendings pending;
+    };
+    Desk& desk();
+    static void leave(Desk* inherited) noexcept;
+
+    std::optional<Connection> take_event(Desk& desk, int fd);
+    std::optional<Connection> greet(Desk& desk);
+    std::optional<Connection> go_on(Desk& desk, Pendings::iterator peer);
     Connection let_in(Fd socket, const Address& peer);
-    [[noreturn]] void turn_away(Pendings::iterator peer, const char* reason = nullptr);
+    [[noreturn]] void turn_away(Desk& desk, Pendings::iterator peer, const char* reason = nullptr);
     bool is_stranger(int socket) const;
 
     // constant after construction
@@ -143,55 +155,85 @@ class Listener::Impl {
     Address address_ = UnixAddress{};
     SocketFile file_;
 
-    // guarded by accepting_, the turn of whoever is in accept()
-    std::timed_mutex accepting_;
-    Fd socket_, epoll_;
-    Pendings pending_;
-
+    Fd socket_;  // constant until close(), which has the desk's `accepting`
     std::atomic<bool> closed_{false};
-    Fd wake_;  // readable from close() on: whoever is in accept() leaves
+
+    // Another one is set only in a forked copy, by the holder of moving_ (which, therefore, nobody
+    // holds when the creator forks). Null: closed by a forked copy that had none of its own.
+    std::atomic<Desk*> desk_{nullptr};
+    std::mutex moving_;
 
     mutable std::mutex last_accepted_mutex_;
     std::optional<Address> last_accepted_;  // guarded by last_accepted_mutex_
 };
 
+Listener::Impl::Desk::Desk(int socket)
+    : wake(sys::make_eventfd()), epoll(::epoll_create1(EPOLL_CLOEXEC)) {
+    if (!epoll) throw_errno(errno, "epoll_create1");
+    watch(epoll.get(), socket);
+    watch(epoll.get(), wake.get());
+}
+
+Listener::Impl::Desk& Listener::Impl::desk() {
+    if (closed_) throw_closed(address_);
+    Desk* present = desk_.load();
+    if (present != nullptr && present->process.same_process()) return *present;
+    std::lock_guard lock(moving_);
+    if (closed_) throw_closed(address_);
+    present = desk_.load();  // another thread may have been faster
+    if (present->process.same_process()) return *present;
+    desk_ = new Desk(socket_.get());
+    leave(present);
+    return *desk_;
+}
+
+// Closes a forked copy's descriptors of its parent's desk. What a thread of the parent was at when
+// it forked may be half done in the copy: that is left as it is.
+void Listener::Impl::leave(Desk* inherited) noexcept {
+    inherited->epoll.reset();
+    inherited->wake.reset();
+    if (!inherited->accepting.try_lock()) return;
+    inherited->accepting.unlock();
+    delete inherited;
+}
+
 std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) {
-    std::unique_lock turn(accepting_, std::defer_lock);
+    Desk& own = desk();
+    std::unique_lock turn(own.accepting, std::defer_lock);
     if (!deadline)
         turn.lock();
     else if (!turn.try_lock_until(*deadline))
         return {};
+    Pendings& pending = own.pending;
     for (;;) {
         if (closed_) throw_closed(address_);
-        if (!pending_.empty() && pending_.front().give_up <= Clock::now())
-            turn_away(pending_.begin(), "did not finish the handshake in time");
+        if (!pending.empty() && pending.front().give_up <= Clock::now())
+            turn_away(own, pending.begin(), "did not finish the handshake in time");
         sys::Deadline next = deadline;
-        if (!pending_.empty() && (!next || pending_.front().give_up < *next))
-            next = pending_.front().give_up;
+        if (!pending.empty() && (!next || pending.front().give_up < *next))
+            next = pending.front().give_up;
         epoll_event event = {};
-        int count = ::epoll_wait(epoll_.get(), &event, 1, sys::poll_timeout(next));
+        int count = ::epoll_wait(own.epoll.get(), &event, 1, sys::poll_timeout(next));
         if (count < 0 && errno != EINTR) throw_errno(errno, "epoll_wait");
-        if (count > 0 && event.data.fd != wake_.get()) {
-            std::optional<Connection> connection;
-            if (event.data.fd == socket_.get())
-                connection = greet();
-            else
-                for (auto peer = pending_.begin(); peer != pending_.end(); ++peer)
-                    if (peer->socket.get() == event.data.fd) {
-                        connection = go_on(peer);
-                        break;
-                    }
-            if (connection) return connection;
-        }
+        bool is_peer = count > 0 && event.data.fd != own.wake.get();
+        if (is_peer)
+            if (auto connection = take_event(own, event.data.fd)) return connection;
         // After a look at what is there: accept_for(0s) gets on with what does not wait.
-        if (count <= 0 && deadline && Clock::now() >= *deadline) return {};
+        if (!is_peer && deadline && Clock::now() >= *deadline) return {};
     }
 }
 
+std::optional<Connection> Listener::Impl::take_event(Desk& desk, int fd) {
+    if (fd == socket_.get()) return greet(desk);
+    for (auto peer = desk.pending.begin(); peer != desk.pending.end(); ++peer)
+        if (peer->socket.get() == fd) return go_on(desk, peer);
+    return {};
+}
+
 // Takes the next peer out of the backlog.
-std::optional<Connection> Listener::Impl::greet() {
-    if (pending_.size() >= options_.max_handshakes)
-        turn_away(pending_.begin(),
+std::optional<Connection> Listener::Impl::greet(Desk& desk) {
+    if (desk.pending.size() >= options_.max_handshakes)
+        turn_away(desk, desk.pending.begin(),
                   "was given up in the middle of the handshake: too many others "
                   "came meanwhile");
     sys::SocketAddress kernel_address;
@@ -203,19 +245,19 @@ std::optional<Connection> Listener::Impl::greet() {
         if (is_stranger(socket.get())) return {};
         return let_in(std::move(socket), peer);
     }
-    watch(epoll_.get(), socket.get());
-    pending_.emplace_back(std::move(socket), std::move(peer), credentials_,
-                          Clock::now() + options_.handshake_timeout);
-    return go_on(std::prev(pending_.end()));
+    watch(desk.epoll.get(), socket.get());
+    desk.pending.emplace_back(std::move(socket), std::move(peer), credentials_,
+                              Clock::now() + options_.handshake_timeout);
+    return go_on(desk, std::prev(desk.pending.end()));
 }
 
-std::optional<Connection> Listener::Impl::go_on(Pendings::iterator peer) {
+std::optional<Connection> Listener::Impl::go_on(Desk& desk, Pendings::iterator peer) {
     if (advance(peer->socket.get(), peer->handshake)) return {};
-    if (peer->handshake.state() == Handshake::State::failed) turn_away(peer);
+    if (peer->handshake.state() == Handshake::State::failed) turn_away(desk, peer);
     Fd socket = std::move(peer->socket);
     Address address = std::move(peer->peer);
-    pending_.erase(peer);
-    (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, socket.get(), nullptr);
+    desk.pending.erase(peer);
+    (void)::epoll_ctl(desk.epoll.get(), EPOLL_CTL_DEL, socket.get(), nullptr);
     return let_in(std::move(socket), address);
 }
 
@@ -227,7 +269,7 @@ Connection Listener::Impl::let_in(Fd socket, const Address& peer) {
     return connection;
 }
 
-void Listener::Impl::turn_away(Pendings::iterator peer, const char* reason) {
+void Listener::Impl::turn_away(Desk& desk, Pendings::iterator peer, const char* reason) {
     if (reason != nullptr) peer->handshake.fail(reason);
     std::string who = to_string(peer->peer);
     if (std::holds_alternative<UnixAddress>(peer->peer))
@@ -240,7 +282,7 @@ void Listener::Impl::turn_away(Pendings::iterator peer, const char* reason) {
         (void)sys::try_receive(peer->socket.get(), unread);
     } catch (const std::system_error&) {
     }
-    pending_.erase(peer);
+    desk.pending.erase(peer);
     throw error;
 }
 
@@ -255,12 +297,23 @@ bool Listener::Impl::is_stranger(int socket) const {
 void Listener::Impl::close() noexcept {
     if (closed_.exchange(true)) return;
     file_.remove();
+    Desk* own = desk_.load();
+    if (!own->process.same_process()) {
+        std::lock_guard lock(moving_);
+        own = desk_.load();
+        if (!own->process.same_process()) {
+            desk_ = nullptr;
+            leave(own);
+            socket_.reset();
+            return;
+        }
+    }
     std::uint64_t one = 1;
-    (void)!::write(wake_.get(), &one, sizeof one);
-    std::lock_guard turn(accepting_);
-    pending_.clear();
+    (void)!::write(own->wake.get(), &one, sizeof one);
+    std::lock_guard turn(own->accepting);
+    own->pending.clear();
     socket_.reset();
-    epoll_.reset();
+    own->epoll.reset();
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@
 //             is the caller's.
 // Threads:    a Listener is thread-safe: accept() calls take turns, close() from another thread
 //             ends them. It has no thread of its own: handshakes go on inside accept().
-// Fork:       a forked child owns a copy of the listening socket; the socket's file is removed by
-//             the process that created it only.
+// Fork:       a forked child has a listener of its own, on a copy of the same socket: both may
+//             accept, each peer goes to one of them, and a handshake stays with the process that
+//             began it. Who closes its copy does not close the other's. The socket's file is
+//             removed by the process that created it only.
 // Peer death: a peer that dies during its handshake has failed it (AuthenticationError).
 // Errors:     std::system_error (EADDRINUSE: the address is taken; ECONNREFUSED: nobody listens;
 //             ETIMEDOUT; EBADF: the listener is closed), AuthenticationError, and
