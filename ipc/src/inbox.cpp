@@ -45,7 +45,10 @@ std::size_t Inbox::receive(int fd, Channel channel, std::span<std::byte> buffer)
         sys::Received received = sys::receive_with_fds(fd, buffer);
         if (!received.fds.empty() || received.fds_lost) {
             Batch batch = {consumed_ + (end_ - begin_) + received.size, {}, received.fds_lost};
-            for (Fd& one : received.fds) batch.fds.emplace_back(one.release());
+            if (fds_held() + received.fds.size() > kMostFds)
+                batch.lost = true;  // here they are closed
+            else
+                for (Fd& one : received.fds) batch.fds.emplace_back(one.release());
             batches_.push_back(std::move(batch));
         }
         return received.size;
@@ -54,6 +57,12 @@ std::size_t Inbox::receive(int fd, Channel channel, std::span<std::byte> buffer)
         if (error.code().value() == ECONNRESET) return 0;
         throw;
     }
+}
+
+std::size_t Inbox::fds_held() const {
+    std::size_t count = 0;
+    for (const Batch& batch : batches_) count += batch.fds.size();
+    return count;
 }
 
 bool Inbox::read_exactly(int fd, Channel channel, std::span<std::byte> buffer) {

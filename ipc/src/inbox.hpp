@@ -56,6 +56,10 @@ class Inbox {
         std::vector<DupFd> fds;
         bool lost = false;
     };
+    // An honest peer's: those of the message that is being read, and of the one whose first bytes
+    // came with its last ones. A malicious one attaches some to every byte.
+    static constexpr std::size_t kMostFds = 2 * sys::kMaxFdsPerSend;
+    std::size_t fds_held() const;
     std::size_t receive(int fd, Channel channel, std::span<std::byte> buffer);
     void make_room(std::size_t count);
 

@@ -170,6 +170,44 @@ TEST_CASE("a message that promises descriptors and brings none is refused", "[ip
     CHECK_THROWS_AS(here.send(DupFd()), SerializationError);
 }
 
+TEST_CASE("what a peer attaches beyond the limit is closed, and the message has lost it",
+          "[ipc][fds]") {
+    test::RawPeer peer;
+    std::vector<DupFd> many;
+    for (int i = 0; i < 253; ++i) many.push_back(DupFd::duplicate_of(0));
+    auto send_with_many = [&](std::string_view bytes) {
+        iovec part = {const_cast<char*>(bytes.data()), bytes.size()};
+        alignas(cmsghdr) char control[CMSG_SPACE(253 * sizeof(int))] = {};
+        msghdr message = {};
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        cmsghdr* rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(253 * sizeof(int));
+        for (std::size_t i = 0; i < many.size(); ++i) {
+            int fd = many[i].fd();
+            std::memcpy(CMSG_DATA(rights) + i * sizeof fd, &fd, sizeof fd);
+        }
+        REQUIRE(::sendmsg(peer.fd(), &message, 0) == static_cast<ssize_t>(bytes.size()));
+    };
+    for (std::uint64_t number : {505, 506}) {  // the number of a descriptor, as a DupFd travels
+        std::string body(reinterpret_cast<const char*>(&number), sizeof number);
+        peer.write(test::big_endian(body.size(), 4));
+        send_with_many(body.substr(0, 1));
+        send_with_many(body.substr(1, 1));
+        send_with_many(body.substr(2));
+        if (number == 505)
+            CHECK(peer.connection().recv<DupFd>().fd() >= 0);
+        else
+            CHECK_THROWS_WITH(peer.connection().recv<DupFd>(), Catch::Contains("were lost"));
+    }
+    peer.write(test::frame("next"));
+    CHECK(peer.connection().recv_bytes() == "next");
+}
+
 TEST_CASE("a full table of descriptors is an error that names it, and nothing leaks",
           "[ipc][fds]") {
     auto [here, there] = Pipe();

@@ -23,12 +23,15 @@
 //             end of the stream is never seen.
 // Peer death: recv throws EndOfStream once everything that was sent before is read; a message cut
 //             short is a std::system_error (ECONNRESET), and sending is one too (EPIPE). There is
-//             never a SIGPIPE.
+//             never a SIGPIPE. Over TCP, a peer that dies or closes before it has read all that was
+//             sent to it resets the stream: recv then throws ECONNRESET (as Python does), also
+//             between two messages, and what the peer had sent last may be lost.
 // Errors:     EndOfStream, BufferTooShort, SerializationError; std::system_error: EBADF for a
 //             closed connection or the wrong direction, EMSGSIZE for a message beyond the limit
 //             that recv was given, EBADMSG for what is no frame. After the last two the connection
 //             cannot receive any more: where the next message begins is not known.
-// Limits:     253 descriptors in a message. A length is only believed as far as bytes arrive:
+// Limits:     253 descriptors in a message: of a peer that sends more, twice as many are open here
+//             at most, and the others are lost. A length is only believed as far as bytes arrive:
 //             memory grows with them. Signals interrupt nothing (EINTR is retried).
 #pragma once
 
@@ -95,7 +98,7 @@ class IncomingFds final : public FdSource {
 
   private:
     std::vector<DupFd> fds_;
-    bool lost_ = false;  // the process's table of descriptors was full
+    bool lost_ = false;  // the process's table of descriptors was full, or there were too many
 };
 
 }  // namespace detail
