@@ -54,6 +54,16 @@ TEST_CASE("listener and client meet on every kind of address, with a key and wit
         }
 }
 
+TEST_CASE("a listener on \"\" is there over IPv4, one on \"::\" over both", "[ipc][listener]") {
+    auto reached = [](const Listener& listener, const char* host) {
+        Client({TcpAddress{host, std::get<TcpAddress>(listener.address()).port}});
+    };
+    Listener over_v4({.address = TcpAddress{"", 0}}), over_both({.address = TcpAddress{"::", 0}});
+    CHECK_NOTHROW(reached(over_v4, "127.0.0.1"));
+    CHECK_NOTHROW(reached(over_both, "127.0.0.1"));
+    CHECK_NOTHROW(reached(over_both, "::1"));
+}
+
 TEST_CASE("an address that is taken, free again, impossible or nobody's", "[ipc][listener]") {
     test::TemporaryFolder folder;
     for (const Address& address : every_kind(folder)) {

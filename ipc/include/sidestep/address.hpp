@@ -31,8 +31,9 @@ struct UnixAddress {
     }
 };
 
-// A host (name, IPv4 or IPv6 address; "" is every interface of this machine) and a port; the
-// Listener picks a free one for port 0.
+// A host (name, IPv4 or IPv6 address) and a port; the Listener picks a free one for port 0.
+// A Listener on "" takes connections over every interface, to IPv4 addresses; on "::", to IPv6 and
+// IPv4 addresses (to IPv6 alone if the system says so: net.ipv6.bindv6only).
 struct TcpAddress {
     std::string host = "127.0.0.1";
     std::uint16_t port = 0;
