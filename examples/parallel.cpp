@@ -2,59 +2,135 @@
 // in order, with a log of the jobs and an exit status that tells.
 //
 //   ls *.png | parallel -l jobs.tsv convert {} -resize 50% small/{}
-//
-// usage: parallel [-j JOBS] [-l LOG] [-t SECONDS] COMMAND [WORD]...
-//   {} in a word is the line; without any {}, the line is the last word. No shell is between: a
-//   line with blanks or quotes is one word. A job that runs longer than SECONDS is killed, and all
-//   its descendants.
-// Exit status: the number of jobs that failed (100: that many or more); 255: bad usage.
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include <sidestep/subprocess.hpp>
 
+#include "parallel_running.hpp"
+
 namespace sp = sidestep::subprocess;
 using Clock = std::chrono::system_clock;
+using Seconds = std::chrono::duration<double>;
 
 namespace {
 
+constexpr int kBad = 255;
+constexpr const char* kUsage =
+    R"(usage: parallel [-j JOBS] [-l LOG] [-t SECONDS] COMMAND [WORD]...
+  {} in a word is the line; without any {}, the line is the last word. No shell is between: a line
+  with blanks or quotes is one word. A job that runs longer than SECONDS is killed, and all its
+  descendants; so are all jobs when parallel is ended by a signal.
+  LOG gets a table, its columns separated by tabs. In the column of the command, \t, \n and \\ are
+  a tab, a newline and a backslash.
+Exit status: the number of jobs that failed (100: that many or more); 255: bad usage, or the input,
+the output or LOG failed.
+)";
+
+struct Settings {
+    std::size_t slots = std::max(1u, std::thread::hardware_concurrency());
+    std::string log;
+    std::optional<std::chrono::nanoseconds> timeout;
+    std::vector<std::string> words;
+};
+
 struct Job {
     std::string command;
-    sp::CompletedProcess done = {.args = ""};
+    sp::Output output;
+    sidestep::ExitStatus status;
     std::string trouble;  // why it has no exit status
     Clock::time_point begin;
     double seconds = 0;
-    bool failed() const { return !trouble.empty() || done.returncode != 0; }
+    bool failed() const { return !trouble.empty() || !status.success(); }
 };
+
+std::string one_column(const std::string& text) {
+    std::string escaped;
+    for (char c : text) {
+        if (c == '\t')
+            escaped += "\\t";
+        else if (c == '\n')
+            escaped += "\\n";
+        else if (c == '\\')
+            escaped += "\\\\";
+        else
+            escaped += c;
+    }
+    return escaped;
+}
 
 class Runner {
   public:
-    Runner(std::vector<std::string> words, sp::Options options, const std::string& log)
-        : words_(std::move(words)), options_(std::move(options)) {
-        std::size_t marks = 0;
-        for (const std::string& word : words_) marks += word.find("{}") != std::string::npos;
-        if (marks == 0) words_.push_back("{}");
-        if (!log.empty()) log_.open(log);
-        log_ << "job\tstart\tseconds\texit\tsignal\tcommand\n";
+    explicit Runner(Settings settings) : settings_(std::move(settings)) {
+        auto has_mark = [](const std::string& word) { return word.find("{}") != word.npos; };
+        if (std::ranges::none_of(settings_.words, has_mark)) settings_.words.push_back("{}");
+        if (settings_.log.empty()) return;
+        log_.open(settings_.log);
+        log_ << "job\tstart\tseconds\texit\tsignal\tcommand\n" << std::flush;
+        if (!log_) throw std::runtime_error("cannot write the log " + settings_.log);
     }
 
-    int run(std::size_t slots) {
-        std::vector<std::thread> threads;
-        for (std::size_t i = 0; i < slots; ++i) threads.emplace_back([this] { run_jobs(); });
+    int run() {
+        SignalGuard guard(running_);
+        std::vector<std::thread> threads = start_threads();
+        run_jobs();
         for (std::thread& thread : threads) thread.join();
-        return static_cast<int>(std::min<std::size_t>(failed_, 100));
+        if (std::cin.bad()) broken("cannot read the input");
+        return broken_ ? kBad : static_cast<int>(std::min<std::size_t>(failed_, 100));
     }
 
   private:
+    // One less than there are slots: the calling thread has a slot, too. If the system has no room
+    // for them, half of those that it had room for end, and leave theirs to the jobs.
+    std::vector<std::thread> start_threads() {
+        std::vector<std::thread> threads;
+        try {
+            for (std::size_t slot = 1; slot < settings_.slots; ++slot)
+                threads.emplace_back([this, slot] {
+                    if (gets_slot(slot)) run_jobs();
+                });
+        } catch (const std::exception& e) {
+            std::size_t kept = threads.size() / 2;
+            std::cerr << "parallel: only " << kept + 1 << " jobs at a time: " << e.what() << '\n';
+            set_slots(kept + 1, false);
+            for (std::size_t i = kept; i < threads.size(); ++i) threads[i].join();
+            threads.resize(kept);
+        }
+        set_slots(threads.size() + 1, true);
+        return threads;
+    }
+
+    void set_slots(std::size_t slots, bool begin) {
+        std::lock_guard lock(start_);
+        settings_.slots = slots;
+        begun_ = begin;
+        changed_.notify_all();
+    }
+
+    // Waits for the beginning; false if there will be none.
+    bool gets_slot(std::size_t slot) {
+        std::unique_lock lock(start_);
+        changed_.wait(lock, [&] { return begun_ || slot >= settings_.slots; });
+        return slot < settings_.slots;
+    }
+
     void run_jobs() {
         std::string line;
         for (std::size_t number; next_line(line, number);) finish(number, run_one(line));
@@ -63,27 +139,45 @@ class Runner {
     bool next_line(std::string& line, std::size_t& number) {
         std::lock_guard lock(input_);
         number = taken_;
-        return std::getline(std::cin, line) && ++taken_;
+        return !broken_ && std::getline(std::cin, line) && ++taken_;
     }
 
-    Job run_one(const std::string& line) const {
-        std::vector<std::string> words = words_;
+    std::vector<std::string> command_for(const std::string& line) const {
+        std::vector<std::string> words = settings_.words;
         for (std::string& word : words)
-            for (std::size_t at = 0; (at = word.find("{}", at)) != std::string::npos;
-                 at += line.size())
+            for (std::size_t at = 0; (at = word.find("{}", at)) != word.npos; at += line.size())
                 word.replace(at, 2, line);
-        Job job{.command = sp::Args(words).describe(), .trouble = {}, .begin = Clock::now()};
+        return words;
+    }
+
+    Job run_one(const std::string& line) {
+        sp::Args args(command_for(line));
+        Job job;
+        job.command = args.describe();
+        job.begin = Clock::now();
         try {
-            job.done = sp::run(words, options_);
+            talk_to(args, job);
         } catch (const sp::TimeoutExpired& e) {
-            job.done.std_out = e.output();
-            job.done.std_err = e.std_err();
+            job.output = {e.output(), e.std_err()};
             job.trouble = e.what();
         } catch (const std::exception& e) {
             job.trouble = e.what();
         }
-        job.seconds = std::chrono::duration<double>(Clock::now() - job.begin).count();
+        job.seconds = Seconds(Clock::now() - job.begin).count();
         return job;
+    }
+
+    void talk_to(const sp::Args& args, Job& job) {
+        sp::Popen child(args, {.std_in = sp::DEVNULL,
+                               .std_out = sp::PIPE,
+                               .std_err = sp::PIPE,
+                               .blocked_signals = std::vector<int>(),
+                               .die_with_parent = true,  // should we be killed with SIGKILL
+                               .kill_tree = true,
+                               .on_destroy = sp::OnDestroy::kill});
+        Running::Entry entry(running_, child);
+        job.output = child.communicate({}, settings_.timeout);
+        job.status = child.exit_status();
     }
 
     // Jobs end in any order; what they said comes out in the order of the lines.
@@ -96,19 +190,33 @@ class Runner {
     }
 
     void tell(std::size_t number, const Job& job) {
-        std::cout << job.done.std_out << std::flush;
-        std::cerr << job.done.std_err;
-        if (!job.trouble.empty()) std::cerr << "parallel: " << job.trouble << '\n';
+        if (broken_) return;
         failed_ += job.failed();
-        int code = job.trouble.empty() ? job.done.status.code() : -1;
-        if (log_.is_open())
-            log_ << fmt::format("{}\t{:.3f}\t{:.3f}\t{}\t{}\t{}\n", number + 1,
-                                std::chrono::duration<double>(job.begin.time_since_epoch()).count(),
-                                job.seconds, code, job.done.status.signal(), job.command);
+        std::cerr << job.output.std_err;
+        if (!job.trouble.empty()) std::cerr << "parallel: " << job.trouble << '\n';
+        if (!(std::cout << job.output.std_out << std::flush)) broken("cannot write the output");
+        if (!log_.is_open()) return;
+        int code = job.trouble.empty() ? job.status.code() : -1;
+        log_ << fmt::format("{}\t{:.3f}\t{:.3f}\t{}\t{}\t{}\n", number + 1,
+                            Seconds(job.begin.time_since_epoch()).count(), job.seconds, code,
+                            job.status.signal(), one_column(job.command))
+             << std::flush;
+        if (!log_) broken("cannot write the log " + settings_.log);
     }
 
-    std::vector<std::string> words_;
-    sp::Options options_;
+    // What is lost would be lost for the jobs to come, too.
+    void broken(const std::string& what) {
+        std::cerr << "parallel: " << what << '\n';
+        broken_ = true;
+        running_.kill_all();
+    }
+
+    Settings settings_;
+    Running running_;
+    std::atomic<bool> broken_ = false;
+    std::mutex start_;
+    std::condition_variable changed_;
+    bool begun_ = false;
     std::mutex input_;
     std::size_t taken_ = 0;
     std::mutex output_;
@@ -118,24 +226,44 @@ class Runner {
     std::ofstream log_;
 };
 
+template <class Number>
+Number parse(char option, const char* text, Number least, Number most) {
+    Number number{};
+    const char* end = text + std::strlen(text);
+    auto [rest, error] = std::from_chars(text, end, number);
+    if (error != std::errc() || rest != end || !(number >= least && number <= most))
+        throw std::invalid_argument(
+            fmt::format("-{} {}: not a number from {} to {}", option, text, least, most));
+    return number;
+}
+
+Settings parse_options(int argc, char** argv) {
+    Settings settings;
+    for (int option; (option = getopt(argc, argv, "+j:l:t:")) != -1;) {
+        if (option == 'j') settings.slots = parse<std::size_t>('j', optarg, 1, 1'000'000);
+        if (option == 'l') settings.log = optarg;
+        if (option == 't')
+            settings.timeout = std::chrono::duration_cast<std::chrono::nanoseconds>(
+                Seconds(parse('t', optarg, 1e-3, 1e9)));
+        if (option == '?') throw std::invalid_argument("bad option");
+    }
+    settings.words.assign(argv + optind, argv + argc);
+    if (settings.words.empty()) throw std::invalid_argument("no COMMAND");
+    return settings;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::size_t slots = std::max(1u, std::thread::hardware_concurrency());
-    std::string log;
-    sp::Options options = {.capture_output = true, .std_in = sp::DEVNULL};
-    for (int option; (option = getopt(argc, argv, "+j:l:t:")) != -1;) {
-        if (option == 'j') slots = std::max(1ul, std::strtoul(optarg, nullptr, 10));
-        if (option == 'l') log = optarg;
-        if (option == 't')
-            options.timeout = std::chrono::milliseconds(std::llround(1e3 * std::atof(optarg)));
-        if (option == '?') return 255;
-    }
-    if (optind == argc) {
-        std::cerr << "usage: parallel [-j JOBS] [-l LOG] [-t SECONDS] COMMAND [WORD]...\n";
-        return 255;
-    }
+    std::signal(SIGPIPE, SIG_IGN);  // an output that nobody reads is an error like others
     std::ios::sync_with_stdio(false);
     std::cin.tie(nullptr);  // or a thread that reads would flush what another one writes
-    return Runner({argv + optind, argv + argc}, options, log).run(slots);
+    try {
+        return Runner(parse_options(argc, argv)).run();
+    } catch (const std::invalid_argument& e) {
+        std::cerr << "parallel: " << e.what() << '\n' << kUsage;
+    } catch (const std::exception& e) {
+        std::cerr << "parallel: " << e.what() << '\n';
+    }
+    return kBad;
 }

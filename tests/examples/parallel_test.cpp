@@ -1,3 +1,7 @@
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -7,11 +11,15 @@
 #include <catch2/catch.hpp>
 
 #include "example.hpp"
+#include "support.hpp"
 
+using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
 using Catch::Matchers::Matches;
 using test::run_example;
 namespace fs = std::filesystem;
+namespace sp = sidestep::subprocess;
 
 TEST_CASE("parallel keeps the order of the lines, whichever job ends first",
           "[examples][parallel]") {
@@ -61,3 +69,111 @@ TEST_CASE("parallel ends a job that takes too long", "[examples][parallel]") {
     CHECK(done.std_out == "begun\nbegun\ndone\n");
     CHECK_THAT(done.std_err, Contains("timed out after 5 seconds"));
 }
+
+TEST_CASE("a signal that ends parallel ends its jobs with all their descendants",
+          "[examples][parallel]") {
+    bool timeout = GENERATE(false, true);
+    int signal = GENERATE(SIGINT, SIGTERM, SIGKILL);
+    // A shell may have us ignore SIGINT.
+    std::vector<std::string> words = {"env", "--default-signal=INT,TERM",
+                                      test::example_path("parallel"), "-j", "2"};
+    if (timeout) words.insert(words.end(), {"-t", "1000"});
+    fs::path fifo = fs::temp_directory_path() / ("sidestep-fifo-" + std::to_string(getpid()));
+    REQUIRE(mkfifo(fifo.c_str(), 0600) == 0);
+    int listener = open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    // Both jobs hold it open; with SIGKILL, which nobody can act on, only the jobs themselves do.
+    std::string rest = signal == SIGKILL ? "exec sleep 1000" : "sleep 1000 & wait";
+    words.insert(words.end(), {"sh", "-c", "exec 9> $0; echo ready >&9; " + rest, fifo.string()});
+    sp::Popen parallel(words, {.std_in = sp::PIPE, .on_destroy = sp::OnDestroy::kill});
+    auto heard = [&](std::size_t bytes) {  // so many, unless all have closed it
+        std::string text(bytes, ' ');
+        std::size_t size = 0;
+        pollfd entry = {listener, POLLIN, 0};
+        while (size < bytes && poll(&entry, 1, 60'000) == 1) {
+            ssize_t n = read(listener, text.data() + size, bytes - size);
+            if (n <= 0) return text.substr(0, size) + "(end)";
+            size += static_cast<std::size_t>(n);
+        }
+        return text.substr(0, size);
+    };
+    parallel.std_in().write("1\n2\n3\n");
+    CHECK(heard(12) == "ready\nready\n");
+    fs::remove(fifo);
+    parallel.send_signal(signal);
+    CHECK(parallel.wait() == -signal);
+    CHECK(heard(1) == "(end)");
+    close(listener);
+}
+
+TEST_CASE("parallel passes its jobs the signals that it waits for itself", "[examples][parallel]") {
+    CHECK(
+        run_example("parallel", {"sh", "-c", "kill -{} $$; echo alive"}, {.input = "TERM\nUSR1\n"})
+            .returncode == 2);
+}
+
+TEST_CASE("parallel says so when its input, output or log fails", "[examples][parallel]") {
+    auto shell = [](const std::string& line) {
+        return sp::run({"sh", "-c", line, test::example_path("parallel")},
+                       {.input = "1\n2\n3\n", .capture_output = true, .timeout = 120s});
+    };
+    auto full = shell("\"$0\" echo > /dev/full");
+    CHECK(full.returncode == 255);
+    CHECK(full.std_err == "parallel: cannot write the output\n");
+    auto unread = shell("{ \"$0\" sh -c 'seq 100000' 2>/dev/null; echo $? >&2; } | head -c 1");
+    CHECK(unread.std_err == "255\n");
+    auto no_log = shell("\"$0\" -l /nonexistent/log echo");
+    CHECK(no_log.returncode == 255);
+    CHECK(no_log.std_out.empty());
+    CHECK(no_log.std_err == "parallel: cannot write the log /nonexistent/log\n");
+    CHECK(shell("\"$0\" -l /dev/full echo").returncode == 255);
+    auto no_input = shell("\"$0\" echo < /");
+    CHECK(no_input.returncode == 255);
+    CHECK(no_input.std_err == "parallel: cannot read the input\n");
+}
+
+TEST_CASE("parallel refuses options that it does not understand", "[examples][parallel]") {
+    std::vector<std::string> options =
+        GENERATE(values<std::vector<std::string>>({{"-t", "abc"},
+                                                   {"-t", "0"},
+                                                   {"-t", "-1"},
+                                                   {"-t", "nan"},
+                                                   {"-t", "5s"},
+                                                   {"-t", ""},
+                                                   {"-j", "abc"},
+                                                   {"-j", "0"},
+                                                   {"-j", "-1"},
+                                                   {"-j", "2x"},
+                                                   {"-j", "99999999999999999999"},
+                                                   {"-x", "1"}}));
+    auto arguments = options;
+    arguments.push_back("echo");
+    auto done = run_example("parallel", arguments, {.input = "1\n"});
+    CHECK(done.returncode == 255);
+    CHECK(done.std_out.empty());
+    CHECK_THAT(done.std_err, Contains("usage: parallel"));
+    if (options[0] != "-x")
+        CHECK_THAT(done.std_err, Contains("parallel: " + options[0] + " " + options[1] + ": not"));
+}
+
+TEST_CASE("parallel's log has one line for a job, whatever is in it", "[examples][parallel]") {
+    fs::path log = fs::temp_directory_path() / ("sidestep-log-" + std::to_string(getpid()));
+    auto done = run_example("parallel", {"-l", log.string(), "printf", "%s", "a\nb", "{}"},
+                            {.input = "c\td\\\n"});
+    CHECK(done.std_out == "a\nbc\td\\");
+    std::stringstream text;
+    text << std::ifstream(log).rdbuf();
+    fs::remove(log);
+    CHECK_THAT(text.str(), EndsWith("\t0\t0\tprintf %s 'a\\nb' 'c\\td\\\\'\n"));
+}
+
+#ifndef TEST_SANITIZED  // they have heaps of their own
+TEST_CASE("parallel runs as many jobs at a time as there is room for", "[examples][parallel]") {
+    sp::ResourceLimit space = {
+        .resource = sp::Resource::address_space, .soft = 1 << 30, .hard = 1 << 30};
+    auto done =
+        run_example("parallel", {"-j", "3000", "echo"}, {.input = "1\n2\n3\n", .limits = {space}});
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "1\n2\n3\n");
+    CHECK_THAT(done.std_err, Contains("jobs at a time"));
+}
+#endif
