@@ -208,16 +208,21 @@ PopenState::~PopenState() {
 }
 
 void PopenState::end_by_policy() {
+    bool ends = on_destroy == OnDestroy::wait || on_destroy == OnDestroy::kill;
     try {
         if (on_destroy == OnDestroy::kill) {
             std::lock_guard lock(mutex);
             kill_as_configured_locked();
         }
         if (on_destroy == OnDestroy::stop) stop(stop_ladder, kill_whole_tree);
-    } catch (const std::exception&) {
-        // Nobody to tell that a part of the tree was not found. The child itself was killed.
+    } catch (const std::system_error& e) {
+        // EPERM: the child became someone else (setuid) and runs on. Otherwise it was killed, while
+        // others of its tree may not have been found: nobody to tell.
+        if (e.code().value() == EPERM) ends = false;
+    } catch (const std::bad_alloc&) {
+        // The same.
     }
-    if (on_destroy == OnDestroy::wait || on_destroy == OnDestroy::kill) wait_until({});
+    if (ends) wait_until({});
     std::lock_guard lock(mutex);
     if (!reap().running()) return;
     if (on_destroy != OnDestroy::detach) child.lifeline.reset();
