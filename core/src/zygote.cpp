@@ -111,7 +111,14 @@ ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
         if (entries[0].revents)
             message = sys::receive_message(zygote.control.get(),
                                            std::as_writable_bytes(std::span(&reply, 1)));
-    } catch (...) {  // no descriptor left for the pidfd
+    } catch (const std::system_error& error) {
+        discard_child(reply.pid);
+        if (error.code().value() != EMSGSIZE) throw;
+        // The bytes always fit: it was the descriptor that did not.
+        throw_errno(EMFILE,
+                    "no descriptor is free for the fork server's new child; raise the limit "
+                    "(ulimit -n, RLIMIT_NOFILE)");
+    } catch (...) {
         discard_child(reply.pid);
         throw;
     }

@@ -108,8 +108,11 @@ TEST_CASE("without descriptors a start fails, leaves nothing, and works when the
             p.start();
             ::setrlimit(RLIMIT_NOFILE, &former);
             break;
-        } catch (const std::system_error&) {
+        } catch (const std::system_error& error) {
+            ::setrlimit(RLIMIT_NOFILE, &former);
             ++failures;
+            INFO(error.what());
+            CHECK(error.code() == std::errc::too_many_files_open);
         }
         ::setrlimit(RLIMIT_NOFILE, &former);
         // A fork server that was killed because its child could not be taken over is replaced.
