@@ -9,7 +9,6 @@
 #include <iostream>
 
 #include "error.hpp"
-#include "parent_fd.hpp"
 
 namespace sidestep {
 namespace {
@@ -47,7 +46,6 @@ void flush_streams() {
 
 int fork_child() {
     flush_streams();
-    auto frozen = ParentFd::freeze();
     // Blocked, so that a signal for the new child waits until the application's handlers are gone.
     sigset_t all, former;
     sigfillset(&all);
@@ -59,8 +57,6 @@ int fork_child() {
         if (pid < 0) throw_errno(error, "fork");
         return pid;
     }
-    frozen.release();  // the parent's
-    ParentFd::close_all();
     reset_signals();
     return 0;
 }

@@ -1,8 +1,10 @@
 #include "parent_fd.hpp"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <mutex>
 #include <vector>
 
 #include "per_process.hpp"
@@ -15,13 +17,33 @@ struct List {
     std::vector<int> fds;  // guarded by mutex
 };
 PerProcess<List> lists;
-// The list of the process that froze it last: in a child of a fork under freeze(), the parent's.
+// The list of the process that forks, locked: in the child it is the parent's.
 List* frozen = nullptr;
+
+void before_fork() {
+    List& list = lists.get();
+    list.mutex.lock();
+    frozen = &list;
+}
+void in_parent() { frozen->mutex.unlock(); }
+void in_child() {
+    for (int fd : frozen->fds) ::close(fd);
+    frozen->fds.clear();
+    frozen->mutex.unlock();
+}
+
+bool watch_forks() {
+    static const bool watching = ::pthread_atfork(&before_fork, &in_parent, &in_child) == 0;
+    return watching;
+}
+// When the program is loaded, so that no fork() comes while a thread is in there.
+[[maybe_unused]] const bool watching = watch_forks();
 
 }  // namespace
 
 ParentFd::ParentFd(Fd fd) : owner_(::getpid()) {
     if (!fd) return;
+    (void)watch_forks();  // this may be a static object's
     List& list = lists.get();
     std::lock_guard lock(list.mutex);
     list.fds.push_back(fd.get());
@@ -47,19 +69,6 @@ void ParentFd::reset() noexcept {
         list.fds.pop_back();
     }
     ::close(fd);  // with the list locked: a fork sees both or neither
-}
-
-std::unique_lock<std::mutex> ParentFd::freeze() {
-    List& list = lists.get();
-    std::unique_lock lock(list.mutex);
-    frozen = &list;
-    return lock;
-}
-
-void ParentFd::close_all() noexcept {
-    if (!frozen) return;
-    for (int fd : frozen->fds) ::close(fd);
-    frozen->fds.clear();
 }
 
 }  // namespace sidestep

@@ -1,15 +1,15 @@
 // Descriptors that a process keeps on its children: control sockets, lifelines, pidfds.
 //
 // A forked child must not hold copies of them: its brothers would outlive their parent, because the
-// lifeline never closes, and would never see the end of their control sockets. So fork_child() (see
-// fork_child.hpp) closes them in the child, by way of a list that each process keeps.
+// lifeline never closes, and would never see the end of their control sockets. So every fork(2),
+// the application's own too, closes them in the child (pthread_atfork), by way of a list that each
+// process keeps.
 //
 // Ownership: move-only. In any process but the one that made it, it closes nothing.
 // Threads:   the list is thread-safe.
-// Fork:      a child of a foreign fork(2) keeps its copies.
+// Fork:      see above. _Fork(3) and a raw clone(2) leave the child its copies until it calls exec.
 #pragma once
 
-#include <mutex>
 #include <utility>
 
 #include "fd.hpp"
@@ -27,11 +27,6 @@ class ParentFd {
     int get() const noexcept { return fd_; }
     explicit operator bool() const noexcept { return fd_ >= 0; }
     void reset() noexcept;
-
-    // Keeps the list still while the process is forked; the child calls close_all().
-    static std::unique_lock<std::mutex> freeze();
-    // In a child that was forked under freeze().
-    static void close_all() noexcept;
 
   private:
     int fd_ = -1;

@@ -14,6 +14,7 @@
 #include <sidestep/subprocess.hpp>
 
 #include "process_support.hpp"
+#include "sys.hpp"
 
 namespace {
 
@@ -324,4 +325,45 @@ TEST_CASE("a child of the fork server is a child of this process, and starts a s
     p.start();
     p.join();
     CHECK(p.exitcode() == 0);
+}
+
+// --- a parent that is killed ---------------------------------------------------------------------
+
+namespace {
+
+// Starts a daemon, tells its number, forks a copy of itself that lives until `hold` is closed.
+[[noreturn]] void be_parent(StartMethod method, sys::Pipe& report, sys::Pipe& hold) {
+    hold.write_end.reset();
+    Process daemon({.daemon = true, .start_method = method}, wait_for_signal);
+    daemon.start();
+    if (::fork() == 0) {
+        char byte;
+        while (::read(hold.read_end.get(), &byte, 1) < 0 && errno == EINTR) {
+        }
+        ::_exit(0);
+    }
+    int pid = daemon.pid();
+    (void)!::write(report.write_end.get(), &pid, sizeof pid);
+    for (;;) ::pause();
+}
+
+}  // namespace
+
+TEST_CASE("the daemons of a parent that is killed end, though a fork(2) of it lives on",
+          "[process][fault]") {
+    auto method = GENERATE(StartMethod::spawn, StartMethod::fork);
+    sys::Pipe report = sys::make_pipe(), hold = sys::make_pipe();
+    pid_t parent = ::fork();
+    if (parent == 0) be_parent(method, report, hold);
+    report.write_end.reset();
+    int daemon = 0;
+    bool told = ::read(report.read_end.get(), &daemon, sizeof daemon) == sizeof daemon;
+    Fd pidfd;
+    if (told) (void)sys::find_process(daemon, pidfd);
+    ::kill(parent, SIGKILL);
+    while (::waitpid(parent, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    REQUIRE(pidfd);
+    CHECK(sys::wait_for_exit(pidfd.get(), sys::Clock::now() + test::kPatience));
+    sys::pidfd_send_signal(pidfd.get(), SIGKILL);  // if it did not
 }

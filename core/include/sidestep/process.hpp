@@ -26,10 +26,12 @@
 // Threads:   thread-safe, but for close(), moving and destroying.
 // Fork:      only the process that made a Process can start it, and only the one that started it
 //            can wait for it and signal it (std::logic_error). A forked copy's destructor does
-//            nothing.
+//            nothing, and a child of fork(2) has none of the sentinels' descriptors.
 // Peer death: a child that dies, of whatever, is exitcode(); nothing hangs. When this process dies
 //            without its exit hooks (kill -9), its daemonic children are killed by the kernel at
-//            that moment; others live on, as in Python, and can see it: parent_process().
+//            that moment; others live on, as in Python, and can see it: parent_process(). (A copy
+//            of this process keeps the daemonic ones alive until it ends or calls exec, if it was
+//            made by a raw clone(2) or _Fork(3), or by another thread's fork(2) within start().)
 // Errors:    std::logic_error for calls in the wrong state (table below); what an argument's
 //            `serialize` throws; subprocess::StartError (a std::system_error with step and errno)
 //            or std::system_error if there can be no child; then nothing was started.
