@@ -2,6 +2,7 @@
 
 #include <cxxabi.h>
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include <any>
 #include <cstring>
@@ -156,20 +157,23 @@ Codecs standard_codecs() {
     return codecs;
 }
 
-struct Registry {
-    std::mutex mutex;
-    Codecs codecs = standard_codecs();
-};
-Registry& registry() {  // never destroyed: errors may be read while static objects go
-    static Registry* instance = new Registry;
-    return *instance;
+std::mutex codecs_mutex;
+// A child of fork() must not inherit the mutex locked by a thread that it does not have.
+[[maybe_unused]] const int at_fork = pthread_atfork(
+    [] { codecs_mutex.lock(); }, [] { codecs_mutex.unlock(); }, [] { codecs_mutex.unlock(); });
+
+// Requires: codecs_mutex is locked.
+Codecs& known_codecs() {
+    static constinit Codecs* known = nullptr;  // never destroyed: errors may be read at the end
+    if (!known) known = new Codecs(standard_codecs());
+    return *known;
 }
 
 std::optional<ExceptionCodec> find_codec(const std::string& name) {
-    Registry& r = registry();
-    std::lock_guard lock(r.mutex);
-    auto found = r.codecs.find(name);
-    return found == r.codecs.end() ? std::nullopt : std::optional(found->second);
+    std::lock_guard lock(codecs_mutex);
+    Codecs& known = known_codecs();
+    auto found = known.find(name);
+    return found == known.end() ? std::nullopt : std::optional(found->second);
 }
 
 // What std::throw_with_nested(e) throws is a private class of the library, derived from e's class
@@ -314,9 +318,8 @@ std::exception_ptr load_level(InputArchive& archive, int depth) {
 }  // namespace
 
 bool add_exception_codec(const std::type_info& type, ExceptionCodec codec) {
-    Registry& r = registry();
-    std::lock_guard lock(r.mutex);
-    r.codecs.emplace(type.name(), codec);
+    std::lock_guard lock(codecs_mutex);
+    known_codecs().emplace(type.name(), codec);
     return true;
 }
 

@@ -1,5 +1,7 @@
 #include <sidestep/shared_object.hpp>
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -36,7 +38,14 @@ struct Kept {
     std::deque<std::shared_ptr<MappedSegment>> segments;  // the last used is the last
 
     static Kept& instance() {
-        static Kept* const made = new Kept;
+        static Kept* const made = [] {
+            static Kept* fresh = new Kept;
+            // A child of fork() must not inherit the mutex locked by a thread that it does not
+            // have.
+            pthread_atfork([] { fresh->mutex.lock(); }, [] { fresh->mutex.unlock(); },
+                           [] { fresh->mutex.unlock(); });
+            return fresh;
+        }();
         return *made;
     }
     // What is let go is destroyed by the caller, outside the lock.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <mutex>
 #include <thread>
 
 namespace sidestep {
@@ -47,15 +46,33 @@ std::chrono::nanoseconds measure_wake_up() {
     return std::min<std::chrono::nanoseconds>(costs[kRounds * 3 / 4], kMostSpin);
 }
 
+// A number (not negative) that is found out once in a process. A static local variable would not
+// do: if the process is forked while another thread finds it out, the child waits for that thread
+// for ever. Two threads may find it out at once: the first counts.
+class FoundOnce {
+  public:
+    template <class Find>
+    std::int64_t get(Find find) {
+        std::int64_t known = value_.load(std::memory_order_relaxed);  // it is the whole message
+        if (known >= 0) return known;
+        std::int64_t found = find();
+        return value_.compare_exchange_strong(known, found) ? found : known;
+    }
+
+  private:
+    std::atomic<std::int64_t> value_{-1};
+};
+
 }  // namespace
 
 std::chrono::nanoseconds wake_up_cost() {
-    static const std::chrono::nanoseconds cost = measure_wake_up();
-    return cost;
+    static constinit FoundOnce cost;
+    return std::chrono::nanoseconds(cost.get([] { return measure_wake_up().count(); }));
 }
 
 std::chrono::nanoseconds spin_budget() {
-    static const bool alone = sys::usable_cpus() == 1;
+    static constinit FoundOnce cpus;
+    bool alone = cpus.get([] { return static_cast<std::int64_t>(sys::usable_cpus()); }) == 1;
     return alone ? 0ns : wake_up_cost();
 }
 
