@@ -1,9 +1,11 @@
 #include <sidestep/barrier.hpp>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <climits>
 #include <span>
+#include <string>
 
 #include "error.hpp"
 #include "mapped_segment.hpp"
@@ -15,7 +17,7 @@ namespace {
 
 constexpr unsigned kMaxParties = 4096;
 constexpr const char* kName = "Barrier";
-constexpr std::uint64_t kKind = detail::object_kind("sidestep.Barrier.1");
+constexpr std::uint64_t kKind = detail::object_kind("sidestep.Barrier.2");
 
 // A party: a thread that came in `round`. Guarded by the barrier's lock; taken by the store of
 // `owner`, its last.
@@ -24,6 +26,14 @@ struct Party {
     std::uint64_t thread = 0;
     std::uint32_t round = 0;
     std::uint32_t reserved = 0;
+};
+
+// What made a round fail.
+enum class Cause : std::uint32_t { died, timed_out, threw, aborted, reset };
+struct Failure {
+    std::uint32_t round = 0;
+    Cause cause = Cause::died;
+    int pid = 0;  // whose death, timeout... it was; 0: unknown
 };
 
 }  // namespace
@@ -41,6 +51,7 @@ struct Barrier::State {
     std::uint32_t broken = 0;
     std::uint32_t parties = 0;     // constant
     std::int64_t timeout_ns = -1;  // constant
+    Failure failure;               // the last; of a broken barrier: what broke it
 
     std::span<Party> table() { return {reinterpret_cast<Party*>(this + 1), 2 * parties}; }
     std::uint32_t round() const { return static_cast<std::uint32_t>(word.load()); }
@@ -49,10 +60,11 @@ struct Barrier::State {
     unsigned arrived();
     void arrive();
     void end_round(bool failed);
-    void break_round();
+    void break_round(Cause cause, int pid);
     void drop_parties();
     void leave(OwnerId process);
-    bool somebody_died();
+    OwnerId find_dead();
+    [[noreturn]] void throw_failure(std::uint32_t of_round);
 };
 
 namespace {
@@ -63,7 +75,7 @@ class Locked {
   public:
     explicit Locked(State& state) : state_(state) {
         state_.lock.lock();
-        if (state_.lock.recovered()) state_.break_round();
+        if (state_.lock.recovered()) state_.break_round(Cause::died, 0);
     }
     ~Locked() { state_.lock.unlock(); }
     Locked(const Locked&) = delete;
@@ -78,12 +90,35 @@ bool has_failed(std::uint64_t word, std::uint32_t round) {
     return ago < 32 && (word >> 32 >> ago & 1);
 }
 
-[[noreturn]] void throw_broken(const char* why) {
-    throw BrokenBarrierError(
-        fmt::format("the barrier is broken: {}; reset() makes it usable again", why));
+std::string describe(const Failure& failure) {
+    std::string who = failure.pid != 0 ? fmt::format("process {}", failure.pid) : "a party";
+    switch (failure.cause) {
+        case Cause::died:
+            return who + " died";
+        case Cause::timed_out:
+            return who + " timed out before all parties had come";
+        case Cause::threw:
+            return "the action threw in " + who;
+        case Cause::aborted:
+            return who + " called abort()";
+        case Cause::reset:
+            return who + " called reset()";
+    }
+    return who + " gave up";
 }
 
 }  // namespace
+
+// Requires: the lock is held. A later failure may have taken the place of this round's.
+void Barrier::State::throw_failure(std::uint32_t of_round) {
+    if (failure.round != of_round)
+        throw BrokenBarrierError("the barrier was broken while this party waited");
+    if (failure.cause == Cause::reset)
+        throw BrokenBarrierError(
+            fmt::format("sent away from the barrier: {}; wait() again", describe(failure)));
+    throw BrokenBarrierError(
+        fmt::format("the barrier is broken: {}; reset() makes it usable again", describe(failure)));
+}
 
 unsigned Barrier::State::arrived() {
     unsigned count = 0;
@@ -119,7 +154,9 @@ void Barrier::State::end_round(bool failed) {
     sys::futex_wake(futex(), INT_MAX);
 }
 
-void Barrier::State::break_round() {
+// Every step even if it is broken: who broke it may have been killed at any of them.
+void Barrier::State::break_round(Cause cause, int pid) {
+    if (!broken) failure = {round(), cause, pid};  // the first cause stays
     broken = 1;
     end_round(true);
     drop_parties();
@@ -134,15 +171,16 @@ void Barrier::State::leave(OwnerId process) {
         if (party.owner == process && party.round != round()) party.owner = 0;
 }
 
-bool Barrier::State::somebody_died() {
+// A party of this round or of the one before; 0: all live.
+OwnerId Barrier::State::find_dead() {
     OwnerId living = this_process();
     for (const Party& party : table()) {
         bool known = party.owner != 0 && round() - party.round < 2;
         if (!known || party.owner == living) continue;
-        if (!is_alive(party.owner)) return true;
+        if (!is_alive(party.owner)) return party.owner;
         living = party.owner;
     }
-    return false;
+    return 0;
 }
 
 Barrier::Barrier(unsigned parties, std::shared_ptr<detail::BarrierAction> action,
@@ -181,7 +219,7 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
     std::uint32_t round = 0;
     auto try_arrive = [&] {
         Locked lock(all);
-        if (all.broken) throw_broken("a party died, timed out or gave up");
+        if (all.broken) all.throw_failure(all.failure.round);
         round = all.round();
         index = all.arrived();
         if (index < all.parties) all.arrive();
@@ -193,15 +231,22 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
         if (static_cast<std::uint32_t>(word) != round) {
             if (index == all.parties) {  // the round was full: its action ran
                 try_arrive();
+                sleep = BoundedSleep(deadline);
                 continue;
             }
-            if (has_failed(word, round)) throw_broken("a party died, timed out or gave up");
-            return index;
+            if (!has_failed(word, round)) return index;
+            Locked lock(all);
+            all.throw_failure(round);
         }
         if (wake != sys::Wake::timeout) continue;
         Locked lock(all);
-        bool ours = all.round() == round;
-        if (ours && (sleep.expired() || all.somebody_died())) all.break_round();
+        if (all.round() != round) continue;
+        if (OwnerId dead = all.find_dead())
+            all.break_round(Cause::died, pid_of(dead));
+        else if (sleep.expired() && all.arrived() < all.parties)
+            all.break_round(Cause::timed_out, ::getpid());
+        else if (sleep.expired())  // all have come, and the action runs: time counts no more
+            sleep = BoundedSleep(sys::Deadline());
     }
     return complete(all, index, round);
 }
@@ -212,21 +257,24 @@ unsigned Barrier::complete(State& all, unsigned index, std::uint32_t round) {
         if (action_) action_->run();
     } catch (...) {
         Locked lock(all);
-        if (all.round() == round) all.break_round();
+        if (all.round() == round) all.break_round(Cause::threw, ::getpid());
         throw;
     }
     Locked lock(all);
     if (all.round() == round)
         all.end_round(false);
     else if (has_failed(all.word.load(), round))
-        throw_broken("a party died, timed out or gave up");
+        all.throw_failure(round);
     return index;
 }
 
 void Barrier::reset() {
     State& all = state();
     Locked lock(all);
-    if (all.arrived() > 0) all.end_round(true);
+    if (all.arrived() > 0) {
+        all.failure = {all.round(), Cause::reset, ::getpid()};
+        all.end_round(true);
+    }
     all.drop_parties();
     all.broken = 0;
 }
@@ -234,7 +282,7 @@ void Barrier::reset() {
 void Barrier::abort() {
     State& all = state();
     Locked lock(all);
-    all.break_round();
+    all.break_round(Cause::aborted, ::getpid());
 }
 
 void Barrier::leave() {

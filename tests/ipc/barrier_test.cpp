@@ -1,6 +1,7 @@
 #include <sidestep/barrier.hpp>
 
 #include <array>
+#include <string>
 #include <thread>
 
 #include <catch2/catch.hpp>
@@ -279,4 +280,90 @@ TEST_CASE("bad numbers of parties are refused", "[ipc][barrier]") {
     CHECK_THROWS_AS(Barrier(0), std::invalid_argument);
     CHECK_THROWS_AS(Barrier(4097), std::invalid_argument);
     CHECK(Barrier(4096).parties() == 4096);
+}
+
+namespace {
+
+// What the barrier tells who waits; empty if it lets it pass.
+std::string refusal(Barrier& barrier, std::chrono::milliseconds timeout = test::kPatience) {
+    try {
+        (void)barrier.wait_for(timeout);
+    } catch (const BrokenBarrierError& error) {
+        return error.what();
+    }
+    return {};
+}
+std::string process(int pid) { return "process " + std::to_string(pid); }
+
+// An action that goes on for longer than the time limit of a party.
+struct SlowAction {
+    static constexpr auto kLimit = 2s;  // both parties come within this
+    std::atomic<int> runs;
+    std::atomic<std::chrono::steady_clock::duration> limit_passed;
+    static inline SlowAction* shared;
+    static void run() {
+        ++shared->runs;
+        (void)test::eventually([] {
+            auto now = std::chrono::steady_clock::now().time_since_epoch();
+            return now > shared->limit_passed.load() + 300ms;
+        });
+    }
+};
+
+}  // namespace
+
+TEST_CASE("when all have come, no time limit breaks the barrier while the action runs",
+          "[ipc][barrier]") {
+    test::SharedPage<SlowAction> action;
+    SlowAction::shared = &*action;
+    Barrier barrier(2, &SlowAction::run);
+    test::Child first([&] {
+        auto begin = std::chrono::steady_clock::now().time_since_epoch();
+        action->limit_passed = begin + SlowAction::kLimit;
+        return static_cast<int>(barrier.wait_for(SlowAction::kLimit));
+    });
+    test::Child late([&] {  // for the next round, which it breaks
+        if (!test::eventually([&] { return action->runs == 1; })) return 1;
+        std::string told = refusal(barrier, 1ms);
+        return told.find("timed out") != std::string::npos ? 0 : 2;
+    });
+    REQUIRE(test::eventually([&] { return barrier.n_waiting() == 1; }));
+    CHECK(barrier.wait() == 1);
+    CHECK(first.wait() == 0);
+    CHECK(late.wait() == 0);
+    CHECK(barrier.broken());
+    CHECK(action->runs == 1);
+}
+
+TEST_CASE("a broken barrier tells what broke it", "[ipc][barrier]") {
+    Barrier barrier(2);
+    SECTION("a time limit") {
+        CHECK_THAT(refusal(barrier, 1ms), Catch::Contains(process(getpid()) + " timed out"));
+        CHECK_THAT(refusal(barrier), Catch::Contains("timed out"));
+    }
+    SECTION("a death") {
+        Barrier three(3);
+        test::Child victim([&] { three.wait(); });
+        int pid = victim.pid();
+        REQUIRE(test::eventually([&] { return three.n_waiting() == 1; }));
+        victim.kill();
+        for (int i = 0; i < 2; ++i)
+            CHECK_THAT(refusal(three), Catch::Contains(process(pid) + " died"));
+    }
+    SECTION("abort(), and a second abort() does not hide the first") {
+        test::Child child([&] { barrier.abort(); });
+        int pid = child.pid();
+        CHECK(child.wait() == 0);
+        barrier.abort();
+        CHECK_THAT(refusal(barrier), Catch::Contains(process(pid) + " called abort()"));
+    }
+    SECTION("reset()") {
+        std::string told;
+        std::thread party([&] { told = refusal(barrier); });
+        REQUIRE(test::eventually([&] { return barrier.n_waiting() == 1; }));
+        barrier.reset();
+        party.join();
+        CHECK_THAT(told, Catch::Contains("called reset()"));
+        CHECK_FALSE(barrier.broken());
+    }
 }

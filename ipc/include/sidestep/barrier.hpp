@@ -6,7 +6,9 @@
 //                     | action and lets all go      |         | BrokenBarrierError
 //     broken          | BrokenBarrierError          | broken  | filling
 //
-// A timeout, an action that throws, abort(), and the death of a party break the barrier.
+// A timeout, an action that throws, abort(), and the death of a party break the barrier; the
+// message of BrokenBarrierError says which it was, and of which process. Time limits count until
+// all parties have come: they do not end while the action runs.
 //
 // Ownership:  it lives in shared memory without a name, for as long as any handle does.
 // Threads:    thread-safe and process-shared; a party is a thread of any process. A handle is a
