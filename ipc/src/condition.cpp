@@ -27,12 +27,12 @@ struct Place {
 
 struct Condition::Waiters {
     ObjectHeader header;
-    std::uint64_t next_ticket = 0;
+    std::uint64_t last_ticket = 0;
     std::uint32_t used = 0;  // places at and beyond have never been taken
     std::uint32_t reserved = 0;
     Place places[kPlaces];
 
-    Place& enter();
+    Place& enter(std::uint64_t ticket);  // 0: a new one
     Place* longest_waiting();
     bool wake_one();
 };
@@ -46,7 +46,7 @@ bool is_waiting(const Place& place) {
 
 }  // namespace
 
-Place& Condition::Waiters::enter() {
+Place& Condition::Waiters::enter(std::uint64_t ticket) {
     Place* found = nullptr;
     for (std::uint32_t i = 0; i < used && !found; ++i)
         if (is_free(places[i])) found = &places[i];
@@ -56,7 +56,7 @@ Place& Condition::Waiters::enter() {
     if (!found)
         throw std::length_error(
             "256 threads wait on this Condition already: spread them over several");
-    found->ticket = next_ticket++;
+    found->ticket = ticket != 0 ? ticket : ++last_ticket;
     found->notified.store(0, std::memory_order_relaxed);
     found->owner.store(this_process(), std::memory_order_release);
     return *found;
@@ -107,12 +107,13 @@ bool Condition::held() const {
     return std::get<Lock>(lock_).holder() == pid_of(this_process());
 }
 
-bool Condition::wait_step(const detail::Deadline& deadline, unsigned round) {
+bool Condition::wait_step(const detail::Deadline& deadline, unsigned round, std::uint64_t* ticket) {
     Waiters& all = waiters();
     if (!held())
         throw std::logic_error(
             "Condition::wait without holding its lock: lock the condition first");
-    Place& place = all.enter();
+    Place& place = all.enter(ticket ? *ticket : 0);
+    if (ticket) *ticket = place.ticket;
     unsigned depth = 1;
     if (auto* rlock = std::get_if<RLock>(&lock_))
         depth = rlock->release_all();

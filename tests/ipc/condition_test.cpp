@@ -251,3 +251,40 @@ TEST_CASE("a notification passes over the dead", "[ipc][condition]") {
     }
     CHECK(other.wait() == 0);
 }
+
+TEST_CASE("who waits for a predicate keeps its turn, however often it has looked",
+          "[ipc][condition]") {
+    Condition condition;
+    test::SharedPage<std::atomic<int>> token, looks;
+    auto waiting = [&](unsigned count) {
+        return test::eventually([&] {
+            std::scoped_lock lock(condition);
+            return condition.waiting() == count;
+        });
+    };
+    test::Child first([&] {
+        std::scoped_lock lock(condition);
+        condition.wait([&] { return ++*looks, *token == 1; });
+    });
+    REQUIRE(waiting(1));
+    test::Child second([&] {
+        std::scoped_lock lock(condition);
+        condition.wait();
+    });
+    REQUIRE(waiting(2));
+    int before = *looks;
+    REQUIRE(test::eventually([&] { return *looks >= before + 2; }));
+    {
+        std::scoped_lock lock(condition);
+        *token = 1;
+        condition.notify_one();
+        CHECK(condition.waiting() == 1);
+    }
+    CHECK(first.wait() == 0);
+    {
+        std::scoped_lock lock(condition);
+        CHECK(condition.waiting() == 1);  // the second was not woken
+        condition.notify_one();
+    }
+    CHECK(second.wait() == 0);
+}

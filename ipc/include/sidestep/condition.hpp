@@ -6,7 +6,8 @@
 //     }                                            //     changed.notify_all();
 //
 // A notification wakes exactly as many as it says, first come first served, and is not stored: with
-// nobody waiting it does nothing.
+// nobody waiting it does nothing. Who was notified and finds its predicate false waits behind all
+// others again.
 //
 // Ownership:  it lives in shared memory without a name, for as long as any handle does.
 // Threads:    thread-safe and process-shared; a handle is a small value whose copies are one
@@ -22,6 +23,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <optional>
 #include <variant>
 
@@ -84,14 +86,16 @@ class Condition {
     struct Waiters;
     static constexpr unsigned kNotified = ~0u;
     // Returns when notified; in round n of a wait for a predicate, after 2 ms * 2^n (100 ms at
-    // most) too.
-    bool wait_step(const detail::Deadline& deadline, unsigned round);
+    // most) too. `ticket` keeps its place in the queue from round to round; 0: a new one.
+    bool wait_step(const detail::Deadline& deadline, unsigned round,
+                   std::uint64_t* ticket = nullptr);
     template <class Predicate>
     bool wait_predicate(const detail::Deadline& deadline, Predicate& predicate) {
+        std::uint64_t ticket = 0;
         for (unsigned round = 0;; ++round) {
             if (predicate()) return true;
             if (deadline && std::chrono::steady_clock::now() >= *deadline) return false;
-            (void)wait_step(deadline, std::min(round, 10u));
+            if (wait_step(deadline, std::min(round, 10u), &ticket)) ticket = 0;
         }
     }
     Waiters& waiters() const;
