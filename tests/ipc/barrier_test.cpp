@@ -320,7 +320,10 @@ TEST_CASE("when all have come, no time limit breaks the barrier while the action
     test::Child first([&] {
         auto begin = std::chrono::steady_clock::now().time_since_epoch();
         action->limit_passed = begin + SlowAction::kLimit;
-        return static_cast<int>(barrier.wait_for(SlowAction::kLimit));
+        unsigned index = barrier.wait_for(SlowAction::kLimit);
+        // Its end would break the next round, which the late one is to break.
+        (void)test::eventually([&] { return barrier.broken(); });
+        return static_cast<int>(index);
     });
     test::Child late([&] {  // for the next round, which it breaks
         if (!test::eventually([&] { return action->runs == 1; })) return 1;
