@@ -1,4 +1,5 @@
 // pipeline(): several children at once, each one's output the next one's input.
+#include <exception>
 #include <stdexcept>
 #include <utility>
 
@@ -50,6 +51,19 @@ bool talk_to_all(std::vector<Popen>& members, const Options& options,
     return true;
 }
 
+// All of them, also where one's descendants cannot be looked for; then throws.
+void kill_all(std::vector<Popen>& members) {
+    std::exception_ptr first;
+    for (Popen& member : members) {
+        try {
+            kill_and_reap(PopenAccess::state(member));
+        } catch (...) {
+            if (!first) first = std::current_exception();
+        }
+    }
+    if (first) std::rethrow_exception(first);
+}
+
 Args whole_command(const std::vector<Args>& commands) {
     std::string text;
     for (const Args& command : commands) {
@@ -81,19 +95,16 @@ CompletedPipeline pipeline(const std::vector<Args>& commands, const Options& opt
             "elsewhere, or run the member as {\"sh\", \"-c\", \"... 2>&1\"}");
     sys::Deadline deadline = detail::deadline_after(options.timeout);
     std::vector<Popen> members = start_members(commands, options);
-    auto kill_all = [&] {
-        for (Popen& member : members) kill_and_reap(PopenAccess::state(member));
-    };
     bool in_time = false;
     try {
         in_time = talk_to_all(members, options, deadline);
     } catch (...) {
-        kill_all();
+        kill_all(members);
         throw;
     }
     PopenState& last = PopenAccess::state(members.back());
     if (!in_time) {
-        kill_all();
+        kill_all(members);
         throw TimeoutExpired(whole_command(commands), *options.timeout, heard_so_far(last));
     }
     CompletedPipeline result;

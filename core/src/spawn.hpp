@@ -6,6 +6,7 @@
 #include <sidestep/subprocess_options.hpp>
 
 #include "fd.hpp"
+#include "parent_fd.hpp"
 #include "spawn_description.hpp"
 
 namespace sidestep::spawn {
@@ -14,7 +15,7 @@ namespace sidestep::spawn {
 struct Child {
     int pid = -1;
     Fd pidfd;
-    Fd lifeline;  // with die_with_parent: close it, and the child dies
+    ParentFd lifeline;  // with die_with_parent: close it, and the child dies
 };
 
 // Returns when the program runs. Throws subprocess::StartError, and then there is no child.

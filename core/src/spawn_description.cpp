@@ -385,8 +385,7 @@ void Description::make_lifeline() {
         int fd = ::fcntl(pipe.read_end.get(), F_DUPFD_CLOEXEC, plan_.first_spare_fd);
         if (fd < 0) throw_errno(errno, "fcntl(F_DUPFD_CLOEXEC)");
         lifeline_ = Fd(fd);
-        lifeline_writer_ = std::move(pipe.write_end);
-        if (lifeline_writer_.get() < 3) lifeline_writer_ = lifeline_writer_.duplicate();
+        lifeline_writer_ = sys::above_stdio(std::move(pipe.write_end));
     } catch (const std::system_error& e) {
         throw StartError(
             StartStep::pipe, e.code().value(), {},

@@ -9,6 +9,7 @@
 #include <sidestep/subprocess_options.hpp>
 
 #include "fd.hpp"
+#include "parent_fd.hpp"
 #include "spawn_plan.hpp"
 
 namespace sidestep::spawn {
@@ -61,7 +62,7 @@ class Description {
     // step says it.
     std::string subject_of(StartStep step) const;
     // The parent's end of the lifeline: the child dies when it is closed.
-    Fd take_lifeline() { return std::move(lifeline_writer_); }
+    ParentFd take_lifeline() { return std::move(lifeline_writer_); }
 
   private:
     void set_command(const subprocess::Args& args);
@@ -94,7 +95,7 @@ class Description {
     std::vector<Limit> limits_;
     std::vector<std::uint64_t> cpus_;
     Fd lifeline_;
-    Fd lifeline_writer_;
+    ParentFd lifeline_writer_;
 };
 
 }  // namespace sidestep::spawn

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -157,6 +158,27 @@ TEST_CASE("die_with_parent: the child dies when the other end is closed",
     spawn::Child child = spawn::start({"sleep", "1000"}, {.die_with_parent = true});
     child.lifeline.reset();
     CHECK(sidestep::sys::wait_pidfd(child.pidfd.get(), true).signal() == SIGKILL);
+}
+
+TEST_CASE("die_with_parent: a fork(2) of this process does not hold the child",
+          "[core][subprocess][spawn]") {
+    spawn::Child child = spawn::start({"sleep", "1000"}, {.die_with_parent = true});
+    sidestep::sys::Pipe hold = sidestep::sys::make_pipe();
+    pid_t copy = fork();
+    if (copy == 0) {
+        hold.write_end.reset();
+        char byte;
+        while (read(hold.read_end.get(), &byte, 1) < 0) continue;
+        _exit(0);
+    }
+    child.lifeline.reset();
+    bool ended = sidestep::sys::wait_for_exit(child.pidfd.get(),
+                                              sidestep::sys::Clock::now() + test::kPatience);
+    CHECK(ended);
+    if (!ended) sidestep::sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
+    sidestep::sys::wait_pidfd(child.pidfd.get(), true);
+    hold.write_end.reset();
+    waitpid(copy, nullptr, 0);
 }
 
 TEST_CASE("pid and pidfd can be owned without a Popen", "[core][subprocess][spawn]") {

@@ -332,8 +332,7 @@ struct Options {
     std::optional<int> nice = {};  // added to the parent's nice value
     // The child is killed (SIGKILL) when this *process* dies, however it dies, or when the Popen
     // is destroyed without detaching. Costs one descriptor in each of the two; a child that
-    // closes descriptors it does not know escapes. While a fork(2) of this process lives that was
-    // not made by this library, it holds the child as well.
+    // closes descriptors it does not know escapes.
     bool die_with_parent = false;
     // Whether a timeout, OnDestroy::stop and OnDestroy::kill reach the child's descendants, too.
     // No value: true for the functions that take a timeout if there is one, else false. When true,
