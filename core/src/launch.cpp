@@ -133,9 +133,11 @@ std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
             break;
         case StartMethod::fork_threaded:
             break;
-        case StartMethod::forkserver:
+        case StartMethod::forkserver: {
             require_init(purpose);
-            return std::make_unique<Zygote>(make_spawner()->launch(&zygote_main, server));
+            auto start = [server] { return make_spawner()->launch(&zygote_main, server); };
+            return std::make_unique<Zygote>(start(), start);
+        }
     }
     return Zygote::fork_here();
 }

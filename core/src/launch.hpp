@@ -57,7 +57,8 @@ std::unique_ptr<Launcher> make_forker();
 // `purpose` begins the messages of errors ("a pool's worker").
 // Throws std::logic_error if init() was not called (spawn, forkserver), or if there are other
 // threads (fork; `own_threads` of them are known to hold nothing that a task needs).
-// `server` is how a fork server is started.
+// `server` is how a fork server is started, and started again if it died; a template that died
+// makes every launch() throw.
 std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
                                         std::size_t own_threads, const LaunchOptions& server = {});
 

@@ -84,13 +84,24 @@ bool serve_request(const Fd& control) {
     return true;
 }
 
+// An errno says nothing here that the text does not.
+class ServerDied final : public std::system_error {
+  public:
+    explicit ServerDied(std::string text)
+        : system_error(ECHILD, std::generic_category()), text_(std::move(text)) {}
+    const char* what() const noexcept override { return text_.c_str(); }
+
+  private:
+    std::string text_;
+};
+
 // Its socket is closed: it is dead, or about to be.
 [[noreturn]] void throw_dead(const Launched& zygote) {
     (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 10s);
     ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), false, true);
     std::string how = status.signaled() ? status.describe() : "died";
     if (status.exited()) how += ": it " + status.describe();
-    throw_errno(ECHILD, fmt::format("the fork server (process {}) {}", zygote.pid, how));
+    throw ServerDied(fmt::format("the fork server (process {}) {}", zygote.pid, how));
 }
 
 // Waits for the zygote's answer, or for its death.
@@ -167,6 +178,18 @@ bool Zygote::is_running() const {
 }
 
 Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
+    try {
+        return request_child(entry, options);
+    } catch (const std::system_error&) {
+        if (!start_again_ || is_running()) throw;
+    }
+    Launched another = start_again_();
+    (void)sys::wait_pidfd(self_.pidfd.get(), true);
+    self_ = std::move(another);
+    return request_child(entry, options);
+}
+
+Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
     sys::SocketPair control = sys::make_socketpair();
     sys::Pipe lifeline;
     if (options.dies_with_us) lifeline = sys::make_pipe();

@@ -2,8 +2,13 @@
 // application (CLONE_PARENT), so that it waits for them itself and gets their exact status.
 //
 // Peer death: it ends when the application dies (lifeline, end of file on its socket), survives
-//             SIGINT, and is reaped by ~Zygote. If it dies, launch() throws.
+//             SIGINT, and is reaped by ~Zygote. If it dies, launch() starts another one, or throws
+//             if nothing says how: a fork of what this process was is not made again.
 #pragma once
+
+#include <functional>
+#include <memory>
+#include <utility>
 
 #include "launch.hpp"
 
@@ -13,8 +18,9 @@ class Zygote final : public Launcher {
   public:
     // Forks this process as it is.
     static std::unique_ptr<Zygote> fork_here();
-    // Takes over a child that runs zygote_main.
-    explicit Zygote(Launched self) : self_(std::move(self)) {}
+    // Takes over a child that runs zygote_main. `start_again` makes another one.
+    explicit Zygote(Launched self, std::function<Launched()> start_again = nullptr)
+        : self_(std::move(self)), start_again_(std::move(start_again)) {}
     ~Zygote() override;
 
     Launched launch(BootMain entry, const LaunchOptions& options) override;
@@ -23,7 +29,10 @@ class Zygote final : public Launcher {
     Launched& process() { return self_; }
 
   private:
+    Launched request_child(BootMain entry, const LaunchOptions& options);
+
     Launched self_;
+    const std::function<Launched()> start_again_;
 };
 
 // The zygote's loop.

@@ -67,6 +67,11 @@ int scribble_task(const std::string& path, const std::string& what, int byte, un
     return 1;
 }
 
+void kill_all_but(const std::vector<int>& workers) {
+    for (pid_t child : test::children_of(getpid()))
+        if (std::find(workers.begin(), workers.end(), child) == workers.end()) kill(child, SIGKILL);
+}
+
 // Stops the process at once and for sure: returns when it is stopped.
 void stop(int pid) {
     kill(pid, SIGSTOP);
@@ -313,13 +318,26 @@ TEST_CASE("what a killed worker had started is gone too", "[pool][faults]") {
     CHECK(test::eventually([&] { return !test::process_exists(grandchild); }));
 }
 
-TEST_CASE("a pool whose fork server was killed goes on with the workers it has, then breaks",
+TEST_CASE("a fork server that was killed is started again", "[pool][faults]") {
+    mp::Pool pool({.processes = 2, .start_method = mp::StartMethod::forkserver});
+    std::vector<int> before = pool.worker_pids();
+    kill_all_but(before);
+    for (int pid : before) kill(pid, SIGKILL);
+    REQUIRE(test::eventually([&] {
+        std::vector<int> now = pool.worker_pids();
+        return now.size() == 2 && std::find_first_of(now.begin(), now.end(), before.begin(),
+                                                     before.end()) == now.end();
+    }));
+    mp::Future<int> f = pool.submit(test::add, 1, 2);
+    CHECK(get(f) == 3);
+    CHECK(test::children_of(getpid()).size() == 3);
+}
+
+TEST_CASE("a forked pool whose template was killed goes on with its workers, then breaks",
           "[pool][faults][broken]") {
-    auto method = GENERATE(mp::StartMethod::fork, mp::StartMethod::forkserver);
-    mp::Pool pool({.processes = 2, .start_method = method});
+    mp::Pool pool({.processes = 2, .start_method = mp::StartMethod::fork});
     std::vector<int> workers = pool.worker_pids();
-    for (pid_t child : test::children_of(getpid()))
-        if (std::find(workers.begin(), workers.end(), child) == workers.end()) kill(child, SIGKILL);
+    kill_all_but(workers);
     CHECK(pool.apply(test::add, 1, 2) == 3);
     test::SharedWords words(2);
     auto held = pool.submit(test::wait_at, words.path(), 0u, 1u);
@@ -336,7 +354,8 @@ TEST_CASE("a pool whose fork server was killed goes on with the workers it has, 
         return get(f);
     };
     CHECK_THROWS_AS(test::eventually([&] { return broken() == 0; }), mp::BrokenPool);
-    CHECK_THROWS_WITH(broken(), Catch::Contains("fork server"));
+    CHECK_THROWS_WITH(broken(), Catch::Contains("the fork server (process") &&
+                                    Catch::EndsWith("died of signal 9 (SIGKILL)"));
     pool.close();
     pool.join();
 }
