@@ -122,7 +122,7 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     Garbage garbage;
     Lock lock(mutex_);
     check_accepting(begun);
-    if (task->options_ && task->options_->retry.when) callbacks_.start();
+    if (task->options_ && task->options_->retry.when) judges_.start();
     task->serial_ = next_serial_++;
     note_submit(*task);
     task->sink_ = sink;

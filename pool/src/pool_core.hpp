@@ -6,8 +6,7 @@
 //
 // P1 Each task that was submitted and is not done is in exactly one place: the backlog, the shadow
 // of
-//    one ring, the eviction of one ring, delayed_, or with the callback thread (judged). complete()
-//    is called once for each.
+//    one ring, the eviction of one ring, delayed_, or judged_. complete() is called once for each.
 // P2 References are dropped outside the mutex (Garbage): the last one frees shared memory, which
 //    takes the mutex.
 // P3 What a worker wrote is checked against the shadow before it is believed; a worker that wrote
@@ -193,9 +192,11 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void resize(unsigned workers);
     bool accepting();  // false: closed, broken, or a forked copy
     bool owned_here() const { return marker_.same_process(); }
-    // This thread runs callbacks of the pool's futures, or feeds a map: it cannot join().
+    // This thread runs callbacks of the pool's futures or Retry::when, or feeds a map: it cannot
+    // join().
     bool in_own_thread() const {
-        return callbacks_.is_this_thread() || background_.is_this_thread();
+        return callbacks_.is_this_thread() || judges_.is_this_thread() ||
+               background_.is_this_thread();
     }
     void abandon();  // in a forked child: leave the parent's threads and processes alone
 
@@ -273,6 +274,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun, Garbage& garbage);
     static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
 
+    void fail_at_end(PoolTask* task, Garbage& garbage);
     // Statistics and traces (pool_insight.cpp). With the mutex held unless said otherwise.
     void note_submit(PoolTask& task);
     void note_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
@@ -358,13 +360,14 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::deque<WorkerLink> links_;     // grows in the supervisor's thread only
     Arena args_;
     State state_ = State::running;
+    CallbackThread judges_;              // Retry::when: a callback may wait for its answer
     std::string broken_reason_;
     bool interrupted_ = false;
     TaskList backlog_;
     bool prioritized_ = false;     // a task had a priority
     std::vector<TaskList> keyed_;  // by worker: tasks with a key
     std::multimap<sys::Clock::time_point, PoolTask*> delayed_;
-    std::set<PoolTask*> judged_;                         // with the callback thread
+    std::set<PoolTask*> judged_;                         // Retry::when is asked about them
     std::chrono::nanoseconds policy_look_ = kNoTimeout;  // the supervisor looks again so soon
     sys::Deadline policy_due_;                           //   that is, then
     bool policies_in_flight_ = false;

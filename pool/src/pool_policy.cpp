@@ -65,7 +65,8 @@ void PoolCore::settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask
     });
 }
 
-// Runs it again, or asks Retry::when first: users' code, so in the thread of the callbacks.
+// Runs it again, or asks Retry::when first: users' code, so in a thread for that. (Not in that of
+// the callbacks: one may wait for this task.)
 void PoolCore::judge(PoolTask* task, FailureKind kind,
                      const std::function<std::exception_ptr()>& error) {
     ++task->attempts_;
@@ -78,12 +79,12 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
     task->place_ = PoolTask::Place::judged;
     judged_.insert(task);
     task->add_reference();
-    callbacks_.post({[this, task = PoolTaskRef(task), error] {
+    judges_.post({[this, task = PoolTaskRef(task), error] {
         std::exception_ptr e = error();
         bool again = wants_retry(task->options_->retry, e);
         Garbage garbage;
         Lock lock(mutex_);
-        if (judged_.erase(task.get()) == 0) return;  // cancelled meanwhile
+        if (judged_.erase(task.get()) == 0) return;  // it is done meanwhile
         if (again && !ending() && !interrupted_) {
             run_again(task.get());
             refill();
@@ -170,7 +171,7 @@ void PoolCore::finish_eviction(WorkerLink& link, Garbage& garbage) {
     if (eviction.kept) garbage.add(std::move(eviction.kept));
     if (!eviction.task) return;
     if (ending())
-        fail_cancelled(eviction.task, "the task was cancelled: its pool was terminated", garbage);
+        fail_at_end(eviction.task, garbage);
     else
         settle(eviction.task, eviction.kind, std::move(eviction.error), garbage);
 }

@@ -86,10 +86,8 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ga
         // R3: only the front can have been running, whatever the worker wrote elsewhere; and a
         // front that a corrupt ring calls ready is not believed.
         bool not_begun = i != ring.consumed() || (state == SlotState::ready && !link.corrupt);
-        if (state_ == State::terminating)
-            fail_cancelled(task, "the task was cancelled: its pool was terminated", garbage);
-        else if (state_ == State::broken)
-            fail(task, std::make_exception_ptr(BrokenPool(broken_reason_)), garbage);
+        if (ending())
+            fail_at_end(task, garbage);
         else if (not_begun)
             push_back_to_backlog(task);
         else {
@@ -199,7 +197,8 @@ void PoolCore::break_pool(const std::string& reason, Garbage& garbage) {
     signal_workers(SIGKILL);
 }
 
-// Fails what waits; what is in rings fails when its worker is gone.
+// Fails what waits. If the pool ends now, what is in rings fails when its worker is gone, and
+// Retry::when is asked in vain.
 void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
     while (!backlog_.empty()) fail_it(backlog_.pop());
     for (TaskList& list : keyed_)
@@ -209,6 +208,16 @@ void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
 
 void PoolCore::fail_cancelled(PoolTask* task, const char* text, Garbage& garbage) {
     task->cancelled_ = true;
+    if (!ending()) return;
+    for (PoolTask* task : std::exchange(judged_, {})) fail_it(task);
+}
+
+// A task that was not done when the pool was terminated, or broke.
+void PoolCore::fail_at_end(PoolTask* task, Garbage& garbage) {
+    if (state_ == State::broken)
+        fail(task, std::make_exception_ptr(BrokenPool(broken_reason_)), garbage);
+    else
+        fail_cancelled(task, "the task was cancelled: its pool was terminated", garbage);
     fail(task, std::make_exception_ptr(CancelledError(text)), garbage);
 }
 

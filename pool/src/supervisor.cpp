@@ -244,7 +244,9 @@ void PoolCore::join() {
 void PoolCore::abandon() {
     supervisor_.abandon();  // they exist in the parent only
     callbacks_.abandon();
+    judges_.stop();  // it may have callbacks called
     background_.abandon();
 }
 
 }  // namespace sidestep::detail
+    judges_.abandon();

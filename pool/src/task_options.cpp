@@ -27,6 +27,10 @@ void check_options(const TaskOptions& options) {
         refuse(
             "memory_limit is less than 1 MiB: it is given in bytes, and a worker that does "
             "nothing uses more");
+    if (retry.max_attempts > Retry::kMostAttempts)
+        throw std::invalid_argument(
+            fmt::format("TaskOptions::retry.max_attempts is {}; a task may run {} times at most",
+                        retry.max_attempts, Retry::kMostAttempts));
     if (retry.backoff.count() < 0 || retry.max_backoff.count() < 0)
         refuse("retry.backoff is negative");
     if (!(retry.factor >= 1)) refuse("retry.factor is less than 1");

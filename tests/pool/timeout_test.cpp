@@ -236,6 +236,9 @@ TEST_CASE("options that make no sense are refused, with the remedy", "[pool][tim
                Catch::Contains("timeout is negative") && Catch::Contains("kNoTimeout"));
     CHECK_THAT(refused({.memory_limit = 1000}), Catch::Contains("memory_limit is less than 1 MiB"));
     CHECK(refused({.memory_limit = 1 << 20}).empty());
+    CHECK_THAT(refused({.retry = {.max_attempts = 65536}}),
+               Catch::Contains("max_attempts is 65536"));
+    CHECK(refused({.retry = {.max_attempts = 65535}}).empty());
     CHECK_THAT(refused({.retry = {.backoff = -1ns}}), Catch::Contains("retry.backoff"));
     CHECK_THAT(refused({.retry = {.max_backoff = -1ns}}), Catch::Contains("backoff"));
     CHECK_THAT(refused({.retry = {.factor = 0.9}}), Catch::Contains("factor is less than 1"));

@@ -79,7 +79,7 @@ class Pool : public PoolFace<Pool> {
     // are not done get CancelledError.
     void terminate();
     // Waits until all tasks are done and the workers gone. Throws std::logic_error before close()
-    // or terminate(), and in a callback of the pool's own futures.
+    // or terminate(), and in a callback of the pool's own futures or a Retry::when.
     void join();
     // close(); with cancel_futures, tasks that have not begun are cancelled; with wait, join().
     void shutdown(ShutdownOptions options = {});

@@ -15,7 +15,9 @@ inline constexpr std::size_t kNoLimit = ~std::size_t(0);
 
 // Whether a task that failed is run again.
 struct Retry {
-    // How often it may run in all. 0: the pool's default; 1: once.
+    static constexpr unsigned kMostAttempts = 65535;
+
+    // How often it may run in all, up to kMostAttempts. 0: the pool's default; 1: once.
     unsigned max_attempts = 0;
 
     // The poison limit: how many workers it may cost. A task that reaches it is not run again, even
@@ -32,8 +34,11 @@ struct Retry {
     std::chrono::nanoseconds max_backoff = std::chrono::seconds(30);
     double jitter = 0.25;
 
-    // Which errors: what the task threw, TaskTimeout, WorkerLost or OutOfMemory. Called in a thread
-    // of the pool; none: all of them.
+    // Which errors: what the task threw, TaskTimeout, WorkerLost or OutOfMemory; none: all of them.
+    // Called in a thread that the pool has for this, one call after the other: it may wait for a
+    // task, unless `when` is asked about that one. For an item of a map that threw, it is called in
+    // the thread that takes the results; in a ThreadPool, and in a Pool without workers, in the one
+    // that ran the task.
     std::function<bool(const std::exception_ptr&)> when = nullptr;
 };
 

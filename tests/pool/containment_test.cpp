@@ -1,0 +1,99 @@
+// What one task, worker or callback does badly costs nobody else: stray writes, closed descriptors,
+// workers that do not leave, what is left behind, and the ends of pools meanwhile.
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include <sidestep/value.hpp>
+
+#include "policy_support.hpp"
+
+namespace mp = sidestep;
+using test::get;
+using test::kCount;
+using test::kExtra;
+using test::kGate;
+using test::kTell;
+using test::methods;
+using namespace std::chrono_literals;
+
+namespace {
+
+[[noreturn]] void hang() {
+    for (;;) pause();
+}
+int fail_at_gate(const std::string& path) {
+    test::wait_at(path, kCount, kExtra);
+    if (mp::this_task::attempt() == 1) throw std::domain_error("once");
+    return 7;
+}
+// Begins, hears that it is to stop, says so, and goes on.
+int stay(const std::string& path) {
+    (void)test::eventually([] { return mp::this_task::stop_requested(); });
+    test::bump(path, kTell);
+    hang();
+}
+void throw_from_third_on(const std::string& path) {
+    if (test::bump(path, kCount) >= 2) throw std::domain_error("the third is one too many");
+}
+bool always(const std::exception_ptr&) { return true; }
+
+}  // namespace
+
+TEST_CASE("a callback may wait for a task about which Retry::when is asked",
+          "[pool][callback][retry][when]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    std::atomic<bool> done{false};
+    mp::Pool pool({.processes = 2, .start_method = method});
+    auto first = pool.submit(test::wait_at, words.path(), std::size_t(kTell), std::size_t(kGate));
+    auto second =
+        pool.submit({.retry = {.max_attempts = 2, .when = always}}, fail_at_gate, words.path());
+    first.add_done_callback([&](const auto&) {
+        words[kExtra] = 1;  // from here on it fails
+        done = second.wait_for(test::kPatience);
+    });
+    words[kGate] = 1;
+    CHECK(get(second) == 7);
+    CHECK(test::eventually([&] { return done.load(); }));
+}
+
+TEST_CASE("terminate() does not wait for the answer of Retry::when", "[pool][retry][when]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    std::atomic<bool> asked{false}, go_on{false};
+    auto slow = [&](const std::exception_ptr&) {
+        asked = true;
+        return test::eventually([&] { return go_on.load(); });
+    };
+    mp::Pool pool({.processes = 1, .start_method = method});
+    words[kExtra] = 1;
+    auto judged =
+        pool.submit({.retry = {.max_attempts = 2, .when = slow}}, fail_at_gate, words.path());
+    CHECK(test::eventually([&] { return asked.load(); }));
+    pool.terminate();
+    CHECK(judged.ready());
+    CHECK(judged.cancelled());
+    CHECK_THROWS_AS(get(judged), mp::CancelledError);
+    go_on = true;
+    pool.join();
+}
+
+TEST_CASE("a task that is stopped to be run again fails with BrokenPool when its pool breaks",
+          "[pool][retry][broken]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 2,
+                   .start_method = method,
+                   .initializer = mp::bind(throw_from_third_on, words.path()),
+                   .stop_grace = 1h});
+    auto late = pool.submit({.timeout = 1s, .retry = {.max_attempts = 2}}, stay, words.path());
+    test::await(words[kTell]);
+    CHECK_FALSE(late.ready());
+    CHECK_THROWS_AS(get(pool.submit(test::die, SIGKILL)), mp::WorkerLost);
+    CHECK_THROWS_AS(get(late), mp::BrokenPool);
+}
