@@ -52,6 +52,26 @@ WorkerLink* PoolCore::oldest_queue() {
     return oldest;
 }
 
+// By worker: another one still has a task with one of its keys, from before a resize().
+std::vector<bool> PoolCore::held_keys() {
+    std::vector<bool> held(keyed_.size());
+    keys_moved_ = false;
+    auto look = [&](const WorkerLink& link, std::uint64_t key) {
+        if (key == 0 || key % held.size() == link.index) return;
+        held[key % held.size()] = keys_moved_ = true;
+    };
+    for (WorkerLink& link : links_) {
+        if (!link.alive) continue;
+        RingParent& ring = link.ring();
+        for (std::uint64_t i = ring.consumed(); i < ring.published(); ++i) {
+            const PoolTask* task = link.shadow[ring.position(i)];
+            if (task && task->options_) look(link, task->options_->key);
+        }
+        if (link.eviction) look(link, link.eviction->key);
+    }
+    return held;
+}
+
 // Gives what waits behind others to workers that have nothing to do, the oldest first: a task may
 // wait for one that was submitted before it, and that would stay behind a task that runs for ever.
 void PoolCore::rebalance() {

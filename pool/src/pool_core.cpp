@@ -162,7 +162,7 @@ void PoolCore::place(PoolTask* task) {
     else if (&backlog == &backlog_)
         link = pick();
     else if (WorkerLink& its = links_[static_cast<std::size_t>(&backlog - keyed_.data())];
-             has_room(its))
+             has_room(its) && !(keys_moved_ && held_keys()[its.index]))
         link = &its;
     if (link)
         publish(*link, task);
@@ -298,8 +298,9 @@ void PoolCore::push_back_to_backlog(PoolTask* task) {
 }
 
 void PoolCore::refill() {
+    std::vector<bool> held = keys_moved_ ? held_keys() : std::vector<bool>();
     for (std::size_t i = 0; i < keyed_.size(); ++i)
-        while (!keyed_[i].empty() && has_room(links_[i]))
+        while (!keyed_[i].empty() && has_room(links_[i]) && !(keys_moved_ && held[i]))
             if (!publish(links_[i], keyed_[i].pop())) return;
     while (!backlog_.empty()) {
         WorkerLink* link = pick();

@@ -92,6 +92,7 @@ struct Eviction {
     PoolTask* task = nullptr;    // it is not done: it may be run again when the worker is free,
     FailureKind kind = FailureKind::error;
     std::exception_ptr error;  //   else this is its result
+    std::uint64_t key = 0;     // of the task, which runs still
 };
 
 // One worker, as the parent knows it.
@@ -227,6 +228,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool drain(WorkerLink& link, Garbage& garbage);
     static bool is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task);
     void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
+    std::vector<bool> held_keys();
     void accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
     void note_duration(std::uint64_t ns);
     void complete(PoolTask* task, Garbage& garbage);
@@ -376,6 +378,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::uint64_t next_serial_ = 1;
     std::uint64_t outstanding_ = 0;  // submitted, not done
     std::uint64_t completed_ = 0;
+    bool keys_moved_ = false;      // some may be in the ring of the worker that had them before
     std::uint64_t task_ns_;  // moving average of a task's duration
     std::uint32_t hot_ = 0;  // the link that was used last
     bool leader_ = false;

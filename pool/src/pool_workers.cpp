@@ -330,6 +330,7 @@ void PoolCore::follow_target() {
         if (!link.surplus || !link.alive || link.stopping) continue;
         link.retiring = true;
         take_back_from(link, link.ring().consumed() + (front_runs(link) ? 1 : 0));
+    keys_moved_ = true;
         if (link.ring().in_flight() == 0) ask_to_stop(link);
     }
     for (PoolTask* task : keyed) push_back_to_backlog(task);

@@ -97,3 +97,24 @@ TEST_CASE("a task that is stopped to be run again fails with BrokenPool when its
     CHECK_THROWS_AS(get(pool.submit(test::die, SIGKILL)), mp::WorkerLost);
     CHECK_THROWS_AS(get(late), mp::BrokenPool);
 }
+
+TEST_CASE("after resize() a key waits for the worker that had it before", "[pool][key][resize]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    auto index_and_gate = [](const std::string& path) {
+        return std::pair(mp::this_worker::index(), test::SharedWords::attach(path)[kGate].load());
+    };
+    mp::Pool pool({.processes = 2, .start_method = method});
+    auto held = pool.submit({.key = 2}, test::wait_at, words.path(), std::size_t(kTell),
+                            std::size_t(kGate));
+    test::await(words[kTell]);
+    pool.resize(3);  // key 2 goes from worker 0 to worker 2
+    CHECK(test::eventually([&] { return pool.worker_pids().size() == 3; }));
+    auto next = pool.submit({.key = 2}, index_and_gate, words.path());
+    auto other = pool.submit({.key = 1}, index_and_gate, words.path());
+    CHECK(get(other) == std::pair(1, std::uint64_t(0)));  // nobody else waits
+    CHECK_FALSE(next.wait_for(200ms));
+    words[kGate] = 4;
+    CHECK(get(held) == 4);
+    CHECK(get(next) == std::pair(2, std::uint64_t(4)));
+}

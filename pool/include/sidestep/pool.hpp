@@ -84,7 +84,8 @@ class Pool : public PoolFace<Pool> {
     // close(); with cancel_futures, tasks that have not begun are cancelled; with wait, join().
     void shutdown(ShutdownOptions options = {});
 
-    // From now on so many workers, 1 to 1024. Those that are too many finish what they run.
+    // From now on so many workers, 1 to 1024. Those that are too many finish what they run. Keys
+    // may move to other workers (TaskOptions::key).
     void resize(unsigned processes);
 
     // One pool for the whole program, with the default options: made when it is first asked for,

@@ -59,7 +59,8 @@ struct TaskOptions {
 
     // A task's own, not a pool's or a map's: tasks with the same key (not 0) run in the same
     // worker, one after the other: for what a worker keeps between tasks. If the worker is
-    // replaced, they move to the new one.
+    // replaced, they move to the new one; after Pool::resize() they may move to another one, when
+    // the former has none of them left.
     std::uint64_t key = 0;
 
     // False: all fields have their default values.
