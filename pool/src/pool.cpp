@@ -121,7 +121,13 @@ Pool& Pool::global() {
     for (;;) {
         Node* node = current.load();
         if (node && node->pool.core_->accepting()) return node->pool;
-        if (node && node->pool.core_->owned_here()) node->pool.join();
+        if (node && node->pool.core_->owned_here()) {
+            const std::shared_ptr<detail::PoolCore>& core = node->pool.core_;
+            if (!core->in_own_thread())
+                core->join();
+            else  // which cannot wait for itself
+                (void)detail::join_elsewhere([core] { core->join(); });
+        }
         auto fresh = std::make_unique<Node>(node);
         if (!current.compare_exchange_strong(node, fresh.get())) continue;
         Pool& pool = fresh.release()->pool;

@@ -110,6 +110,10 @@ void PoolCore::check_accepting(bool begun) const {
         case State::broken:
             throw BrokenPool(broken_reason_);
         case State::closed:
+            if (begun && waiting_cancelled_)
+                throw CancelledError(
+                    "the map was cancelled: its pool was shut down before all of "
+                    "its items had begun");
             if (begun && !joining_) return;
             throw std::logic_error("the pool is closed: it takes no tasks after close()");
         case State::terminating:

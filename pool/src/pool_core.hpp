@@ -126,6 +126,9 @@ struct WorkerLink {
 
 // Completed tasks whose reference is dropped when the mutex is not held (P2).
 class Garbage {
+// As late as can be said at most: the longest durations mean "never".
+sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanoseconds duration);
+
   public:
     Garbage() = default;
     Garbage(const Garbage&) = delete;
@@ -371,6 +374,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::multimap<sys::Clock::time_point, PoolTask*> delayed_;
     std::set<PoolTask*> judged_;                         // Retry::when is asked about them
     std::chrono::nanoseconds policy_look_ = kNoTimeout;  // the supervisor looks again so soon
+    bool waiting_cancelled_ = false;  // maps that were begun go on no more
     sys::Deadline policy_due_;                           //   that is, then
     bool policies_in_flight_ = false;
     unsigned evictions_ = 0;

@@ -20,13 +20,12 @@ namespace {
 using namespace std::chrono_literals;
 constexpr std::chrono::nanoseconds kMemoryLook = 20ms;
 
-// As late as can be said at most: the longest durations mean "never".
+}  // namespace
+
 sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanoseconds duration) {
     auto longest = sys::Clock::time_point::max() - now;
     return duration >= longest ? sys::Clock::time_point::max() : now + duration;
 }
-
-}  // namespace
 
 // --- running again -----------------------------------------------------------------------------
 
@@ -376,6 +375,7 @@ void PoolCore::cancel_waiting() {
     require_owner();
     Garbage garbage;
     Lock lock(mutex_);
+    waiting_cancelled_ = true;
     drain(garbage);
     for (WorkerLink& link : links_)
         if (link.alive && !link.stopping) take_back_from(link, link.ring().consumed());

@@ -284,7 +284,7 @@ void PoolCore::sleep_if_idle(sys::Clock::time_point now) {
     if (options_.idle_timeout.count() == 0 || asleep_ || joining_ || ending()) return;
     if (outstanding_ > 0) return idle_since_.reset();
     if (!idle_since_) idle_since_ = now;
-    if (now < *idle_since_ + options_.idle_timeout) return;
+    if (now < later(*idle_since_, options_.idle_timeout)) return;
     asleep_ = true;
     for (WorkerLink& link : links_) {
         link.dormant = true;

@@ -74,7 +74,7 @@ int PoolCore::next_timeout() {
     if (ticking_ || watching_) consider(next_look());
     if (policy_due_) consider(*policy_due_);
     if (captures_output() && outstanding_ > 0) consider(trim_at_);
-    if (idle_since_ && !asleep_) consider(*idle_since_ + options_.idle_timeout);
+    if (idle_since_ && !asleep_) consider(later(*idle_since_, options_.idle_timeout));
     for (WorkerLink& link : links_) {
         if (!link.alive && wanted(link)) consider(link.respawn_at);
         if (link.alive && !link.given.empty()) consider(let_go_at_);

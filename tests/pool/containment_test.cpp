@@ -118,3 +118,36 @@ TEST_CASE("after resize() a key waits for the worker that had it before", "[pool
     CHECK(get(held) == 4);
     CHECK(get(next) == std::pair(2, std::uint64_t(4)));
 }
+
+TEST_CASE("shutdown() with cancel_futures ends a map_async() that goes on", "[pool][shutdown]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    auto wait = [](const std::string& path) {
+        test::bump(path, kCount);
+        return test::wait_at(path, kTell, kGate);
+    };
+    mp::Pool pool({.processes = 2, .start_method = method});
+    auto results = pool.map_async(wait, std::vector<std::string>(200, words.path()),
+                                  {.chunksize = 1, .window = 4});
+    test::await(words[kTell]);
+    pool.shutdown({.wait = false, .cancel_futures = true});
+    words[kGate] = 1;
+    CHECK_THROWS_AS(get(results), mp::CancelledError);
+    pool.join();
+    CHECK(words[kCount] <= 2);  // one in each worker
+}
+
+TEST_CASE("an idle_timeout that is very long is never", "[pool][idle]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method, .idle_timeout = mp::kNoTimeout});
+    int worker = get(pool.submit(test::own_pid));
+    CHECK_FALSE(test::eventually([&] { return pool.worker_pids().empty(); }, 1000ms));
+    CHECK(get(pool.submit(test::own_pid)) == worker);
+}
+
+TEST_CASE("global() may be asked for in a callback of a global pool that was closed",
+          "[pool][global][callback]") {
+    auto program = test::run_program({"global-in-callback", "spawn"});
+    CHECK(program.exited_with(0));
+    CHECK(program.output == "");
+}

@@ -325,6 +325,25 @@ int use_global() {
     return failures + use(mp::Pool::global());
 }
 
+int global_in_callback() {
+    test::SharedWords words(2);
+    mp::Pool& pool = mp::Pool::global();
+    std::atomic<int> answer{0};
+    auto f = pool.submit(test::wait_at, words.path(), 0u, 1u);
+    f.add_done_callback([&](const auto&) {
+        try {
+            answer = mp::Pool::global().apply(test::add, 1, 2);
+        } catch (const std::exception& error) {
+            std::puts(error.what());
+            answer = -1;
+        }
+    });
+    pool.close();
+    words[1] = 1;
+    (void)test::eventually([&] { return answer != 0; });
+    return expect(answer == 3, "a new one");
+}
+
 int refused_threads() {
     mp::ThreadPool none({.threads = 2}), one({.threads = 4});
     one.submit([] {}).wait();
@@ -351,6 +370,7 @@ int run(const std::string& what, mp::StartMethod method) {
     if (what == "submit-at-exit") return submit_at_exit(method);
     if (what == "exit-in-get") return exit_in_get(method);
     if (what == "global") return use_global();
+    if (what == "global-in-callback") return global_in_callback();
     if (what == "refused-threads") return refused_threads();
     if (what == "in-start-up") return in_start_up(method);
     if (what == "crash-loop") return crash_loop(method);

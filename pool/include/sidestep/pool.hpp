@@ -81,7 +81,7 @@ class Pool : public PoolFace<Pool> {
     // Waits until all tasks are done and the workers gone. Throws std::logic_error before close()
     // or terminate(), and in a callback of the pool's own futures or a Retry::when.
     void join();
-    // close(); with cancel_futures, tasks that have not begun are cancelled; with wait, join().
+    // close(); with cancel_futures, what has not begun is cancelled; with wait, join().
     void shutdown(ShutdownOptions options = {});
 
     // From now on so many workers, 1 to 1024. Those that are too many finish what they run. Keys
@@ -89,8 +89,9 @@ class Pool : public PoolFace<Pool> {
     void resize(unsigned processes);
 
     // One pool for the whole program, with the default options: made when it is first asked for,
-    // and anew when it was closed or is broken, or in a forked child. It ends with the program,
-    // without waiting for its tasks. Throws what the constructor throws.
+    // and anew when it was closed or is broken, or in a forked child; a closed one is joined
+    // before, unless this is a callback of its own. It ends with the program, without waiting for
+    // its tasks. Throws what the constructor throws.
     static Pool& global();
 
     // The number of workers, and the process ids of those that are alive now.

@@ -81,8 +81,10 @@ struct PoolOptions {
 };
 
 struct ShutdownOptions {
-    bool wait = true;             // until all is done and the workers are gone
-    bool cancel_futures = false;  // tasks that no worker has begun get CancelledError
+    bool wait = true;  // until all is done and the workers are gone
+    // Tasks that no worker has begun get CancelledError, and so does a map_async() of which not all
+    // has begun.
+    bool cancel_futures = false;
 };
 
 struct MapOptions {
