@@ -47,8 +47,11 @@ PoolOptions checked(PoolOptions options) {
             fmt::format("arena_bytes is {}; give it 16 MiB or more (it is address space, pages "
                         "come on first touch)",
                         options.arena_bytes));
-    if (options.stop_grace.count() < 0 || options.terminate_grace.count() < 0)
-        refuse("stop_grace or terminate_grace is negative; 0 goes on to the next step at once");
+    if (options.stop_grace.count() < 0 || options.terminate_grace.count() < 0 ||
+        options.leave_grace.count() < 0)
+        refuse(
+            "stop_grace, terminate_grace or leave_grace is negative; 0 goes on to the next step "
+            "at once");
     if (options.max_age.count() < 0 || options.idle_timeout.count() < 0)
         refuse("max_age or idle_timeout is negative; 0 is never");
     if (options.output_limit == 0)

@@ -209,6 +209,7 @@ std::uint64_t PoolCore::cost(WorkerLink& link) const {
 
 bool PoolCore::has_room(WorkerLink& link) const {
     if (!link.alive || link.stopping || link.retiring || link.eviction) return false;
+    if (link.corrupt || link.deaf) return false;
     RingParent& ring = link.ring();
     if (options_.max_tasks_per_child && ring.published() >= options_.max_tasks_per_child)
         return false;
@@ -245,8 +246,8 @@ WorkerLink* PoolCore::pick() {
     return best;
 }
 
-// False: the task's descriptors cannot be sent now, so it went to the backlog; the supervisor tries
-// again at its next tick.
+// False: the task's descriptors cannot be sent now, so it went to the backlog, and the worker gets
+// nothing until the supervisor's next look.
 bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     RingParent& ring = link.ring();
     PoolTask::ArgumentView arguments = task->argument_view();
@@ -255,6 +256,7 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     if (!fds.empty() && !(link.given.give(control, fds.lasting) &&
                           send_task_fds(control, task->serial_, fds.numbers))) {
         push_back_to_backlog(task);
+        link.deaf = true;
         if (!std::exchange(ticking_, true)) kick_supervisor();
         return false;
     }
@@ -305,11 +307,11 @@ void PoolCore::refill() {
     std::vector<bool> held = keys_moved_ ? held_keys() : std::vector<bool>();
     for (std::size_t i = 0; i < keyed_.size(); ++i)
         while (!keyed_[i].empty() && has_room(links_[i]) && !(keys_moved_ && held[i]))
-            if (!publish(links_[i], keyed_[i].pop())) return;
+            (void)publish(links_[i], keyed_[i].pop());
     while (!backlog_.empty()) {
         WorkerLink* link = pick();
         if (!link) return;
-        if (!publish(*link, backlog_.pop())) return;
+        (void)publish(*link, backlog_.pop());  // or another worker takes it
     }
 }
 
@@ -371,7 +373,7 @@ void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, 
     }
     link.ring().release_front();
     link.stuck = 0;
-    link.unresponsive = false;
+    link.unresponsive = link.deaf = false;
     bool through =
         options_.max_tasks_per_child && link.ring().consumed() >= options_.max_tasks_per_child;
     if ((through || link.retiring || link.dormant) && link.ring().in_flight() == 0)

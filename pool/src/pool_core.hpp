@@ -104,17 +104,19 @@ struct WorkerLink {
     std::shared_ptr<WorkerMemory> memory;
     std::vector<PoolTask*> shadow;  // by ring position: who is in flight
     bool alive = false;
-    bool ready = false;                   // it said so
-    bool stopping = false;                // it was asked to leave
-    bool corrupt = false;                 // it wrote nonsense and was killed
-    unsigned stuck = 0;                   // looks in a row at which the same task was at its front
+    bool ready = false;     // it said so
+    bool stopping = false;  // it was asked to leave
+    bool corrupt = false;   // it wrote nonsense and was killed
+    bool deaf = false;      // its socket takes nothing; until it completes a task, or the next look
+    unsigned stuck = 0;     // looks in a row at which the same task was at its front
     std::uint64_t last_front = kNoFront;  // at the last look
     bool unresponsive = false;  // a task was taken back from its front; until it completes one
     sys::Clock::time_point respawn_at{};
     std::optional<Eviction> eviction;
-    bool retiring = false;  // takes no more tasks, and is asked to leave when it is through
-    bool dormant = false;   // left after idle_timeout; started again when there is something to do
-    bool surplus = false;   // beyond the number of workers that is wanted
+    bool retiring = false;   // takes no more tasks, and is asked to leave when it is through
+    bool dormant = false;    // left after idle_timeout; started again when there is something to do
+    bool surplus = false;    // beyond the number of workers that is wanted
+    sys::Deadline leave_by;  // it was asked to leave; if it is still there then, it is killed
     sys::Clock::time_point started_at{};
     std::size_t memory_at_start = 0;
     std::unique_ptr<WorkerOutput> output;  // of its tasks, if it is captured
@@ -124,11 +126,11 @@ struct WorkerLink {
     RingParent& ring() { return memory->ring; }
 };
 
-// Completed tasks whose reference is dropped when the mutex is not held (P2).
-class Garbage {
 // As late as can be said at most: the longest durations mean "never".
 sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanoseconds duration);
 
+// Completed tasks whose reference is dropped when the mutex is not held (P2).
+class Garbage {
   public:
     Garbage() = default;
     Garbage(const Garbage&) = delete;
@@ -226,12 +228,12 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool is_idle(WorkerLink& link) const;
     WorkerLink* oldest_queue();
     void refill();
+    std::vector<bool> held_keys();
     void rebalance();
     bool drain(Garbage& garbage);
     bool drain(WorkerLink& link, Garbage& garbage);
     static bool is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task);
     void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
-    std::vector<bool> held_keys();
     void accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
     void note_duration(std::uint64_t ns);
     void complete(PoolTask* task, Garbage& garbage);
@@ -272,6 +274,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     static std::uint64_t front_begun(WorkerLink& link);
     void evict(WorkerLink& link, FailureKind kind, std::exception_ptr error, Garbage& garbage);
     void finish_eviction(WorkerLink& link, Garbage& garbage);
+    void fail_at_end(PoolTask* task, Garbage& garbage);
     void continue_eviction(WorkerLink& link, sys::Clock::time_point now);
     void enforce(Garbage& garbage);
     void enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage);
@@ -279,7 +282,6 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun, Garbage& garbage);
     static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
 
-    void fail_at_end(PoolTask* task, Garbage& garbage);
     // Statistics and traces (pool_insight.cpp). With the mutex held unless said otherwise.
     void note_submit(PoolTask& task);
     void note_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
@@ -302,6 +304,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void let_go_of_handles(sys::Clock::time_point now);
     void save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds);
     std::string initializer_error(const WorkerLink& link, const WorkerReady& ready) const;
+    void retire_early(WorkerLink& link);
     void retire_old(sys::Clock::time_point now);
     void ask_to_stop(WorkerLink& link);
     void sleep_if_idle(sys::Clock::time_point now);
@@ -313,6 +316,9 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     int next_timeout();
     void handle_event(std::uint64_t tag);
     void handle_control(std::uint32_t index);
+    void handle_ready(WorkerLink& link, const WorkerReady& ready);
+    void handle_closed(WorkerLink& link);
+    void distrust(WorkerLink& link);
     void handle_death(std::uint32_t index);
     void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage);
     void lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error, Garbage& garbage);
@@ -354,6 +360,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     TaskDescriptors hook_fds_;
     ServiceThread supervisor_;
     CallbackThread callbacks_;
+    CallbackThread judges_;              // Retry::when: a callback may wait for its answer
     BackgroundThreads background_;       // they feed maps to the workers
     TaskNames names_;                    // types: guarded by mutex_
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
@@ -365,16 +372,16 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::deque<WorkerLink> links_;     // grows in the supervisor's thread only
     Arena args_;
     State state_ = State::running;
-    CallbackThread judges_;              // Retry::when: a callback may wait for its answer
     std::string broken_reason_;
     bool interrupted_ = false;
+    bool waiting_cancelled_ = false;  // maps that were begun go on no more
     TaskList backlog_;
     bool prioritized_ = false;     // a task had a priority
     std::vector<TaskList> keyed_;  // by worker: tasks with a key
+    bool keys_moved_ = false;      // some may be in the ring of the worker that had them before
     std::multimap<sys::Clock::time_point, PoolTask*> delayed_;
     std::set<PoolTask*> judged_;                         // Retry::when is asked about them
     std::chrono::nanoseconds policy_look_ = kNoTimeout;  // the supervisor looks again so soon
-    bool waiting_cancelled_ = false;  // maps that were begun go on no more
     sys::Deadline policy_due_;                           //   that is, then
     bool policies_in_flight_ = false;
     unsigned evictions_ = 0;
@@ -382,7 +389,6 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::uint64_t next_serial_ = 1;
     std::uint64_t outstanding_ = 0;  // submitted, not done
     std::uint64_t completed_ = 0;
-    bool keys_moved_ = false;      // some may be in the ring of the worker that had them before
     std::uint64_t task_ns_;  // moving average of a task's duration
     std::uint32_t hot_ = 0;  // the link that was used last
     bool leader_ = false;
@@ -398,7 +404,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     std::uint64_t completed_at_death_ = 0;
     sys::Deadline idle_since_;
     bool asleep_ = false;    // workers are dormant
-    sys::Deadline kill_at_;  // workers that are still there then get SIGKILL
+    sys::Deadline kill_at_;  // after terminate(): workers that are still there then get SIGKILL
     bool supervisor_done_ = false;
     PoolMeters meters_;
 };

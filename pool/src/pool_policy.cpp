@@ -138,8 +138,8 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
     take_back_from(link, ring.consumed() + 1);
     Eviction& eviction = link.eviction.emplace();
     ++evictions_;
-    eviction.key = task->options_ ? task->options_->key : 0;
     eviction.kind = kind;
+    eviction.key = task->options_ ? task->options_->key : 0;
     eviction.next_at = sys::Clock::now();
     if (kind == FailureKind::out_of_memory) {
         eviction.step = Eviction::Step::killed;  // no time to ask

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <span>
 #include <system_error>
 
@@ -20,6 +21,9 @@
 
 namespace sidestep::detail {
 namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kDying = 100ms;  // from the end of its descriptors to its own
 
 void watch(const Fd& epoll, int fd, std::uint64_t data) {
     epoll_event event = {};
@@ -133,6 +137,8 @@ void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerM
     link.shadow.assign(kRingCapacity, nullptr);
     link.alive = true;
     link.ready = link.stopping = link.corrupt = link.unresponsive = link.retiring = false;
+    link.deaf = false;
+    link.leave_by.reset();
     link.stuck = 0;
     link.last_front = WorkerLink::kNoFront;
     link.started_at = sys::Clock::now();
@@ -147,17 +153,53 @@ void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerM
         refill();
 }
 
-// It takes tasks, or its initializer threw. (Links change in this thread only.)
+// A worker says once that it is ready. Tasks have the socket too: what else comes is a stray write.
+// (Links change in this thread only.)
 void PoolCore::handle_control(std::uint32_t index) {
     WorkerLink& link = links_[index];
     if (!link.alive) return;
     WorkerReady ready;
-    sys::Message message = sys::receive_message(link.process.control.get(),
-                                                std::as_writable_bytes(std::span(&ready, 1)));
-    if (message.closed)  // its death comes by the pidfd
-        epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);
-    if (message.closed || message.size != sizeof ready || ready.magic != WorkerReady::kMagic)
-        return;
+    sys::Message message;
+    try {
+        message = sys::receive_message(link.process.control.get(),
+                                       std::as_writable_bytes(std::span(&ready, 1)));
+    } catch (const std::system_error& error) {
+        if (error.code().value() == EMSGSIZE) distrust(link);
+        return;  // what was for want of memory is tried again
+    }
+    if (message.closed) return handle_closed(link);
+    if (link.ready || message.size != sizeof ready || ready.magic != WorkerReady::kMagic)
+        return distrust(link);
+    handle_ready(link, ready);
+}
+
+// P3. Its death sorts its tasks.
+void PoolCore::distrust(WorkerLink& link) {
+    Garbage garbage;
+    Lock lock(mutex_);
+    if (drain(link, garbage)) wake_waiters();  // what it has finished counts
+    link.corrupt = true;
+    sys::pidfd_send_signal(link.process.pidfd.get(), SIGKILL);
+}
+
+// It is dying, and its death comes by the pidfd; or a task closed all descriptors, and the worker
+// that can be sent nothing any more is replaced.
+void PoolCore::handle_closed(WorkerLink& link) {
+    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);
+    auto lives_on = [&] { return link.ready && !link.stopping && !link.corrupt && !ending(); };
+    {
+        Lock lock(mutex_);
+        if (!lives_on()) return;
+    }
+    if (sys::wait_for_exit(link.process.pidfd.get(), sys::Clock::now() + kDying)) return;
+    Lock lock(mutex_);
+    if (!lives_on()) return;
+    retire_early(link);
+    refill();
+}
+
+// It takes tasks, or its initializer threw.
+void PoolCore::handle_ready(WorkerLink& link, const WorkerReady& ready) {
     std::size_t memory = options_.max_memory_growth ? private_memory(link.process.pid) : 0;
     std::string reason = ready.error_block ? initializer_error(link, ready) : "";
     Garbage garbage;

@@ -35,7 +35,6 @@ void PoolCore::handle_death(std::uint32_t index) {
     WorkerLink& link = links_[index];
     if (!link.alive) return;
     const Launched& process = link.process;
-    // What it left running goes with it, while its zombie still reserves the group's number.
     ExitStatus status = sys::wait_pidfd(process.pidfd.get(), false, true);
     if (status.running()) return;
     if (!link.ready && has_message(process.control.get()))
@@ -43,7 +42,8 @@ void PoolCore::handle_death(std::uint32_t index) {
     Garbage garbage;
     Lock lock(mutex_);
     bool in_order = status.success() && link.stopping && !link.eviction;
-    if (!in_order) ::kill(-process.pid, SIGKILL);
+    // What its tasks left running goes with it, while its zombie reserves the group's number.
+    ::kill(-process.pid, SIGKILL);
     status = sys::wait_pidfd(process.pidfd.get(), true);
     int pid = process.pid;
     meters_.deaths += in_order ? 0 : 1;
@@ -127,7 +127,10 @@ std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& 
     details.exit_status = status;
     details.stack = crash_addresses(link.memory->crash());
     details.note = last_words(details.output);
-    if (link.corrupt) details.note = "it had overwritten its shared memory, so the pool stopped it";
+    if (link.corrupt)
+        details.note =
+            "it had overwritten its shared memory, or written to the pool's socket, so the pool "
+            "stopped it";
     if (status.signal() == SIGKILL && !link.corrupt) {
         std::uint64_t kills = oom_kills();
         details.oom_killed = std::exchange(oom_kills_, kills) < kills;
@@ -147,6 +150,7 @@ void PoolCore::retire(WorkerLink& link) {
     (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);
     link.process = {};
     link.alive = link.ready = link.retiring = false;
+    link.leave_by.reset();
     link.stuck = 0;
     link.respawn_at = sys::Clock::now();
 }
@@ -204,10 +208,6 @@ void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
     for (TaskList& list : keyed_)
         while (!list.empty()) fail_it(list.pop());
     for (const auto& [due, task] : std::exchange(delayed_, {})) fail_it(task);
-}
-
-void PoolCore::fail_cancelled(PoolTask* task, const char* text, Garbage& garbage) {
-    task->cancelled_ = true;
     if (!ending()) return;
     for (PoolTask* task : std::exchange(judged_, {})) fail_it(task);
 }
@@ -218,6 +218,10 @@ void PoolCore::fail_at_end(PoolTask* task, Garbage& garbage) {
         fail(task, std::make_exception_ptr(BrokenPool(broken_reason_)), garbage);
     else
         fail_cancelled(task, "the task was cancelled: its pool was terminated", garbage);
+}
+
+void PoolCore::fail_cancelled(PoolTask* task, const char* text, Garbage& garbage) {
+    task->cancelled_ = true;
     fail(task, std::make_exception_ptr(CancelledError(text)), garbage);
 }
 
@@ -243,6 +247,8 @@ bool PoolCore::wanted(const WorkerLink& link) const {
 void PoolCore::ask_to_stop(WorkerLink& link) {
     if (!link.alive || link.stopping) return;
     link.stopping = true;
+    link.leave_by = later(sys::Clock::now(), options_.leave_grace);
+    kick_supervisor();  // it may sleep for longer
     RingParent& ring = link.ring();
     TaskSlot& slot = ring.next();
     slot.module = 0;
@@ -254,6 +260,13 @@ void PoolCore::ask_to_stop(WorkerLink& link) {
 
 void PoolCore::ask_all_to_stop() {
     for (WorkerLink& link : links_) ask_to_stop(link);
+}
+
+// Finishes what it runs, and leaves.
+void PoolCore::retire_early(WorkerLink& link) {
+    link.retiring = true;
+    take_back_from(link, link.ring().consumed() + (front_runs(link) ? 1 : 0));
+    if (link.ring().in_flight() == 0) ask_to_stop(link);
 }
 
 // One at a time: a worker that is too old, or has grown too much.
@@ -273,9 +286,7 @@ void PoolCore::retire_old(sys::Clock::time_point now) {
         if (old || large) oldest = &link;
     }
     if (!oldest) return;
-    oldest->retiring = true;
-    take_back_from(*oldest, oldest->ring().consumed() + (front_runs(*oldest) ? 1 : 0));
-    if (oldest->ring().in_flight() == 0) ask_to_stop(*oldest);
+    retire_early(*oldest);
     refill();
 }
 
@@ -319,6 +330,7 @@ void PoolCore::follow_target() {
     for (TaskList& list : keyed_)
         while (!list.empty()) keyed.push_back(list.pop());
     keyed_.resize(target);
+    keys_moved_ = true;
     while (links_.size() < target) {
         auto index = static_cast<std::uint32_t>(links_.size());  // not in one statement: that
         WorkerLink& link = links_.emplace_back();                // evaluates the right side first
@@ -327,11 +339,7 @@ void PoolCore::follow_target() {
     }
     for (WorkerLink& link : links_) {
         link.surplus = link.index >= target;
-        if (!link.surplus || !link.alive || link.stopping) continue;
-        link.retiring = true;
-        take_back_from(link, link.ring().consumed() + (front_runs(link) ? 1 : 0));
-    keys_moved_ = true;
-        if (link.ring().in_flight() == 0) ask_to_stop(link);
+        if (link.surplus && link.alive && !link.stopping) retire_early(link);
     }
     for (PoolTask* task : keyed) push_back_to_backlog(task);
     refill();

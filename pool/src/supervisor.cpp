@@ -27,7 +27,6 @@ constexpr auto kHeartbeat = 250ms;     // and while there are tasks at all
 constexpr auto kLetGo = 1s;            // and while workers keep shared objects
 constexpr unsigned kLooksToEvict = 5;  // then tasks leave a stuck ring although nobody is idle
 constexpr auto kTerminateGrace = 1s;   // from SIGTERM to SIGKILL
-constexpr auto kLeaveGrace = 30s;      // from the request to leave (exit handlers run) to SIGKILL
 
 }  // namespace
 
@@ -78,6 +77,7 @@ int PoolCore::next_timeout() {
     for (WorkerLink& link : links_) {
         if (!link.alive && wanted(link)) consider(link.respawn_at);
         if (link.alive && !link.given.empty()) consider(let_go_at_);
+        if (link.leave_by) consider(*link.leave_by);
     }
     return sys::poll_timeout(due);
 }
@@ -111,7 +111,10 @@ void PoolCore::tick() {
     if (!(ticking_ || watching_) || now < next_look()) return;
     last_look_ = now;
     if (drain(garbage)) wake_waiters();
-    for (WorkerLink& link : links_) note_front(link);
+    for (WorkerLink& link : links_) {
+        note_front(link);
+        link.deaf = false;
+    }
     rebalance();
     // Nobody is idle, but somebody will be before the stuck ones: it is the turn of what waits
     // there, ahead of all that was submitted later.
@@ -120,8 +123,9 @@ void PoolCore::tick() {
             take_back_from(link, link.ring().published() - waiting(link));
     refill();
     retire_old(now);
-    ticking_ = std::any_of(links_.begin(), links_.end(),
-                           [](WorkerLink& l) { return l.alive && l.ring().in_flight() >= 2; });
+    ticking_ = std::any_of(links_.begin(), links_.end(), [](WorkerLink& l) {
+        return l.alive && (l.deaf || l.ring().in_flight() >= 2);
+    });
     watching_ = outstanding_ > 0 || completed_ != completed_at_look_;
     completed_at_look_ = completed_;
     if (watching_) idle_since_.reset();
@@ -152,9 +156,15 @@ void PoolCore::kick_supervisor() {
 }
 
 void PoolCore::kill_overdue() {
-    if (!kill_at_ || sys::Clock::now() < *kill_at_) return;
-    kill_at_.reset();
-    signal_workers(SIGKILL);
+    auto now = sys::Clock::now();
+    auto is_due = [&](sys::Deadline& deadline) {
+        if (!deadline || now < *deadline) return false;
+        deadline.reset();
+        return true;
+    };
+    if (is_due(kill_at_)) signal_workers(SIGKILL);
+    for (WorkerLink& link : links_)
+        if (is_due(link.leave_by)) signal_worker(link, SIGKILL);
 }
 
 void PoolCore::close() {
@@ -220,10 +230,7 @@ void PoolCore::join() {
         Lock lock(mutex_);
         if (!joining_) {
             joining_ = true;
-            if (state_ == State::closed) {
-                ask_all_to_stop();
-                kill_at_ = sys::Clock::now() + kLeaveGrace;
-            }
+            if (state_ == State::closed) ask_all_to_stop();
             kick_supervisor();
         }
     }
@@ -237,6 +244,7 @@ void PoolCore::join() {
         finished.join();
         launcher_.reset();  // a fork server goes now, though futures may keep this object
     }
+    judges_.stop();  // it may have callbacks called
     callbacks_.stop();
     trace_.end();  // whoever joins waits for the file
 }
@@ -244,9 +252,8 @@ void PoolCore::join() {
 void PoolCore::abandon() {
     supervisor_.abandon();  // they exist in the parent only
     callbacks_.abandon();
-    judges_.stop();  // it may have callbacks called
+    judges_.abandon();
     background_.abandon();
 }
 
 }  // namespace sidestep::detail
-    judges_.abandon();

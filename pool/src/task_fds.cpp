@@ -21,7 +21,9 @@ bool send(int control, const TaskFdsMessage& message, std::span<const int> fds) 
         return true;
     } catch (const std::system_error& error) {
         int code = error.code().value();
-        if (code == EAGAIN || code == EPIPE || code == ECONNRESET) return false;
+        // ETOOMANYREFS: as many descriptors are on their way as this user may have.
+        if (code == EAGAIN || code == ETOOMANYREFS || code == EPIPE || code == ECONNRESET)
+            return false;
         throw;
     }
 }
@@ -74,9 +76,9 @@ bool TaskFds::receive() {
     try {
         message = sys::receive_message(control_.get(), std::as_writable_bytes(std::span(&head, 1)));
     } catch (const std::system_error& error) {
-        if (error.code().value() == EAGAIN) return false;
-        if (error.code().value() == EMSGSIZE) return true;  // no descriptors are left: who needs
-        throw;                                              //   what came will say it
+        // EMSGSIZE: no descriptors are left. Else nothing is there, or a task has closed the
+        // socket. Who needs what should have come will say it.
+        return error.code().value() == EMSGSIZE;
     }
     if (message.closed || message.size != sizeof head || head.magic != TaskFdsMessage::kMagic)
         return false;

@@ -13,6 +13,7 @@
 #include "policy_support.hpp"
 
 namespace mp = sidestep;
+using test::error_of;
 using test::get;
 using test::kCount;
 using test::kExtra;
@@ -23,8 +24,36 @@ using namespace std::chrono_literals;
 
 namespace {
 
+constexpr int kMostFds = 256;  // of a worker, by far
+
 [[noreturn]] void hang() {
     for (;;) pause();
+}
+// Writes so much to each socket that the process has.
+int write_to_sockets(std::size_t size) {
+    std::vector<char> junk(size, 'x');
+    for (int fd = 3; fd < kMostFds; ++fd) {
+        struct stat file = {};
+        if (fstat(fd, &file) == 0 && S_ISSOCK(file.st_mode))
+            (void)!write(fd, junk.data(), junk.size());
+    }
+    hang();
+}
+std::uint64_t close_all(const std::string& path) {
+    test::SharedWords::Word* words = test::SharedWords::attach(path);
+    for (int fd = 3; fd < kMostFds; ++fd) close(fd);
+    words[kTell] = 1;
+    return test::await(words[kGate]);
+}
+int read_value(const mp::Value<int>& value) { return value.value(); }
+void hang_at_end(const std::string& path) {
+    test::bump(path, kExtra);
+    hang();
+}
+int start_and_return() {
+    pid_t child = fork();
+    if (child == 0) hang();
+    return child;
 }
 int fail_at_gate(const std::string& path) {
     test::wait_at(path, kCount, kExtra);
@@ -43,6 +72,87 @@ void throw_from_third_on(const std::string& path) {
 bool always(const std::exception_ptr&) { return true; }
 
 }  // namespace
+
+TEST_CASE("a stray write to the pool's socket costs the task that did it",
+          "[pool][faults][scribble]") {
+    auto method = GENERATE(from_range(methods()));
+    std::size_t size = GENERATE(1u, 24u, 4096u);  // 24: as much as a worker writes
+    CAPTURE(size);
+    mp::Pool pool({.processes = 2, .start_method = method});
+    for (int round = 0; round < 3; ++round) {
+        auto error = error_of<mp::WorkerLost>(pool.submit(write_to_sockets, size));
+        CHECK_THAT(error.what(), Catch::Contains("so the pool stopped it"));
+        for (int i = 0; i < 10; ++i) CHECK(get(pool.submit(test::add, i, 1)) == i + 1);
+    }
+}
+
+TEST_CASE("a task that closes the worker's descriptors keeps no other task waiting",
+          "[pool][faults][handles]") {
+    auto method = GENERATE(from_range(methods()));
+    unsigned workers = GENERATE(1u, 2u);
+    bool ends_first = workers == 1 || GENERATE(true, false);
+    CAPTURE(workers, ends_first);
+    test::SharedWords words(test::kWords);
+    mp::Value<int> value(5);
+    mp::Pool pool({.processes = workers, .start_method = method});
+    auto closes = pool.submit(close_all, words.path());
+    test::await(words[kTell]);
+    if (ends_first) words[kGate] = 9;
+    if (ends_first) CHECK(get(closes) == 9);
+    std::vector<mp::Future<int>> others;
+    for (int i = 0; i < 6; ++i) {
+        others.push_back(pool.submit(read_value, value));
+        others.push_back(pool.submit(test::add, 2, 3));
+    }
+    for (auto& f : others) CHECK(get(f) == 5);
+    words[kGate] = 9;
+    CHECK(get(closes) == 9);
+}
+
+TEST_CASE("a worker that does not leave is killed after leave_grace, and replaced",
+          "[pool][recycle][idle][resize][finalizer]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::PoolOptions options{.processes = 1,
+                            .start_method = method,
+                            .finalizer = mp::bind(hang_at_end, words.path()),
+                            .leave_grace = 20ms};
+    SECTION("after max_tasks_per_child") {
+        options.max_tasks_per_child = 1;
+        mp::Pool pool(options);
+        int first = get(pool.submit(test::own_pid));
+        CHECK(get(pool.submit(test::own_pid)) != first);
+    }
+    SECTION("when it is too old") {
+        options.max_age = 1ms;
+        mp::Pool pool(options);
+        int first = get(pool.submit(test::own_pid));
+        CHECK(test::eventually([&] { return get(pool.submit(test::own_pid)) != first; }));
+    }
+    SECTION("when it is idle") {
+        options.idle_timeout = 1ns;
+        mp::Pool pool(options);
+        int first = get(pool.submit(test::own_pid));
+        CHECK(test::eventually([&] { return pool.worker_pids().empty(); }));
+        CHECK(get(pool.submit(test::own_pid)) != first);
+    }
+    SECTION("when it is one too many") {
+        options.processes = 2;
+        mp::Pool pool(options);
+        pool.resize(1);
+        CHECK(test::eventually([&] { return pool.worker_pids().size() == 1; }));
+        CHECK(get(pool.submit(test::add, 1, 2)) == 3);
+    }
+}
+
+TEST_CASE("what a task left running ends with its worker, in order too", "[pool][shutdown]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto child = static_cast<pid_t>(get(pool.submit(start_and_return)));
+    CHECK(test::process_exists(child));
+    pool.shutdown();
+    CHECK(test::eventually([&] { return !test::process_exists(child); }));
+}
 
 TEST_CASE("a callback may wait for a task about which Retry::when is asked",
           "[pool][callback][retry][when]") {

@@ -258,6 +258,7 @@ TEST_CASE("options that make no sense are refused, with the remedy", "[pool][tim
     CHECK_THAT(refused_pool({.idle_timeout = -1ns}), Catch::Contains("idle_timeout"));
     CHECK_THAT(refused_pool({.stop_grace = -1ns}), Catch::Contains("stop_grace"));
     CHECK_THAT(refused_pool({.terminate_grace = -1ns}), Catch::Contains("terminate_grace"));
+    CHECK_THAT(refused_pool({.leave_grace = -1ns}), Catch::Contains("leave_grace"));
 }
 
 TEST_CASE("a task that takes too much memory fails with OutOfMemory; its neighbours do not",

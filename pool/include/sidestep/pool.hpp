@@ -20,18 +20,21 @@
 // Fork:      a forked copy of the process must not use the pool (std::logic_error); destroying it
 //            there does nothing.
 // Peer death: a worker that dies costs the task that it ran (WorkerLost); tasks that it had not
-//            begun are given to others, and it is replaced. When this process dies, however, its
-//            workers die with it, and nothing is left behind.
+//            begun are given to others, and it is replaced. One that writes nonsense to what it
+//            shares with the pool is killed. When a worker ends, in order or not, what its tasks
+//            left running in its process group is killed. When this process dies, its workers die
+//            with it, and nothing is left behind. A fork server that dies is started again; with
+//            StartMethod::fork it is a copy of this process as it was, which cannot be made again:
+//            the pool goes on with the workers that it has, and is broken with the last of them.
 // Errors:    std::system_error if workers cannot be started; BrokenPool when they die again and
 //            again without finishing a task; std::logic_error after close().
 // Limits:    1024 workers. The number of waiting tasks is limited by memory only.
 // Order:     tasks are begun about in the order in which they were submitted, not exactly: some
-// wait
-//            in the queues of workers, and one behind a task that turns out to be long is given to
-//            another worker only when one has nothing to do. So tasks that wait for each other (by
-//            an Event, a Barrier, a Queue) need a worker each: that much more than the number of
-//            tasks that run for ever. One that only needs another's result is better submitted by
-//            that one's Future::add_done_callback().
+//            wait in the queues of workers, and one behind a task that turns out to be long is
+//            given to another worker only when one has nothing to do. So tasks that wait for each
+//            other (by an Event, a Barrier, a Queue) need a worker each: that much more than the
+//            number of tasks that run for ever. One that only needs another's result is better
+//            submitted by that one's Future::add_done_callback().
 //
 // | state \ call | submit, map... | close | terminate | join                         |
 // |--------------|----------------|-------|-----------|------------------------------|

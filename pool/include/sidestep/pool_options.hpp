@@ -26,7 +26,8 @@ struct PoolOptions {
     // pool at once: BrokenPool says why, and nothing is tried again.
     WorkerHook initializer = {};
     // Called in each worker that leaves in order: at the end of the pool, or when it is replaced
-    // after max_tasks_per_child. What it throws is reported on stderr.
+    // after max_tasks_per_child, or leaves for another reason below. It and the exit handlers have
+    // leave_grace. What it throws is reported on stderr.
     WorkerHook finalizer = {};
 
     // A worker is replaced after so many tasks (a chunk of a map is one). 0: never.
@@ -48,6 +49,9 @@ struct PoolOptions {
     // so, stop_grace later its worker's process group gets SIGTERM, terminate_grace later SIGKILL.
     std::chrono::nanoseconds stop_grace = std::chrono::milliseconds(2);
     std::chrono::nanoseconds terminate_grace = std::chrono::seconds(1);
+    // How long a worker may take that leaves in order, with its finalizer and its exit handlers.
+    // Then its process group gets SIGKILL.
+    std::chrono::nanoseconds leave_grace = std::chrono::seconds(30);
 
     // Each worker runs on one CPU of those that this process may use.
     bool pin_workers = false;
