@@ -19,6 +19,18 @@ namespace {
 int fail(int x) { throw std::out_of_range("bad " + std::to_string(x)); }
 std::string filled(std::size_t size) { return std::string(size, 'x'); }
 
+// Cannot be read back.
+struct Unreadable {
+    template <class Archive>
+    void save(Archive& archive) const {
+        archive(1);
+    }
+    template <class Archive>
+    void load(Archive&) {
+        throw std::domain_error("will not be loaded");
+    }
+};
+
 // A pool of one worker that is held at a gate, and a task that waits behind it.
 struct Held {
     explicit Held(mp::StartMethod method)
@@ -233,7 +245,7 @@ TEST_CASE("a forked copy of the process is refused every call, and its destructo
         refused([&] { pool->submit(test::add, 1, 2); });
         refused([&] { pool->submit(filled, std::string(1000, 'y').size()); });
         refused([&] { pool->map(test::square, std::vector<long>{1}); });
-        refused([&] { stream.next_outcome(); });
+        refused([&] { (void)stream.next_outcome()->value(); });
         refused([&] { pool->close(); });
         refused([&] { pool->terminate(); });
         refused([&] { pool->join(); });
@@ -266,4 +278,29 @@ TEST_CASE("a task sees the pool of its parent as a forked copy does", "[pool][fo
     mp::Pool second({.processes = 1, .start_method = mp::StartMethod::fork});
     CHECK_THROWS_WITH(second.apply([] { return outer->apply(test::add, 1, 2); }),
                       Catch::Contains("forked copy"));
+}
+
+TEST_CASE("a result that cannot be read back is an error for on_error, and no value for on_value",
+          "[pool][future][callback]") {
+    unsigned processes = GENERATE(0u, 1u);
+    mp::Pool pool({.processes = processes});
+    std::string text;
+    int values = 0;
+    auto future = pool.submit([] { return Unreadable(); })
+                      .on_value([&](const Unreadable&) { ++values; })
+                      .on_error([&](const std::exception_ptr& error) {
+                          try {
+                              std::rethrow_exception(error);
+                          } catch (const std::domain_error& e) {
+                              text = e.what();
+                          }
+                      });
+    pool.submit([] { return std::string("readable"); })
+        .on_value([&](const std::string&) { ++values; })
+        .on_error([&](const std::exception_ptr&) { text = "an error"; });
+    pool.close();
+    pool.join();
+    CHECK_THROWS_AS(future.get(), std::domain_error);
+    CHECK(text == "will not be loaded");
+    CHECK(values == 1);
 }

@@ -192,6 +192,12 @@ constexpr void check_callable() {
                       "temporaries (parameters by value, const& or &&; const char* arrives as "
                       "std::string)");
 }
+template <class Result>
+constexpr void check_result() {
+    static_assert(std::is_void_v<Result> || std::is_default_constructible_v<Result> ||
+                      std::is_constructible_v<Result, Blank>,
+                  "the result's type needs a default constructor, so that it can be read back");
+}
 template <class F, class... Args>
 constexpr void check_task() {
     check_callable<F, Args...>();
@@ -200,6 +206,7 @@ constexpr void check_task() {
         static_assert(std::is_void_v<Result> || Travels<Result>,
                       "the result cannot be serialized: give its type a cereal `serialize` "
                       "member, or return void");
+        check_result<Result>();
     }
 }
 

@@ -8,7 +8,8 @@
 // Errors:    get() throws what the task threw, by type (remote_error.hpp), or WorkerLost,
 //            TaskTimeout, OutOfMemory, BrokenPool, CancelledError (pool_errors.hpp). A result that
 //            cannot be read back throws what its `serialize` threw, in get(), and affects nothing
-//            else.
+//            else. One that cannot be copied and did not travel (of a ThreadPool, a Promise,
+//            map_async) can be had once: get() moves it out.
 //
 // | state \ call     | ready | running | wait_for      | get            | cancel                |
 // |------------------|-------|---------|---------------|----------------|-----------------------|
@@ -22,11 +23,18 @@
 // is false then.)
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <coroutine>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
@@ -42,35 +50,71 @@ std::string describe_task(TaskState& task);
 // Throws std::logic_error if it is not captured.
 const TaskOutput& output_of(const TaskState& task);
 
+// Whether a value can be copied. (A standard container says so of itself whatever is in it. A type
+// of one's own that has such a container as a member says so too: delete its copy constructor.)
+template <class T>
+inline constexpr bool kCopies = std::is_copy_constructible_v<T>;
+template <class T>
+requires requires {
+    typename T::allocator_type;
+    typename T::value_type;
+} &&(!std::is_same_v<typename T::value_type, T>)inline constexpr bool kCopies<T> =
+    std::is_copy_constructible_v<T> && kCopies<typename T::value_type>;
+template <class T>
+inline constexpr bool kCopies<std::optional<T>> = kCopies<T>;
+template <class T, std::size_t kSize>
+inline constexpr bool kCopies<std::array<T, kSize>> = kCopies<T>;
+template <class A, class B>
+inline constexpr bool kCopies<std::pair<A, B>> = kCopies<A>&& kCopies<B>;
+template <class... Ts>
+inline constexpr bool kCopies<std::tuple<Ts...>> = (kCopies<Ts> && ...);
+
 template <class T>
 T decode_bytes(std::span<const std::byte> bytes) {
     InputArchive archive(bytes);
     if constexpr (std::is_void_v<T>) {
         archive.expect_end();
     } else {
-        T value{};
+        T value = make_blank<T>();
         archive(value);
         archive.expect_end();
         return value;
     }
 }
 
+// Others never travel: their futures are of tasks in this process.
+template <class T>
+inline constexpr bool kReadable = std::is_void_v<T> ||
+                                  ((std::is_default_constructible_v<T> ||
+                                    std::is_constructible_v<T, Blank>)&&Travels<T>);
+
 template <class T>
 T result_of(const TaskState& task) {
     if (const void* here = task.value()) {
         if constexpr (std::is_void_v<T>)
             return;
-        else if constexpr (std::is_copy_constructible_v<T>)
+        else if constexpr (kCopies<T>)
             return *static_cast<const T*>(here);
         else  // there is one, and the first to ask gets it
             return std::move(*static_cast<T*>(const_cast<void*>(here)));
     }
-    if constexpr (std::is_void_v<T>)
-        return decode_bytes<T>(task.result());
-    else if constexpr (std::is_default_constructible_v<T> && Travels<T>)
+    if constexpr (kReadable<T>)
         return decode_bytes<T>(task.result());
     else
         throw_empty_future();
+}
+// What result_of() would throw, or null. Reads the result, if it travelled.
+template <class T>
+std::exception_ptr failure_of(const TaskState& task) {
+    if (std::exception_ptr error = task.error()) return error;
+    if constexpr (kReadable<T> && !std::is_void_v<T> && !std::is_arithmetic_v<T>) {
+        try {
+            if (!task.value()) (void)decode_bytes<T>(task.result());
+        } catch (...) {
+            return std::current_exception();
+        }
+    }
+    return nullptr;
 }
 }  // namespace detail
 
@@ -142,22 +186,30 @@ class Future {
     }
 
     // add_done_callback for one of the outcomes; both return this future, so that they chain:
-    // pool.submit(f, x).on_value(use).on_error(report).
+    // pool.submit(f, x).on_value(use).on_error(report). A result that cannot be read back is an
+    // error: to see to that, each of them reads it, unless it is a number.
     template <class F>  // f(value), or f() if there is none
     const Future& on_value(F f) const {
         add_done_callback([f = std::move(f)](const Future& done) mutable {
             if (done.exception()) return;
-            if constexpr (std::is_void_v<T>)
+            if constexpr (std::is_void_v<T>) {
                 f();
-            else
-                f(done.get());
+            } else {
+                std::optional<T> value;
+                try {
+                    value.emplace(done.get());
+                } catch (...) {  // on_error()'s
+                    return;
+                }
+                f(std::move(*value));
+            }
         });
         return *this;
     }
     template <class F>  // f(std::exception_ptr)
     const Future& on_error(F f) const {
         add_done_callback([f = std::move(f)](const Future& done) mutable {
-            if (std::exception_ptr error = done.exception()) f(error);
+            if (std::exception_ptr error = detail::failure_of<T>(*done.task_)) f(error);
         });
         return *this;
     }
