@@ -82,6 +82,11 @@ WorkerLost::WorkerLost(Details details)
 TaskTimeout::TaskTimeout(Details details)
     : TaskError("a task ran longer than its timeout", std::move(details),
                 [](const Details& d, const std::string& name) {
+                    if (d.pid == 0)  // of a ThreadPool
+                        return fmt::format(
+                            "{} ran longer than its timeout of {} ms; a thread cannot be stopped: "
+                            "it runs on until it looks at this_task::stop_requested(), or ends",
+                            name, d.limit / 1'000'000);
                     return fmt::format(
                         "{} ran longer than its timeout of {} ms in worker {}, and "
                         "was stopped: give it less to do, or more time",

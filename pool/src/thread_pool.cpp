@@ -20,6 +20,7 @@ namespace {
 
 constexpr unsigned kMostThreads = 4096;
 thread_local ThreadPoolCore* pool_of_this_thread = nullptr;
+thread_local ThreadJob* job_of_this_thread = nullptr;  // that it runs
 std::atomic<unsigned> pools_made{0};
 
 void check(const TaskOptions& options) {
@@ -61,17 +62,41 @@ void ThreadPoolCore::require_owner() const {
             "pool of its own here");
 }
 
-void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options) {
-    if (options) check(*options);
-    job->options = options ? merged(*options, options_.task) : options_.task;
-    require_owner();
-    Lock lock(mutex_);
+// begun: a stream that was made before close().
+void ThreadPoolCore::check_accepting(bool begun) const {
     if (!broken_.empty()) throw BrokenPool(broken_);
     if (interrupted_)
         throw CancelledError(
             "the pool was interrupted (SIGINT): it finishes what runs, and takes no tasks any "
             "more");
-    if (closed_) throw std::logic_error("the pool is closed: it takes no tasks after close()");
+    if (terminated_ && begun)
+        throw CancelledError("the item was cancelled: its pool was terminated");
+    if (closed_ && (ended_ || !begun))
+        throw std::logic_error("the pool is closed: it takes no tasks after close()");
+}
+
+void ThreadPoolCore::check_open() {
+    require_owner();
+    Lock lock(mutex_);
+    check_accepting(false);
+}
+
+void refuse_retries(const Retry& retry) {
+    if (retry.max_attempts > 1)
+        throw std::invalid_argument(fmt::format(
+            "TaskOptions::retry.max_attempts is {}, and an argument cannot be copied: the second "
+            "attempt would have none. Give it a shared_ptr, or max_attempts = 1",
+            retry.max_attempts));
+}
+
+void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options,
+                            bool begun) {
+    if (options) check(*options);
+    job->options = options ? merged(*options, options_.task) : options_.task;
+    if (!job->runs_again()) refuse_retries(job->options.retry);
+    require_owner();
+    Lock lock(mutex_);
+    check_accepting(begun);
     job->number = next_number_++;
     job->submitted_at = sys::Clock::now();
     Key key{-job->options.priority, job->number};
@@ -79,13 +104,34 @@ void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* o
         auto thread = static_cast<unsigned>(sticky % most_threads());
         while (threads_.size() <= thread) start_thread();  // it must be that one
         keyed_[thread].emplace(key, std::move(job));
+        ++unfinished_;
         return changed_.notify_all();
     }
     bool first = threads_.empty();
     if (first) start_thread();  // or nobody would run it
     waiting_.emplace(key, std::move(job));
+    ++unfinished_;
     if (!first) help_if_needed();
     changed_.notify_one();
+    wake_all_if_extra();
+}
+
+void ThreadPoolCore::begin_map() {
+    require_owner();
+    Lock lock(mutex_);
+    ++maps_;
+}
+
+void ThreadPoolCore::end_map() {
+    if (!owned_here()) return;
+    Lock lock(mutex_);
+    --maps_;
+    quiet_.notify_all();
+}
+
+std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {
+    core->begin_map();
+    return {core.get(), [core](void*) { core->end_map(); }};
 }
 
 // Throws std::system_error if the system gives none.
@@ -125,12 +171,14 @@ bool ThreadPoolCore::initialize(unsigned index) {
     } catch (...) {  // text says so
     }
     Lock lock(mutex_);
-    broken_ = fmt::format(
-        "the pool is broken: its initializer threw {}; make a new pool when the "
-        "cause is gone",
-        text);
+    if (broken_.empty())  // the first one's: it stays, and is read without the mutex by nobody
+        broken_ = fmt::format(
+            "the pool is broken: its initializer threw {}; make a new pool when the "
+            "cause is gone",
+            text);
+    std::string reason = broken_;
     lock.unlock();
-    fail_waiting([this] { return std::make_exception_ptr(BrokenPool(broken_)); });
+    fail_waiting([&] { return std::make_exception_ptr(BrokenPool(reason)); });
     changed_.notify_all();
     return false;
 }
@@ -154,6 +202,19 @@ void ThreadPoolCore::run(unsigned index) {
     }
 }
 
+// A thread that waits for a future lets another one run; when it goes on, that one finishes what it
+// has and pauses. Those beyond the number that was asked for are extra: they run only in the place
+// of one that waits, so that the others get their turn (tasks with a key have only them).
+bool ThreadPoolCore::may_run(unsigned index) const {
+    if (is_extra(index) && extra_running_ >= in_wait_) return false;
+    return running_.size() < most_threads() + in_wait_;
+}
+
+// Threads that may not run wait beside those that may: which of them is woken matters.
+void ThreadPoolCore::wake_all_if_extra() {
+    if (threads_.size() > most_threads()) changed_.notify_all();
+}
+
 // The next job; null at the end.
 std::unique_ptr<ThreadJob> ThreadPoolCore::take(Lock& lock, unsigned index) {
     for (;;) {
@@ -162,12 +223,13 @@ std::unique_ptr<ThreadJob> ThreadPoolCore::take(Lock& lock, unsigned index) {
             !own.empty() && (waiting_.empty() || own.begin()->first < waiting_.begin()->first)
                 ? own
                 : waiting_;
-        if (!from.empty()) {
+        if (!from.empty() && may_run(index)) {
             auto job = std::move(from.extract(from.begin()).mapped());
             running_[job->number] = &job->task();
+            extra_running_ += is_extra(index);
             return job;
         }
-        if (closed_ || !broken_.empty()) return nullptr;
+        if (ended_ || !broken_.empty()) return nullptr;
         ++idle_;
         changed_.wait(lock);
         --idle_;
@@ -175,77 +237,60 @@ std::unique_ptr<ThreadJob> ThreadPoolCore::take(Lock& lock, unsigned index) {
 }
 
 void ThreadPoolCore::run_job(ThreadJob& job, unsigned index) {
-    Due due;
     auto begun = sys::Clock::now();
-    if (job.task().start()) {
-        due = arm_timer(job);
-        TaskContext context;
-        context.number = context.item = job.number;
-        context.seed = options_.seed;
-        context.worker = static_cast<int>(index);
-        context.stop_flag = &job.task().stop_flag();
-        for (bool again = true; again;) {
-            context.attempt = ++job.attempt;
-            TaskScope scope(context);
-            try {
-                job.run(job.attempt >= job.options.retry.max_attempts);
-                again = false;
-            } catch (abi::__forced_unwind&) {
-                throw;
-            } catch (...) {
-                std::exception_ptr error = std::current_exception();
-                again = !interrupted_ && retry_here(job.options.retry, job.attempt, error);
-                if (!again) job.task().try_fail(error);
-            }
-        }
+    job_of_this_thread = &job;
+    try {
+        if (job.task().start()) run_attempts(job, index);
+    } catch (abi::__forced_unwind&) {  // pthread_exit: the thread goes, and the task has no result
+        end_job(job, index);
+        throw;
     }
     note_end(job, index, begun);
+    end_job(job, index);
+}
+
+void ThreadPoolCore::run_attempts(ThreadJob& job, unsigned index) {
+    TaskContext context;
+    context.number = context.item = job.number;
+    context.seed = options_.seed;
+    context.worker = static_cast<int>(index);
+    context.stop_flag = &job.task().stop_flag();
+    arm_timer(job);
+    for (bool again = true; again;) {
+        context.attempt = ++job.attempt;
+        TaskScope scope(context);
+        try {
+            job.run(job.attempt >= job.options.retry.max_attempts);
+            again = false;
+        } catch (abi::__forced_unwind&) {
+            throw;
+        } catch (...) {
+            std::exception_ptr error = std::current_exception();
+            again = !interrupted_ && retry_here(job.options.retry, job.attempt, error);
+            if (!again) job.task().try_fail(error);
+        }
+    }
+}
+
+void ThreadPoolCore::end_job(ThreadJob& job, unsigned index) {
+    job_of_this_thread = nullptr;
+    disarm_timer(job);
     Lock lock(mutex_);
     running_.erase(job.number);
-    deadlines_.erase(due);
+    extra_running_ -= is_extra(index);
+    --unfinished_;
+    wake_all_if_extra();
+    quiet_.notify_all();
 }
 
+// Neither the pause nor Retry::when is part of an attempt.
 bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error) {
-    return attempts < retry.max_attempts && wants_retry(retry, error) &&
-           pause_here(retry_pause(retry, attempts));
-}
-
-// --- the clock ---------------------------------------------------------------------------------
-
-ThreadPoolCore::Due ThreadPoolCore::arm_timer(ThreadJob& job) {
-    if (job.options.timeout.count() <= 0 || job.options.timeout == kNoTimeout) return {};
-    job.task().add_reference();
-    Lock lock(mutex_);
-    Due due(sys::Clock::now() + job.options.timeout, job.number);
-    deadlines_.emplace(due, Ref<LocalTaskBase>(&job.task()));
-    if (!timer_.joinable())
-        timer_.start("sidestep-timer", ServiceThread::Runs::users_code, [this] { run_timer(); });
-    timed_.notify_all();
-    return due;
-}
-
-void ThreadPoolCore::run_timer() {
-    Lock lock(mutex_);
-    while (!timer_ends_) {
-        if (deadlines_.empty()) {
-            timed_.wait(lock);
-            continue;
-        }
-        auto due = deadlines_.begin()->first.first;
-        if (sys::Clock::now() < due) {
-            timed_.wait_until(lock, due);
-            continue;
-        }
-        Ref<LocalTaskBase> task = std::move(deadlines_.begin()->second);
-        std::uint64_t number = deadlines_.begin()->first.second;
-        deadlines_.erase(deadlines_.begin());
-        lock.unlock();
-        TaskError::Details details;
-        details.task = number;
-        task->time_out(std::make_exception_ptr(TaskTimeout(std::move(details))));
-        task = {};
-        lock.lock();
-    }
+    if (attempts >= retry.max_attempts) return false;
+    ThreadJob& job = *job_of_this_thread;
+    pool_of_this_thread->disarm_timer(job);
+    if (!wants_retry(retry, error) || !pause_here(retry_pause(retry, attempts))) return false;
+    pool_of_this_thread->arm_timer(job);
+    return true;
 }
 
 // --- waiting inside a task ---------------------------------------------------------------------
@@ -254,6 +299,7 @@ void ThreadPoolCore::begin_wait() {
     Lock lock(mutex_);
     ++in_wait_;
     help_if_needed();
+    wake_all_if_extra();
 }
 
 void ThreadPoolCore::end_wait() {
@@ -287,7 +333,6 @@ unsigned ThreadPoolCore::idle_threads() {
 void ThreadPoolCore::close() {
     Lock lock(mutex_);
     closed_ = true;
-    changed_.notify_all();
 }
 
 void ThreadPoolCore::fail_waiting(const std::function<std::exception_ptr()>& error) {
@@ -301,6 +346,8 @@ void ThreadPoolCore::fail_waiting(const std::function<std::exception_ptr()>& err
             list.clear();
         }
         (error ? noted_.failed : noted_.cancelled) += jobs.size();
+        unfinished_ -= jobs.size();
+        quiet_.notify_all();
     }
     for (auto& job : jobs) {
         if (error)
@@ -316,6 +363,16 @@ void ThreadPoolCore::interrupt() {
     interrupted_ = true;
     close();
     cancel_waiting();
+}
+
+void ThreadPoolCore::terminate() {
+    {
+        Lock lock(mutex_);
+        closed_ = terminated_ = true;
+        quiet_.notify_all();
+    }
+    cancel_waiting();
+    ask_to_stop();
 }
 
 void ThreadPoolCore::ask_to_stop() {
@@ -341,6 +398,15 @@ void ThreadPoolCore::join() {
             "let the pool end here, which does not wait");
     Lock only_one(joining_);
     background_.join();
+    {
+        Lock lock(mutex_);
+        quiet_.wait(lock, [this] {
+            bool maps_end = terminated_ || !broken_.empty();
+            return unfinished_ == 0 && (maps_ == 0 || maps_end);
+        });
+        ended_ = true;
+        changed_.notify_all();
+    }
     for (;;) {  // a thread that waits may start another one
         std::deque<std::thread> threads;
         {
@@ -361,9 +427,11 @@ void ThreadPoolCore::join() {
     trace_.end();
 }
 
-void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options) {
-    core.submit(std::move(job), options);
+void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options,
+                bool begun) {
+    core.submit(std::move(job), options, begun);
 }
+void check_open(ThreadPoolCore& core) { core.check_open(); }
 const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
 
 }  // namespace detail
@@ -386,11 +454,7 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::close() { core_->close(); }
-void ThreadPool::terminate() {
-    core_->close();
-    core_->cancel_waiting();
-    core_->ask_to_stop();
-}
+void ThreadPool::terminate() { core_->terminate(); }
 void ThreadPool::join() { core_->join(); }
 void ThreadPool::shutdown(ShutdownOptions options) {
     core_->close();

@@ -5,8 +5,9 @@
 //
 // For tasks that wait (files, networks, other programs), and to debug what a Pool will run. Nothing
 // is serialized: any callable will do, lambdas with captures too; arguments and results are copied,
-// or moved if they are temporaries (with a retry, copied once more for each attempt but the last).
-// A crash ends the program; what Pool has for that (processes) this has not.
+// or moved if they are temporaries (with a retry, copied once more for each attempt but the last;
+// std::invalid_argument for retries of a task with an argument that cannot be copied). A crash ends
+// the program; what Pool has for that (processes) this has not.
 //
 // Ownership: the pool owns its threads. ~ThreadPool closes and joins (all tasks are finished);
 // while
@@ -16,14 +17,16 @@
 //            move.
 // Threads:   thread-safe. Threads are started when there is work for them. A task that waits for a
 //            future of a ThreadPool or a Promise does not hold up the pool: another thread takes
-//            over meanwhile.
+//            over meanwhile, and finishes what it has when that one goes on. Threads stay until
+//            join().
 // Fork:      a forked child has no threads: it must not use the pool.
 // Errors:    get() throws what the task threw, the object itself. std::logic_error after close();
 //            BrokenPool when the initializer failed.
 // Limits:    what runs cannot be stopped, only asked to (this_task::stop_requested()): cancel() of
 // a
-//            running task is false; a timeout fails the future, and asks. memory_limit needs a
-//            process: std::invalid_argument. 4096 threads.
+//            running task is false; a timeout (each attempt's) fails the future, and asks; there is
+//            no other attempt then. memory_limit needs a process: std::invalid_argument. 4096
+//            threads.
 #pragma once
 
 #include <concepts>
@@ -47,8 +50,8 @@
 namespace sidestep {
 
 struct ThreadPoolOptions {
-    // The most threads, 1 to 4096. Nothing: four more than CPUs, at most 32 (tasks of threads
-    // wait).
+    // The most threads that run tasks at a time, not counting those that wait for a future; 1 to
+    // 4096. Nothing: four more than CPUs, at most 32 (tasks of threads wait).
     std::optional<unsigned> threads = std::nullopt;
 
     // Called in each thread before its first task. One that throws breaks the pool: BrokenPool.
@@ -85,8 +88,8 @@ class ThreadPool : public PoolFace<ThreadPool> {
     void join();
     void shutdown(ShutdownOptions options = {});
 
-    // The most threads that there will be; how many there are now, and how many of them wait for
-    // work.
+    // The most threads that run tasks at a time; how many there are now, and how many of them wait
+    // for work.
     unsigned processes() const;
     unsigned threads() const;
     unsigned idle_threads() const;

@@ -1,6 +1,9 @@
 // The results of ThreadPool's imap and imap_unordered: as stream.hpp, without serialization.
 //
+// Items are copied; those that cannot be are moved out of a range that was moved in.
+//
 // Threads: one thread. The callable is copied for each chunk.
+// Errors:  std::invalid_argument for retries of items that cannot be copied.
 #pragma once
 
 #include <algorithm>
@@ -32,15 +35,30 @@ class ThreadJob {
     // throws.
     virtual void run(bool last) = 0;
     virtual LocalTaskBase& task() = 0;
+    // False: an argument cannot be copied, and is moved to the first call.
+    virtual bool runs_again() const = 0;
+    // For messages: the function, if the callable is a pointer to one.
+    virtual const void* function() const = 0;
 
     TaskOptions options;
     std::uint64_t number = 0;
     unsigned attempt = 0;
     std::chrono::steady_clock::time_point submitted_at{};
+    std::chrono::steady_clock::time_point due{};  // its timer's, if it has one: its thread's
 };
-// Throws std::logic_error if the pool is closed, BrokenPool if it is broken.
-void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options);
-// After so many attempts that failed: pauses and says true, if the task is to be run again.
+// Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it was;
+// so if it is joined), or terminated (begun: CancelledError), BrokenPool if it is broken;
+// std::invalid_argument for retries of what cannot be run again.
+void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options,
+                bool begun = false);
+// Throws what submit_job() would.
+void check_open(ThreadPoolCore& core);
+// While the result lives, join() waits: somebody has called a map.
+std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core);
+// Throws std::invalid_argument if there is more than one attempt.
+void refuse_retries(const Retry& retry);
+// After so many attempts that failed: pauses and says true, if the task is to be run again. The
+// timeout begins anew.
 bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error);
 const TaskOptions& default_options(const ThreadPoolCore& core);
 
@@ -53,8 +71,10 @@ class CallJob final : public ThreadJob {
           f_(std::forward<G>(f)),
           arguments_(std::forward<Values>(values)...) {}
     LocalTaskBase& task() override { return *task_; }
+    bool runs_again() const override { return kRunsAgain; }
+    const void* function() const override { return function_address(f_); }
     void run(bool last) override {
-        if constexpr ((std::is_copy_constructible_v<Args> && ...)) {
+        if constexpr (kRunsAgain) {
             if (!last) {
                 std::tuple<Args...> copy(arguments_);
                 return call(copy);
@@ -64,6 +84,8 @@ class CallJob final : public ThreadJob {
     }
 
   private:
+    static constexpr bool kRunsAgain = (kCopies<Args> && ...);
+
     void call(std::tuple<Args...>& arguments) {
         if constexpr (std::is_void_v<Result>) {
             std::apply([this](Args&... a) { std::invoke(f_, std::move(a)...); }, arguments);
@@ -116,20 +138,29 @@ struct ThreadChunk {
         std::make_shared<std::atomic<std::uint64_t>>(0);
 
   private:
-    // The item stays as it is: it may be run again.
-    Outcome<Result> run(const Item& item, std::size_t index) {
+    // The item stays as it is while it may be run again.
+    Outcome<Result> run(Item& item, std::size_t index) {
+        if constexpr (kCopies<Item>) {
+            if (task_context()->attempt < options.retry.max_attempts) {
+                Item copy(item);
+                return call(copy, index);
+            }
+        }
+        return call(item, index);
+    }
+    Outcome<Result> call(Item& item, std::size_t index) {
+        auto invoke = [&]() -> decltype(auto) {
+            if constexpr (kSpread)
+                return std::apply(f, std::move(item));
+            else
+                return std::invoke(f, std::move(item));
+        };
         if constexpr (std::is_void_v<Result>) {
-            call(item);
+            invoke();
             return {index, typename Outcome<Result>::Value{}};
         } else {
-            return {index, Result(call(item))};
+            return {index, Result(invoke())};
         }
-    }
-    decltype(auto) call(const Item& item) {
-        if constexpr (kSpread)
-            return std::apply(f, Item(item));
-        else
-            return std::invoke(f, Item(item));
     }
 };
 
@@ -160,7 +191,12 @@ class ThreadStream
           // A timeout is each item's: then each is a task.
           window_(options_.timeout.count() > 0 ? 1 : options.chunksize, options.window,
                   input_.size(), threads) {
+        static_assert(
+            detail::kCopies<Item> || kTakesItems,
+            "these items cannot be copied: move the container of them into the map or stream");
+        detail::check_open(*core_);
         detail::check_map_options(options);
+        if constexpr (!detail::kCopies<Item>) detail::refuse_retries(options_.retry);
     }
     ThreadStream(ThreadStream&&) = default;
     ThreadStream& operator=(ThreadStream&&) = delete;
@@ -183,11 +219,11 @@ class ThreadStream
     }
 
     // For StreamFace.
+    std::shared_ptr<void> hold() { return detail::hold_open(core_); }
     std::size_t input_size() { return input_.size(); }
     template <class Results>
     void read_rest(Results&) {}
-    // Internal: it is consumed in the background, also after the pool's close(): all of the input
-    // becomes tasks now.
+    // For PoolFace: it is consumed in the background. All of the input becomes tasks now.
     void detach() {
         while (!input_ended_) submit_chunk();
     }
@@ -196,9 +232,22 @@ class ThreadStream
     struct Flying {
         detail::Ref<Task> task;  // or none:
         std::size_t first = 0, items = 0;
-        std::exception_ptr error;  // the input's
-        std::shared_ptr<std::atomic<std::uint64_t>> duration_ns;
+        std::exception_ptr error;  // the input's, or the pool's:
+        bool last = false;         //   it refused them, nothing comes after
+        std::shared_ptr<std::atomic<std::uint64_t>> duration_ns = {};
     };
+    // The range gives its items away: it makes them, or was moved in.
+    static constexpr bool kMakesItems =
+        !std::is_lvalue_reference_v<decltype(std::declval<detail::Input<Range>&>().take())>;
+    static constexpr bool kTakesItems =
+        kMakesItems || (!std::is_reference_v<Range> && !std::ranges::view<Range>);
+
+    void pull_item(std::vector<Item>& items) {
+        if constexpr (detail::kCopies<Item> || kMakesItems)
+            items.push_back(input_.take());
+        else
+            items.push_back(std::move(input_.take()));
+    }
 
     void submit_chunk() {
         std::size_t first = window_.submitted();
@@ -208,7 +257,7 @@ class ThreadStream
         try {
             while (chunk.items.size() < most && !input_ended_) {
                 if (input_.has_item())
-                    chunk.items.push_back(input_.take());
+                    pull_item(chunk.items);
                 else
                     input_ended_ = true;
             }
@@ -216,17 +265,23 @@ class ThreadStream
             error = std::current_exception();
             input_ended_ = true;
         }
-        std::size_t count = chunk.items.size();
-        if (count > 0) {
-            auto task = Task::create();
-            auto duration = chunk.duration_ns;
+        if (!chunk.items.empty()) send(std::move(chunk));
+        if (error) fly({{}, window_.submitted(), 1, error});
+    }
+    void send(Chunk chunk) {
+        std::size_t first = chunk.first, count = chunk.items.size();
+        auto task = Task::create();
+        auto duration = chunk.duration_ns;
+        try {
             auto job = std::make_unique<detail::CallJob<Outcomes, Chunk>>(task, std::move(chunk));
             TaskOptions whole = options_;
             whole.retry = {.max_attempts = 1};  // items are, by themselves
-            detail::submit_job(*core_, std::move(job), &whole);
-            fly({std::move(task), first, count, {}, std::move(duration)});
+            detail::submit_job(*core_, std::move(job), &whole, true);
+        } catch (...) {  // the pool takes no more
+            input_ended_ = true;
+            return fly({{}, first, count, std::current_exception(), true});
         }
-        if (error) fly({{}, window_.submitted(), 1, error, {}});
+        fly({std::move(task), first, count, {}, false, std::move(duration)});
     }
     void fly(Flying chunk) {
         if (kUnordered && chunk.task && !chunk.task->listen(done_, chunk.first))
@@ -235,11 +290,14 @@ class ThreadStream
         flying_.push_back(std::move(chunk));
     }
 
+    // Unordered: what needs no waiting first.
     Flying next_chunk() {
         auto at = flying_.begin();
         if constexpr (kUnordered) {
-            at = std::find_if(at, flying_.end(), [](const Flying& c) { return !c.task; });
-            if (at == flying_.end()) {
+            at =
+                std::find_if(at, flying_.end(), [](const Flying& c) { return !c.task && !c.last; });
+            if (at == flying_.end()) at = flying_.begin();
+            if (at->task) {
                 (void)done_->wait({});
                 std::size_t first = *done_->pop();
                 at = std::find_if(flying_.begin(), flying_.end(),
