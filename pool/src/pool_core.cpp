@@ -101,7 +101,25 @@ bool PoolCore::accepting() {
     return state_ == State::running;
 }
 
-// begun: a map that was called before close().
+void PoolCore::check_open() {
+    require_owner();
+    Lock lock(mutex_);
+    check_accepting();
+}
+
+void PoolCore::begin_map() {
+    require_owner();
+    Lock lock(mutex_);
+    ++maps_;
+}
+
+void PoolCore::end_map() {
+    if (!owned_here()) return;
+    Lock lock(mutex_);
+    if (--maps_ == 0 && state_ != State::running) wake_waiters();
+}
+
+// begun: a stream that was made before close().
 void PoolCore::check_accepting(bool begun) const {
     if (interrupted_ && state_ != State::broken) throw_interrupted();
     switch (state_) {
@@ -117,6 +135,7 @@ void PoolCore::check_accepting(bool begun) const {
             if (begun && !joining_) return;
             throw std::logic_error("the pool is closed: it takes no tasks after close()");
         case State::terminating:
+            if (begun) throw CancelledError("the item was cancelled: its pool was terminated");
             throw std::logic_error("the pool is terminated: it takes no tasks after terminate()");
     }
 }

@@ -171,6 +171,10 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
 
     void submit(const PoolTaskRef& task, Completions* sink, bool begun);
     void submit_again(const PoolTaskRef& task);
+    void check_open();
+    // Between them join() waits: a map is collected.
+    void begin_map();
+    void end_map();
     void run_in_background(std::function<void()> work);
     enum class Cancel { waiting_only, running_too };
     bool cancel(PoolTask& task, Cancel mode);
@@ -400,6 +404,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     sys::Clock::time_point let_go_at_{};  // when lasting descriptors are next looked at
     sys::Clock::time_point trim_at_{};    // when captured output is next looked at
     bool joining_ = false;
+    unsigned maps_ = 0;           // that are collected
     unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
     std::uint64_t completed_at_death_ = 0;
     sys::Deadline idle_since_;

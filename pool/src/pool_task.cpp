@@ -36,6 +36,13 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
     return task;
 }
 
+void check_open(PoolCore& core) { core.check_open(); }
+
+std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
+    core->begin_map();
+    return {core.get(), [core](void*) { core->end_map(); }};
+}
+
 void PoolTask::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     // A part of a chunk may be wanted once more, when all of it is done.
     if (task->is_chunk() && task->options_ && task->options_->retry.max_attempts > 1)

@@ -225,14 +225,18 @@ void PoolCore::join() {
             "join() in a callback of the pool's own futures would wait for itself: call it in "
             "another thread, or let the pool end here, which does not wait");
     background_.join();  // what they wait for is done, or fails
-    wait([this] { return outstanding_ == 0; }, {});
-    {
+    bool first = false;
+    // In one step with the look: a stream may submit at any time.
+    auto nothing_left = [&] {
+        if (joining_) return true;
+        if (outstanding_ > 0 || (maps_ > 0 && !ending())) return false;
+        return first = joining_ = true;
+    };
+    wait(nothing_left, {});
+    if (first) {
         Lock lock(mutex_);
-        if (!joining_) {
-            joining_ = true;
-            if (state_ == State::closed) ask_all_to_stop();
-            kick_supervisor();
-        }
+        if (state_ == State::closed) ask_all_to_stop();
+        kick_supervisor();
     }
     wait([this] { return supervisor_done_; }, {});
     ServiceThread finished;

@@ -203,6 +203,7 @@ TEST_CASE("a trace of global() is complete when the program has ended", "[pool][
             mp::Pool::global().apply(test::add, 3, 4);
         },
         file);
+    program.start();
     program.join();
     CHECK(program.exitcode() == 0);
     CHECK(python(file, "len(tasks)") == "2");

@@ -1,15 +1,14 @@
 // Several items in one task: how map and the streams cut their input. Internal.
 //
 // Arguments of a chunk: the callable, {the number of items n, the first one's place in the input},
-// the
-//                       items.
-// Result of a chunk:    a bit for each item, set if it failed ((n + 7) / 8 bytes); then, for each
-// item
-//                       in order, its value, or {size, error}.
+//                       each item (see save_sized).
+// Result of a chunk:    a bit for each item, set if it failed ((n + 7) / 8 bytes); then, in order,
+//                       each item's value (see save_sized), or {size, error}.
 //
-// One item's error is that item's alone; a result that cannot be serialized is such an error. After
-// each item the worker says how far it is (ChunkProgress), so that if it dies, or is stopped, what
-// was done is kept, one item is to blame, and the rest is run elsewhere.
+// One item's error is that item's alone: an item that cannot be read, and a result that cannot be
+// written or read, are such errors. After each item the worker says how far it is (ChunkProgress),
+// so that if it dies, or is stopped, what was done is kept, one item is to blame, and the rest is
+// run elsewhere.
 #pragma once
 
 #include <cxxabi.h>
@@ -17,7 +16,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <exception>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -47,6 +48,45 @@ struct ChunkProgress {
         return word & ((std::uint64_t(1) << kSizeBits) - 1);
     }
 };
+
+// One item or value among others. What is no number goes with its size in front, so that who cannot
+// read one of them finds the next. (They share the archive: its table of shared pointers.)
+template <class T>
+void save_sized(OutputArchive& archive, const T& value) {
+    if constexpr (std::is_arithmetic_v<T>) {
+        archive(value);
+    } else {
+        OutputBuffer& buffer = archive.buffer();
+        std::size_t at = buffer.size();
+        std::uint64_t size = 0;
+        archive(size);
+        archive(value);
+        size = buffer.size() - at - sizeof size;
+        std::memcpy(buffer.begin() + at, &size, sizeof size);
+    }
+}
+// Leaves the archive at the next one, also if it throws.
+template <class T>
+void load_sized(InputArchive& archive, T& value) {
+    if constexpr (std::is_arithmetic_v<T>) {
+        archive(value);
+    } else {
+        std::uint64_t size = 0;
+        archive(size);
+        if (size > archive.remaining()) throw_bad_length(size, archive.remaining());
+        std::span<const std::byte> own = archive.view(static_cast<std::size_t>(size));
+        std::span<const std::byte> rest = archive.view(archive.remaining());
+        archive.reset(own);
+        try {
+            archive(value);
+            archive.expect_end();
+        } catch (...) {
+            archive.reset(rest);
+            throw;
+        }
+        archive.reset(rest);
+    }
+}
 
 // Writes the exception that is being handled as the result of item `index` of `count`.
 void save_item_error(OutputArchive& result, std::uint64_t index);
@@ -81,7 +121,7 @@ struct Chunk {
         } else {
             Result value(call(f, std::move(item)));
             times.called();
-            result(std::move(value));
+            save_sized<Result>(result, value);
             times.result_written();
         }
     }
@@ -99,27 +139,30 @@ struct Chunk {
         CallTimes* const times = result.times();
         std::uint64_t next_measured = times ? begin : end;
         for (std::uint64_t i = 0; i < end; ++i) {
-            if (i == next_measured) times->begin();
-            // An item that cannot be read leaves the rest unreadable: that fails the whole chunk.
-            Item item = make_blank<Item>();
-            arguments(item);
-            if (i < begin) continue;  // another one's
-            context.item = first + i;
-            if (context.started_ns)
-                context.started_ns->store(steady_now_ns(), std::memory_order_relaxed);  // a hint
+            bool measured = i == next_measured;
+            if (measured) {
+                next_measured += CallTimes::kItemsForOne;
+                times->begin();
+            }
             std::size_t mark = result.buffer().size();
             try {
-                if (i == next_measured) {
-                    next_measured += CallTimes::kItemsForOne;
+                Item item = make_blank<Item>();
+                load_sized(arguments, item);
+                if (i < begin) continue;  // another one's
+                context.item = first + i;
+                if (context.started_ns)
+                    context.started_ns->store(steady_now_ns(),
+                                              std::memory_order_relaxed);  // a hint
+                if (measured)
                     call_measured(f, std::move(item), result, *times);
-                } else if constexpr (std::is_void_v<Result>) {
+                else if constexpr (std::is_void_v<Result>)
                     call(f, std::move(item));
-                } else {
-                    result(call(f, std::move(item)));
-                }
+                else
+                    save_sized<Result>(result, call(f, std::move(item)));
             } catch (abi::__forced_unwind&) {
                 throw;
             } catch (...) {
+                if (i < begin) continue;
                 result.buffer().truncate(mark);
                 save_item_error(result, i - begin);
             }

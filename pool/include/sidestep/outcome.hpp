@@ -123,8 +123,8 @@ class Input {
 
 }  // namespace detail
 
-// The face of a stream. Derived has next_outcome(), and read_rest(results) to take what needs no
-// outcome of its own.
+// The face of a stream. Derived has next_outcome(), read_rest(results) to take what needs no
+// outcome of its own, and hold(), to keep the pool from ending meanwhile.
 template <class Derived, class R>
 class StreamFace {
   public:
@@ -156,6 +156,7 @@ class StreamFace {
 
     // Everything, in order; then throws the first error if there was one. For map().
     auto collect() && {
+        std::shared_ptr<void> held = derived().hold();
         using Results = std::conditional_t<std::is_void_v<Result>, bool, std::vector<Value>>;
         Results results{};
         if constexpr (!std::is_void_v<Result>) results.reserve(derived().input_size());

@@ -14,6 +14,11 @@ class WorkerMemory;
 class PoolTask;
 using PoolTaskRef = Ref<PoolTask>;
 
+// Throws what submit() would.
+void check_open(PoolCore& core);
+// While the result lives, join() waits: somebody has called a map.
+std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core);
+
 // Tasks of one consumer (a stream), in the order in which they are completed.
 class Completions {
   public:
@@ -75,8 +80,8 @@ class PoolTask final : public TaskState {
                               const TaskOptions* options = nullptr);
     OutputBuffer& arguments() { return arguments_; }
     FdSink* fds() { return &descriptors_; }  // descriptors in the arguments go with the task
-    // Throws std::logic_error if the pool is closed (unless `begun`, before it was), BrokenPool if
-    // it is broken.
+    // Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it
+    // was; so if it is joined), or terminated (begun: CancelledError), BrokenPool if it is broken.
     static void submit(const PoolTaskRef& task, Completions* sink = nullptr, bool begun = false);
     // Takes it back if no worker has begun it.
     bool cancel_waiting();

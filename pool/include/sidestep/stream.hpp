@@ -8,8 +8,14 @@
 //
 // Errors: advancing to an item that failed throws its error, and the stream can go on: catch inside
 //         the loop is not possible, so use outcomes() to see each item's value or error. An item
-//         whose `serialize` throws is that item's error. An input iterator that throws is the error
-//         of the item it stood for, and ends the input.
+//         whose `serialize` throws, on either side, or for which there is no room, is that item's
+//         error; so is a result that cannot be read back. An input iterator that throws is the
+//         error of the item it stood for, and ends the input.
+// The pool's end: a stream that was made before close() goes on until join() (or ~Pool) finds
+//         nothing under way: a map() that runs is waited for, a stream that nobody reads is not.
+//         After terminate() nothing more is begun. When the pool takes no more, what was under way
+//         comes first; then come the items that were refused, with the reason (CancelledError after
+//         terminate(), BrokenPool, or std::logic_error), and that is the end of the stream.
 // Ownership: a Stream refers to a range that was passed as an lvalue, and owns one that was moved
 //         in. It is moved, not copied, before its first use. It may outlive its pool.
 // Threads: one thread.
@@ -59,12 +65,11 @@ class Stream
           input_(std::forward<Range>(items)),
           window_(options.chunksize, options.window, input_.size(), workers) {
         check();
+        detail::check_open(*core_);
         detail::check_map_options(options);
         if (options.task.says_anything()) options_ = std::make_unique<TaskOptions>(options.task);
         if constexpr (kUnordered) completions_ = std::make_unique<detail::Completions>(core_);
     }
-    // Internal: it is consumed in the background, also after the pool's close().
-    void detach() { begun_ = true; }
     Stream(Stream&&) = default;
     Stream& operator=(Stream&&) = delete;
     ~Stream() { cancel_rest(); }
@@ -88,7 +93,10 @@ class Stream
         return output ? *output : TaskOutput();
     }
 
+    // For PoolFace: it is consumed in the background.
+    void detach() {}
     // For StreamFace.
+    std::shared_ptr<void> hold() { return detail::hold_open(core_); }
     std::size_t input_size() { return input_.size(); }
     // The rest of an open chunk without errors, without an Outcome for each.
     template <class Results>
@@ -109,7 +117,8 @@ class Stream
     struct Flying {
         detail::PoolTaskRef task;  // or none:
         std::size_t first = 0, items = 0;
-        std::exception_ptr error;  // one item that could not be had or sent
+        std::exception_ptr error;  // of items that could not be had or sent
+        bool last = false;         // the pool refused them: nothing comes after
     };
     struct Open {
         detail::PoolTaskRef task;
@@ -126,6 +135,7 @@ class Stream
                           "starmap: the callable or the tuples cannot be serialized (task.hpp)");
         static_assert(std::is_void_v<Result> || detail::Travels<Result>,
                       "the result cannot be serialized: give its type a cereal `serialize` member");
+        detail::check_result<Result>();
     }
     void fill() {
         while (!input_ended_ && window_.has_room(flying_.size() + (open_ ? 1 : 0))) submit_chunk();
@@ -153,12 +163,13 @@ class Stream
                 auto&& item = input_.take();
                 std::size_t mark = scratch_.size();
                 try {
-                    items(static_cast<const Item&>(item));
+                    detail::save_sized<Item>(items, static_cast<const Item&>(item));
                 } catch (...) {  // that item's error alone
                     scratch_.truncate(mark);
                     item_error_ = std::current_exception();
                     break;
                 }
+                last_at_ = mark;
                 ++count;
             }
         } catch (...) {
@@ -171,20 +182,49 @@ class Stream
     // Pulls the next items and sends them off as one task.
     void submit_chunk() {
         scratch_.clear();
+        last_at_ = 0;
         detail::PoolTaskRef task =
             detail::PoolTask::create(core_, detail::task_kind<Body>(f_), options_.get());
         std::uint64_t count = pull_items(*task, window_.next_size());
-        if (count > 0) {
-            OutputArchive archive(task->arguments(), task->fds());
-            detail::save_callable<F>(archive, f_);
-            std::size_t first = window_.submitted();
-            archive(count, static_cast<std::uint64_t>(first));
-            archive.write(scratch_.begin(), scratch_.size());
-            task->set_chunk(static_cast<std::uint32_t>(count), first);
-            detail::PoolTask::submit(task, completions_.get(), begun_);
-            fly({std::move(task), first, static_cast<std::size_t>(count), {}});
+        if (count > 0) send(std::move(task), count);
+        if (item_error_) fail(1, std::exchange(item_error_, nullptr));
+    }
+    void send(detail::PoolTaskRef task, std::uint64_t count) {
+        std::exception_ptr error = write_chunk(*task, count, scratch_.size());
+        if (!error) return submit(std::move(task), count);
+        // If there is no room, it is the last item that is large (see kMostBytes).
+        if (last_at_ > 0 && !write_chunk(*task, count - 1, last_at_)) {
+            submit(std::move(task), count - 1);
+            count = 1;
         }
-        if (item_error_) fly({{}, window_.submitted(), 1, std::exchange(item_error_, nullptr)});
+        fail(count, std::move(error));
+    }
+    // Writes the first of the pulled items, which take so many bytes. Null, or why it cannot.
+    std::exception_ptr write_chunk(detail::PoolTask& task, std::uint64_t count, std::size_t bytes) {
+        try {
+            task.arguments().clear();
+            OutputArchive archive(task.arguments(), task.fds());
+            detail::save_callable<F>(archive, f_);
+            archive(count, static_cast<std::uint64_t>(window_.submitted()));
+            archive.write(scratch_.begin(), bytes);
+            return nullptr;
+        } catch (...) {
+            return std::current_exception();
+        }
+    }
+    void submit(detail::PoolTaskRef task, std::uint64_t count) {
+        std::size_t first = window_.submitted();
+        try {
+            task->set_chunk(static_cast<std::uint32_t>(count), first);
+            detail::PoolTask::submit(task, completions_.get(), true);
+        } catch (...) {  // the pool takes no more
+            input_ended_ = true;
+            return fail(count, std::current_exception(), true);
+        }
+        fly({std::move(task), first, static_cast<std::size_t>(count), {}});
+    }
+    void fail(std::uint64_t count, std::exception_ptr error, bool last = false) {
+        fly({{}, window_.submitted(), static_cast<std::size_t>(count), std::move(error), last});
     }
     void fly(Flying chunk) {
         window_.submit(chunk.items);
@@ -195,8 +235,10 @@ class Stream
     Flying next_chunk() {
         auto at = flying_.begin();
         if constexpr (kUnordered) {
-            at = std::find_if(at, flying_.end(), [](const Flying& c) { return !c.task; });
-            if (at == flying_.end()) {
+            at =
+                std::find_if(at, flying_.end(), [](const Flying& c) { return !c.task && !c.last; });
+            if (at == flying_.end()) at = flying_.begin();
+            if (at->task) {
                 detail::PoolTaskRef done = completions_->next();
                 at = std::find_if(flying_.begin(), flying_.end(),
                                   [&](const Flying& c) { return c.task.get() == done.get(); });
@@ -244,13 +286,16 @@ class Stream
         if (open_->error) return {index, open_->error};
         try {
             if (auto error = open_->reader.next_error(at)) return retried(at, std::move(error));
-            Value value{};
-            if constexpr (!std::is_void_v<Result>) open_->reader.values()(value);
-            return {index, std::move(value)};
-        } catch (...) {  // what follows in this chunk cannot be read either
-            open_->error = std::current_exception();
-            return {index, open_->error};
+            return {index, read_value(open_->reader)};
+        } catch (...) {
+            return {index, std::current_exception()};
         }
+    }
+
+    static Value read_value(detail::ChunkReader& reader) {
+        Value value = detail::make_blank<Value>();
+        if constexpr (!std::is_void_v<Result>) detail::load_sized(reader.values(), value);
+        return value;
     }
 
     // An item that threw is run again, here and now, if its options say so.
@@ -271,9 +316,7 @@ class Stream
                 reader.open(task->result(), 1);
                 error = reader.next_error(0);
                 if (error) continue;
-                Value value{};
-                if constexpr (!std::is_void_v<Result>) reader.values()(value);
-                return {index, std::move(value)};
+                return {index, read_value(reader)};
             } catch (...) {
                 return {index, std::current_exception()};
             }
@@ -300,10 +343,10 @@ class Stream
     std::unique_ptr<detail::Completions> completions_;  // unordered only
     std::deque<Flying> flying_;
     std::unique_ptr<Open> open_;
-    detail::HeapBuffer scratch_;
-    std::exception_ptr item_error_;  // of the item behind those just pulled
+    detail::HeapBuffer scratch_;     // the items just pulled
+    std::size_t last_at_ = 0;        // where the last of them begins; 0: it is alone, or a number
+    std::exception_ptr item_error_;  // of the item behind them
     bool input_ended_ = false;
-    bool begun_ = false;
 };
 
 }  // namespace sidestep
