@@ -100,6 +100,21 @@ void QueueCore::check_open(const Local& own) {
 
 // --- put ---------------------------------------------------------------------------------------
 
+std::size_t QueueCore::largest_item(const Local& own) {
+    std::size_t largest = own.ring.largest();
+    return own.state.lease ? std::min(largest, Loan::kMaxBytes) : largest;
+}
+
+void QueueCore::throw_too_large(const Local& own, std::uint64_t length) {
+    std::size_t largest = largest_item(own);
+    bool loan = own.state.lease && largest == Loan::kMaxBytes;
+    throw std::length_error(fmt::format(
+        "an item of {} bytes is too large for this queue ({} bytes at most{}): {}put large data "
+        "in a SharedMemory, which can be an item",
+        length, largest, loan ? ", as every queue with .lease" : "",
+        loan ? "" : "make the queue with a larger .max_bytes, or "));
+}
+
 // Puts what fits; returns behind it.
 const std::byte* QueueCore::try_put(Local& own, const std::byte* begin, const std::byte* end,
                                     const Deadline& deadline) {
@@ -114,10 +129,8 @@ const std::byte* QueueCore::try_put(Local& own, const std::byte* begin, const st
         std::uint32_t flags = all.flags.load(std::memory_order_relaxed);
         if (flags & State::kShut) throw QueueShutDown("the queue was shut down: put() is over");
         // Before the records appear: who is killed between leaves a false alarm, not a silence.
-        if ((flags & State::kPolled) && (!all.signalled || all.ring.put_lock.recovered())) {
-            set_event(own.event->fd);
-            all.signalled = 1;
-        }
+        if ((flags & State::kPolled) && (!all.signalled || all.ring.put_lock.recovered()))
+            signal(own);
         before = RingCursor::unpack(all.ring.tail.load(std::memory_order_relaxed)).count;
         next = own.ring.put(begin, end);
         after = RingCursor::unpack(all.ring.tail.load(std::memory_order_relaxed)).count;
@@ -133,17 +146,11 @@ std::size_t QueueCore::put(std::span<const std::byte> records, const Deadline& d
     Local& own = local();
     State& all = own.state;
     const std::byte *at = records.data(), *end = at + records.size();
-    std::size_t largest =
-        all.lease ? std::min(own.ring.largest(), Loan::kMaxBytes) : own.ring.largest();
+    std::size_t largest = largest_item(own);
     for (const std::byte* record = at; record != end;) {
         std::uint64_t length = 0;
         std::memcpy(&length, record, sizeof length);
-        if (length > largest)
-            throw std::length_error(
-                fmt::format("an item of {} bytes is too large for this queue ({} bytes at most): "
-                            "make the queue with a larger .max_bytes, or pass large data as an "
-                            "Array or SharedMemory",
-                            length, largest));
+        if (length > largest) throw_too_large(own, length);
         record += ByteRing::units_of(length) * kUnit;
     }
     auto progress = [&] { return static_cast<std::size_t>(at - records.data()); };
@@ -176,6 +183,12 @@ void QueueCore::reclaim(Local& own) {
     std::size_t hot = std::size_t(ByteRing::kHot) * kUnit;
     sys::discard(own.segment_fd().get(), State::kBytesBegin + hot,
                  std::size_t(all.units) * kUnit - hot);
+}
+
+// By the holder of P: the eventfd is readable.
+void QueueCore::signal(Local& own) {
+    set_event(own.event->fd);
+    own.state.signalled = 1;
 }
 
 // The eventfd falls silent, if the queue is empty.
@@ -275,9 +288,8 @@ void QueueCore::shut_down(bool drop) const {
     State& all = own.state;
     {
         OwnerGuard lock(all.ring.put_lock);
+        signal(own);  // before the flag: see try_put
         all.flags.fetch_or(State::kShut | (drop ? State::kDrop : 0));
-        set_event(own.event->fd);
-        all.signalled = 1;
     }
     all.items.notify_all();
     all.space.notify_all();
@@ -287,12 +299,15 @@ int QueueCore::fd() const {
     Local& own = local();
     State& all = own.state;
     check_open(own);
+    if (all.lease)
+        throw std::logic_error(
+            "a JoinableQueue with .lease cannot be polled: an item comes back when its process "
+            "dies, and no descriptor tells of that. Use get_for(), or a queue without .lease");
     if (all.has(State::kPolled)) return own.event->fd.get();
     {
         OwnerGuard lock(all.ring.put_lock);
+        signal(own);  // before the flag: who finds that set does nothing more
         all.flags.fetch_or(State::kPolled);
-        set_event(own.event->fd);
-        all.signalled = 1;
     }
     if (own.ring.size() == 0) settle(own);
     return own.event->fd.get();

@@ -35,6 +35,13 @@ bool QueueCore::time_to_look(Local& own) {
     return true;
 }
 
+void QueueCore::State::repair_loans() {
+    if (!ring.get_lock.recovered()) return;
+    std::uint32_t next = RingCursor::unpack(ring.head.load()).count;
+    for (Loan& loan : used_loans())
+        if (loan.owner.load() != 0 && loan.number == next) loan.owner.store(0);
+}
+
 // E2. By the holder of C.
 bool QueueCore::take_over(Local& own, RecordBuffer& out) {
     State& all = own.state;
@@ -84,11 +91,7 @@ bool QueueCore::lend(Local& own, RecordBuffer& out) {
 std::uint32_t QueueCore::take_on_loan(Local& own, std::uint32_t limit, RecordBuffer& out,
                                       bool look) {
     State& all = own.state;
-    if (all.ring.get_lock.recovered()) {
-        std::uint32_t next = RingCursor::unpack(all.ring.head.load()).count;
-        for (Loan& loan : all.used_loans())
-            if (loan.owner.load() != 0 && loan.number == next) loan.owner.store(0);
-    }
+    all.repair_loans();
     std::uint32_t taken = 0;
     while (taken < limit && look && take_over(own, out)) ++taken;
     while (taken < limit && (taken == 0 || count(all.used_loans()) < Loan::kPlaces) &&
@@ -105,6 +108,7 @@ void QueueCore::task_done() const {
         OwnerId self = this_process();
         Loan* oldest = nullptr;
         OwnerGuard lock(all.ring.get_lock);
+        all.repair_loans();
         for (Loan& loan : all.used_loans())
             if (loan.owner.load() == self && (!oldest || loan.ticket < oldest->ticket))
                 oldest = &loan;

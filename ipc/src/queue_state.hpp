@@ -19,7 +19,8 @@ namespace sidestep::detail {
 //
 // E1 A loan is an occupied place whose item the head has passed: it is filled in first, with the
 //    item's number, and the store of the head commits it. Whoever finds that C's holder died frees
-//    the place whose number the head has not passed.
+//    the place whose number the head has not passed, before it does anything else
+//    (repair_loans()).
 // E2 A dead owner's loan goes to another by CAS: it has one owner at each moment.
 // E3 Unfinished are the records in the ring and the loans; read in this order, none is missed.
 struct Loan {
@@ -58,6 +59,7 @@ struct QueueCore::State {
     std::span<Loan> used_loans() {
         return {loans, std::min<std::size_t>(loans_used.load(), Loan::kPlaces)};
     }
+    void repair_loans();  // E1. By each holder of C of a queue with loans, first
     std::byte* bytes() { return reinterpret_cast<std::byte*>(this) + kBytesBegin; }
     std::byte* loan_bytes(std::size_t place) {
         return bytes() + std::size_t(units) * kUnit + place * Loan::kMaxBytes;

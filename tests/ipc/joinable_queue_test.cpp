@@ -1,3 +1,5 @@
+#include <functional>
+
 #include <catch2/catch.hpp>
 
 #include <sidestep/queue.hpp>
@@ -114,8 +116,17 @@ TEST_CASE("256 items are on loan at most", "[ipc][queue][lease]") {
     CHECK(queue.get_many(300).size() == 44);
     for (int i = 0; i < 44; ++i) queue.task_done();
     CHECK(queue.join_for(0s));
-    CHECK_THROWS_AS((JoinableQueue<std::string>({.lease = true}).put(std::string(17 << 20, 'x'))),
-                    std::length_error);
+}
+
+TEST_CASE("an item that is too large for a loan is refused, and the message says so",
+          "[ipc][queue][lease]") {
+    std::string large(17 << 20, 'x');
+    JoinableQueue<std::string> queue({.lease = true});
+    CHECK_THROWS_WITH(queue.put(large),
+                      Catch::Contains("16777216 bytes") && !Catch::Contains("max_bytes"));
+    JoinableQueue<std::string> small({.max_bytes = 1 << 20, .lease = true});
+    CHECK_THROWS_AS(small.put(large), std::length_error);
+    CHECK_THROWS_WITH(small.put(large), Catch::Contains(".max_bytes"));
 }
 
 TEST_CASE("kill at every instruction of get and task_done on loan: each item once",
@@ -150,4 +161,50 @@ TEST_CASE("kill at every instruction of get and task_done on loan: each item onc
     CHECK(done > 0);
     CHECK(returned > 10);
     while (queue.try_get()) queue.task_done();
+}
+
+namespace {
+
+// Single-steps a child through f, and kills it as soon as condition() holds. False: it never did.
+bool kill_as_soon_as(const std::function<bool()>& condition, const std::function<void()>& f) {
+    test::OneCpu pinned;
+    test::Child child([&] {
+        ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+        ::raise(SIGSTOP);
+        f();
+    });
+    int status = 0;
+    ::waitpid(child.pid(), &status, 0);
+    while (WIFSTOPPED(status) && !condition()) {
+        if (::ptrace(PTRACE_SINGLESTEP, child.pid(), nullptr, nullptr) < 0) break;
+        ::waitpid(child.pid(), &status, 0);
+    }
+    bool held = WIFSTOPPED(status) && condition();
+    if (WIFSTOPPED(status)) child.kill();
+    return held;
+}
+
+}  // namespace
+
+TEST_CASE("who is killed between its loan and the ring's head leaves the item once",
+          "[ipc][queue][lease][kill]") {
+    JoinableQueue<int> queue({.lease = true});
+    queue.put(1);
+    queue.put(2);
+    REQUIRE(queue.get() == 1);
+    // On loan already, and still in the ring.
+    REQUIRE(kill_as_soon_as([&] { return queue.unfinished() == 3; }, [&] { (void)queue.get(); }));
+    SECTION("for one who ends a loan first") {
+        queue.task_done();
+        CHECK(queue.unfinished() == 1);
+        CHECK(queue.get() == 2);
+    }
+    SECTION("for one who gets first") {
+        CHECK(queue.get() == 2);
+        CHECK(queue.unfinished() == 2);
+        queue.task_done();
+    }
+    CHECK_FALSE(queue.try_get());
+    queue.task_done();
+    CHECK(queue.unfinished() == 0);
 }

@@ -1,10 +1,12 @@
 #include <poll.h>
 
+#include <memory>
 #include <thread>
 
 #include <catch2/catch.hpp>
 
 #include <sidestep/queue.hpp>
+#include <sidestep/wait.hpp>
 
 #include "processes.hpp"
 
@@ -83,4 +85,63 @@ TEST_CASE("kill at every instruction of put and get of a polled queue: never sil
         }
         CHECK_FALSE(readable(fd));
     });
+}
+
+TEST_CASE("kill at every instruction of fd(): what is there is seen", "[ipc][queue][poll][kill]") {
+    auto queue = std::make_unique<Queue<int>>();
+    queue->put(1);
+    auto warm_up = [&] {
+        Queue<int> other;
+        other.put(1);
+        (void)other.fd();
+    };
+    test::kill_at_every_instruction(
+        warm_up, [&] { (void)queue->fd(); },
+        [&](unsigned k) {
+            INFO("killed after instruction " << k);
+            CHECK(readable(queue->fd()));
+            CHECK(queue->try_get() == 1);
+            CHECK_FALSE(readable(queue->fd()));
+            queue = std::make_unique<Queue<int>>();
+            queue->put(1);
+        });
+}
+
+TEST_CASE("kill at every instruction of shut_down(): a queue that is shut is readable",
+          "[ipc][queue][poll][kill]") {
+    auto queue = std::make_unique<Queue<int>>();
+    (void)queue->fd();
+    auto warm_up = [] {
+        Queue<int> other;
+        (void)other.fd();
+        other.shut_down();
+    };
+    int shut = 0;
+    auto is_shut = [&] {
+        try {
+            return !queue->try_put(1);
+        } catch (const sidestep::QueueShutDown&) {
+            return true;
+        }
+    };
+    test::kill_at_every_instruction(
+        warm_up, [&] { queue->shut_down(); },
+        [&](unsigned k) {
+            INFO("killed after instruction " << k);
+            bool seen = readable(queue->fd());
+            if (is_shut()) {
+                ++shut;
+                CHECK(seen);
+            }
+            queue = std::make_unique<Queue<int>>();
+            (void)queue->fd();
+        });
+    CHECK(shut > 0);
+}
+
+TEST_CASE("a queue with items on loan cannot be polled, and says so", "[ipc][queue][poll][lease]") {
+    sidestep::JoinableQueue<int> queue({.lease = true});
+    CHECK_THROWS_AS(queue.fd(), std::logic_error);
+    CHECK_THROWS_WITH(sidestep::wait({queue}, 1ms), Catch::Contains("get_for()"));
+    CHECK_FALSE(readable(sidestep::JoinableQueue<int>().fd()));
 }

@@ -123,7 +123,8 @@ class TypedQueue {
     void shut_down(bool drop = false) { core_.shut_down(drop); }
     // A descriptor that poll(2) finds readable when there is an item, or the queue was shut down.
     // Do not read it. Another consumer may be faster: use try_get(). From the first call on, put()
-    // and get() cost a system call more at times.
+    // and get() cost a system call more at times. Throws std::logic_error for a JoinableQueue with
+    // .lease: no descriptor tells that an item came back from a process that died.
     int fd() const { return core_.fd(); }
 
     friend bool operator==(const TypedQueue& a, const TypedQueue& b) { return a.core_ == b.core_; }
@@ -188,7 +189,8 @@ class SimpleQueue : public detail::TypedQueue<T, detail::QueueCore::Kind::plain>
 //
 // With .lease = true, an item that was got stays on loan until its process calls task_done(), which
 // ends its oldest loan. If the process dies before, another get() returns the item: each is done at
-// least once. Up to 256 items are on loan at a time, of 16 MiB each.
+// least once. Up to 256 items are on loan at a time, and none may be larger than 16 MiB, whatever
+// max_bytes is. Such a queue cannot be polled: fd(), and so wait(), throws std::logic_error.
 template <class T>
 class JoinableQueue : public detail::TypedQueue<T, detail::QueueCore::Kind::joinable> {
     using Base = detail::TypedQueue<T, detail::QueueCore::Kind::joinable>;

@@ -157,11 +157,14 @@ class QueueCore {
     struct Local;
     Local& local() const;
     static void check_open(const Local& own);
+    static std::size_t largest_item(const Local& own);
+    [[noreturn]] static void throw_too_large(const Local& own, std::uint64_t length);
     static const std::byte* try_put(Local& own, const std::byte* begin, const std::byte* end,
                                     const Deadline& deadline);
     static bool try_get(Local& own, std::uint32_t limit, RecordBuffer& out, std::uint32_t& taken,
                         const Deadline& deadline);
     static void reclaim(Local& own);
+    static void signal(Local& own);
     static void settle(Local& own);
     static bool time_to_look(Local& own);
     static bool take_over(Local& own, RecordBuffer& out);
