@@ -85,11 +85,9 @@ TEST_CASE("a child that was forked while kept values were looked through can kee
         kept.emplace_back(i);
         (void)*test::travel(kept.back());
     }
-    sidestep::Shared<int> value(64);
-    sidestep::Shared<int> arrived = test::travel(value);
-    auto drop = [] { sidestep::Shared<int> dropped(1); };
-    fork_beside(drop, drop);
-    CHECK(*arrived == 64);
+    sidestep::detail::ObjectRef ref = sidestep::detail::store_value({}, 0, nullptr);
+    fork_beside([&] { (void)sidestep::detail::dropper_of(ref); },  // all it does is to look through
+                [] { sidestep::Shared<int> dropped(1); });
 }
 
 #endif
