@@ -240,8 +240,8 @@ TEST_CASE("text that cannot be encoded is reported, the rest arrives", "[core][s
         CHECK(child.std_out().read() == "before ");
     }
     SECTION("by communicate()") {
-        CHECK_THROWS_AS(child.communicate("after"), sp::DecodeError);
-        CHECK(child.communicate().std_out == "before after");
+        CHECK_THROWS_AS(child.communicate("after"), sp::DecodeError);  // it has not begun
+        CHECK(child.communicate("after").std_out == "before after");
     }
 }
 
