@@ -74,7 +74,8 @@ class Popen {
     // A child that does not read its input is no error. After TimeoutExpired the child runs on;
     // call again without input: no output is lost, and the rest of the input is still sent.
     // Throws std::logic_error for input without a pipe, or new input after a timeout; DecodeError,
-    // before anything is sent, for input that cannot be encoded, or what std_in().stream() has lost.
+    // before anything is sent, for input that cannot be encoded, or what std_in().stream() has
+    // lost.
     Output communicate(std::optional<std::string> input = {},
                        std::optional<std::chrono::nanoseconds> timeout = {});
 
