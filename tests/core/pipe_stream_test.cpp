@@ -293,7 +293,7 @@ TEST_CASE("reads of any size return all there is, and no more", "[core][subproce
     const std::size_t kAll = 3'000'000;
     sp::Popen child({"sh", "-c", "yes abcdefg | head -c 3000000"}, {.std_out = sp::PIPE});
     std::string all;
-    for (std::size_t size : {1, 65535, 65536, 65537, 1'000'000}) {
+    for (std::size_t size : {1u, 65535u, 65536u, 65537u, 1000000u}) {
         std::string piece = child.std_out().read(size);
         CHECK(piece.size() == size);
         all += piece;
