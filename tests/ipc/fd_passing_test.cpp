@@ -193,7 +193,7 @@ TEST_CASE("what a peer attaches beyond the limit is closed, and the message has 
         }
         REQUIRE(::sendmsg(peer.fd(), &message, 0) == static_cast<ssize_t>(bytes.size()));
     };
-    for (std::uint64_t number : {505, 506}) {  // the number of a descriptor, as a DupFd travels
+    for (std::uint64_t number : {505u, 506u}) {  // the number of a descriptor, as a DupFd travels
         std::string body(reinterpret_cast<const char*>(&number), sizeof number);
         peer.write(test::big_endian(body.size(), 4));
         send_with_many(body.substr(0, 1));
