@@ -168,16 +168,16 @@ class Runner {
     }
 
     void talk_to(const sp::Args& args, Job& job) {
-        sp::Popen child(args, {.std_in = sp::DEVNULL,
-                               .std_out = sp::PIPE,
-                               .std_err = sp::PIPE,
-                               .blocked_signals = std::vector<int>(),
-                               .die_with_parent = true,  // should we be killed with SIGKILL
-                               .kill_tree = true,
-                               .on_destroy = sp::OnDestroy::kill});
-        Running::Entry entry(running_, child);
-        job.output = child.communicate({}, settings_.timeout);
-        job.status = child.exit_status();
+        Running::Entry running(running_, args,
+                               {.std_in = sp::DEVNULL,
+                                .std_out = sp::PIPE,
+                                .std_err = sp::PIPE,
+                                .blocked_signals = std::vector<int>(),
+                                .die_with_parent = true,  // should we be killed with SIGKILL
+                                .kill_tree = true,
+                                .on_destroy = sp::OnDestroy::kill});
+        job.output = running.job.communicate({}, settings_.timeout);
+        job.status = running.job.exit_status();
     }
 
     // Jobs end in any order; what they said comes out in the order of the lines.

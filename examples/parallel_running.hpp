@@ -4,38 +4,53 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <mutex>
 #include <set>
+#include <shared_mutex>
+#include <stdexcept>
 #include <thread>
 
 #include <sidestep/subprocess.hpp>
 
 class Running {
   public:
-    // One of them, while this lives.
+    // Starts one of them; it is known from then on, and while this lives.
     class Entry {
       public:
-        Entry(Running& running, sidestep::subprocess::Popen& job) : running_(running), job_(job) {
+        Entry(Running& running, const sidestep::subprocess::Args& command,
+              const sidestep::subprocess::Options& options)
+            : running_(running), starting_(running.starting_), job(start(command, options)) {
             std::lock_guard lock(running_.mutex_);
-            running_.jobs_.insert(&job_);
-            if (running_.killed_) kill_job(job_);
+            running_.jobs_.insert(&job);
+            starting_.unlock();
         }
         ~Entry() {
             std::lock_guard lock(running_.mutex_);
-            running_.jobs_.erase(&job_);
+            running_.jobs_.erase(&job);
         }
         Entry(const Entry&) = delete;
         Entry& operator=(const Entry&) = delete;
 
       private:
+        sidestep::subprocess::Popen start(const sidestep::subprocess::Args& command,
+                                          const sidestep::subprocess::Options& options) const {
+            if (running_.killed_) throw std::runtime_error("not started: all jobs are ended");
+            return sidestep::subprocess::Popen(command, options);
+        }
+
         Running& running_;
-        sidestep::subprocess::Popen& job_;
+        std::shared_lock<std::shared_mutex> starting_;
+
+      public:
+        sidestep::subprocess::Popen job;
     };
 
-    // Those to come, too.
+    // No others are started after that.
     void kill_all() {
-        std::lock_guard lock(mutex_);
         killed_ = true;
+        std::unique_lock all_started(starting_);
+        std::lock_guard lock(mutex_);
         for (auto* job : jobs_) kill_job(*job);
     }
 
@@ -48,9 +63,10 @@ class Running {
         }
     }
 
+    std::shared_mutex starting_;  // shared by those who start a job; before mutex_
     std::mutex mutex_;
-    std::set<sidestep::subprocess::Popen*> jobs_;
-    bool killed_ = false;
+    std::set<sidestep::subprocess::Popen*> jobs_;  // guarded by mutex_
+    std::atomic<bool> killed_ = false;
 };
 
 // While it lives, a signal that ends this program kills the jobs first. Made before other threads
