@@ -99,6 +99,11 @@ class Listener::Impl {
     ~Impl() {
         close();
         delete desk_.load();
+        // What a thread of the parent was at when it forked may be half done: that is left as it
+        // is.
+        if (inherited_ == nullptr || !inherited_->accepting.try_lock()) return;
+        inherited_->accepting.unlock();
+        delete inherited_;
     }
 
     std::optional<Connection> accept(const sys::Deadline& deadline);
@@ -140,7 +145,7 @@ class Listener::Impl {
         Pendings pending;
     };
     Desk& desk();
-    static void leave(Desk* inherited) noexcept;
+    void leave(Desk* inherited) noexcept;
 
     std::optional<Connection> take_event(Desk& desk, int fd);
     std::optional<Connection> greet(Desk& desk);
@@ -162,6 +167,7 @@ class Listener::Impl {
     // holds when the creator forks). Null: closed by a forked copy that had none of its own.
     std::atomic<Desk*> desk_{nullptr};
     std::mutex moving_;
+    Desk* inherited_ = nullptr;  // the parent's, in a forked copy that has left it
 
     mutable std::mutex last_accepted_mutex_;
     std::optional<Address> last_accepted_;  // guarded by last_accepted_mutex_
@@ -187,14 +193,12 @@ Listener::Impl::Desk& Listener::Impl::desk() {
     return *desk_;
 }
 
-// Closes a forked copy's descriptors of its parent's desk. What a thread of the parent was at when
-// it forked may be half done in the copy: that is left as it is.
+// Closes a forked copy's descriptors of its parent's desk. The desk itself stays while this object
+// does: another thread of the copy may be looking whose it is.
 void Listener::Impl::leave(Desk* inherited) noexcept {
     inherited->epoll.reset();
     inherited->wake.reset();
-    if (!inherited->accepting.try_lock()) return;
-    inherited->accepting.unlock();
-    delete inherited;
+    inherited_ = inherited;
 }
 
 std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) {

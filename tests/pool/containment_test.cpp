@@ -2,6 +2,7 @@
 // workers that do not leave, what is left behind, and the ends of pools meanwhile.
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,6 +71,19 @@ void throw_from_third_on(const std::string& path) {
     if (test::bump(path, kCount) >= 2) throw std::domain_error("the third is one too many");
 }
 bool always(const std::exception_ptr&) { return true; }
+
+// An application whose worker is busy, and a fork(2) of it that lives until kCount says so.
+[[noreturn]] void be_application(mp::StartMethod method, test::SharedWords& words) {
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto busy = pool.submit(test::wait_at, words.path(), std::size_t(kTell), std::size_t(kGate));
+    test::await(words[kTell]);
+    if (fork() == 0) {
+        (void)test::eventually([&] { return words[kCount] != 0; });
+        _exit(0);
+    }
+    words[kExtra] = 1;
+    hang();
+}
 
 }  // namespace
 
@@ -206,6 +220,20 @@ TEST_CASE("a task that is stopped to be run again fails with BrokenPool when its
     CHECK_FALSE(late.ready());
     CHECK_THROWS_AS(get(pool.submit(test::die, SIGKILL)), mp::WorkerLost);
     CHECK_THROWS_AS(get(late), mp::BrokenPool);
+}
+
+TEST_CASE("the busy workers of an application that is killed end, though a fork(2) of it lives on",
+          "[pool][faults]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    pid_t application = fork();
+    if (application == 0) be_application(method, words);
+    test::await(words[kExtra]);
+    kill(application, SIGKILL);
+    waitpid(application, nullptr, 0);
+    auto worker = static_cast<pid_t>(words[kTell]);
+    CHECK(test::eventually([&] { return !test::process_exists(worker); }));
+    words[kGate] = words[kCount] = 1;
 }
 
 TEST_CASE("after resize() a key waits for the worker that had it before", "[pool][key][resize]") {

@@ -93,7 +93,7 @@ class Stream
         return output ? *output : TaskOutput();
     }
 
-    // For PoolFace: it is consumed in the background.
+    // For PoolFace: it is consumed in the background. (A ThreadStream has something to do then.)
     void detach() {}
     // For StreamFace.
     std::shared_ptr<void> hold() { return detail::hold_open(core_); }
