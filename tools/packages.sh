@@ -7,7 +7,7 @@
 build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev
     libssl-dev libspdlog-dev"
 test_packages="catch2 python3"
-ci_packages="clang clang-format libclang-rt-dev libbenchmark-dev universal-ctags git strace
+ci_packages="ccache clang cmake clang-format libclang-rt-dev libbenchmark-dev universal-ctags git strace
     python3-dev pybind11-dev"
 bench_packages="libbenchmark-dev python3 python3-dev pybind11-dev python3-joblib python3-billiard
     python3-pebble python3-mpi4py openmpi-bin parallel findutils cmake libzmq3-dev

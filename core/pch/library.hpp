@@ -1,7 +1,7 @@
-// Compiled once for each component, not once for each of its files: to read these headers is most of
-// the time that the library takes to build. Sources include what they use all the same: with
-// -Db_pch=false nothing of this is there. None of Sidestep's own headers: a change to one would build
-// everything anew.
+// Compiled once for each component, not once for each of its files: to read these headers is most
+// of the time that the library takes to build. Sources include what they use all the same: with
+// -Db_pch=false nothing of this is there. None of Sidestep's own headers: a change to one would
+// build everything anew.
 #include <algorithm>
 #include <array>
 #include <atomic>

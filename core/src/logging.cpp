@@ -1,5 +1,9 @@
 #include <sidestep/logging.hpp>
 
+// spdlog's headers become code of this file: under a name of its own, since a program may have
+// another spdlog, and a linker takes two functions of one name for one. (fmt needs no such thing:
+// its names carry its version.)
+#define spdlog sidestep_spdlog
 #include <spdlog/logger.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
