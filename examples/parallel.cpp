@@ -47,7 +47,7 @@ the output or LOG failed.
 struct Settings {
     std::size_t slots = std::max(1u, std::thread::hardware_concurrency());
     std::string log;
-    std::optional<std::chrono::nanoseconds> timeout;
+    std::optional<sidestep::Timeout> timeout;
     std::vector<std::string> words;
 };
 
@@ -242,9 +242,7 @@ Settings parse_options(int argc, char** argv) {
     for (int option; (option = getopt(argc, argv, "+j:l:t:")) != -1;) {
         if (option == 'j') settings.slots = parse<std::size_t>('j', optarg, 1, 1'000'000);
         if (option == 'l') settings.log = optarg;
-        if (option == 't')
-            settings.timeout = std::chrono::duration_cast<std::chrono::nanoseconds>(
-                Seconds(parse('t', optarg, 1e-3, 1e9)));
+        if (option == 't') settings.timeout = Seconds(parse('t', optarg, 1e-3, 1e9));
         if (option == '?') throw std::invalid_argument("bad option");
     }
     settings.words.assign(argv + optind, argv + argc);

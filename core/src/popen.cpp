@@ -316,17 +316,16 @@ int Popen::wait() {
     return *returncode();
 }
 
-int Popen::wait(std::chrono::nanoseconds timeout) {
+int Popen::wait(Timeout timeout) {
     if (!wait_for(timeout)) throw TimeoutExpired(args(), timeout);
     return *returncode();
 }
 
-bool Popen::wait_for(std::chrono::nanoseconds timeout) {
+bool Popen::wait_for(Timeout timeout) {
     return PopenAccess::state(*this).wait_until(detail::deadline_after(timeout));
 }
 
-Output Popen::communicate(std::optional<std::string> input,
-                          std::optional<std::chrono::nanoseconds> timeout) {
+Output Popen::communicate(std::optional<std::string> input, std::optional<Timeout> timeout) {
     PopenState& state = PopenAccess::state(*this);
     if (input) {
         if (state.talk.started)

@@ -60,7 +60,7 @@ struct PopenState {
     bool leads_group = false;
     bool leads_session = false;
     bool kill_whole_tree = false;
-    std::optional<std::chrono::nanoseconds> drain_timeout;
+    std::optional<Timeout> drain_timeout;
     bool pipe_size_chosen = false;
     StopLadder stop_ladder;
 

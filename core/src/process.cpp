@@ -24,7 +24,7 @@ ExitStatus ChildProcess::join() const {
     (void)core().wait_until({});
     return core().try_reap();
 }
-bool ChildProcess::join_for(std::chrono::nanoseconds timeout) const {
+bool ChildProcess::join_for(Timeout timeout) const {
     return core().wait_until(detail::deadline_after(timeout));
 }
 bool ChildProcess::is_alive() const { return core().is_alive(); }

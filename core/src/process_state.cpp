@@ -164,8 +164,8 @@ std::optional<ParentProcess> parent_process() {
 }
 
 bool ParentProcess::is_alive() const { return ::getppid() == pid_; }
-void ParentProcess::join() const { (void)join_for(std::chrono::nanoseconds::max()); }
-bool ParentProcess::join_for(std::chrono::nanoseconds timeout) const {
+void ParentProcess::join() const { (void)join_for(Timeout::forever()); }
+bool ParentProcess::join_for(Timeout timeout) const {
     int pidfd = parent_pidfd(pid_);
     return pidfd < 0 || sys::wait_for_exit(pidfd, detail::deadline_after(timeout));
 }

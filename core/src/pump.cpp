@@ -107,8 +107,7 @@ void Pump::add_reader(PipeReader& pipe, const LineReader& reader) {
                         .undelivered = reader.undelivered});
 }
 
-void Pump::end_after(std::vector<int> pidfds, std::chrono::nanoseconds grace,
-                     sys::Deadline& drained_by) {
+void Pump::end_after(std::vector<int> pidfds, Timeout grace, sys::Deadline& drained_by) {
     if (!drained_by) running_ = std::move(pidfds);
     grace_ = grace;
     drained_by_ = &drained_by;
@@ -173,7 +172,7 @@ bool Pump::wait() {
 
 void Pump::note_end(int pidfd) {
     std::erase(running_, pidfd);
-    if (running_.empty()) *drained_by_ = sys::Clock::now() + grace_;
+    if (running_.empty()) *drained_by_ = detail::deadline_after(grace_);
 }
 
 void Pump::write() {

@@ -41,8 +41,7 @@ class Pump {
     void add_reader(PipeReader& pipe, const LineReader& reader);
     // Once all the processes have ended, pipes that others keep open are read for `grace` at most:
     // until `drained_by`, which is set then, and which the next Pump for the same pipes gets.
-    void end_after(std::vector<int> pidfds, std::chrono::nanoseconds grace,
-                   sys::Deadline& drained_by);
+    void end_after(std::vector<int> pidfds, Timeout grace, sys::Deadline& drained_by);
 
     // True: all pipes are at their end, and closed. False: the deadline came; run() again resumes.
     bool run(const sys::Deadline& deadline);
@@ -78,7 +77,7 @@ class Pump {
     std::vector<Reader> readers_;
     sys::Deadline deadline_;
     std::vector<int> running_;  // pidfds of those whose end is waited for
-    std::chrono::nanoseconds grace_{};
+    Timeout grace_;
     sys::Deadline never_;
     sys::Deadline* drained_by_ = &never_;
     std::unique_ptr<char[]> space_;

@@ -44,9 +44,9 @@ CalledProcessError::CalledProcessError(ExitStatus status, Args cmd, Output outpu
 CalledProcessError::CalledProcessError(int returncode, Args cmd, Output output)
     : CalledProcessError(status_of(returncode), std::move(cmd), std::move(output)) {}
 
-TimeoutExpired::TimeoutExpired(Args cmd, std::chrono::nanoseconds timeout, Output output)
+TimeoutExpired::TimeoutExpired(Args cmd, Timeout timeout, Output output)
     : SubprocessError(fmt::format("command \"{}\" timed out after {} seconds", cmd.describe(),
-                                  std::chrono::duration<double>(timeout).count())),
+                                  std::chrono::duration<double>(timeout.time()).count())),
       cmd_(std::move(cmd)),
       timeout_(timeout),
       output_(std::move(output)) {}

@@ -54,7 +54,8 @@ struct timespec to_timespec(std::chrono::nanoseconds d) {
 }
 
 std::chrono::nanoseconds remaining(Clock::time_point deadline) {
-    return std::max<std::chrono::nanoseconds>(deadline - Clock::now(), std::chrono::nanoseconds(0));
+    auto now = Clock::now();  // what is long past may be farther from now than can be said
+    return deadline > now ? deadline - now : std::chrono::nanoseconds(0);
 }
 
 Wake futex_result(long result, int error) {

@@ -80,8 +80,10 @@ int connect_unix(int socket, const SocketAddress& address, const Deadline& deadl
     for (;;) {
         timeval limit = {};
         if (deadline) {
-            auto left = std::chrono::ceil<std::chrono::microseconds>(*deadline - Clock::now());
-            if (left.count() <= 0) left = std::chrono::microseconds(1);
+            auto now = Clock::now();
+            std::chrono::microseconds left(1);  // zero would be no limit
+            if (*deadline > now)
+                left = std::chrono::ceil<std::chrono::microseconds>(*deadline - now);
             limit.tv_sec = static_cast<time_t>(left.count() / 1'000'000);
             limit.tv_usec = static_cast<suseconds_t>(left.count() % 1'000'000);
         }

@@ -369,7 +369,7 @@ std::size_t Connection::recv_bytes_into(std::span<std::byte> buffer, std::size_t
     return size;
 }
 
-bool Connection::poll(std::optional<std::chrono::nanoseconds> timeout) const {
+bool Connection::poll(std::optional<Timeout> timeout) const {
     expect_readable();
     return buffered() || sys::wait_ready(fd_, POLLIN, detail::deadline_after(timeout));
 }

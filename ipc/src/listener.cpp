@@ -20,8 +20,6 @@
 namespace sidestep {
 namespace {
 
-using Clock = sys::Clock;
-
 [[noreturn]] void throw_closed(const Address& address) {
     throw_errno(EBADF, fmt::format("the listener at {} is closed", to_string(address)));
 }
@@ -121,7 +119,7 @@ class Listener::Impl {
     // A peer that has not proved the key yet.
     struct Pending {
         Pending(Fd peer_socket, Address peer_address, const Credentials& credentials,
-                Clock::time_point when)
+                const sys::Deadline& when)
             : socket(std::move(peer_socket)),
               peer(std::move(peer_address)),
               handshake(Handshake::Side::listener, credentials),
@@ -129,7 +127,7 @@ class Listener::Impl {
         Fd socket;
         Address peer;
         Handshake handshake;
-        Clock::time_point give_up;
+        sys::Deadline give_up;
     };
     using Pendings = std::list<Pending>;  // oldest first: all have the same timeout
 
@@ -211,11 +209,10 @@ std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) 
     Pendings& pending = own.pending;
     for (;;) {
         if (closed_) throw_closed(address_);
-        if (!pending.empty() && pending.front().give_up <= Clock::now())
+        if (!pending.empty() && detail::is_over(pending.front().give_up))
             turn_away(own, pending.begin(), "did not finish the handshake in time");
         sys::Deadline next = deadline;
-        if (!pending.empty() && (!next || pending.front().give_up < *next))
-            next = pending.front().give_up;
+        if (!pending.empty()) next = detail::sooner(next, pending.front().give_up);
         epoll_event event = {};
         int count = ::epoll_wait(own.epoll.get(), &event, 1, sys::poll_timeout(next));
         if (count < 0 && errno != EINTR) throw_errno(errno, "epoll_wait");
@@ -223,7 +220,7 @@ std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) 
         if (is_peer)
             if (auto connection = take_event(own, event.data.fd)) return connection;
         // After a look at what is there: accept_for(0s) gets on with what does not wait.
-        if (!is_peer && deadline && Clock::now() >= *deadline) return {};
+        if (!is_peer && detail::is_over(deadline)) return {};
     }
 }
 
@@ -251,7 +248,7 @@ std::optional<Connection> Listener::Impl::greet(Desk& desk) {
     }
     watch(desk.epoll.get(), socket.get());
     desk.pending.emplace_back(std::move(socket), std::move(peer), credentials_,
-                              Clock::now() + options_.handshake_timeout);
+                              detail::deadline_after(options_.handshake_timeout));
     return go_on(desk, std::prev(desk.pending.end()));
 }
 
@@ -326,7 +323,7 @@ Listener::Listener(ListenerOptions options) : impl_(std::make_unique<Impl>(std::
 Listener::~Listener() = default;
 
 Connection Listener::accept() { return std::move(*impl_->accept({})); }
-std::optional<Connection> Listener::accept_for(std::chrono::nanoseconds timeout) {
+std::optional<Connection> Listener::accept_for(Timeout timeout) {
     return impl_->accept(detail::deadline_after(timeout));
 }
 const Address& Listener::address() const { return impl_->address(); }

@@ -11,8 +11,7 @@
 
 namespace sidestep {
 
-std::vector<Waitable> wait(std::span<const Waitable> things,
-                           std::optional<std::chrono::nanoseconds> timeout) {
+std::vector<Waitable> wait(std::span<const Waitable> things, std::optional<Timeout> timeout) {
     sys::Deadline deadline = detail::deadline_after(timeout);
     std::vector<pollfd> entries;
     entries.reserve(things.size());

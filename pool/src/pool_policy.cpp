@@ -253,7 +253,7 @@ void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& ga
     for (std::uint64_t i = ring.consumed(); i < ring.published(); ++i) {
         PoolTask* task = link.shadow[ring.position(i)];
         if (!task || !task->options_) continue;
-        auto timeout = task->options_->timeout;
+        std::chrono::nanoseconds timeout = task->options_->timeout;
         bool limited = task->options_->memory_limit > 0 && task->options_->memory_limit != kNoLimit;
         if (timeout.count() > 0 && timeout != kNoTimeout) {
             auto left = timeout;

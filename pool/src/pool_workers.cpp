@@ -279,7 +279,7 @@ void PoolCore::retire_old(sys::Clock::time_point now) {
     for (WorkerLink& link : links_) {
         if (!link.alive || link.stopping || link.eviction) continue;
         if (oldest && oldest->started_at <= link.started_at) continue;
-        bool old = options_.max_age.count() > 0 && now - link.started_at > options_.max_age;
+        bool old = options_.max_age.count() > 0 && now - link.started_at > options_.max_age.time();
         bool large =
             options_.max_memory_growth > 0 &&
             private_memory(link.process.pid) > link.memory_at_start + options_.max_memory_growth;

@@ -67,10 +67,10 @@ void throw_empty_future() {
     throw std::logic_error("this Future is empty: it was default-constructed or moved from");
 }
 
-void throw_get_timeout(std::chrono::nanoseconds timeout) {
+void throw_get_timeout(Timeout timeout) {
     throw TimeoutError(
         fmt::format("the task has no result after {} ms; it goes on, and get() can be called again",
-                    std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()));
+                    std::chrono::duration_cast<std::chrono::milliseconds>(timeout.time()).count()));
 }
 
 const TaskOutput& output_of(const TaskState& task) {

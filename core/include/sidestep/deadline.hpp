@@ -2,35 +2,39 @@
 #pragma once
 
 #include <chrono>
+#include <concepts>
 #include <optional>
-#include <type_traits>
+
+#include <sidestep/timeout.hpp>
 
 namespace sidestep::detail {
 
 // A moment to give up at; no value: never.
 using Deadline = std::optional<std::chrono::steady_clock::time_point>;
 
-// now + timeout, without overflow: what is longer than 31 years is never. A negative one is now.
-template <class Rep, class Period>
-Deadline deadline_after(const std::chrono::duration<Rep, Period>& timeout) {
+// now + timeout, if it is not for ever. A negative one is now.
+inline Deadline deadline_after(Timeout timeout) {
+    if (timeout.is_forever()) return {};
     auto now = std::chrono::steady_clock::now();
-    using Seconds = std::chrono::duration<double>;
-    constexpr Seconds kForever(1e9);
-    if (!(Seconds(timeout) < kForever)) return {};
-    if (timeout <= timeout.zero()) return now;
-    return now + std::chrono::ceil<std::chrono::nanoseconds>(timeout);
+    return timeout.count() > 0 ? now + timeout.time() : now;
 }
-// No timeout: never.
-inline Deadline deadline_after(const std::optional<std::chrono::nanoseconds>& timeout) {
+// No timeout: never. (A template, so that a duration has one overload to go to.)
+template <std::same_as<std::optional<Timeout>> Optional>
+Deadline deadline_after(const Optional& timeout) {
     return timeout ? deadline_after(*timeout) : Deadline();
+}
+
+inline bool is_over(const Deadline& deadline) {
+    return deadline && std::chrono::steady_clock::now() >= *deadline;
+}
+inline Deadline sooner(const Deadline& a, const Deadline& b) {
+    if (!a || !b) return a ? a : b;
+    return *a < *b ? a : b;
 }
 
 template <class Clock, class Duration>
 Deadline deadline_at(const std::chrono::time_point<Clock, Duration>& moment) {
-    if constexpr (std::is_same_v<Clock, std::chrono::steady_clock>)
-        return std::chrono::time_point_cast<std::chrono::nanoseconds>(moment);
-    else
-        return deadline_after(moment - Clock::now());
+    return deadline_after(Timeout(moment));
 }
 
 }  // namespace sidestep::detail

@@ -21,7 +21,6 @@
 // Limits:    needs pidfds: Linux 5.4.
 #pragma once
 
-#include <chrono>
 #include <initializer_list>
 #include <iosfwd>
 #include <memory>
@@ -32,6 +31,7 @@
 #include <sidestep/subprocess_options.hpp>
 #include <sidestep/subprocess_pipes.hpp>
 #include <sidestep/subprocess_result.hpp>
+#include <sidestep/timeout.hpp>
 
 namespace sidestep::subprocess {
 
@@ -66,9 +66,9 @@ class Popen {
     // Waits for the end. A full pipe that nobody reads blocks the child, and so this: communicate.
     int wait();
     // Throws TimeoutExpired, and leaves the child running. Zero or less: expired now.
-    int wait(std::chrono::nanoseconds timeout);
+    int wait(Timeout timeout);
     // Waits for the end; false after the timeout.
-    [[nodiscard]] bool wait_for(std::chrono::nanoseconds timeout);
+    [[nodiscard]] bool wait_for(Timeout timeout);
 
     // Writes `input` to std_in and closes it, reads std_out and std_err to their end, waits.
     // A child that does not read its input is no error. After TimeoutExpired the child runs on;
@@ -76,8 +76,7 @@ class Popen {
     // Throws std::logic_error for input without a pipe, or new input after a timeout; DecodeError,
     // before anything is sent, for input that cannot be encoded, or what std_in().stream() has
     // lost.
-    Output communicate(std::optional<std::string> input = {},
-                       std::optional<std::chrono::nanoseconds> timeout = {});
+    Output communicate(std::optional<std::string> input = {}, std::optional<Timeout> timeout = {});
 
     // Signals go to the child itself; nothing happens if it is gone.
     void send_signal(int signal);

@@ -45,7 +45,6 @@
 // | closed       | std::logic_error | std::logic_error | std::logic_error | std::logic_error | - |
 #pragma once
 
-#include <chrono>
 #include <concepts>
 #include <memory>
 #include <optional>
@@ -61,6 +60,7 @@
 #include <sidestep/remote_error.hpp>
 #include <sidestep/start_method.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/timeout.hpp>
 
 namespace sidestep {
 
@@ -144,7 +144,7 @@ class ChildProcess {
     // Waits for the end.
     ExitStatus join() const;
     // False: it still runs after the timeout. Zero or less looks once.
-    [[nodiscard]] bool join_for(std::chrono::nanoseconds timeout) const;
+    [[nodiscard]] bool join_for(Timeout timeout) const;
     bool is_alive() const;
     // Python's convention: 0..255, -N for signal N. Nothing before the end. A status that someone
     // else has taken (SIGCHLD ignored, a foreign wait) is lost: 255, and never 0.
@@ -238,7 +238,7 @@ class ParentProcess {
     bool is_alive() const;
     // Waits for its end; join_for: false if it still runs after the timeout.
     void join() const;
-    [[nodiscard]] bool join_for(std::chrono::nanoseconds timeout) const;
+    [[nodiscard]] bool join_for(Timeout timeout) const;
     // Readable when it has ended; stays open as long as this process.
     int sentinel() const;
 

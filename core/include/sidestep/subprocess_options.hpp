@@ -9,7 +9,6 @@
 // Limits:  Windows' own startupinfo and creationflags do not exist here.
 #pragma once
 
-#include <chrono>
 #include <concepts>
 #include <cstdint>
 #include <cstdio>
@@ -24,6 +23,7 @@
 #include <vector>
 
 #include <sidestep/subprocess_pipes.hpp>
+#include <sidestep/timeout.hpp>
 
 namespace sidestep::subprocess {
 
@@ -234,7 +234,7 @@ struct ResourceLimit {
 // step comes if it is still there. A wait without a value has no limit.
 struct StopStep {
     int signal = 0;
-    std::optional<std::chrono::nanoseconds> wait = {};
+    std::optional<Timeout> wait = {};
 };
 using StopLadder = std::vector<StopStep>;
 // Waits 2 s, sends SIGTERM and waits 3 s, sends SIGKILL and waits.
@@ -267,7 +267,7 @@ struct Options {
     bool capture_output = false;
     // From the start of the child. At its end: everything is killed (see kill_tree), what was
     // written so far is collected, TimeoutExpired is thrown. Zero or less: at once.
-    std::optional<std::chrono::nanoseconds> timeout = {};
+    std::optional<Timeout> timeout = {};
     // Throws CalledProcessError unless the child exits with 0.
     bool check = false;
     // Called for each line (without '\n') while the child runs, on the calling thread. Makes a
@@ -346,7 +346,7 @@ struct Options {
     // How long communicate() and run() go on reading after the child has ended, if some other
     // process still holds its pipes open; of a pipeline, after all members have. No value: until
     // end of file, as in Python.
-    std::optional<std::chrono::nanoseconds> drain_timeout = {};
+    std::optional<Timeout> drain_timeout = {};
     OnDestroy on_destroy = OnDestroy::wait;
     StopLadder stop_ladder = default_stop_ladder();
 };

@@ -82,7 +82,7 @@ class CalledProcessError : public SubprocessError {
 // in text mode too (it may end within a character).
 class TimeoutExpired : public SubprocessError {
   public:
-    TimeoutExpired(Args cmd, std::chrono::nanoseconds timeout, Output output = {});
+    TimeoutExpired(Args cmd, Timeout timeout, Output output = {});
 
     const Args& cmd() const { return cmd_; }
     std::chrono::nanoseconds timeout() const { return timeout_; }

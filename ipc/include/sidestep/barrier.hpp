@@ -23,7 +23,6 @@
 //             std::logic_error for a handle that was moved from.
 #pragma once
 
-#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -32,6 +31,7 @@
 
 #include <sidestep/object_ref.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/timeout.hpp>
 
 namespace sidestep {
 
@@ -41,7 +41,7 @@ class BrokenBarrierError : public std::runtime_error {
 };
 
 struct BarrierOptions {
-    std::optional<std::chrono::nanoseconds> timeout = {};  // of wait(); none: for ever
+    std::optional<Timeout> timeout = {};  // of wait(); none: for ever
 };
 
 namespace detail {
@@ -101,9 +101,8 @@ class Barrier {
     // Waits until all parties have come. Returns 0 for the first who came, parties() - 1 for the
     // last. Throws BrokenBarrierError.
     unsigned wait();
-    // A time limit of its own; std::chrono durations.
-    template <class Rep, class Period>
-    unsigned wait_for(const std::chrono::duration<Rep, Period>& timeout) {
+    // With a time limit of its own.
+    unsigned wait_for(Timeout timeout) {
         return wait_until_deadline(detail::deadline_after(timeout));
     }
 

@@ -48,10 +48,7 @@ class Condition {
     // Gives up the lock (however deep), waits to be notified, takes the lock again.
     void wait() { (void)wait_step({}, kNotified); }
     // False: the time is up.
-    template <class Rep, class Period>
-    bool wait_for(const std::chrono::duration<Rep, Period>& timeout) {
-        return wait_step(detail::deadline_after(timeout), kNotified);
-    }
+    bool wait_for(Timeout timeout) { return wait_step(detail::deadline_after(timeout), kNotified); }
     template <class Clock, class Duration>
     bool wait_until(const std::chrono::time_point<Clock, Duration>& moment) {
         return wait_step(detail::deadline_at(moment), kNotified);
@@ -61,8 +58,8 @@ class Condition {
     template <class Predicate>
     requires std::is_invocable_v<Predicate&>
     void wait(Predicate predicate) { (void)wait_predicate({}, predicate); }
-    template <class Rep, class Period, class Predicate>
-    bool wait_for(const std::chrono::duration<Rep, Period>& timeout, Predicate predicate) {
+    template <class Predicate>
+    bool wait_for(Timeout timeout, Predicate predicate) {
         return wait_predicate(detail::deadline_after(timeout), predicate);
     }
     template <class Clock, class Duration, class Predicate>

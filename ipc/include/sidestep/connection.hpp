@@ -35,7 +35,6 @@
 //             memory grows with them. Signals interrupt nothing (EINTR is retried).
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -50,6 +49,7 @@
 
 #include <sidestep/archive.hpp>
 #include <sidestep/dup_fd.hpp>
+#include <sidestep/timeout.hpp>
 #include <sidestep/wait.hpp>
 
 namespace sidestep {
@@ -158,7 +158,7 @@ class Connection {
 
     // True if there is something to receive: a message (or the begin of one), or the end of the
     // stream. Waits for it `timeout`; without a value, as long as it takes.
-    bool poll(std::optional<std::chrono::nanoseconds> timeout = std::chrono::nanoseconds(0)) const;
+    bool poll(std::optional<Timeout> timeout = Timeout()) const;
 
     // Throws if the connection is closed.
     int fd() const;

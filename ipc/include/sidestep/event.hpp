@@ -29,8 +29,7 @@ class Event {
     // Who waits when set() is called is let pass, even if clear() follows at once.
     void wait() const { (void)wait_until_deadline({}); }
     // False: the time is up.
-    template <class Rep, class Period>
-    bool wait_for(const std::chrono::duration<Rep, Period>& timeout) const {
+    bool wait_for(Timeout timeout) const {
         return wait_until_deadline(detail::deadline_after(timeout));
     }
     template <class Clock, class Duration>

@@ -37,6 +37,7 @@
 
 #include <sidestep/address.hpp>
 #include <sidestep/connection.hpp>
+#include <sidestep/timeout.hpp>
 
 namespace sidestep {
 
@@ -58,7 +59,7 @@ struct ListenerOptions {
     // Also takes the HMAC-MD5 of Python before 3.12 as a proof. MD5 is broken as a hash, though
     // not known to be as a MAC: only for peers that speak nothing else.
     bool legacy_md5 = false;
-    std::chrono::milliseconds handshake_timeout = std::chrono::seconds(10);
+    Timeout handshake_timeout = std::chrono::seconds(10);
     std::size_t max_handshakes = 64;
 };
 
@@ -67,7 +68,7 @@ struct ClientOptions {
     Digest digest = Digest::sha256;
     bool legacy_md5 = false;  // see ListenerOptions
     // For connecting and the handshake together; none: as long as it takes.
-    std::optional<std::chrono::milliseconds> timeout = std::chrono::seconds(30);
+    std::optional<Timeout> timeout = std::chrono::seconds(30);
 };
 
 class Listener {
@@ -81,7 +82,7 @@ class Listener {
     // AuthenticationError for a peer that has failed: the listener goes on listening, call again.
     Connection accept();
     // The same, waiting `timeout` at most: nothing if no peer has come so far.
-    [[nodiscard]] std::optional<Connection> accept_for(std::chrono::nanoseconds timeout);
+    [[nodiscard]] std::optional<Connection> accept_for(Timeout timeout);
 
     // Where it really listens: with the port, or the name, that was picked.
     const Address& address() const;

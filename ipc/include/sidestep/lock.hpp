@@ -38,8 +38,7 @@ class Lock {
     void lock();
     // False: another process, or this one, holds it.
     [[nodiscard]] bool try_lock();
-    template <class Rep, class Period>
-    [[nodiscard]] bool try_lock_for(const std::chrono::duration<Rep, Period>& timeout) {
+    [[nodiscard]] bool try_lock_for(Timeout timeout) {
         return lock_until(detail::deadline_after(timeout));
     }
     template <class Clock, class Duration>
@@ -72,8 +71,7 @@ class RLock {
 
     void lock();
     [[nodiscard]] bool try_lock();
-    template <class Rep, class Period>
-    [[nodiscard]] bool try_lock_for(const std::chrono::duration<Rep, Period>& timeout) {
+    [[nodiscard]] bool try_lock_for(Timeout timeout) {
         return lock_until(detail::deadline_after(timeout));
     }
     template <class Clock, class Duration>

@@ -59,8 +59,7 @@ class TypedQueue {
     // Waits for room.
     void put(const T& item) { (void)put_one(item, {}); }
     // False: it was full all the time.
-    template <class Rep, class Period>
-    [[nodiscard]] bool put_for(const T& item, const std::chrono::duration<Rep, Period>& timeout) {
+    [[nodiscard]] bool put_for(const T& item, Timeout timeout) {
         return put_one(item, deadline_after(timeout));
     }
     template <class Clock, class Duration>
@@ -88,8 +87,7 @@ class TypedQueue {
         (void)core_.get(1, records, {});
         return RecordReader(records.bytes()).next<T>();
     }
-    template <class Rep, class Period>
-    [[nodiscard]] std::optional<T> get_for(const std::chrono::duration<Rep, Period>& timeout) {
+    [[nodiscard]] std::optional<T> get_for(Timeout timeout) {
         return get_one(deadline_after(timeout));
     }
     template <class Clock, class Duration>
@@ -100,9 +98,7 @@ class TypedQueue {
     [[nodiscard]] std::optional<T> try_get() { return get_one(kNow); }
     // Waits for an item, and takes as many as are there then, `limit` at most.
     std::vector<T> get_many(std::size_t limit) { return get_some(limit, {}); }
-    template <class Rep, class Period>
-    [[nodiscard]] std::vector<T> get_many_for(std::size_t limit,
-                                              const std::chrono::duration<Rep, Period>& timeout) {
+    [[nodiscard]] std::vector<T> get_many_for(std::size_t limit, Timeout timeout) {
         return get_some(limit, deadline_after(timeout));
     }
     [[nodiscard]] std::vector<T> try_get_many(std::size_t limit) { return get_some(limit, kNow); }
@@ -204,8 +200,7 @@ class JoinableQueue : public detail::TypedQueue<T, detail::QueueCore::Kind::join
     void task_done() { this->core_.task_done(); }
     // Waits until all items that were put are done.
     void join() { (void)this->core_.join({}); }
-    template <class Rep, class Period>
-    [[nodiscard]] bool join_for(const std::chrono::duration<Rep, Period>& timeout) {
+    [[nodiscard]] bool join_for(Timeout timeout) {
         return this->core_.join(detail::deadline_after(timeout));
     }
     // How many were put and are not done.

@@ -39,8 +39,7 @@ class SemaphoreBase {
     void acquire() { (void)acquire_until({}); }
     // False: there is none now.
     [[nodiscard]] bool try_acquire();
-    template <class Rep, class Period>
-    [[nodiscard]] bool try_acquire_for(const std::chrono::duration<Rep, Period>& timeout) {
+    [[nodiscard]] bool try_acquire_for(Timeout timeout) {
         return acquire_until(deadline_after(timeout));
     }
     template <class Clock, class Duration>

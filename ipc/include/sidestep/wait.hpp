@@ -10,12 +10,13 @@
 //             std::invalid_argument for a negative one.
 #pragma once
 
-#include <chrono>
 #include <concepts>
 #include <initializer_list>
 #include <optional>
 #include <span>
 #include <vector>
+
+#include <sidestep/timeout.hpp>
 
 namespace sidestep {
 
@@ -47,10 +48,9 @@ class Waitable {
 // The things that are ready (readable, or at their end), in the order given; waits until there is
 // one. Without a timeout it waits as long as it takes; after the timeout it returns none. A
 // timeout of zero or less looks once.
-std::vector<Waitable> wait(std::span<const Waitable> things,
-                           std::optional<std::chrono::nanoseconds> timeout = {});
+std::vector<Waitable> wait(std::span<const Waitable> things, std::optional<Timeout> timeout = {});
 inline std::vector<Waitable> wait(std::initializer_list<Waitable> things,
-                                  std::optional<std::chrono::nanoseconds> timeout = {}) {
+                                  std::optional<Timeout> timeout = {}) {
     return wait(std::span<const Waitable>(things.begin(), things.size()), timeout);
 }
 

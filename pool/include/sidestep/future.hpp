@@ -24,7 +24,6 @@
 #pragma once
 
 #include <array>
-#include <chrono>
 #include <coroutine>
 #include <exception>
 #include <functional>
@@ -45,7 +44,7 @@ namespace sidestep {
 
 namespace detail {
 [[noreturn]] void throw_empty_future();
-[[noreturn]] void throw_get_timeout(std::chrono::nanoseconds timeout);
+[[noreturn]] void throw_get_timeout(Timeout timeout);
 std::string describe_task(TaskState& task);
 // Throws std::logic_error if it is not captured.
 const TaskOutput& output_of(const TaskState& task);
@@ -134,13 +133,13 @@ class Future {
         return detail::result_of<T>(*task_);
     }
     // The same; throws TimeoutError if it is not there in time, and the task goes on.
-    T get(std::chrono::nanoseconds timeout) const {
+    T get(Timeout timeout) const {
         if (!wait_for(timeout)) detail::throw_get_timeout(timeout);
         return detail::result_of<T>(*task_);
     }
     void wait() const { task().wait({}); }
     // True: the result is there. Zero or less only looks.
-    [[nodiscard]] bool wait_for(std::chrono::nanoseconds timeout) const {
+    [[nodiscard]] bool wait_for(Timeout timeout) const {
         return task().wait(detail::deadline_after(timeout));
     }
     [[nodiscard]] bool ready() const { return task().poll(); }
@@ -153,7 +152,7 @@ class Future {
         return task_->error();
     }
     // The same; throws TimeoutError if it is not known in time.
-    std::exception_ptr exception(std::chrono::nanoseconds timeout) const {
+    std::exception_ptr exception(Timeout timeout) const {
         if (!wait_for(timeout)) detail::throw_get_timeout(timeout);
         return task_->error();
     }

@@ -8,7 +8,6 @@
 // Threads: the functions are thread-safe; an AsCompleted belongs to one thread.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <iterator>
 #include <memory>
@@ -75,7 +74,7 @@ struct WaitResult {
 // Waits until `when`, or the timeout is over; which futures are done then, and which not.
 template <detail::FutureRange Range>
 auto wait(const Range& futures, ReturnWhen when = ReturnWhen::all_completed,
-          std::chrono::nanoseconds timeout = std::chrono::nanoseconds::max()) {
+          Timeout timeout = Timeout::forever()) {
     using F = std::ranges::range_value_t<Range>;
     std::vector<detail::TaskRef> tasks;
     for (const F& f : futures) tasks.push_back(f.state());
@@ -134,8 +133,7 @@ class AsCompleted {
 
 // Throws TimeoutError, while it is advanced, when the timeout (counted from this call) is over.
 template <detail::FutureRange Range>
-auto as_completed(const Range& futures,
-                  std::chrono::nanoseconds timeout = std::chrono::nanoseconds::max()) {
+auto as_completed(const Range& futures, Timeout timeout = Timeout::forever()) {
     using F = std::ranges::range_value_t<Range>;
     return AsCompleted<F>(std::vector<F>(std::ranges::begin(futures), std::ranges::end(futures)),
                           detail::deadline_after(timeout));

@@ -36,22 +36,22 @@ struct PoolOptions {
     // grown by so many bytes since it started, or when it is so old; one worker at a time,
     // while there are tasks. 0: never.
     std::size_t max_memory_growth = 0;
-    std::chrono::nanoseconds max_age{0};
+    Timeout max_age = {};
 
     // When nothing was submitted and nothing has run for so long, the workers leave; the next task
     // starts them anew. 0: never.
-    std::chrono::nanoseconds idle_timeout{0};
+    Timeout idle_timeout = {};
 
     // How tasks are run that say nothing else. (A key is refused: it is a task's own.)
     TaskOptions task = {};
 
     // How a task is stopped that was cancelled or ran too long: this_task::stop_requested() says
     // so, stop_grace later its worker's process group gets SIGTERM, terminate_grace later SIGKILL.
-    std::chrono::nanoseconds stop_grace = std::chrono::milliseconds(2);
-    std::chrono::nanoseconds terminate_grace = std::chrono::seconds(1);
+    Timeout stop_grace = std::chrono::milliseconds(2);
+    Timeout terminate_grace = std::chrono::seconds(1);
     // How long a worker may take that leaves in order, with its finalizer and its exit handlers.
     // Then its process group gets SIGKILL.
-    std::chrono::nanoseconds leave_grace = std::chrono::seconds(30);
+    Timeout leave_grace = std::chrono::seconds(30);
 
     // Each worker runs on one CPU of those that this process may use.
     bool pin_workers = false;

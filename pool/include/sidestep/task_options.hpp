@@ -8,6 +8,8 @@
 #include <exception>
 #include <functional>
 
+#include <sidestep/timeout.hpp>
+
 namespace sidestep {
 
 inline constexpr std::chrono::nanoseconds kNoTimeout = std::chrono::nanoseconds::max();
@@ -29,9 +31,9 @@ struct Retry {
     // Pause before the second run; `factor` times longer before each one more, up to max_backoff;
     // and by up to `jitter` of itself longer or shorter, so that tasks which failed together do not
     // come back together.
-    std::chrono::nanoseconds backoff{0};
+    Timeout backoff = {};
     double factor = 2;
-    std::chrono::nanoseconds max_backoff = std::chrono::seconds(30);
+    Timeout max_backoff = std::chrono::seconds(30);
     double jitter = 0.25;
 
     // Which errors: what the task threw, TaskTimeout, WorkerLost or OutOfMemory; none: all of them.
@@ -45,7 +47,7 @@ struct Retry {
 struct TaskOptions {
     // How long the task may run, counted from its start. Then it fails with TaskTimeout, and its
     // worker is stopped (PoolOptions::stop_grace). In a map: for each item. 0: the pool's default.
-    std::chrono::nanoseconds timeout{0};
+    Timeout timeout = {};
 
     // What its worker may use while it runs, in bytes: the process's proportional share (PSS), so
     // that memory shared with others is not counted for each. Then the task fails with OutOfMemory,

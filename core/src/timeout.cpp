@@ -1,0 +1,13 @@
+#include <sidestep/timeout.hpp>
+
+#include <stdexcept>
+
+namespace sidestep::detail {
+
+void throw_time_is_nan() {
+    throw std::invalid_argument(
+        "a timeout is not a number (NaN): look at how it was computed; for no limit give "
+        "Timeout::forever()");
+}
+
+}  // namespace sidestep::detail
