@@ -7,7 +7,7 @@
 build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev
     libssl-dev libspdlog-dev"
 test_packages="catch2 python3"
-ci_packages="ccache clang cmake clang-format libclang-rt-dev libbenchmark-dev universal-ctags git strace
+ci_packages="ccache clang cmake libgtest-dev clang-format libclang-rt-dev libbenchmark-dev universal-ctags git strace
     python3-dev pybind11-dev"
 package_packages="dpkg-dev debhelper lintian cmake"
 bench_packages="libbenchmark-dev python3 python3-dev pybind11-dev python3-joblib python3-billiard
@@ -21,7 +21,7 @@ need_packages() {
         [ "$status" = installed ] || missing="$missing $package"
     done
     [ -n "$missing" ] || return 0
-    echo "Installing$missing" >&2
+    echo "Installing$missing (a minute or two)" >&2
     as_root=""
     if [ "$(id -u)" != 0 ]; then
         as_root=sudo
@@ -46,4 +46,20 @@ configure() {
         exit 1
     }
     rm -f "$folder.log"
+}
+
+# build FOLDER [TARGET]...: builds, and shows how far it is: on a terminal in one line that moves (as
+# ninja does by itself), elsewhere in one line at the beginning and one at the end. What the compiler
+# says is shown when something fails.
+build() {
+    folder=$1
+    shift
+    if [ -t 1 ]; then
+        NINJA_STATUS="building [%f of %t steps, %es] " ninja -C "$folder" "$@" || exit 1
+        return
+    fi
+    began=$(date +%s)
+    echo "Building in $folder (the first time takes a minute or two)"
+    ninja -C "$folder" "$@" >"$folder.log" || { cat "$folder.log" >&2; exit 1; }
+    echo "Built in $(($(date +%s) - began)) s"
 }

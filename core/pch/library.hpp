@@ -28,6 +28,7 @@
 #include <variant>
 #include <vector>
 
+#include <fmt/format.h>
 #include <cereal/archives/binary.hpp>
 #include <cereal/types/map.hpp>
 #include <cereal/types/memory.hpp>
@@ -36,4 +37,3 @@
 #include <cereal/types/string.hpp>
 #include <cereal/types/tuple.hpp>
 #include <cereal/types/vector.hpp>
-#include <fmt/format.h>
