@@ -1,0 +1,182 @@
+// subjects NAME: runs one of the programs of subjects.hpp.
+//
+// Environment: ALLOCATION=N SCOPE=main|threads  makes the N-th allocation of the main thread, or of
+// the other threads, fail; LASTING=1 all from that one on.
+#include <dirent.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <new>
+#include <string>
+#include <utility>
+
+#include <sidestep/init.hpp>
+#include <sidestep/process.hpp>
+
+#include "arm.hpp"
+#include "subjects.hpp"
+
+namespace {
+
+// --- allocations that fail ---------------------------------------------------------------------
+
+std::atomic<bool> counting{false};
+std::atomic<long> left{-1}, counted{0};
+bool lasting = false, in_main = true;
+pid_t own_pid = 0;
+thread_local bool is_main = false, exempt = false;
+
+bool fails_now() {
+    if (!counting || exempt || is_main != in_main || getpid() != own_pid) return false;
+    ++counted;
+    long before = left.fetch_sub(1);
+    return before == 1 || (lasting && before < 1 && left.load() < 0);
+}
+
+void* allocate(std::size_t size, std::size_t alignment) {
+    if (fails_now()) return nullptr;
+    if (size == 0) size = 1;
+    return alignment == 0
+               ? std::malloc(size)
+               : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+}
+void* allocate_or_throw(std::size_t size, std::size_t alignment) {
+    void* memory = allocate(size, alignment);
+    if (!memory) throw std::bad_alloc();
+    return memory;
+}
+
+// While what the subject said is written down, nothing fails.
+struct Exempt {
+    bool before = std::exchange(exempt, true);
+    ~Exempt() { exempt = before; }
+};
+
+void say(const std::string& line) {
+    std::string text = line;
+    for (char& c : text)
+        if (c == '\n') c = '|';
+    text += '\n';
+    if (write(1, text.data(), text.size()) < 0) std::abort();
+}
+
+// --- what is left ------------------------------------------------------------------------------
+
+void say_what_is_left() {
+    Exempt guard;
+    std::map<std::string, int> kinds;
+    int fds = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+        std::error_code gone;
+        std::string target = std::filesystem::read_symlink(entry.path(), gone).string();
+        if (gone || target.ends_with("/fd")) continue;
+        ++fds;
+        ++kinds[target.substr(0, target.find(":["))];
+    }
+    std::string list;
+    for (const auto& [kind, count] : kinds) list += " " + kind + "*" + std::to_string(count);
+    say("FDS " + std::to_string(fds) + ":" + list);
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+        if (std::atoi(entry.path().filename().c_str()) == 0) continue;
+        std::ifstream status(entry.path() / "status");
+        std::string name, state, parent;
+        for (std::string line; std::getline(status, line);) {
+            if (line.starts_with("Name:")) name = line.substr(6);
+            if (line.starts_with("State:")) state = line.substr(7);
+            if (line.starts_with("PPid:")) parent = line.substr(6);
+        }
+        if (parent == std::to_string(getpid())) say("CHILD " + name + " " + state);
+    }
+    say("ALLOCATIONS " + std::to_string(counted.load()));
+}
+
+}  // namespace
+
+void* operator new(std::size_t n) { return allocate_or_throw(n, 0); }
+void* operator new[](std::size_t n) { return allocate_or_throw(n, 0); }
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return allocate(n, 0); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return allocate(n, 0); }
+void* operator new(std::size_t n, std::align_val_t a) {
+    return allocate_or_throw(n, static_cast<std::size_t>(a));
+}
+void* operator new[](std::size_t n, std::align_val_t a) {
+    return allocate_or_throw(n, static_cast<std::size_t>(a));
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+bool subjects::step(const std::string& name, const std::function<void()>& action) {
+    std::string error;
+    try {
+        action();
+        Exempt guard;
+        say("OK " + name);
+        return true;
+    } catch (const Wrong& e) {
+        Exempt guard;
+        say("WRONG " + name + ": " + e.what());
+    } catch (const std::exception& e) {
+        Exempt guard;
+        say("ERROR " + name + ": " + e.what());
+    }
+    return false;
+}
+
+bool subjects::step_twice(const std::string& name, const std::function<void()>& action) {
+    return step(name, action) || step(name + "/again", action);
+}
+
+int main(int argc, char** argv) {
+    is_main = true;
+    sidestep::init();
+    const std::map<std::string, std::function<void()>> all{
+        {"pool-spawn", [] { subjects::use_pool(sidestep::StartMethod::spawn); }},
+        {"pool-forkserver", [] { subjects::use_pool(sidestep::StartMethod::forkserver); }},
+        {"pool-fork", [] { subjects::use_pool(sidestep::StartMethod::fork); }},
+        {"pool-insight", [] { subjects::use_pool_insight(sidestep::StartMethod::forkserver); }},
+        {"thread-pool", [] { subjects::use_thread_pool(); }},
+        {"process", [] { subjects::use_process(); }},
+        {"subprocess", [] { subjects::use_subprocess(); }},
+        {"locks", [] { subjects::use_locks(); }},
+        {"connections", [] { subjects::use_connections(); }},
+        {"shared-memory", [] { subjects::use_shared_memory(); }},
+    };
+    auto chosen = all.find(argc == 2 ? argv[1] : "");
+    if (chosen == all.end()) {
+        for (const auto& [name, program] : all) std::printf("%s\n", name.c_str());
+        return argc == 2 ? 2 : 0;
+    }
+    own_pid = getpid();
+    if (const char* n = std::getenv("ALLOCATION")) left = std::atol(n);
+    if (const char* scope = std::getenv("SCOPE")) in_main = std::string(scope) == "main";
+    lasting = std::getenv("LASTING") != nullptr;
+    auto action = chosen->second;
+    test::arm_injector(true);
+    counting = true;
+    try {
+        action();
+        subjects::step("the end of the fork server", [] { sidestep::stop_forkserver(); });
+    } catch (const std::exception& e) {  // of what stands between steps
+        Exempt guard;
+        say(std::string("ERROR between steps: ") + e.what());
+    }
+    counting = false;
+    test::arm_injector(false);
+    say_what_is_left();
+    return 0;
+}

@@ -1,0 +1,194 @@
+// Pools: tasks, maps, deaths, time limits, and what watches them.
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include <sidestep/interrupt_guard.hpp>
+#include <sidestep/pool.hpp>
+#include <sidestep/thread_pool.hpp>
+
+#include "subjects.hpp"
+
+using namespace std::chrono_literals;
+
+namespace subjects {
+namespace {
+
+int add(int a, int b) { return a + b; }
+int twice(int n) { return 2 * n; }
+std::string shout(const std::string& s) { return s + "!"; }
+std::string echo(std::string s) { return s; }
+[[noreturn]] int die(int) { __builtin_trap(); }
+int refuse(int) { throw std::domain_error("thrown"); }
+int print(int n) {
+    std::printf("line %d\n", n);
+    return n;
+}
+// Runs until it is asked to stop, at most 20 s.
+int run_on(int) {
+    for (auto end = std::chrono::steady_clock::now() + 20s;
+         std::chrono::steady_clock::now() < end && !sidestep::this_task::stop_requested();)
+        std::this_thread::yield();
+    return 0;
+}
+
+template <class Pool>
+void submit_some(Pool& pool) {
+    std::vector<sidestep::Future<int>> futures;
+    for (int i = 0; i < 5; ++i) futures.push_back(pool.submit(add, i, 1));
+    for (int i = 0; i < 5; ++i) expect(futures[static_cast<std::size_t>(i)].get() == i + 1, "sums");
+}
+
+template <class Pool>
+void map_some(Pool& pool) {
+    std::vector<int> items(200, 4);
+    std::vector<int> results = pool.map(twice, items);
+    expect(results == std::vector<int>(200, 8), "doubles");
+}
+
+template <class Pool>
+void stream_some(Pool& pool) {
+    std::vector<std::string> items(50, "x");
+    int count = 0;
+    for (const std::string& s : pool.imap(shout, items, {.chunksize = 3})) {
+        expect(s == "x!", "what a stream gives");
+        ++count;
+    }
+    expect(count == 50, "how much a stream gives");
+}
+
+template <class Pool>
+void call_back(Pool& pool) {
+    auto sum = std::make_shared<std::atomic<int>>(0);
+    for (int i = 0; i < 3; ++i)
+        pool.submit(add, 1, 1)
+            .on_value([sum](int value) { *sum += value; })
+            .on_error([sum](std::exception_ptr) { *sum += 100; });
+    for (auto end = std::chrono::steady_clock::now() + 5s;
+         *sum < 6 && std::chrono::steady_clock::now() < end;)
+        std::this_thread::yield();
+    expect(*sum == 6, "the sum of callbacks");
+}
+
+void cancel_one(sidestep::Pool& pool) {
+    auto future = pool.submit(run_on, 0);
+    while (!future.running() && !future.ready()) std::this_thread::yield();
+    future.cancel();
+    expect_throw<sidestep::CancelledError>([&] { future.get(); }, "what was cancelled");
+}
+
+template <class Pool>
+void map_beside(Pool& pool) {
+    auto future = pool.map_async(twice, std::vector<int>(10, 1));
+    expect(future.get() == std::vector<int>(10, 2), "doubles of a map beside");
+}
+
+void send_large(sidestep::Pool& pool) {
+    std::string large(1 << 20, 'b');
+    large[77] = 'c';
+    auto first = pool.submit(echo, large), second = pool.submit(echo, large);
+    expect(first.get() == large && second.get() == large, "large echoes");
+}
+
+void lose_a_worker(sidestep::Pool& pool) {
+    auto lost = pool.submit(die, 1);
+    expect_throw<sidestep::WorkerLost>([&] { lost.get(); }, "a task that was killed");
+    expect(pool.apply(add, 1, 2) == 3, "the task after it");
+}
+
+void run_out_of_time(sidestep::Pool& pool) {
+    auto late = pool.submit({.timeout = 15ms}, run_on, 0);
+    expect_throw<sidestep::TaskTimeout>([&] { late.get(); }, "a task out of time");
+}
+
+void change_size(sidestep::Pool& pool) {
+    pool.resize(3);
+    map_some(pool);
+    pool.resize(1);
+    expect(pool.apply(add, 5, 5) == 10, "a task of a smaller pool");
+}
+
+void throw_one(sidestep::Pool& pool) {
+    auto future = pool.submit(refuse, 1);
+    expect_throw<std::domain_error>([&] { future.get(); }, "a task that throws");
+}
+
+}  // namespace
+
+void use_pool(sidestep::StartMethod method) {
+    std::optional<sidestep::Pool> pool;
+    auto make = [&] {
+        pool.emplace(sidestep::PoolOptions{.processes = 2, .start_method = method});
+    };
+    if (!step_twice("make", make)) return;
+    using Step = void (*)(sidestep::Pool&);
+    const std::pair<const char*, Step> steps[] = {{"submit", submit_some<sidestep::Pool>},
+                                                  {"map", map_some<sidestep::Pool>},
+                                                  {"stream", stream_some<sidestep::Pool>},
+                                                  {"large", send_large},
+                                                  {"throw", throw_one},
+                                                  {"death", lose_a_worker},
+                                                  {"timeout", run_out_of_time},
+                                                  {"cancel", cancel_one},
+                                                  {"resize", change_size},
+                                                  {"callbacks", call_back<sidestep::Pool>},
+                                                  {"map_async", map_beside<sidestep::Pool>}};
+    for (auto [name, action] : steps) {
+        if (step_twice(name, [&] { action(*pool); })) continue;
+        // A pool that broke says so at every call: with the fault gone, a new one works.
+        step("drop", [&] { pool.reset(); });
+        if (!step_twice("make", make)) return;
+    }
+    step("end", [&] { pool.reset(); });
+}
+
+void use_pool_insight(sidestep::StartMethod method) {
+    std::string trace = (std::filesystem::temp_directory_path() /
+                         ("sidestep-inject-" + std::to_string(getpid()) + ".json"))
+                            .string();
+    step_twice("captured output", [&] {
+        sidestep::Pool pool(
+            {.processes = 1, .start_method = method, .output = sidestep::Output::capture});
+        auto future = pool.submit(print, 7);
+        expect(future.get() == 7 && future.output().out == "line 7\n", "what a task printed");
+    });
+    step_twice("stats and trace", [&] {
+        sidestep::Pool pool({.processes = 1, .start_method = method});
+        pool.trace(trace);
+        submit_some(pool);
+        pool.trace_stop();
+        expect(!pool.stats().describe().empty(), "stats");
+    });
+    std::filesystem::remove(trace);
+    step_twice("interrupt", [&] {
+        sidestep::Pool pool({.processes = 1, .start_method = method});
+        sidestep::InterruptGuard guard(pool);
+        auto running = pool.submit(run_on, 0);
+        while (!running.running() && !running.ready()) std::this_thread::yield();
+        kill(getpid(), SIGINT);
+        while (guard.interrupts() < 1) std::this_thread::yield();
+        kill(getpid(), SIGINT);
+        expect_throw<sidestep::CancelledError>([&] { running.get(); }, "what Ctrl-C ended");
+    });
+}
+
+void use_thread_pool() {
+    std::optional<sidestep::ThreadPool> pool;
+    if (!step_twice("make", [&] { pool.emplace(sidestep::ThreadPoolOptions{.threads = 2}); }))
+        return;
+    step_twice("submit", [&] { submit_some(*pool); });
+    step_twice("map", [&] { map_some(*pool); });
+    step_twice("stream", [&] { stream_some(*pool); });
+    step_twice("callbacks", [&] { call_back(*pool); });
+    step_twice("map_async", [&] { map_beside(*pool); });
+    step("end", [&] { pool.reset(); });
+}
+
+}  // namespace subjects
