@@ -72,8 +72,7 @@ void boot_or_throw(Fd control) {
     const void* entry = resolve(message.entry, Contents::code, 1);
     if (!entry)
         throw std::runtime_error(
-            "this process does not run the same build as its parent: a library was replaced since "
-            "the parent started, or is loaded by dlopen() after init(); restart the program");
+            "what its parent wants it to run is not in it: " + why_unresolved(message.entry));
     reinterpret_cast<BootMain>(const_cast<void*>(entry))(std::move(control));
 }
 

@@ -88,6 +88,10 @@ class Forker final : public Launcher {
 
 void require_init(const char* purpose) {
     if (initialized()) return;
+    if (std::string copies = copies_of_this_library(); !copies.empty())
+        throw std::logic_error(fmt::format(
+            "{} cannot be started: sidestep::init() was not called in this copy of Sidestep. {}",
+            purpose, copies));
     throw std::logic_error(fmt::format(
         "{} cannot be started: sidestep::init() was not called. Make it the first statement of "
         "main(); workers are this program started again, and take over there. (Objects that start "

@@ -66,14 +66,10 @@ void report_exception(const Fd& control) noexcept {
 }
 
 void run_task(const detail::TaskId& id, InputArchive& arguments) {
-    const detail::TaskEntry* entry = detail::find_entry(id);
-    if (!entry)
-        throw SerializationError(
-            "the process's code is not in this program: the library it belongs to is loaded by "
-            "dlopen() in the parent only; link it, or load it before init()");
+    const detail::TaskEntry& entry = detail::require_entry(id, "the process's task");
     detail::HeapBuffer nowhere;
     OutputArchive result(nowhere);
-    entry->run(arguments, result);
+    entry.run(arguments, result);
 }
 
 std::string describe(const std::exception_ptr& thrown) {

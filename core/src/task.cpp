@@ -21,10 +21,9 @@ CodeAddress locate_code(const void* function) {
 const void* resolve_code(const CodeAddress& address) {
     const void* code = resolve({address.module, address.offset}, Contents::code, 1);
     if (!code)
-        throw SerializationError(fmt::format(
-            "the function at offset {:#x} of module {:016x} is not in this process: load the "
-            "library it belongs to before the workers start, and run the same build everywhere",
-            address.offset, address.module));
+        throw SerializationError(
+            fmt::format("a function that was named to this process ({}) is not in it: {}",
+                        ::getpid(), why_unresolved({address.module, address.offset})));
     return code;
 }
 
@@ -40,6 +39,13 @@ const TaskEntry* find_entry(const TaskId& id) {
     auto* entry = static_cast<const TaskEntry*>(at);
     bool genuine = entry->magic == TaskEntry::kMagic && entry->signature == id.signature;
     return genuine ? entry : nullptr;
+}
+
+const TaskEntry& require_entry(const TaskId& id, std::string_view whose) {
+    if (const TaskEntry* entry = find_entry(id)) return *entry;
+    throw SerializationError(
+        fmt::format("the code of {} is not in this process ({}): {}", whose, ::getpid(),
+                    why_unresolved({id.where.module, id.where.offset})));
 }
 
 std::string describe_entry(const TaskEntry& entry) {

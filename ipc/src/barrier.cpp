@@ -319,14 +319,10 @@ void Barrier::load(InputArchive& archive) {
     if (!has_action) return;
     detail::TaskId id;
     archive(id.where, id.signature);
-    const detail::TaskEntry* entry = detail::find_entry(id);
-    if (!entry)
-        throw SerializationError(
-            "cannot receive a Barrier: its action is not in this program (the two sides must be "
-            "the same program)");
+    const detail::TaskEntry& entry = detail::require_entry(id, "the Barrier's action");
     detail::HeapBuffer nothing;
     detail::ActionReceiver receiver(nothing);
-    entry->run(archive, receiver);
+    entry.run(archive, receiver);
     action_ = std::move(receiver.action);
 }
 

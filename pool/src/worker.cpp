@@ -1,4 +1,3 @@
-#include <cxxabi.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
@@ -15,6 +14,7 @@
 
 #include <sidestep/call_times.hpp>
 #include <sidestep/chunk.hpp>
+#include <sidestep/forced_unwind.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
@@ -167,9 +167,8 @@ class Worker {
                 task_fds_.await(0, initializer_.fds, initializer_.lasting_fds);
             if (initializer_.fds) task_fds_.open(0, initializer_.fds);
             run_hook(initializer_);
-        } catch (abi::__forced_unwind&) {
-            throw;
         } catch (...) {
+            detail::pass_on_forced_unwind();
             detail::HeapBuffer text;
             OutputArchive output(text);
             detail::save_current_exception(output, detail::process_description());
@@ -231,17 +230,13 @@ class Worker {
 
   private:
     void run_hook(const HookSetup& hook) {
-        const detail::TaskEntry* entry =
-            detail::find_entry({{hook.module, hook.offset}, hook.signature});
-        if (!entry)
-            throw SerializationError(
-                "the code of the initializer or finalizer is not in this worker: the library it "
-                "belongs to was loaded after the worker started");
+        const detail::TaskEntry& entry = detail::require_entry(
+            {{hook.module, hook.offset}, hook.signature}, "the initializer or finalizer");
         InputArchive input({args_segment_.data() + Arena::offset(hook.block), hook.size},
                            &task_fds_);
         detail::HeapBuffer nothing;
         OutputArchive output(nothing);
-        entry->run(input, output);
+        entry.run(input, output);
     }
 
     [[noreturn]] void leave() {
@@ -249,25 +244,24 @@ class Worker {
         if (output_) output_->stop();
         try {
             if (finalizer_.given) run_hook(finalizer_);
-        } catch (abi::__forced_unwind&) {
-            throw;
         } catch (const std::exception& error) {
             std::fprintf(stderr, "sidestep: the finalizer of worker %u threw %s\n", index_,
                          error.what());
         } catch (...) {
+            detail::pass_on_forced_unwind();
             std::fprintf(stderr, "sidestep: the finalizer of worker %u threw\n", index_);
         }
         leave_process(0);
     }
 
-    const detail::TaskEntry* find_entry(const TaskSlot& slot) {
+    const detail::TaskEntry& entry_of(const TaskSlot& slot) {
         detail::TaskId id{{slot.module, slot.offset}, slot.signature};
         if (cached_entry_ && id.where.module == cached_.where.module &&
             id.where.offset == cached_.where.offset && id.signature == cached_.signature)
-            return cached_entry_;
-        cached_entry_ = detail::find_entry(id);
+            return *cached_entry_;
+        cached_entry_ = &detail::require_entry(id, "the task");
         cached_ = id;
-        return cached_entry_;
+        return *cached_entry_;
     }
 
     // The arguments. Inline ones are copied: the result is written over them.
@@ -285,19 +279,14 @@ class Worker {
         try {
             if (slot.fds) task_fds_.open(slot.serial, slot.fds);
             InputArchive input(arguments(slot, copy), &task_fds_);
-            const detail::TaskEntry* entry = find_entry(slot);
-            if (!entry)
-                throw SerializationError(
-                    "the task's code is not in this worker: the library it belongs to was loaded "
-                    "after the worker started; load it before the pool is made");
+            const detail::TaskEntry& entry = entry_of(slot);
             OutputArchive output(buffer);
             output.set_times(parts);
             if (parts) parts->begin();
-            entry->run(input, output);
+            entry.run(input, output);
             slot.reply = ReplyKind::value;
-        } catch (abi::__forced_unwind&) {  // pthread_exit: not ours to stop
-            throw;
         } catch (...) {
+            detail::pass_on_forced_unwind();
             save_error(slot, buffer);
         }
         if (slot.fds) task_fds_.close();

@@ -1,12 +1,22 @@
 #include "module_table.hpp"
 
 #include <dlfcn.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <cstring>
+#include <filesystem>
 #include <memory>
+#include <optional>
+#include <set>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <catch2/catch.hpp>
+
+#include "module_id.hpp"
 
 using sidestep::Contents;
 using sidestep::locate;
@@ -20,9 +30,58 @@ const int kConstants[4] = {1, 2, 3, 4};
 
 const void* address_of(int (*function)(int)) { return reinterpret_cast<const void*>(function); }
 
+namespace fs = std::filesystem;
+
 // SIDESTEP_TEST_PLUGINS names the folder of the libraries (set by Meson).
-void* load(const std::string& name) {
-    return dlopen((std::string(SIDESTEP_TEST_PLUGINS "/") + name).c_str(), RTLD_NOW | RTLD_LOCAL);
+std::string path_of(const std::string& name) {
+    return std::string(SIDESTEP_TEST_PLUGINS "/libplugin_") + name + ".so";
+}
+
+// A library, by its name or by a path. It stays loaded, since what was located must not go away.
+class Plugin {
+  public:
+    explicit Plugin(const std::string& name)
+        : library_(dlopen((name.find('/') == std::string::npos ? path_of(name) : name).c_str(),
+                          RTLD_NOW | RTLD_LOCAL)) {
+        if (!library_) throw std::runtime_error(dlerror());
+    }
+    const void* at(const char* symbol) const { return dlsym(library_, symbol); }
+    void close() { dlclose(library_); }
+
+  private:
+    void* library_;
+};
+
+// The library's file under another path, as long as this lives.
+struct Copy {
+    explicit Copy(const std::string& name) {
+        std::string pattern = (fs::temp_directory_path() / "sidestep-copy-XXXXXX").string();
+        folder = mkdtemp(pattern.data());
+        path = folder + "/copy.so";
+        fs::copy_file(path_of(name), path);
+    }
+    ~Copy() { fs::remove_all(folder); }
+    Copy(const Copy&) = delete;
+    Copy& operator=(const Copy&) = delete;
+
+    std::string folder, path;
+};
+
+// As it is now, not as the table remembers it.
+std::uint64_t id_of(const Plugin& plugin) {
+    Dl_info where = {};
+    if (dladdr(plugin.at("plugin_function"), &where) == 0) throw std::logic_error("dladdr");
+    struct Search {
+        std::uintptr_t base;
+        std::uint64_t id = 0;
+    } search = {reinterpret_cast<std::uintptr_t>(where.dli_fbase)};
+    auto look = [](dl_phdr_info* info, std::size_t, void* data) {
+        auto& wanted = *static_cast<Search*>(data);
+        if (info->dlpi_addr == wanted.base) wanted.id = sidestep::module_id(*info);
+        return 0;
+    };
+    dl_iterate_phdr(look, &search);
+    return search.id;
 }
 
 }  // namespace
@@ -64,8 +123,10 @@ TEST_CASE("a foreign module is not resolved", "[core][module_table]") {
 }
 
 TEST_CASE("code is not taken for constants, nor constants for code", "[core][module_table]") {
-    CHECK(resolve(locate(address_of(&a_function)), Contents::constants, 1) == nullptr);
+    static int variable = 1;
     CHECK(resolve(locate(kConstants), Contents::code, 1) == nullptr);
+    CHECK(resolve(locate(&variable), Contents::code, 1) == nullptr);
+    CHECK(resolve(locate(&variable), Contents::constants, 1) == nullptr);
 }
 
 TEST_CASE("an offset outside the module is not resolved", "[core][module_table]") {
@@ -94,20 +155,123 @@ TEST_CASE("a size that crosses the end of its segment is refused, to the byte",
 }
 
 TEST_CASE("a library loaded later is found, with a build-id and without", "[core][module_table]") {
-    void* with_id = load("libplugin_with_id.so");
-    void* without = load("libplugin_without_id.so");
-    REQUIRE(with_id);
-    REQUIRE(without);
-    std::vector<ModuleAddress> places;
-    for (void* library : {with_id, without}) {
-        const void* code = dlsym(library, "plugin_function");
-        REQUIRE(code);
-        places.push_back(locate(code));
-        CHECK(places.back().module != 0);
-        CHECK(places.back() == locate(code));
-        CHECK(resolve(places.back(), Contents::code, 1) == code);
+    std::set<std::uint64_t> modules = {locate(address_of(&a_function)).module};
+    for (const char* name : {"with_id", "without_id"}) {
+        Plugin plugin(name);
+        ModuleAddress place = locate(plugin.at("plugin_function"));
+        CHECK(place.module != 0);
+        CHECK(place == locate(plugin.at("plugin_function")));
+        CHECK(resolve(place, Contents::code, 1) == plugin.at("plugin_function"));
+        CHECK(modules.insert(place.module).second);
     }
-    CHECK(places[0].module != places[1].module);
-    CHECK(places[0].module != locate(address_of(&a_function)).module);
-    // They stay loaded: addresses that were located must not go away.
+}
+
+TEST_CASE("constants are found wherever the linker puts them", "[core][module_table]") {
+    std::string name = GENERATE("with_id", "beside_code", "without_relro");
+    CAPTURE(name);
+    Plugin plugin(name);
+    for (const char* symbol : {"plugin_constants", "plugin_pointers"}) {
+        CAPTURE(symbol);
+        const void* constants = plugin.at(symbol);
+        CHECK(resolve(locate(constants), Contents::constants, 2 * sizeof(int)) == constants);
+    }
+    const void* variables = plugin.at("plugin_variables");
+    // Without RELRO, constants with addresses in them are variables to the loader.
+    bool taken = resolve(locate(variables), Contents::constants, 1) != nullptr;
+    CHECK(taken == (name == "without_relro"));
+    CHECK(resolve(locate(variables), Contents::code, 1) == nullptr);
+}
+
+TEST_CASE("libraries without build-id are told apart by code, constants and initial values",
+          "[core][module_table]") {
+    std::set<std::uint64_t> modules;
+    for (const char* name : {"without_id", "without_id_twin", "without_id_other_values"}) {
+        const void* code = Plugin(name).at("plugin_function");
+        CHECK(modules.insert(locate(code).module).second);
+        CHECK(resolve(locate(code), Contents::code, 1) == code);
+    }
+}
+
+TEST_CASE("a breakpoint does not make another library of one without build-id",
+          "[core][module_table]") {
+    Plugin plugin("without_id");
+    auto* code = static_cast<unsigned char*>(const_cast<void*>(plugin.at("plugin_function")));
+    std::uint64_t before = id_of(plugin);
+    auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    auto* begin = code - reinterpret_cast<std::uintptr_t>(code) % page;
+    REQUIRE(mprotect(begin, page, PROT_READ | PROT_WRITE) == 0);
+    unsigned char kept = std::exchange(*code, static_cast<unsigned char>(~*code));
+    std::uint64_t with_breakpoint = id_of(plugin);
+    *code = kept;
+    REQUIRE(mprotect(begin, page, PROT_READ | PROT_EXEC) == 0);
+    CHECK(with_breakpoint == before);
+}
+
+TEST_CASE("libraries without build-id whose file is gone are told apart by what is in memory",
+          "[core][module_table]") {
+    std::optional<Plugin> plugin;
+    {
+        Copy copy("without_id");
+        plugin.emplace(copy.path);
+    }
+    std::uint64_t id = id_of(*plugin);
+    CHECK(id == id_of(*plugin));
+    Copy other("without_id_twin");
+    Plugin twin(other.path);
+    CHECK(id != id_of(twin));
+    {
+        Copy replaced("with_id");  // another file lies there now
+        fs::rename(replaced.path, other.path);
+    }
+    CHECK(id != id_of(twin));
+}
+
+TEST_CASE("libraries that were given one build-id by hand are told apart if their layout differs, "
+          "else refused",
+          "[core][module_table]") {
+    Plugin one("given_id"), larger("given_id_larger");
+    ModuleAddress place = locate(one.at("plugin_function"));
+    CHECK(place.module != locate(larger.at("plugin_function")).module);
+    Plugin twin("given_id_twin");
+    CHECK_THROWS_WITH(locate(twin.at("plugin_function")),
+                      Catch::Contains("libplugin_given_id.so and ") &&
+                          Catch::Contains("libplugin_given_id_twin.so are loaded here and are "
+                                          "copies of one library") &&
+                          Catch::Contains("load one of them only"));
+}
+
+TEST_CASE("one file that is loaded from two paths is refused, until one of them is closed",
+          "[core][module_table]") {
+    std::string name = GENERATE("copied", "copied_without_id");
+    Copy copy(name);
+    Plugin plugin(name), second(copy.path);
+    for (const Plugin* either : {&plugin, &second})
+        CHECK_THROWS_AS(locate(either->at("plugin_function")), std::invalid_argument);
+    second.close();
+    const void* code = plugin.at("plugin_function");
+    ModuleAddress place = locate(code);
+    CHECK(resolve(place, Contents::code, 1) == code);
+    CHECK_THAT(sidestep::why_unresolved({place.module, std::uint64_t(1) << 40}),
+               Catch::Contains("libplugin_" + name + ".so is loaded, but has nothing"));
+}
+
+TEST_CASE("a library whose double was loaded meanwhile is not resolved", "[core][module_table]") {
+    Plugin plugin("doubled");
+    ModuleAddress place = locate(plugin.at("plugin_function"));
+    Copy copy("doubled");
+    Plugin second(copy.path), newest("newest");
+    locate(newest.at("plugin_function"));  // what is loaded is looked at again
+    CHECK(resolve(place, Contents::code, 1) == nullptr);
+    CHECK_THAT(sidestep::why_unresolved(place),
+               Catch::Contains(copy.path) && Catch::Contains("copies of one library"));
+}
+
+TEST_CASE("what is not loaded here is said to be that", "[core][module_table]") {
+    CHECK_THAT(sidestep::why_unresolved({0x1234, 0}),
+               Catch::Contains("module 0000000000001234") && Catch::Contains("is not loaded") &&
+                   Catch::Contains("before init()"));
+}
+
+TEST_CASE("one copy of the library is no reason for a warning", "[core][module_table]") {
+    CHECK(sidestep::copies_of_this_library().empty());
 }

@@ -10,6 +10,10 @@
 // Errors:  a worker that cannot start ends with a message on stderr, and its pool reports it.
 #pragma once
 
+#if __SIZEOF_POINTER__ != 8
+#error "Sidestep needs a 64-bit system: gigabytes of addresses are reserved for what workers share"
+#endif
+
 namespace sidestep {
 
 void init();

@@ -13,7 +13,8 @@
 // reference is written from where it is (it may be one of the arguments), and arrives as a value.
 //
 // There is no registration: a task is known by where its trampoline lies in which module, and the
-// receiver checks the module's build-id, the place and the signature before it jumps.
+// receiver checks the module's build-id, the place and the signature before it jumps. (A module
+// without a build-id is known by its contents. Two loaded copies of one library are refused.)
 //
 // Threads: check_callable and its kin are of compile time; a TaskId is a value.
 // Errors:  what cannot be a task does not compile, and the message says what to do instead;
@@ -72,6 +73,8 @@ struct TaskId {
 TaskId identify(const TaskEntry& entry);
 // Null if the module is not loaded, the place is no entry, or the signature differs.
 const TaskEntry* find_entry(const TaskId& id);
+// Throws SerializationError instead: "the code of " whose " is not in this process", and why.
+const TaskEntry& require_entry(const TaskId& id, std::string_view whose);
 // "Call<int (*)(int, int)>" shortened from a type name as the compiler prints it.
 std::string describe_entry(const TaskEntry& entry);
 // "divide(int, int)" for a function's address, from the program's symbols; else "0x1234 in name".
@@ -88,11 +91,13 @@ constexpr std::uint64_t hash_text(std::string_view text) {  // FNV-1a
 }
 
 // Body: a type with `static void run(InputArchive&, OutputArchive&)`.
+// Hidden: each library has its own, and a worker needs none but the one that submitted. (Else those
+// of all libraries would be one, that of the library that was loaded first.)
 template <class Body>
-inline constexpr TaskEntry kTaskEntry{TaskEntry::kMagic, hash_text(type_text<Body>()), &Body::run,
-                                      type_text<Body>()};
+[[gnu::visibility("hidden")]] inline constexpr TaskEntry kTaskEntry{
+    TaskEntry::kMagic, hash_text(type_text<Body>()), &Body::run, type_text<Body>()};
 template <class Body>
-const TaskId& task_id() {
+[[gnu::visibility("hidden")]] const TaskId& task_id() {
     static const TaskId id = identify(kTaskEntry<Body>);
     return id;
 }
