@@ -195,7 +195,7 @@ double bare_read_loop(const std::vector<std::string>& words, Keep keep, std::siz
     return read_loop(words, [&](int fd) {
         std::string kept;
         std::unique_ptr<char[]> fresh;
-        if (keep == Keep::fresh_memory) fresh = std::make_unique_for_overwrite<char[]>(bytes);
+        if (keep == Keep::fresh_memory) fresh.reset(new char[bytes]);
         char* at = fresh ? fresh.get() : space.data();
         std::size_t room = fresh ? bytes : space.size();
         for (ssize_t n; room > 0 && (n = read(fd, at, std::min(room, space.size()))) > 0;) {

@@ -91,10 +91,10 @@ bool talk(PopenState& state, const sys::Deadline& deadline, const TalkCallbacks&
 void hear(Pump& pump, PipeReader& pipe, Heard& heard, const LineCallback& on_line, bool collect,
           const TextMode& text) {
     if (on_line)
-        pump.add_reader(pipe, {.on_line = on_line,
-                               .text = text,
-                               .collected = collect ? &heard.bytes : nullptr,
-                               .undelivered = collect ? nullptr : &heard.before});
+        pump.add_reader(pipe, LineReader{.on_line = on_line,
+                                         .text = text,
+                                         .collected = collect ? &heard.bytes : nullptr,
+                                         .undelivered = collect ? nullptr : &heard.before});
     else
         pump.add_reader(pipe, heard.bytes);
 }

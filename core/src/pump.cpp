@@ -120,7 +120,7 @@ bool Pump::finished() const {
 }
 
 bool Pump::run(const sys::Deadline& deadline) {
-    if (!space_) space_ = std::make_unique_for_overwrite<char[]>(space_bytes_);
+    if (!space_) space_.reset(new char[space_bytes_]);
     deadline_ = deadline;
     if (run_in_time()) return true;
     for (Reader& reader : readers_)
@@ -212,7 +212,7 @@ void Pump::grow_pipe(Reader& reader) {
     int size = ::fcntl(reader.pipe.fd(), F_SETPIPE_SZ, kLargePipe);
     if (size <= 0 || static_cast<std::size_t>(size) <= space_bytes_) return;  // not allowed: fine
     space_bytes_ = std::min(static_cast<std::size_t>(size), kLargeRead);
-    space_ = std::make_unique_for_overwrite<char[]>(space_bytes_);
+    space_.reset(new char[space_bytes_]);
 }
 
 // The end of the grace: what the pipes hold now, and no more: a writer may be faster than we are.

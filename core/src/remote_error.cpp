@@ -182,9 +182,19 @@ std::optional<ExceptionCodec> find_codec(const std::string& name) {
 const std::type_info* type_with_nested(const std::type_info& type) {
     bool is_private = std::strncmp(type.name(), "St17_Nested_exceptionI", 22) == 0 ||  // libstdc++
                       std::strncmp(type.name(), "NSt3__18__nestedI", 17) == 0;         // libc++
-    auto* info = dynamic_cast<const abi::__vmi_class_type_info*>(&type);
-    return is_private && info && info->__base_count == 2 ? info->__base_info[0].__base_type
-                                                         : nullptr;
+    // abi::__vmi_class_type_info, which libc++ declares nowhere: the Itanium C++ ABI lays it out
+    // (2.9.5, "RTTI layout").
+    struct ClassInfo {
+        const void* vtable;
+        const char* name;
+        unsigned flags, bases;
+        const std::type_info* first_base;
+    };
+    bool is_class = std::strcmp(typeid(type).name(), "N10__cxxabiv121__vmi_class_type_infoE") == 0;
+    if (!is_private || !is_class) return nullptr;
+    ClassInfo info;
+    std::memcpy(&info, static_cast<const void*>(&type), sizeof info);
+    return info.bases == 2 ? info.first_base : nullptr;
 }
 
 // The name under which the exception's type is known: what libstdc++ throws for streams is a

@@ -354,11 +354,15 @@ Mapping map_shared(int fd, std::size_t size, Access access, bool populate) {
     return Mapping(address, size);
 }
 
+std::size_t page_size() {
+    static const auto size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    return size;
+}
+
 bool populate(std::span<std::byte> range) {
     // madvise wants the start of a page, or it does nothing (EINVAL).
-    static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
     auto begin = reinterpret_cast<std::uintptr_t>(range.data());
-    std::size_t before = begin % page;
+    std::size_t before = begin % page_size();
     if (::madvise(range.data() - before, range.size() + before, MADV_POPULATE_WRITE) == 0)
         return true;
     return errno == EINVAL;  // a kernel before 5.14: pages come on first touch
@@ -371,7 +375,7 @@ void discard(int fd, std::size_t offset, std::size_t size) {
 }
 
 void use_large_pages(std::span<std::byte> range) noexcept {
-    static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    std::size_t page = page_size();
     auto begin = (reinterpret_cast<std::uintptr_t>(range.data()) + page - 1) / page * page;
     auto end = reinterpret_cast<std::uintptr_t>(range.data() + range.size());
     if (begin < end) (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);

@@ -122,6 +122,8 @@ std::size_t sealed_size(int fd);
 Fd reopen_read_only(const Fd& fd);
 enum class Access { read_only, read_write };
 Mapping map_shared(int fd, std::size_t size, Access access, bool populate = false);
+// 4, 16 or 64 KiB, as the kernel was built.
+std::size_t page_size();
 // Brings pages in, so that a lack of memory is an error here (false) and not a signal later.
 bool populate(std::span<std::byte> range);
 // Gives the pages of a shared range back to the system; the range reads as zeros after.

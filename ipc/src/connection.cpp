@@ -309,7 +309,7 @@ std::span<const std::byte> Connection::read_large(std::size_t size) {
     while (done < size) {
         if (done == large_size_) {
             std::size_t larger = std::min(size, std::max(2 * done, kReserveLimit));
-            auto memory = std::make_unique_for_overwrite<std::byte[]>(larger);
+            std::unique_ptr<std::byte[]> memory(new std::byte[larger]);
             if (done > 0) std::memcpy(memory.get(), large_.get(), done);
             large_ = std::move(memory);
             large_size_ = larger;

@@ -23,7 +23,7 @@ std::size_t Inbox::fill(int fd, Channel channel, std::size_t count) {
 
 // Room for `count` bytes from begin_ on, and behind end_ for a read that is worth its system call.
 void Inbox::make_room(std::size_t count) {
-    if (memory_ == nullptr) memory_ = std::make_unique_for_overwrite<std::byte[]>(kWindow);
+    if (memory_ == nullptr) memory_.reset(new std::byte[kWindow]);
     if (begin_ == end_) begin_ = end_ = 0;  // the part that the cache holds
     bool is_enough = kWindow - begin_ >= count && kWindow - end_ >= kWindow / 2;
     if (is_enough) return;

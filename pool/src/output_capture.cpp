@@ -17,7 +17,6 @@
 namespace sidestep {
 namespace {
 
-constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kFreeStep = std::uint64_t(1) << 20;  // fewer are not worth a call
 constexpr std::uint64_t kEverything = std::numeric_limits<std::uint64_t>::max();
 
@@ -139,7 +138,7 @@ std::string WorkerOutput::Stream::read(std::uint64_t end, std::size_t limit,
 }
 
 void WorkerOutput::Stream::free_until(std::uint64_t end) {
-    end -= end % kPage;
+    end -= end % sys::page_size();
     if (end < freed + kFreeStep) return;
     sys::discard(file.get(), freed, end - freed);
     freed = end;

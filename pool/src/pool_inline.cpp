@@ -1,7 +1,6 @@
 // A pool without workers: tasks run inside submit(), in this process, through the same archives.
-#include <cxxabi.h>
-
 #include <sidestep/call_times.hpp>
+#include <sidestep/forced_unwind.hpp>
 #include <sidestep/this_task.hpp>
 
 #include "pool_core.hpp"
@@ -50,9 +49,8 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
             InputArchive input({data, arguments.size}, &fds);
             OutputArchive output(result);
             task.entry_->run(input, output);
-        } catch (abi::__forced_unwind&) {
-            throw;
         } catch (...) {
+            pass_on_forced_unwind();
             error = std::current_exception();
         }
         note_inline(task, begun, error != nullptr);

@@ -1,10 +1,11 @@
 #include "process_memory.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <string>
+
+#include "sys.hpp"
 
 namespace sidestep {
 namespace {
@@ -28,16 +29,14 @@ std::size_t number_after(const std::string& path, const std::string& word) {
     return 0;
 }
 
-std::size_t page_size() { return static_cast<std::size_t>(sysconf(_SC_PAGESIZE)); }
-
 }  // namespace
 
 std::size_t private_memory(int pid) {
     Pages pages = read_statm(pid);
-    return (pages.resident - std::min(pages.shared, pages.resident)) * page_size();
+    return (pages.resident - std::min(pages.shared, pages.resident)) * sys::page_size();
 }
 
-std::size_t resident_memory(int pid) { return read_statm(pid).resident * page_size(); }
+std::size_t resident_memory(int pid) { return read_statm(pid).resident * sys::page_size(); }
 
 std::size_t proportional_memory(int pid) {
     return number_after(fmt::format("/proc/{}/smaps_rollup", pid), "Pss:") * 1024;

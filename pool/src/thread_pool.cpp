@@ -1,6 +1,5 @@
 #include <sidestep/thread_pool.hpp>
 
-#include <cxxabi.h>
 #include <fmt/format.h>
 #include <sys/prctl.h>
 
@@ -8,6 +7,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include <sidestep/forced_unwind.hpp>
 #include <sidestep/pool_task.hpp>
 
 #include "error.hpp"
@@ -241,7 +241,7 @@ void ThreadPoolCore::run_job(ThreadJob& job, unsigned index) {
     job_of_this_thread = &job;
     try {
         if (job.task().start()) run_attempts(job, index);
-    } catch (abi::__forced_unwind&) {  // pthread_exit: the thread goes, and the task has no result
+    } catch (...) {  // pthread_exit: the thread goes, and the task has no result
         end_job(job, index);
         throw;
     }
@@ -262,9 +262,8 @@ void ThreadPoolCore::run_attempts(ThreadJob& job, unsigned index) {
         try {
             job.run(job.attempt >= job.options.retry.max_attempts);
             again = false;
-        } catch (abi::__forced_unwind&) {
-            throw;
         } catch (...) {
+            pass_on_forced_unwind();
             std::exception_ptr error = std::current_exception();
             again = !interrupted_ && retry_here(job.options.retry, job.attempt, error);
             if (!again) job.task().try_fail(error);

@@ -147,7 +147,7 @@ class Connection {
                     std::optional<std::size_t> size = {});
     void send_bytes(std::string_view bytes, std::size_t offset = 0,
                     std::optional<std::size_t> size = {}) {
-        send_bytes(std::as_bytes(std::span(bytes)), offset, size);
+        send_bytes(std::as_bytes(std::span(bytes.data(), bytes.size())), offset, size);
     }
     // Receives one message of `max_length` bytes at most.
     std::string recv_bytes(std::optional<std::size_t> max_length = {});

@@ -11,8 +11,6 @@
 // run elsewhere.
 #pragma once
 
-#include <cxxabi.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -25,6 +23,7 @@
 #include <vector>
 
 #include <sidestep/call_times.hpp>
+#include <sidestep/forced_unwind.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
@@ -159,9 +158,8 @@ struct Chunk {
                     call(f, std::move(item));
                 else
                     save_sized<Result>(result, call(f, std::move(item)));
-            } catch (abi::__forced_unwind&) {
-                throw;
             } catch (...) {
+                pass_on_forced_unwind();
                 if (i < begin) continue;
                 result.buffer().truncate(mark);
                 save_item_error(result, i - begin);
