@@ -64,7 +64,8 @@ bool is_loaded(const dl_phdr_info& info, const ElfW(Phdr) & part) {
                part.p_vaddr >= header.p_vaddr && part.p_memsz <= header.p_memsz &&
                part.p_vaddr - header.p_vaddr <= header.p_memsz - part.p_memsz;
     };
-    return std::ranges::any_of(headers(info), holds_it);
+    auto all = headers(info);
+    return std::any_of(all.begin(), all.end(), holds_it);
 }
 
 // The description of the module's note of that name and type; empty if there is none.
@@ -97,8 +98,8 @@ Fd open_file_at(std::uintptr_t address) {
     for (std::string line; std::getline(lines, line);) {
         unsigned long begin = 0, end = 0, inode = 0;
         int path = 0;
-        int fields = std::sscanf(line.c_str(), "%lx-%lx %*s %*s %*s %lu %n", &begin, &end, &inode,
-                                 &path);
+        int fields =
+            std::sscanf(line.c_str(), "%lx-%lx %*s %*s %*s %lu %n", &begin, &end, &inode, &path);
         if (fields != 3 || address < begin || address >= end || path == 0) continue;
         Fd file(::open(line.c_str() + path, O_RDONLY | O_CLOEXEC));
         struct stat status = {};
@@ -113,8 +114,8 @@ bool add_segment_of_file(Hash& hash, const Fd& file, const ElfW(Phdr) & header) 
     std::vector<char> chunk(64 << 10);
     for (std::size_t done = 0; done < header.p_filesz;) {
         std::size_t wanted = std::min<std::size_t>(chunk.size(), header.p_filesz - done);
-        ssize_t got = ::pread(file.get(), chunk.data(), wanted,
-                              static_cast<off_t>(header.p_offset + done));
+        ssize_t got =
+            ::pread(file.get(), chunk.data(), wanted, static_cast<off_t>(header.p_offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) return false;
         hash.add(chunk.data(), static_cast<std::size_t>(got));

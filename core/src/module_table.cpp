@@ -37,7 +37,8 @@ struct Module {
     bool has_double = false;
 
     bool holds(std::uintptr_t address) const {
-        return std::ranges::any_of(segments, [&](const Segment& s) { return s.holds(address); });
+        return std::any_of(segments.begin(), segments.end(),
+                           [&](const Segment& s) { return s.holds(address); });
     }
     // Where what lies at the address and is of that kind ends; 0 if nothing does.
     std::uintptr_t end_of(std::uintptr_t address, Contents contents) const {
@@ -96,7 +97,8 @@ int add_module(dl_phdr_info* info, std::size_t, void* data) {
     scan.fresh->loaded = info->dlpi_adds;
     scan.fresh->closed = info->dlpi_subs;
     Module module = describe(*info);
-    bool has_code = std::ranges::any_of(module.segments, &Segment::code);
+    bool has_code = std::any_of(module.segments.begin(), module.segments.end(),
+                                [](const Segment& s) { return s.code; });
     // The vDSO belongs to the kernel: nothing of a program lies in it.
     if (!has_code || module.holds(::getauxval(AT_SYSINFO_EHDR))) return 0;
     std::optional<std::uint64_t> id = known_id(scan, module);
@@ -184,23 +186,25 @@ std::string why_unresolved(const ModuleAddress& where) {
         for (const Module& m : modules) {
             if (m.id != where.module) continue;
             reason = m.has_double
-                         ? fmt::format("{} are loaded in this process and are copies of one "
-                                       "library: it cannot be told which is meant; load one of "
-                                       "them only",
-                                       names_of(modules, m.id))
-                         : fmt::format("{} is loaded, but has nothing of the kind at offset {:#x}: "
-                                       "what names the place was damaged on its way",
-                                       m.name, where.offset);
+                         ? fmt::format(
+                               "{} are loaded in this process and are copies of one "
+                               "library: it cannot be told which is meant; load one of "
+                               "them only",
+                               names_of(modules, m.id))
+                         : fmt::format(
+                               "{} is loaded, but has nothing of the kind at offset {:#x}: "
+                               "what names the place was damaged on its way",
+                               m.name, where.offset);
             return true;
         }
         return false;
     });
     if (loaded) return reason;
     return fmt::format(
-        "the library it belongs to (module {:016x}) is not loaded in this process: whoever named it "
-        "has loaded it by dlopen(), or runs another build (was a file replaced since it started?); "
-        "load it here too, before init() or in a pool's initializer, and run the same build "
-        "everywhere",
+        "the library it belongs to (module {:016x}) is not loaded in this process: whoever named "
+        "it has loaded it by dlopen(), or runs another build (was a file replaced since it "
+        "started?); load it here too, before init() or in a pool's initializer, and run the same "
+        "build everywhere",
         where.module);
 }
 
