@@ -61,14 +61,15 @@ Hook add(std::function<void()> action, std::optional<int> priority) {
 
 // The next to be run, taken out of the list: of the highest priority, the youngest.
 Hook take_next(int least_priority) {
-    Hooks& mine = hooks.get();
-    std::lock_guard lock(mine.mutex);
+    Hooks* mine = hooks.find();
+    if (!mine) return nullptr;
+    std::lock_guard lock(mine->mutex);
     auto next =
-        std::max_element(mine.list.rbegin(), mine.list.rend(),
+        std::max_element(mine->list.rbegin(), mine->list.rend(),
                          [](const Hook& a, const Hook& b) { return *a->priority < *b->priority; });
-    if (next == mine.list.rend() || *(*next)->priority < least_priority) return nullptr;
+    if (next == mine->list.rend() || *(*next)->priority < least_priority) return nullptr;
     Hook hook = *next;
-    mine.list.erase(std::next(next).base());
+    mine->list.erase(std::next(next).base());
     return hook;
 }
 

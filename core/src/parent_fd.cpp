@@ -17,23 +17,31 @@ struct List {
     std::vector<int> fds;  // guarded by mutex
 };
 PerProcess<List> lists;
-// The list of the process that forks, locked: in the child it is the parent's.
+// The list of the process that forks, locked. Null: it has none, so no descriptors either.
 List* frozen = nullptr;
 
-void before_fork() {
-    List& list = lists.get();
-    list.mutex.lock();
-    frozen = &list;
+// The handlers run inside of fork(2), under the C library's lock: they allocate nothing. So the
+// list is made when forks begin to be watched, and a child takes over the copy that it has.
+void before_fork() noexcept {
+    frozen = lists.find();
+    if (frozen) frozen->mutex.lock();
 }
-void in_parent() { frozen->mutex.unlock(); }
-void in_child() {
+void in_parent() noexcept {
+    if (frozen) frozen->mutex.unlock();
+}
+void in_child() noexcept {
+    if (!frozen) return;
     for (int fd : frozen->fds) ::close(fd);
     frozen->fds.clear();
+    lists.take_over_copy();
     frozen->mutex.unlock();
 }
 
 bool watch_forks() {
-    static const bool watching = ::pthread_atfork(&before_fork, &in_parent, &in_child) == 0;
+    static const bool watching = [] {
+        (void)lists.get();
+        return ::pthread_atfork(&before_fork, &in_parent, &in_child) == 0;
+    }();
     return watching;
 }
 // When the program is loaded, so that no fork() comes while a thread is in there.
@@ -61,7 +69,7 @@ ParentFd& ParentFd::operator=(ParentFd&& other) noexcept {
 void ParentFd::reset() noexcept {
     int fd = std::exchange(fd_, -1);
     if (fd < 0 || owner_ != ::getpid()) return;
-    List& list = lists.get();
+    List& list = *lists.find();  // it was made with the first descriptor
     std::lock_guard lock(list.mutex);
     auto found = std::find(list.fds.begin(), list.fds.end(), fd);
     if (found != list.fds.end()) {

@@ -1,5 +1,6 @@
 // One T for each process: a forked child gets a fresh one, and leaves the parent's alone, whose
-// mutexes may be locked by threads that the child does not have.
+// mutexes may be locked by threads that the child does not have. (Unless it takes that over: who
+// forked held its mutex.)
 //
 // Ownership: never destroyed: it may be asked for while static objects go.
 // Threads:   thread-safe.
@@ -17,7 +18,7 @@ class PerProcess {
     T& get() {
         Slot* slot = current_.load(std::memory_order_acquire);
         int pid = ::getpid();
-        if (slot && slot->pid == pid) return slot->value;
+        if (slot && slot->pid.load(std::memory_order_relaxed) == pid) return slot->value;
         auto* fresh = new Slot{pid, slot, {}};
         // SYNC(slot): release when published, acquire when read.
         if (current_.compare_exchange_strong(slot, fresh, std::memory_order_acq_rel))
@@ -26,10 +27,22 @@ class PerProcess {
         return slot->value;
     }
 
+    // Null: this process has none yet. Allocates nothing.
+    T* find() noexcept {
+        Slot* slot = current_.load(std::memory_order_acquire);
+        return slot && slot->pid.load(std::memory_order_relaxed) == ::getpid() ? &slot->value
+                                                                               : nullptr;
+    }
+    // In a forked child, which has one thread: the copy of its parent's becomes its own.
+    void take_over_copy() noexcept {
+        if (Slot* slot = current_.load(std::memory_order_acquire))
+            slot->pid.store(::getpid(), std::memory_order_relaxed);
+    }
+
   private:
     struct Slot {
-        int pid;
-        Slot* parents;  // keeps it reachable, for those who look for leaks
+        std::atomic<int> pid;  // relaxed: changed in a process of one thread
+        Slot* parents;         // keeps it reachable, for those who look for leaks
         T value;
     };
     std::atomic<Slot*> current_{nullptr};

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <limits>
 #include <mutex>
 #include <stdexcept>
 
@@ -64,7 +65,7 @@ void ProcessRegistry::add(const std::shared_ptr<ProcessCore>& child) {
 }
 
 void ProcessRegistry::remove(const ProcessCore* child) noexcept {
-    Children& mine = registry.get();
+    Children& mine = *registry.find();  // it was made when the child was
     std::shared_ptr<ProcessCore> last;  // dropped without the lock
     std::lock_guard lock(mine.mutex);
     auto found = std::find_if(mine.alive.begin(), mine.alive.end(),
@@ -72,6 +73,16 @@ void ProcessRegistry::remove(const ProcessCore* child) noexcept {
     if (found == mine.alive.end()) return;
     last = std::move(*found);
     mine.alive.erase(found);
+}
+
+std::shared_ptr<ProcessCore> ProcessRegistry::child_at(std::size_t limit,
+                                                       std::size_t& place) noexcept {
+    Children* mine = registry.find();
+    if (!mine) return nullptr;
+    std::lock_guard lock(mine->mutex);
+    if (mine->alive.empty()) return nullptr;
+    place = std::min(limit, mine->alive.size() - 1);
+    return mine->alive[place];
 }
 
 std::vector<std::shared_ptr<ProcessCore>> ProcessRegistry::children() {
@@ -82,31 +93,40 @@ std::vector<std::shared_ptr<ProcessCore>> ProcessRegistry::children() {
 
 namespace {
 
-// One child's trouble (another thread closed it, say) is not the others'.
+// From the last to the first: those that end leave the list, and those that others start meanwhile
+// come behind. One child's trouble (another thread closed it, say) is not the others'.
 template <class Action>
-void for_each_child(const std::vector<std::shared_ptr<ProcessCore>>& children, Action action) {
-    for (const auto& child : children) try {
+void for_each_child(Action action) noexcept {
+    for (std::size_t place = std::numeric_limits<std::size_t>::max(); place != 0;) {
+        std::shared_ptr<ProcessCore> child = ProcessRegistry::child_at(place - 1, place);
+        if (!child) return;
+        try {
             if (child->still_runs()) action(*child);
         } catch (const std::exception& error) {
             log_line(LogLevel::error, SourceLine::current(), "cannot end {}: {}", child->name(),
                      error.what());
         }
+    }
+}
+
+template <class Action>
+void for_each_daemon(Action action) noexcept {
+    for_each_child([&](ProcessCore& child) {
+        if (child.daemon()) action(child);
+    });
 }
 
 }  // namespace
 
 void end_children() noexcept {
-    auto all = ProcessRegistry::children();
-    auto daemons = all;
-    std::erase_if(daemons, [](const auto& child) { return !child->daemon(); });
-    for_each_child(daemons, [](ProcessCore& child) {
+    for_each_daemon([](ProcessCore& child) {
         log_line(LogLevel::info, SourceLine::current(), "ending the daemon {}", child.name());
         child.send_signal(SIGTERM);
     });
     auto deadline = sys::Clock::now() + ProcessCore::kGrace;
-    for_each_child(daemons, [&](ProcessCore& child) { (void)child.wait_until(deadline); });
-    for_each_child(daemons, [](ProcessCore& child) { child.send_signal(SIGKILL); });
-    for_each_child(all, [](ProcessCore& child) {
+    for_each_daemon([&](ProcessCore& child) { (void)child.wait_until(deadline); });
+    for_each_daemon([](ProcessCore& child) { child.send_signal(SIGKILL); });
+    for_each_child([](ProcessCore& child) {
         log_line(LogLevel::debug, SourceLine::current(), "waiting for {}", child.name());
         (void)child.wait_until({});
     });

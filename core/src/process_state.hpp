@@ -34,6 +34,10 @@ class ProcessRegistry {
     static void add(const std::shared_ptr<detail::ProcessCore>& child);
     static void remove(const detail::ProcessCore* child) noexcept;
     static std::vector<std::shared_ptr<detail::ProcessCore>> children();
+    // The child at this place of the list, or at the last if there are fewer: `place` says at
+    // which. Null: there is none. Allocates nothing.
+    static std::shared_ptr<detail::ProcessCore> child_at(std::size_t limit,
+                                                         std::size_t& place) noexcept;
     static ChildProcess handle(std::shared_ptr<detail::ProcessCore> child) {
         return ChildProcess(std::move(child));
     }

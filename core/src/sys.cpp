@@ -1,5 +1,6 @@
 #include "sys.hpp"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/futex.h>
@@ -22,7 +23,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
+#include <iterator>
 
 #include "error.hpp"
 
@@ -65,16 +66,19 @@ Wake futex_result(long result, int error) {
 
 // A thread that was joined may be listed for a moment more: the kernel wakes the joiner before it
 // has removed the thread. The ninth field of stat has PF_EXITING (sched.h of the kernel) by then.
-bool is_exiting_thread(const std::filesystem::path& task) {
+bool is_exiting_thread(int tasks, const char* id) noexcept {
     constexpr unsigned long kExiting = 0x4;
-    auto text = read_file((task / "stat").c_str());
-    if (!text) return true;
-    std::size_t name_end = text->rfind(')');
+    char path[64], text[512];
+    std::snprintf(path, sizeof path, "%s/stat", id);
+    Fd file(retry([&] { return ::openat(tasks, path, O_RDONLY | O_CLOEXEC); }));
+    if (!file) return errno == ENOENT || errno == ESRCH;
+    ssize_t size = retry([&] { return ::read(file.get(), text, sizeof text - 1); });
+    if (size <= 0) return errno == ESRCH;
+    text[size] = '\0';
+    const char* name_end = std::strrchr(text, ')');
     unsigned long flags = 0;
-    return name_end == std::string::npos ||
-           (std::sscanf(text->c_str() + name_end + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) ==
-                1 &&
-            (flags & kExiting) != 0);
+    return name_end && std::sscanf(name_end + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) == 1 &&
+           (flags & kExiting) != 0;
 }
 
 }  // namespace
@@ -151,11 +155,16 @@ bool has_ended(int pidfd) noexcept {
 }
 
 std::size_t thread_count() {
-    std::error_code error;
+    DIR* folder = ::opendir("/proc/self/task");
+    if (!folder) {
+        int error = errno;
+        if (error != ENOENT) throw_errno(error, "opendir(/proc/self/task), to count the threads");
+        return 0;
+    }
     std::size_t count = 0;
-    for (auto it = std::filesystem::directory_iterator("/proc/self/task", error);
-         !error && it != std::filesystem::directory_iterator(); it.increment(error))
-        if (!is_exiting_thread(it->path())) ++count;
+    while (const dirent* entry = ::readdir(folder))
+        if (entry->d_name[0] != '.' && !is_exiting_thread(::dirfd(folder), entry->d_name)) ++count;
+    ::closedir(folder);
     return count;
 }
 
@@ -278,15 +287,19 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
     message.closed = size <= 0;
     message.size = size > 0 ? static_cast<std::size_t>(size) : 0;
     if (size < 0) return message;
+    Fd received[kMaxFds];  // all are owned before anything can fail
+    std::size_t count = 0;
     for (cmsghdr* c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-        std::size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count; ++i) {
+        std::size_t more = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (std::size_t i = 0; i < more && count < kMaxFds; ++i) {
             int fd;
             std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-            message.fds.push_back(above_stdio(Fd(fd)));
+            received[count++] = above_stdio(Fd(fd));
         }
     }
+    message.fds.assign(std::make_move_iterator(received),
+                       std::make_move_iterator(received + count));
     if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
         throw_errno(EMSGSIZE, "recvmsg: the message or its descriptors were cut off");
     return message;
