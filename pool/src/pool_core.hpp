@@ -32,6 +32,7 @@
 #include "crash_stack.hpp"
 #include "fork_marker.hpp"
 #include "launch.hpp"
+#include "orphans.hpp"
 #include "output_capture.hpp"
 #include "pool_meters.hpp"
 #include "service_thread.hpp"
@@ -369,6 +370,7 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     TaskNames names_;                    // types: guarded by mutex_
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
     Tracing trace_;
+    Orphans orphans_;  // the supervisor's
 
     mutable std::mutex mutex_;
     // Guarded by mutex_.

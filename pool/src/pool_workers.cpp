@@ -46,6 +46,7 @@ void PoolCore::handle_death(std::uint32_t index) {
     ::kill(-process.pid, SIGKILL);
     status = sys::wait_pidfd(process.pidfd.get(), true);
     int pid = process.pid;
+    orphans_.add(pid);
     meters_.deaths += in_order ? 0 : 1;
     trace_worker(link, in_order ? TraceEvent::Kind::worker_left : TraceEvent::Kind::worker_died,
                  status);

@@ -26,6 +26,8 @@ constexpr auto kTick = 2ms;  // how often stuck tasks are looked for while tasks
 constexpr auto kHeartbeat = 250ms;     // and while there are tasks at all
 constexpr auto kLetGo = 1s;            // and while workers keep shared objects
 constexpr unsigned kLooksToEvict = 5;  // then tasks leave a stuck ring although nobody is idle
+constexpr auto kOrphans = 10ms;        // how often those that were killed are looked for
+constexpr auto kOrphansEnd = 1s;       // and for how long at the end
 constexpr auto kTerminateGrace = 1s;   // from SIGTERM to SIGKILL
 
 }  // namespace
@@ -52,7 +54,9 @@ void PoolCore::supervise() {
         follow_target();
         respawn_due();
         tick();
+        orphans_.reap();
     }
+    orphans_.reap_until(sys::Clock::now() + kOrphansEnd);
     Lock lock(mutex_);
     supervisor_done_ = true;
     wake_waiters();
@@ -73,6 +77,7 @@ int PoolCore::next_timeout() {
     if (ticking_ || watching_) consider(next_look());
     if (policy_due_) consider(*policy_due_);
     if (captures_output() && outstanding_ > 0) consider(trim_at_);
+    if (!orphans_.empty()) consider(sys::Clock::now() + kOrphans);
     if (idle_since_ && !asleep_) consider(later(*idle_since_, options_.idle_timeout));
     for (WorkerLink& link : links_) {
         if (!link.alive && wanted(link)) consider(link.respawn_at);
