@@ -2,6 +2,8 @@
 // program to go on, arms its lifeline, if it has one, and goes there.
 //
 // The message and its descriptors come over the control socket, an inherited socket pair: no names.
+// The child believes it if the kernel says that its parent made the socket, as the user that the
+// child is (SO_PEERCRED), and if the place is one of the library's own few.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +15,21 @@ namespace sidestep {
 
 // Takes over the process: never returns. Owns the control socket.
 using BootMain = void (*)(Fd control);
+
+// A place where a child may go on: a static object for each, made before the program's own, whose
+// constructors may start children:
+//     const BootEntry kWorkerEntry [[gnu::init_priority(200)]] (worker_main);
+class BootEntry {
+  public:
+    explicit BootEntry(BootMain main) noexcept;
+    BootEntry(const BootEntry&) = delete;
+    BootEntry& operator=(const BootEntry&) = delete;
+    static bool exists(const void* main) noexcept;
+
+  private:
+    const BootMain main_;
+    const BootEntry* const next_;
+};
 
 struct BootMessage {
     static constexpr std::uint64_t kMagic = 0x746f6f6273736473;

@@ -1,6 +1,7 @@
 #include "fork_child.hpp"
 
 #include <signal.h>
+#include <stdio_ext.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,21 +14,22 @@
 namespace sidestep {
 namespace {
 
+// SIG_DFL where there was no handler.
+struct sigaction handlers_at_init[NSIG] = {};
+bool handlers_noted = false;
+
+bool is_crash(int signal) {
+    for (int crash : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS})
+        if (signal == crash) return true;
+    return false;
+}
+
 void reset_signals() {
     for (int number = 1; number < NSIG; ++number) {
-        switch (number) {
-            case SIGSEGV:
-            case SIGBUS:
-            case SIGFPE:
-            case SIGILL:
-            case SIGABRT:
-            case SIGTRAP:
-            case SIGSYS:
-                continue;
-        }
+        if (!handlers_noted && is_crash(number)) continue;
         struct sigaction action;
         if (sigaction(number, nullptr, &action) == 0 && action.sa_handler != SIG_IGN)
-            signal(number, SIG_DFL);
+            sigaction(number, &handlers_at_init[number], nullptr);
     }
     sigset_t none;
     sigemptyset(&none);
@@ -42,7 +44,35 @@ void flush_streams() {
     std::fflush(nullptr);
 }
 
+constexpr SignalBits bit(int signal) { return SignalBits(1) << (signal - 1); }
+
 }  // namespace
+
+void note_handlers_at_init() noexcept {
+    for (int number = 1; number < NSIG; ++number) {
+        struct sigaction action;
+        bool handled = sigaction(number, nullptr, &action) == 0 && action.sa_handler != SIG_IGN &&
+                       action.sa_handler != SIG_DFL;
+        if (handled) handlers_at_init[number] = action;
+    }
+    handlers_noted = true;
+}
+
+SignalBits ignored_signals() noexcept {
+    SignalBits ignored = 0;
+    for (int number = 1; number < NSIG; ++number) {
+        struct sigaction action;
+        if (sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN)
+            ignored |= bit(number);
+    }
+    return ignored;
+}
+
+void ignore_signals(SignalBits wanted, SignalBits now) noexcept {
+    for (int number = 1; number < NSIG; ++number)
+        if (((wanted ^ now) & bit(number)) != 0)
+            ::signal(number, (wanted & bit(number)) != 0 ? SIG_IGN : SIG_DFL);
+}
 
 int fork_child() {
     flush_streams();
@@ -58,12 +88,14 @@ int fork_child() {
         return pid;
     }
     reset_signals();
+    ::__fpurge(stdin);  // what the parent has read ahead is its own
     return 0;
 }
 
 void discard_child(int pid) noexcept {
     if (pid <= 0) return;
-    ::kill(pid, SIGKILL);
+    // Of another user it may be, and then it ends by itself: nobody has its sockets any more.
+    (void)::kill(pid, SIGKILL);
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
     }
 }

@@ -1,16 +1,28 @@
 // Forking this process: the one place where that is done.
 #pragma once
 
+#include <cstdint>
+
 namespace sidestep {
 
 // As fork(2), after flushing what stdio and the standard streams hold (each child would write it
 // once more). In the child: the descriptors of the parent's other children are closed
-// (parent_fd.hpp), and signals are as a program finds them that was just started: what was ignored
-// stays ignored, nothing is blocked, and the application's handlers are gone. Handlers of crashes
-// stay: they write reports. Throws std::system_error.
+// (parent_fd.hpp), and signals are as a spawned child finds them when it comes to init(): what is
+// ignored stays ignored, nothing is blocked, and the handlers are those that there were when the
+// parent came to init() (a sanitizer's, say). Without init(), handlers of crashes stay: they write
+// reports. Throws std::system_error.
 int fork_child();
 
-// For a child that cannot be handed over: it must not stay.
+// Notes the handlers of this moment.
+void note_handlers_at_init() noexcept;
+
+// The signals that this process ignores, one bit each: bit N - 1 for signal N.
+using SignalBits = std::uint64_t;
+SignalBits ignored_signals() noexcept;
+// Ignores these and no others, in a process that ignores `now`.
+void ignore_signals(SignalBits wanted, SignalBits now) noexcept;
+
+// Ends and reaps a child that cannot be handed over: it must not stay.
 void discard_child(int pid) noexcept;
 
 // In a child: becomes leader of a process group of its own (0), or joins a group.

@@ -28,6 +28,7 @@ struct ForkServer {
     std::unique_ptr<Zygote> zygote;  // guarded by mutex
 };
 PerProcess<ForkServer> servers;
+const BootEntry kForkServerEntry [[gnu::init_priority(200)]] (&forkserver_main);
 
 void send_preload(const Launched& server) {
     ModuleAddress at;
@@ -55,9 +56,9 @@ void await_ready(const Launched& server) {
 }
 
 std::unique_ptr<Zygote> start_server() {
-    require_init("the fork server");
+    auto starter = make_server_starter("the fork server", 0);
     // From here on ~Zygote reaps it.
-    auto zygote = std::make_unique<Zygote>(make_spawner()->launch(&forkserver_main));
+    auto zygote = std::make_unique<Zygote>(starter->launch(&forkserver_main));
     send_preload(zygote->process());
     await_ready(zygote->process());
     log_line(LogLevel::debug, SourceLine::current(), "started the fork server (pid {})",
@@ -92,9 +93,10 @@ void start_forkserver() {
 }
 
 void stop_forkserver() {
-    ForkServer& server = servers.get();
-    std::lock_guard lock(server.mutex);
-    server.zygote.reset();
+    ForkServer* server = servers.find();
+    if (!server) return;
+    std::lock_guard lock(server->mutex);
+    server->zygote.reset();
 }
 
 int forkserver_pid() {

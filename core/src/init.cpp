@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,13 +20,18 @@
 
 #include "boot.hpp"
 #include "error.hpp"
+#include "fork_child.hpp"
+#include "init_place.hpp"
+#include "privileges.hpp"
 #include "sys.hpp"
+#include "sys_socket.hpp"
 
 namespace sidestep {
 namespace {
 
 std::atomic<bool> init_called{false};
 std::atomic<bool> booted{false};
+constinit const BootEntry* first_entry = nullptr;
 
 // From here on the kernel kills this process when the last write end of the lifeline closes, that
 // is when the parent dies, whatever either was doing (F_SETSIG, fcntl(2)). The read end stays open
@@ -45,12 +49,36 @@ void arm_lifeline(int fd, int parent_pid) {
 
 // Descriptors 0 to 2 are open from here on, and none of ours is among them: the application may
 // have closed its own, and then the next one that is opened would be taken for stdin or stdout.
+// stdin is /dev/null, as that of a program that was spawned.
 void occupy_standard_descriptors(Fd& control) {
     if (control.get() <= STDERR_FILENO) control = control.duplicate();
     int fd;
     do fd = ::open("/dev/null", O_RDWR);
     while (fd >= 0 && fd < STDERR_FILENO);
-    if (fd > STDERR_FILENO) ::close(fd);
+    if (fd <= STDERR_FILENO) return;
+    if (::dup2(fd, STDIN_FILENO) < 0) throw_errno(errno, "dup2(/dev/null, stdin)");
+    ::close(fd);
+}
+
+bool process_has_ended(int pid) {
+    Fd pidfd;
+    return sys::find_process(pid, pidfd) == ESRCH || (pidfd && sys::has_ended(pidfd.get()));
+}
+
+// Throws if somebody else than the parent made the socket.
+void check_peer(const Fd& control) {
+    sys::PeerCredentials peer = sys::peer_credentials(control.get());
+    if (peer.uid != geteuid())
+        throw std::runtime_error(
+            fmt::format("its control socket belongs to user {}, and it runs as user {}: only a "
+                        "parent of the same user is obeyed",
+                        peer.uid, geteuid()));
+    // A parent that has ended is not the parent any more; what it said counts.
+    if (peer.pid != getppid() && !process_has_ended(peer.pid))
+        throw std::runtime_error(
+            fmt::format("its control socket belongs to process {}, and its parent is {}: only the "
+                        "parent is obeyed ({} is set by Sidestep for its own workers: unset it)",
+                        peer.pid, getppid(), kBootVariable));
 }
 
 void boot_or_throw(Fd control) {
@@ -58,6 +86,7 @@ void boot_or_throw(Fd control) {
     static int armed_lifeline = -1;
     if (armed_lifeline >= 0) ::close(std::exchange(armed_lifeline, -1));
     occupy_standard_descriptors(control);
+    check_peer(control);
     BootMessage message;
     auto bytes = std::as_writable_bytes(std::span(&message, 1));
     sys::Message received = sys::receive_message(control.get(), bytes);
@@ -73,6 +102,8 @@ void boot_or_throw(Fd control) {
     if (!entry)
         throw std::runtime_error(
             "what its parent wants it to run is not in it: " + why_unresolved(message.entry));
+    if (!BootEntry::exists(entry))
+        throw std::runtime_error("the start message names a place where no child begins");
     reinterpret_cast<BootMain>(const_cast<void*>(entry))(std::move(control));
 }
 
@@ -89,12 +120,40 @@ int control_socket(const char* text) {
     return ours ? fd : -1;
 }
 
+// The constructor of a static object called init(): those of other files may not exist yet, and
+// what the child would do without them would be wrong in silence.
+[[noreturn]] void refuse_before_main() {
+    std::fprintf(stderr,
+                 "sidestep: a worker (pid %d) cannot start: init() was called before main() began, "
+                 "by the constructor of a global object: call it first in main() (see init.hpp)\n",
+                 getpid());
+    std::_Exit(1);
+}
+
 }  // namespace
 
+BootEntry::BootEntry(BootMain main) noexcept : main_(main), next_(first_entry) {
+    first_entry = this;
+}
+
+bool BootEntry::exists(const void* main) noexcept {
+    for (const BootEntry* entry = first_entry; entry; entry = entry->next_)
+        if (reinterpret_cast<const void*>(entry->main_) == main) return true;
+    return false;
+}
+
 void init() {
-    init_called = true;
+    if (!init_called.exchange(true)) {
+        note_handlers_at_init();
+        note_init_place(__builtin_return_address(0));
+    }
     const char* text = std::getenv(kBootVariable);
     if (!text) return;
+    if (has_file_privileges()) {  // who executed this program has less: no parent of a worker
+        unsetenv(kBootVariable);
+        return;
+    }
+    if (init_place().before_main) refuse_before_main();
     int fd = control_socket(text);
     if (fd < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
         std::fprintf(stderr,

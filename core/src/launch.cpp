@@ -1,16 +1,21 @@
 #include "launch.hpp"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 #include <sidestep/init.hpp>
 
 #include "error.hpp"
 #include "fork_child.hpp"
+#include "init_place.hpp"
+#include "privileges.hpp"
 #include "spawn.hpp"
 #include "start_defaults.hpp"
 #include "sys.hpp"
@@ -47,11 +52,11 @@ class Spawner final : public Launcher {
         options.pass_fds = {{control.second.get(), kControlFd}};
         if (how.own_group) options.process_group = 0;
         options.blocked_signals = std::vector<int>{};
+        options.restore_signals = false;  // what is ignored stays ignored, as with fork
         spawn::Child child = spawn::start({program.empty() ? program_name() : program}, options);
-        Launched launched{child.pid, std::move(child.pidfd), std::move(control.first),
-                          std::move(lifeline.write_end)};
-        send_boot_message(launched, entry, lifeline.read_end);
-        return launched;
+        return take_over(
+            {child.pid, std::move(child.pidfd), std::move(control.first), std::move(lifeline)},
+            entry);
     }
 };
 
@@ -70,19 +75,63 @@ class Forker final : public Launcher {
             boot(std::move(control.second));
         }
         if (how.own_group) (void)::setpgid(pid, pid);  // whoever is faster
-        Fd pidfd;
-        try {
-            pidfd = sys::pidfd_open(pid);
-        } catch (...) {
-            discard_child(pid);
-            throw;
-        }
-        Launched launched{pid, std::move(pidfd), std::move(control.first),
-                          std::move(lifeline.write_end)};
-        send_boot_message(launched, entry, lifeline.read_end);
-        return launched;
+        return take_over({pid, {}, std::move(control.first), std::move(lifeline)}, entry);
     }
 };
+
+void send_boot_message(const Launched& child, BootMain entry, const Fd& lifeline) {
+    SIDESTEP_ASSERT(BootEntry::exists(reinterpret_cast<const void*>(entry)));
+    BootMessage message;
+    message.entry = locate(reinterpret_cast<const void*>(entry));
+    message.parent_pid = getpid();
+    message.has_lifeline = lifeline ? 1 : 0;
+    int fd = lifeline.get();
+    std::span<const int> fds(&fd, message.has_lifeline);
+    try {
+        sys::send_message(child.control.get(), std::as_bytes(std::span(&message, 1)), fds);
+    } catch (const std::system_error& error) {
+        // It is dead already: that is seen by its pidfd, with the status that tells why.
+        int code = error.code().value();
+        if (code != EPIPE && code != ECONNRESET) throw;
+    }
+}
+
+constexpr const char* kForkInstead =
+    "use StartMethod::fork, or forkserver (it is forked from this process then: start_forkserver() "
+    "does that early)";
+
+// Why a child that is spawned could not go on with this program's code, and what to do. Empty: it
+// could.
+std::string why_not_spawn() {
+    if (has_file_privileges())
+        return fmt::format(
+            "this program got privileges from its file when it was executed (set-uid, set-gid or "
+            "capabilities), and one that is started again could not tell whether its parent is "
+            "honest; {}",
+            kForkInstead);
+    std::string program = executable();
+    std::string raised = why_file_gives_privileges(program.empty() ? "/proc/self/exe" : program);
+    if (!raised.empty())
+        return fmt::format(
+            "{}, so it would be started with other privileges than its caller's, and could not "
+            "tell whether that is honest; {}",
+            raised, kForkInstead);
+    if (!program.empty()) return {};  // another one, or the word that this one comes to init()
+    if (init_place().before_main)
+        return fmt::format(
+            "sidestep::init() was called before main() began, by the constructor of a global "
+            "object; a child that takes over there would lack the global objects of other files. "
+            "Call it first in main(): int main(int argc, char** argv) {{ sidestep::init(); ... }}; "
+            "or {}",
+            kForkInstead);
+    if (!init_place().library.empty())
+        return fmt::format(
+            "sidestep::init() was called by {}, a library that was loaded when the program ran; "
+            "started again, the program would not come to it: {}; or name a program that calls "
+            "init() first in main() with set_executable()",
+            init_place().library, kForkInstead);
+    return {};
+}
 
 }  // namespace
 
@@ -99,6 +148,13 @@ void require_init(const char* purpose) {
         purpose));
 }
 
+void require_spawn(const char* purpose) {
+    require_init(purpose);
+    std::string reason = why_not_spawn();
+    if (reason.empty()) return;
+    throw std::logic_error(fmt::format("{} cannot be spawned: {}", purpose, reason));
+}
+
 void require_single_thread(const char* purpose, std::size_t own_threads) {
     std::size_t threads = sys::thread_count();
     if (threads <= 1 + own_threads) return;
@@ -109,28 +165,50 @@ void require_single_thread(const char* purpose, std::size_t own_threads) {
         purpose, threads - 1 - own_threads));
 }
 
-void send_boot_message(const Launched& child, BootMain entry, const Fd& lifeline) {
-    BootMessage message;
-    message.entry = locate(reinterpret_cast<const void*>(entry));
-    message.parent_pid = getpid();
-    message.has_lifeline = lifeline ? 1 : 0;
-    int fd = lifeline.get();
-    std::span<const int> fds(&fd, message.has_lifeline);
+Launched take_over(NewChild child, BootMain entry) {
     try {
-        sys::send_message(child.control.get(), std::as_bytes(std::span(&message, 1)), fds);
+        if (!child.pidfd) child.pidfd = sys::pidfd_open(child.pid);
+        Launched launched{child.pid, std::move(child.pidfd), std::move(child.control),
+                          std::move(child.lifeline.write_end)};
+        send_boot_message(launched, entry, child.lifeline.read_end);
+        return launched;
+    } catch (...) {
+        // Closed first: then it ends even where it must not be signalled.
+        child.control.reset();
+        child.lifeline = {};
+        discard_child(child.pid);
+        throw;
+    }
+}
+
+void discard(Launched child) noexcept {
+    child.control.reset();
+    child.lifeline.reset();
+    try {
+        (void)sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
+    } catch (const std::system_error&) {  // of another user: it ends as its sockets are closed
+    }
+    try {
+        (void)sys::wait_pidfd(child.pidfd.get(), true);
     } catch (const std::system_error&) {
-        // It is dead already: that is seen by its pidfd, with the status that tells why.
     }
 }
 
 std::unique_ptr<Launcher> make_spawner() { return std::make_unique<Spawner>(); }
 std::unique_ptr<Launcher> make_forker() { return std::make_unique<Forker>(); }
 
+std::unique_ptr<Launcher> make_server_starter(const char* purpose, std::size_t own_threads) {
+    require_init(purpose);
+    if (why_not_spawn().empty()) return make_spawner();
+    require_single_thread(purpose, own_threads);
+    return make_forker();
+}
+
 std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
                                         std::size_t own_threads, const LaunchOptions& server) {
     switch (method) {
         case StartMethod::spawn:
-            require_init(purpose);
+            require_spawn(purpose);
             return std::make_unique<Spawner>();
         case StartMethod::fork:
             require_single_thread(purpose, own_threads);
@@ -138,9 +216,12 @@ std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
         case StartMethod::fork_threaded:
             break;
         case StartMethod::forkserver: {
-            require_init(purpose);
+            Launched first =
+                make_server_starter(purpose, own_threads)->launch(&zygote_main, server);
+            // One that was forked is a template, as with fork: there is no second one like it.
+            if (!why_not_spawn().empty()) return std::make_unique<Zygote>(std::move(first));
             auto start = [server] { return make_spawner()->launch(&zygote_main, server); };
-            return std::make_unique<Zygote>(start(), start);
+            return std::make_unique<Zygote>(std::move(first), start);
         }
     }
     return Zygote::fork_here();

@@ -14,6 +14,7 @@
 #include "boot.hpp"
 #include "fd.hpp"
 #include "parent_fd.hpp"
+#include "sys.hpp"
 
 namespace sidestep {
 
@@ -40,11 +41,24 @@ class Launcher {
     Launched launch(BootMain entry) { return launch(entry, LaunchOptions{}); }
 };
 
-// The first message on the control socket; see boot.hpp. An empty lifeline is none.
-void send_boot_message(const Launched& child, BootMain entry, const Fd& lifeline);
+// A child that was started a moment ago, and what belongs to it. An empty lifeline is none; an
+// empty pidfd is opened here.
+struct NewChild {
+    int pid = 0;
+    Fd pidfd;
+    Fd control;
+    sys::Pipe lifeline;
+};
+// Sends the child its first message (see boot.hpp) and takes it over. If that fails, the child is
+// ended and reaped.
+Launched take_over(NewChild child, BootMain entry);
+// Ends and reaps a child that cannot be used.
+void discard(Launched child) noexcept;
 
 // Throws std::logic_error unless init() was called.
 void require_init(const char* purpose);
+// Throws std::logic_error if spawn cannot bring this program's code to a child: see init.hpp.
+void require_spawn(const char* purpose);
 // Throws std::logic_error if there are other threads than this one and `own_threads`.
 void require_single_thread(const char* purpose, std::size_t own_threads);
 
@@ -52,13 +66,16 @@ void require_single_thread(const char* purpose, std::size_t own_threads);
 std::unique_ptr<Launcher> make_spawner();
 // Forks this process as it is.
 std::unique_ptr<Launcher> make_forker();
+// What starts a fork server: the first, or the second where spawn will not do; then it throws
+// std::logic_error if there are other threads than this one and `own_threads`.
+std::unique_ptr<Launcher> make_server_starter(const char* purpose, std::size_t own_threads);
 
 // The launcher of a pool. With the fork methods it is a template, forked now.
 // `purpose` begins the messages of errors ("a pool's worker").
-// Throws std::logic_error if init() was not called (spawn, forkserver), or if there are other
-// threads (fork; `own_threads` of them are known to hold nothing that a task needs).
-// `server` is how a fork server is started, and started again if it died; a template that died
-// makes every launch() throw.
+// Throws std::logic_error if init() was not called (spawn, forkserver), if spawn will not do, or if
+// there are other threads (fork; `own_threads` of them are known to hold nothing that a task
+// needs). `server` is how a fork server is started, and started again if it died; a template that
+// died makes every launch() throw.
 std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
                                         std::size_t own_threads, const LaunchOptions& server = {});
 

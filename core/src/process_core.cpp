@@ -34,6 +34,16 @@ std::string working_folder() {
     return std::filesystem::current_path(error).native();
 }
 
+std::string what_of(const std::exception_ptr& error) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const std::exception& e) {
+        return e.what();
+    } catch (...) {
+        return "something that is no std::exception";
+    }
+}
+
 }  // namespace
 
 ProcessCore::ProcessCore(std::unique_ptr<ProcessTask> task, ProcessOptions options)
@@ -60,8 +70,11 @@ ProcessCore::Held::~Held() {
     bool ended = std::exchange(core_.unlogged_end_, false);
     ExitStatus status = core_.status_;
     lock_.unlock();
-    if (ended)
+    if (!ended) return;
+    try {
         log_line(LogLevel::debug, SourceLine::current(), "{} {}", core_.name_, status.describe());
+    } catch (const std::exception&) {  // no memory for the description: the log lacks a line
+    }
 }
 
 // --- starting ----------------------------------------------------------------------------------
@@ -92,8 +105,7 @@ void ProcessCore::start() {
             sys::set_nonblocking(child.control.get(), true);
             ProcessRegistry::add(shared_from_this());
         } catch (...) {
-            (void)sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
-            (void)sys::wait_pidfd(child.pidfd.get(), true);
+            discard(std::move(child));
             throw;
         }
         child_ = std::move(child);
@@ -133,7 +145,7 @@ Launched ProcessCore::launch(StartMethod method) {
     LaunchOptions options{.own_group = own_group_, .dies_with_us = daemon_};
     switch (method) {
         case StartMethod::spawn:
-            require_init(purpose);
+            require_spawn(purpose);
             return make_spawner()->launch(&process_main, options);
         case StartMethod::forkserver:
             require_init(purpose);
@@ -238,19 +250,32 @@ bool ProcessCore::wait_until(const sys::Deadline& deadline) {
     return !try_reap().running();
 }
 
-// A child that was killed may have written anything: a report that makes no sense is none.
-void ProcessCore::read_report() {
-    try {
-        while (auto report = Blob::receive(child_.control.get())) {
-            InputArchive archive(report->bytes());
-            std::uint32_t kind = 0;
-            archive(kind);
-            taken_over_ = true;
-            if (kind == static_cast<std::uint32_t>(ReportKind::threw))
-                thrown_ = load_exception(archive);
+// A child that was killed may have written anything: a report that makes no sense is none. That of
+// one that exited does, and if it cannot be read, rethrow() says so.
+void ProcessCore::read_report() noexcept {
+    for (int tries = 0; tries < 20; ++tries) try {
+            while (auto report = Blob::receive(child_.control.get())) read_one(*report);
+            return;
+        } catch (const std::system_error& error) {
+            int code = error.code().value();
+            // That was all, and a grandchild holds the socket.
+            if (code == EAGAIN || code == EWOULDBLOCK) return;
+            report_error_ = std::current_exception();
+            // What was not received for want of memory is there still.
+        } catch (...) {
+            report_error_ = std::current_exception();
         }
-    } catch (const std::exception&) {  // EAGAIN: that was all, and a grandchild holds the socket
-    }
+}
+
+void ProcessCore::read_one(const Blob& report) {
+    taken_over_ = true;
+    if (report.bytes().empty())
+        throw std::runtime_error("it had no memory to report it; its stderr may have more");
+    InputArchive archive(report.bytes());
+    std::uint32_t kind = 0;
+    archive(kind);
+    if (kind == static_cast<std::uint32_t>(ReportKind::threw)) thrown_ = load_exception(archive);
+    report_error_ = nullptr;
 }
 
 void ProcessCore::rethrow() {
@@ -264,6 +289,10 @@ void ProcessCore::rethrow() {
                 fmt::format("cannot tell what the process \"{}\" threw while it runs: call join() "
                             "first",
                             name_));
+        if (!thrown_ && report_error_ && status.exited() && status.code() != 0)
+            throw std::runtime_error(
+                fmt::format("the process \"{}\" {}; what it threw, if it did, cannot be told: {}",
+                            name_, status.describe(), what_of(report_error_)));
         if (status.exited() && !taken_over_)
             throw std::runtime_error(fmt::format(
                 "the process \"{}\" {} before it began: the program that was started did not come "
@@ -281,13 +310,22 @@ void ProcessCore::send_signal(int signal) {
     if (!reap_locked().running()) return;
     // The group's number is reserved while the child is unreaped.
     if (own_group_ && ::kill(-child_.pid, signal) == 0) return;
-    (void)sys::pidfd_send_signal(child_.pidfd.get(), signal);
+    try {
+        (void)sys::pidfd_send_signal(child_.pidfd.get(), signal);
+    } catch (const std::system_error& error) {
+        // We gave up the rights to it. The kernel ends it with its own, if it is bound to us.
+        if (signal != SIGKILL || !child_.lifeline || error.code().value() != EPERM) throw;
+        child_.lifeline.reset();
+    }
 }
 
 void ProcessCore::end_with_owner(bool unwinding) {
     if (!started_here()) return;
     if (daemon_ || unwinding) {
-        send_signal(SIGTERM);
+        try {
+            send_signal(SIGTERM);
+        } catch (const std::system_error&) {  // not allowed: SIGKILL may be, in a way
+        }
         if (wait_until(sys::Clock::now() + kGrace)) return;
         send_signal(SIGKILL);
     }

@@ -19,6 +19,7 @@
 
 namespace sidestep {
 
+class Blob;
 class BlobBuffer;
 class BlobFds;
 
@@ -75,7 +76,8 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     void check_open() const;
     void check_child(const char* verb) const;
     ExitStatus reap_locked();
-    void read_report();
+    void read_report() noexcept;
+    void read_one(const Blob& report);
 
     // Constant after construction.
     std::string name_;
@@ -95,6 +97,7 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     ExitStatus status_;
     bool taken_over_ = false;  // the child has reached our code
     std::exception_ptr thrown_;
+    std::exception_ptr report_error_;  // why its last report could not be read
     bool unlogged_end_ = false;
 };
 

@@ -24,16 +24,11 @@ namespace {
 
 // What the arguments are decoded from.
 std::optional<Blob> received;
+const BootEntry kProcessEntry [[gnu::init_priority(200)]] (&process_main);
 // Of the thread that forks; in the child, its only one.
 thread_local std::unique_ptr<detail::ProcessTask>* inherited_task = nullptr;
 
-void use_null_input() {
-    Fd null = sys::open_dev_null();
-    if (::dup2(null.get(), STDIN_FILENO) < 0) throw_errno(errno, "dup2(/dev/null, stdin)");
-}
-
 void settle_in(const ProcessSetup& setup) {
-    use_null_input();
     set_identity(
         {setup.name, setup.daemon, setup.authkey, setup.path, setup.parent_pid, setup.parent_name});
     const void* preload = nullptr;
@@ -55,13 +50,23 @@ void report(const Fd& control, ReportKind kind, const std::string& where) {
     send_blob(control.get(), buffer, {});
 }
 
+// Without memory for more, the parent is told that there is something to be told.
+void report_unreported(const Fd& control) noexcept {
+    try {
+        BlobBuffer nothing;
+        send_blob(control.get(), nothing, {});
+    } catch (...) {  // the parent has the exit code, and stderr the rest
+    }
+}
+
 void report_exception(const Fd& control) noexcept {
     const std::string& name = identity().name;
     print_current_exception(
         fmt::format("Process {} (pid {}) ended by an exception:", name, ::getpid()));
     try {
         report(control, ReportKind::threw, fmt::format("  in process {} ({})\n", name, ::getpid()));
-    } catch (...) {  // the parent has the exit code, and stderr the rest
+    } catch (...) {
+        report_unreported(control);
     }
 }
 

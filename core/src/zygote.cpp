@@ -1,6 +1,7 @@
 #include "zygote.hpp"
 
 #include <fmt/format.h>
+#include <grp.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -10,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -29,7 +31,12 @@ namespace sidestep {
 namespace {
 
 using namespace std::chrono_literals;
+const BootEntry kZygoteEntry [[gnu::init_priority(200)]] (&zygote_main);
 constexpr auto kAnswerTime = 30s;  // a fork takes microseconds; a stopped zygote must not stop us
+constexpr auto kLastWords = 5s;    // of the child of a zygote that died
+constexpr int kTries = 20;         // a call that failed for want of memory
+
+void pause_before_next_try() noexcept { (void)::poll(nullptr, 0, 1); }
 
 // Blocked, and not ignored: a SIGINT for a child that was just forked waits in the child, and none
 // that is pending here is inherited (fork(2)).
@@ -41,9 +48,15 @@ void block_interrupts(int how) {
 }
 
 struct ForkRequest {
-    std::int32_t group = 0;  // the process group to join; 0: one of its own
+    std::uint64_t number = 0;  // the answer repeats it
+    SignalBits ignored = 0;    // what the application ignores now
+    std::int32_t group = 0;    // the process group to join; 0: one of its own
+    std::int32_t unused = 0;
 };
+// The zygote answers, with a pidfd; and so does the child, without one: if the zygote dies before
+// it has answered, the application knows its child all the same.
 struct ForkReply {
+    std::uint64_t number = 0;
     std::int32_t pid = 0;
     std::int32_t error = 0;
 };
@@ -63,25 +76,75 @@ long fork_sibling(int* pidfd) {
     return syscall(SYS_clone3, &arguments, sizeof arguments);
 }
 
+bool send_reply(const Fd& control, const ForkReply& reply, std::span<const int> fds) noexcept {
+    try {
+        sys::send_message(control.get(), std::as_bytes(std::span(&reply, 1)), fds);
+        return true;
+    } catch (const std::system_error&) {
+        return false;
+    }
+}
+
+// The application may have become another user since we were made (it gave up privileges): a child
+// is who its parent is. If it cannot be, boot() refuses to obey.
+void become_peers_user(const Fd& control) noexcept {
+    ucred peer = {};
+    socklen_t size = sizeof peer;
+    if (::getsockopt(control.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) return;
+    if (peer.uid == ::geteuid() && peer.gid == ::getegid()) return;
+    static gid_t groups[65536];  // NGROUPS_MAX
+    size = sizeof groups;
+    if (::getsockopt(control.get(), SOL_SOCKET, SO_PEERGROUPS, groups, &size) < 0) return;
+    // In this order: the last step gives up the right to the others.
+    if (::setgroups(size / sizeof(gid_t), groups) < 0 ||
+        ::setresgid(peer.gid, peer.gid, peer.gid) < 0)
+        return;
+    (void)!::setresuid(peer.uid, peer.uid, peer.uid);
+}
+
+// In the child, whose control socket came with the request.
+[[noreturn]] void begin_child(Fd& server_control, const ForkRequest& wanted, SignalBits ignored,
+                              Fd control) noexcept {
+    (void)send_reply(server_control, {wanted.number, ::getpid(), 0}, {});
+    server_control.reset();
+    become_peers_user(control);
+    enter_group(wanted.group);
+    ignore_signals(wanted.ignored, ignored);
+    block_interrupts(SIG_UNBLOCK);
+    boot(std::move(control));
+}
+
+// Waits for one that can be received; the application is told of one that cannot.
+sys::Message receive_request(const Fd& control, ForkRequest& wanted) {
+    for (int tries = 0;; ++tries) try {
+            wanted = {};
+            return sys::receive_message(control.get(),
+                                        std::as_writable_bytes(std::span(&wanted, 1)));
+        } catch (const std::exception& failure) {
+            auto* error = dynamic_cast<const std::system_error*>(&failure);
+            int code = !error ? ENOMEM : error->code().value();
+            // The bytes always fit: it was the descriptor that did not.
+            if (code == EMSGSIZE) code = EMFILE;
+            if (wanted.number != 0)
+                (void)send_reply(control, {wanted.number, 0, code}, {});
+            else if (tries == kTries)
+                throw;
+            else
+                pause_before_next_try();
+        }
+}
+
 // One request: the message carries the child's control socket. True: go on.
-bool serve_request(const Fd& control) {
+bool serve_request(Fd& control, SignalBits ignored) {
     ForkRequest wanted;
-    sys::Message request =
-        sys::receive_message(control.get(), std::as_writable_bytes(std::span(&wanted, 1)));
+    sys::Message request = receive_request(control, wanted);
     if (request.closed || request.size != sizeof wanted || request.fds.size() != 1) return false;
     int raw_pidfd = -1;
     long pid = fork_sibling(&raw_pidfd);
-    if (pid == 0) {
-        const_cast<Fd&>(control).reset();
-        enter_group(wanted.group);
-        block_interrupts(SIG_UNBLOCK);
-        boot(std::move(request.fds[0]));
-    }
-    ForkReply reply{static_cast<std::int32_t>(pid), pid < 0 ? errno : 0};
+    if (pid == 0) begin_child(control, wanted, ignored, std::move(request.fds[0]));
+    ForkReply reply{wanted.number, static_cast<std::int32_t>(pid), pid < 0 ? errno : 0};
     Fd pidfd(raw_pidfd);
-    std::span<const int> fds(&raw_pidfd, pid < 0 ? 0 : 1);
-    sys::send_message(control.get(), std::as_bytes(std::span(&reply, 1)), fds);
-    return true;
+    return send_reply(control, reply, std::span<const int>(&raw_pidfd, pid < 0 ? 0 : 1));
 }
 
 // An errno says nothing here that the text does not.
@@ -104,43 +167,13 @@ class ServerDied final : public std::system_error {
     throw ServerDied(fmt::format("the fork server (process {}) {}", zygote.pid, how));
 }
 
-// Waits for the zygote's answer, or for its death.
-ForkReply receive_reply(const Launched& zygote, Fd& pidfd) {
-    pollfd entries[2] = {{zygote.control.get(), POLLIN, 0}, {zygote.pidfd.get(), POLLIN, 0}};
-    sys::Deadline deadline = sys::Clock::now() + kAnswerTime;
-    int n;
-    do n = poll(entries, 2, sys::poll_timeout(deadline));
-    while (n < 0 && errno == EINTR);
-    if (n < 0) throw_errno(errno, "poll(fork server)");
-    if (n == 0) {
-        sys::pidfd_send_signal(zygote.pidfd.get(), SIGKILL);  // or it would answer the next request
-        throw_errno(ETIMEDOUT, "the fork server does not answer (was it stopped?)");
-    }
-    ForkReply reply;
-    sys::Message message;
+// For those that must not throw: a process that cannot be waited for has not ended yet.
+bool ends_within(int pidfd, std::chrono::milliseconds time) noexcept {
     try {
-        if (entries[0].revents)
-            message = sys::receive_message(zygote.control.get(),
-                                           std::as_writable_bytes(std::span(&reply, 1)));
-    } catch (const std::system_error& error) {
-        discard_child(reply.pid);
-        if (error.code().value() != EMSGSIZE) throw;
-        // The bytes always fit: it was the descriptor that did not.
-        throw_errno(EMFILE,
-                    "no descriptor is free for the fork server's new child; raise the limit "
-                    "(ulimit -n, RLIMIT_NOFILE)");
-    } catch (...) {
-        discard_child(reply.pid);
-        throw;
+        return sys::wait_for_exit(pidfd, sys::Clock::now() + time);
+    } catch (const std::exception&) {
+        return false;
     }
-    if (message.size != sizeof reply) throw_dead(zygote);
-    if (reply.error) throw_errno(reply.error, "clone3 in the fork server");
-    if (message.fds.size() != 1) {
-        discard_child(reply.pid);
-        throw_errno(EPROTO, "the fork server sent no pidfd");
-    }
-    pidfd = std::move(message.fds[0]);
-    return reply;
 }
 
 }  // namespace
@@ -154,7 +187,8 @@ void zygote_main(Fd control) {
     std::cout.flush();
     std::cerr.flush();
     (void)sys::Clock::now();
-    while (serve_request(control)) {
+    const SignalBits ignored = ignored_signals();
+    while (serve_request(control, ignored)) {
     }
     std::_Exit(0);  // what it copied from its parent is the parent's to flush and to destroy
 }
@@ -165,12 +199,11 @@ std::unique_ptr<Zygote> Zygote::fork_here() {
 
 Zygote::~Zygote() {
     // End of file: it leaves. Shut down, not only closed: a process that was forked since may hold
-    // a copy of the descriptor.
-    ::shutdown(self_.control.get(), SHUT_RDWR);
-    self_.control.reset();
-    if (!sys::wait_for_exit(self_.pidfd.get(), sys::Clock::now() + 1s))
-        sys::pidfd_send_signal(self_.pidfd.get(), SIGKILL);
-    (void)sys::wait_pidfd(self_.pidfd.get(), true);
+    // a copy of the descriptor. The other direction stays open, for what it said last.
+    ::shutdown(self_.control.get(), SHUT_WR);
+    if (!ends_within(self_.pidfd.get(), 1s)) kill_server();
+    settle_rest();
+    discard(std::move(self_));
 }
 
 bool Zygote::is_running() const {
@@ -184,8 +217,9 @@ Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
         if (!start_again_ || is_running()) throw;
     }
     Launched another = start_again_();
-    (void)sys::wait_pidfd(self_.pidfd.get(), true);
-    self_ = std::move(another);
+    settle_rest();
+    discard(std::exchange(self_, std::move(another)));
+    server_died_ = false;
     return request_child(entry, options);
 }
 
@@ -193,7 +227,7 @@ Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
     sys::SocketPair control = sys::make_socketpair();
     sys::Pipe lifeline;
     if (options.dies_with_us) lifeline = sys::make_pipe();
-    ForkRequest request{options.own_group ? 0 : getpgrp()};
+    ForkRequest request{++last_number_, ignored_signals(), options.own_group ? 0 : getpgrp()};
     int fd = control.second.get();
     try {
         sys::send_message(self_.control.get(), std::as_bytes(std::span(&request, 1)), {&fd, 1});
@@ -202,16 +236,128 @@ Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
         if (code == EPIPE || code == ECONNRESET || code == ENOTCONN) throw_dead(self_);
         throw;
     }
-    Launched child;
     Fd pidfd;
-    child.pid = receive_reply(self_, pidfd).pid;
-    child.pidfd = std::move(pidfd);
+    int pid = receive_child(request.number, pidfd);
     // The child does the same: when this returns, it is in its group, whoever is faster.
-    (void)setpgid(child.pid, options.own_group ? child.pid : request.group);
-    child.control = std::move(control.first);
-    child.lifeline = std::move(lifeline.write_end);
-    send_boot_message(child, entry, lifeline.read_end);
-    return child;
+    (void)setpgid(pid, options.own_group ? pid : request.group);
+    return take_over({pid, std::move(pidfd), std::move(control.first), std::move(lifeline)}, entry);
+}
+
+// --- the conversation --------------------------------------------------------------------------
+//
+// An answer that cannot be received stays in the socket. So answers have numbers: what belongs to
+// an earlier request is either the second one to it, or that to a request that failed, whose child
+// is nobody's.
+
+// The pid of the child of this request. Without a pidfd it was the child who told; then the zygote
+// is dead.
+int Zygote::receive_child(std::uint64_t number, Fd& pidfd) {
+    sys::Deadline deadline = sys::Clock::now() + kAnswerTime;
+    int told = 0;
+    for (;;) {
+        Ready ready = await_answer(deadline);
+        if (ready == Ready::server_died) {
+            deadline = std::min(*deadline, sys::Clock::now() + kLastWords);
+            continue;
+        }
+        Answer answer;
+        if (ready == Ready::answer) answer = receive_answer();
+        if (ready == Ready::nothing || answer.closed) {
+            if (told != 0) {
+                settled_ = number;
+                return told;
+            }
+            if (server_died_ || answer.closed) throw_dead(self_);
+            kill_server();  // or it would stay
+            throw_errno(ETIMEDOUT, "the fork server does not answer (was it stopped?)");
+        }
+        if (answer.number != number) {
+            settle(answer.number, answer.pid);
+            continue;
+        }
+        if (answer.pid > 0 && !answer.pidfd && answer.error == 0) {
+            told = answer.pid;
+            continue;
+        }
+        settled_ = number;
+        if (answer.pid <= 0) throw_errno(answer.error, "the fork server cannot make a child");
+        if (!answer.pidfd) {
+            discard_child(answer.pid);
+            throw_errno(answer.error,
+                        "no descriptor is free for the fork server's new child; raise the limit "
+                        "(ulimit -n, RLIMIT_NOFILE)");
+        }
+        pidfd = std::move(answer.pidfd);
+        return answer.pid;
+    }
+}
+
+Zygote::Ready Zygote::await_answer(const sys::Deadline& deadline) {
+    // Once it is dead, only what is in the socket counts, and its end.
+    pollfd entries[2] = {{self_.control.get(), POLLIN, 0},
+                         {server_died_ ? -1 : self_.pidfd.get(), POLLIN, 0}};
+    int n;
+    for (int tries = 0;; ++tries) {
+        n = poll(entries, 2, sys::poll_timeout(deadline));
+        if (n >= 0) break;
+        if (errno != EINTR && tries == kTries) throw_errno(errno, "poll(fork server)");
+        if (errno != EINTR) pause_before_next_try();
+    }
+    if (n == 0) return Ready::nothing;
+    if (entries[0].revents != 0) return Ready::answer;
+    server_died_ = true;
+    return Ready::server_died;
+}
+
+Zygote::Answer Zygote::receive_answer() {
+    for (int tries = 0;; ++tries) {
+        ForkReply reply;
+        try {
+            sys::Message message = sys::receive_message(
+                self_.control.get(), std::as_writable_bytes(std::span(&reply, 1)));
+            bool whole = message.size == sizeof reply;
+            Answer answer{reply.number, reply.pid, reply.error, {}, message.closed || !whole};
+            if (!message.fds.empty()) answer.pidfd = std::move(message.fds[0]);
+            return answer;
+        } catch (const std::exception& failure) {
+            // The bytes always fit: it was the descriptor that did not, or there is no memory.
+            auto* error = dynamic_cast<const std::system_error*>(&failure);
+            bool cut = error && error->code().value() == EMSGSIZE;
+            if (reply.number != 0)
+                return {reply.number, reply.pid, cut ? EMFILE : ENOMEM, {}, false};
+            if (tries == kTries) throw;
+            pause_before_next_try();
+        }
+    }
+}
+
+// The answer to an earlier request: its child has no owner if it is the first one.
+void Zygote::settle(std::uint64_t number, int pid) noexcept {
+    if (number <= settled_) return;
+    settled_ = number;
+    discard_child(pid);
+}
+
+// What the conversation has left, after its end.
+void Zygote::settle_rest() noexcept {
+    server_died_ = true;
+    try {
+        while (await_answer(sys::Clock::now()) == Ready::answer) {
+            Answer answer = receive_answer();
+            if (answer.closed) return;
+            settle(answer.number, answer.pid);
+        }
+    } catch (const std::exception&) {  // no way to know of any
+    }
+}
+
+// By the kernel, with its own rights, and by a signal: it may be of another user by now.
+void Zygote::kill_server() noexcept {
+    self_.lifeline.reset();
+    try {
+        (void)sys::pidfd_send_signal(self_.pidfd.get(), SIGKILL);
+    } catch (const std::system_error&) {
+    }
 }
 
 }  // namespace sidestep

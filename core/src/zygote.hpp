@@ -1,6 +1,9 @@
 // A zygote: a single-threaded process that forks children on request. They are children of the
 // application (CLONE_PARENT), so that it waits for them itself and gets their exact status.
 //
+// Its children are of the user and groups that the application has when they start, and ignore the
+// signals that it ignores then; the rest of their state is the zygote's own.
+//
 // Peer death: it ends when the application dies (lifeline, end of file on its socket), survives
 //             SIGINT, and is reaped by ~Zygote. If it dies, launch() starts another one, or throws
 //             if nothing says how: a fork of what this process was is not made again.
@@ -29,9 +32,26 @@ class Zygote final : public Launcher {
     Launched& process() { return self_; }
 
   private:
+    enum class Ready { answer, server_died, nothing };
+    struct Answer {
+        std::uint64_t number = 0;
+        int pid = 0;
+        int error = 0;
+        Fd pidfd = {};
+        bool closed = false;
+    };
     Launched request_child(BootMain entry, const LaunchOptions& options);
+    int receive_child(std::uint64_t number, Fd& pidfd);
+    Ready await_answer(const sys::Deadline& deadline);
+    Answer receive_answer();
+    void settle(std::uint64_t number, int pid) noexcept;
+    void settle_rest() noexcept;
+    void kill_server() noexcept;
 
     Launched self_;
+    bool server_died_ = false;
+    std::uint64_t last_number_ = 0;  // of a request
+    std::uint64_t settled_ = 0;      // up to here each child has an owner, or is gone
     const std::function<Launched()> start_again_;
 };
 

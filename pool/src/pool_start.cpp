@@ -90,6 +90,7 @@ void PoolCore::save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds) 
 
 void PoolCore::launch(WorkerLink& link) {
     auto began = sys::Clock::now();
+    std::vector<PoolTask*> shadow(kRingCapacity);  // first: once the worker runs, nothing may fail
     auto memory = std::make_shared<WorkerMemory>(options_.arena_bytes);
     auto output =
         captures_output() ? std::make_unique<WorkerOutput>(options_.output_limit) : nullptr;
@@ -119,11 +120,11 @@ void PoolCore::launch(WorkerLink& link) {
         watch(epoll_, process.control.get(), event_tag(EventSource::control, link.index));
         memory->close_descriptors();
     } catch (...) {
-        sys::pidfd_send_signal(process.pidfd.get(), SIGKILL);
-        (void)sys::wait_pidfd(process.pidfd.get(), true);
+        discard(std::move(process));
         throw;
     }
     Lock lock(mutex_);
+    link.shadow.swap(shadow);
     link.output = std::move(output);
     link.given = std::move(given);
     link.tally.launch_began = began;
@@ -134,7 +135,6 @@ void PoolCore::launch(WorkerLink& link) {
 void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerMemory> memory) {
     link.process = std::move(process);
     link.memory = std::move(memory);
-    link.shadow.assign(kRingCapacity, nullptr);
     link.alive = true;
     link.ready = link.stopping = link.corrupt = link.unresponsive = link.retiring = false;
     link.deaf = false;

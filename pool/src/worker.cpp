@@ -54,6 +54,7 @@ void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
 
 namespace {
 
+const BootEntry kWorkerEntry [[gnu::init_priority(200)]] (&worker_main);
 constexpr std::uint64_t kAnnounceWakeUps = 4;     // so many wake-ups' worth of work at a time
 constexpr std::uint64_t kAnnounceOfMany = 16;     // while much more waits
 constexpr std::uint64_t kTidyNs = 1'000'000'000;  // how often a busy worker lets go of objects

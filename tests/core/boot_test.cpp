@@ -157,6 +157,57 @@ TEST_CASE("a child of another build does not jump where it is told to", "[core][
     CHECK(same_build.end().first.code() == 1);
 }
 
+TEST_CASE("a first message that names a place where no child begins is refused", "[core][boot]") {
+    sys::Pipe lifeline = sys::make_pipe();
+    for (auto* place : {reinterpret_cast<const void*>(&test::stranger_main),
+                        reinterpret_cast<const void*>(&test::wait_for)}) {
+        Waiting waiting("/proc/self/exe");
+        BootMessage message = good_message();
+        message.entry = locate(place);
+        waiting.send(&message, sizeof message, &lifeline.read_end);
+        auto [status, text] = waiting.end();
+        CHECK(status.code() == 1);
+        CHECK_THAT(text, Catch::Contains("names a place where no child begins"));
+    }
+}
+
+TEST_CASE("a child obeys its parent alone, not who made a socket for it", "[core][boot]") {
+    // The shell is the parent, and waits for it.
+    sys::SocketPair control = sys::make_socketpair();
+    BootMessage message;
+    message.parent_pid = getpid();
+    sys::send_message(control.first.get(), std::as_bytes(std::span(&message, 1)), {});
+    auto done = subprocess::run({"sh", "-c", std::string(kProgram) + "; exit $?"},
+                                {.capture_output = true,
+                                 .timeout = test::kPatience,
+                                 .env = subprocess::Environment::extend({{kBootVariable, "9"}}),
+                                 .pass_fds = {{control.second.get(), 9}}});
+    CHECK(done.returncode == 1);
+    CHECK(done.std_out.empty());
+    CHECK_THAT(done.std_err, Catch::Contains("its control socket belongs to process " +
+                                             std::to_string(getpid())) &&
+                                 Catch::Contains("only the parent is obeyed"));
+    char rest[sizeof message];
+    CHECK(recv(control.second.get(), rest, sizeof rest, MSG_DONTWAIT) == sizeof rest);
+}
+
+TEST_CASE("a child obeys no socket of another user", "[core][boot]") {
+    if (geteuid() != 0) {
+        WARN("only root can be another user: nothing was tested");
+        return;
+    }
+    REQUIRE(seteuid(65533) == 0);
+    sys::SocketPair control = sys::make_socketpair();  // the kernel notes who made it
+    REQUIRE(seteuid(0) == 0);
+    auto done =
+        subprocess::run({kProgram}, {.capture_output = true,
+                                     .timeout = test::kPatience,
+                                     .env = subprocess::Environment::extend({{kBootVariable, "9"}}),
+                                     .pass_fds = {{control.second.get(), 9}}});
+    CHECK(done.returncode == 1);
+    CHECK_THAT(done.std_err, Catch::Contains("belongs to user 65533, and it runs as user 0"));
+}
+
 TEST_CASE("a child whose parent died before its lifeline was armed leaves", "[core][boot]") {
     BootMessage message = good_message();
     {

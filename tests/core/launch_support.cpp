@@ -26,6 +26,10 @@ int receive_number(const Fd& control, std::vector<Fd>* fds = nullptr) {
     return number;
 }
 
+const BootEntry entries[] [[gnu::init_priority(200)]] = {
+    BootEntry(&report_main), BootEntry(&hold_main),  BootEntry(&signal_main),
+    BootEntry(&throw_main),  BootEntry(&print_main), BootEntry(&user_main)};
+
 }  // namespace
 
 void report_main(Fd control) {
@@ -60,6 +64,19 @@ void print_main(Fd) {
     std::cout << "child-stream ";
     leave_process(0);
 }
+
+void user_main(Fd control) {
+    UserReport user;
+    gid_t group = 0;
+    getresuid(&user.real, &user.effective, &user.saved);
+    user.group = getgid();
+    user.groups = getgroups(1, &group);
+    user.first_group = group;
+    sys::send_message(control.get(), std::as_bytes(std::span(&user, 1)), {});
+    leave_process(0);
+}
+
+void stranger_main(Fd) { leave_process(0); }
 
 void send_number(const Launched& child, int number, const Fd* fd) {
     int raw = fd ? fd->get() : -1;

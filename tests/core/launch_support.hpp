@@ -18,12 +18,21 @@ struct ChildReport {
 };
 inline int launch_counter = 0;
 
+// Who a child is; sent over its control socket.
+struct UserReport {
+    unsigned real = 0, effective = 0, saved = 0, group = 0;
+    int groups = 0;
+    unsigned first_group = 0;
+};
+
 // The places where the children go on. All end with an exit or a signal.
 void report_main(sidestep::Fd control);  // reports, then exits with the code it is sent
 void hold_main(sidestep::Fd control);    // keeps the descriptor that it is sent, until it is killed
 void signal_main(sidestep::Fd control);  // raises the signal it is sent
 void throw_main(sidestep::Fd control);   // throws a std::runtime_error
 void print_main(sidestep::Fd control);   // writes to cout and stdout, unflushed, and leaves
+void user_main(sidestep::Fd control);    // tells who it is, and leaves
+void stranger_main(sidestep::Fd control);  // no child is to begin here
 
 void send_number(const sidestep::Launched& child, int number, const sidestep::Fd* fd = nullptr);
 ChildReport receive_report(const sidestep::Launched& child);

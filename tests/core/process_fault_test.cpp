@@ -228,6 +228,30 @@ void lead(const std::string& path) {
 
 }  // namespace
 
+TEST_CASE("a daemon that must not be signalled any more ends with its owner all the same",
+          "[process][fault]") {
+    if (::geteuid() != 0) {
+        WARN("only root can give up its rights: nothing was tested");
+        return;
+    }
+    for (auto method : {StartMethod::spawn, StartMethod::fork, StartMethod::forkserver}) {
+        INFO(to_string(method));
+        pid_t pid = ::fork();
+        if (pid == 0) {
+            {
+                Process daemon({.daemon = true, .start_method = method}, wait_for_signal);
+                daemon.start();
+                if (::setresuid(65533, 65533, 65533) < 0) ::_exit(1);
+            }
+            stop_forkserver();
+            ::_exit(::waitpid(-1, nullptr, 0) < 0 && errno == ECHILD ? 0 : 2);
+        }
+        int status = 0;
+        CHECK(::waitpid(pid, &status, 0) == pid);
+        CHECK(status == 0);
+    }
+}
+
 TEST_CASE("a process with a group of its own is signalled with all its children",
           "[process][fault]") {
     FOR_EACH_START_METHOD();

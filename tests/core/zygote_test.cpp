@@ -1,6 +1,7 @@
 #include "zygote.hpp"
 
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -71,6 +72,77 @@ class WatchDeath {
 };
 
 }  // namespace
+
+namespace {
+
+// What is said to a zygote (zygote.cpp), by hand.
+struct Request {
+    std::uint64_t number = 1, ignored = 0;
+    std::int32_t group = 0, unused = 0;
+};
+struct Reply {
+    std::uint64_t number = 0;
+    std::int32_t pid = 0, error = 0;
+};
+
+// Asks it for a child with this control socket; its pid.
+int ask_for_child(const Launched& zygote, const Fd& child_control) {
+    Request request;
+    int fd = child_control.get();
+    sys::send_message(zygote.control.get(), std::as_bytes(std::span(&request, 1)), {&fd, 1});
+    Reply reply;
+    sys::receive_message(zygote.control.get(), std::as_writable_bytes(std::span(&reply, 1)));
+    return reply.number == request.number && reply.error == 0 ? reply.pid : -1;
+}
+
+std::unique_ptr<Launcher> zygotes_launcher(StartMethod method) {
+    return method == StartMethod::fork ? make_forker() : make_spawner();
+}
+
+}  // namespace
+
+TEST_CASE("a fork server's child obeys its parent alone, and begins where children do",
+          "[core][zygote][boot]") {
+    for (StartMethod method : kMethods) {
+        CAPTURE(static_cast<int>(method));
+        for (bool forged : {false, true}) {
+            CAPTURE(forged);
+            Launched zygote = zygotes_launcher(method)->launch(&zygote_main);
+            // A socket that another process made, which is alive.
+            sys::SocketPair control = sys::make_socketpair(), post = sys::make_socketpair();
+            pid_t maker = forged ? fork() : 0;
+            if (forged && maker == 0) {
+                sys::SocketPair made = sys::make_socketpair();
+                int fds[2] = {made.first.get(), made.second.get()};
+                std::byte byte{};
+                sys::send_message(post.second.get(), {&byte, 1}, fds);
+                for (;;) pause();
+            }
+            if (forged) {
+                std::byte byte;
+                sys::Message message = sys::receive_message(post.first.get(), {&byte, 1});
+                REQUIRE(message.fds.size() == 2);
+                control = {std::move(message.fds[0]), std::move(message.fds[1])};
+            }
+            int pid = ask_for_child(zygote, control.second);
+            REQUIRE(pid > 0);
+            BootMessage message;
+            auto* place = forged ? &test::report_main : &test::stranger_main;
+            message.entry = locate(reinterpret_cast<const void*>(place));
+            message.parent_pid = getpid();
+            sys::send_message(control.first.get(), std::as_bytes(std::span(&message, 1)), {});
+            int status = 0;
+            CHECK(waitpid(pid, &status, 0) == pid);
+            CHECK(WIFEXITED(status));
+            CHECK(WEXITSTATUS(status) == 1);
+            discard(std::move(zygote));
+            if (forged) {
+                kill(maker, SIGKILL);
+                CHECK(waitpid(maker, nullptr, 0) == maker);
+            }
+        }
+    }
+}
 
 TEST_CASE("the fork server ignores the keyboard's interrupt, its children do not",
           "[core][zygote]") {

@@ -13,7 +13,9 @@
 // with 1 when it throws (the traceback goes to its stderr, the exception to rethrow()), with n
 // after std::exit(n) or exit_process(n), by a signal if one kills it. Its exit hooks run
 // (exit_hooks.hpp). It has the parent's environment, working folder and streams, except stdin,
-// which is /dev/null. There is no ban on children of children.
+// which is /dev/null; ignores the signals that its parent ignores; and has none of its parent's
+// handlers: the whole state, the same by each start method, stands in start_method.hpp. There is no
+// ban on children of children.
 //
 // Arguments: whatever serializes, of any size. Handles (queues, locks, connections, descriptors)
 //            travel as descriptors, under each start method. They are kept until start(), which
@@ -32,8 +34,9 @@
 //            that moment; others live on, as in Python, and can see it: parent_process(). (A copy
 //            of this process keeps the daemonic ones alive until it ends or calls exec, if it was
 //            made by a raw clone(2) or _Fork(3), or by another thread's fork(2) within start().)
-// Errors:    std::logic_error for calls in the wrong state (table below); what an argument's
-//            `serialize` throws; subprocess::StartError (a std::system_error with step and errno)
+// Errors:    std::logic_error for calls in the wrong state (table below), and for a start method
+//            that will not do here (init.hpp, start_method.hpp); what an argument's `serialize`
+//            throws; subprocess::StartError (a std::system_error with step and errno)
 //            or std::system_error if there can be no child; then nothing was started.
 // Limits:    two descriptors while it runs (daemonic: three), one from its end until close().
 //
@@ -164,7 +167,8 @@ class ChildProcess {
 
     // Throws what its function threw, by type (see remote_error.hpp); returns if it threw nothing.
     // Throws std::logic_error before the end, and std::runtime_error if the program that was
-    // started never took the task over (set_executable: it does not call init()).
+    // started never took the task over (set_executable: it does not call init()), or if what it
+    // threw could not be told, or be read here.
     void rethrow() const;
 
     // The same process?

@@ -25,6 +25,31 @@ namespace sidestep {
 // and that is why fork refuses when there are other threads. A pool forks one template when it is
 // made and its workers, replacements too, from that: all of them see the moment of the pool's
 // creation.
+//
+// spawn needs a program that comes to init() when it is started again, with no other privileges
+// than this process has; init.hpp says where that is not so, and what becomes of the fork server
+// there.
+//
+// By each method a child, a Process as well as a pool's worker, begins in the same state:
+//
+// | what                          | in the child                                                |
+// |-------------------------------|-------------------------------------------------------------|
+// | ignored signals               | those that this process ignores when the child starts       |
+// | handlers                      | those that there were when this process came to init(); a   |
+// |                               | pool's worker has its own for crashes                       |
+// | blocked, pending signals      | none                                                        |
+// | timers (setitimer, alarm)     | none                                                        |
+// | user, groups                  | this process's when the child starts                        |
+// | stdin                         | /dev/null                                                   |
+// | stdout, stderr                | this process's (*)                                          |
+// | working folder                | this process's (*); of a Process, when it starts            |
+// | umask, nice value, limits,    | this process's (*), without the library's own variable      |
+// | CPUs, environment, session    |                                                             |
+// | descriptors of 3 and more     | none; but with fork, as its memory: copies of all           |
+//
+// (*) With spawn, and for a Process with fork, as it is when the child starts. A pool's template
+// with fork has it from the pool's creation, a fork server from its own start, and their children
+// have theirs.
 enum class StartMethod { spawn, fork, fork_threaded, forkserver };
 
 // "spawn", "fork", "fork_threaded", "forkserver".

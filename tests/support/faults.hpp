@@ -1,0 +1,27 @@
+// Makes calls of this process fail on purpose: system calls by their names in the C library, and
+// allocations by operator new. A program that links faults.cpp has its own of all these.
+//
+// Fork: forked processes share what is to fail, so that a call of one of them can be chosen.
+#pragma once
+
+#include <unistd.h>
+
+namespace test {
+
+enum class Call { none, sendmsg, recvmsg, poll, allocation };
+
+// While it lives, `times` calls in the process `pid` fail with `error`, after `skip` that do not.
+// One at a time.
+class Fault {
+  public:
+    static constexpr int kEver = 1 << 30;
+    static constexpr int kKill = -1;  // as an error: the process is killed instead
+
+    explicit Fault(Call call, int error, int skip = 0, int times = 1, int pid = ::getpid());
+    ~Fault();
+    Fault(const Fault&) = delete;
+    Fault& operator=(const Fault&) = delete;
+    bool happened() const;
+};
+
+}  // namespace test
