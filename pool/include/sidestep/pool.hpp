@@ -22,12 +22,16 @@
 // Peer death: a worker that dies costs the task that it ran (WorkerLost); tasks that it had not
 //            begun are given to others, and it is replaced. One that writes nonsense to what it
 //            shares with the pool is killed. When a worker ends, in order or not, what its tasks
-//            left running in its process group is killed. When this process dies, its workers die
-//            with it, and nothing is left behind. A fork server that dies is started again; with
-//            StartMethod::fork it is a copy of this process as it was, which cannot be made again:
-//            the pool goes on with the workers that it has, and is broken with the last of them.
+//            left running in its process group is killed (and where that becomes this process's,
+//            as in process 1 of a container, no zombie of it stays). When this process dies, its
+//            workers die with it, and nothing is left behind. A fork server that dies is started
+//            again; with StartMethod::fork it is a copy of this process as it was, which cannot be
+//            made again: the pool goes on with the workers that it has, and is broken with the last
+//            of them.
 // Errors:    std::system_error if workers cannot be started; BrokenPool when they die again and
 //            again without finishing a task; std::logic_error after close().
+// State:     what a worker finds when it begins, signals, streams and so on, is the same by each
+//            start method, and stands in start_method.hpp.
 // Limits:    1024 workers. The number of waiting tasks is limited by memory only.
 // Order:     tasks are begun about in the order in which they were submitted, not exactly: some
 //            wait in the queues of workers, and one behind a task that turns out to be long is
@@ -69,8 +73,9 @@ class InterruptGuard;
 class Pool : public PoolFace<Pool> {
   public:
     // Starts the workers. Throws std::invalid_argument for options that make no sense,
-    // std::logic_error if init() was not called (or, with StartMethod::fork, if there are other
-    // threads), std::system_error if a worker cannot be started; then none is left.
+    // std::logic_error if the start method will not do here (init() was not called or in the wrong
+    // place; with StartMethod::fork, if there are other threads), std::system_error if a worker
+    // cannot be started; then none is left.
     explicit Pool(PoolOptions options = {});
     ~Pool();
     Pool(const Pool&) = delete;
