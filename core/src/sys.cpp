@@ -30,6 +30,9 @@
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -226,6 +229,11 @@ Fd open_dev_null() {
 
 bool is_open(int fd) noexcept { return ::fcntl(fd, F_GETFD) >= 0; }
 
+bool is_ready(int fd, short events) noexcept {
+    pollfd entry = {.fd = fd, .events = events, .revents = 0};
+    return retry([&] { return ::poll(&entry, 1, 0); }) > 0 && (entry.revents & events) != 0;
+}
+
 SocketPair make_socketpair() {
     int fds[2];
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
@@ -317,6 +325,21 @@ void resize_file(int fd, std::size_t size) {
         throw_errno(errno, fmt::format("ftruncate({} bytes)", size));
 }
 
+int allocate_pages(int fd, std::size_t size) noexcept {
+    constexpr std::size_t kSmallest = 64 << 10;
+    std::size_t done = 0, piece = size;
+    while (done < size) {
+        std::size_t next = std::min(piece, size - done);
+        if (::fallocate(fd, 0, static_cast<off_t>(done), static_cast<off_t>(next)) == 0)
+            done += next;
+        else if (errno == EINTR)
+            piece = std::max(piece / 2, kSmallest);
+        else
+            return errno;
+    }
+    return 0;
+}
+
 void seal(int fd) {
     constexpr int kSize = F_SEAL_SHRINK | F_SEAL_GROW;
     // Writing cannot be sealed while someone has it mapped for writing.
@@ -370,6 +393,17 @@ Mapping map_shared(int fd, std::size_t size, Access access, bool populate) {
 std::size_t page_size() {
     static const auto size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     return size;
+}
+
+void forbid_new_writers(int fd) noexcept { (void)::fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE); }
+
+bool are_writers_forbidden(int seals) noexcept {
+    return (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0;
+}
+
+bool protect(std::span<std::byte> range, Access access) noexcept {
+    int protection = access == Access::read_write ? PROT_READ | PROT_WRITE : PROT_READ;
+    return ::mprotect(range.data(), range.size(), protection) == 0;
 }
 
 bool populate(std::span<std::byte> range) {

@@ -82,6 +82,8 @@ Pipe make_pipe();
 Fd above_stdio(Fd fd) noexcept;
 Fd open_dev_null();
 bool is_open(int fd) noexcept;
+// Whether one of the poll(2) events is there now.
+bool is_ready(int fd, short events) noexcept;
 struct SocketPair {
     Fd first;
     Fd second;
@@ -112,6 +114,9 @@ Fd memfd(const char* name, std::size_t size);
 // The same, unsealed and empty: resize_file() it, seal() it when it is complete.
 Fd growing_memfd(const char* name);
 void resize_file(int fd, std::size_t size);
+// Gets the pages of a file's first `size` bytes from the system; returns 0 or the error. A signal
+// makes the kernel begin anew (before Linux 6.12): so in smaller pieces after each.
+int allocate_pages(int fd, std::size_t size) noexcept;
 // From here on nobody changes the file's size nor, if the kernel lets us, its contents.
 void seal(int fd);
 // The size of a memfd that cannot shrink any more. Throws EINVAL for any other file.
@@ -120,10 +125,17 @@ std::size_t sealed_size(int fd);
 // F_SEAL_FUTURE_WRITE: that forbids punching holes too, so pages could never be given back.)
 // Without /proc, a plain duplicate.
 Fd reopen_read_only(const Fd& fd);
+// From here on nobody maps the memfd for writing any more, nor writes to it: what is mapped stays.
+// Where the kernel refuses, nothing happens.
+void forbid_new_writers(int fd) noexcept;
+// Of what fcntl(F_GET_SEALS) says.
+bool are_writers_forbidden(int seals) noexcept;
 enum class Access { read_only, read_write };
 Mapping map_shared(int fd, std::size_t size, Access access, bool populate = false);
 // 4, 16 or 64 KiB, as the kernel was built.
 std::size_t page_size();
+// False: the system has no memory to split the mapping with. `range` begins at a page.
+bool protect(std::span<std::byte> range, Access access) noexcept;
 // Brings pages in, so that a lack of memory is an error here (false) and not a signal later.
 bool populate(std::span<std::byte> range);
 // Gives the pages of a shared range back to the system; the range reads as zeros after.

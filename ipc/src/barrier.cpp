@@ -16,8 +16,10 @@ namespace sidestep {
 namespace {
 
 constexpr unsigned kMaxParties = 4096;
+// That others go through while one that was let go has not run yet: it is stopped, at the most.
+constexpr std::uint32_t kMostRounds = 1u << 24;
 constexpr const char* kName = "Barrier";
-constexpr std::uint64_t kKind = detail::object_kind("sidestep.Barrier.2");
+constexpr std::uint64_t kKind = detail::object_kind("sidestep.Barrier.3");
 
 // A party: a thread that came in `round`. Guarded by the barrier's lock; taken by the store of
 // `owner`, its last.
@@ -29,7 +31,7 @@ struct Party {
 };
 
 // What made a round fail.
-enum class Cause : std::uint32_t { died, timed_out, threw, aborted, reset };
+enum class Cause : std::uint32_t { died, timed_out, threw, aborted, reset, damaged };
 struct Failure {
     std::uint32_t round = 0;
     Cause cause = Cause::died;
@@ -44,6 +46,9 @@ struct Failure {
 //    Who waits in round r goes on when the number is not r any more, and reads the outcome there.
 // B3 Arrived are the parties of the current round; known are those of the round before, too. If one
 //    of them is dead, the round fails. So does it if the lock's holder died.
+// B4 What is constant is read once, when the handle is made or arrives. What no call can have made
+//    of the rest breaks the barrier: more parties than there can be, a party that waits and is not
+//    in the table, a round that is far from the one before.
 struct Barrier::State {
     ObjectHeader header;
     OwnerLock lock;
@@ -52,37 +57,58 @@ struct Barrier::State {
     std::uint32_t parties = 0;     // constant
     std::int64_t timeout_ns = -1;  // constant
     Failure failure;               // the last; of a broken barrier: what broke it
+};
 
-    std::span<Party> table() { return {reinterpret_cast<Party*>(this + 1), 2 * parties}; }
+// The barrier as this process knows it.
+struct Barrier::View {
+    View(const detail::ObjectRef& ref, std::uint32_t its_parties)
+        : View(ref.as<State>(kName), its_parties) {}
+    View(State& state, std::uint32_t its_parties)
+        : lock(state.lock),
+          word(state.word),
+          broken(state.broken),
+          failure(state.failure),
+          parties(its_parties),
+          table(reinterpret_cast<Party*>(&state + 1), 2 * std::size_t(its_parties)) {}
+
+    OwnerLock& lock;
+    std::atomic<std::uint64_t>& word;
+    std::uint32_t& broken;
+    Failure& failure;
+    const std::uint32_t parties;
+    const std::span<Party> table;
+
     std::uint32_t round() const { return static_cast<std::uint32_t>(word.load()); }
     const std::atomic<std::uint32_t>& futex() const { return sys::low_half(word); }
 
     unsigned arrived();
-    void arrive();
+    bool arrive();
+    bool has_arrived() const;
     void end_round(bool failed);
     void break_round(Cause cause, int pid);
     void drop_parties();
     void leave(OwnerId process);
     OwnerId find_dead();
     [[noreturn]] void throw_failure(std::uint32_t of_round);
+    [[noreturn]] void throw_damaged();
 };
 
 namespace {
 
 // Holds the barrier's lock. Whoever died holding it was, or may have been, a party.
-template <class State>
+template <class View>
 class Locked {
   public:
-    explicit Locked(State& state) : state_(state) {
-        state_.lock.lock();
-        if (state_.lock.recovered()) state_.break_round(Cause::died, 0);
+    explicit Locked(View& view) : view_(view) {
+        view_.lock.lock();
+        if (view_.lock.recovered()) view_.break_round(Cause::died, 0);
     }
-    ~Locked() { state_.lock.unlock(); }
+    ~Locked() { view_.lock.unlock(); }
     Locked(const Locked&) = delete;
     Locked& operator=(const Locked&) = delete;
 
   private:
-    State& state_;
+    View& view_;
 };
 
 bool has_failed(std::uint64_t word, std::uint32_t round) {
@@ -103,6 +129,8 @@ std::string describe(const Failure& failure) {
             return who + " called abort()";
         case Cause::reset:
             return who + " called reset()";
+        case Cause::damaged:
+            return "a process that shares it wrote over its memory";
     }
     return who + " gave up";
 }
@@ -110,7 +138,7 @@ std::string describe(const Failure& failure) {
 }  // namespace
 
 // Requires: the lock is held. A later failure may have taken the place of this round's.
-void Barrier::State::throw_failure(std::uint32_t of_round) {
+void Barrier::View::throw_failure(std::uint32_t of_round) {
     if (failure.round != of_round)
         throw BrokenBarrierError("the barrier was broken while this party waited");
     if (failure.cause == Cause::reset)
@@ -120,17 +148,18 @@ void Barrier::State::throw_failure(std::uint32_t of_round) {
         fmt::format("the barrier is broken: {}; reset() makes it usable again", describe(failure)));
 }
 
-unsigned Barrier::State::arrived() {
+unsigned Barrier::View::arrived() {
     unsigned count = 0;
-    for (const Party& party : table()) count += party.owner != 0 && party.round == round();
+    for (const Party& party : table) count += party.owner != 0 && party.round == round();
     return count;
 }
 
-void Barrier::State::arrive() {
+// False: there is no place, which cannot be.
+bool Barrier::View::arrive() {
     OwnerId process = this_process();
     std::uint64_t thread = this_thread();
     Party* place = nullptr;
-    for (Party& party : table()) {
+    for (Party& party : table) {
         if (party.owner == process && party.thread == thread) {
             place = &party;
             break;
@@ -138,16 +167,30 @@ void Barrier::State::arrive() {
         bool stale = party.owner == 0 || round() - party.round >= 2;
         if (stale && !place) place = &party;
     }
-    SIDESTEP_ASSERT(place != nullptr);  // B3: known and arrived are fewer than twice the parties
+    if (!place) return false;  // B3: known and arrived are fewer than twice the parties
     place->owner = 0;
     std::atomic_signal_fence(std::memory_order_seq_cst);  // a kill between leaves no party
     place->thread = thread;
     place->round = round();
     std::atomic_signal_fence(std::memory_order_seq_cst);
     place->owner = process;
+    return true;
 }
 
-void Barrier::State::end_round(bool failed) {
+bool Barrier::View::has_arrived() const {
+    for (const Party& party : table)
+        if (party.owner == this_process() && party.thread == this_thread())
+            return party.round == round();
+    return false;
+}
+
+// Requires: the lock is held.
+void Barrier::View::throw_damaged() {
+    break_round(Cause::damaged, 0);
+    throw_failure(failure.round);
+}
+
+void Barrier::View::end_round(bool failed) {
     std::uint64_t seen = word.load();
     std::uint64_t history = seen >> 32 << 1 | std::uint64_t(failed);
     word.store(history << 32 | (round() + 1));
@@ -155,29 +198,29 @@ void Barrier::State::end_round(bool failed) {
 }
 
 // Every step even if it is broken: who broke it may have been killed at any of them.
-void Barrier::State::break_round(Cause cause, int pid) {
+void Barrier::View::break_round(Cause cause, int pid) {
     if (!broken) failure = {round(), cause, pid};  // the first cause stays
     broken = 1;
     end_round(true);
     drop_parties();
 }
 
-void Barrier::State::drop_parties() {
-    for (Party& party : table()) party.owner = 0;
+void Barrier::View::drop_parties() {
+    for (Party& party : table) party.owner = 0;
 }
 
-void Barrier::State::leave(OwnerId process) {
-    for (Party& party : table())
+void Barrier::View::leave(OwnerId process) {
+    for (Party& party : table)
         if (party.owner == process && party.round != round()) party.owner = 0;
 }
 
 // A party of this round or of the one before; 0: all live.
-OwnerId Barrier::State::find_dead() {
+OwnerId Barrier::View::find_dead() {
     OwnerId living = this_process();
-    for (const Party& party : table()) {
+    for (const Party& party : table) {
         bool known = party.owner != 0 && round() - party.round < 2;
         if (!known || party.owner == living) continue;
-        if (!is_alive(party.owner)) return party.owner;
+        if (!lock.is_alive(party.owner)) return party.owner;
         living = party.owner;
     }
     return 0;
@@ -190,31 +233,30 @@ Barrier::Barrier(unsigned parties, std::shared_ptr<detail::BarrierAction> action
         throw std::invalid_argument(
             fmt::format("a barrier of {} parties: give 1 to {}", parties, kMaxParties));
     ref_ = make_object<State>(kKind, kName, 2 * parties * sizeof(Party));
-    State& all = state();
-    all.parties = parties;
-    if (options.timeout) all.timeout_ns = std::max<std::int64_t>(options.timeout->count(), 0);
-    for (Party& party : all.table()) party = {};
+    parties_ = parties;
+    if (options.timeout) timeout_ns_ = std::max<std::int64_t>(options.timeout->count(), 0);
+    State& state = ref_.as<State>(kName);
+    state.parties = parties;
+    state.timeout_ns = timeout_ns_;
+    for (Party& party : View(state, parties).table) party = {};
     leave_at_end();
 }
 
 void Barrier::leave_at_end() {
-    leaver_ = std::shared_ptr<void>(nullptr, [ref = ref_](void*) {
-        State& left = ref.as<State>(kName);
+    leaver_ = std::shared_ptr<void>(nullptr, [ref = ref_, parties = parties_](void*) {
+        View left(ref, parties);
         Locked lock(left);
         left.leave(this_process());
     });
 }
 
-Barrier::State& Barrier::state() const { return ref_.as<State>(kName); }
-
 unsigned Barrier::wait() {
-    std::int64_t timeout = state().timeout_ns;
-    if (timeout < 0) return wait_until_deadline({});
-    return wait_until_deadline(detail::deadline_after(std::chrono::nanoseconds(timeout)));
+    if (timeout_ns_ < 0) return wait_until_deadline({});
+    return wait_until_deadline(detail::deadline_after(std::chrono::nanoseconds(timeout_ns_)));
 }
 
 unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
-    State& all = state();
+    View all(ref_, parties_);
     unsigned index = all.parties;
     std::uint32_t round = 0;
     auto try_arrive = [&] {
@@ -222,13 +264,17 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
         if (all.broken) all.throw_failure(all.failure.round);
         round = all.round();
         index = all.arrived();
-        if (index < all.parties) all.arrive();
+        if (index > all.parties || (index < all.parties && !all.arrive())) all.throw_damaged();
     };
     BoundedSleep sleep(deadline);
     for (try_arrive(); index + 1 != all.parties;) {
         sys::Wake wake = sys::futex_wait(all.futex(), round, sleep.next());
         std::uint64_t word = all.word.load();
-        if (static_cast<std::uint32_t>(word) != round) {
+        if (std::uint32_t rounds = static_cast<std::uint32_t>(word) - round; rounds != 0) {
+            if (rounds > kMostRounds) {
+                Locked lock(all);
+                all.throw_damaged();
+            }
             if (index == all.parties) {  // the round was full: its action ran
                 try_arrive();
                 sleep = BoundedSleep(deadline);
@@ -241,6 +287,8 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
         if (wake != sys::Wake::timeout) continue;
         Locked lock(all);
         if (all.round() != round) continue;
+        if (all.arrived() > all.parties || (index < all.parties && !all.has_arrived()))
+            all.throw_damaged();
         if (OwnerId dead = all.find_dead())
             all.break_round(Cause::died, pid_of(dead));
         else if (sleep.expired() && all.arrived() < all.parties)
@@ -252,7 +300,7 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
 }
 
 // By the last to arrive: the others sleep until the round ends, or until they find us dead.
-unsigned Barrier::complete(State& all, unsigned index, std::uint32_t round) {
+unsigned Barrier::complete(View& all, unsigned index, std::uint32_t round) {
     try {
         if (action_) action_->run();
     } catch (...) {
@@ -269,7 +317,7 @@ unsigned Barrier::complete(State& all, unsigned index, std::uint32_t round) {
 }
 
 void Barrier::reset() {
-    State& all = state();
+    View all(ref_, parties_);
     Locked lock(all);
     if (all.arrived() > 0) {
         all.failure = {all.round(), Cause::reset, ::getpid()};
@@ -280,27 +328,30 @@ void Barrier::reset() {
 }
 
 void Barrier::abort() {
-    State& all = state();
+    View all(ref_, parties_);
     Locked lock(all);
     all.break_round(Cause::aborted, ::getpid());
 }
 
 void Barrier::leave() {
-    State& all = state();
+    View all(ref_, parties_);
     Locked lock(all);
     all.leave(this_process());
 }
 
-unsigned Barrier::parties() const { return state().parties; }
+unsigned Barrier::parties() const {
+    (void)ref_.as<State>(kName);  // not a handle that was moved from
+    return parties_;
+}
 
 unsigned Barrier::n_waiting() const {
-    State& all = state();
+    View all(ref_, parties_);
     Locked lock(all);
     return all.broken ? 0 : all.arrived();
 }
 
 bool Barrier::broken() const {
-    State& all = state();
+    View all(ref_, parties_);
     Locked lock(all);
     return all.broken != 0;
 }
@@ -312,7 +363,17 @@ void Barrier::save(OutputArchive& archive) const {
 }
 
 void Barrier::load(InputArchive& archive) {
-    ref_.load(archive, kKind, kName);
+    detail::ObjectRef ref;
+    std::size_t size = ref.load(archive, kKind, kName, sizeof(State));
+    // Copies: what is checked is what is used.
+    const volatile State& state = ref.as<State>(kName);
+    std::uint32_t parties = state.parties;
+    std::int64_t timeout_ns = state.timeout_ns;
+    if (parties == 0 || parties > kMaxParties || 2 * parties * sizeof(Party) > size - sizeof(State))
+        detail::throw_damaged(kName);
+    ref_ = std::move(ref);
+    parties_ = parties;
+    timeout_ns_ = timeout_ns;
     leave_at_end();
     bool has_action = false;
     archive(has_action);

@@ -13,18 +13,17 @@ constexpr std::size_t kLarge = 1 << 20;
 
 }  // namespace
 
-void throw_ring_damaged() {
-    throw std::runtime_error(
-        "the queue's memory is damaged: a process that shares it wrote over it");
-}
+void throw_ring_damaged() { detail::throw_damaged("Queue"); }
 
 std::uint32_t ByteRing::size() const {
     for (;;) {
         // The two belong together if the head has not moved between.
         std::uint64_t head = words_.head.load(std::memory_order_acquire);
         std::uint64_t tail = words_.tail.load(std::memory_order_acquire);
-        if (words_.head.load(std::memory_order_acquire) == head)
-            return RingCursor::unpack(tail).count - RingCursor::unpack(head).count;
+        if (words_.head.load(std::memory_order_acquire) != head) continue;
+        std::uint32_t count = RingCursor::unpack(tail).count - RingCursor::unpack(head).count;
+        if (count > max_records_) throw_ring_damaged();
+        return count;
     }
 }
 
@@ -49,7 +48,7 @@ ByteRing::Room ByteRing::find_room(std::uint32_t needed, RingCursor head, RingCu
 // The consumer that comes to `from`, before record `count`, goes on at `to`.
 void ByteRing::jump(std::uint32_t from, std::uint32_t to, std::uint32_t count) {
     if (from < units_) {
-        std::uint64_t mark = kJump | to;
+        std::uint64_t mark = head_word(to, count - 1, true);
         std::memcpy(at(from), &mark, sizeof mark);
     }
     if (to == 0) {
@@ -61,7 +60,7 @@ void ByteRing::jump(std::uint32_t from, std::uint32_t to, std::uint32_t count) {
 }
 
 const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
-    RingCursor tail = RingCursor::unpack(words_.tail.load(std::memory_order_relaxed));  // Q1: ours
+    RingCursor tail = checked(words_.tail.load(std::memory_order_relaxed));  // Q1: ours
     const RingCursor start = tail;
     // Somebody was killed between the jump and the tail's store: there was no escape.
     if (static_cast<std::int32_t>(tail.count - words_.escape_count) < 0) words_.escaped = 0;
@@ -73,7 +72,8 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
         words_.refresh_place = tail.place;
     }
     while (begin != end) {
-        RingCursor head = RingCursor::unpack(words_.seen_head);
+        RingCursor head = checked(words_.seen_head);
+        if (tail.count - head.count > max_records_) throw_ring_damaged();  // Q4
         std::uint32_t free_records = max_records_ - (tail.count - head.count);
         std::uint64_t length;
         std::memcpy(&length, begin, sizeof length);
@@ -101,6 +101,13 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
         if (size >= kLarge && !sys::populate({at(room.place), size})) throw std::bad_alloc();
         if (room.place != tail.place) jump(tail.place, room.place, tail.count + 1);
         std::memcpy(at(room.place), begin, size);
+        std::size_t from = 0;
+        for (std::uint32_t i = 0; i < records; ++i) {
+            std::memcpy(&length, begin + from, sizeof length);
+            std::uint64_t word = head_word(length, tail.count + i);
+            std::memcpy(at(room.place) + from, &word, sizeof word);
+            from += units_of(length) * kUnit;
+        }
         tail = {room.place + static_cast<std::uint32_t>(size / kUnit), tail.count + records};
         begin = next;
     }
@@ -119,9 +126,10 @@ bool ByteRing::has_records(std::uint32_t wanted) {
 }
 
 const std::byte* ByteRing::front(std::uint64_t& length) {
-    next_ = RingCursor::unpack(words_.head.load(std::memory_order_relaxed));
+    next_ = checked(words_.head.load(std::memory_order_relaxed));
     std::uint32_t place = step(next_);
-    length = length_at(place);
+    length = length_at(place) & kLengthMask;
+    if (units_of(length) != next_.place - place) throw_ring_damaged();  // it changed meanwhile
     return at(place) + kUnit;
 }
 

@@ -13,11 +13,17 @@
 //    fewer records, than there are. They spare each side the other's cache line: a look at it costs
 //    the other side more than all the rest of an operation.
 //
+// Q4 The places and numbers that others may have written over are checked before they are used, and
+//    so is the word in front of a record: it has a check that depends on the record's number, so
+//    that nothing else that lies in the ring is taken for that record. What is not seen: a change
+//    to a record's bytes, which would cost more than the copy, and a head or tail that a call could
+//    have left there (items are lost then).
+//
 // Room: a record is a word with its length, and its bytes up to a multiple of 8; it never wraps.
 // Records wrap to the start where the next does not fit, and also early, once they have passed
 // kHot bytes and the consumer is far enough: the ring is as large as it might ever need to be, but
-// only what is used stays in memory and in the caches. `kWrap` for a length says: go on at the
-// start.
+// only what is used stays in memory and in the caches. kJump and a place instead of a length say:
+// go on there.
 //
 // The algorithm is given its memory. Sizes are in units of 8 bytes.
 #pragma once
@@ -27,12 +33,16 @@
 #include <cstdint>
 #include <cstring>
 
+#include <sidestep/queue_core.hpp>
+
 #include "event_count.hpp"
 #include "owner_lock.hpp"
 
 namespace sidestep {
 
 inline constexpr std::size_t kUnit = 8;
+
+[[noreturn]] void throw_ring_damaged();
 
 // A place in the ring, and how many records lie before it (modulo 2^32, as is the place's lap).
 struct RingCursor {
@@ -64,7 +74,15 @@ struct RingWords {
 // A view of the ring, in each process.
 class ByteRing {
   public:
-    static constexpr std::uint64_t kJump = std::uint64_t(1) << 63;  // | the place
+    // The word in front of a record: bits 0 to 34 the length, 35 to 62 its check, 63: no record,
+    // and the length is the place to go on at.
+    static constexpr std::uint64_t kJump = std::uint64_t(1) << 63;
+    static constexpr std::uint64_t kLengthMask = detail::kRecordLengthMask;
+    static std::uint64_t head_word(std::uint64_t length, std::uint32_t number, bool jump = false) {
+        std::uint64_t word = length | (jump ? kJump : 0);
+        std::uint64_t hash = (word ^ (number + 1) * 0x9e3779b97f4a7c15u) * 0xd6e8feb86659fd93u;
+        return word | (hash >> 36 << 35);
+    }
     static constexpr std::uint32_t kHot = (256 << 10) / kUnit;
     static constexpr std::uint32_t kRefresh = (4 << 10) / kUnit;
 
@@ -72,7 +90,7 @@ class ByteRing {
         : words_(words), bytes_(bytes), units_(units), max_records_(max_records) {}
 
     // How many records there are now.
-    std::uint32_t size() const;
+    std::uint32_t size() const;  // throws DamagedError
     // False: there are none. True: there were some.
     bool may_have_records() const {
         std::uint64_t head = words_.head.load(std::memory_order_relaxed);
@@ -86,6 +104,7 @@ class ByteRing {
 
     // --- by the holder of P ---
     // Puts the first of the records [begin, end), as many as fit, in one step; returns behind them.
+    // Their lengths are the caller's to vouch for.
     const std::byte* put(const std::byte* begin, const std::byte* end);
 
     // --- by the holder of C ---
@@ -105,6 +124,11 @@ class ByteRing {
         std::uint32_t place;
         std::uint32_t units;
     };
+    RingCursor checked(std::uint64_t word) const {
+        RingCursor cursor = RingCursor::unpack(word);
+        if (cursor.place > units_) throw_ring_damaged();
+        return cursor;
+    }
     Room find_room(std::uint32_t needed, RingCursor head, RingCursor tail);
     void jump(std::uint32_t from, std::uint32_t to, std::uint32_t count);
     std::byte* at(std::uint32_t place) const { return bytes_ + std::size_t(place) * kUnit; }
@@ -123,24 +147,25 @@ class ByteRing {
     RingCursor next_;
 };
 
-[[noreturn]] void throw_ring_damaged();
-
 inline std::uint32_t ByteRing::step(RingCursor& cursor) const {
     std::uint32_t place = cursor.place >= units_ ? 0 : cursor.place;
-    std::uint64_t length = length_at(place);
-    for (int jumps = 0; (length & kJump) && jumps < 2; ++jumps) {
+    std::uint64_t word = length_at(place), length = word & kLengthMask;
+    for (int jumps = 0; (word & kJump) && jumps < 2; ++jumps) {
+        if (word != head_word(length, cursor.count, true) || length >= units_) throw_ring_damaged();
         place = static_cast<std::uint32_t>(length);
-        if (place >= units_) throw_ring_damaged();
-        length = length_at(place);
+        word = length_at(place);
+        length = word & kLengthMask;
     }
-    if (length > largest() || units_of(length) > units_ - place) throw_ring_damaged();
+    if (word != head_word(length, cursor.count) || length > largest() ||
+        units_of(length) > units_ - place)
+        throw_ring_damaged();
     cursor = {place + static_cast<std::uint32_t>(units_of(length)), cursor.count + 1};
     return place;
 }
 
 template <class Out>
 std::uint32_t ByteRing::copy(std::uint32_t limit, std::size_t most, Out out) {
-    next_ = RingCursor::unpack(words_.head.load(std::memory_order_relaxed));  // Q1: ours
+    next_ = checked(words_.head.load(std::memory_order_relaxed));  // Q1: ours
     std::uint64_t seen = words_.seen_tail.load(std::memory_order_relaxed);
     std::uint32_t end = RingCursor::unpack(seen).count, taken = 0;
     std::uint32_t run_begin = 0, run_end = 0;

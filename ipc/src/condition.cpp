@@ -1,5 +1,7 @@
 #include <sidestep/condition.hpp>
 
+#include <algorithm>
+#include <span>
 #include <stdexcept>
 
 #include "mapped_segment.hpp"
@@ -11,7 +13,7 @@ namespace {
 
 constexpr unsigned kPlaces = 256;
 constexpr const char* kName = "Condition";
-constexpr std::uint64_t kKind = detail::object_kind("sidestep.Condition.1");
+constexpr std::uint64_t kKind = detail::object_kind("sidestep.Condition.2");
 
 // A place where one thread waits. Everything is guarded by the condition's lock, except that the
 // waiter reads (and sleeps on) `notified` without it. A place becomes taken by the store of
@@ -29,9 +31,16 @@ struct Condition::Waiters {
     ObjectHeader header;
     std::uint64_t last_ticket = 0;
     std::uint32_t used = 0;  // places at and beyond have never been taken
-    std::uint32_t reserved = 0;
+    Homes homes;
     Place places[kPlaces];
 
+    std::span<Place> used_places() { return {places, std::min(used, kPlaces)}; }
+    // By who waits at the place: others still see it there, unless it was notified. (If not, it was
+    // written over, and nobody will.)
+    bool is_seen(const Place& place, std::uint64_t ticket) const {
+        return &place < places + used && place.ticket == ticket &&
+               place.owner.load(std::memory_order_relaxed) == this_process();
+    }
     Place& enter(std::uint64_t ticket);  // 0: a new one
     Place* longest_waiting();
     bool wake_one();
@@ -47,12 +56,13 @@ bool is_waiting(const Place& place) {
 }  // namespace
 
 Place& Condition::Waiters::enter(std::uint64_t ticket) {
+    homes.enter(this_process());
     Place* found = nullptr;
-    for (std::uint32_t i = 0; i < used && !found; ++i)
-        if (is_free(places[i])) found = &places[i];
+    for (Place& place : used_places())
+        if (!found && is_free(place)) found = &place;
     if (!found && used < kPlaces) found = &places[used++];
     for (std::uint32_t i = 0; i < kPlaces && !found; ++i)
-        if (!is_alive(places[i].owner.load())) found = &places[i];
+        if (!homes.is_alive(places[i].owner.load())) found = &places[i];
     if (!found)
         throw std::length_error(
             "256 threads wait on this Condition already: spread them over several");
@@ -64,9 +74,8 @@ Place& Condition::Waiters::enter(std::uint64_t ticket) {
 
 Place* Condition::Waiters::longest_waiting() {
     Place* longest = nullptr;
-    for (std::uint32_t i = 0; i < used; ++i)
-        if (is_waiting(places[i]) && (!longest || places[i].ticket < longest->ticket))
-            longest = &places[i];
+    for (Place& place : used_places())
+        if (is_waiting(place) && (!longest || place.ticket < longest->ticket)) longest = &place;
     return longest;
 }
 
@@ -77,7 +86,8 @@ bool Condition::Waiters::wake_one() {
         if (!place) return false;
         place->notified.store(1, std::memory_order_release);
         // Who slept there lives. If nobody did, it is on its way to sleep or back, or dead.
-        if (sys::futex_wake(place->notified, 1) == 1 || is_alive(place->owner.load())) return true;
+        if (sys::futex_wake(place->notified, 1) == 1 || homes.is_alive(place->owner.load()))
+            return true;
         place->owner.store(0, std::memory_order_relaxed);
     }
 }
@@ -113,7 +123,8 @@ bool Condition::wait_step(const detail::Deadline& deadline, unsigned round, std:
         throw std::logic_error(
             "Condition::wait without holding its lock: lock the condition first");
     Place& place = all.enter(ticket ? *ticket : 0);
-    if (ticket) *ticket = place.ticket;
+    const std::uint64_t own = place.ticket;
+    if (ticket) *ticket = own;
     unsigned depth = 1;
     if (auto* rlock = std::get_if<RLock>(&lock_))
         depth = rlock->release_all();
@@ -121,16 +132,22 @@ bool Condition::wait_step(const detail::Deadline& deadline, unsigned round, std:
         unlock();
     bool early = round != kNotified;
     BoundedSleep sleep(deadline, early ? round : 0);
+    // A look without the lock: nothing of it changes while one waits unnotified.
+    bool seen = true;
     while (place.notified.load(std::memory_order_acquire) == 0) {
         sys::Wake wake = sys::futex_wait(place.notified, 0, sleep.next());
-        if (wake == sys::Wake::timeout && (early || sleep.expired())) break;
+        if (wake != sys::Wake::timeout) continue;
+        seen = all.is_seen(place, own) || place.notified.load(std::memory_order_acquire) != 0;
+        if (!seen || early || sleep.expired()) break;
     }
     if (auto* rlock = std::get_if<RLock>(&lock_))
         rlock->restore(depth);
     else
         lock();
     bool notified = place.notified.load(std::memory_order_relaxed) != 0;
-    place.owner.store(0, std::memory_order_relaxed);  // under the lock
+    // Under the lock. Not another's, who has the place if it was written over.
+    if (all.is_seen(place, own)) place.owner.store(0, std::memory_order_relaxed);
+    if (!seen && !notified) detail::throw_damaged(kName);
     return notified;
 }
 
@@ -145,9 +162,10 @@ void Condition::notify(unsigned count) {
 
 unsigned Condition::waiting() const {
     Waiters& all = waiters();
+    all.homes.enter(this_process());
     unsigned count = 0;
-    for (std::uint32_t i = 0; i < all.used; ++i)
-        count += is_waiting(all.places[i]) && is_alive(all.places[i].owner.load());
+    for (const Place& place : all.used_places())
+        count += is_waiting(place) && all.homes.is_alive(place.owner.load());
     return count;
 }
 
@@ -165,7 +183,7 @@ void Condition::load(InputArchive& archive) {
     else
         lock_ = Lock(detail::Blank{});
     std::visit([&](auto& lock) { lock.load(archive); }, lock_);
-    ref_.load(archive, kKind, kName);
+    ref_.load(archive, kKind, kName, sizeof(Waiters));
 }
 
 }  // namespace sidestep

@@ -56,7 +56,7 @@ bool Event::wait_until_deadline(const detail::Deadline& deadline) const {
 }
 
 void Event::save(OutputArchive& archive) const { ref_.save(archive, kName); }
-void Event::load(InputArchive& archive) { ref_.load(archive, kKind, kName); }
+void Event::load(InputArchive& archive) { ref_.load(archive, kKind, kName, sizeof(EventState)); }
 
 std::string to_string(const Event& event) { return event.is_set() ? "Event(set)" : "Event(unset)"; }
 

@@ -15,40 +15,20 @@ struct LockState {
     OwnerLock lock;
 };
 
-struct RLockState {
-    ObjectHeader header;
-    OwnerLock lock;
-    // Written by the holder only; cleared before the lock is given up. What a dead holder left is
-    // never taken for one's own: thread tokens are unique.
-    std::atomic<std::uint64_t> thread{0};
-    std::uint32_t depth = 0;
-
-    bool held() const {
-        return lock.held_by_this_process() &&
-               thread.load(std::memory_order_relaxed) == this_thread();
-    }
-    void enter(std::uint32_t count) {
-        thread.store(this_thread(), std::memory_order_relaxed);
-        depth = count;
-    }
-    void leave() {
-        depth = 0;
-        thread.store(0, std::memory_order_relaxed);
-        lock.unlock();
-    }
-};
-
 constexpr const char* kLock = "Lock";
 constexpr const char* kRLock = "RLock";
-constexpr std::uint64_t kLockKind = detail::object_kind("sidestep.Lock.1");
-constexpr std::uint64_t kRLockKind = detail::object_kind("sidestep.RLock.1");
+constexpr std::uint64_t kLockKind = detail::object_kind("sidestep.Lock.2");
+constexpr std::uint64_t kRLockKind = detail::object_kind("sidestep.RLock.2");
 
-LockState& state(const detail::ObjectRef& ref, const Lock*) { return ref.as<LockState>(kLock); }
-RLockState& state(const detail::ObjectRef& ref, const RLock*) { return ref.as<RLockState>(kRLock); }
+OwnerLock& state(const detail::ObjectRef& ref, const char* name) {
+    return ref.as<LockState>(name).lock;
+}
 
 [[noreturn]] void throw_not_held(const char* name, OwnerId owner, const char* who) {
     throw std::logic_error(
-        owner == 0 ? fmt::format("unlock of a {} that nobody holds: lock it first", name)
+        owner == 0 ? fmt::format("unlock of a {0} that nobody holds: lock it first (or, if you "
+                                 "did: a process that shares the {0} wrote over it)",
+                                 name)
                    : fmt::format("unlock of a {} that process {} holds: only {} can unlock it",
                                  name, pid_of(owner), who));
 }
@@ -62,81 +42,100 @@ std::optional<int> pid_or_none(OwnerId owner) {
 
 Lock::Lock() : ref_(make_object<LockState>(kLockKind, kLock)) {}
 
-void Lock::lock() { state(ref_, this).lock.lock(); }
-bool Lock::try_lock() { return state(ref_, this).lock.try_lock(); }
+void Lock::lock() { state(ref_, kLock).lock(); }
+bool Lock::try_lock() { return state(ref_, kLock).try_lock(); }
 bool Lock::lock_until(const detail::Deadline& deadline) {
-    return state(ref_, this).lock.lock_until(deadline);
+    return state(ref_, kLock).lock_until(deadline);
 }
 
 void Lock::unlock() {
-    OwnerLock& lock = state(ref_, this).lock;
+    OwnerLock& lock = state(ref_, kLock);
     if (!lock.held_by_this_process()) throw_not_held(kLock, lock.owner(), "that process");
     lock.unlock();
 }
 
 bool Lock::owner_died() const {
-    OwnerLock& lock = state(ref_, this).lock;
+    OwnerLock& lock = state(ref_, kLock);
     return lock.held_by_this_process() && lock.recovered();
 }
-std::optional<int> Lock::holder() const { return pid_or_none(state(ref_, this).lock.owner()); }
+std::optional<int> Lock::holder() const { return pid_or_none(state(ref_, kLock).owner()); }
 
 void Lock::save(OutputArchive& archive) const { ref_.save(archive, kLock); }
-void Lock::load(InputArchive& archive) { ref_.load(archive, kLockKind, kLock); }
+void Lock::load(InputArchive& archive) { ref_.load(archive, kLockKind, kLock, sizeof(LockState)); }
 
-RLock::RLock() : ref_(make_object<RLockState>(kRLockKind, kRLock)) {}
+// Which thread of this process holds the lock, and how often: no other process can write it.
+// Guarded by the lock, but for a look at the thread. What is here while another process holds the
+// lock (a forked child's copy of its parent's, say) means nothing.
+struct RLock::Holder {
+    std::atomic<std::uint64_t> thread{0};  // relaxed: one's own token is found by oneself only
+    std::uint32_t depth = 0;
+
+    void enter(std::uint32_t count) {
+        thread.store(this_thread(), std::memory_order_relaxed);
+        depth = count;
+    }
+    void leave(OwnerLock& lock) {
+        depth = 0;
+        thread.store(0, std::memory_order_relaxed);
+        lock.unlock();
+    }
+};
+
+RLock::RLock()
+    : ref_(make_object<LockState>(kRLockKind, kRLock)),
+      holder_(MappedSegment::beside<Holder>(ref_)) {}
+
+bool RLock::held() const {
+    return state(ref_, kRLock).held_by_this_process() &&
+           holder_->thread.load(std::memory_order_relaxed) == this_thread();
+}
 
 void RLock::lock() { (void)lock_until({}); }
 
 bool RLock::try_lock() {
-    RLockState& self = state(ref_, this);
-    if (self.held()) return ++self.depth, true;
-    if (!self.lock.try_lock()) return false;
-    self.enter(1);
+    if (held()) return ++holder_->depth, true;
+    if (!state(ref_, kRLock).try_lock()) return false;
+    holder_->enter(1);
     return true;
 }
 
 bool RLock::lock_until(const detail::Deadline& deadline) {
-    RLockState& self = state(ref_, this);
-    if (self.held()) return ++self.depth, true;
-    if (!self.lock.lock_until(deadline)) return false;
-    self.enter(1);
+    if (held()) return ++holder_->depth, true;
+    if (!state(ref_, kRLock).lock_until(deadline)) return false;
+    holder_->enter(1);
     return true;
 }
 
 void RLock::unlock() {
-    RLockState& self = state(ref_, this);
-    if (!self.held()) throw_not_held(kRLock, self.lock.owner(), "the thread that locked it");
-    if (self.depth > 1)
-        --self.depth;
+    if (!held()) throw_not_held(kRLock, state(ref_, kRLock).owner(), "the thread that locked it");
+    if (holder_->depth > 1)
+        --holder_->depth;
     else
-        self.leave();
+        holder_->leave(state(ref_, kRLock));
 }
 
 unsigned RLock::release_all() {
-    RLockState& self = state(ref_, this);
-    if (!self.held()) return 0;
-    unsigned count = self.depth;
-    self.leave();
+    if (!held()) return 0;
+    unsigned count = holder_->depth;
+    holder_->leave(state(ref_, kRLock));
     return count;
 }
 
 void RLock::restore(unsigned depth) {
-    RLockState& self = state(ref_, this);
-    self.lock.lock();
-    self.enter(depth);
+    state(ref_, kRLock).lock();
+    holder_->enter(depth);
 }
 
-bool RLock::owner_died() const {
-    RLockState& self = state(ref_, this);
-    return self.held() && self.lock.recovered();
-}
-std::optional<int> RLock::holder() const { return pid_or_none(state(ref_, this).lock.owner()); }
-unsigned RLock::depth() const {
-    RLockState& self = state(ref_, this);
-    return self.held() ? self.depth : 0;
-}
+bool RLock::owner_died() const { return held() && state(ref_, kRLock).recovered(); }
+std::optional<int> RLock::holder() const { return pid_or_none(state(ref_, kRLock).owner()); }
+unsigned RLock::depth() const { return held() ? holder_->depth : 0; }
 
 void RLock::save(OutputArchive& archive) const { ref_.save(archive, kRLock); }
-void RLock::load(InputArchive& archive) { ref_.load(archive, kRLockKind, kRLock); }
+void RLock::load(InputArchive& archive) {
+    detail::ObjectRef ref;
+    ref.load(archive, kRLockKind, kRLock, sizeof(LockState));
+    holder_ = MappedSegment::beside<Holder>(ref);
+    ref_ = std::move(ref);
+}
 
 }  // namespace sidestep

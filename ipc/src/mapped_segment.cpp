@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <cstring>
 #include <map>
 
 #include "error.hpp"
@@ -17,6 +18,7 @@ namespace sidestep {
 struct MappedSegment::Registry {
     std::mutex mutex;  // guards all of it
     std::map<Key, std::weak_ptr<MappedSegment>> known;
+    std::map<void*, std::weak_ptr<void>> beside;
     // Where the next cell comes from.
     std::weak_ptr<MappedSegment> cells;
     std::size_t next_cell = 0;
@@ -34,15 +36,15 @@ MappedSegment::Registry& MappedSegment::registry() {
     return *made;
 }
 
-MappedSegment::Key MappedSegment::key_of(const Segment& segment) {
+MappedSegment::Key MappedSegment::key_of(int fd) {
     struct stat status = {};
-    if (fstat(segment.fd().get(), &status) < 0) throw_errno(errno, "fstat(segment)");
+    if (fstat(fd, &status) < 0) throw_errno(errno, "fstat(segment)");
     return {status.st_dev, status.st_ino};
 }
 
 std::shared_ptr<MappedSegment> MappedSegment::enter(Segment segment) {
-    Key key = key_of(segment);
-    std::shared_ptr<MappedSegment> made(new MappedSegment(std::move(segment)));
+    Key key = key_of(segment.fd().get());
+    std::shared_ptr<MappedSegment> made(new MappedSegment(std::move(segment), key));
     Registry& all = registry();
     std::lock_guard lock(all.mutex);
     all.known[key] = made;
@@ -59,27 +61,54 @@ std::shared_ptr<MappedSegment> MappedSegment::reserve(const char* name, std::siz
 }
 
 std::shared_ptr<MappedSegment> MappedSegment::adopt(Fd fd) {
-    struct stat status = {};
-    if (fstat(fd.get(), &status) < 0) throw_errno(errno, "fstat(received segment)");
+    Key key = key_of(fd.get());
     int seals = ::fcntl(fd.get(), F_GET_SEALS);
     if (seals < 0 || !(seals & F_SEAL_SHRINK))
         throw SerializationError(
             "cannot receive a handle: its descriptor is not a sealed segment of shared memory");
     Registry& all = registry();
     std::lock_guard lock(all.mutex);
-    std::weak_ptr<MappedSegment>& entry = all.known[{status.st_dev, status.st_ino}];
-    if (auto present = entry.lock()) return present;
+    if (auto known = all.known.find(key); known != all.known.end())
+        if (auto present = known->second.lock()) return present;
+    auto access =
+        sys::are_writers_forbidden(seals) ? sys::Access::read_only : sys::Access::read_write;
     std::shared_ptr<MappedSegment> made(
-        new MappedSegment(Segment::attach(std::move(fd), sys::Access::read_write)));
-    entry = made;
+        new MappedSegment(Segment::attach(std::move(fd), access), key));
+    made->writable_ = access == sys::Access::read_write;
+    all.known[key] = made;
     return made;
 }
 
 MappedSegment::~MappedSegment() {
     Registry& all = registry();
     std::lock_guard lock(all.mutex);
-    auto entry = all.known.find(key_of(segment_));
+    auto entry = all.known.find(key_);
     if (entry != all.known.end() && entry->second.expired()) all.known.erase(entry);
+}
+
+std::shared_ptr<void> MappedSegment::beside(void* object, void* (*make)(), void (*drop)(void*)) {
+    struct Drop {
+        void* object;
+        void (*drop)(void*);
+        void operator()(void* kept) const noexcept {
+            {
+                Registry& all = registry();
+                std::lock_guard lock(all.mutex);
+                auto entry = all.beside.find(object);
+                if (entry != all.beside.end() && entry->second.expired()) all.beside.erase(entry);
+            }
+            drop(kept);
+        }
+    };
+    // Made before the lock is taken: what throws, or is not needed, is dropped without it.
+    std::shared_ptr<void> made(make(), Drop{object, drop});
+    std::shared_ptr<void> present;
+    Registry& all = registry();
+    std::lock_guard lock(all.mutex);
+    std::weak_ptr<void>& entry = all.beside[object];
+    if ((present = entry.lock())) return present;
+    entry = made;
+    return made;
 }
 
 std::byte* allocate_cell(std::size_t size, std::shared_ptr<MappedSegment>& segment) {
@@ -105,6 +134,13 @@ std::byte* allocate_cell(std::size_t size, std::shared_ptr<MappedSegment>& segme
 }
 
 namespace detail {
+
+void throw_damaged(const char* name) {
+    throw DamagedError(fmt::format(
+        "the memory of a {} is damaged: a process that shares it wrote over it. The {} is lost: "
+        "make a new one, and look for the wild write (AddressSanitizer, valgrind)",
+        name, name));
+}
 
 void throw_no_object(const char* name) {
     throw std::logic_error(fmt::format(
@@ -163,26 +199,30 @@ void ObjectRef::save(OutputArchive& archive, const char* name) const {
     archive(static_cast<std::uint64_t>(static_cast<std::byte*>(object_) - segment_->data()));
 }
 
-void ObjectRef::load(InputArchive& archive, std::uint64_t kind, const char* name) {
+std::size_t ObjectRef::load(InputArchive& archive, std::uint64_t kind, const char* name,
+                            std::size_t least, Use use) {
+    prepare_identity();
     auto segment = std::static_pointer_cast<MappedSegment>(load_lasting(
         archive, [](int fd) -> std::shared_ptr<void> { return MappedSegment::adopt(Fd(fd)); },
         name));
     std::uint64_t offset = 0;
     archive(offset);
-    std::size_t size = segment->size();
-    bool good = offset % kCell == 0 && size >= sizeof(ObjectHeader) &&
-                offset <= size - sizeof(ObjectHeader);
+    std::size_t room = segment->size();
+    bool good = (use == Use::read || segment->is_writable()) && offset % kCell == 0 &&
+                room >= sizeof(ObjectHeader) && offset <= room - sizeof(ObjectHeader);
+    ObjectHeader header;  // a copy: what is checked is what is used
     if (good) {
-        auto* header = reinterpret_cast<const ObjectHeader*>(segment->data() + offset);
-        good = header->kind == kind && header->size <= size - offset;
+        std::memcpy(&header, segment->data() + offset, sizeof header);
+        good = header.kind == kind && header.size >= least && header.size <= room - offset;
     }
     if (!good)
         throw SerializationError(fmt::format(
             "cannot receive a {}: what arrived is something else (the types of the two sides do "
-            "not agree)",
+            "not agree, or a process that shares it wrote over it)",
             name));
     object_ = segment->data() + offset;
     segment_ = std::move(segment);
+    return static_cast<std::size_t>(header.size);
 }
 
 }  // namespace detail

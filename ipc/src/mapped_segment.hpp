@@ -18,6 +18,7 @@
 
 #include <sidestep/object_ref.hpp>
 
+#include "participant.hpp"
 #include "segment.hpp"
 
 namespace sidestep {
@@ -38,10 +39,20 @@ class MappedSegment {
     std::byte* data() const { return segment_.data(); }
     std::size_t size() const { return segment_.size(); }
     std::uint64_t identity() const { return identity_; }
+    // False: another process's, who has forbidden it.
+    bool is_writable() const { return writable_; }
 
     // What this process keeps beside the memory (guarded by `mutex`).
     std::mutex mutex;
     std::shared_ptr<const void> attachment;
+    // What it keeps beside one object, for all its handles: what no other process may write. Must
+    // not outlive the object's segment.
+    template <class T>
+    static std::shared_ptr<T> beside(const detail::ObjectRef& ref) {
+        return std::static_pointer_cast<T>(beside(
+            ref.get(), []() -> void* { return new T; },
+            [](void* kept) { delete static_cast<T*>(kept); }));
+    }
 
   private:
     struct Key {
@@ -53,12 +64,15 @@ class MappedSegment {
     };
     struct Registry;
     static Registry& registry();
-    static Key key_of(const Segment& segment);
+    static Key key_of(int fd);
     static std::shared_ptr<MappedSegment> enter(Segment segment);
-    explicit MappedSegment(Segment segment) : segment_(std::move(segment)) {}
+    static std::shared_ptr<void> beside(void* object, void* (*make)(), void (*drop)(void*));
+    MappedSegment(Segment segment, Key key) : segment_(std::move(segment)), key_(key) {}
     friend std::byte* allocate_cell(std::size_t, std::shared_ptr<MappedSegment>&);
 
     Segment segment_;
+    bool writable_ = true;  // constant once it is known to others
+    const Key key_;         // known at its end without asking the system
     const std::uint64_t identity_ = detail::new_identity();
 };
 
@@ -76,6 +90,7 @@ std::byte* allocate_cell(std::size_t size, std::shared_ptr<MappedSegment>& segme
 template <class T>
 detail::ObjectRef make_object(std::uint64_t kind, const char* name, std::size_t extra = 0) {
     constexpr std::size_t kShared = 16 << 10;
+    prepare_identity();
     std::size_t size = sizeof(T) + extra;
     std::shared_ptr<MappedSegment> segment;
     std::byte* at = nullptr;

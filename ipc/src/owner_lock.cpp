@@ -14,8 +14,14 @@ constexpr int kSpins = 64;
 }  // namespace
 
 bool OwnerLock::rob(OwnerId seen) noexcept {
-    if (seen == 0 || is_alive(seen)) return false;
+    if (seen == 0 || homes_.is_alive(seen & ~kUserBit)) return false;
     OwnerId dead = seen & ~kUserBit;
+    // This acquire pairs with no release of the dead holder's: it gave nothing up. That its plain
+    // and relaxed stores to what the lock guards are seen here is the kernel's order only: each of
+    // its threads has taken the kernel's locks to tell of its end after its last store, and
+    // is_alive() has taken them after that, by the system call that learned of it. What the holder
+    // was in the middle of is half changed all the same: see recovered(). Where the word was
+    // written over (L5) there is no order at all, and nothing that the lock guards is certain.
     while (!word_.compare_exchange_weak(seen, this_process() | kUserBit, std::memory_order_acquire,
                                         std::memory_order_relaxed))
         if ((seen & ~kUserBit) != dead) return false;  // L2: someone else was faster

@@ -63,10 +63,11 @@ constexpr std::uint64_t start_of(OwnerId owner) {
 static_assert(start_of(compose(7, 0x7654321f, 0x3ff)) == 0x7654321f);
 static_assert((compose(0x3fffff, kStartMask, kDomainMask) & kUserBit) == 0);
 
+// Null: the system has no page.
 Identity* make_page() noexcept {
     void* page = ::mmap(nullptr, sizeof(Identity), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    SIDESTEP_ASSERT(page != MAP_FAILED);
+    if (page == MAP_FAILED) return nullptr;
     (void)::madvise(page, sizeof(Identity), MADV_WIPEONFORK);
     auto* made = new (page) Identity;
     Identity* expected = nullptr;
@@ -83,6 +84,7 @@ OwnerId find_identity() noexcept {
     int saved = errno;
     Identity* page = identity.load();
     if (!page) page = make_page();
+    SIDESTEP_ASSERT(page != nullptr);  // prepare_identity()
     int pid = ::getpid();
     OwnerId owner = compose(pid, start_time(pid).value_or(0), domain());
     page->owner.store(owner);
@@ -91,6 +93,11 @@ OwnerId find_identity() noexcept {
 }
 
 }  // namespace
+
+void prepare_identity() {
+    if (!identity.load(std::memory_order_acquire) && !make_page())
+        throw_errno(errno, "mmap(a page for this process's identity)");
+}
 
 OwnerId this_process() noexcept {
     // Relaxed: the word is the whole message.
@@ -118,6 +125,18 @@ bool is_alive(OwnerId owner) noexcept {
     }
     errno = saved;
     return alive;
+}
+
+void Homes::enter_slowly(OwnerId self) noexcept {
+    std::uint32_t seen = 0;
+    if (word_.compare_exchange_strong(seen, tag(self), std::memory_order_relaxed)) return;
+    // What is neither was written over: then nobody from elsewhere is believed.
+    if (is_tag(seen) && seen != tag(self)) word_.store(kSeveral, std::memory_order_relaxed);
+}
+
+bool Homes::is_alive(OwnerId owner) const noexcept {
+    if (owner >> 54 == this_process() >> 54) return sidestep::is_alive(owner);
+    return word_.load(std::memory_order_relaxed) == kSeveral;
 }
 
 std::uint64_t this_thread() noexcept {

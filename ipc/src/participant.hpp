@@ -15,12 +15,15 @@
 // P2 Only the kernel declares death: the pid is gone, or belongs to a process that started at
 //    another time, or its pidfd says that all its threads have ended. A stopped process lives.
 //    Where the kernel does not tell (another pid namespace, no /proc), the owner lives.
+//    But a word may have been written over, and then names nobody: an owner from another namespace
+//    is believed only if somebody from another one has used the object (Homes).
 // P3 A forked child is somebody else, however it was forked: its page with the id is wiped.
 //
 // Limits: a process that execs while it owns something keeps owning it until it ends.
 // Threads: all thread-safe.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace sidestep {
@@ -31,8 +34,36 @@ inline constexpr OwnerId kUserBit = OwnerId(1) << 31;
 // The calling process. Never 0, never with kUserBit.
 OwnerId this_process() noexcept;
 
+// What this_process() needs is there from then on: to be called where an error can be told, by who
+// makes or receives the first word that names owners. Throws std::system_error.
+void prepare_identity();
+
 // False: the kernel says that the process has ended. Costs a few system calls.
 bool is_alive(OwnerId owner) noexcept;
+
+// From which namespaces an object is used: a word beside those that name owners. Zero at first.
+class Homes {
+  public:
+    // By whoever is about to look at such words, or to write one.
+    void enter(OwnerId self) noexcept {
+        // Relaxed, as all of it: who comes from elsewhere changes it before it names itself, by an
+        // operation that releases.
+        if (word_.load(std::memory_order_relaxed) != tag(self)) enter_slowly(self);
+    }
+    // False: the process that the word names has ended, or there can be none.
+    bool is_alive(OwnerId owner) const noexcept;
+
+  private:
+    static constexpr std::uint32_t kSeveral = 0x5eda11ed;
+    // The namespace, 10 bits, and a check of 22: what was written over is none.
+    static constexpr std::uint32_t tag(OwnerId owner) {
+        auto domain = static_cast<std::uint32_t>(owner >> 54);
+        return domain << 22 | (domain + 1) * 0x9e3779b1u >> 10;
+    }
+    static constexpr bool is_tag(std::uint32_t word) { return word == tag(OwnerId(word) << 32); }
+    void enter_slowly(OwnerId self) noexcept;
+    std::atomic<std::uint32_t> word_{0};
+};
 
 // The pid, as its own namespace has it.
 inline int pid_of(OwnerId owner) noexcept { return static_cast<int>(owner & ((1u << 22) - 1)); }

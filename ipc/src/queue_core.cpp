@@ -1,6 +1,7 @@
 #include <sidestep/queue_core.hpp>
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,11 +13,9 @@
 namespace sidestep::detail {
 namespace {
 
-using namespace std::chrono_literals;
-
 constexpr const char* kName = "Queue";
-constexpr std::uint64_t kPlainKind = object_kind("sidestep.Queue.1");
-constexpr std::uint64_t kJoinableKind = object_kind("sidestep.JoinableQueue.1");
+constexpr std::uint64_t kPlainKind = object_kind("sidestep.Queue.2");
+constexpr std::uint64_t kJoinableKind = object_kind("sidestep.JoinableQueue.2");
 constexpr std::size_t kLeastBytes = 4 << 10, kMostBytes = std::size_t(32) << 30;
 // A drained queue gives its memory back if it was this large.
 constexpr std::uint32_t kReclaim = (std::uint32_t(64) << 20) / kUnit;
@@ -25,21 +24,15 @@ std::uint64_t kind_of(QueueCore::Kind kind) {
     return kind == QueueCore::Kind::plain ? kPlainKind : kJoinableKind;
 }
 
-// Locks are held for as long as a copy takes. Who does not want to wait waits that long, since
-// otherwise try_get() would not find what is there; but not for a stopped process.
-bool take(OwnerLock& lock, const Deadline& deadline) {
-    if (lock.try_lock(false)) return true;
-    return lock.lock_until(deadline ? std::max(*deadline, sys::Clock::now() + 100ms) : Deadline());
-}
-
-// The eventfd is a flag: a write that would block finds it set already.
+// The eventfd is a flag: where a write would block, it is set already. Whoever has it may have
+// filled or read it, and made it one that blocks: it is asked first.
 void set_event(const Fd& event) {
     std::uint64_t one = 1;
-    (void)!::write(event.get(), &one, sizeof one);
+    if (sys::is_ready(event.get(), POLLOUT)) (void)!::write(event.get(), &one, sizeof one);
 }
 void clear_event(const Fd& event) {
     std::uint64_t count = 0;
-    (void)!::read(event.get(), &count, sizeof count);
+    if (sys::is_ready(event.get(), POLLIN)) (void)!::read(event.get(), &count, sizeof count);
 }
 
 void check_options(QueueCore::Kind kind, const QueueOptions& options) {
@@ -49,6 +42,31 @@ void check_options(QueueCore::Kind kind, const QueueOptions& options) {
     if (options.lease && kind != QueueCore::Kind::joinable)
         throw std::invalid_argument(
             "a Queue cannot have .lease: it has no task_done() to end it; use a JoinableQueue");
+}
+
+std::size_t loans_size(bool lease) { return lease ? Loan::kPlaces * Loan::kMaxBytes : 0; }
+
+// Of a queue that arrives. Copies: what is checked is what is used.
+template <class State>
+QueueConstants read_constants(const State& state, std::size_t size) {
+    const volatile std::uint32_t &units = state.units, &max_records = state.max_records,
+                                 &lease = state.lease;
+    QueueConstants constants = {units, max_records, lease != 0};
+    std::size_t needed =
+        State::kBytesBegin + std::size_t(constants.units) * kUnit + loans_size(constants.lease);
+    if (constants.units < kLeastBytes / kUnit || constants.max_records == 0 ||
+        constants.max_records > INT_MAX || needed > size)
+        throw_damaged(kName);
+    return constants;
+}
+
+[[noreturn]] void throw_put_after_end(bool produced) {
+    throw PutAfterShutDown(
+        produced ? "this item did not go into the queue: its last producer has left, and so it has "
+                   "ended. Who puts holds a producer() of it until it is through"
+                 : "this item did not go into the queue: it was shut down. Where several put, and "
+                   "none knows when the others are through, let each hold a producer(): the queue "
+                   "ends when the last of them leaves");
 }
 
 }  // namespace
@@ -61,30 +79,35 @@ void RecordBuffer::grow(std::size_t more) {
     set_window(heap_.data(), used, heap_.size());
 }
 
-QueueCore::Local::Local(ObjectRef reference, std::shared_ptr<QueueEvent> its_event)
+QueueCore::Local::Local(ObjectRef reference, const QueueConstants& constants,
+                        std::shared_ptr<QueueEvent> its_event)
     : ref(std::move(reference)),
       state(ref.as<State>(kName)),
-      ring(state.ring, state.bytes(), state.units, state.max_records),
+      constant(constants),
+      ring(state.ring, state.bytes(), constant.units, constant.max_records),
       event(std::move(its_event)) {}
 
 QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
     check_options(kind, options);
     static_assert(sizeof(State) <= State::kBytesBegin);
-    std::size_t loans = options.lease ? Loan::kPlaces * Loan::kMaxBytes : 0;
-    std::size_t fixed = State::kBytesBegin + loans;
+    std::size_t fixed = State::kBytesBegin + loans_size(options.lease);
     std::size_t wanted = (options.max_bytes + 4095) / 4096 * 4096;
+    prepare_identity();
     auto segment = MappedSegment::reserve("sidestep-queue", fixed + wanted,
                                           fixed + std::min<std::size_t>(wanted, 1 << 20));
     State* state = new (segment->data()) State;
     state->header = {kind_of(kind), segment->size()};
-    state->units = static_cast<std::uint32_t>(
-        std::min<std::size_t>((segment->size() - fixed) / kUnit, UINT_MAX));
-    state->max_records =
+    QueueConstants constants = {
+        static_cast<std::uint32_t>(
+            std::min<std::size_t>((segment->size() - fixed) / kUnit, UINT_MAX)),
         options.max_items <= 0
-            ? INT_MAX
-            : static_cast<std::uint32_t>(std::min<std::int64_t>(options.max_items, INT_MAX));
-    state->lease = options.lease;
-    local_ = std::make_shared<Local>(ObjectRef(std::move(segment), state),
+            ? std::uint32_t(INT_MAX)
+            : static_cast<std::uint32_t>(std::min<std::int64_t>(options.max_items, INT_MAX)),
+        options.lease};
+    state->units = constants.units;
+    state->max_records = constants.max_records;
+    state->lease = constants.lease;
+    local_ = std::make_shared<Local>(ObjectRef(std::move(segment), state), constants,
                                      std::make_shared<QueueEvent>(sys::make_eventfd()));
 }
 
@@ -102,12 +125,12 @@ void QueueCore::check_open(const Local& own) {
 
 std::size_t QueueCore::largest_item(const Local& own) {
     std::size_t largest = own.ring.largest();
-    return own.state.lease ? std::min(largest, Loan::kMaxBytes) : largest;
+    return own.constant.lease ? std::min(largest, Loan::kMaxBytes) : largest;
 }
 
 void QueueCore::throw_too_large(const Local& own, std::uint64_t length) {
     std::size_t largest = largest_item(own);
-    bool loan = own.state.lease && largest == Loan::kMaxBytes;
+    bool loan = own.constant.lease && largest == Loan::kMaxBytes;
     throw std::length_error(fmt::format(
         "an item of {} bytes is too large for this queue ({} bytes at most{}): {}put large data "
         "in a SharedMemory, which can be an item",
@@ -126,8 +149,8 @@ const std::byte* QueueCore::try_put(Local& own, const std::byte* begin, const st
     const std::byte* next = begin;
     {
         Unlocker unlock(all.ring.put_lock);
-        std::uint32_t flags = all.flags.load(std::memory_order_relaxed);
-        if (flags & State::kShut) throw QueueShutDown("the queue was shut down: put() is over");
+        std::uint32_t flags = all.checked_flags();
+        if (flags & State::kShut) throw_put_after_end(flags & State::kProduced);
         // Before the records appear: who is killed between leaves a false alarm, not a silence.
         if ((flags & State::kPolled) && (!all.signalled || all.ring.put_lock.recovered()))
             signal(own);
@@ -182,7 +205,7 @@ void QueueCore::reclaim(Local& own) {
     if (own.ring.size() != 0) return;
     std::size_t hot = std::size_t(ByteRing::kHot) * kUnit;
     sys::discard(own.segment_fd().get(), State::kBytesBegin + hot,
-                 std::size_t(all.units) * kUnit - hot);
+                 std::size_t(own.constant.units) * kUnit - hot);
 }
 
 // By the holder of P: the eventfd is readable.
@@ -211,11 +234,11 @@ bool QueueCore::try_get(Local& own, std::uint32_t limit, RecordBuffer& out, std:
     if (shut && all.has(State::kDrop))
         throw QueueShutDown("the queue was shut down: get() is over");
     taken = 0;
-    bool look = all.lease && time_to_look(own);
+    bool look = own.constant.lease && time_to_look(own);
     if (look || own.ring.may_have_records()) {
         if (!take(all.ring.get_lock, deadline)) return false;
         Unlocker unlock(all.ring.get_lock);
-        if (all.lease) {
+        if (own.constant.lease) {
             taken = take_on_loan(own, limit, out, look);
         } else if (own.ring.has_records(limit)) {
             constexpr std::size_t kMost = 1 << 20;
@@ -231,8 +254,15 @@ bool QueueCore::try_get(Local& own, std::uint32_t limit, RecordBuffer& out, std:
         all.space.notify_fenced(1);
     }
     if (all.has(State::kPolled) && own.ring.size() == 0) settle(own);
+    if (taken == 0 && !shut && all.has(State::kProduced) && !has_producers(own)) {
+        end_without_producers(own);
+        shut = all.has(State::kShut);
+    }
     if (taken == 0 && shut && own.ring.size() == 0)
-        throw QueueShutDown("the queue was shut down, and nothing is left in it");
+        throw QueueShutDown(all.has(State::kProduced)
+                                ? "the end of the queue: its last producer has left, and nothing "
+                                  "is left in it"
+                                : "the queue was shut down, and nothing is left in it");
     return taken > 0;
 }
 
@@ -274,7 +304,7 @@ bool QueueCore::empty(bool closed_too) const {
 
 bool QueueCore::closed() const { return local().closed.load(); }
 
-std::size_t QueueCore::max_items() const { return local().state.max_records; }
+std::size_t QueueCore::max_items() const { return local().constant.max_records; }
 
 void QueueCore::close() const {
     Local& own = local();
@@ -299,7 +329,7 @@ int QueueCore::fd() const {
     Local& own = local();
     State& all = own.state;
     check_open(own);
-    if (all.lease)
+    if (own.constant.lease)
         throw std::logic_error(
             "a JoinableQueue with .lease cannot be polled: an item comes back when its process "
             "dies, and no descriptor tells of that. Use get_for(), or a queue without .lease");
@@ -325,12 +355,13 @@ void QueueCore::save(OutputArchive& archive) const {
 
 void QueueCore::load(InputArchive& archive, Kind kind) {
     ObjectRef ref;
-    ref.load(archive, kind_of(kind), kName);
+    std::size_t size = ref.load(archive, kind_of(kind), kName, State::kBytesBegin);
+    QueueConstants constants = read_constants(ref.as<State>(kName), size);
     auto event = std::static_pointer_cast<QueueEvent>(load_lasting(
         archive,
         [](int fd) -> std::shared_ptr<void> { return std::make_shared<QueueEvent>(Fd(fd)); },
         kName));
-    local_ = std::make_shared<Local>(std::move(ref), std::move(event));
+    local_ = std::make_shared<Local>(std::move(ref), constants, std::move(event));
 }
 
 }  // namespace sidestep::detail

@@ -1,6 +1,7 @@
 // JoinableQueue: counting what is done, and items on loan (queue_state.hpp, E1 to E3).
 #include <fmt/format.h>
 
+#include <climits>
 #include <stdexcept>
 
 #include "queue_state.hpp"
@@ -50,14 +51,17 @@ bool QueueCore::take_over(Local& own, RecordBuffer& out) {
         Loan& loan = all.loans[i];
         OwnerId owner = loan.owner.load();
         if (owner == 0 || owner == living) continue;
-        if (is_alive(owner)) {
+        if (all.ring.get_lock.is_alive(owner)) {
             living = owner;
             continue;
         }
-        if (loan.length > Loan::kMaxBytes) throw_ring_damaged();
+        const volatile std::uint64_t& shared_length = loan.length;
+        std::uint64_t length = shared_length;  // a copy: what is checked is what is used
+        if (length > Loan::kMaxBytes || loan.check != Loan::check_of(length, loan.number))
+            throw_ring_damaged();
         loan.ticket = all.next_ticket++;
         if (!loan.owner.compare_exchange_strong(owner, self)) continue;
-        write_record(out, all.loan_bytes(i), loan.length);
+        write_record(out, own.loan_bytes(i), length);
         return true;
     }
     return false;
@@ -74,10 +78,11 @@ bool QueueCore::lend(Local& own, RecordBuffer& out) {
         const std::byte* item = own.ring.front(length);
         if (length > Loan::kMaxBytes) throw_ring_damaged();
         write_record(out, item, length);  // first: it may throw
-        std::memcpy(all.loan_bytes(i), item, static_cast<std::size_t>(length));
+        std::memcpy(own.loan_bytes(i), item, static_cast<std::size_t>(length));
         loan.ticket = all.next_ticket++;
         loan.length = length;
         loan.number = RingCursor::unpack(all.ring.head.load(std::memory_order_relaxed)).count;
+        loan.check = Loan::check_of(length, loan.number);
         if (i >= all.loans_used.load()) all.loans_used.store(static_cast<std::uint32_t>(i) + 1);
         loan.owner.store(this_process(), std::memory_order_release);
         own.ring.commit();
@@ -104,7 +109,7 @@ void QueueCore::task_done() const {
     Local& own = local();
     State& all = own.state;
     constexpr const char* kTooMany = "task_done() was called more often than items were got";
-    if (all.lease) {
+    if (own.constant.lease) {
         OwnerId self = this_process();
         Loan* oldest = nullptr;
         OwnerGuard lock(all.ring.get_lock);
@@ -127,12 +132,14 @@ void QueueCore::task_done() const {
 std::size_t QueueCore::unfinished() const {
     Local& own = local();
     State& all = own.state;
-    if (all.lease) {
+    if (own.constant.lease) {
         std::size_t waiting = own.ring.size();  // E3: first
         return waiting + count(all.used_loans());
     }
     std::uint32_t done = all.done.load();  // first: it never passes the tail
-    return RingCursor::unpack(all.ring.tail.load()).count - done;
+    std::uint32_t count = RingCursor::unpack(all.ring.tail.load()).count - done;
+    if (count > std::uint32_t(INT_MAX)) throw_ring_damaged();
+    return count;
 }
 
 bool QueueCore::join(const Deadline& deadline) const {

@@ -31,15 +31,20 @@ struct Loan {
     std::uint64_t ticket = 0;  // the oldest of a process ends first
     std::uint64_t length = 0;
     std::uint32_t number = 0;  // the head's count when it stood before the item
-    std::uint32_t reserved = 0;
+    std::uint32_t check = 0;   // of length and number
+
+    static std::uint32_t check_of(std::uint64_t length, std::uint32_t number) {
+        std::uint64_t hash = length * 0x9e3779b97f4a7c15u ^ (std::uint64_t(number) << 32 | 1);
+        return static_cast<std::uint32_t>(hash * 0xd6e8feb86659fd93u >> 32);
+    }
 };
 
 struct QueueCore::State {
-    static constexpr std::uint32_t kShut = 1, kDrop = 2, kPolled = 4;
+    static constexpr std::uint32_t kShut = 1, kDrop = 2, kPolled = 4, kProduced = 8;
     static constexpr std::size_t kBytesBegin = 16 << 10;  // after this, page-aligned
 
     ObjectHeader header;
-    // Constant after construction.
+    // Constant after construction, and read once in each process (Constants).
     std::uint32_t units = 0;
     std::uint32_t max_records = 0;
     std::uint32_t lease = 0;
@@ -55,15 +60,18 @@ struct QueueCore::State {
     std::atomic<std::uint32_t> loans_used{0};  // written under C: the others were never taken
     Loan loans[Loan::kPlaces];
 
-    bool has(std::uint32_t flag) const { return flags.load(std::memory_order_acquire) & flag; }
+    // Throws DamagedError if there is a flag that nobody can have set.
+    std::uint32_t checked_flags() const {
+        std::uint32_t seen = flags.load(std::memory_order_acquire);
+        if (seen >= 2 * kProduced) throw_ring_damaged();
+        return seen;
+    }
+    bool has(std::uint32_t flag) const { return (checked_flags() & flag) != 0; }
     std::span<Loan> used_loans() {
         return {loans, std::min<std::size_t>(loans_used.load(), Loan::kPlaces)};
     }
     void repair_loans();  // E1. By each holder of C of a queue with loans, first
     std::byte* bytes() { return reinterpret_cast<std::byte*>(this) + kBytesBegin; }
-    std::byte* loan_bytes(std::size_t place) {
-        return bytes() + std::size_t(units) * kUnit + place * Loan::kMaxBytes;
-    }
 };
 
 // Spins before sleeping, as long as that pays: it has to succeed every third time.
@@ -93,10 +101,19 @@ struct QueueEvent {
     const std::uint64_t identity = new_identity();
 };
 
+// What is constant of a queue, out of other processes' reach.
+struct QueueConstants {
+    std::uint32_t units = 0;
+    std::uint32_t max_records = 0;
+    bool lease = false;
+};
+
 struct QueueCore::Local {
-    Local(ObjectRef reference, std::shared_ptr<QueueEvent> its_event);
+    Local(ObjectRef reference, const QueueConstants& constants,
+          std::shared_ptr<QueueEvent> its_event);
     ObjectRef ref;
     State& state;
+    const QueueConstants constant;
     ByteRing ring;
     std::shared_ptr<QueueEvent> event;
     std::atomic<bool> closed{false};
@@ -105,7 +122,18 @@ struct QueueCore::Local {
     std::atomic<bool> look_for_dead{false};  // a hint: it is time to
     std::atomic<std::int64_t> next_look{0};  // steady clock, ns
     const Fd& segment_fd() const { return ref.segment()->segment().fd(); }
+    std::byte* loan_bytes(std::size_t place) const {
+        return state.bytes() + std::size_t(constant.units) * kUnit + place * Loan::kMaxBytes;
+    }
 };
+
+// Locks are held for as long as a copy takes. Who does not want to wait waits that long, since
+// otherwise try_get() would not find what is there; but not for a stopped process.
+inline bool take(OwnerLock& lock, const Deadline& deadline) {
+    constexpr std::chrono::milliseconds kLeast{100};
+    if (lock.try_lock(false)) return true;
+    return lock.lock_until(deadline ? std::max(*deadline, sys::Clock::now() + kLeast) : Deadline());
+}
 
 // Gives an OwnerLock up at the end of a scope.
 class Unlocker {

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include <sidestep/object_ref.hpp>
+
 namespace sidestep {
 namespace {
 
@@ -86,8 +88,10 @@ std::string text_at(const std::byte* from, std::size_t size) {
 }
 
 [[noreturn]] void throw_no_list(const SharedMemory& memory) {
-    throw std::runtime_error(fmt::format(
-        "the SharedMemory \"{}\" holds no ShareableList, or a damaged one", memory.name()));
+    throw DamagedError(
+        fmt::format("the SharedMemory \"{}\" holds no ShareableList, or a process that shares it "
+                    "wrote over it: make a new one",
+                    memory.name()));
 }
 
 }  // namespace
@@ -104,7 +108,14 @@ ShareableList::ShareableList(std::span<const ShareableItem> items, std::optional
                              SharedMemoryOptions options)
     : memory_(detail::Blank{}) {
     std::size_t n = items.size(), data_size = 0;
-    for (const ShareableItem& item : items) data_size += place_size(item);
+    std::vector<std::string> item_formats;  // all that can fail comes before there is a name
+    for (const ShareableItem& item : items) {
+        std::size_t size = place_size(item);
+        data_size += size;
+        item_formats.push_back(format_of(item, size));
+        if (item_formats.back().size() > kWord)
+            throw std::length_error("text of more than 9999999 bytes in a ShareableList");
+    }
     std::size_t total = (n + 2) * kWord + data_size + n * kWord + n;
     memory_ = name ? SharedMemory(create_only, *name, total, options)
                    : SharedMemory(create_only, total, options);
@@ -117,19 +128,17 @@ ShareableList::ShareableList(std::span<const ShareableItem> items, std::optional
     std::size_t offset = 0;
     for (std::size_t i = 0; i < n; ++i) {
         std::size_t size = place_size(items[i]);
-        std::string format = format_of(items[i], size);
-        if (format.size() > kWord)
-            throw std::length_error("text of more than 9999999 bytes in a ShareableList");
         put_word(1 + i, offset);
         write_item(base + (n + 2) * kWord + offset, size, items[i]);
-        write_text(formats + i * kWord, kWord, format);
+        write_text(formats + i * kWord, kWord, item_formats[i]);
         formats[n * kWord + i] = std::byte(recreation_of(items[i]));
         offset += size;
     }
     put_word(1 + n, offset);
 }
 
-ShareableList::ShareableList(OpenOnly, std::string name) : memory_(open_only, std::move(name)) {
+ShareableList::ShareableList(OpenOnly, std::string name, SharedMemoryOptions options)
+    : memory_(open_only, std::move(name), options) {
     check();
 }
 

@@ -3,10 +3,9 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
-#include <deque>
-#include <map>
 #include <mutex>
 
 #include "mapped_segment.hpp"
@@ -20,6 +19,8 @@ constexpr const char* kName = "Shared";
 constexpr std::uint64_t kKind = object_kind("sidestep.Shared.1");
 constexpr std::size_t kKept = 64;
 
+// Written by its creator alone: others map it for reading only, and so does the creator once it is
+// complete, since its forked children share the mapping.
 struct alignas(kCell) StoredValue {
     ObjectHeader header;
     std::uint64_t type = 0;
@@ -33,47 +34,58 @@ static_assert(sizeof(StoredValue) == kCell);
 
 // The values that arrived and may arrive again: a handle that comes with each task is dropped with
 // each task. Never destroyed, as the segments' registry.
-struct Kept {
-    std::mutex mutex;
-    std::deque<std::shared_ptr<MappedSegment>> segments;  // the last used is the last
-
+class Kept {
+  public:
     static Kept& instance() {
         static Kept* const made = [] {
             static Kept* fresh = new Kept;
             // A child of fork() must not inherit the mutex locked by a thread that it does not
             // have.
-            pthread_atfork([] { fresh->mutex.lock(); }, [] { fresh->mutex.unlock(); },
-                           [] { fresh->mutex.unlock(); });
+            pthread_atfork([] { fresh->mutex_.lock(); }, [] { fresh->mutex_.unlock(); },
+                           [] { fresh->mutex_.unlock(); });
             return fresh;
         }();
         return *made;
     }
-    // What is let go is destroyed by the caller, outside the lock.
-    std::deque<std::shared_ptr<MappedSegment>> clean(const std::shared_ptr<MappedSegment>& used) {
-        std::deque<std::shared_ptr<MappedSegment>> gone;
-        std::lock_guard lock(mutex);
+    // Needs no memory: it runs when handles are dropped. What is let go is destroyed outside the
+    // lock.
+    void clean(const std::shared_ptr<MappedSegment>& used) noexcept {
+        Segments before, gone;
+        std::size_t let_go = 0, stay = 0;
+        std::lock_guard lock(mutex_);  // released before `gone` is destroyed
         // The kernel is asked when a value is new: who uses the same one in each task does not pay.
-        bool is_new = used && std::find(segments.begin(), segments.end(), used) == segments.end();
-        std::map<OwnerId, bool> alive;  // what the kernel said: many values have one creator
+        bool is_new =
+            used && std::find(segments_.begin(), segments_.end(), used) == segments_.end();
+        OwnerId alive = 0, dead = 0;  // what the kernel said last: many values have one creator
         auto is_kept = [&](const MappedSegment& each) {
             const auto& stored = *each.segment().at<StoredValue>();
             if (stored.dropped.load() != 0) return false;
-            if (!is_new) return true;
-            auto [creator, unknown] = alive.try_emplace(stored.creator, true);
-            if (unknown) creator->second = is_alive(stored.creator);
-            return creator->second;  // a dead one drops nothing any more
+            OwnerId creator = stored.creator;
+            if (!is_new || creator == alive) return true;
+            if (creator == dead) return false;
+            bool lives = is_alive(creator);
+            (lives ? alive : dead) = creator;
+            return lives;  // a dead one drops nothing any more
         };
-        std::deque<std::shared_ptr<MappedSegment>> stay;
-        for (auto& each : segments)
-            (each == used || !is_kept(*each) ? gone : stay).push_back(std::move(each));
-        if (used && is_kept(*used)) stay.push_back(used);
-        while (stay.size() > kKept) {
-            gone.push_back(std::move(stay.front()));
-            stay.pop_front();
+        before.swap(segments_);
+        for (auto& each : before) {
+            if (!each) continue;
+            bool drop = each == used || !is_kept(*each);
+            (drop ? gone[let_go++] : segments_[stay++]) = std::move(each);
         }
-        segments = std::move(stay);
-        return gone;
+        if (!used || !is_kept(*used)) return;
+        if (stay == kKept) {
+            gone[let_go++] = std::move(segments_[0]);
+            std::move(segments_.begin() + 1, segments_.end(), segments_.begin());
+            --stay;
+        }
+        segments_[stay] = used;
     }
+
+  private:
+    using Segments = std::array<std::shared_ptr<MappedSegment>, kKept>;
+    std::mutex mutex_;
+    Segments segments_;  // the last used is the last; then none
 };
 
 }  // namespace
@@ -89,6 +101,8 @@ ObjectRef store_value(std::span<const std::byte> bytes, std::uint64_t type, Valu
     stored->creator = this_process();
     if (!bytes.empty()) std::memcpy(stored->bytes(), bytes.data(), bytes.size());
     segment->attachment = std::move(value);
+    sys::forbid_new_writers(segment->segment().fd().get());
+    (void)sys::protect(segment->segment().bytes(), sys::Access::read_only);
     return ObjectRef(std::move(segment), stored);
 }
 
@@ -96,33 +110,36 @@ std::shared_ptr<void> dropper_of(const ObjectRef& ref) {
     OwnerId creator = this_process();
     return std::shared_ptr<void>(nullptr, [ref, creator](void*) {
         if (this_process() != creator) return;  // a forked child's copy
-        ref.as<StoredValue>(kName).dropped.store(1);
-        (void)Kept::instance().clean(nullptr);
+        auto& stored = ref.as<StoredValue>(kName);
+        // If there is no memory to split the mapping with, others keep the value for longer.
+        std::span<std::byte> head(reinterpret_cast<std::byte*>(&stored), sizeof stored);
+        if (sys::protect(head, sys::Access::read_write)) stored.dropped.store(1);
+        Kept::instance().clean(nullptr);
     });
 }
 
 void save_value(const ObjectRef& ref, OutputArchive& archive) { ref.save(archive, kName); }
 
-void load_value(ObjectRef& ref, InputArchive& archive, std::uint64_t type) {
-    ref.load(archive, kKind, kName);
+ValuePointer load_value(ObjectRef& ref, InputArchive& archive, std::uint64_t type,
+                        ValuePointer (*decode)(std::span<const std::byte>)) {
+    std::size_t room = ref.load(archive, kKind, kName, sizeof(StoredValue), ObjectRef::Use::read) -
+                       sizeof(StoredValue);
     auto& stored = ref.as<StoredValue>(kName);
-    if (stored.type != type || stored.header.size < sizeof(StoredValue) ||
-        stored.size > stored.header.size - sizeof(StoredValue))
+    // A copy: what is checked is what is used. (The memory may be a stranger's, who can write it.)
+    const volatile std::uint64_t& shared_size = stored.size;
+    std::uint64_t size = shared_size;
+    if (stored.type != type || size > room)
         throw SerializationError(
             "cannot receive a Shared: it holds another type (the types of the two sides do not "
             "agree)");
-}
-
-ValuePointer value_of(const ObjectRef& ref, ValuePointer (*decode)(std::span<const std::byte>)) {
     const std::shared_ptr<MappedSegment>& segment = ref.segment();
-    auto& stored = ref.as<StoredValue>(kName);
     ValuePointer value;
     {
         std::lock_guard lock(segment->mutex);
-        if (!segment->attachment) segment->attachment = decode({stored.bytes(), stored.size});
+        if (!segment->attachment) segment->attachment = decode({stored.bytes(), size});
         value = segment->attachment;
     }
-    (void)Kept::instance().clean(segment);
+    Kept::instance().clean(segment);
     return value;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
 #include <new>
 #include <system_error>
 
@@ -41,21 +42,21 @@ std::byte* data_of(const ObjectRef& ref) {
     return ref ? reinterpret_cast<std::byte*>(&ref.as<Data>(kName) + 1) : nullptr;
 }
 
-std::size_t count_of(const ObjectRef& ref) {
-    return ref ? static_cast<std::size_t>(ref.as<Data>(kName).count) : 0;
-}
-
 void save_data(const ObjectRef& ref, OutputArchive& archive) { ref.save(archive, kName); }
 
-void load_data(ObjectRef& ref, InputArchive& archive, std::size_t element_size,
-               std::size_t alignment) {
-    ref.load(archive, kKind, kName);
-    const auto& data = ref.as<Data>(kName);
-    std::uint64_t room = data.header.size < sizeof(Data) ? 0 : data.header.size - sizeof(Data);
-    if (data.element_size != element_size || alignment > kCell || data.count > room / element_size)
-        throw SerializationError(
-            fmt::format("cannot receive a {}: its elements have {} bytes, {} were expected", kName,
-                        data.element_size, element_size));
+std::size_t load_data(ObjectRef& ref, InputArchive& archive, std::size_t element_size,
+                      std::size_t alignment, std::size_t least) {
+    std::size_t room = ref.load(archive, kKind, kName, sizeof(Data)) - sizeof(Data);
+    // Copies: what is checked is what is used.
+    Data data;
+    std::memcpy(&data, &ref.as<Data>(kName), sizeof data);
+    if (data.element_size != element_size || alignment > kCell || data.count < least ||
+        data.count > room / element_size)
+        throw SerializationError(fmt::format(
+            "cannot receive a {}: {} elements of {} bytes arrived, such of {} were expected (the "
+            "types of the two sides do not agree, or a process that shares it wrote over it)",
+            kName, data.count, data.element_size, element_size));
+    return static_cast<std::size_t>(data.count);
 }
 
 void throw_out_of_range(std::size_t index, std::size_t size) {

@@ -29,6 +29,13 @@ TEST_CASE("the tour of processes: a queue, an echo, and an exception that comes 
                                      "std::runtime_error: child failed\n"));
 }
 
+TEST_CASE("the tour of pipelines runs as it stands", "[examples][tour]") {
+    auto done = test::run_example("example_08_pipeline");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "200 lines, 580 digits\n");
+    CHECK(done.std_err.empty());
+}
+
 TEST_CASE("the tour of shared memory runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_05_shared_memory");
     CHECK(done.returncode == 0);

@@ -262,7 +262,7 @@ TEST_CASE("after shut_down, what is in the queue can be had, and nothing goes in
     queue.put(1);
     queue.put(2);
     queue.shut_down();
-    CHECK_THROWS_AS(queue.put(3), QueueShutDown);
+    CHECK_THROWS_AS(queue.put(3), sidestep::PutAfterShutDown);
     CHECK(waiter.wait() == 0);
     CHECK_THROWS_AS(queue.try_get(), QueueShutDown);
     Queue<int> dropped;
@@ -277,7 +277,7 @@ TEST_CASE("shut_down wakes who waits for room", "[ipc][queue]") {
     test::Child producer([&] {
         try {
             queue.put(2);
-        } catch (const QueueShutDown&) {
+        } catch (const sidestep::PutAfterShutDown&) {
             return 0;
         }
         return 1;

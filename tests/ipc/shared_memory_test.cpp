@@ -1,5 +1,8 @@
 #include <sidestep/shared_memory.hpp>
 
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -227,6 +230,73 @@ TEST_CASE("a kept name outlives its creator, until it is unlinked",
     CHECK(memory.size() == 512);
     memory.unlink();
     CHECK(error_of([&] { SharedMemory(open_only, name); }) == ENOENT);
+}
+
+namespace {
+
+bool is_in_shm(const std::string& name) { return access(("/dev/shm/" + name).c_str(), F_OK) == 0; }
+
+// What another program does that wants a block of that name; unlinked at its end.
+class ForeignBlock {
+  public:
+    explicit ForeignBlock(std::string name) : path_("/dev/shm/" + std::move(name)) {
+        int fd = ::open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+        REQUIRE(fd >= 0);
+        REQUIRE(::ftruncate(fd, 100) == 0);
+        ::close(fd);
+    }
+    ForeignBlock(const ForeignBlock&) = delete;
+    ForeignBlock& operator=(const ForeignBlock&) = delete;
+    ~ForeignBlock() { ::unlink(path_.c_str()); }
+
+  private:
+    std::string path_;
+};
+
+}  // namespace
+
+TEST_CASE("a creator's last handle leaves another's block of the same name", "[ipc][shm]") {
+    std::string name = new_name("test_aba");
+    auto mine = std::make_unique<SharedMemory>(create_only, name, 4096);
+    // As Python's resource tracker does at the end of a program that opened it.
+    REQUIRE(::unlink(("/dev/shm/" + name).c_str()) == 0);
+    ForeignBlock foreign(name);
+    SharedMemory copy = *mine;
+    CHECK(error_of([&] { copy.unlink(); }) == ENOENT);
+    copy.close();
+    CHECK(is_in_shm(name));
+    copy = SharedMemory(detail::Blank{});
+    mine.reset();
+    CHECK(is_in_shm(name));
+    CHECK_FALSE(is_in_shm(".sidestep." + name));
+}
+
+TEST_CASE("a name that others unlinked can be had again while its creator lives", "[ipc][shm]") {
+    std::string name = new_name("test_again");
+    auto first = std::make_unique<SharedMemory>(create_only, name, 4096);
+    REQUIRE(::unlink(("/dev/shm/" + name).c_str()) == 0);
+    auto second = std::make_unique<SharedMemory>(create_only, name, 100);
+    CHECK(SharedMemory(open_only, name).size() == 100);
+    first.reset();
+    CHECK(SharedMemory(open_only, name).size() == 100);
+    REQUIRE(::unlink(("/dev/shm/" + name).c_str()) == 0);
+    test::Child other([&] { return SharedMemory(open_or_create, name, 7).size() == 7 ? 0 : 1; });
+    CHECK(other.wait() == 0);
+    second.reset();
+    CHECK_FALSE(is_in_shm(name));
+    CHECK_FALSE(is_in_shm(".sidestep." + name));
+}
+
+TEST_CASE("signals do not keep a block from being made", "[ipc][shm]") {
+    struct sigaction ignore = {}, before = {};
+    ignore.sa_handler = [](int) {};  // without SA_RESTART
+    REQUIRE(::sigaction(SIGALRM, &ignore, &before) == 0);
+    itimerval often = {{0, 200}, {0, 200}}, never = {};
+    REQUIRE(::setitimer(ITIMER_REAL, &often, nullptr) == 0);
+    int error = error_of([] { CHECK(SharedMemory(create_only, 32 << 20).size() == 32 << 20); });
+    ::setitimer(ITIMER_REAL, &never, nullptr);
+    ::sigaction(SIGALRM, &before, nullptr);
+    CHECK(error == 0);
 }
 
 TEST_CASE("Python opens our block, and we open Python's", "[ipc][shm][python]") {

@@ -6,7 +6,8 @@
 //                     | action and lets all go      |         | BrokenBarrierError
 //     broken          | BrokenBarrierError          | broken  | filling
 //
-// A timeout, an action that throws, abort(), and the death of a party break the barrier; the
+// A timeout, an action that throws, abort(), the death of a party, and a process that writes over
+// its memory (where that can be told) break the barrier; the
 // message of BrokenBarrierError says which it was, and of which process. Time limits count until
 // all parties have come: they do not end while the action runs.
 //
@@ -23,6 +24,7 @@
 //             std::logic_error for a handle that was moved from.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -129,12 +131,14 @@ class Barrier {
         detail::check_task<F>();
         return std::make_shared<detail::ActionOf<F>>(std::move(action));
     }
-    State& state() const;
+    struct View;
     void leave_at_end();
     unsigned wait_until_deadline(const detail::Deadline& deadline);
-    unsigned complete(State& all, unsigned index, std::uint32_t round);
+    unsigned complete(View& all, unsigned index, std::uint32_t round);
 
     detail::ObjectRef ref_;
+    std::uint32_t parties_ = 0;     // as the barrier was made
+    std::int64_t timeout_ns_ = -1;  // negative: none
     std::shared_ptr<detail::BarrierAction> action_;
     std::shared_ptr<void> leaver_;  // leaves when the process drops its last handle
 };

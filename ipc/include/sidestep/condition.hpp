@@ -17,7 +17,8 @@
 //             just been notified, the notification is lost with it: wait(predicate) looks at the
 //             predicate at least every 100 ms, and finds out all the same.
 // Errors:     std::logic_error if the lock is not held, or the handle was moved from;
-//             std::length_error for too many waiters.
+//             std::length_error for too many waiters; DamagedError out of a wait whose place in
+//             the shared memory was written over (the lock is held then).
 // Limits:     256 threads wait on one condition at a time.
 #pragma once
 

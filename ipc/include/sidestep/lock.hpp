@@ -15,6 +15,8 @@
 //             lock gets it within some 5 ms, and owner_died() tells so: what it guards may be half
 //             changed. A stopped holder (SIGSTOP) keeps the lock. A process that execs while
 //             it holds the lock keeps it until it ends; so does a process whose thread ends.
+//             A lock that a process wrote over is like a dead holder's: the next gets it, and
+//             owner_died(); who held it learns it from unlock(), which throws.
 // Errors:     std::logic_error for unlocking what one does not hold, and for a handle that was
 //             moved from. std::system_error if there is no shared memory to be had.
 // Limits:     not fair; unlocking costs a system call if somebody waits. Between pid namespaces a
@@ -22,6 +24,7 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <optional>
 
 #include <sidestep/object_ref.hpp>
@@ -93,10 +96,13 @@ class RLock {
 
   private:
     friend class Condition;
+    struct Holder;
     bool lock_until(const detail::Deadline& deadline);
+    bool held() const;
     unsigned release_all();  // for Condition: returns the depth
     void restore(unsigned depth);
     detail::ObjectRef ref_;
+    std::shared_ptr<Holder> holder_;  // this process's, for all its handles
 };
 
 }  // namespace sidestep

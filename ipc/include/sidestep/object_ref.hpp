@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string_view>
 #include <type_traits>
 
@@ -15,6 +16,14 @@ namespace sidestep {
 
 class MappedSegment;
 
+// What lies in shared memory is not what any call could have made of it: a process that shares the
+// object (or another small one, which lie side by side) wrote over it. The object is lost: make a
+// new one. To find who did it, run those processes under AddressSanitizer or valgrind.
+class DamagedError : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
 namespace detail {
 
 constexpr std::uint64_t object_kind(std::string_view name) {  // FNV-1a
@@ -24,6 +33,7 @@ constexpr std::uint64_t object_kind(std::string_view name) {  // FNV-1a
 }
 
 [[noreturn]] void throw_no_object(const char* name);
+[[noreturn]] void throw_damaged(const char* name);
 
 // A counted reference (within this process) to an object in a shared segment.
 class ObjectRef {
@@ -46,7 +56,11 @@ class ObjectRef {
     // The descriptor of the segment and the place in it. Throws SerializationError where no
     // descriptors can travel, and if what arrives is not an object of this kind.
     void save(OutputArchive& archive, const char* name) const;
-    void load(InputArchive& archive, std::uint64_t kind, const char* name);
+    // Returns the object's size, which is `least` or more, and lies within the segment. An object
+    // that this process writes to is refused where it could not.
+    enum class Use { read, write };
+    std::size_t load(InputArchive& archive, std::uint64_t kind, const char* name, std::size_t least,
+                     Use use = Use::write);
 
   private:
     std::shared_ptr<MappedSegment> segment_;

@@ -20,8 +20,13 @@
 // Fork:       a forked child has the handles too.
 // Peer death: a process that is killed in put() has put its item whole or not at all; one that is
 //             killed in get() has taken whole items or none. Nobody else is held up: the dead lose
-//             the queue's locks within some 5 ms. A stopped process may hold up one side.
-// Errors:     QueueClosed after close() here, QueueShutDown after shut_down() anywhere,
+//             the queue's locks within some 5 ms. A stopped process may hold up one side. A
+//             producer that is killed has left.
+// Errors:     QueueClosed after close() here; after shut_down() anywhere, or when the last
+//             producer() has left: QueueShutDown from get(), PutAfterShutDown from put().
+//             DamagedError if a process that shares the queue wrote over its memory: the queue is
+//             lost, its users are not. (Told are its records' places and lengths; an item's bytes
+//             are not checked.)
 //             SerializationError, std::length_error for an item larger than half of max_bytes,
 //             std::bad_alloc if the system has no memory for it, std::logic_error if moved from.
 //             If reading one of a batch throws, those behind it in the batch are lost.
@@ -30,7 +35,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <optional>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -42,20 +49,10 @@ namespace sidestep {
 
 namespace detail {
 
-template <class T, QueueCore::Kind kind>
-class TypedQueue {
-    static_assert(Travels<T>,
-                  "an item of this type cannot be serialized: give it a cereal `serialize` member "
-                  "(or include the cereal header of a standard type); pointers cannot travel");
-    static_assert(!needs_fds<T>,
-                  "a handle cannot be an item of a queue: it travels as a descriptor, and a queue "
-                  "has room for bytes only. Send it over a Pipe(), or pass it as an argument");
-
+// put() and its kin, of Self::put_records().
+template <class Self, class T>
+class PutsItems {
   public:
-    using value_type = T;
-
-    explicit TypedQueue(Blank blank) noexcept : core_(blank) {}
-
     // Waits for room.
     void put(const T& item) { (void)put_one(item, {}); }
     // False: it was full all the time.
@@ -75,11 +72,68 @@ class TypedQueue {
         for (const auto& item : items) {
             records.add<T>(item);
             if (records.size() < kBatch) continue;
-            (void)core_.put(records.bytes(), {});
+            (void)self().put_records(records.bytes(), {});
             records.clear();
         }
-        if (records.size() > 0) (void)core_.put(records.bytes(), {});
+        if (records.size() > 0) (void)self().put_records(records.bytes(), {});
     }
+
+  protected:
+    static inline const Deadline kNow = std::chrono::steady_clock::time_point::min();
+
+  private:
+    static constexpr std::size_t kBatch = 64 << 10;  // bytes
+    Self& self() { return static_cast<Self&>(*this); }
+    bool put_one(const T& item, const Deadline& deadline) {
+        RecordBuffer record;
+        record.add(item);
+        return self().put_records(record.bytes(), deadline) > 0;
+    }
+};
+
+// Who puts, and keeps the queue from its end meanwhile: see TypedQueue::producer(). A small value,
+// whose copies are one producer, here and, where they travelled, in other processes. The queue's
+// other end is not in it: a producer cannot get().
+template <class T, QueueCore::Kind kind>
+class QueueProducer : public PutsItems<QueueProducer<T, kind>, T> {
+  public:
+    using value_type = T;
+    explicit QueueProducer(Blank blank) noexcept : core_(blank) {}
+
+    // This copy puts no more (QueueClosed), and no longer counts. So does its destructor.
+    void close() { hold_.reset(); }
+    bool closed() const { return hold_ == nullptr; }
+
+    void save(OutputArchive& archive) const { core_.save_producer(archive, hold_); }
+    void load(InputArchive& archive) { hold_ = core_.load_producer(archive, kind); }
+
+  private:
+    template <class, QueueCore::Kind>
+    friend class TypedQueue;
+    friend PutsItems<QueueProducer, T>;
+    explicit QueueProducer(const QueueCore& core) : core_(core), hold_(core.produce()) {}
+    std::size_t put_records(std::span<const std::byte> records, const Deadline& deadline) {
+        QueueCore::check_producer(hold_);
+        return core_.put(records, deadline);
+    }
+    QueueCore core_;
+    std::shared_ptr<ProducerHold> hold_;
+};
+
+template <class T, QueueCore::Kind kind>
+class TypedQueue : public PutsItems<TypedQueue<T, kind>, T> {
+    static_assert(Travels<T>,
+                  "an item of this type cannot be serialized: give it a cereal `serialize` member "
+                  "(or include the cereal header of a standard type); pointers cannot travel");
+    static_assert(!needs_fds<T>,
+                  "a handle cannot be an item of a queue: it travels as a descriptor, and a queue "
+                  "has room for bytes only. Send it over a Pipe(), or pass it as an argument");
+
+  public:
+    using value_type = T;
+    using Producer = QueueProducer<T, kind>;
+
+    explicit TypedQueue(Blank blank) noexcept : core_(blank) {}
 
     // Waits for an item.
     T get() {
@@ -114,13 +168,29 @@ class TypedQueue {
     // QueueClosed. Other processes go on.
     void close() { core_.close(); }
     bool closed() const { return core_.closed(); }
-    // Ends the queue for all: put() throws QueueShutDown; so does get(), once what is in the queue
-    // has been taken, or at once with `drop`.
+    // Who puts, where several do: the queue ends (as with shut_down()) when all its producers have
+    // left, whichever is the last: closed, destroyed, or killed with their process. It may be
+    // called again and again, in any process, until then; a producer may be an argument or in a
+    // message, and counts on its way too. The queue's own put() goes on until the end, and does not
+    // count. Throws PutAfterShutDown after the end; std::system_error without /proc. A pool's task
+    // takes one, but a worker may keep a copy of what was taken back from it for another worker:
+    // then the queue ends with the pool. Where somebody waits for the end, use a Process.
+    //
+    //     mp::Queue<Line> lines(64);
+    //     for (auto& path : paths) processes.emplace_back(read, path, lines.producer());
+    //     ...                              // start them: that lets go of the arguments
+    //     for (;;) use(lines.get());       // QueueShutDown, when the last of them is through
+    //
+    // A forked child has none of its parent's: it gets its own as an argument.
+    Producer producer() const { return Producer(core_); }
+    // Ends the queue for all: put() throws PutAfterShutDown; get() throws QueueShutDown once what
+    // is in the queue has been taken, or at once with `drop`.
     void shut_down(bool drop = false) { core_.shut_down(drop); }
     // A descriptor that poll(2) finds readable when there is an item, or the queue was shut down.
     // Do not read it. Another consumer may be faster: use try_get(). From the first call on, put()
     // and get() cost a system call more at times. Throws std::logic_error for a JoinableQueue with
-    // .lease: no descriptor tells that an item came back from a process that died.
+    // .lease: no descriptor tells that an item came back from a process that died. Nor that the
+    // last producer was killed: get_for() finds out.
     int fd() const { return core_.fd(); }
 
     friend bool operator==(const TypedQueue& a, const TypedQueue& b) { return a.core_ == b.core_; }
@@ -132,13 +202,10 @@ class TypedQueue {
     QueueCore core_;
 
   private:
-    static constexpr std::size_t kBatch = 64 << 10;  // bytes
-    static inline const Deadline kNow = std::chrono::steady_clock::time_point::min();
-
-    bool put_one(const T& item, const Deadline& deadline) {
-        RecordBuffer record;
-        record.add(item);
-        return core_.put(record.bytes(), deadline) > 0;
+    friend PutsItems<TypedQueue, T>;
+    using PutsItems<TypedQueue, T>::kNow;
+    std::size_t put_records(std::span<const std::byte> records, const Deadline& deadline) {
+        return core_.put(records, deadline);
     }
     std::optional<T> get_one(const Deadline& deadline) {
         RecordBuffer records;

@@ -19,8 +19,15 @@ class QueueClosed : public std::logic_error {
   public:
     using std::logic_error::logic_error;
 };
-// The queue was shut down: nothing goes in any more, and nothing is left.
+// What get() throws at the end: the queue was shut down, or its last producer has left, and nothing
+// is left in it.
 class QueueShutDown : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+// What put() throws then: this item went nowhere. (Not a QueueShutDown: who takes that for the end
+// of what it reads must not lose what it writes.)
+class PutAfterShutDown : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;
 };
@@ -98,7 +105,9 @@ class RecordBuffer final : public OutputBuffer {
     std::vector<std::byte> heap_;
 };
 
-// Reads records one after the other.
+// Reads records one after the other. What lies in a queue may be written over while it is copied:
+// each length is checked.
+inline constexpr std::uint64_t kRecordLengthMask = (std::uint64_t(1) << 35) - 1;
 class RecordReader {
   public:
     explicit RecordReader(std::span<const std::byte> bytes) : rest_(bytes) {}
@@ -106,7 +115,10 @@ class RecordReader {
     template <class T>
     T next() {
         std::uint64_t length = 0;
+        if (rest_.size() < sizeof length) throw_damaged("Queue");
         std::memcpy(&length, rest_.data(), sizeof length);
+        length &= kRecordLengthMask;
+        if ((length + 7) / 8 * 8 > rest_.size() - sizeof length) throw_damaged("Queue");
         std::span<const std::byte> item = rest_.subspan(8, static_cast<std::size_t>(length));
         rest_ = rest_.subspan(8 + static_cast<std::size_t>((length + 7) / 8 * 8));
         T value = make_blank<T>();
@@ -124,6 +136,8 @@ class RecordReader {
   private:
     std::span<const std::byte> rest_;
 };
+
+class ProducerHold;
 
 class QueueCore {
   public:
@@ -143,6 +157,11 @@ class QueueCore {
     void close() const;
     void shut_down(bool drop) const;
     int fd() const;
+    // From now on the queue ends with the last of such.
+    std::shared_ptr<ProducerHold> produce() const;
+    static void check_producer(const std::shared_ptr<ProducerHold>& hold);
+    void save_producer(OutputArchive& archive, const std::shared_ptr<ProducerHold>& hold) const;
+    std::shared_ptr<ProducerHold> load_producer(InputArchive& archive, Kind kind);
 
     void task_done() const;
     bool join(const Deadline& deadline) const;
@@ -153,9 +172,12 @@ class QueueCore {
     void load(InputArchive& archive, Kind kind);
 
   private:
+    friend class ProducerHold;
     struct State;
     struct Local;
     Local& local() const;
+    static bool has_producers(const Local& own) noexcept;
+    static void end_without_producers(Local& own);
     static void check_open(const Local& own);
     static std::size_t largest_item(const Local& own);
     [[noreturn]] static void throw_too_large(const Local& own, std::uint64_t length);

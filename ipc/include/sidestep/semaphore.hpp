@@ -17,11 +17,14 @@
 // Peer death: see above; noticed by who waits (within as long as it has waited already, 2 to
 //             100 ms), by try_acquire() and by value().
 // Errors:     std::invalid_argument for a bad number; std::logic_error for a release too many of a
-//             BoundedSemaphore and for a handle that was moved from.
+//             BoundedSemaphore and for a handle that was moved from; DamagedError if a process
+//             that shares it wrote over its counter. (A permit that was written over comes back, as
+//             a dead process's does.)
 // Limits:     65536 permits that return on death; 2^31 - 1 that do not.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 
 #include <sidestep/object_ref.hpp>
 
@@ -62,6 +65,7 @@ class SemaphoreBase {
   private:
     bool acquire_until(const Deadline& deadline);
     ObjectRef ref_;
+    std::uint32_t owned_ = 0, limit_ = 0;  // as the semaphore was made
 };
 
 }  // namespace detail

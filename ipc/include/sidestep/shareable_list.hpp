@@ -11,8 +11,9 @@
 //             Lock beside.
 // Fork:       as SharedMemory.
 // Peer death: an item may be half written.
-// Errors:     std::out_of_range; std::length_error for text that does not fit; std::runtime_error
-//             if the memory holds no list; those of SharedMemory.
+// Errors:     std::out_of_range; std::length_error for text that does not fit; DamagedError
+//             (a std::runtime_error) if the memory holds no list; those of SharedMemory. What is
+//             written over in the layout is told; a value that is written over is another value.
 // Limits:     an item never grows beyond the place that it was made with.
 #pragma once
 
@@ -46,7 +47,7 @@ class ShareableList {
     // With a name, or one that is made up.
     explicit ShareableList(std::span<const ShareableItem> items,
                            std::optional<std::string> name = {}, SharedMemoryOptions options = {});
-    ShareableList(OpenOnly, std::string name);
+    ShareableList(OpenOnly, std::string name, SharedMemoryOptions options = {});
     explicit ShareableList(detail::Blank blank) noexcept : memory_(blank) {}
 
     std::size_t size() const;

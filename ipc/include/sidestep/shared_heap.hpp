@@ -19,6 +19,9 @@
 // Peer death: who is killed while it changes the heap may leave it damaged: the next one learns it
 //             from mutex().owner_died(), and from sane() whether the heap's own records are still
 //             in order.
+// Trust:      a process that writes over the heap can make whoever uses it next crash, or worse:
+//             the heap's records and the containers in it are followed as they are. Who shares a
+//             heap is trusted as a thread is; the lock alone survives anything.
 // Errors:     boost::interprocess::bad_alloc, a std::exception, if the heap is full.
 // Limits:     the size is fixed; memory is used as it is touched. Pointers inside must be offset
 //             pointers, as Boost's containers and allocators have them.

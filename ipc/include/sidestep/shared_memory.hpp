@@ -8,13 +8,25 @@
 //             care for.
 // Threads:    a handle is a small value; its copies are one mapping. Thread-safe, but for close().
 // Fork:       a forked child has the mapping, and does not own the name.
-// Peer death: a name left by a creator that was killed is removed by the next SharedMemory that is
-//             made or opened anywhere, or by remove_stale_names(), unless another process still
-//             has a handle of it. (How it is known: a symbolic link ".sidestep.<name>" beside it
-//             names the creator.) No process watches: there is none to be killed in its turn.
+// Peer death: a name left by a creator that was killed is removed by the next SharedMemory of that
+//             name that is made or opened, by one of the next of any name, or by
+//             remove_stale_names(), unless another process still has a handle of it. (How it is
+//             known: a symbolic link ".sidestep.<name>" beside it names the creator.) No process
+//             watches: there is none to be killed in its turn. Nobody removes another user's names;
+//             not root either.
+// Trust:      the block's user. Every process of the user who made it, and root, can read and
+//             change it, and truncate its file: who then touches what was cut off is ended by
+//             SIGBUS. The kernel offers nothing against that for a file with a name: programs that
+//             do not trust each other send copies over a Connection. Other users can neither open a
+//             block (its mode is 0600) nor be taken for its maker: a block of another user's is not
+//             opened, unless by .any_owner. What they can do is to have a name first (EEXIST, and
+//             its owner in the message), and to keep names of the dead from being removed for as
+//             long as they hold the folder locked. A SharedMemory that arrives as a descriptor is
+//             whosever the sender chose: it is as trusted as the sender.
 // Errors:     std::invalid_argument for a bad name or size; std::system_error: EEXIST, ENOENT, or
-//             ENOSPC if /dev/shm is full (memory is reserved at once: no SIGBUS later), EFBIG
-//             beyond `ulimit -f`.
+//             ENOSPC if /dev/shm is full (memory is reserved at once: no SIGBUS for want of it),
+//             EFBIG beyond `ulimit -f`; of opening: EPERM for another user's block, EWOULDBLOCK if
+//             somebody has kept it locked (flock) for two seconds.
 // Limits:     names of up to 245 bytes, without NUL and '/'.
 #pragma once
 
@@ -36,7 +48,8 @@ inline constexpr OpenOnly open_only;
 inline constexpr OpenOrCreate open_or_create;
 
 struct SharedMemoryOptions {
-    bool keep_name = false;  // the name outlives its creator, until unlink()
+    bool keep_name = false;  // of making: the name outlives its creator, until unlink()
+    bool any_owner = false;  // of opening: another user's block too; see Trust
 };
 
 class SharedMemory {
@@ -45,7 +58,7 @@ class SharedMemory {
     SharedMemory(CreateOnly, std::size_t size, SharedMemoryOptions options = {});
     SharedMemory(CreateOnly, std::string name, std::size_t size, SharedMemoryOptions options = {});
     // One that is there. Its size is the file's.
-    SharedMemory(OpenOnly, std::string name);
+    SharedMemory(OpenOnly, std::string name, SharedMemoryOptions options = {});
     // Opens it, or creates it if it is not there. Who is in the middle of creating or removing it
     // is waited for, two seconds at most (EEXIST then: it was stopped there).
     SharedMemory(OpenOrCreate, std::string name, std::size_t size,
@@ -59,7 +72,7 @@ class SharedMemory {
     // Ends the use of the memory by this handle and its copies: bytes() throws std::logic_error
     // from then on, and spans that were had before are invalid. The name stays.
     void close();
-    // Removes the name. Throws std::system_error (ENOENT) if it is gone.
+    // Removes the name. Throws std::system_error (ENOENT) if it is gone, or another block has it.
     void unlink();
 
     // Travels as a descriptor where those can travel, else by its name.
@@ -73,8 +86,8 @@ class SharedMemory {
 };
 
 // Removes the names that creators left who were killed, and whose blocks nobody uses; returns them.
-// Every SharedMemory that is made or opened does this first: call it where none is, and the memory
-// is wanted back.
+// Every SharedMemory that is made or opened does this for a part of /dev/shm: call it where none
+// is, and the memory is wanted back.
 std::vector<std::string> remove_stale_names();
 
 template <>

@@ -10,7 +10,9 @@
 // Ownership:  a handle is a small value. The stored bytes live for as long as any handle does.
 // Threads:    the value is const; thread-safe as far as const access to T is.
 // Fork:       a forked child has the value as it is.
-// Peer death: nothing to repair: the bytes are written before there is a handle, and never after.
+// Peer death: nothing to repair: the bytes are written before there is a handle, and never after:
+//             the kernel lets no process write over them (on gVisor and before Linux 5.1: none that
+//             does not mean to).
 // Errors:     SerializationError; std::bad_alloc; std::logic_error if moved from.
 // Limits:     a process keeps the 64 values that it used last. It looks for those that can go when
 //             a handle arrives, and for dead creators when a handle of a new value does.
@@ -32,9 +34,9 @@ ObjectRef store_value(std::span<const std::byte> bytes, std::uint64_t type, Valu
 // When the last copy of what it returns is gone, others need not keep the value any longer.
 std::shared_ptr<void> dropper_of(const ObjectRef& ref);
 void save_value(const ObjectRef& ref, OutputArchive& archive);
-void load_value(ObjectRef& ref, InputArchive& archive, std::uint64_t type);
-// The value, as this process has it; decode() makes it the first time.
-ValuePointer value_of(const ObjectRef& ref, ValuePointer (*decode)(std::span<const std::byte>));
+// Returns the value, as this process has it; decode() makes it the first time.
+ValuePointer load_value(ObjectRef& ref, InputArchive& archive, std::uint64_t type,
+                        ValuePointer (*decode)(std::span<const std::byte>));
 
 }  // namespace detail
 
@@ -65,15 +67,15 @@ class Shared {
 
     void save(OutputArchive& archive) const { detail::save_value(ref_, archive); }
     void load(InputArchive& archive) {
-        detail::load_value(ref_, archive, kType);
-        value_ = std::static_pointer_cast<const T>(
-            detail::value_of(ref_, [](std::span<const std::byte> bytes) -> detail::ValuePointer {
-                InputArchive input(bytes);
-                T value = detail::make_blank<T>();
-                input(value);
-                input.expect_end();
-                return std::make_shared<const T>(std::move(value));
-            }));
+        auto decode = [](std::span<const std::byte> bytes) -> detail::ValuePointer {
+            InputArchive input(bytes);
+            T value = detail::make_blank<T>();
+            input(value);
+            input.expect_end();
+            return std::make_shared<const T>(std::move(value));
+        };
+        value_ =
+            std::static_pointer_cast<const T>(detail::load_value(ref_, archive, kType, decode));
     }
 
   private:

@@ -14,7 +14,9 @@
 //             does not depend on its size.
 // Threads:    the handle as std::shared_ptr; the data as any memory.
 // Fork:       a forked child shares it.
-// Peer death: a dead holder loses the mutex (lock.hpp); mutex().owner_died() then.
+// Peer death: a dead holder loses the mutex (lock.hpp); mutex().owner_died() then. What a process
+//             that shares the memory writes there is there: no wild write is told from a meant one.
+//             Place and size of the data are nobody else's to change.
 // Errors:     std::bad_alloc if the system has no memory, or no address space; std::system_error
 //             (EFBIG) if it is more than `ulimit -f` allows; std::out_of_range from at().
 // Limits:     one descriptor for each large array in each process; memory is used as it is touched.
@@ -37,11 +39,11 @@ namespace detail {
 
 // Zeroed memory for `count` elements, and its header.
 ObjectRef make_data(std::size_t element_size, std::size_t alignment, std::size_t count);
-void load_data(ObjectRef& ref, InputArchive& archive, std::size_t element_size,
-               std::size_t alignment);
+// Returns how many elements there are: `least` at least.
+std::size_t load_data(ObjectRef& ref, InputArchive& archive, std::size_t element_size,
+                      std::size_t alignment, std::size_t least);
 void save_data(const ObjectRef& ref, OutputArchive& archive);
 std::byte* data_of(const ObjectRef& ref);  // null for none
-std::size_t count_of(const ObjectRef& ref);
 [[noreturn]] void throw_out_of_range(std::size_t index, std::size_t size);
 
 template <class T>
@@ -77,7 +79,7 @@ class RawValue {
 
     void save(OutputArchive& archive) const { detail::save_data(ref_, archive); }
     void load(InputArchive& archive) {
-        detail::load_data(ref_, archive, sizeof(T), alignof(T));
+        (void)detail::load_data(ref_, archive, sizeof(T), alignof(T), 1);
         value_ = reinterpret_cast<T*>(detail::data_of(ref_));
     }
 
@@ -155,9 +157,8 @@ class RawArray {
         archive(any);
         *this = RawArray();
         if (!any) return;
-        detail::load_data(ref_, archive, sizeof(T), alignof(T));
+        size_ = detail::load_data(ref_, archive, sizeof(T), alignof(T), 0);
         data_ = reinterpret_cast<T*>(detail::data_of(ref_));
-        size_ = detail::count_of(ref_);
     }
 
   private:
