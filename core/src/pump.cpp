@@ -91,7 +91,6 @@ Pump::~Pump() = default;
 void Pump::add_writer(PipeWriter& pipe, const std::string& input, std::size_t& sent) {
     if (!pipe) return;
     if (sent == input.size()) return abandon(pipe);
-    sys::set_nonblocking(pipe.fd(), true);
     writer_.emplace(Writer{pipe, input, sent});
 }
 
@@ -143,7 +142,7 @@ bool Pump::wait() {
     auto first = std::find_if(readers_.begin(), readers_.end(), is_open);
     bool alone = !writing && std::count_if(first, readers_.end(), is_open) == 1;
     if (alone && !deadline_ && running_.empty() && !drained_by()) {
-        read(*first);  // nothing else can happen: it may block
+        read(*first, ::read);  // nothing else can happen: it may block
         return true;
     }
     std::vector<pollfd> entries;
@@ -166,7 +165,7 @@ bool Pump::wait() {
     for (Reader& reader : readers_) reader.ready = reader.pipe && entries[at++].revents != 0;
     if (writing && entries[at].revents) write();
     for (Reader& reader : readers_)
-        if (reader.ready) read(reader);
+        if (reader.ready) read(reader, sys::read_now);  // another process may have been faster
     return true;
 }
 
@@ -178,8 +177,8 @@ void Pump::note_end(int pidfd) {
 void Pump::write() {
     const std::string& input = writer_->input;
     SigpipeGuard guard;
-    ssize_t n =
-        ::write(writer_->pipe.fd(), input.data() + writer_->sent, input.size() - writer_->sent);
+    std::size_t sent = writer_->sent;
+    ssize_t n = sys::write_now(writer_->pipe.fd(), input.data() + sent, input.size() - sent);
     int error = n < 0 ? errno : 0;
     if (error == EPIPE)
         guard.raised();
@@ -189,8 +188,9 @@ void Pump::write() {
     if (error == EPIPE || writer_->sent == input.size()) abandon(writer_->pipe);
 }
 
-void Pump::read(Reader& reader) {
-    ssize_t n = ::read(reader.pipe.fd(), space_.get(), space_bytes_);
+// `call`: ::read, or what does not wait.
+void Pump::read(Reader& reader, ssize_t (*call)(int, void*, std::size_t)) {
+    ssize_t n = call(reader.pipe.fd(), space_.get(), space_bytes_);
     if (n < 0) {
         if (errno == EINTR || errno == EAGAIN) return;
         throw_errno(errno, "read from the child's pipe");
@@ -220,12 +220,11 @@ void Pump::grow_pipe(Reader& reader) {
 bool Pump::read_what_is_there() {
     for (Reader& reader : readers_) {
         if (!reader.pipe) continue;
-        sys::set_nonblocking(reader.pipe.fd(), true);
         int bytes = 0;
         if (::ioctl(reader.pipe.fd(), FIONREAD, &bytes) < 0) throw_errno(errno, "ioctl(FIONREAD)");
         std::size_t end = reader.total + static_cast<std::size_t>(bytes);
         for (std::size_t before = reader.total; reader.pipe && reader.total < end;) {
-            read(reader);
+            read(reader, sys::read_now);
             if (is_over(deadline_)) return false;
             if (std::exchange(before, reader.total) == reader.total) break;
         }

@@ -4,6 +4,8 @@
 // Threads: single-owner.
 #pragma once
 
+#include <sys/types.h>
+
 #include <functional>
 #include <memory>
 #include <optional>
@@ -68,7 +70,7 @@ class Pump {
     void note_end(int pidfd);
     const sys::Deadline& drained_by() const { return *drained_by_; }
     void write();
-    void read(Reader& reader);
+    void read(Reader& reader, ssize_t (*call)(int, void*, std::size_t));
     void grow_pipe(Reader& reader);
     bool read_what_is_there();
     bool finished() const;

@@ -110,6 +110,31 @@ unsigned resolve_group(const Identity& identity) {
     });
 }
 
+struct Login {
+    unsigned user = 0, group = 0;
+    std::vector<unsigned> groups;
+};
+Login look_up_login(const std::string& name) {
+    check_text(name, "user");
+    passwd entry;
+    std::vector<char> buffer;
+    auto call = [&](auto... rest) { return getpwnam_r(name.c_str(), rest...); };
+    if (!look_up(call, entry, buffer))
+        refuse(
+            fmt::format("as_user: there is no user \"{}\" here: give the name of one (for a "
+                        "number, give user, group and extra_groups)",
+                        name));
+    Login login = {entry.pw_uid, entry.pw_gid, {}};
+    for (int count = 64;;) {
+        int room = count;
+        login.groups.resize(static_cast<std::size_t>(room));
+        bool fits = getgrouplist(name.c_str(), entry.pw_gid, login.groups.data(), &count) >= 0;
+        if (!fits) count = std::max(count, 2 * room);
+        login.groups.resize(static_cast<std::size_t>(count));
+        if (fits) return login;
+    }
+}
+
 struct KnownResource {
     Resource resource;
     decltype(RLIMIT_AS) number;
@@ -269,7 +294,22 @@ void Description::set_candidates() {
     plan_.candidates = candidates_.data();
 }
 
+// All that a login gives a user at once: an id alone leaves the parent's groups.
+void Description::set_login() {
+    const std::string& name = *options_.as_user;
+    if (options_.user || options_.group || options_.extra_groups)
+        refuse("as_user sets user, group and extra_groups: do not give these as well");
+    Login login = look_up_login(name);
+    groups_ = std::move(login.groups);
+    plan_.set_groups = plan_.set_gid = plan_.set_uid = true;
+    plan_.groups = groups_.data();
+    plan_.group_count = groups_.size();
+    plan_.gid = login.group;
+    plan_.uid = login.user;
+}
+
 void Description::set_identity() {
+    if (options_.as_user) return set_login();
     if (options_.extra_groups) {
         for (const Identity& each : *options_.extra_groups) groups_.push_back(resolve_group(each));
         plan_.set_groups = true;

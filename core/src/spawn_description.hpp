@@ -69,6 +69,7 @@ class Description {
     void set_environment();
     void set_candidates();
     void set_identity();
+    void set_login();
     void set_signals();
     void set_limits();
     void set_cpus();

@@ -274,14 +274,10 @@ void PipeWriterImpl::close() {
 void PipeWriterImpl::abandon() noexcept {
     Fd closing = std::move(fd);
     if (!closing || gathered.empty()) return;
-    try {
-        sys::set_nonblocking(closing.get(), true);
-        SigpipeGuard guard;
-        if (::write(closing.get(), gathered.data(), gathered.size()) < 0 && errno == EPIPE)
-            guard.raised();
-    } catch (...) {
-        // The child is gone, or does not read: nobody is there to be told.
-    }
+    // The child is gone, or does not read: nobody is there to be told.
+    SigpipeGuard guard;
+    if (sys::write_now(closing.get(), gathered.data(), gathered.size()) < 0 && errno == EPIPE)
+        guard.raised();
 }
 
 PipeWriter::PipeWriter() noexcept = default;

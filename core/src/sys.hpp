@@ -92,6 +92,11 @@ struct SocketPair {
 SocketPair make_socketpair();
 Fd make_eventfd();
 void set_nonblocking(int fd, bool on);
+// As write(2) and read(2) on a pipe, but EAGAIN instead of waiting. O_NONBLOCK would do that to
+// all that share the pipe, other processes too: it is not set, or (before Linux 6.5, and where a
+// sandbox refuses the call) for that moment only.
+ssize_t write_now(int fd, const void* data, std::size_t size) noexcept;
+ssize_t read_now(int fd, void* data, std::size_t size) noexcept;
 
 // One message with descriptors (SCM_RIGHTS). MSG_NOSIGNAL. Throws on a full or broken socket.
 void send_message(int socket, std::span<const std::byte> bytes, std::span<const int> fds);

@@ -18,6 +18,28 @@ CodeAddress locate_code(const void* function) {
     return {at.module, at.offset};
 }
 
+std::uint64_t check_word(const CodeAddress& address, std::uint64_t signature) noexcept {
+    std::uint64_t word = signature;
+    for (std::uint64_t part : {address.module, address.offset}) {
+        word = (word ^ part) * 0x9e3779b97f4a7c15u;  // an odd constant: nothing is lost
+        word ^= word >> 32;
+    }
+    return word;
+}
+
+void throw_function_refused() {
+    throw SerializationError(
+        "cannot deserialize: a bind() of a function pointer came in a message, a result or an "
+        "item of a queue, where anybody could name any function; pass it as an argument of a task "
+        "or a Process, or bind() a captureless lambda or a functor instead");
+}
+
+void throw_function_damaged() {
+    throw SerializationError(
+        "cannot deserialize: a function pointer is damaged, or the function is of another type "
+        "than the one that is read");
+}
+
 const void* resolve_code(const CodeAddress& address) {
     const void* code = resolve({address.module, address.offset}, Contents::code, 1);
     if (!code)

@@ -378,6 +378,11 @@ void Barrier::load(InputArchive& archive) {
     bool has_action = false;
     archive(has_action);
     if (!has_action) return;
+    // An action is code by name, with arguments: whoever sends one has it run here.
+    if (!archive.functions_allowed())
+        throw SerializationError(
+            "cannot receive a Barrier with an action in a message or a result: whoever sent it "
+            "could name any code; pass it as an argument of a task or a Process");
     detail::TaskId id;
     archive(id.where, id.signature);
     const detail::TaskEntry& entry = detail::require_entry(id, "the Barrier's action");

@@ -51,6 +51,10 @@ Connection Client(const Address& address, const ClientOptions& options) {
             throw AuthenticationError(
                 fmt::format("the listener at {} {}", to_string(address), handshake.reason()));
     }
+    bool only_kernel_knows = !options.authkey && std::holds_alternative<UnixAddress>(address);
+    if (only_kernel_knows && !options.any_user)
+        expect_own_user(socket.get(), "the listener at " + to_string(address),
+                        "give both sides an authkey, or set any_user to trust whoever is there");
     Connection connection(socket.get());
     (void)socket.release();
     return connection;

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 
+#include "demangle.hpp"
 #include "error.hpp"
 #include "frame.hpp"
 #include "inbox.hpp"
@@ -65,7 +66,64 @@ std::uint64_t OutgoingFds::put(int fd) {
     return fds_.size() - 1;
 }
 
+namespace {
+
+std::string expected_text(const MessageType& expected) {
+    return fmt::format("recv<{}>: ", demangle(expected.name));
+}
+
+// Python's pickles, of each protocol since 2, begin with their protocol and end with a dot.
+bool is_pickle(std::span<const std::byte> message) {
+    auto at = [&](std::size_t i) { return std::to_integer<unsigned>(message[i]); };
+    return message.size() >= 3 && at(0) == 0x80 && at(1) >= 2 && at(1) <= 5 &&
+           at(message.size() - 1) == '.';
+}
+
+}  // namespace
+
+MessageType::MessageType(const std::type_info& type) noexcept
+    : name(type.name()), tag(0xcbf29ce484222325u) {
+    for (const char* c = name; *c != '\0'; ++c)  // FNV-1a
+        tag = (tag ^ static_cast<unsigned char>(*c)) * 0x100000001b3u;
+}
+
+std::span<const std::byte> open_message(std::span<const std::byte> message,
+                                        const MessageType& expected) {
+    std::uint32_t magic = 0;
+    std::uint64_t tag = 0;
+    if (message.size() >= MessageType::kSize) {
+        std::memcpy(&magic, message.data(), sizeof magic);
+        std::memcpy(&tag, message.data() + sizeof magic, sizeof tag);
+    }
+    if (magic == MessageType::kMagic && tag == expected.tag)
+        return message.subspan(MessageType::kSize);
+    if (magic == MessageType::kMagic)
+        throw SerializationError(expected_text(expected) +
+                                 "a value of another type came; receive the type that is sent");
+    if (is_pickle(message))
+        throw SerializationError(
+            expected_text(expected) +
+            "a Python pickle came; with Python at the other end, exchange bytes: send_bytes() and "
+            "recv_bytes() on both sides");
+    throw SerializationError(
+        expected_text(expected) +
+        fmt::format("{} bytes without a type came; what send_bytes() sends is for recv_bytes()",
+                    message.size()));
+}
+
+// Many small objects lie in one segment: it is made once for all that name it.
+std::shared_ptr<void> IncomingFds::get_lasting(std::uint64_t number, Make make) {
+    std::shared_ptr<void>& made = lasting_[{number, make}];
+    if (made == nullptr) made = make(get(number));
+    return made;
+}
+
 int IncomingFds::get(std::uint64_t number) {
+    if (++copies_ > kMostCopies)
+        throw SerializationError(fmt::format(
+            "cannot deserialize: the message names its descriptors more than {} times; send "
+            "several messages",
+            kMostCopies));
     bool full = false;
     if (number < fds_.size() && fds_[static_cast<std::size_t>(number)]) {
         // A duplicate: the same number may come again.
@@ -171,14 +229,15 @@ void Connection::expect_writable() const {
 }
 
 // Runs a receive. If it fails after the message's first byte, the next message's place is lost.
+// Before that (no memory for the call, say) nothing is: it can be called again.
 template <class Receive>
 auto Connection::receiving(Receive receive) {
+    expect_readable();
+    std::uint64_t before = inbox().consumed();
     try {
         return receive();
-    } catch (const EndOfStream&) {
-        throw;
     } catch (...) {
-        stop_receiving();
+        if (inbox_->consumed() != before) stop_receiving();
         throw;
     }
 }
@@ -264,10 +323,12 @@ void Connection::read_exactly(std::span<std::byte> buffer) {
 // The length of the next message, whose first byte is then the next to read. Only here, before the
 // first byte, is the end of the stream clean.
 std::size_t Connection::read_header(std::optional<std::size_t> max_length) {
-    expect_readable();
-    std::size_t got = inbox().fill(fd_, channel_, FrameHeader::kShort);
+    std::size_t got = inbox_->fill(fd_, channel_, FrameHeader::kShort);
     if (got == 0) throw EndOfStream("the other side has closed the connection");
-    if (got < FrameHeader::kShort) throw_cut_short();
+    if (got < FrameHeader::kShort) {
+        inbox_->consume(got);
+        throw_cut_short();
+    }
     ShortHeader header = decode_short_header(inbox_->bytes().first<FrameHeader::kShort>());
     inbox_->consume(FrameHeader::kShort);
     if (header.kind == ShortHeader::Kind::invalid)

@@ -1,8 +1,11 @@
 #include "credentials.hpp"
 
+#include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <optional>
 #include <system_error>
 
@@ -17,6 +20,29 @@ void flush(int socket, Handshake& handshake) {
     // A peer that reads has room for so little: one that has not is not waited for.
     auto sent = sys::try_send(socket, std::as_bytes(std::span(output)));
     if (sent.value_or(0) != output.size()) handshake.fail("does not read what it is sent");
+}
+
+// What a send or a receive says when the other side, or the way to it, is gone.
+bool is_peers_doing(int error) {
+    switch (error) {
+        case ECONNRESET:
+        case ECONNABORTED:
+        case EPIPE:
+        case ENOTCONN:
+        case ETIMEDOUT:
+        case EPROTO:
+        case EHOSTUNREACH:
+        case EHOSTDOWN:
+        case ENETUNREACH:
+        case ENETDOWN:
+        case ENETRESET:
+        case ENONET:
+        case ENOPROTOOPT:
+        case EOPNOTSUPP:
+            return true;
+        default:
+            return false;
+    }
 }
 
 }  // namespace
@@ -42,9 +68,22 @@ bool advance(int socket, Handshake& handshake) {
             flush(socket, handshake);
         }
     } catch (const std::system_error& error) {
+        if (!is_peers_doing(error.code().value())) throw;
         handshake.fail(std::string("broke off the handshake: ") + error.code().message());
     }
     return false;
+}
+
+bool is_own_user(int socket) {
+    std::uint32_t uid = sys::peer_credentials(socket).uid;
+    return uid == ::geteuid() || uid == 0;
+}
+
+void expect_own_user(int socket, const std::string& who, const char* remedy) {
+    if (is_own_user(socket)) return;
+    throw AuthenticationError(fmt::format("{} belongs to user {}, and this process to user {}; {}",
+                                          who, sys::peer_credentials(socket).uid, ::geteuid(),
+                                          remedy));
 }
 
 void set_tcp_options(int socket) noexcept {

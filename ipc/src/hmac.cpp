@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 
+#include <new>
 #include <stdexcept>
 
 namespace sidestep {
@@ -25,6 +27,23 @@ constexpr Entry kHashes[] = {
 
 const Entry& entry_of(MacHash hash) { return kHashes[static_cast<std::size_t>(hash)]; }
 
+// OpenSSL has said why, unless it had no memory even for that.
+[[noreturn]] void throw_refused(MacHash hash) {
+    std::string reasons;
+    bool no_memory = true;
+    while (unsigned long error = ERR_get_error()) {
+        no_memory = ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE;
+        if (no_memory) break;
+        const char* text = ERR_reason_error_string(error);
+        reasons += fmt::format("{}{}", reasons.empty() ? "" : ", ", text ? text : "unknown");
+    }
+    ERR_clear_error();
+    if (no_memory) throw std::bad_alloc();
+    throw std::invalid_argument(fmt::format(
+        "wants HMAC-{0}, which OpenSSL does not offer here ({1}); set Digest to another hash",
+        mac_hash_name(hash), reasons));
+}
+
 }  // namespace
 
 std::string_view mac_hash_name(MacHash hash) { return entry_of(hash).name; }
@@ -37,13 +56,13 @@ std::optional<MacHash> find_mac_hash(std::string_view name) {
 
 std::string hmac(MacHash hash, std::string_view key, std::string_view message) {
     if (key.data() == nullptr) key = "";  // a null key means something else to OpenSSL
+    ERR_clear_error();
     unsigned char mac[EVP_MAX_MD_SIZE];
     unsigned int size = 0;
     const auto* text = reinterpret_cast<const unsigned char*>(message.data());
     if (HMAC(entry_of(hash).algorithm(), key.data(), static_cast<int>(key.size()), text,
              message.size(), mac, &size) == nullptr)
-        throw std::runtime_error(
-            fmt::format("OpenSSL refuses HMAC-{} (FIPS rules?)", mac_hash_name(hash)));
+        throw_refused(hash);
     return std::string(reinterpret_cast<const char*>(mac), size);
 }
 

@@ -14,7 +14,8 @@ enum class MacHash { md5, sha256, sha384, sha3_256, sha3_384 };
 std::string_view mac_hash_name(MacHash hash);
 std::optional<MacHash> find_mac_hash(std::string_view name);
 
-// Throws std::runtime_error if this OpenSSL does not offer the hash (MD5 under FIPS rules).
+// Throws std::bad_alloc, and std::invalid_argument if this OpenSSL does not offer the hash (MD5
+// under FIPS rules): a phrase that goes behind the name of the peer who asks for it.
 std::string hmac(MacHash hash, std::string_view key, std::string_view message);
 
 // Compares in a time that depends on the lengths only.

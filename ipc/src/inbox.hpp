@@ -40,6 +40,8 @@ class Inbox {
         begin_ += count;
         consumed_ += count;
     }
+    // How many bytes were taken since the beginning.
+    std::uint64_t consumed() const { return consumed_; }
     // Takes exactly as many bytes as the buffer has room for, and reads none beyond. False: the
     // stream ended before.
     bool read_exactly(int fd, Channel channel, std::span<std::byte> buffer);

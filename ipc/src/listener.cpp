@@ -10,6 +10,7 @@
 #include <list>
 #include <mutex>
 #include <stdexcept>
+#include <utility>
 
 #include "credentials.hpp"
 #include "error.hpp"
@@ -31,40 +32,60 @@ void watch(int epoll, int fd) {
     if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0) throw_errno(errno, "epoll_ctl");
 }
 
-// The file of a bound Unix socket, by what it is rather than by its name alone.
-struct SocketFile {
-    std::string path;
-    dev_t device = 0;
-    ino_t inode = 0;
-    pid_t owner = 0;
+// The file of a bound Unix socket, by what it is rather than by its name alone. It goes with this
+// object, from bind() on: a constructor that fails leaves none.
+class SocketFile {
+  public:
+    SocketFile() = default;
+    SocketFile(const SocketFile&) = delete;
+    SocketFile& operator=(const SocketFile&) = delete;
+    ~SocketFile() { remove(); }
 
-    static SocketFile remember(const std::string& path) {
+    // Before bind(), since it may throw.
+    void prepare(const std::string& path) { path_ = path; }
+    // Behind it.
+    void take() {
+        if (path_.empty()) return;
         struct stat status = {};
-        if (::lstat(path.c_str(), &status) < 0) return {};
-        return {path, status.st_dev, status.st_ino, ::getpid()};
+        if (::lstat(path_.c_str(), &status) < 0) {
+            int error = errno;
+            ::unlink(path_.c_str());
+            throw_errno(error, fmt::format("lstat({})", path_));
+        }
+        device_ = status.st_dev;
+        inode_ = status.st_ino;
+        owner_ = ::getpid();
     }
-    void remove() const noexcept {
+    // Once: later the inode's number may be another's.
+    void remove() noexcept {
         struct stat status;
-        if (path.empty() || owner != ::getpid()) return;
-        if (::lstat(path.c_str(), &status) < 0) return;
-        if (status.st_dev == device && status.st_ino == inode) ::unlink(path.c_str());
+        if (std::exchange(owner_, 0) != ::getpid() || ::lstat(path_.c_str(), &status) < 0) return;
+        if (status.st_dev == device_ && status.st_ino == inode_) ::unlink(path_.c_str());
     }
+
+  private:
+    std::string path_;
+    dev_t device_ = 0;
+    ino_t inode_ = 0;
+    pid_t owner_ = 0;  // none: there is no file
 };
 
-Fd bind_to(const Address& address, int backlog) {
+Fd bind_to(const Address& address, int backlog, SocketFile& file) {
     int error = 0;
+    const auto* local = std::get_if<UnixAddress>(&address);
+    bool is_file = local != nullptr && !local->is_abstract;
+    if (is_file) file.prepare(local->path);
     for (const sys::SocketAddress& candidate : resolve(address, AddressUse::listen)) {
         Fd socket = sys::make_socket(candidate.storage.ss_family);
         if (candidate.storage.ss_family != AF_UNIX)
             sys::set_option(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
         error = sys::bind(socket.get(), candidate);
         if (error != 0) continue;
+        file.take();
         sys::set_nonblocking(socket.get(), true);
         sys::listen(socket.get(), backlog);
         return socket;
     }
-    const auto* local = std::get_if<UnixAddress>(&address);
-    bool is_file = local != nullptr && !local->is_abstract;
     throw_errno(error, fmt::format("cannot listen at {}{}", to_string(address),
                                    error == EADDRINUSE && is_file
                                        ? " (if nobody listens there, remove the file)"
@@ -88,10 +109,8 @@ class Listener::Impl {
         if (options_.authkey)
             credentials_ =
                 make_credentials(*options_.authkey, options_.digest, options_.legacy_md5);
-        socket_ = bind_to(options_.address, options_.backlog);
+        socket_ = bind_to(options_.address, options_.backlog, file_);
         address_ = from_kernel(sys::own_address(socket_.get()));
-        const auto* local = std::get_if<UnixAddress>(&address_);
-        if (local != nullptr && !local->is_abstract) file_ = SocketFile::remember(local->path);
         desk_ = new Desk(socket_.get());
     }
     ~Impl() {
@@ -207,6 +226,9 @@ std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) 
     else if (!turn.try_lock_until(*deadline))
         return {};
     Pendings& pending = own.pending;
+    // After the deadline, what is there and does not wait is still taken, so that accept_for(0s)
+    // gets on: but not for ever, if peers that come to nothing never end.
+    std::size_t late = 0;
     for (;;) {
         if (closed_) throw_closed(address_);
         if (!pending.empty() && detail::is_over(pending.front().give_up))
@@ -219,8 +241,7 @@ std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) 
         bool is_peer = count > 0 && event.data.fd != own.wake.get();
         if (is_peer)
             if (auto connection = take_event(own, event.data.fd)) return connection;
-        // After a look at what is there: accept_for(0s) gets on with what does not wait.
-        if (!is_peer && detail::is_over(deadline)) return {};
+        if (detail::is_over(deadline) && (!is_peer || ++late > options_.max_handshakes)) return {};
     }
 }
 
@@ -253,7 +274,12 @@ std::optional<Connection> Listener::Impl::greet(Desk& desk) {
 }
 
 std::optional<Connection> Listener::Impl::go_on(Desk& desk, Pendings::iterator peer) {
-    if (advance(peer->socket.get(), peer->handshake)) return {};
+    try {
+        if (advance(peer->socket.get(), peer->handshake)) return {};
+    } catch (...) {
+        desk.pending.erase(peer);
+        throw;
+    }
     if (peer->handshake.state() == Handshake::State::failed) turn_away(desk, peer);
     Fd socket = std::move(peer->socket);
     Address address = std::move(peer->peer);
@@ -291,8 +317,7 @@ void Listener::Impl::turn_away(Desk& desk, Pendings::iterator peer, const char* 
 bool Listener::Impl::is_stranger(int socket) const {
     const auto* local = std::get_if<UnixAddress>(&address_);
     if (local == nullptr || !local->is_abstract) return false;
-    std::uint32_t uid = sys::peer_credentials(socket).uid;
-    return uid != ::geteuid() && uid != 0;
+    return !is_own_user(socket);
 }
 
 void Listener::Impl::close() noexcept {

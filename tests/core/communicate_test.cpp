@@ -164,3 +164,50 @@ TEST_CASE("a pipe that cannot be so large says so", "[core][subprocess][fault]")
         CHECK_THAT(error.what(), Contains("pipesize = 2147483647"));
     }
 }
+
+namespace {
+
+bool is_blocking(int fd) { return (fcntl(fd, F_GETFL) & O_NONBLOCK) == 0; }
+
+// A second name for a pipe, as another process may have one.
+sidestep::Fd shared(int fd) { return sidestep::Fd(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
+
+}  // namespace
+
+TEST_CASE("a communicate() that times out leaves its pipes as they were", "[core][subprocess]") {
+    sp::Popen child({"sleep", "1000"}, {.std_in = sp::PIPE, .std_out = sp::PIPE});
+    sidestep::Fd in = shared(child.std_in().fd()), out = shared(child.std_out().fd());
+    CHECK_THROWS_AS(child.communicate(std::string(1 << 20, 'x'), 1ms), sp::TimeoutExpired);
+    CHECK(is_blocking(in.get()));
+    CHECK(is_blocking(out.get()));
+    child.kill();
+}
+
+TEST_CASE("a second child that writes into the same pipe loses nothing, during communicate() too",
+          "[core][subprocess]") {
+    // The pipe is full most of the time: both writers have to wait.
+    sp::Popen sink("cat | wc -c", {.std_in = sp::PIPE, .std_out = sp::PIPE, .shell = true});
+    sp::Popen feeder({"seq", "100000"}, {.std_out = sink.std_in(), .std_err = sp::PIPE});
+    const std::string much(1 << 20, 'x');
+    std::string counted = sink.communicate(much).std_out;
+    CHECK(feeder.communicate().std_err.empty());
+    CHECK(feeder.wait() == 0);
+    CHECK(std::stoul(counted) == much.size() + 588895);
+}
+
+TEST_CASE("a grace that ends, and a writer that is destroyed, change no shared pipe",
+          "[core][subprocess]") {
+    sp::Popen left(kLeavesSleeper, {.std_out = sp::PIPE, .drain_timeout = 1ms});
+    sidestep::Fd out = shared(left.std_out().fd());
+    kill_sleeper(left.communicate().std_out);
+    CHECK(is_blocking(out.get()));
+
+    sidestep::Fd in;
+    {
+        sp::Popen child({"cat"}, {.bufsize = 4096, .std_in = sp::PIPE, .std_out = sp::DEVNULL});
+        in = shared(child.std_in().fd());
+        child.std_in().write("held back");
+        child.kill();
+    }
+    CHECK(is_blocking(in.get()));
+}

@@ -1,5 +1,7 @@
 #include <sidestep/subprocess.hpp>
 
+#include <grp.h>
+#include <pwd.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -13,6 +15,7 @@
 
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;
+using namespace std::string_literals;
 using Catch::Matchers::Contains;
 
 TEST_CASE("run returns what the child said and how it ended", "[core][subprocess]") {
@@ -275,4 +278,41 @@ TEST_CASE("a command that was moved from describes itself as nothing", "[core][s
     sp::Args moved = std::move(command);
     CHECK(moved.describe() == "ls -1");
     CHECK(command.describe() == "");
+}
+
+TEST_CASE("as_user gives a child its user's ids and groups, and none of its parent's",
+          "[core][subprocess]") {
+    auto refusal = [](const sp::Options& options) {
+        try {
+            sp::check_call({"true"}, options);
+        } catch (const std::invalid_argument& error) {
+            return std::string(error.what());
+        }
+        return std::string("started");
+    };
+    CHECK_THAT(refusal({.as_user = "no such user"}), Contains("no user \"no such user\""));
+    CHECK_THAT(refusal({.as_user = ""}), Contains("no user"));
+    CHECK_THAT(refusal({.as_user = "a\0b"s}), Contains("NUL"));
+    CHECK_THAT(refusal({.user = 1, .as_user = "nobody"}), Contains("as_user sets user, group"));
+    CHECK_THAT(refusal({.group = 1, .as_user = "nobody"}), Contains("as_user sets user, group"));
+    CHECK_THAT(refusal({.extra_groups = std::vector<sp::Identity>{}, .as_user = "nobody"}),
+               Contains("as_user sets user, group"));
+    const passwd* nobody = getpwnam("nobody");
+    if (geteuid() != 0 || nobody == nullptr) {
+        WARN("only root can start a child as another user: nothing was tested");
+        return;
+    }
+    std::string group = std::to_string(nobody->pw_gid);
+    std::string expected = std::to_string(nobody->pw_uid) + "\n" + group + "\n" + group + "\n";
+    // From a parent that is in another group, too.
+    int result = test::in_fork([&] {
+        gid_t other = 4711;
+        if (setgroups(1, &other) != 0) return 1;
+        const char* script = "id -u; id -g; id -G";
+        bool same = sp::check_output(script, {.shell = true, .as_user = "nobody"}) == expected;
+        // What `user` alone leaves, as its comment says.
+        std::string alone = sp::check_output("id -G", {.shell = true, .user = nobody->pw_uid});
+        return !same ? 2 : alone.find("4711") == alone.npos ? 3 : 0;
+    });
+    CHECK(result == 0);
 }

@@ -1,7 +1,7 @@
 // Frames from a peer that says anything: the receiving half of a Connection.
 //
 // Holds: only the documented exceptions leave it, no more bytes come out than went in, and after a
-// frame that is refused nothing is received any more.
+// frame that is refused nothing is received any more. A length alone takes 16 MiB at most.
 #include <sidestep/connection.hpp>
 
 #include <sys/socket.h>
@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <system_error>
+
+#include "memory.hpp"
 
 using namespace sidestep;
 
@@ -43,6 +45,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
     if (size < 2 || size > 100000) return 0;
     int fds[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) std::abort();
+    fuzz::begin();
     Connection connection(fds[0]);
     unsigned how = data[0], step = data[1];
     std::size_t wire = size - 2, received = 0;
@@ -55,5 +58,6 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
         if (connection.readable()) std::abort();
     }
     if (received > wire) std::abort();
+    fuzz::end(size, 20, 18 << 20);
     return 0;
 }

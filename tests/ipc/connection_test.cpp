@@ -5,7 +5,13 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <sidestep/barrier.hpp>
+#include <sidestep/lock.hpp>
+#include <sidestep/queue.hpp>
+#include <sidestep/semaphore.hpp>
+
 #include <catch2/catch.hpp>
+#include <list>
 #include <map>
 #include <thread>
 
@@ -112,6 +118,86 @@ TEST_CASE("values of every kind travel; what is no such value is a Serialization
     CHECK(there.recv<int>() == 2);
 }
 
+TEST_CASE("a value is received as what was sent, not as another type of its size",
+          "[ipc][connection]") {
+    auto [here, there] = Pipe();
+    auto is_refused = [&end = there](auto expected) {
+        CHECK_THROWS_WITH(end.template recv<decltype(expected)>(),
+                          Catch::Contains("a value of another type came"));
+    };
+    here.send(1);
+    is_refused(1u);
+    here.send(1);
+    is_refused(1.0f);
+    here.send(std::errc::invalid_argument);
+    is_refused(1);
+    here.send(std::pair<int, int>(1, 2));
+    is_refused(std::uint64_t());
+    here.send(std::vector<int>{1, 2});
+    is_refused(std::vector<unsigned>());
+    here.send(std::vector<int>{1, 2});
+    is_refused(std::list<int>());
+    here.send(std::string(8, 'x'));
+    is_refused(std::vector<char>());
+    here.send(Lock());
+    is_refused(Semaphore(1));
+    here.send(2);
+    CHECK(there.recv<int>() == 2);
+}
+
+TEST_CASE("bytes without a type, and a Python pickle, are named in the error",
+          "[ipc][connection]") {
+    auto [here, there] = Pipe();
+    here.send_bytes(std::string_view("\1\0\0\0", 4));
+    CHECK_THROWS_WITH(there.recv<int>(),
+                      Catch::Contains("4 bytes without a type") && Catch::Contains("recv_bytes()"));
+    here.send_bytes("");
+    CHECK_THROWS_WITH(there.recv<int>(), Catch::Contains("0 bytes without a type"));
+    // [1, 'two'] by each protocol since the second.
+    for (std::string pickle : {std::string("\x80\x02]q\0(K\1X\3\0\0\0twoq\1e.", 20),
+                               std::string("\x80\x03]q\0(K\1X\3\0\0\0twoq\1e.", 20),
+                               std::string("\x80\4\x95\r\0\0\0\0\0\0\0]\x94(K\1\x8c\3two\x94"
+                                           "e.",
+                                           24),
+                               std::string("\x80\5K\1.", 5)}) {
+        here.send_bytes(pickle);
+        CHECK_THROWS_WITH(there.recv<std::vector<std::string>>(),
+                          Catch::Contains("Python pickle") && Catch::Contains("send_bytes()"));
+    }
+    here.send_bytes("bytes are as they were");
+    CHECK(there.recv_bytes() == "bytes are as they were");
+    here.send(1.5);
+    CHECK(there.recv<double>(sizeof(double)) == 1.5);  // the limit is of the value
+}
+
+namespace {
+
+struct Hidden {
+    Bound<int (*)(int), int> call;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(call);
+    }
+};
+int itself(int n) { return n; }
+
+}  // namespace
+
+TEST_CASE("code does not come in a message: function pointers, a barrier's action",
+          "[ipc][connection]") {
+    auto [here, there] = Pipe();
+    here.send(Hidden{bind(&itself, 1)});
+    CHECK_THROWS_WITH(there.recv<Hidden>(), Catch::Contains("could name any function"));
+    here.send(Barrier(1, [] {}));
+    CHECK_THROWS_WITH(there.recv<Barrier>(), Catch::Contains("could name any code"));
+    Barrier plain(1);
+    here.send(plain);
+    CHECK(there.recv<Barrier>() == plain);
+    Queue<Hidden> queue;
+    queue.put(Hidden{bind(&itself, 1)});
+    CHECK_THROWS_WITH(queue.get(), Catch::Contains("could name any function"));
+}
+
 TEST_CASE("the end of the stream comes after all messages, a cut-off message is an error",
           "[ipc][connection]") {
     RawPeer whole;
@@ -139,6 +225,19 @@ TEST_CASE("a peer that dies with messages unread is the end of the stream", "[ip
     there.close();
     CHECK(here.recv<int>() == 2);
     CHECK_THROWS_AS(here.recv<int>(), EndOfStream);
+}
+
+TEST_CASE("a receive that fails before the first byte of a message can be called again",
+          "[ipc][connection]") {
+    auto [here, there] = Pipe();
+    here.send(1);
+    // As if the system had no memory for the call: its number means something else for a moment.
+    DupFd stream = DupFd::duplicate_of(there.fd()), no_socket(open("/dev/null", O_WRONLY));
+    REQUIRE(dup2(no_socket.fd(), there.fd()) == there.fd());
+    CHECK_THROWS_AS(there.recv<int>(), std::system_error);
+    REQUIRE(dup3(stream.fd(), there.fd(), O_CLOEXEC) == there.fd());
+    CHECK(there.readable());
+    CHECK(there.recv<int>() == 1);
 }
 
 TEST_CASE("sending to a closed peer is EPIPE and no SIGPIPE", "[ipc][connection]") {

@@ -1,12 +1,16 @@
 #include <sidestep/connection.hpp>
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <filesystem>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 #include "connection_support.hpp"
@@ -303,4 +307,121 @@ TEST_CASE("an abstract name without a key is for processes of the same user", "[
     });
     while (wait({stranger.sentinel()}, 0s).empty()) CHECK_FALSE(listener.accept_for(10ms));
     CHECK(stranger.join() == 0);
+}
+
+namespace {
+
+constexpr uid_t kStranger = 65534;
+
+// Runs `body` beside another user's listener at `address`, a relative one from `folder`: that user
+// cannot enter the folders above.
+int beside_strangers_listener(const std::string& folder, const Address& address,
+                              const std::function<int()>& body) {
+    auto [ready, tell] = Pipe();
+    auto [stop, end] = Pipe();
+    test::ForkedChild stranger([&, &said = tell, &stopped = stop] {
+        if (::chdir(folder.c_str()) != 0 || ::setuid(kStranger) != 0) return 2;
+        Listener listener({.address = address});
+        said.send(1);
+        return stopped.recv<int>();
+    });
+    ready.recv<int>();
+    int result = test::ForkedChild(body).join();
+    end.send(0);
+    return stranger.join() == 0 ? result : -1;
+}
+
+int talk_without_key(const Address& address, bool any_user) {
+    try {
+        Client(address, {.any_user = any_user});
+        return 10;
+    } catch (const AuthenticationError& error) {
+        bool is_told = std::string(error.what()).find("belongs to user 65534") != std::string::npos;
+        return is_told ? 20 : 30;
+    }
+}
+
+}  // namespace
+
+TEST_CASE("without a key a client does not talk to another user's listener on a Unix socket",
+          "[ipc][listener]") {
+    if (geteuid() != 0) {
+        WARN("only root can be another user: nothing was tested");
+        return;
+    }
+    test::TemporaryFolder folder;
+    std::string theirs = folder.file("theirs");
+    REQUIRE(::mkdir(theirs.c_str(), 0700) == 0);
+    REQUIRE(::chown(theirs.c_str(), kStranger, kStranger) == 0);
+    Address abstract = UnixAddress::abstract("sidestep-squatted-" + std::to_string(getpid()));
+    const std::pair<Address, Address> places[] = {
+        // as they say it, and as we do
+        {abstract, abstract},
+        {UnixAddress{"socket"}, UnixAddress{theirs + "/socket"}}};
+    for (const auto& [there, here] : places) {
+        CAPTURE(to_string(here));
+        auto refused = [&at = here] { return talk_without_key(at, false); };
+        auto wanted = [&at = here] { return talk_without_key(at, true); };
+        CHECK(beside_strangers_listener(theirs, there, refused) == 20);
+        CHECK(beside_strangers_listener(theirs, there, wanted) == 10);
+    }
+    // Root is whom everybody trusts.
+    Listener own({.address = UnixAddress{}});
+    auto as_stranger = [&] {
+        return setuid(kStranger) == 0 ? talk_without_key(own.address(), false) : 2;
+    };
+    CHECK(test::ForkedChild(as_stranger).join() == 10);
+}
+
+TEST_CASE("a constructor that fails behind bind() leaves no socket file", "[ipc][listener]") {
+    test::TemporaryFolder folder;
+    std::string path = folder.file("socket");
+    // The socket gets the last descriptor; the event for close() finds none.
+    test::ForkedChild child([&] {
+        rlimit limit = {};
+        getrlimit(RLIMIT_NOFILE, &limit);
+        int lowest = dup(0);
+        close(lowest);
+        limit.rlim_cur = static_cast<rlim_t>(lowest) + 1;
+        if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return 2;
+        try {
+            Listener listener({.address = UnixAddress{path}});
+            return 3;
+        } catch (const std::system_error& error) {
+            if (error.code() != std::errc::too_many_files_open) return 4;
+        }
+        if (std::filesystem::exists(path)) return 5;
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+        Listener listener({.address = UnixAddress{path}});
+        return std::filesystem::exists(path) ? 0 : 6;
+    });
+    CHECK(child.join() == 0);
+    CHECK_FALSE(std::filesystem::exists(path));
+}
+
+TEST_CASE("peers that come to nothing do not keep accept_for beyond its time", "[ipc][listener]") {
+    if (geteuid() != 0) {
+        WARN("only root can be another user: nothing was tested");
+        return;
+    }
+    // Ten of another user's wait; without a key at an abstract name none of them is let in.
+    Listener listener({.address = UnixAddress{}, .max_handshakes = 4});
+    auto [ready, tell] = Pipe();
+    auto [stop, end] = Pipe();
+    test::ForkedChild strangers([&, &said = tell, &stopped = stop] {
+        if (seteuid(kStranger) != 0) return 2;
+        std::vector<Connection> waiting;
+        for (int i = 0; i < 10; ++i) waiting.push_back(Client(listener.address()));
+        said.send(1);
+        return stopped.recv<int>();
+    });
+    ready.recv<int>();
+    CHECK_FALSE(listener.accept_for(0s));
+    CHECK_FALSE(wait({listener}, 0s).empty());  // it came back in the middle of them
+    CHECK_FALSE(listener.accept_for(0s));
+    CHECK_FALSE(listener.accept_for(0s));
+    CHECK(wait({listener}, 0s).empty());
+    end.send(0);
+    CHECK(strangers.join() == 0);
 }

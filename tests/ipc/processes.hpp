@@ -130,6 +130,7 @@ class Channel {
         sidestep::sys::Message message = sidestep::sys::receive_message(ends_.second.get(), bytes);
         FdDealer fds(std::move(message.fds));
         sidestep::InputArchive archive({bytes.data(), message.size}, &fds);
+        archive.allow_functions();
         archive(values...);
         archive.expect_end();
     }
@@ -145,7 +146,7 @@ class Channel {
   private:
     sidestep::sys::SocketPair ends_;
 };
-// A handle as it is after a journey.
+// A handle as it is after a journey as an argument.
 template <class T>
 T travel(const T& handle) {
     Channel channel;

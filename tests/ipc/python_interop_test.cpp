@@ -233,3 +233,19 @@ TEST_CASE("descriptors go to a Python program and come back", "[ipc][interop][fd
         CHECK(program.join() == 0);
     }
 }
+
+TEST_CASE("what Python's send() has pickled is refused by name", "[ipc][interop]") {
+    for (const Python& python : pythons()) {
+        if (python.script != "mp_peer.py") continue;
+        CAPTURE(python.command);
+        Listener listener({.address = UnixAddress{}});
+        const auto& name = std::get<UnixAddress>(listener.address()).path;
+        Program client({python.command, "-c",
+                        "import sys, multiprocessing.connection as c\n"
+                        "c.Client('\\0' + sys.argv[1], 'AF_UNIX').send([1, 'two'])",
+                        name});
+        Connection connection = listener.accept();
+        CHECK_THROWS_WITH(connection.recv<std::vector<int>>(), Catch::Contains("Python pickle"));
+        CHECK(client.join() == 0);
+    }
+}

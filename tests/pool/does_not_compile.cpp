@@ -31,5 +31,8 @@ void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& 
 #elif SIDESTEP_CASE == 3
     // EXPECT 3: these items cannot be copied: move the container of them into the map or stream
     threads.map(open, boxes);
+#elif SIDESTEP_CASE == 4
+    // EXPECT 4: a result cannot carry function pointers: whoever wrote it could name any function
+    pool.map([](int n) { return sidestep::bind(&open, std::make_unique<int>(n)); }, numbers);
 #endif
 }

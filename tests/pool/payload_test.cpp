@@ -118,3 +118,71 @@ TEST_CASE("a worker that has nothing to do holds no huge result that was taken",
         [&] { return resident_pages(worker) < small + static_cast<long>(kBytes / 4096 / 4); }));
 }
 #endif
+
+namespace {
+
+struct Hidden {  // what no compiler sees
+    sidestep::Bound<int (*)(int, int), int> call;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(call);
+    }
+};
+int subtract(int a, int b) { return a - b; }
+
+struct Deep {
+    std::unique_ptr<Deep> next;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(next);
+    }
+};
+Deep deep(int nodes) {
+    Deep all;
+    for (Deep* last = &all; --nodes > 0; last = last->next.get())
+        last->next = std::make_unique<Deep>();
+    return all;
+}
+
+}  // namespace
+
+TEST_CASE("functions go to workers as arguments, and none comes back in a result",
+          "[pool][payload]") {
+    auto method = GENERATE(from_range(test::methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    Hidden hidden = {mp::bind(&subtract, 44)};
+    auto call = [](const Hidden& arrived) { return arrived.call(2); };
+    CHECK(pool.submit(call, hidden).get() == 42);
+    CHECK(pool.map(call, std::vector{hidden, hidden}) == std::vector{42, 42});
+    auto give_back = [](Hidden arrived) { return arrived; };
+    CHECK_THROWS_WITH(pool.submit(give_back, hidden).get(),
+                      Catch::Contains("could name any function"));
+    // It is that result's error, and nothing else's.
+    std::vector<int> answers;
+    for (int n : pool.imap([](int n) { return n; }, std::vector{1, 2})) answers.push_back(n);
+    CHECK(answers == std::vector{1, 2});
+}
+
+TEST_CASE("a result that is too deep is its own error", "[pool][payload]") {
+    auto method = GENERATE(from_range(test::methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto depth = [](const Deep& first) {
+        int nodes = 0;
+        for (const Deep* at = &first; at; at = at->next.get()) ++nodes;
+        return nodes;
+    };
+    CHECK(depth(pool.submit(deep, 500).get()) == 500);
+    CHECK_THROWS_WITH(pool.submit(deep, 501).get(), Catch::Contains("1000 deep"));
+    // One item's error leaves the others of its chunk.
+    std::vector<int> depths;
+    auto stream = pool.imap(deep, std::vector{3, 5000, 4}, {.chunksize = 3});
+    int failed = 0;
+    for (auto& outcome : stream.outcomes()) {
+        if (outcome.has_value())
+            depths.push_back(depth(outcome.value()));
+        else
+            ++failed;
+    }
+    CHECK(depths == std::vector{3, 4});
+    CHECK(failed == 1);
+}

@@ -7,12 +7,22 @@
 // Format: native byte order and sizes, no padding; lengths are 64-bit. Both ends are one program on
 //         one machine. Elements of arithmetic type go in bulk.
 // Errors: SerializationError, which names what was expected and what was there (cereal::Exception
-//         for an impossible variant index or smart pointer number: cereal's own check). Every
-//         length is checked against the bytes that remain before anything is allocated; whatever is
-//         left over at the end is an error.
-// Limits: a container whose elements take no bytes (empty classes) cannot be read back if it has
-//         elements: its length would have no bytes to back it. An enum takes any value that its
-//         bytes have: if these are damaged, one that it has no name for.
+//         for an impossible variant index, or a polymorphic type that is not registered: cereal's
+//         own checks). Every length is checked against the bytes that remain before anything is
+//         allocated; whatever is left over at the end is an error.
+// Trust:  what is read may come from anybody. Memory grows as elements arrive, to a small multiple
+//         of them; what a type itself makes of few bytes (an empty optional of a large array) is
+//         its own. A shared pointer is read as the type that it was first read as, and a
+//         polymorphic one as a registered type that derives from the one asked for. Pointers may
+//         form a ring, and a polymorphic unique_ptr may name a registered type that does not
+//         derive: the one leaks, and so does the object of the other, behind an error. Functions
+//         are named by a task's arguments only: see task.hpp. A type's own `load` has to check what
+//         it reads.
+// Limits: values of class type can be read 1000 deep inside one another (each node of a list of
+//         unique_ptr is two). A type with load_and_construct cannot refer to itself. A container
+//         whose elements take no bytes (empty classes) cannot be read back if it has elements: its
+//         length would have no bytes to back it. An enum takes any value that its bytes have: if
+//         these are damaged, one that it has no name for.
 // Threads: an archive belongs to one thread.
 #pragma once
 
@@ -21,6 +31,7 @@
 #include <cereal/types/chrono.hpp>
 #include <cereal/types/complex.hpp>
 #include <cereal/types/deque.hpp>
+#include <cereal/types/forward_list.hpp>
 #include <cereal/types/list.hpp>
 #include <cereal/types/map.hpp>
 #include <cereal/types/memory.hpp>
@@ -34,16 +45,22 @@
 #include <cereal/types/variant.hpp>
 #include <cereal/types/vector.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <forward_list>
+#include <map>
 #include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <typeindex>
+#include <typeinfo>
+#include <utility>
 #include <vector>
 
 namespace sidestep {
@@ -71,6 +88,85 @@ concept BitwiseElement =
 // many elements as there are bytes before they find out.)
 template <class T>
 concept BulkElement = BitwiseElement<T> ||(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>);
+
+// The fewest bytes that a T takes; 1 where that is not known.
+template <class T>
+inline constexpr std::size_t kLeastBytes = std::is_arithmetic_v<T> || std::is_enum_v<T> ||
+                                                   BitwiseElement<T>
+                                               ? sizeof(T)
+                                               : 1;
+template <class T, std::size_t n>
+inline constexpr std::size_t kLeastBytes<std::array<T, n>> = n == 0 ? 1 : n* kLeastBytes<T>;
+template <class A, class B>
+inline constexpr std::size_t kLeastBytes<std::pair<A, B>> = kLeastBytes<A> + kLeastBytes<B>;
+template <class T, class Allocator>
+inline constexpr std::size_t kLeastBytes<std::vector<T, Allocator>> = sizeof(std::uint64_t);
+template <class C, class Traits, class Allocator>
+inline constexpr std::size_t kLeastBytes<std::basic_string<C, Traits, Allocator>> =
+    sizeof(std::uint64_t);
+
+// Values that count where they lie inside one another: a type that contains itself goes through one
+// of these. Not what cereal wraps them in, nor what cannot contain itself without their help.
+template <class T>
+inline constexpr bool kNests = std::is_class_v<T>;
+template <class T>
+inline constexpr bool kNests<cereal::NameValuePair<T>> = false;
+template <class T>
+inline constexpr bool kNests<cereal::SizeTag<T>> = false;
+template <class T>
+inline constexpr bool kNests<cereal::BinaryData<T>> = false;
+template <class K, class T>
+inline constexpr bool kNests<cereal::MapItem<K, T>> = false;
+template <class T>
+inline constexpr bool kNests<cereal::memory_detail::PtrWrapper<T>> = false;
+template <class... T>
+inline constexpr bool kNests<std::tuple<T...>> = false;
+template <class A, class B>
+inline constexpr bool kNests<std::pair<A, B>> = false;
+template <class T, std::size_t n>
+inline constexpr bool kNests<std::array<T, n>> = false;
+template <class C, class Traits, class Allocator>
+inline constexpr bool kNests<std::basic_string<C, Traits, Allocator>> = false;
+template <BulkElement T, class Allocator>
+inline constexpr bool kNests<std::vector<T, Allocator>> = false;
+inline constexpr unsigned kDeepest = 1000;
+
+// True for a type that carries function pointers, as far as that can be seen: bind() of one, and
+// whatever standard template holds it. (What a user's type hides is found when it is read.)
+template <class T>
+inline constexpr bool names_code = false;
+template <template <class...> class Template, class... T>
+inline constexpr bool names_code<Template<T...>> = (names_code<T> || ...);
+template <class T, std::size_t n>
+inline constexpr bool names_code<std::array<T, n>> = names_code<T>;
+
+// The shared pointers that an archive has met. An id stands for an object *of one type*: an object
+// and its first member have one address, and whoever wrote the bytes may lie.
+class SentPointers {
+  public:
+    // Its id, with cereal's mark if it is new.
+    std::uint32_t number(const std::shared_ptr<const void>& pointer, const std::type_info& type);
+
+  private:
+    std::map<std::pair<const void*, std::type_index>, std::uint32_t> ids_;
+    std::vector<std::shared_ptr<const void>> kept_;  // so that no address is used again
+};
+class ReceivedPointers {
+  public:
+    void add(std::uint32_t id, std::shared_ptr<void> pointer, const std::type_info& type,
+             bool usable);
+    void set_usable(std::uint32_t id) { known_.at(id).usable = true; }
+    // Throws SerializationError if there is none, or it is of another type.
+    const std::shared_ptr<void>& find(std::uint32_t id, const std::type_info& type) const;
+
+  private:
+    struct Known {
+        std::shared_ptr<void> pointer;
+        std::type_index type;
+        bool usable;  // false: its constructor has not run yet
+    };
+    std::map<std::uint32_t, Known> known_;
+};
 
 // Where an output archive writes: a window of memory that grow() replaces by a larger one.
 class OutputBuffer {
@@ -166,6 +262,8 @@ void expect_writes(void* begin, std::size_t size) noexcept;
 [[noreturn]] void throw_bad_length(std::uint64_t length, std::size_t remaining);
 [[noreturn]] void throw_bad_bool(unsigned value);
 [[noreturn]] void throw_left_over(std::size_t remaining);
+[[noreturn]] void throw_too_deep();
+[[noreturn]] void throw_unknown_pointer(std::uint32_t id);
 
 }  // namespace detail
 
@@ -183,11 +281,19 @@ class OutputArchive : public cereal::OutputArchive<OutputArchive, cereal::AllowE
     // Who writes a task's result tells these how far it is; null: nobody measures.
     detail::CallTimes* times() const { return times_; }
     void set_times(detail::CallTimes* times) { times_ = times; }
+    // Called by cereal, instead of its own, which knows no types.
+    template <class T>
+    std::uint32_t registerSharedPointer(const std::shared_ptr<T>& pointer) {
+        if (pointer == nullptr) return 0;
+        if (pointers_ == nullptr) pointers_ = std::make_unique<detail::SentPointers>();
+        return pointers_->number(pointer, typeid(T));
+    }
 
   private:
     detail::OutputBuffer* buffer_;
     detail::FdSink* fds_;
     detail::CallTimes* times_ = nullptr;
+    std::unique_ptr<detail::SentPointers> pointers_;  // from the first one on
 };
 
 // Reads values from a span, in place: archive(a, b, c). The span must outlive the archive.
@@ -211,14 +317,16 @@ class InputArchive : public cereal::InputArchive<InputArchive, cereal::AllowEmpt
         cursor_ += size;
         return {at, size};
     }
+    std::span<const std::byte> rest() const { return {cursor_, remaining()}; }
     std::size_t remaining() const { return static_cast<std::size_t>(end_ - cursor_); }
     bool is_aligned_for(std::size_t alignment) const {
         return reinterpret_cast<std::uintptr_t>(cursor_) % alignment == 0;
     }
-    // Goes on with other bytes.
+    // Goes on with other bytes, outside all values (an exception may have left some open).
     void reset(std::span<const std::byte> bytes) {
         cursor_ = bytes.data();
         end_ = bytes.data() + bytes.size();
+        depth_ = 0;
     }
     // Throws if anything is left over.
     void expect_end() const {
@@ -226,13 +334,55 @@ class InputArchive : public cereal::InputArchive<InputArchive, cereal::AllowEmpt
     }
     detail::FdSource* fds() const { return fds_; }
 
+    // These are a task's arguments: they come from whoever gives this process its work, and may
+    // name functions. Messages and results may not: see names_code.
+    void allow_functions() { functions_allowed_ = true; }
+    bool functions_allowed() const { return functions_allowed_; }
+
+    // Around each value that is read inside another.
+    void enter() {
+        if (++depth_ > detail::kDeepest) detail::throw_too_deep();
+    }
+    void leave() { --depth_; }
+
+    // Called by cereal, instead of its own, which knows no types.
+    template <class T>
+    void registerSharedPointer(std::uint32_t id, const std::shared_ptr<T>& pointer) {
+        constexpr bool made_later = cereal::traits::has_load_and_construct<T, InputArchive>::value;
+        if (pointers_ == nullptr) pointers_ = std::make_unique<detail::ReceivedPointers>();
+        pointers_->add(id & ~cereal::detail::msb_32bit, pointer, typeid(T), !made_later);
+    }
+    template <class T>
+    void set_usable(std::uint32_t id) {
+        if constexpr (cereal::traits::has_load_and_construct<T, InputArchive>::value)
+            pointers_->set_usable(id & ~cereal::detail::msb_32bit);
+    }
+    template <class T>
+    std::shared_ptr<T> known_pointer(std::uint32_t id) const {
+        if (id == 0) return nullptr;
+        if (pointers_ == nullptr) detail::throw_unknown_pointer(id);
+        return std::static_pointer_cast<T>(pointers_->find(id, typeid(T)));
+    }
+
   private:
     const std::byte* cursor_;
     const std::byte* end_;
     detail::FdSource* fds_;
+    std::unique_ptr<detail::ReceivedPointers> pointers_;  // from the first one on
+    unsigned depth_ = 0;
+    bool functions_allowed_ = false;
 };
 
 // --- how cereal reaches the archives ---------------------------------------------------------
+
+template <class T>
+void prologue(InputArchive& archive, const T&) {
+    if constexpr (detail::kNests<T>) archive.enter();
+}
+template <class T>
+void epilogue(InputArchive& archive, const T&) {
+    if constexpr (detail::kNests<T>) archive.leave();
+}
 
 template <class T>
 requires std::is_arithmetic_v<T>
@@ -280,99 +430,26 @@ void CEREAL_SERIALIZE_FUNCTION_NAME(Archive& archive, cereal::NameValuePair<T>& 
     archive(pair.value);
 }
 
-// --- types that cereal does not bring --------------------------------------------------------
-
-// cereal copies sizeof(array), which is not 0, from data(), which may be null.
+// A pointer that is new is read by cereal; one that was met before is looked up by id *and* type.
 template <class T>
-void CEREAL_SAVE_FUNCTION_NAME(OutputArchive&, const std::array<T, 0>&) {}
-template <class T>
-void CEREAL_LOAD_FUNCTION_NAME(InputArchive&, std::array<T, 0>&) {}
-
-// cereal puts each element in front of its equals, and so turns their order around.
-template <class K, class T, class Compare, class Allocator>
 void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive,
-                               std::multimap<K, T, Compare, Allocator>& values) {
-    cereal::size_type size = 0;
-    archive(cereal::make_size_tag(size));
-    values.clear();
-    for (; size != 0; --size) {
-        K key{};
-        T value{};
-        archive(cereal::make_map_item(key, value));
-        values.emplace_hint(values.end(), std::move(key), std::move(value));
-    }
-}
-template <class K, class Compare, class Allocator>
-void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive, std::multiset<K, Compare, Allocator>& keys) {
-    cereal::size_type size = 0;
-    archive(cereal::make_size_tag(size));
-    keys.clear();
-    for (; size != 0; --size) {
-        K key{};
-        archive(key);
-        keys.emplace_hint(keys.end(), std::move(key));
-    }
-}
-
-template <detail::BitwiseElement T>
-void CEREAL_SAVE_FUNCTION_NAME(OutputArchive& archive, const T& value) {
-    archive.write(&value, sizeof value);
-}
-template <detail::BitwiseElement T>
-void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive, T& value) {
-    archive.read(&value, sizeof value);
-}
-template <detail::BulkElement T, class Allocator>
-void CEREAL_SAVE_FUNCTION_NAME(OutputArchive& archive, const std::vector<T, Allocator>& values) {
-    archive(cereal::make_size_tag(static_cast<cereal::size_type>(values.size())));
-    archive.write(values.data(), values.size() * sizeof(T));
-}
-// Straight into new memory: a resize() would first fill it with zeros.
-template <detail::BulkElement T, class Allocator>
-void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive, std::vector<T, Allocator>& values) {
-    cereal::size_type size = 0;
-    archive(cereal::make_size_tag(size));
-    if (size > archive.remaining() / sizeof(T))
-        detail::throw_bad_length(size, archive.remaining() / sizeof(T));
-    auto count = static_cast<std::size_t>(size);
-    values.clear();
-    values.reserve(count);
-    if (count * sizeof(T) >= detail::kLargeRead)
-        detail::expect_writes(values.data(), count * sizeof(T));
-    if (archive.is_aligned_for(alignof(T))) {
-        auto* first = reinterpret_cast<const T*>(archive.view(count * sizeof(T)).data());
-        values.assign(first, first + count);
+                               cereal::memory_detail::PtrWrapper<std::shared_ptr<T>&>& wrapper) {
+    std::span<const std::byte> ahead = archive.rest();
+    std::uint32_t id = 0;
+    if (ahead.size() < sizeof id) detail::throw_short_read(sizeof id, ahead.size());
+    std::memcpy(&id, ahead.data(), sizeof id);
+    if ((id & cereal::detail::msb_32bit) != 0) {
+        cereal::CEREAL_LOAD_FUNCTION_NAME(archive, wrapper);
+        archive.set_usable<std::remove_const_t<T>>(id);
     } else {
-        values.resize(count);
-        archive.read(values.data(), count * sizeof(T));
+        archive.read(&id, sizeof id);
+        wrapper.ptr = archive.known_pointer<T>(id);
     }
-}
-template <class Traits, class Allocator>
-void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive,
-                               std::basic_string<char, Traits, Allocator>& text) {
-    cereal::size_type size = 0;
-    archive(cereal::make_size_tag(size));
-    auto bytes = archive.view(static_cast<std::size_t>(size));
-    text.clear();
-    text.reserve(bytes.size());
-    if (bytes.size() >= detail::kLargeRead) detail::expect_writes(text.data(), bytes.size());
-    text.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 }  // namespace sidestep
 
-namespace std::filesystem {
-
-inline void CEREAL_SAVE_FUNCTION_NAME(sidestep::OutputArchive& archive, const path& value) {
-    archive(value.native());
-}
-inline void CEREAL_LOAD_FUNCTION_NAME(sidestep::InputArchive& archive, path& value) {
-    std::string text;
-    archive(text);
-    value = std::move(text);
-}
-
-}  // namespace std::filesystem
+#include <sidestep/archive_types.hpp>  // IWYU pragma: export
 
 CEREAL_REGISTER_ARCHIVE(sidestep::OutputArchive)
 CEREAL_REGISTER_ARCHIVE(sidestep::InputArchive)

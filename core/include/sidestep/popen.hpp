@@ -72,7 +72,9 @@ class Popen {
 
     // Writes `input` to std_in and closes it, reads std_out and std_err to their end, waits.
     // A child that does not read its input is no error. After TimeoutExpired the child runs on;
-    // call again without input: no output is lost, and the rest of the input is still sent.
+    // call again without input: no output is lost, and the rest of the input is still sent. Only
+    // communicate() sends that rest: what std_in().write() writes in between overtakes it, and
+    // std_in().close() drops it.
     // Throws std::logic_error for input without a pipe, or new input after a timeout; DecodeError,
     // before anything is sent, for input that cannot be encoded, or what std_in().stream() has
     // lost.

@@ -34,6 +34,8 @@
 //            that moment; others live on, as in Python, and can see it: parent_process(). (A copy
 //            of this process keeps the daemonic ones alive until it ends or calls exec, if it was
 //            made by a raw clone(2) or _Fork(3), or by another thread's fork(2) within start().)
+// Trust:     the child is this program, run by this user; it does what its arguments say, and they
+//            may name functions. What it throws is read as data.
 // Errors:    std::logic_error for calls in the wrong state (table below), and for a start method
 //            that will not do here (init.hpp, start_method.hpp); what an argument's `serialize`
 //            throws; subprocess::StartError (a std::system_error with step and errno)

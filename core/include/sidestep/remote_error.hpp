@@ -127,6 +127,7 @@ bool register_exception() {
     static_assert(has_state || std::is_constructible_v<E, const std::string&>,
                   "give E a cereal `serialize` and a default constructor, or a constructor from "
                   "std::string");
+    static_assert(!detail::names_code<E>, "an exception cannot carry function pointers");
     detail::ExceptionCodec codec;
     if constexpr (has_state) {
         codec.save = [](const std::exception& error, OutputArchive& archive) {

@@ -10,6 +10,9 @@
 // Threads:   thread-safe; any number of threads may run children at once.
 // Peer death: a child that dies early is a return code; input that it did not read is no error.
 // Fork:      a forked copy has no children: what its parent started, its parent waits for.
+// Trust:     the program is as trusted as whoever can write to its file, to the folders of PATH and
+//            to its environment. What it prints is bytes. Before a child runs as another user, see
+//            the fields user, as_user, cwd and start_new_session of Options.
 // Errors:    std::invalid_argument for options that contradict each other, StartError (a
 //            std::system_error with step, errno and path) if there is no child, TimeoutExpired,
 //            CalledProcessError.

@@ -284,7 +284,9 @@ struct Options {
     // go out with the end of a line (text mode only). n: writes are gathered up to n bytes.
     int bufsize = -1;
     // The file to execute, while args[0] stays what the program sees as its name; with `shell`,
-    // the shell to use. A name without '/' is searched in the PATH *of the child*.
+    // the shell to use. A name without '/' is searched in the PATH *of the child*, and relative
+    // entries of that (an empty one is ".") in the child's `cwd`: with a folder that others can
+    // write to, give a path.
     std::filesystem::path executable = {};
     InputRedirect std_in = {};
     OutputRedirect std_out = {};
@@ -297,17 +299,25 @@ struct Options {
     bool close_fds = true;
     // Runs /bin/sh -c args[0], with the other words as $0, $1...
     bool shell = false;
-    // Where the child starts. A relative `executable` is resolved there.
+    // Where the child starts. A relative `executable` is resolved there. It is entered before
+    // `user`, `group` and extra_groups take effect, so with the parent's rights: the child may be
+    // in a folder that its user could not enter.
     std::filesystem::path cwd = {};
     // No value: the parent's.
     std::optional<Environment> env = {};
     std::optional<bool> universal_newlines = {};  // the older name of `text`
     // SIGPIPE and SIGXFSZ get their default action, if the parent ignores them.
     bool restore_signals = true;
-    bool start_new_session = false;  // setsid()
+    // setsid(). A child that keeps its parent's terminal can read from it, and, where the kernel
+    // allows that (ioctl TIOCSTI; the sysctl dev.tty.legacy_tiocsti), type into it as if the user
+    // had: set this for a child of another user that is started from a terminal.
+    bool start_new_session = false;
     // Survive in the child, under their own or another number. Sets close_fds.
     std::vector<PassFd> pass_fds = {};
-    // Real and effective ids; needs the privilege to change them. An empty list drops all groups.
+    // Real, effective and saved ids; needs the privilege to change them. Each field changes what it
+    // names and nothing else, as in Python: `user` alone leaves a child of root with root's group
+    // and root's other groups, and so with what these may do. as_user (below) changes all at once.
+    // An empty list of extra_groups drops all groups.
     std::optional<Identity> user = {};
     std::optional<Identity> group = {};
     std::optional<std::vector<Identity>> extra_groups = {};
@@ -325,6 +335,11 @@ struct Options {
 
     // Beyond Python.
 
+    // The child runs as this user, given by name: user id, group and the list of groups become
+    // those of the user's login, and none of the parent's are left. Excludes user, group and
+    // extra_groups; needs the privilege to change them. The environment stays as it is (HOME, USER:
+    // see `env`), and so do `limits`, open files and the working folder (see `cwd`).
+    std::optional<std::string> as_user = {};
     // Signals that are blocked in the child. No value: those that the calling thread blocks.
     std::optional<std::vector<int>> blocked_signals = {};
     std::vector<ResourceLimit> limits = {};

@@ -9,7 +9,8 @@
 // Errors:    std::system_error from the system, std::logic_error on a closed pipe, DecodeError in
 //            text mode.
 // Streams:   stream() and the other functions of a reader or writer, and Popen::communicate, take
-//            turns as you like: no byte is lost or overtaken. A stream stays valid as long as the
+//            turns as you like: no byte is lost or overtaken (but for the rest of the input of a
+//            communicate() that timed out, see there). A stream stays valid as long as the
 //            reader or writer (so as long as its Popen) and follows it when it is moved; once the
 //            pipe is closed, it is at its end: eofbit, badbit.
 #pragma once

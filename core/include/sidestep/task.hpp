@@ -16,6 +16,11 @@
 // receiver checks the module's build-id, the place and the signature before it jumps. (A module
 // without a build-id is known by its contents. Two loaded copies of one library are refused.)
 //
+// Trust: a process does what its tasks say, so it takes them from whoever started it, and from
+// nobody else. In messages, results and items of queues a bind() of a function pointer does not
+// compile, and where a type of yours hides one it is not read: whoever wrote the bytes could name
+// any function. A captureless lambda or a functor names none: it is part of the type.
+//
 // Threads: check_callable and its kin are of compile time; a TaskId is a value.
 // Errors:  what cannot be a task does not compile, and the message says what to do instead;
 //          SerializationError for a task of another build of the program.
@@ -53,6 +58,11 @@ struct CodeAddress {
     }
 };
 CodeAddress locate_code(const void* function);
+// Of a function pointer among arguments: damaged bytes, or a function of another type, are no
+// address to jump to. `signature`: of the pointer's type.
+std::uint64_t check_word(const CodeAddress& address, std::uint64_t signature) noexcept;
+[[noreturn]] void throw_function_refused();
+[[noreturn]] void throw_function_damaged();
 // Throws SerializationError if this process has no such code.
 const void* resolve_code(const CodeAddress& address);
 
@@ -136,8 +146,10 @@ void save_callable(OutputArchive& archive, const F& f) {
     else if constexpr (!Captureless<F>)
         archive(f);
 }
+// A task's arguments begin with its callable: from here on they may name functions.
 template <class F>
 F load_callable(InputArchive& archive) {
+    archive.allow_functions();
     if constexpr (FunctionPointer<F>) {
         CodeAddress address;
         archive(address);
@@ -148,6 +160,33 @@ F load_callable(InputArchive& archive) {
         return f;
     }
 }
+
+// The same inside of a bind(), which may be a part of anything.
+template <class F>
+void save_bound(OutputArchive& archive, const F& f) {
+    if constexpr (FunctionPointer<F>) {
+        CodeAddress address = locate_code(reinterpret_cast<const void*>(f));
+        archive(address, check_word(address, hash_text(type_text<F>())));
+    } else {
+        save_callable(archive, f);
+    }
+}
+template <class F>
+void load_bound(InputArchive& archive, F& f) {
+    if constexpr (FunctionPointer<F>) {
+        if (!archive.functions_allowed()) throw_function_refused();
+        CodeAddress address;
+        std::uint64_t check = 0;
+        archive(address, check);
+        if (check != check_word(address, hash_text(type_text<F>()))) throw_function_damaged();
+        f = reinterpret_cast<F>(const_cast<void*>(resolve_code(address)));
+    } else if constexpr (!Captureless<F>) {
+        archive(f);
+    }
+}
+
+template <FunctionPointer F, class... Args>
+inline constexpr bool names_code<Bound<F, Args...>> = true;
 
 // --- arguments and results -------------------------------------------------------------------
 
@@ -202,6 +241,9 @@ constexpr void check_result() {
     static_assert(std::is_void_v<Result> || std::is_default_constructible_v<Result> ||
                       std::is_constructible_v<Result, Blank>,
                   "the result's type needs a default constructor, so that it can be read back");
+    static_assert(!names_code<Result>,
+                  "a result cannot carry function pointers: whoever wrote it could name any "
+                  "function. Return data, or bind() a captureless lambda or a functor instead");
 }
 template <class F, class... Args>
 constexpr void check_task() {
@@ -263,11 +305,11 @@ struct Bound {
             args);
     }
     void save(OutputArchive& archive) const {
-        detail::save_callable(archive, f);
+        detail::save_bound(archive, f);
         archive(args);
     }
     void load(InputArchive& archive) {
-        f = detail::load_callable<F>(archive);
+        detail::load_bound(archive, f);
         archive(args);
     }
 };

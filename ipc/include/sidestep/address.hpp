@@ -15,8 +15,9 @@ namespace sidestep {
 // A socket on this machine. Descriptors and connections travel over these, and only these.
 //
 // A path names a file, which the Listener creates and removes; the file's permissions say who may
-// connect. An abstract name is no file and vanishes with its last socket, even after kill -9; it
-// has no permissions, so a Listener without an authkey refuses peers of other users itself.
+// connect, and its folder's who may put one there first. An abstract name is no file and vanishes
+// with its last socket, even after kill -9; it has no permissions, and belongs to whoever takes it
+// first. Without an authkey, Listener and Client look at the other side's user: see listener.hpp.
 // An empty path asks the Listener for a fresh abstract name. (In Python's notation an abstract
 // name begins with '\0'.)
 struct UnixAddress {

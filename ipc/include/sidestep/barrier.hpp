@@ -93,7 +93,8 @@ class Barrier {
         : Barrier(parties, std::shared_ptr<detail::BarrierAction>(), options) {}
     // The last party to arrive calls action() before any goes on. What it throws comes out of its
     // wait(), and breaks the barrier. It travels with the handle, so it is what can be a task: a
-    // function, a captureless lambda, a functor with `serialize`, bind(f, args...).
+    // function, a captureless lambda, a functor with `serialize`, bind(f, args...). Such a barrier
+    // is an argument of a task or a Process only: one that came in a message could run anything.
     template <class F>
     requires std::is_invocable_v<F&> Barrier(unsigned parties, F action,
                                              BarrierOptions options = {})

@@ -26,17 +26,25 @@
 //             never a SIGPIPE. Over TCP, a peer that dies or closes before it has read all that was
 //             sent to it resets the stream: recv then throws ECONNRESET (as Python does), also
 //             between two messages, and what the peer had sent last may be lost.
+// Trust:      what is received is checked, whoever sent it: it is a T, or an error. Whoever shares
+//             the stream chooses its value, and the descriptors in it. Function pointers are
+//             refused. For a peer that is trusted less than this: recv_bytes().
 // Errors:     EndOfStream, BufferTooShort, SerializationError; std::system_error: EBADF for a
 //             closed connection or the wrong direction, EMSGSIZE for a message beyond the limit
 //             that recv was given, EBADMSG for what is no frame. After the last two the connection
 //             cannot receive any more: where the next message begins is not known.
 // Limits:     253 descriptors in a message: of a peer that sends more, twice as many are open here
-//             at most, and the others are lost. A length is only believed as far as bytes arrive:
-//             memory grows with them. Signals interrupt nothing (EINTR is retried).
+//             at most, and the others are lost; a message may name them 1024 times. A length is
+//             only believed as far as bytes arrive: memory grows with them. See archive.hpp for
+//             what values may take. Signals interrupt nothing (EINTR is retried).
+// Wire:       frames as Python's multiprocessing.connection has them. What send() writes begins
+//             with 12 bytes that tell its type, by its (mangled) name; send_bytes() adds nothing.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -44,6 +52,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -77,6 +86,24 @@ namespace detail {
 enum class Channel : std::uint8_t { unix_socket, socket, file };
 class Inbox;
 
+// What send() puts in front of a value, so that it is read as what it is.
+struct MessageType {
+    static constexpr std::uint32_t kMagic = 0x317453d6;  // no pickle begins so, and hardly a text
+    static constexpr std::size_t kSize = sizeof kMagic + sizeof(std::uint64_t);
+    const char* name;  // type_info::name()
+    std::uint64_t tag;
+
+    explicit MessageType(const std::type_info& type) noexcept;
+};
+template <class T>
+const MessageType& message_type() {
+    static const MessageType type(typeid(T));
+    return type;
+}
+// The value's bytes. Throws SerializationError, with what came instead, if it is of another type.
+std::span<const std::byte> open_message(std::span<const std::byte> message,
+                                        const MessageType& expected);
+
 // The descriptors of a message on its way out: numbered in the order in which they were put.
 class OutgoingFds final : public FdSink {
   public:
@@ -93,11 +120,16 @@ class OutgoingFds final : public FdSink {
 class IncomingFds final : public FdSource {
   public:
     int get(std::uint64_t number) override;
+    std::shared_ptr<void> get_lasting(std::uint64_t number, Make make) override;
     void add(DupFd fd) { fds_.push_back(std::move(fd)); }
     void set_lost() { lost_ = true; }
 
   private:
+    // What an honest message stays below, however often it names one descriptor.
+    static constexpr std::size_t kMostCopies = 1024;
     std::vector<DupFd> fds_;
+    std::map<std::pair<std::uint64_t, Make>, std::shared_ptr<void>> lasting_;  // made already
+    std::size_t copies_ = 0;
     bool lost_ = false;  // the process's table of descriptors was full, or there were too many
 };
 
@@ -122,19 +154,25 @@ class Connection {
                       !std::is_same_v<T, std::string>) {
             send(std::string(std::string_view(value)));
         } else {
+            check_message<T>();
             detail::HeapBuffer& buffer = begin_message();
             detail::OutgoingFds fds(carries_fds());
             OutputArchive archive(buffer, &fds);
-            archive(value);
+            archive(detail::MessageType::kMagic, detail::message_type<T>().tag, value);
             send_message(buffer, fds.fds());
         }
     }
     // Receives one message; blocks until it is here. Throws SerializationError if it is not
-    // exactly a T (the message is consumed then).
+    // exactly a T: send() of another type, send_bytes(), a Python pickle, damaged (the message is
+    // consumed then). max_length: of the value's bytes.
     template <class T>
     T recv(std::optional<std::size_t> max_length = {}) {
+        check_message<T>();
         detail::IncomingFds fds;
-        InputArchive archive(receive_message(fds, max_length), &fds);
+        if (max_length) *max_length += std::min(detail::MessageType::kSize, ~*max_length);
+        auto bytes =
+            detail::open_message(receive_message(fds, max_length), detail::message_type<T>());
+        InputArchive archive(bytes, &fds);
         T value = detail::make_blank<T>();
         archive(value);
         archive.expect_end();
@@ -182,6 +220,12 @@ class Connection {
     void load(InputArchive& archive);
 
   private:
+    template <class T>
+    static constexpr void check_message() {
+        static_assert(!detail::names_code<T>,
+                      "a message cannot carry function pointers: whoever sent it could name any "
+                      "function. Send data, or bind() a captureless lambda or a functor instead");
+    }
     detail::HeapBuffer& begin_message();
     void send_message(const detail::HeapBuffer& message, std::span<const int> fds);
     void write_frame(std::span<const std::byte> body, std::span<const int> fds);

@@ -5,11 +5,19 @@
 //     Connection client_side = Client(listener.address(), {.authkey = "secret"});
 //
 // With an authkey both sides prove that they know it (HMAC over random challenges) before anything
-// else is read. The handshake and the framing are, byte for byte, those of Python's
-// multiprocessing.connection from 3.12 on, so that a Python program can be at the other end (with
-// send_bytes and recv_bytes: its send() pickles). An empty key is a key like any other. The key
-// proves who is there; it does not encrypt what follows.
+// else is read. The handshake and the framing are those of Python's multiprocessing.connection from
+// 3.12 on, so that a Python program can be at the other end (with send_bytes and recv_bytes: its
+// send() pickles). An empty key is a key like any other.
 //
+// Trust:      the key proves who is there; it does not encrypt what follows, nor notice who carries
+//             it all from one side to the other: across a network, take a tunnel (ssh, TLS).
+//             Between two programs of this library each proof is bound to its side and to both
+//             challenges. Python's handshake is not: where Python clients have the key, too,
+//             whoever sits at an address that they take for the listener's can have them answer in
+//             its place. Without a key: at an abstract name the Listener lets in its own user and
+//             root, at a path whom the file's permissions let in, over TCP everybody. A Client
+//             talks to its own user and root on Unix sockets, unless any_user is set, and over TCP
+//             to whoever is there.
 // Ownership:  a Listener owns its socket, and the file of a UnixAddress; what accept() returns
 //             is the caller's.
 // Threads:    a Listener is thread-safe: accept() calls take turns, close() from another thread
@@ -20,7 +28,8 @@
 //             removed by the process that created it only.
 // Peer death: a peer that dies during its handshake has failed it (AuthenticationError).
 // Errors:     std::system_error (EADDRINUSE: the address is taken; ECONNREFUSED: nobody listens;
-//             ETIMEDOUT; EBADF: the listener is closed), AuthenticationError, and
+//             ETIMEDOUT; EBADF: the listener is closed; ENOMEM, EMFILE and the like: this process
+//             is short of something, try again), AuthenticationError for each peer that fails, and
 //             std::invalid_argument for an address or option that cannot be.
 // Limits:     A peer that has not proved the key yet costs a descriptor and 600 bytes, for
 //             handshake_timeout at most; its messages are limited to 256 bytes; descriptors that
@@ -67,6 +76,9 @@ struct ClientOptions {
     std::optional<std::string> authkey = std::nullopt;  // none: no handshake
     Digest digest = Digest::sha256;
     bool legacy_md5 = false;  // see ListenerOptions
+    // Without an authkey on a UnixAddress: also talks to a listener of another user, who may have
+    // been there first.
+    bool any_user = false;
     // For connecting and the handshake together; none: as long as it takes.
     std::optional<Timeout> timeout = std::chrono::seconds(30);
 };

@@ -22,6 +22,8 @@
 //             killed in get() has taken whole items or none. Nobody else is held up: the dead lose
 //             the queue's locks within some 5 ms. A stopped process may hold up one side. A
 //             producer that is killed has left.
+// Trust:      between processes that share it as between threads: each may take and put items of
+//             any value. They are read as a T or an error, and carry no function pointers.
 // Errors:     QueueClosed after close() here; after shut_down() anywhere, or when the last
 //             producer() has left: QueueShutDown from get(), PutAfterShutDown from put().
 //             DamagedError if a process that shares the queue wrote over its memory: the queue is
@@ -128,6 +130,9 @@ class TypedQueue : public PutsItems<TypedQueue<T, kind>, T> {
     static_assert(!needs_fds<T>,
                   "a handle cannot be an item of a queue: it travels as a descriptor, and a queue "
                   "has room for bytes only. Send it over a Pipe(), or pass it as an argument");
+    static_assert(!names_code<T>,
+                  "an item of a queue cannot carry function pointers: whoever put it could name "
+                  "any function. Put data, or bind() a captureless lambda or a functor instead");
 
   public:
     using value_type = T;

@@ -28,6 +28,9 @@
 //            again; with StartMethod::fork it is a copy of this process as it was, which cannot be
 //            made again: the pool goes on with the workers that it has, and is broken with the last
 //            of them.
+// Trust:     workers do what they are told, and run as this user, with its files and descriptors:
+//            they keep accidents apart, not attackers. What a worker writes is checked all the
+//            same: a result is a value of its type or an error, and carries no function pointers.
 // Errors:    std::system_error if workers cannot be started; BrokenPool when they die again and
 //            again without finishing a task; std::logic_error after close().
 // State:     what a worker finds when it begins, signals, streams and so on, is the same by each

@@ -18,6 +18,8 @@ struct NoDefault {
     }
 };
 
+inline int twice(int n) { return 2 * n; }
+
 // As Pool::submit does.
 template <class F, class... Args>
 void submit(F&&, Args&&...) {
@@ -69,5 +71,8 @@ void use(int n) {
     // EXPECT 13: the callable cannot be called with these arguments
     sidestep::Process(
         {.name = "child"}, [](int) {}, std::string("text"));
+#elif SIDESTEP_CASE == 14
+    // EXPECT 14: a result cannot carry function pointers: whoever wrote it could name any function
+    submit([](int) { return std::vector{sidestep::bind(&twice, 1)}; }, n);
 #endif
 }
