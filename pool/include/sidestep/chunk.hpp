@@ -218,6 +218,20 @@ class ChunkSizer {
     std::size_t current_ = 1;
 };
 
+// A chunk is sent off when its items have taken as long to get as it should take to run.
+class PullTimer {
+  public:
+    explicit PullTimer(bool runs) : begin_(runs ? steady_now_ns() : 0) {}
+    // After so many items. Looks at the clock now and then.
+    bool is_over(std::size_t items) const {
+        bool looks = items < 16 ? (items & (items - 1)) == 0 : items % 16 == 0;
+        return looks && steady_now_ns() - begin_ > ChunkSizer::kTargetNs;
+    }
+
+  private:
+    std::uint64_t begin_;
+};
+
 // How far a stream runs ahead of its consumer: the size of chunks, and how many may fly.
 class ChunkWindow {
   public:

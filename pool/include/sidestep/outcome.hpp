@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <deque>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -15,6 +16,8 @@
 #include <utility>
 #include <variant>
 #include <vector>
+
+#include <sidestep/input_thread.hpp>
 
 namespace sidestep {
 
@@ -74,34 +77,75 @@ class HeldRange<Range&> {
     Range* range_;
 };
 
+template <class T>
+inline constexpr bool kIsIota = false;
+template <class First, class Last>
+inline constexpr bool kIsIota<std::ranges::iota_view<First, Last>> = true;
+
 // A range whose items are taken one by one.
 template <class Range>
 class Input {
     using Plain = std::remove_reference_t<Range>;
+    using Reference = std::ranges::range_reference_t<Plain>;
+    using Item = std::ranges::range_value_t<Plain>;
+    // A reference stays good when the range is advanced.
+    static constexpr bool kRefers =
+        std::is_lvalue_reference_v<Reference> && std::ranges::forward_range<Plain>;
+    static constexpr bool kCanBeKept =
+        kRefers || (std::is_constructible_v<Item, Reference> && std::is_move_constructible_v<Item>);
+    static constexpr bool kIsContainer =
+        std::ranges::forward_range<Plain> && !std::ranges::view<Plain>;
 
   public:
     static constexpr bool kIsContiguous =
         std::ranges::contiguous_range<Plain> &&
         std::sized_sentinel_for<std::ranges::sentinel_t<Plain>, std::ranges::iterator_t<Plain>>;
+    // To get an item may take time, as it may not with a container.
+    static constexpr bool kMayBlock =
+        !kIsContiguous && !kIsContainer && !kIsIota<std::remove_cv_t<Plain>> && kCanBeKept;
+    using Taken = std::conditional_t<kMayBlock && !kRefers, Item, Reference>;
 
     explicit Input(Range&& range) : range_(std::forward<Range>(range)) {}
+
+    // How many items can be taken now; with kMayBlock, a thread pulls them from now on (for which
+    // this object must stay where it is). `most`: there are as many, or the end is known. Waits for
+    // a pause of the input, but for an item if there is nothing else to do.
+    std::size_t await(std::size_t most, bool nothing_else) {
+        if constexpr (kMayBlock) {
+            if (!ahead_) ahead_ = std::make_unique<Ahead>(*this);
+            ahead_->thread.await(most, nothing_else);
+            if (!ahead_->thread.ended()) return std::min(most, ahead_->thread.available());
+        }
+        return most;
+    }
+    // Between await() and rest() the thread goes on, and tells `wake` of an item or the end.
+    void go_on(std::size_t most, const std::shared_ptr<CompletionQueue>& wake) {
+        if (ahead_) ahead_->thread.go_on(most, wake);
+    }
+    void rest() {
+        if (ahead_) ahead_->thread.rest();
+    }
 
     // True: there is an item, take() it. The range is advanced no sooner than the item is wanted:
     // it may be somebody who types.
     bool has_item() {
-        if (!position_)
-            position_.emplace(std::ranges::begin(range_.get()));
-        else if (std::exchange(used_, false))
-            ++*position_;
-        return *position_ != std::ranges::end(range_.get());
+        if (ahead_) {
+            if (ahead_->thread.available() > 0) return true;
+            ahead_->thread.rethrow_error();
+            return false;
+        }
+        return advance();
     }
-    decltype(auto) take() {
+    Taken take() {
+        if constexpr (kMayBlock) {
+            if (ahead_) return ahead_->take();
+        }
         used_ = true;
-        return **position_;
+        return static_cast<Taken>(**position_);
     }
     // Where items lie side by side in memory: the next ones, `most` at most; fewer at the end.
     auto take_span(std::size_t most) requires kIsContiguous {
-        (void)has_item();  // now position_ is at the next one
+        (void)advance();  // now position_ is at the next one
         auto left = static_cast<std::size_t>(std::ranges::end(range_.get()) - *position_);
         std::span items(std::to_address(*position_), std::min(most, left));
         *position_ += static_cast<std::ptrdiff_t>(items.size());
@@ -116,15 +160,56 @@ class Input {
     }
 
   private:
+    bool advance() {
+        if (!position_)
+            position_.emplace(std::ranges::begin(range_.get()));
+        else if (std::exchange(used_, false))
+            ++*position_;
+        return *position_ != std::ranges::end(range_.get());
+    }
+    // What the thread has pulled. While it is there, the range is the thread's.
+    struct Ahead {
+        using Kept = std::conditional_t<kRefers, std::add_pointer_t<Reference>, Item>;
+
+        explicit Ahead(Input& input)
+            : thread([this, &input] { return pull(input); },
+                     [this] { kept.push_back(*std::exchange(pulled, std::nullopt)); }) {}
+        bool pull(Input& input) {
+            if (!input.advance()) return false;
+            input.used_ = true;
+            if constexpr (kRefers)
+                pulled.emplace(std::addressof(**input.position_));
+            else
+                pulled.emplace(**input.position_);
+            return true;
+        }
+        Taken take() {
+            return thread.take([this]() -> Taken {
+                Kept item = std::move(kept.front());
+                kept.pop_front();
+                if constexpr (kRefers)
+                    return *item;
+                else
+                    return item;
+            });
+        }
+
+        std::optional<Kept> pulled;
+        std::deque<Kept> kept;  // guarded by the thread's mutex
+        InputThread thread;
+    };
+
     HeldRange<Range> range_;
     std::optional<std::ranges::iterator_t<Plain>> position_;
-    bool used_ = false;  // *position_ was taken: advance before the next
+    bool used_ = false;             // *position_ was taken: advance before the next
+    std::unique_ptr<Ahead> ahead_;  // with kMayBlock only
 };
 
 }  // namespace detail
 
 // The face of a stream. Derived has next_outcome(), read_rest(results) to take what needs no
-// outcome of its own, and hold(), to keep the pool from ending meanwhile.
+// outcome of its own, hold(), to keep the pool from ending meanwhile, and hands_over_at_end(): its
+// consumer does nothing with a result before the last has come.
 template <class Derived, class R>
 class StreamFace {
   public:
@@ -157,6 +242,7 @@ class StreamFace {
     // Everything, in order; then throws the first error if there was one. For map().
     auto collect() && {
         std::shared_ptr<void> held = derived().hold();
+        derived().hands_over_at_end();
         using Results = std::conditional_t<std::is_void_v<Result>, bool, std::vector<Value>>;
         Results results{};
         if constexpr (!std::is_void_v<Result>) results.reserve(derived().input_size());
@@ -190,6 +276,8 @@ class OutcomeStream {
 
   public:
     explicit OutcomeStream(S&& stream) : stream_(std::forward<S>(stream)) {}
+    // Items to come; 0: it is not known.
+    std::size_t input_size() { return stream_.input_size(); }
 
     class Iterator {
       public:

@@ -65,6 +65,7 @@
 #include <sidestep/pool_options.hpp>
 #include <sidestep/pool_stats.hpp>
 #include <sidestep/remote_error.hpp>
+#include <sidestep/stored.hpp>
 #include <sidestep/stream.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
@@ -141,7 +142,7 @@ class Pool : public PoolFace<Pool> {
             detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
         OutputArchive archive(task->arguments(), task->fds());
         detail::save_callable<Callable>(archive, f);
-        (archive(static_cast<const detail::Stored<Args>&>(args)), ...);
+        (archive(detail::stored_as<detail::Stored<Args>>(args)), ...);
         detail::PoolTask::submit(task);
         return Future<Result>(std::move(task));
     }

@@ -1,14 +1,21 @@
 // Progress of a loop: a bar with rate and time left on a terminal, a line now and then in a log.
 //
-//     for (Row& row : sidestep::progress(stream, {.total = 1000, .label = "rows"})) use(row);
+//     for (Row& row : sidestep::progress(stream, {.label = "rows"})) use(row);
+//
+// On a terminal it fits the width, whatever becomes of that. The cursor waits on an empty line
+// above the bar, so what this program and its tasks print meanwhile goes there, and stands above
+// the bar from then on: up to three lines between two refreshes, each ended by a newline.
 //
 // Threads: one thread.
 // Errors:  none; what cannot be written is dropped.
 #pragma once
 
 #include <chrono>
+#include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <iterator>
 #include <memory>
 #include <ranges>
@@ -19,17 +26,28 @@
 namespace sidestep {
 
 struct ProgressOptions {
-    std::uint64_t total = 0;  // items to come; 0: not known (no bar, no time left)
-    std::string label = {};   // begins the line
-    bool quiet = false;       // says nothing
+    // Items to come. 0: what the range says, if it does; else it is not known (no bar, no time
+    // left).
+    std::uint64_t total = 0;
+    std::string label = {};  // begins the line
+    bool quiet = false;      // says nothing
     // Where to write. A terminal gets a line that is rewritten ten times a second; anything else a
     // line every five seconds, and one at the end if there was one before.
     std::FILE* out = nullptr;  // null: stderr
 };
 
-// "label  45% [=====>     ] 450/1000, 90 /s, 6 s left"
-std::string format_progress(const ProgressOptions& options, std::uint64_t done,
-                            std::chrono::nanoseconds elapsed);
+struct ProgressCount {
+    std::uint64_t done = 0;
+    std::uint64_t failed = 0;  // of these
+};
+// "label  45% [=====>     ] 450/1000, 2 failed, 90 /s, 6 s left". In `columns` at most: the bar
+// gets shorter, then the end and the middle go, then the label is cut. 0: as long as it gets.
+std::string format_progress(const ProgressOptions& options, ProgressCount count,
+                            std::chrono::nanoseconds elapsed, std::size_t columns = 0);
+inline std::string format_progress(const ProgressOptions& options, std::uint64_t done,
+                                   std::chrono::nanoseconds elapsed) {
+    return format_progress(options, ProgressCount{done}, elapsed);
+}
 
 // The meter by itself, for loops of another shape.
 class ProgressMeter {
@@ -39,8 +57,9 @@ class ProgressMeter {
     ProgressMeter(const ProgressMeter&) = delete;
     ProgressMeter& operator=(const ProgressMeter&) = delete;
 
-    // `done` items of all. Cheap: looks at the clock only now and then.
-    void update(std::uint64_t done);
+    // `done` items of all, of which so many have failed. Cheap: looks at the clock only now and
+    // then.
+    void update(std::uint64_t done, std::uint64_t failed = 0);
     // The last line, once.
     void finish();
 
@@ -51,19 +70,39 @@ class ProgressMeter {
     bool terminal_;
     bool shown_ = false;
     bool finished_ = false;
-    std::uint64_t done_ = 0;
+    ProgressCount count_;
     std::uint64_t look_at_ = 1;  // the item at which the clock is looked at next
     std::chrono::steady_clock::time_point begin_, last_;
 };
 
-// A range that counts what is taken from it. It refers to `range`, which must outlive it, unless it
-// was moved in.
+namespace detail {
+// An item that may be an error instead: a stream's outcome.
+template <class T>
+concept MayHaveFailed = requires(const T& item) {
+    { item.has_value() } -> std::same_as<bool>;
+    { item.error() } -> std::convertible_to<std::exception_ptr>;
+};
+template <class Range>
+std::uint64_t size_of_input(Range& range) {
+    if constexpr (requires { range.input_size(); })
+        return range.input_size();
+    else if constexpr (std::ranges::sized_range<Range>)
+        return static_cast<std::uint64_t>(std::ranges::size(range));
+    else
+        return 0;
+}
+}  // namespace detail
+
+// A range that counts what is taken from it, and what of that has failed: outcomes that are errors,
+// and what is thrown by going on. It refers to `range`, which must outlive it, unless it was moved
+// in.
 template <class Range>
 class ProgressRange {
   public:
-    ProgressRange(Range&& range, ProgressOptions options)
-        : range_(std::forward<Range>(range)),
-          meter_(std::make_unique<ProgressMeter>(std::move(options))) {}
+    ProgressRange(Range&& range, ProgressOptions options) : range_(std::forward<Range>(range)) {
+        if (options.total == 0) options.total = detail::size_of_input(range_);
+        meter_ = std::make_unique<ProgressMeter>(std::move(options));
+    }
 
     class Iterator {
         using Inner = decltype(std::ranges::begin(std::declval<Range&>()));
@@ -74,8 +113,18 @@ class ProgressRange {
         Iterator(ProgressRange* outer, Inner inner) : outer_(outer), inner_(std::move(inner)) {}
         decltype(auto) operator*() const { return *inner_; }
         Iterator& operator++() {
-            ++inner_;
-            outer_->meter_->update(++outer_->done_);
+            if constexpr (detail::MayHaveFailed<value_type>)
+                outer_->failed_ += !(*inner_).has_value();
+            ++outer_->done_;
+            try {
+                ++inner_;
+            } catch (...) {  // the next one
+                ++outer_->done_;
+                ++outer_->failed_;
+                outer_->update();
+                throw;
+            }
+            outer_->update();
             return *this;
         }
         void operator++(int) { ++*this; }
@@ -93,9 +142,11 @@ class ProgressRange {
     std::default_sentinel_t end() const { return {}; }
 
   private:
+    void update() { meter_->update(done_, failed_); }
+
     Range range_;
     std::unique_ptr<ProgressMeter> meter_;
-    std::uint64_t done_ = 0;
+    std::uint64_t done_ = 0, failed_ = 0;
 };
 
 template <class Range>

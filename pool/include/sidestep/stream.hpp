@@ -6,6 +6,12 @@
 // between input and consumer, however long the input is. Leaving the loop early cancels what no
 // worker has begun.
 //
+// An input may pause, or wait for the results of what it gave before: results are handed over as
+// they are there, and items are sent off within a millisecond. So an input that is neither a
+// container nor a span nor an iota is pulled by a thread of the stream, in turn with the consumer:
+// while that waits in the stream, or beside it as long as one item takes more than a millisecond.
+// Leaving the loop early waits for that item. (map() and starmap() pull in the calling thread.)
+//
 // Errors: advancing to an item that failed throws its error, and the stream can go on: catch inside
 //         the loop is not possible, so use outcomes() to see each item's value or error. An item
 //         whose `serialize` throws, on either side, or for which there is no room, is that item's
@@ -37,6 +43,7 @@
 #include <sidestep/outcome.hpp>
 #include <sidestep/pool_options.hpp>
 #include <sidestep/pool_task.hpp>
+#include <sidestep/stored.hpp>
 
 namespace sidestep {
 
@@ -47,8 +54,10 @@ class Stream
           Stream<F, Range, kSpread, kUnordered>,
           typename detail::Chunk<
               kSpread, F,
-              detail::Stored<std::ranges::range_value_t<std::remove_reference_t<Range>>>>::Result> {
-    using Item = detail::Stored<std::ranges::range_value_t<std::remove_reference_t<Range>>>;
+              detail::StoredItem<
+                  kSpread, std::ranges::range_value_t<std::remove_reference_t<Range>>>>::Result> {
+    using Item =
+        detail::StoredItem<kSpread, std::ranges::range_value_t<std::remove_reference_t<Range>>>;
     using Body = detail::Chunk<kSpread, F, Item>;
     using Face = StreamFace<Stream, typename Body::Result>;
     template <class T>
@@ -81,7 +90,10 @@ class Stream
             fill();
             if (open_) return read_item();
             if (flying_.empty()) return {};
-            open_next_chunk();
+            if (waits_for_input() && !next_is_ready())
+                wait_for_either();
+            else
+                open_next_chunk();
         }
     }
 
@@ -97,6 +109,7 @@ class Stream
     void detach() {}
     // For StreamFace.
     std::shared_ptr<void> hold() { return detail::hold_open(core_); }
+    void hands_over_at_end() { wake_ = nullptr; }
     std::size_t input_size() { return input_.size(); }
     // The rest of an open chunk without errors, without an Outcome for each.
     template <class Results>
@@ -127,6 +140,9 @@ class Stream
         std::size_t first = 0, items = 0, next = 0;
     };
 
+    static std::shared_ptr<detail::CompletionQueue> make_wake() {
+        return kMayBlock ? std::make_shared<detail::CompletionQueue>() : nullptr;
+    }
     static constexpr void check() {
         if constexpr (!kSpread)
             detail::check_task<F, Item>();
@@ -137,8 +153,31 @@ class Stream
                       "the result cannot be serialized: give its type a cereal `serialize` member");
         detail::check_result<Result>();
     }
+    // Whether the input is pulled beside the results that are handed over, or may block them.
+    static constexpr bool kMayBlock = detail::Input<Range>::kMayBlock;
+    bool pulls_beside() const { return kMayBlock && wake_; }
+    bool has_room() const { return window_.has_room(flying_.size() + (open_ ? 1 : 0)); }
     void fill() {
-        while (!input_ended_ && window_.has_room(flying_.size() + (open_ ? 1 : 0))) submit_chunk();
+        while (!input_ended_ && has_room()) {
+            std::size_t most = window_.next_size();
+            if (pulls_beside()) most = input_.await(most, flying_.empty() && !open_);
+            if (most == 0) return;
+            submit_chunk(most);
+        }
+    }
+    bool waits_for_input() const { return pulls_beside() && !input_ended_; }
+    bool next_is_ready() {
+        auto is_ready = [](const Flying& c) { return !c.task || c.task->poll(); };
+        if constexpr (kUnordered) return std::any_of(flying_.begin(), flying_.end(), is_ready);
+        return is_ready(flying_.front());
+    }
+    // For a result, or more of the input.
+    void wait_for_either() {
+        if (has_room()) input_.go_on(window_.next_size(), wake_);
+        (void)wake_->wait({});
+        while (wake_->pop()) {
+        }
+        input_.rest();
     }
 
     // Serializes the next items, at most `most` of them; how many it got. Their descriptors go
@@ -147,6 +186,7 @@ class Stream
         static constexpr std::size_t kMostBytes = std::size_t(1) << 20;
         OutputArchive items(scratch_, task.fds());
         std::uint64_t count = 0;
+        [[maybe_unused]] detail::PullTimer timer(kMayBlock);
         try {
             if constexpr (kIsNumber<Item> && detail::Input<Range>::kIsContiguous) {
                 most = std::min(most, kMostBytes / sizeof(Item));
@@ -156,6 +196,8 @@ class Stream
                 return next.size();
             }
             while (count < most && scratch_.size() < kMostBytes) {
+                if constexpr (kMayBlock)
+                    if (count > 0 && !pulls_beside() && timer.is_over(count)) break;
                 if (!input_.has_item()) {
                     input_ended_ = true;
                     break;
@@ -163,7 +205,7 @@ class Stream
                 auto&& item = input_.take();
                 std::size_t mark = scratch_.size();
                 try {
-                    detail::save_sized<Item>(items, static_cast<const Item&>(item));
+                    detail::save_sized<Item>(items, detail::stored_as<Item>(item));
                 } catch (...) {  // that item's error alone
                     scratch_.truncate(mark);
                     item_error_ = std::current_exception();
@@ -179,13 +221,13 @@ class Stream
         return count;
     }
 
-    // Pulls the next items and sends them off as one task.
-    void submit_chunk() {
+    // Pulls the next items, `most` at most, and sends them off as one task.
+    void submit_chunk(std::size_t most) {
         scratch_.clear();
         last_at_ = 0;
         detail::PoolTaskRef task =
             detail::PoolTask::create(core_, detail::task_kind<Body>(f_), options_.get());
-        std::uint64_t count = pull_items(*task, window_.next_size());
+        std::uint64_t count = pull_items(*task, most);
         if (count > 0) send(std::move(task), count);
         if (item_error_) fail(1, std::exchange(item_error_, nullptr));
     }
@@ -227,8 +269,13 @@ class Stream
         fly({{}, window_.submitted(), static_cast<std::size_t>(count), std::move(error), last});
     }
     void fly(Flying chunk) {
+        listen(chunk.task);
         window_.submit(chunk.items);
         flying_.push_back(std::move(chunk));
+    }
+
+    void listen(const detail::PoolTaskRef& task) {
+        if (pulls_beside() && task && !task->listen(wake_, 0)) wake_->push(0);
     }
 
     // Unordered: what needs no waiting first.
@@ -274,6 +321,8 @@ class Stream
     void take_split(const detail::PoolTask::Split& split) {
         std::size_t done = open_->task->items_done();
         std::size_t item = open_->first + done;
+        listen(split.rest);
+        listen(split.again);
         if (split.rest) flying_.push_front({split.rest, item + 1, open_->items - done - 1, {}});
         flying_.push_front({split.again, item, 1, split.error});
         open_->items = done;
@@ -343,6 +392,8 @@ class Stream
     std::unique_ptr<detail::Completions> completions_;  // unordered only
     std::deque<Flying> flying_;
     std::unique_ptr<Open> open_;
+    // Told of what is done and what was pulled; null: results are handed over at the end.
+    std::shared_ptr<detail::CompletionQueue> wake_ = make_wake();
     detail::HeapBuffer scratch_;     // the items just pulled
     std::size_t last_at_ = 0;        // where the last of them begins; 0: it is alone, or a number
     std::exception_ptr item_error_;  // of the item behind them

@@ -5,7 +5,8 @@
 //
 // For tasks that wait (files, networks, other programs), and to debug what a Pool will run. Nothing
 // is serialized: any callable will do, lambdas with captures too; arguments and results are copied,
-// or moved if they are temporaries (with a retry, copied once more for each attempt but the last;
+// or moved if they are temporaries, and what travels as a std::string (task.hpp) is one here, too,
+// if the callable takes that (with a retry, copied once more for each attempt but the last;
 // std::invalid_argument for retries of a task with an argument that cannot be copied). A crash ends
 // the program; what Pool has for that (processes) this has not.
 //
@@ -109,10 +110,12 @@ class ThreadPool : public PoolFace<ThreadPool> {
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
         using Callable = std::decay_t<F>;
-        using Result = std::decay_t<std::invoke_result_t<Callable&, std::decay_t<Args>...>>;
+        using Result = std::decay_t<
+            std::invoke_result_t<Callable&, detail::KeptArgument<Callable, Args, Args...>...>>;
+        using Job =
+            detail::CallJob<Result, Callable, detail::KeptArgument<Callable, Args, Args...>...>;
         auto task = detail::LocalTask<Result>::create();
-        auto job = std::make_unique<detail::CallJob<Result, Callable, std::decay_t<Args>...>>(
-            task, std::forward<F>(f), std::forward<Args>(args)...);
+        auto job = std::make_unique<Job>(task, std::forward<F>(f), std::forward<Args>(args)...);
         detail::submit_job(*core_, std::move(job), options);
         return Future<Result>(detail::TaskRef(std::move(task)));
     }

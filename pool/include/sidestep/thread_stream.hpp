@@ -19,6 +19,7 @@
 #include <sidestep/local_task.hpp>
 #include <sidestep/outcome.hpp>
 #include <sidestep/pool_options.hpp>
+#include <sidestep/stored.hpp>
 #include <sidestep/this_task.hpp>
 
 namespace sidestep {
@@ -107,8 +108,12 @@ struct ThreadChunk {
     using Result = typename ChunkResult<kSpread, F, Item>::type;
     using Outcomes = std::vector<Outcome<Result>>;
 
+    struct Held {  // so that bools are not packed
+        Item value;
+    };
+
     F f;
-    std::vector<Item> items;
+    std::vector<Held> items;
     std::size_t first;
     TaskOptions options;
 
@@ -121,7 +126,7 @@ struct ThreadChunk {
             context.item = first + i;
             for (context.attempt = 1;; ++context.attempt) {
                 try {
-                    outcomes.push_back(run(items[i], first + i));
+                    outcomes.push_back(run(items[i].value, first + i));
                     break;
                 } catch (...) {
                     std::exception_ptr error = std::current_exception();
@@ -168,12 +173,14 @@ struct ThreadChunk {
 
 template <class F, class Range, bool kSpread, bool kUnordered>
 class ThreadStream
-    : public StreamFace<
-          ThreadStream<F, Range, kSpread, kUnordered>,
-          typename detail::ThreadChunk<
-              kSpread, F,
-              std::decay_t<std::ranges::range_value_t<std::remove_reference_t<Range>>>>::Result> {
-    using Item = std::decay_t<std::ranges::range_value_t<std::remove_reference_t<Range>>>;
+    : public StreamFace<ThreadStream<F, Range, kSpread, kUnordered>,
+                        typename detail::ThreadChunk<
+                            kSpread, F,
+                            detail::KeptItem<kSpread, F,
+                                             std::ranges::range_value_t<
+                                                 std::remove_reference_t<Range>>>>::Result> {
+    using Item =
+        detail::KeptItem<kSpread, F, std::ranges::range_value_t<std::remove_reference_t<Range>>>;
     using Chunk = detail::ThreadChunk<kSpread, F, Item>;
     using Outcomes = typename Chunk::Outcomes;
     using Task = detail::LocalTask<Outcomes>;
@@ -212,20 +219,25 @@ class ThreadStream
                 window_.take(1);
                 return std::move(open_[next_++]);
             }
-            while (!input_ended_ && window_.has_room(flying_.size())) submit_chunk();
+            fill();
             if (flying_.empty()) return {};
-            open_next_chunk();
+            if (waits_for_input() && !next_is_ready())
+                wait_for_either();
+            else
+                open_next_chunk();
         }
     }
 
     // For StreamFace.
     std::shared_ptr<void> hold() { return detail::hold_open(core_); }
+    void hands_over_at_end() { wake_ = nullptr; }
     std::size_t input_size() { return input_.size(); }
     template <class Results>
     void read_rest(Results&) {}
     // For PoolFace: it is consumed in the background. All of the input becomes tasks now.
     void detach() {
-        while (!input_ended_) submit_chunk();
+        hands_over_at_end();
+        while (!input_ended_) submit_chunk(window_.next_size());
     }
 
   private:
@@ -242,20 +254,53 @@ class ThreadStream
     static constexpr bool kTakesItems =
         kMakesItems || (!std::is_reference_v<Range> && !std::ranges::view<Range>);
 
-    void pull_item(std::vector<Item>& items) {
-        if constexpr (detail::kCopies<Item> || kMakesItems)
-            items.push_back(input_.take());
-        else
-            items.push_back(std::move(input_.take()));
+    // Whether the input is pulled beside the results that are handed over, or may block them.
+    static constexpr bool kMayBlock = detail::Input<Range>::kMayBlock;
+    static std::shared_ptr<detail::CompletionQueue> make_wake() {
+        return kMayBlock ? std::make_shared<detail::CompletionQueue>() : nullptr;
+    }
+    bool pulls_beside() const { return kMayBlock && wake_; }
+    void fill() {
+        while (!input_ended_ && window_.has_room(flying_.size())) {
+            std::size_t most = window_.next_size();
+            if (pulls_beside()) most = input_.await(most, flying_.empty());
+            if (most == 0) return;
+            submit_chunk(most);
+        }
+    }
+    bool waits_for_input() const { return pulls_beside() && !input_ended_; }
+    bool next_is_ready() const {
+        auto is_ready = [](const Flying& c) { return !c.task || c.task->done(); };
+        if constexpr (kUnordered) return std::any_of(flying_.begin(), flying_.end(), is_ready);
+        return is_ready(flying_.front());
+    }
+    // For a result, or more of the input.
+    void wait_for_either() {
+        if (window_.has_room(flying_.size())) input_.go_on(window_.next_size(), wake_);
+        (void)wake_->wait({});
+        while (wake_->pop()) {
+        }
+        input_.rest();
     }
 
-    void submit_chunk() {
+    void pull_item(std::vector<typename Chunk::Held>& items) {
+        if constexpr (detail::kCopies<Item> || kMakesItems)
+            items.push_back({static_cast<Item>(input_.take())});
+        else
+            items.push_back({static_cast<Item>(std::move(input_.take()))});
+    }
+
+    void submit_chunk(std::size_t most) {
         std::size_t first = window_.submitted();
         Chunk chunk{f_, {}, first, options_};
-        std::size_t most = window_.next_size();
+        [[maybe_unused]] detail::PullTimer timer(kMayBlock);
         std::exception_ptr error;
         try {
             while (chunk.items.size() < most && !input_ended_) {
+                if constexpr (kMayBlock) {
+                    std::size_t count = chunk.items.size();
+                    if (count > 0 && !pulls_beside() && timer.is_over(count)) break;
+                }
                 if (input_.has_item())
                     pull_item(chunk.items);
                 else
@@ -286,6 +331,7 @@ class ThreadStream
     void fly(Flying chunk) {
         if (kUnordered && chunk.task && !chunk.task->listen(done_, chunk.first))
             done_->push(chunk.first);
+        if (pulls_beside() && chunk.task && !chunk.task->listen(wake_, 0)) wake_->push(0);
         window_.submit(chunk.items);
         flying_.push_back(std::move(chunk));
     }
@@ -333,6 +379,8 @@ class ThreadStream
     // Unordered only: by their first items.
     std::shared_ptr<detail::CompletionQueue> done_ = std::make_shared<detail::CompletionQueue>();
     std::deque<Flying> flying_;
+    // Told of what is done and what was pulled; null: results are handed over at the end.
+    std::shared_ptr<detail::CompletionQueue> wake_ = make_wake();
     Outcomes open_;
     std::size_t next_ = 0;  // in open_
     bool input_ended_ = false;
