@@ -182,6 +182,7 @@ Launched take_over(NewChild child, BootMain entry) {
 }
 
 void discard(Launched child) noexcept {
+    (void)::kill(-child.pid, SIGKILL);  // its group, if it leads one by now
     child.control.reset();
     child.lifeline.reset();
     try {

@@ -98,10 +98,15 @@ Fd pidfd_open(int pid) {
     return above_stdio(Fd(static_cast<int>(fd)));
 }
 
+int try_signal(int pidfd, int signal) noexcept {
+    return syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0 ? 0 : errno;
+}
+
 bool pidfd_send_signal(int pidfd, int signal) {
-    if (syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0) return true;
-    if (errno == ESRCH) return false;
-    throw_errno(errno, fmt::format("pidfd_send_signal({})", signal_name(signal)));
+    int error = try_signal(pidfd, signal);
+    if (error == 0) return true;
+    if (error == ESRCH) return false;
+    throw_errno(error, fmt::format("pidfd_send_signal({})", signal_name(signal)));
 }
 
 ExitStatus wait_pidfd(int pidfd, bool block, bool leave, struct rusage* usage) {
@@ -120,6 +125,14 @@ ExitStatus wait_pidfd(int pidfd, bool block, bool leave, struct rusage* usage) {
     if (info.si_pid == 0) return {};
     if (info.si_code == CLD_EXITED) return ExitStatus::from_exit_code(info.si_status);
     return ExitStatus::from_signal(info.si_status, info.si_code == CLD_DUMPED);
+}
+
+bool is_stopped(int pidfd) noexcept {
+    siginfo_t info = {};
+    constexpr int kOptions = WSTOPPED | WNOHANG | WNOWAIT;
+    return retry([&] { return syscall(SYS_waitid, P_PIDFD, pidfd, &info, kOptions, nullptr); }) ==
+               0 &&
+           info.si_pid != 0;
 }
 
 bool wait_for_exit(int pidfd, const Deadline& deadline) {

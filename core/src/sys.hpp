@@ -37,10 +37,15 @@ int poll_timeout(const Deadline& deadline);
 Fd pidfd_open(int pid);
 // Sends a signal without a race on the pid. False: the process is gone already.
 bool pidfd_send_signal(int pidfd, int signal);
+// The same where nothing may be thrown: 0, ESRCH if the process is gone, EPERM if it runs as a user
+// whom this process may not signal (any more).
+int try_signal(int pidfd, int signal) noexcept;
 // Takes the status of a child: running() if it has not ended and `block` is false, lost() if
 // someone else took it. With `leave`, the zombie stays (WNOWAIT), and its pid stays reserved.
 // `usage` gets what the child used.
 ExitStatus wait_pidfd(int pidfd, bool block, bool leave = false, struct rusage* usage = nullptr);
+// True: the process, a child of this one, is stopped by a signal, or by who traces it.
+bool is_stopped(int pidfd) noexcept;
 // Sleeps. True: the process has ended (and may still be unreaped). It need not be a child.
 bool wait_for_exit(int pidfd, const Deadline& deadline);
 // Looks for a process of this pid namespace. 0 and a pidfd: it exists (perhaps as a zombie). ESRCH:

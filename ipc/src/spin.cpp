@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <thread>
 
 namespace sidestep {
@@ -11,6 +12,7 @@ using namespace std::chrono_literals;
 constexpr auto kMostSpin = 50us;
 constexpr std::uint32_t kRounds = 12;
 constexpr auto kFallAsleep = 20us;
+constexpr auto kNotMeasured = 10us;  // what is taken instead: between bare metal and a slow machine
 
 void busy_for(std::chrono::nanoseconds time) {
     for (auto end = sys::Clock::now() + time; sys::Clock::now() < end;) cpu_relax();
@@ -18,8 +20,8 @@ void busy_for(std::chrono::nanoseconds time) {
 
 // How long it takes a sleeping thread on another CPU to run after it was woken. (On one CPU waking
 // is a switch, a tenth of that.) Before each wake-up the thread is given the time to fall asleep:
-// two that hand a word to and fro at once may meet awake.
-std::chrono::nanoseconds measure_wake_up() {
+// two that hand a word to and fro at once may meet awake. Throws if no such thread can be had.
+std::chrono::nanoseconds measure() {
     std::atomic<std::uint32_t> round{0}, ready{0};
     std::array<sys::Clock::time_point, kRounds> told, woken;
     std::thread sleeper([&] {
@@ -46,9 +48,9 @@ std::chrono::nanoseconds measure_wake_up() {
     return std::min<std::chrono::nanoseconds>(costs[kRounds * 3 / 4], kMostSpin);
 }
 
-// A number (not negative) that is found out once in a process. A static local variable would not
-// do: if the process is forked while another thread finds it out, the child waits for that thread
-// for ever. Two threads may find it out at once: the first counts.
+// A number that is found out once in a process (negative: not this time). A static local variable
+// would not do: if the process is forked while another thread finds it out, the child waits for
+// that thread for ever. Two threads may find it out at once: the first counts.
 class FoundOnce {
   public:
     template <class Find>
@@ -56,6 +58,7 @@ class FoundOnce {
         std::int64_t known = value_.load(std::memory_order_relaxed);  // it is the whole message
         if (known >= 0) return known;
         std::int64_t found = find();
+        if (found < 0) return found;  // the next one tries again
         return value_.compare_exchange_strong(known, found) ? found : known;
     }
 
@@ -65,9 +68,21 @@ class FoundOnce {
 
 }  // namespace
 
+std::optional<std::chrono::nanoseconds> measure_wake_up() noexcept {
+    try {
+        return measure();
+    } catch (const std::exception&) {  // a limit on threads, or no memory
+        return {};
+    }
+}
+
 std::chrono::nanoseconds wake_up_cost() {
     static constinit FoundOnce cost;
-    return std::chrono::nanoseconds(cost.get([] { return measure_wake_up().count(); }));
+    std::int64_t found = cost.get([] {
+        auto measured = measure_wake_up();
+        return measured ? measured->count() : std::int64_t(-1);
+    });
+    return found < 0 ? kNotMeasured : std::chrono::nanoseconds(found);
 }
 
 std::chrono::nanoseconds spin_budget() {

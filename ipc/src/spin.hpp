@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <optional>
 
 #include "sys.hpp"
 
@@ -22,8 +23,10 @@ inline void cpu_relax() noexcept {
 }
 
 // How long a thread that sleeps on another CPU takes from its futex wake-up until it runs: the 75th
-// percentile of a few times, at most 50 us. Measured on the first call (about a millisecond), then
-// remembered.
+// percentile of a few times, at most 50 us. Takes about a millisecond. Nothing: no thread can be
+// had to measure it with.
+std::optional<std::chrono::nanoseconds> measure_wake_up() noexcept;
+// The same, measured once and remembered. While it cannot be measured, a guess.
 std::chrono::nanoseconds wake_up_cost();
 
 // wake_up_cost(), or zero on one CPU.

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
+#include <exception>
 #include <mutex>
 #include <stdexcept>
 #include <utility>
@@ -31,6 +33,8 @@ struct InterruptSteps {
     std::atomic<unsigned> taken{0};
     std::mutex mutex;
     bool gone = false;  // guarded by mutex
+    std::uint64_t round =
+        0;  // guarded by the mutex of the list: the last interrupt that it heard of
 };
 
 }  // namespace detail
@@ -69,7 +73,9 @@ class Interrupts {
         std::lock_guard one_change(changing_);
         if (!thread_.joinable()) start();
         std::lock_guard lock(mutex_);
+        guards_.reserve(guards_.size() + 1);
         install();
+        steps->round = round_;
         guards_.push_back(steps);
     }
     void remove(const Steps& steps) {
@@ -101,22 +107,38 @@ class Interrupts {
             take_steps();
         }
     }
+    // For each guard, without a lock that a guard needs to go. What throws ends nothing: the others
+    // are told, and this one may be asked again.
     void take_steps() {
-        std::vector<Steps> guards;
         {
             std::lock_guard lock(mutex_);
-            guards = guards_;
+            ++round_;
         }
-        for (const Steps& steps : guards) {
+        while (Steps steps = next()) {
             std::lock_guard lock(steps->mutex);
             if (steps->gone) continue;
             unsigned step = ++steps->taken;
-            if (step <= kLastStep) steps->take_step(step);
+            try {
+                if (step <= kLastStep) steps->take_step(step);
+            } catch (const std::exception& error) {
+                std::fprintf(stderr, "sidestep: an InterruptGuard could not stop its pool: %s\n",
+                             error.what());
+            }
         }
         std::lock_guard lock(mutex_);
         if (std::all_of(guards_.begin(), guards_.end(),
                         [](const Steps& s) { return s->taken >= kLastStep; }))
             put_back();
+    }
+
+    // One that has not been told of this interrupt; null: all have.
+    Steps next() {
+        std::lock_guard lock(mutex_);
+        auto found = std::find_if(guards_.begin(), guards_.end(),
+                                  [this](const Steps& s) { return s->round != round_; });
+        if (found == guards_.end()) return nullptr;
+        (*found)->round = round_;
+        return *found;
     }
 
     // Both with the mutex held.
@@ -140,6 +162,7 @@ class Interrupts {
     detail::ServiceThread thread_;  // guarded by changing_
     std::mutex mutex_;
     std::vector<Steps> guards_;  // guarded by mutex_
+    std::uint64_t round_ = 0;    // likewise: how many interrupts there were
     std::atomic<bool> stopping_{false};
 };
 PerProcess<Interrupts> all_guards;

@@ -1,6 +1,12 @@
 #include <sidestep/local_task.hpp>
 
+#include <unistd.h>
+
+#include <stdexcept>
+
 #include <sidestep/pool_errors.hpp>
+
+#include "spare_errors.hpp"
 
 namespace sidestep::detail {
 
@@ -45,7 +51,7 @@ void LocalTaskBase::time_out(std::exception_ptr error) {
 
 void LocalTaskBase::complete(std::unique_lock<std::mutex>& lock, State end) {
     state_ = end;
-    std::vector<std::function<void()>> callbacks;
+    Callbacks callbacks;
     mark_done();
     changed_.notify_all();
     if (listeners_) {
@@ -56,8 +62,15 @@ void LocalTaskBase::complete(std::unique_lock<std::mutex>& lock, State end) {
     run_callbacks(std::move(callbacks));
 }
 
+bool LocalTaskBase::is_forked_copy() const { return owner_pid_ != 0 && owner_pid_ != ::getpid(); }
+
 bool LocalTaskBase::wait(const Deadline& deadline) {
     if (done()) return true;
+    if (is_forked_copy()) {
+        if (deadline) return false;
+        throw std::logic_error(
+            "this future belongs to the process that made it, and this is a forked copy");
+    }
     WaitScope scope;
     std::unique_lock lock(mutex_);
     auto is_done = [this] { return done(); };
@@ -67,16 +80,18 @@ bool LocalTaskBase::wait(const Deadline& deadline) {
 }
 
 bool LocalTaskBase::running() {
+    if (is_forked_copy()) return false;
     std::lock_guard lock(mutex_);
     return state_ == State::running;
 }
 
 bool LocalTaskBase::cancel() {
+    if (is_forked_copy()) return false;
     std::unique_lock lock(mutex_);
     stop_.store(true,
                 std::memory_order_relaxed);  // nothing hangs on it but the task's own decision
     if (state_ == State::waiting) {
-        failure_ = std::make_exception_ptr(CancelledError("the task was cancelled"));
+        failure_ = spare_errors().cancelled;
         complete(lock, State::cancelled);
         return true;
     }
@@ -84,23 +99,27 @@ bool LocalTaskBase::cancel() {
 }
 
 bool LocalTaskBase::cancelled() const {
+    if (is_forked_copy()) return done() && state_ == State::cancelled;
     std::lock_guard lock(mutex_);
     return state_ == State::cancelled;
 }
 
 bool LocalTaskBase::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
+    if (is_forked_copy()) return false;
     std::lock_guard lock(mutex_);
     if (done()) return false;
-    listeners().queues.emplace_back(queue, tag);
+    listeners().add(queue, tag);
     return true;
 }
 
 void LocalTaskBase::forget(const std::shared_ptr<CompletionQueue>& queue) {
+    if (is_forked_copy()) return;
     std::lock_guard lock(mutex_);
     if (listeners_) listeners_->forget(queue);
 }
 
 bool LocalTaskBase::add_callback(std::function<void()>& callback) {
+    if (is_forked_copy()) return false;
     std::lock_guard lock(mutex_);
     if (done()) return false;
     listeners().callbacks.push_back(std::move(callback));

@@ -52,6 +52,8 @@ PoolOptions checked(PoolOptions options) {
         refuse(
             "stop_grace, terminate_grace or leave_grace is negative; 0 goes on to the next step "
             "at once");
+    if (options.start_patience.count() < 0)
+        refuse("start_patience is negative; 0 does not try again");
     if (options.max_age.count() < 0 || options.idle_timeout.count() < 0)
         refuse("max_age or idle_timeout is negative; 0 is never");
     if (options.output_limit == 0)
@@ -74,8 +76,7 @@ Pool::Pool(PoolOptions options)
 Pool::~Pool() {
     if (!core_->owned_here()) {
         core_->abandon();
-        // A forked copy: what it owns is the parent's; nothing of it is touched, or freed.
-        new std::shared_ptr<detail::PoolCore>(std::move(core_));
+        core_->keep_for_ever();  // what it owns is the parent's: nothing is touched, or freed
         return;
     }
     if (std::uncaught_exceptions() > exceptions_at_start_)
@@ -84,9 +85,9 @@ Pool::~Pool() {
         core_->close();
     if (!core_->in_own_thread()) {
         core_->join();
-    } else if (!detail::join_elsewhere([core = core_] { core->join(); })) {
-        core_->terminate();  // the process is ending; its workers do so with it
-        new std::shared_ptr<detail::PoolCore>(std::move(core_));
+    } else if (!detail::join_elsewhere(core_)) {
+        core_->terminate();  // the process is ending, or gives no thread
+        core_->keep_for_ever();
     }
 }
 
@@ -129,7 +130,7 @@ Pool& Pool::global() {
             if (!core->in_own_thread())
                 core->join();
             else  // which cannot wait for itself
-                (void)detail::join_elsewhere([core] { core->join(); });
+                (void)detail::join_elsewhere(core);
         }
         auto fresh = std::make_unique<Node>(node);
         if (!current.compare_exchange_strong(node, fresh.get())) continue;

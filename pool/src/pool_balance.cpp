@@ -53,8 +53,9 @@ WorkerLink* PoolCore::oldest_queue() {
 }
 
 // By worker: another one still has a task with one of its keys, from before a resize().
-std::vector<bool> PoolCore::held_keys() {
-    std::vector<bool> held(keyed_.size());
+const std::vector<bool>& PoolCore::held_keys() {
+    std::vector<bool>& held = held_;  // as long as keyed_
+    held.assign(keyed_.size(), false);
     keys_moved_ = false;
     auto look = [&](const WorkerLink& link, std::uint64_t key) {
         if (key == 0 || key % held.size() == link.index) return;

@@ -10,6 +10,7 @@
 #include <sidestep/pool_errors.hpp>
 
 #include "error.hpp"
+#include "spare_errors.hpp"
 #include "spin.hpp"
 #include "task_fds.hpp"
 
@@ -28,36 +29,16 @@ constexpr std::uint64_t kUnresponsiveNs =
 constexpr std::uint64_t kLongestTaskNs = 1'000'000'000;  // what the average takes into account
 constexpr std::uint64_t kTinyTasksForOneLook = 32;
 constexpr std::uint64_t kSubmitNs = 400;
-constexpr std::size_t kLeastArena = std::size_t(16) << 20;
 
 }  // namespace
-
-WorkerMemory::WorkerMemory(std::size_t arena_bytes)
-    : ring_segment(Segment::create("sidestep-ring", kRingBytes)),
-      results(Segment::reserve("sidestep-results", arena_bytes, kLeastArena)) {
-    auto* header = new (ring_segment.data()) RingHeader;
-    header->capacity = kRingCapacity;
-    new (header->slots()) TaskSlot[kRingCapacity];
-    ring = RingParent(header, kRingCapacity);
-    new (ring_segment.data() + kWorkerWordsAt) WorkerWords;
-    new (ring_segment.data() + kCrashRecordAt) CrashRecord;
-}
-
-const CrashRecord& WorkerMemory::crash() const {
-    return *reinterpret_cast<const CrashRecord*>(ring_segment.data() + kCrashRecordAt);
-}
-
-void WorkerMemory::close_descriptors() {
-    ring_segment.close_descriptor();
-    results.close_descriptor();
-}
 
 PoolCore::PoolCore(const PoolOptions& options)
     : options_(options),
       has_default_options_(options.task.says_anything()),
       owner_pid_(::getpid()),
       control_segment_(Segment::create("sidestep-control", sizeof(ControlPage))),
-      args_segment_(Segment::reserve("sidestep-args", options.arena_bytes, kLeastArena)),
+      args_segment_(
+          Segment::reserve("sidestep-args", options.arena_bytes, WorkerMemory::kLeastArena)),
       args_reader_(sys::reopen_read_only(args_segment_.fd())),
       control_(new (control_segment_.data()) ControlPage),
       supervisor_bell_(sys::make_eventfd()),
@@ -65,6 +46,7 @@ PoolCore::PoolCore(const PoolOptions& options)
       links_(*options.processes),
       args_(args_segment_),
       keyed_(*options.processes),
+      held_(*options.processes),
       task_ns_(kUnknownTaskNs) {
     spin_.workers = *options.processes;
     spin_.cpus = static_cast<std::uint32_t>(sys::usable_cpus());
@@ -126,7 +108,7 @@ void PoolCore::check_accepting(bool begun) const {
         case State::running:
             return;
         case State::broken:
-            throw BrokenPool(broken_reason_);
+            std::rethrow_exception(broken_);
         case State::closed:
             if (begun && waiting_cancelled_)
                 throw CancelledError(
@@ -265,15 +247,28 @@ WorkerLink* PoolCore::pick() {
     return best;
 }
 
+// False: not now: the socket is full, or there is no memory. Descriptors that cannot be sent at all
+// (the application closed them) are left out: the worker says of the task that they did not come.
+bool PoolCore::send_descriptors(WorkerLink& link, const PoolTask& task,
+                                const TaskDescriptors& fds) noexcept {
+    int control = link.process.control.get();
+    try {
+        return link.given.give(control, fds.lasting) &&
+               send_task_fds(control, task.serial_, fds.numbers);
+    } catch (const std::bad_alloc&) {
+        return false;
+    } catch (const std::exception&) {
+        return true;
+    }
+}
+
 // False: the task's descriptors cannot be sent now, so it went to the backlog, and the worker gets
 // nothing until the supervisor's next look.
 bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     RingParent& ring = link.ring();
     PoolTask::ArgumentView arguments = task->argument_view();
     const TaskDescriptors& fds = *arguments.fds;
-    int control = link.process.control.get();
-    if (!fds.empty() && !(link.given.give(control, fds.lasting) &&
-                          send_task_fds(control, task->serial_, fds.numbers))) {
+    if (!fds.empty() && !send_descriptors(link, *task, fds)) {
         push_back_to_backlog(task);
         link.deaf = true;
         if (!std::exchange(ticking_, true)) kick_supervisor();
@@ -323,9 +318,9 @@ void PoolCore::push_back_to_backlog(PoolTask* task) {
 }
 
 void PoolCore::refill() {
-    std::vector<bool> held = keys_moved_ ? held_keys() : std::vector<bool>();
+    if (keys_moved_) (void)held_keys();
     for (std::size_t i = 0; i < keyed_.size(); ++i)
-        while (!keyed_[i].empty() && has_room(links_[i]) && !(keys_moved_ && held[i]))
+        while (!keyed_[i].empty() && has_room(links_[i]) && !(keys_moved_ && held_[i]))
             (void)publish(links_[i], keyed_[i].pop());
     while (!backlog_.empty()) {
         WorkerLink* link = pick();
@@ -354,7 +349,7 @@ bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
         Reply reply(*slot);
         if (!is_sound(link, reply, task)) {
             link.corrupt = true;  // P3: the supervisor sorts its tasks when it is dead
-            sys::pidfd_send_signal(link.process.pidfd.get(), SIGKILL);
+            signal_worker(link, SIGKILL);
             return any;
         }
         take_reply(link, reply, task, garbage);
@@ -376,8 +371,7 @@ bool PoolCore::is_sound(WorkerLink& link, const Reply& reply, const PoolTask* ta
 void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage) {
     if (link.output) take_output(link, task);
     if (!task) {
-        if (reply.kind != ReplyKind::stopped && reply.block)
-            free_result_locked(*link.memory, reply.block);
+        if (reply.kind != ReplyKind::stopped && reply.block) link.memory->take_back(reply.block);
         if (link.eviction) finish_eviction(link, garbage);
     } else {
         if (reply.lacks_fds) link.given.forget(task->argument_view().fds->lasting);
@@ -401,6 +395,11 @@ void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, 
 
 // Takes the reply over into the task.
 void PoolCore::accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task) {
+    if (reply.block && !link.memory->lend()) {
+        link.memory->take_back(reply.block);
+        task.failure_ = spare_errors().no_memory;
+        return;
+    }
     if (reply.block) {
         task.result_block_ = reply.block;
         task.memory_ = link.memory;
@@ -424,7 +423,6 @@ void PoolCore::note_duration(std::uint64_t ns) {
 
 void PoolCore::complete(PoolTask* task, Garbage& garbage) {
     if (task->argument_block_) args_.free(std::exchange(task->argument_block_, 0));
-    if (!task->descriptors_.empty()) garbage.add(task->descriptors_);
     task->place_ = PoolTask::Place::done;
     --outstanding_;
     ++completed_;
@@ -458,23 +456,16 @@ BlockId PoolCore::allocate_argument(std::size_t size) {
     return args_.allocate(size);
 }
 
-void PoolCore::free_argument(BlockId block) {
+void PoolCore::free_argument(BlockId block) noexcept {
     if (!owned_here()) return;
     Lock lock(mutex_);
     args_.free(block);
 }
 
-void PoolCore::free_result(WorkerMemory& memory, BlockId block) {
+void PoolCore::free_result(WorkerMemory& memory, BlockId block) noexcept {
     if (!owned_here()) return;
     Lock lock(mutex_);
-    free_result_locked(memory, block);
-}
-
-void PoolCore::free_result_locked(WorkerMemory& memory, BlockId block) {
-    if (!memory.alive) return;
-    memory.to_give_back.push_back(block);
-    while (!memory.to_give_back.empty() && memory.ring.give_back(memory.to_give_back.back()))
-        memory.to_give_back.pop_back();
+    memory.take_back(block);
 }
 
 }  // namespace sidestep::detail

@@ -11,6 +11,12 @@
 //    takes the mutex.
 // P3 What a worker wrote is checked against the shadow before it is believed; a worker that wrote
 //    nonsense is killed, and its tasks are sorted by the shadow alone.
+// P4 What completes a task takes no memory: that was had when the task was submitted, or there is a
+//    spare (spare_errors.hpp). What is only noted (statistics, output, a retry) goes without when
+//    memory is used up. So no drain, and no event of the supervisor, throws for want of memory with
+//    a task in no place.
+// P5 What a worker has too (its bell, its control socket) is never waited for with the mutex held,
+//    nor is /proc read about a worker: it decides how long that takes.
 #pragma once
 
 #include <condition_variable>
@@ -50,16 +56,23 @@ enum class FailureKind : unsigned char { error, timeout, crash, out_of_memory, c
 // The shared memory of one worker process. It stays mapped until the last result in it is dropped.
 class WorkerMemory {
   public:
+    static constexpr std::size_t kLeastArena = std::size_t(16) << 20;  // bytes, where less fits
     explicit WorkerMemory(std::size_t arena_bytes);
     const CrashRecord& crash() const;
     const WorkerWords& words() const;
     void close_descriptors();  // once the worker has its own
+    // One more block of results is in use. False: there is no memory to note it when it comes back.
+    bool lend() noexcept;
+    void take_back(BlockId block) noexcept;
 
     Segment ring_segment;
     Segment results;
     RingParent ring;
-    bool alive = true;                  // a dead worker takes no blocks back
-    std::vector<BlockId> to_give_back;  // blocks that found the queue full
+    bool alive = true;  // a dead worker takes no blocks back
+
+  private:
+    std::vector<BlockId> to_give_back_;  // blocks that found the queue full; has room for lent_
+    std::size_t lent_ = 0;
 };
 
 // What a worker wrote into a slot, copied: it may change while we look (I7).
@@ -102,6 +115,9 @@ struct WorkerLink {
 
     std::uint32_t index = 0;
     Launched process;
+    // The worker writes to it when the supervisor is wanted. Nobody reads: the supervisor hears of
+    // each write (EPOLLET), so what a task does to it is no matter.
+    ParentFd bell;
     std::shared_ptr<WorkerMemory> memory;
     std::vector<PoolTask*> shadow;  // by ring position: who is in flight
     bool alive = false;
@@ -118,6 +134,12 @@ struct WorkerLink {
     bool dormant = false;    // left after idle_timeout; started again when there is something to do
     bool surplus = false;    // beyond the number of workers that is wanted
     sys::Deadline leave_by;  // it was asked to leave; if it is still there then, it is killed
+    sys::Deadline cut_off_at;  // its socket is closed; if it lives on then, it is replaced
+    sys::Deadline gone_by;     // nothing but its lifeline could end it; then the pool gives up
+    // Owned by the supervisor's thread:
+    std::uint64_t limited = 0;       // the task whose worker's memory is to be looked at; 0: none
+    std::size_t memory_limit = 0;    //   what it may use
+    std::size_t private_memory = 0;  // at the last look; see measure_growth()
     sys::Clock::time_point started_at{};
     std::size_t memory_at_start = 0;
     std::unique_ptr<WorkerOutput> output;  // of its tasks, if it is captured
@@ -137,10 +159,9 @@ class Garbage {
     Garbage(const Garbage&) = delete;
     Garbage& operator=(const Garbage&) = delete;
     ~Garbage() { drop(); }
-    void add(PoolTask* task);
-    void add(TaskDescriptors& fds);  // is empty then
-    void add(std::shared_ptr<const void> object) { objects_.push_back(std::move(object)); }
-    void drop();
+    void add(PoolTask* task) noexcept;
+    void add(std::shared_ptr<const void> object) noexcept;
+    void drop() noexcept;
     // The same, with the mutex released meanwhile.
     void drop(std::unique_lock<std::mutex>& lock);
 
@@ -150,7 +171,7 @@ class Garbage {
     std::vector<std::shared_ptr<const void>> objects_;
 };
 
-class PoolCore : public std::enable_shared_from_this<PoolCore> {
+class PoolCore final : public std::enable_shared_from_this<PoolCore>, public EndingPool {
   public:
     explicit PoolCore(const PoolOptions& options);
     ~PoolCore();
@@ -186,28 +207,30 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool wait(const std::function<bool()>& ready, const Deadline& deadline);
     bool wait_done(const PoolTask& task, const Deadline& deadline);
     PoolTaskRef wait_next(Completions& sink);
-    void forget(Completions& sink);
+    void forget(Completions& sink) noexcept;
     void poll();
 
     BlockId allocate_argument(std::size_t size);
-    void free_argument(BlockId block);
+    void free_argument(BlockId block) noexcept;
     std::byte* argument_data(BlockId block) const { return args_.data(block); }
-    void free_result(WorkerMemory& memory, BlockId block);
+    void free_result(WorkerMemory& memory, BlockId block) noexcept;
 
     void close();
     // Like close(), for maps that were begun, too; what waits is cancelled, nothing is run again.
     void interrupt();
     void terminate();
-    void join();
-    void cancel_waiting();  // all of them
+    void join() override;
+    void end_with_process() noexcept override;
+    void keep_for_ever() { self_ = shared_from_this(); }  // nobody will join()
+    void cancel_waiting();                                // all of them
     void resize(unsigned workers);
     bool accepting();  // false: closed, broken, or a forked copy
     bool owned_here() const { return marker_.same_process(); }
-    // This thread runs callbacks of the pool's futures or Retry::when, or feeds a map: it cannot
+    // This thread runs callbacks of the pool's futures or Retry::when, or is in a map: it cannot
     // join().
-    bool in_own_thread() const {
+    bool in_own_thread() override {
         return callbacks_.is_this_thread() || judges_.is_this_thread() ||
-               background_.is_this_thread();
+               background_.is_this_thread() || InPool::is_here(*this);
     }
     void abandon();  // in a forked child: leave the parent's threads and processes alone
 
@@ -233,7 +256,9 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     bool is_idle(WorkerLink& link) const;
     WorkerLink* oldest_queue();
     void refill();
-    std::vector<bool> held_keys();
+    const std::vector<bool>& held_keys();
+    bool send_descriptors(WorkerLink& link, const PoolTask& task,
+                          const TaskDescriptors& fds) noexcept;
     void rebalance();
     bool drain(Garbage& garbage);
     bool drain(WorkerLink& link, Garbage& garbage);
@@ -243,7 +268,6 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void note_duration(std::uint64_t ns);
     void complete(PoolTask* task, Garbage& garbage);
     void fail(PoolTask* task, std::exception_ptr error, Garbage& garbage);
-    void free_result_locked(WorkerMemory& memory, BlockId block);
     void check_accepting(bool begun = false) const;
     [[noreturn]] static void throw_interrupted();
     void require_owner() const;
@@ -251,8 +275,8 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
 
     // Captured output (pool_output.cpp). With the mutex held.
     bool captures_output() const { return options_.output == Output::capture; }
-    void take_output(WorkerLink& link, PoolTask* task);
-    static void keep_output(const WorkerLink& link, PoolTask& task);
+    static void take_output(WorkerLink& link, PoolTask* task) noexcept;
+    static void keep_output(const WorkerLink& link, PoolTask& task) noexcept;
     static std::string last_words(const TaskOutput& output);  // for a message; or empty
     void trim_outputs(sys::Clock::time_point now);
 
@@ -267,9 +291,11 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     };
     static std::optional<Partial> copy_partial(WorkerLink& link, std::uint64_t most);
     bool may_retry(const PoolTask& task, FailureKind kind) const;
+    bool may_retry_now(const PoolTask& task) const;  // without the mutex
     void settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Garbage& garbage);
     void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
     void judge(PoolTask* task, FailureKind kind, const std::function<std::exception_ptr()>& error);
+    void ask_retry_filter(PoolTask& task, const std::exception_ptr& error);
     void run_again(PoolTask* task);
     void wait_again(PoolTask* task);
     void start_delayed(sys::Clock::time_point now);
@@ -283,7 +309,9 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void continue_eviction(WorkerLink& link, sys::Clock::time_point now);
     void enforce(Garbage& garbage);
     void enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage);
-    bool enforce_memory(WorkerLink& link, PoolTask& task, Garbage& garbage);
+    void enforce_memory_limits();  // without the mutex
+    void enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std::size_t used,
+                              Garbage& garbage);
     void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun, Garbage& garbage);
     static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
 
@@ -304,31 +332,52 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
 
     // Life and death (supervisor.cpp, pool_workers.cpp). On the supervisor's thread unless said
     // otherwise.
+    struct Started;
     void launch(WorkerLink& link);  // also from start()
-    void adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerMemory> memory);
+    void set_up(WorkerLink& link, Started& started);
+    void adopt(WorkerLink& link, Started started);
+    void note_failed_launch(WorkerLink& link, const std::exception_ptr& error) noexcept;
     void let_go_of_handles(sys::Clock::time_point now);
-    void save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds);
+    void save_hook(const WorkerHook& hook, HookSetup& setup, TaskDescriptors& fds);
     std::string initializer_error(const WorkerLink& link, const WorkerReady& ready) const;
     void retire_early(WorkerLink& link);
     void retire_old(sys::Clock::time_point now);
+    void measure_growth();  // without the mutex
     void ask_to_stop(WorkerLink& link);
     void sleep_if_idle(sys::Clock::time_point now);
     void wake_dormant();
     void follow_target();
     bool wanted(const WorkerLink& link) const;
-    void signal_worker(const WorkerLink& link, int signal);
+    void signal_worker(WorkerLink& link, int signal) noexcept;
+    void give_up(WorkerLink& link, Garbage& garbage);
     void supervise();
+    // Nothing that a step throws ends the supervisor's thread. A step that throws has left
+    // everything so that it can be done again, and is done again in the next round.
+    template <class Step>
+    void attempt(Step step) noexcept {
+        try {
+            step();
+        } catch (...) {
+            trouble_ = std::current_exception();
+        }
+    }
+    void weather_trouble() noexcept;
+    void look_at_all(int error) noexcept;
     int next_timeout();
     void handle_event(std::uint64_t tag);
     void handle_control(std::uint32_t index);
     void handle_ready(WorkerLink& link, const WorkerReady& ready);
     void handle_closed(WorkerLink& link);
+    bool lives_on(const WorkerLink& link) const;
     void distrust(WorkerLink& link);
     void handle_death(std::uint32_t index);
+    void bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage);
     void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage);
     void lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error, Garbage& garbage);
+    bool split_if_memory(WorkerLink& link, PoolTask* task, FailureKind kind,
+                         const std::exception_ptr& error, Garbage& garbage) noexcept;
     std::exception_ptr lost_error(const WorkerLink& link, const PoolTask& task,
-                                  const ExitStatus& status);
+                                  const ExitStatus& status) noexcept;
     void note_barren_death(WorkerLink& link);
     bool crash_loop() const;
 
@@ -337,13 +386,13 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     void tick();
     sys::Clock::time_point next_look() const;
     void note_front(WorkerLink& link);
-    void kill_overdue();
-    void break_pool(const std::string& reason, Garbage& garbage);
+    void kill_overdue(Garbage& garbage);
+    void break_pool(std::exception_ptr reason, Garbage& garbage) noexcept;
     void fail_everything(const std::function<void(PoolTask*)>& fail_it);
-    void fail_cancelled(PoolTask* task, const char* text, Garbage& garbage);
-    void signal_workers(int signal);
+    void fail_cancelled(PoolTask* task, const std::exception_ptr& error, Garbage& garbage);
+    void signal_workers(int signal) noexcept;
     void ask_all_to_stop();
-    void kick_supervisor();
+    void kick_supervisor() noexcept;
     bool all_gone() const;
 
     // Constant after construction.
@@ -357,12 +406,12 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     Segment args_segment_;
     Fd args_reader_;  // the args arena for workers: read only
     ControlPage* control_;
-    Fd supervisor_bell_;
-    Fd epoll_;
+    ParentFd supervisor_bell_;  // the application's own: no worker has it
+    ParentFd epoll_;
     SpinPolicy spin_;
     std::uint64_t wake_cost_ns_ = 0;
     HookSetup initializer_, finalizer_;
-    TaskDescriptors hook_fds_;
+    TaskDescriptors initializer_fds_, finalizer_fds_;
     ServiceThread supervisor_;
     CallbackThread callbacks_;
     CallbackThread judges_;              // Retry::when: a callback may wait for its answer
@@ -370,21 +419,31 @@ class PoolCore : public std::enable_shared_from_this<PoolCore> {
     TaskNames names_;                    // types: guarded by mutex_
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
     Tracing trace_;
-    Orphans orphans_;  // the supervisor's
+    std::shared_ptr<PoolCore> self_;  // see keep_for_ever()
 
+    // Owned by the supervisor's thread.
+    Orphans orphans_;
+    std::exception_ptr trouble_;            // what a step threw in this round,
+    sys::Deadline trouble_since_;           //   and since when each round has some
+    sys::Deadline shortage_since_;          // no worker can be started: something is used up,
+    sys::Deadline nobody_since_;            //   and since when there is none
+    sys::Clock::time_point growth_look_{};  // when measure_growth() is next due
+
+    std::mutex joining_one_;  // before mutex_: the turn of whoever is in join()
     mutable std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable changed_;  // followers sleep here
     std::deque<WorkerLink> links_;     // grows in the supervisor's thread only
     Arena args_;
     State state_ = State::running;
-    std::string broken_reason_;
+    std::exception_ptr broken_;  // a BrokenPool: why it is
     bool interrupted_ = false;
     bool waiting_cancelled_ = false;  // maps that were begun go on no more
     TaskList backlog_;
     bool prioritized_ = false;     // a task had a priority
     std::vector<TaskList> keyed_;  // by worker: tasks with a key
     bool keys_moved_ = false;      // some may be in the ring of the worker that had them before
+    std::vector<bool> held_;       // what held_keys() returns
     std::multimap<sys::Clock::time_point, PoolTask*> delayed_;
     std::set<PoolTask*> judged_;                         // Retry::when is asked about them
     std::chrono::nanoseconds policy_look_ = kNoTimeout;  // the supervisor looks again so soon

@@ -29,6 +29,7 @@ TaskError::TaskError(const char* text, Details details, Describe describe)
 
 const char* TaskError::what() const noexcept {
     try {
+        if (shared_->details.task == 0) return PoolError::what();  // see spare_errors.hpp
         std::call_once(shared_->once, [this] { shared_->make_text(); });
         return shared_->text.c_str();
     } catch (...) {
@@ -67,8 +68,8 @@ std::vector<std::string> WorkerLost::stack() const {
 
 WorkerLost::WorkerLost(Details details)
     : TaskError(
-          "a worker died while it ran a task", std::move(details),
-          [](const Details& d, const std::string& name) {
+          "a worker died while it ran a task; there was no memory left to say more about it",
+          std::move(details), [](const Details& d, const std::string& name) {
               return fmt::format(
                   "worker {} {} while it ran {}; {}{}this task alone is lost: look at what it "
                   "does there, or run it again{}",
@@ -80,8 +81,8 @@ WorkerLost::WorkerLost(Details details)
           }) {}
 
 TaskTimeout::TaskTimeout(Details details)
-    : TaskError("a task ran longer than its timeout", std::move(details),
-                [](const Details& d, const std::string& name) {
+    : TaskError("a task ran longer than its timeout; there was no memory left to say more about it",
+                std::move(details), [](const Details& d, const std::string& name) {
                     if (d.pid == 0)  // of a ThreadPool
                         return fmt::format(
                             "{} ran longer than its timeout of {} ms; a thread cannot be stopped: "
@@ -94,13 +95,15 @@ TaskTimeout::TaskTimeout(Details details)
                 }) {}
 
 OutOfMemory::OutOfMemory(Details details)
-    : TaskError("a task used more than its memory_limit", std::move(details),
-                [](const Details& d, const std::string& name) {
-                    return fmt::format(
-                        "{} used {} MiB in worker {}, more than its memory_limit of "
-                        "{} MiB, and was killed: give it less to do at a time, or a "
-                        "higher limit",
-                        name, d.used >> 20, d.pid, d.limit >> 20);
-                }) {}
+    : TaskError(
+          "a task used more than its memory_limit; there was no memory left to say more "
+          "about it",
+          std::move(details), [](const Details& d, const std::string& name) {
+              return fmt::format(
+                  "{} used {} MiB in worker {}, more than its memory_limit of "
+                  "{} MiB, and was killed: give it less to do at a time, or a "
+                  "higher limit",
+                  name, d.used >> 20, d.pid, d.limit >> 20);
+          }) {}
 
 }  // namespace sidestep

@@ -5,7 +5,8 @@
 
 namespace sidestep::detail {
 
-enum class EventSource : std::uint64_t { bell, death, control };
+// The pool's own bell; a worker's; its death; a message of its.
+enum class EventSource : std::uint64_t { bell, ring, death, control };
 
 inline std::uint64_t event_tag(EventSource source, std::uint32_t index) {
     return static_cast<std::uint64_t>(source) << 32 | index;

@@ -1,9 +1,13 @@
 // A pool without workers: tasks run inside submit(), in this process, through the same archives.
+#include <new>
+#include <vector>
+
 #include <sidestep/call_times.hpp>
 #include <sidestep/forced_unwind.hpp>
 #include <sidestep/this_task.hpp>
 
 #include "pool_core.hpp"
+#include "spare_errors.hpp"
 
 namespace sidestep::detail {
 namespace {
@@ -27,7 +31,14 @@ class InlineFds final : public FdSource {
 
 }  // namespace
 
+// close() may come in another thread at any time.
+bool PoolCore::may_retry_now(const PoolTask& task) const {
+    Lock lock(mutex_);
+    return may_retry(task, FailureKind::error);
+}
+
 void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
+    InPool here(*this);
     HeapBuffer result;
     std::exception_ptr error;
     PoolTask::ArgumentView arguments = task.argument_view();
@@ -54,13 +65,18 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
             error = std::current_exception();
         }
         note_inline(task, begun, error != nullptr);
-        again = error && may_retry(task, FailureKind::error) &&
-                wants_retry(task.options_->retry, error);
+        again = error && may_retry_now(task) && wants_retry(task.options_->retry, error);
         if (again) pause_here(retry_pause(task.options_->retry, ++task.attempts_));
+    }
+    std::vector<std::byte> bytes;
+    try {
+        bytes.assign(result.bytes().begin(), result.bytes().end());
+    } catch (const std::bad_alloc&) {
+        error = spare_errors().no_memory;
     }
     Lock lock(mutex_);
     if (error) return fail(&task, error, garbage);
-    task.own_result_.assign(result.bytes().begin(), result.bytes().end());
+    task.own_result_ = std::move(bytes);
     task.result_size_ = result.size();
     task.items_done_ = task.items_end_ - task.items_begin_;
     task.has_value_ = true;

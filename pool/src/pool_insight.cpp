@@ -34,10 +34,6 @@ const char* outcome_of(FailureKind kind) {
 
 }  // namespace
 
-const WorkerWords& WorkerMemory::words() const {
-    return *reinterpret_cast<const WorkerWords*>(ring_segment.data() + kWorkerWordsAt);
-}
-
 // --- taking notes ------------------------------------------------------------------------------
 
 // A look at the clock costs a tenth of the shortest task: of those, few are looked at.
@@ -136,6 +132,7 @@ WorkerStats PoolCore::stats_of(WorkerLink& link) const {
     WorkerStats stats;
     stats.index = link.index;
     stats.pid = link.alive ? link.process.pid : 0;
+    stats.stopped = link.alive && sys::is_stopped(link.process.pidfd.get());
     stats.tasks = tally.tasks;
     stats.restarts = tally.launches > 0 ? tally.launches - 1 : 0;
     stats.start = tally.start;

@@ -4,7 +4,7 @@
 
 namespace sidestep::detail {
 
-void SlowTasks::add(const Entry& entry) {
+void SlowTasks::add(const Entry& entry) noexcept {
     auto shorter = [&](const Entry& e) { return e.duration < entry.duration; };
     entries_.insert(std::find_if(entries_.begin(), entries_.end(), shorter), entry);
     if (entries_.size() > kMost) entries_.pop_back();

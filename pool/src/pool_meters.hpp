@@ -16,6 +16,7 @@ namespace sidestep::detail {
 class SlowTasks {
   public:
     static constexpr std::size_t kMost = 10;
+    SlowTasks() { entries_.reserve(kMost + 1); }
     struct Entry {
         std::uint64_t number;
         std::uint32_t worker;
@@ -25,7 +26,7 @@ class SlowTasks {
 
     // A task that ran no longer than that is not among the slowest.
     std::chrono::nanoseconds least() const { return least_; }
-    void add(const Entry& entry);
+    void add(const Entry& entry) noexcept;
     const std::vector<Entry>& entries() const { return entries_; }  // the slowest first
 
   private:

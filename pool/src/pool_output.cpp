@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 
 #include "pool_core.hpp"
 
@@ -39,17 +40,26 @@ std::string PoolCore::last_words(const TaskOutput& output) {
 }
 
 // The task at the front of the ring is done. None: one that was evicted, or the request to stop.
-void PoolCore::take_output(WorkerLink& link, PoolTask* task) {
+// (Output for which there is no memory is lost; the task is not.)
+void PoolCore::take_output(WorkerLink& link, PoolTask* task) noexcept {
     const Segment& memory = link.memory->ring_segment;
     std::uint32_t position = link.ring().position(link.ring().consumed());
     const OutputMark end = memory.at<OutputMark>(kOutputMarksAt)[position];  // copied once: I7
-    if (task) store(link.output->read(end), task->output_);
+    try {
+        if (task) store(link.output->read(end), task->output_);
+    } catch (const std::exception&) {
+        task->output_ = nullptr;
+    }
     link.output->end_task(end);
 }
 
 // The task at the front is ended while it runs.
-void PoolCore::keep_output(const WorkerLink& link, PoolTask& task) {
-    if (link.output) store(link.output->read(), task.output_);
+void PoolCore::keep_output(const WorkerLink& link, PoolTask& task) noexcept {
+    try {
+        if (link.output) store(link.output->read(), task.output_);
+    } catch (const std::exception&) {
+        task.output_ = nullptr;
+    }
 }
 
 // A task that prints without end takes no more memory than its limit, and what it prints between

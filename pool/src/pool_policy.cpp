@@ -7,12 +7,14 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <new>
 
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
 
 #include "pool_core.hpp"
 #include "process_memory.hpp"
+#include "spare_errors.hpp"
 
 namespace sidestep::detail {
 namespace {
@@ -41,65 +43,91 @@ bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
     return true;
 }
 
-// The task is in no list. Either it is run again, or it fails with this error.
+// The task is in no list. Either it is run again, or it fails with this error; that also if there
+// is no memory for another attempt.
 void PoolCore::settle(PoolTask* task, FailureKind kind, std::exception_ptr error,
                       Garbage& garbage) {
     if (!may_retry(*task, kind)) return fail(task, std::move(error), garbage);
-    judge(task, kind, [error = std::move(error)] { return error; });
+    try {
+        judge(task, kind, [error] { return error; });
+    } catch (const std::bad_alloc&) {
+        fail(task, std::move(error), garbage);
+    }
 }
 
-void PoolCore::settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage&) {
-    const std::byte* data =
-        reply.block ? link.memory->results.data() + Arena::offset(reply.block) : reply.inline_bytes;
-    std::vector<std::byte> bytes(data, data + reply.size);
-    if (reply.block) free_result_locked(*link.memory, reply.block);
-    note_duration(reply.duration_ns);
-    judge(task, FailureKind::error, [bytes = std::move(bytes)]() -> std::exception_ptr {
-        try {
-            InputArchive archive(bytes);
-            return load_exception(archive);
-        } catch (...) {
-            return std::current_exception();
-        }
-    });
+void PoolCore::settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task,
+                                  Garbage& garbage) {
+    try {
+        const std::byte* data = reply.block
+                                    ? link.memory->results.data() + Arena::offset(reply.block)
+                                    : reply.inline_bytes;
+        std::vector<std::byte> bytes(data, data + reply.size);
+        judge(task, FailureKind::error, [bytes = std::move(bytes)]() -> std::exception_ptr {
+            try {
+                InputArchive archive(bytes);
+                return load_exception(archive);
+            } catch (...) {
+                return std::current_exception();
+            }
+        });
+        if (reply.block) link.memory->take_back(reply.block);
+        note_duration(reply.duration_ns);
+    } catch (const std::bad_alloc&) {  // no other attempt: this one's error is its result
+        accept_reply(link, reply, *task);
+        complete(task, garbage);
+    }
 }
 
 // Runs it again, or asks Retry::when first: users' code, so in a thread for that. (Not in that of
 // the callbacks: one may wait for this task.)
 void PoolCore::judge(PoolTask* task, FailureKind kind,
                      const std::function<std::exception_ptr()>& error) {
+    Callbacks question;
+    if (task->options_->retry.when) {  // what may fail for want of memory comes first
+        task->add_reference();
+        PoolTaskRef reference(task);
+        question.emplace_back([this, reference = std::move(reference), error] {
+            ask_retry_filter(*reference, error());
+        });
+        judged_.insert(task);
+    }
     ++task->attempts_;
     if (kind == FailureKind::crash) {
         ++task->crashes_;
         barren_deaths_ = 0;  // its worker had begun something
     }
     if (kind == FailureKind::out_of_memory) ++task->out_of_memory_;
-    if (!task->options_->retry.when) return run_again(task);
+    if (question.empty()) return run_again(task);
     task->place_ = PoolTask::Place::judged;
-    judged_.insert(task);
-    task->add_reference();
-    judges_.post({[this, task = PoolTaskRef(task), error] {
-        std::exception_ptr e = error();
-        bool again = wants_retry(task->options_->retry, e);
-        Garbage garbage;
-        Lock lock(mutex_);
-        if (judged_.erase(task.get()) == 0) return;  // it is done meanwhile
-        if (again && !ending() && !interrupted_) {
-            run_again(task.get());
-            refill();
-        } else {
-            fail(task.get(), e, garbage);
-        }
-        wake_waiters();
-    }});
+    judges_.post(std::move(question));
 }
 
+// Without the mutex, in the thread for that.
+void PoolCore::ask_retry_filter(PoolTask& task, const std::exception_ptr& error) {
+    bool again = wants_retry(task.options_->retry, error);
+    Garbage garbage;
+    Lock lock(mutex_);
+    if (judged_.erase(&task) == 0) return;  // it is done meanwhile
+    if (again && !ending() && !interrupted_) {
+        run_again(&task);
+        refill();
+    } else {
+        fail(&task, error, garbage);
+    }
+    wake_waiters();
+}
+
+// If there is no memory to remember a pause, it is run again at once.
 void PoolCore::run_again(PoolTask* task) {
     ++meters_.retried;
     auto pause = retry_pause(task->options_->retry, task->attempts_);
     if (pause.count() <= 0) return wait_again(task);
+    try {
+        delayed_.emplace(later(sys::Clock::now(), pause), task);
+    } catch (const std::bad_alloc&) {
+        return wait_again(task);
+    }
     task->place_ = PoolTask::Place::delayed;
-    delayed_.emplace(later(sys::Clock::now(), pause), task);
     kick_supervisor();
 }
 
@@ -147,7 +175,7 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
     } else {
         eviction.next_at = later(eviction.next_at, options_.stop_grace);
     }
-    if (kind != FailureKind::cancelled && split(link, task, kind, error, garbage)) {
+    if (kind != FailureKind::cancelled && split_if_memory(link, task, kind, error, garbage)) {
         // Its parts have what it leaves.
     } else if (may_retry(*task, kind)) {
         task->place_ = PoolTask::Place::evicted;
@@ -267,33 +295,58 @@ void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& ga
             policy_look_ = std::min(policy_look_, left);
         }
         if (!limited) continue;
-        if (i == ring.consumed() && front_runs(link) && enforce_memory(link, *task, garbage))
-            return;
+        if (i == ring.consumed() && front_runs(link)) {
+            link.limited = task->serial_;
+            link.memory_limit = task->options_->memory_limit;
+        }
         policies_in_flight_ = true;
         policy_look_ = std::min(policy_look_, kMemoryLook);
     }
 }
 
-// True: it had too much, and was evicted.
-bool PoolCore::enforce_memory(WorkerLink& link, PoolTask& task, Garbage& garbage) {
-    std::size_t limit = task.options_->memory_limit;
-    if (resident_memory(link.process.pid) <= limit) return false;  // cheap, and never too small
-    std::size_t used = proportional_memory(link.process.pid);
-    if (used <= limit) return false;
-    TaskError::Details details = describe(link, task);
-    details.limit = limit;
-    details.used = used;
-    evict(link, FailureKind::out_of_memory, std::make_exception_ptr(OutOfMemory(details)), garbage);
-    return true;
+// P5: what a worker uses is read under a lock of the worker's own, which that may hold for long.
+// (Links and their processes change in this thread only.)
+void PoolCore::enforce_memory_limits() {
+    for (WorkerLink& link : links_) {
+        std::uint64_t serial = std::exchange(link.limited, 0);
+        if (serial == 0 || !link.alive) continue;
+        int pid = link.process.pid;
+        if (resident_memory(pid) <= link.memory_limit) continue;  // cheap, and never too small
+        std::size_t used = proportional_memory(pid);
+        if (used <= link.memory_limit) continue;
+        Garbage garbage;
+        Lock lock(mutex_);
+        enforce_memory_limit(link, serial, used, garbage);
+    }
+}
+
+// The number is of a moment ago: the task that runs now may have begun since, and is looked at
+// again.
+void PoolCore::enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std::size_t used,
+                                    Garbage& garbage) {
+    if (ending() || !front_runs(link)) return;
+    PoolTask* task = link.shadow[link.ring().position(link.ring().consumed())];
+    if (!task || task->serial_ != serial || !task->options_) return;
+    auto error = made_or(spare_errors().out_of_memory, [&] {
+        TaskError::Details details = describe(link, *task);
+        details.limit = link.memory_limit;
+        details.used = used;
+        return std::make_exception_ptr(OutOfMemory(std::move(details)));
+    });
+    evict(link, FailureKind::out_of_memory, std::move(error), garbage);
+    refill();
+    wake_waiters();
 }
 
 // begun: when the one that is late was begun. If the worker has gone on to the next item meanwhile,
 // that is not late.
 void PoolCore::time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun,
                         Garbage& garbage) {
-    TaskError::Details details = describe(link, task);
-    details.limit = static_cast<std::uint64_t>(task.options_->timeout.count());
-    auto error = std::make_exception_ptr(TaskTimeout(details));
+    auto error = made_or(spare_errors().timed_out, [&] {
+        TaskError::Details details = describe(link, task);
+        details.limit = static_cast<std::uint64_t>(task.options_->timeout.count());
+        return std::make_exception_ptr(TaskTimeout(std::move(details)));
+    });
     if (front_begun(link) == begun) return evict(link, FailureKind::timeout, error, garbage);
     policies_in_flight_ = true;
     policy_look_ = std::chrono::nanoseconds(0);  // look again at once
@@ -348,20 +401,20 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
     if (drain(garbage)) wake_waiters();
     if (task.place_ == PoolTask::Place::done) return task.cancelled_;
     if (task.place_ == PoolTask::Place::new_ || ending()) return false;
-    auto error = [] { return std::make_exception_ptr(CancelledError("the task was cancelled")); };
+    const std::exception_ptr& error = spare_errors().cancelled;
     // A worker goes on meanwhile: at the third look at the latest the task is not where it was, or
     // runs, or its worker is dead and the supervisor is to sort what that had.
     for (int look = 0; look < 3 && task.place_ != PoolTask::Place::done; ++look) {
         if (forget_waiting(task)) {
             task.cancelled_ = true;
-            fail(&task, error(), garbage);
+            fail(&task, error, garbage);
             break;
         }
         if (mode != Cancel::running_too) break;
         WorkerLink& link = links_[task.link_];
         if (front_runs(link) && task.index_ == link.ring().consumed()) {
             task.cancelled_ = true;
-            evict(link, FailureKind::cancelled, error(), garbage);
+            evict(link, FailureKind::cancelled, error, garbage);
             break;
         }
         (void)drain(link, garbage);  // what was in front of it has ended, or it has
@@ -379,10 +432,8 @@ void PoolCore::cancel_waiting() {
     drain(garbage);
     for (WorkerLink& link : links_)
         if (link.alive && !link.stopping) take_back_from(link, link.ring().consumed());
-    fail_everything([&](PoolTask* task) {
-        fail_cancelled(task, "the task was cancelled: its pool was shut down before it began",
-                       garbage);
-    });
+    fail_everything(
+        [&](PoolTask* task) { fail_cancelled(task, spare_errors().shut_down, garbage); });
     wake_waiters();
 }
 

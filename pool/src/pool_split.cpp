@@ -6,6 +6,7 @@
 #include <sidestep/chunk.hpp>
 
 #include "pool_core.hpp"
+#include "spare_errors.hpp"
 
 namespace sidestep::detail {
 
@@ -16,7 +17,7 @@ void PoolCore::submit_again(const PoolTaskRef& task) {
     Lock lock(mutex_);
     add_part(task);
     if (ending() || joining_ || interrupted_)
-        return fail_cancelled(task.get(), "the pool has ended", garbage);
+        return fail_cancelled(task.get(), spare_errors().ended, garbage);
     if (!links_.empty()) {
         run_again(task.get());
         return refill();
@@ -70,12 +71,15 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
     if (!task->is_chunk() || link.corrupt) return false;
     std::optional<Partial> partial = copy_partial(link, task->items_end_ - task->items_begin_);
     if (!partial) return false;
-    task->items_done_ = partial->items;
-    task->own_result_ = std::move(partial->bytes);
-    task->result_size_ = task->own_result_.size();
-    task->has_value_ = true;
-    std::uint32_t item = task->items_begin_ + task->items_done_;
+    auto take_results = [&] {
+        task->items_done_ = partial->items;
+        task->own_result_ = std::move(partial->bytes);
+        task->result_size_ = task->own_result_.size();
+        task->has_value_ = true;
+    };
+    std::uint32_t item = task->items_begin_ + partial->items;
     if (item == task->items_end_) {  // all was done, but for saying so
+        take_results();
         complete(task, garbage);
         return true;
     }
@@ -89,18 +93,19 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
     } else {
         split->error = error;
     }
+    task->keep_arguments();  // its worker may still read them; from here on nothing throws
+    take_results();
     PoolTaskRef again = split->again, rest = split->rest;
     for (const PoolTaskRef& part : {again, rest}) {
         if (!part) continue;
         part->sink_ = task->sink_;
         add_part(part);
     }
-    task->keep_arguments();  // its worker may still read them
     task->split_ = std::move(split);
     complete(task, garbage);
-    if (again) judge(again.get(), kind, [error] { return error; });
+    if (again) settle(again.get(), kind, error, garbage);
     if (rest && interrupted_)
-        fail_cancelled(rest.get(), "the task was cancelled: its pool was interrupted", garbage);
+        fail_cancelled(rest.get(), spare_errors().interrupted, garbage);
     else if (rest)
         push_back_to_backlog(rest.get());
     return true;

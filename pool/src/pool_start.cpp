@@ -1,13 +1,17 @@
 // Starting workers: at first, in place of one that died, and when more are wanted.
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <exception>
+#include <new>
 #include <span>
 #include <system_error>
+#include <thread>
 
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
@@ -17,17 +21,21 @@
 #include "pool_core.hpp"
 #include "pool_events.hpp"
 #include "process_memory.hpp"
+#include "spare_errors.hpp"
 #include "task_fds.hpp"
 
 namespace sidestep::detail {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr auto kDying = 100ms;  // from the end of its descriptors to its own
+constexpr auto kDying = 100ms;         // from the end of its descriptors to its own
+constexpr auto kHookFdsTime = 10s;     // for a new worker to read what its hooks get
+constexpr auto kShortestPause = 5ms;   // between attempts to start a worker, while there is none of
+constexpr auto kLongestPause = 250ms;  //   something that it needs
 
-void watch(const Fd& epoll, int fd, std::uint64_t data) {
+void watch(const ParentFd& epoll, int fd, std::uint64_t data, std::uint32_t events = EPOLLIN) {
     epoll_event event = {};
-    event.events = EPOLLIN;
+    event.events = events;
     event.data.u64 = data;
     if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) < 0)
         throw_errno(errno, "epoll_ctl(worker)");
@@ -44,40 +52,95 @@ void send_setup(const Launched& process, const WorkerSetup& setup, std::span<con
     }
 }
 
+// False: nobody reads there any more.
+bool wait_writable(int socket, const sys::Deadline& deadline) {
+    pollfd entry = {socket, POLLOUT, 0};
+    int n;
+    do n = ::poll(&entry, 1, sys::poll_timeout(deadline));
+    while (n < 0 && errno == EINTR);
+    if (n < 0) throw_errno(errno, "poll(worker)");
+    return (entry.revents & (POLLERR | POLLHUP)) == 0;
+}
+
+// Never waits for a worker that does not read for longer than that.
+void send_hook_fds(int control, GivenFds& given, const TaskDescriptors& fds, std::uint64_t serial) {
+    sys::Deadline deadline = sys::Clock::now() + kHookFdsTime;
+    while (!(given.give(control, fds.lasting) && send_task_fds(control, serial, fds.numbers))) {
+        if (!wait_writable(control, deadline)) return;
+        if (sys::Clock::now() >= *deadline)
+            throw_errno(ETIMEDOUT,
+                        "the new worker does not take the handles of its initializer and finalizer "
+                        "(is it stopped?)");
+        std::this_thread::sleep_for(1ms);  // what was short may not have been room
+    }
+}
+
+// What was short, and what helps; null: the error is of another kind, and will not pass.
+const char* shortage(const std::exception_ptr& error) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const std::bad_alloc&) {
+        return "memory is used up";
+    } catch (const std::system_error& e) {
+        switch (e.code().value()) {
+            case EMFILE:
+                return "this process has no descriptors left: close some, or raise its limit "
+                       "(RLIMIT_NOFILE, ulimit -n)";
+            case ENFILE:
+                return "the system has no descriptors left (fs.file-max)";
+            case ETOOMANYREFS:
+                return "too many descriptors of this user are on their way between processes "
+                       "(RLIMIT_NOFILE, ulimit -n)";
+            case EAGAIN:
+                return "there are too many processes or threads: of this user (RLIMIT_NPROC, "
+                       "ulimit -u), or in this control group (pids.max)";
+            case ENOMEM:
+            case ENOBUFS:
+                return "memory or address space is used up";
+            case ENOSPC:
+                return "space is used up: shared memory, or watches (fs.epoll.max_user_watches)";
+            default:
+                return nullptr;
+        }
+    } catch (...) {
+        return nullptr;
+    }
+}
+
 }  // namespace
 
 PoolCore::~PoolCore() { SIDESTEP_ASSERT(!supervisor_.joinable()); }
 
 void PoolCore::start() {
-    save_hook(options_.initializer, initializer_, &hook_fds_);
-    initializer_.fds = hook_fds_.numbers.size();
-    initializer_.lasting_fds = hook_fds_.lasting.size();
-    save_hook(options_.finalizer, finalizer_, nullptr);  // it can have no handles
+    save_hook(options_.initializer, initializer_, initializer_fds_);
+    save_hook(options_.finalizer, finalizer_, finalizer_fds_);
     oom_kills_ = oom_kills();
     launch_options_.environment = inner_thread_variables(*options_.inner_threads);
     if (!links_.empty())
         launcher_ = make_launcher(options_.start_method, "a pool's worker", ServiceThread::count(),
                                   launch_options_);
-    epoll_ = Fd(epoll_create1(EPOLL_CLOEXEC));
-    if (!epoll_) throw_errno(errno, "epoll_create1");
+    // After the launcher: a template that is forked there has neither.
+    supervisor_bell_ = ParentFd(sys::make_eventfd());
+    Fd epoll(epoll_create1(EPOLL_CLOEXEC));
+    if (!epoll) throw_errno(errno, "epoll_create1");
+    epoll_ = ParentFd(std::move(epoll));
     watch(epoll_, supervisor_bell_.get(), event_tag(EventSource::bell, 0));
     try {
         for (WorkerLink& link : links_) launch(link);
         supervisor_.start("sidestep-pool", ServiceThread::Runs::library_code,
                           [this] { supervise(); });
     } catch (...) {  // those that were started must not stay
-        signal_workers(SIGKILL);
         for (WorkerLink& link : links_)
-            if (link.alive) (void)sys::wait_pidfd(link.process.pidfd.get(), true);
+            if (link.alive) discard(std::move(link.process));
         throw;
     }
 }
 
 // Its code and arguments, for all workers that will be.
-void PoolCore::save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds) {
+void PoolCore::save_hook(const WorkerHook& hook, HookSetup& setup, TaskDescriptors& fds) {
     if (!hook) return;
     HeapBuffer buffer;
-    OutputArchive archive(buffer, fds);
+    OutputArchive archive(buffer, &fds);
     hook.save(archive);
     setup.block = allocate_argument(std::max<std::size_t>(buffer.size(), 1));
     std::memcpy(argument_data(setup.block), buffer.begin(), buffer.size());
@@ -85,16 +148,40 @@ void PoolCore::save_hook(const WorkerHook& hook, HookSetup& setup, FdSink* fds) 
     setup.module = hook.kind().id.where.module;
     setup.offset = hook.kind().id.where.offset;
     setup.signature = hook.kind().id.signature;
+    setup.fds = fds.numbers.size();
+    setup.lasting_fds = fds.lasting.size();
     setup.given = true;
 }
 
+// What a worker has of its own, before it is one.
+struct PoolCore::Started {
+    sys::Clock::time_point began = sys::Clock::now();
+    std::shared_ptr<WorkerMemory> memory;
+    std::unique_ptr<WorkerOutput> output;
+    std::vector<PoolTask*> shadow;
+    ParentFd bell;
+    GivenFds given;
+    Launched process;
+};
+
 void PoolCore::launch(WorkerLink& link) {
-    auto began = sys::Clock::now();
-    std::vector<PoolTask*> shadow(kRingCapacity);  // first: once the worker runs, nothing may fail
-    auto memory = std::make_shared<WorkerMemory>(options_.arena_bytes);
-    auto output =
-        captures_output() ? std::make_unique<WorkerOutput>(options_.output_limit) : nullptr;
-    Launched process = launcher_->launch(&worker_main, launch_options_);
+    Started started;
+    started.memory = std::make_shared<WorkerMemory>(options_.arena_bytes);
+    if (captures_output()) started.output = std::make_unique<WorkerOutput>(options_.output_limit);
+    started.shadow.assign(kRingCapacity, nullptr);
+    started.bell = ParentFd(sys::make_eventfd());
+    started.process = launcher_->launch(&worker_main, launch_options_);
+    try {
+        set_up(link, started);
+    } catch (...) {
+        discard(std::move(started.process));
+        throw;
+    }
+    Lock lock(mutex_);
+    adopt(link, std::move(started));
+}
+
+void PoolCore::set_up(WorkerLink& link, Started& started) {
     WorkerSetup setup;
     setup.index = link.index;
     setup.parent_pid = owner_pid_;
@@ -106,51 +193,87 @@ void PoolCore::launch(WorkerLink& link) {
     setup.captures_output = captures_output() ? 1 : 0;
     setup.initializer = initializer_;
     setup.finalizer = finalizer_;
-    std::vector<int> fds = {memory->ring_segment.fd().get(), memory->results.fd().get(),
-                            args_reader_.get(), control_segment_.fd().get(),
-                            supervisor_bell_.get()};
-    if (output) fds.insert(fds.end(), {output->out_fd(), output->err_fd()});
-    GivenFds given;
-    try {
-        send_setup(process, setup, fds);
-        (void)given.give(process.control.get(), hook_fds_.lasting);
-        (void)send_task_fds(process.control.get(), 0, hook_fds_.numbers);
-        sys::set_nonblocking(process.control.get(), true);  // task descriptors: never wait here
-        watch(epoll_, process.pidfd.get(), event_tag(EventSource::death, link.index));
-        watch(epoll_, process.control.get(), event_tag(EventSource::control, link.index));
-        memory->close_descriptors();
-    } catch (...) {
-        discard(std::move(process));
-        throw;
-    }
-    Lock lock(mutex_);
-    link.shadow.swap(shadow);
-    link.output = std::move(output);
-    link.given = std::move(given);
-    link.tally.launch_began = began;
-    ++link.tally.launches;
-    adopt(link, std::move(process), std::move(memory));
+    WorkerMemory& memory = *started.memory;
+    std::vector<int> fds = {memory.ring_segment.fd().get(), memory.results.fd().get(),
+                            args_reader_.get(), control_segment_.fd().get(), started.bell.get()};
+    if (const auto& output = started.output)
+        fds.insert(fds.end(), {output->out_fd(), output->err_fd()});
+    const Launched& process = started.process;
+    int control = process.control.get();
+    send_setup(process, setup, fds);
+    sys::set_nonblocking(control, true);  // from here on nothing waits there
+    send_hook_fds(control, started.given, initializer_fds_, kInitializerFds);
+    send_hook_fds(control, started.given, finalizer_fds_, kFinalizerFds);
+    watch(epoll_, process.pidfd.get(), event_tag(EventSource::death, link.index));
+    watch(epoll_, control, event_tag(EventSource::control, link.index));
+    watch(epoll_, started.bell.get(), event_tag(EventSource::ring, link.index), EPOLLIN | EPOLLET);
+    memory.close_descriptors();
 }
 
-void PoolCore::adopt(WorkerLink& link, Launched process, std::shared_ptr<WorkerMemory> memory) {
-    link.process = std::move(process);
-    link.memory = std::move(memory);
+// With the mutex held. Throws nothing: the worker is there.
+void PoolCore::adopt(WorkerLink& link, Started started) {
+    link.process = std::move(started.process);
+    link.memory = std::move(started.memory);
+    link.output = std::move(started.output);
+    link.shadow = std::move(started.shadow);
+    link.bell = std::move(started.bell);
+    link.given = std::move(started.given);
+    link.tally.launch_began = started.began;
+    ++link.tally.launches;
     link.alive = true;
     link.ready = link.stopping = link.corrupt = link.unresponsive = link.retiring = false;
     link.deaf = false;
-    link.leave_by.reset();
     link.stuck = 0;
     link.last_front = WorkerLink::kNoFront;
     link.started_at = sys::Clock::now();
-    link.memory_at_start = 0;
+    link.memory_at_start = link.private_memory = 0;
+    shortage_since_.reset();
+    nobody_since_.reset();
     trace_worker(link, TraceEvent::Kind::worker_started);
     // The pool may have begun to end while the worker was being started, without the mutex.
     if (ending())
-        sys::pidfd_send_signal(link.process.pidfd.get(), SIGKILL);
+        signal_worker(link, SIGKILL);
     else if (joining_)
         ask_all_to_stop();
     else
         refill();
+}
+
+// A shortage may pass: it is tried again for start_patience, if nobody works meanwhile, else for
+// ever. Whatever else keeps a worker from being started counts as its death.
+void PoolCore::note_failed_launch(WorkerLink& link, const std::exception_ptr& error) noexcept {
+    Garbage garbage;
+    Lock lock(mutex_);
+    const char* what = shortage(error);
+    auto now = sys::Clock::now();
+    if (what) {
+        if (!shortage_since_) shortage_since_ = now;
+        auto pause = (now - *shortage_since_) / 4;
+        link.respawn_at =
+            now + std::clamp<std::chrono::nanoseconds>(pause, kShortestPause, kLongestPause);
+    } else {
+        note_barren_death(link);
+    }
+    if (!all_gone())
+        nobody_since_.reset();
+    else if (!nobody_since_)
+        nobody_since_ = now;
+    bool over = what ? nobody_since_ && now >= later(*nobody_since_, options_.start_patience)
+                     : crash_loop();
+    if (!over || ending()) return;
+    break_pool(
+        broken_pool([&]() -> std::string {
+            if (!what)
+                return fmt::format("the pool is broken: no worker can be started: {}",
+                                   text_of(error));
+            return fmt::format(
+                "the pool is broken: no worker could be started for {} ms "
+                "(PoolOptions::start_patience): {}: {}",
+                std::chrono::duration_cast<std::chrono::milliseconds>(now - *nobody_since_).count(),
+                what, text_of(error));
+        }),
+        garbage);
+    wake_waiters();
 }
 
 // A worker says once that it is ready. Tasks have the socket too: what else comes is a stray write.
@@ -179,38 +302,38 @@ void PoolCore::distrust(WorkerLink& link) {
     Lock lock(mutex_);
     if (drain(link, garbage)) wake_waiters();  // what it has finished counts
     link.corrupt = true;
-    sys::pidfd_send_signal(link.process.pidfd.get(), SIGKILL);
+    signal_worker(link, SIGKILL);
+}
+
+bool PoolCore::lives_on(const WorkerLink& link) const {
+    return link.alive && link.ready && !link.stopping && !link.corrupt && !ending();
 }
 
 // It is dying, and its death comes by the pidfd; or a task closed all descriptors, and the worker
-// that can be sent nothing any more is replaced.
+// that can be sent nothing any more is replaced, if it is there still in a moment.
 void PoolCore::handle_closed(WorkerLink& link) {
     epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);
-    auto lives_on = [&] { return link.ready && !link.stopping && !link.corrupt && !ending(); };
-    {
-        Lock lock(mutex_);
-        if (!lives_on()) return;
-    }
-    if (sys::wait_for_exit(link.process.pidfd.get(), sys::Clock::now() + kDying)) return;
     Lock lock(mutex_);
-    if (!lives_on()) return;
-    retire_early(link);
-    refill();
+    if (lives_on(link)) link.cut_off_at = sys::Clock::now() + kDying;
 }
 
 // It takes tasks, or its initializer threw.
 void PoolCore::handle_ready(WorkerLink& link, const WorkerReady& ready) {
-    std::size_t memory = options_.max_memory_growth ? private_memory(link.process.pid) : 0;
-    std::string reason = ready.error_block ? initializer_error(link, ready) : "";
+    std::size_t memory = 0;  // what it says is said once: nothing else may end this
+    attempt([&] {
+        if (options_.max_memory_growth > 0) memory = private_memory(link.process.pid);
+    });
+    std::exception_ptr reason;
+    if (ready.error_block) reason = broken_pool([&] { return initializer_error(link, ready); });
     Garbage garbage;
     Lock lock(mutex_);
-    if (!reason.empty()) {
+    if (ready.error_block) {
         break_pool(reason, garbage);
         return wake_waiters();
     }
     link.ready = true;
     link.tally.start += sys::Clock::now() - link.tally.launch_began;
-    link.memory_at_start = memory;
+    link.memory_at_start = link.private_memory = memory;
     if (!backlog_.empty())  // what waits behind others is older, and comes first
         for (WorkerLink& other : links_)
             if (other.alive && other.ready && !other.stopping)

@@ -45,6 +45,12 @@ std::string PoolStats::describe() const {
                        w.tasks, w.restarts, in_short(w.start), in_short(w.init), in_short(w.wait),
                        in_short(w.work), in_short(w.serialize), in_mib(w.resident),
                        in_mib(w.proportional));
+    for (const WorkerStats& w : workers)
+        if (w.stopped)
+            fmt::format_to(out,
+                           "worker {} is stopped by a signal: kill -CONT {} lets it go on, kill "
+                           "-KILL {} has it replaced\n",
+                           w.index, w.pid, w.pid);
     if (!slowest.empty()) text += "slowest:\n";
     for (const SlowTask& task : slowest)
         fmt::format_to(out, "{:>10}  task {} in worker {}: {}\n", in_short(task.duration),

@@ -1,6 +1,7 @@
 #include <sidestep/pool_task.hpp>
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 
 #include <sidestep/remote_error.hpp>
@@ -39,8 +40,15 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
 void check_open(PoolCore& core) { core.check_open(); }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
-    core->begin_map();
-    return {core.get(), [core](void*) { core->end_map(); }};
+    struct Hold {
+        explicit Hold(const std::shared_ptr<PoolCore>& held) : core(held), here(*held) {
+            core->begin_map();
+        }
+        ~Hold() { core->end_map(); }
+        const std::shared_ptr<PoolCore> core;
+        const InPool here;
+    };
+    return std::make_shared<Hold>(core);
 }
 
 void PoolTask::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
@@ -56,12 +64,13 @@ PoolTask::KeptArguments::~KeptArguments() {
 
 void PoolTask::keep_arguments() {
     if (kept_) return;
-    kept_ = std::make_shared<KeptArguments>();
-    kept_->core = core_;
-    kept_->block = std::exchange(argument_block_, 0);
-    kept_->size = arguments_.size();
-    if (!kept_->block) kept_->inline_bytes.assign(bytes_, bytes_ + kept_->size);
-    kept_->descriptors.swap(descriptors_);
+    auto kept = std::make_shared<KeptArguments>();
+    kept->core = core_;
+    kept->size = arguments_.size();
+    if (!argument_block_) kept->inline_bytes.assign(bytes_, bytes_ + kept->size);
+    kept->block = std::exchange(argument_block_, 0);  // from here on nothing throws
+    kept->descriptors.swap(descriptors_);
+    kept_ = std::move(kept);
 }
 
 PoolTask::ArgumentView PoolTask::argument_view() const {
@@ -152,7 +161,7 @@ bool PoolTask::cancel() { return core_->cancel(*this, PoolCore::Cancel::running_
 bool PoolTask::cancel_waiting() { return core_->cancel(*this, PoolCore::Cancel::waiting_only); }
 
 bool PoolTask::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
-    return core_->add_listener(*this, [&](TaskListeners& l) { l.queues.emplace_back(queue, tag); });
+    return core_->add_listener(*this, [&](TaskListeners& l) { l.add(queue, tag); });
 }
 
 void PoolTask::forget(const std::shared_ptr<CompletionQueue>& queue) {
@@ -205,8 +214,15 @@ const TaskOutput* PoolTask::output() const {
     return output_ ? output_.get() : &nothing;
 }
 
-void Garbage::drop() {
-    while (first_) PoolTaskRef last(std::exchange(first_, first_->garbage_));
+void Garbage::drop() noexcept {
+    while (first_) {
+        PoolTaskRef last(std::exchange(first_, first_->garbage_));
+        // Whoever has a future keeps the task, which needs its arguments' descriptors no more. To
+        // close and unmap them takes long.
+        if (last->descriptors_.empty()) continue;
+        TaskDescriptors gone;
+        gone.swap(last->descriptors_);
+    }
     objects_.clear();
 }
 
@@ -217,16 +233,20 @@ void Garbage::drop(std::unique_lock<std::mutex>& lock) {
     lock.lock();
 }
 
-void Garbage::add(PoolTask* task) {
+void Garbage::add(PoolTask* task) noexcept {
     task->garbage_ = first_;
     first_ = task;
 }
 
-// To close and unmap takes long.
-void Garbage::add(TaskDescriptors& fds) {
-    auto gone = std::make_shared<TaskDescriptors>();
-    gone->swap(fds);
-    objects_.push_back(std::move(gone));
+// If there is no memory to remember the object, it is never dropped: that would be with the mutex.
+void Garbage::add(std::shared_ptr<const void> object) noexcept {
+    try {
+        objects_.push_back(std::move(object));
+    } catch (const std::bad_alloc&) {
+        using Object = std::shared_ptr<const void>;
+        alignas(Object) std::byte place[sizeof(Object)];
+        new (place) Object(std::move(object));
+    }
 }
 
 Completions::Completions(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}

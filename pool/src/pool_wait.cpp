@@ -96,9 +96,8 @@ bool PoolCore::add_listener(PoolTask& task, const std::function<void(TaskListene
 }
 
 // The sink goes away: its tasks complete without it.
-void PoolCore::forget(Completions& sink) {
+void PoolCore::forget(Completions& sink) noexcept {
     if (!owned_here()) return;
-    std::vector<PoolTaskRef> listed;  // P2: dropped after the lock
     Lock lock(mutex_);
     auto leave = [&](PoolTask* task) {
         if (task && task->sink_ == &sink) task->sink_ = nullptr;
@@ -114,7 +113,9 @@ void PoolCore::forget(Completions& sink) {
             leave(link.shadow[link.ring().position(i)]);
         if (link.eviction) leave(link.eviction->task);
     }
-    while (sink.first_) listed.emplace_back(std::exchange(sink.first_, sink.first_->next_));
+    PoolTask* listed = std::exchange(sink.first_, nullptr);
+    lock.unlock();
+    while (listed) PoolTaskRef last(std::exchange(listed, listed->next_));  // P2
 }
 
 }  // namespace sidestep::detail

@@ -4,9 +4,12 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <new>
 
 #include <sidestep/chunk.hpp>
 #include <sidestep/pool_errors.hpp>
@@ -14,12 +17,15 @@
 #include "error.hpp"
 #include "pool_core.hpp"
 #include "process_memory.hpp"
+#include "spare_errors.hpp"
 
 namespace sidestep::detail {
 namespace {
 
 using namespace std::chrono_literals;
 constexpr auto kLongestBackOff = 100ms;
+constexpr auto kLifelineTime = 5s;  // from the end of a worker's lifeline to its own, at most
+constexpr auto kGrowthLook = 20ms;  // how often it is looked how much workers have grown
 
 bool has_message(int socket) {
     pollfd entry = {socket, POLLIN, 0};
@@ -34,24 +40,31 @@ bool has_message(int socket) {
 void PoolCore::handle_death(std::uint32_t index) {
     WorkerLink& link = links_[index];
     if (!link.alive) return;
-    const Launched& process = link.process;
-    ExitStatus status = sys::wait_pidfd(process.pidfd.get(), false, true);
+    ExitStatus status = sys::wait_pidfd(link.process.pidfd.get(), false, true);
     if (status.running()) return;
-    if (!link.ready && has_message(process.control.get()))
-        handle_control(index);  // what it said last explains its death
+    if (!link.ready && has_message(link.process.control.get()))
+        attempt([&] { handle_control(index); });  // what it said last explains its death
     Garbage garbage;
     Lock lock(mutex_);
-    bool in_order = status.success() && link.stopping && !link.eviction;
     // What its tasks left running goes with it, while its zombie reserves the group's number.
-    ::kill(-process.pid, SIGKILL);
-    status = sys::wait_pidfd(process.pidfd.get(), true);
-    int pid = process.pid;
-    orphans_.add(pid);
+    ::kill(-link.process.pid, SIGKILL);
+    attempt([&] { status = sys::wait_pidfd(link.process.pidfd.get(), true); });
+    orphans_.add(link.process.pid);
+    bool in_order = status.success() && link.stopping && !link.eviction;
     meters_.deaths += in_order ? 0 : 1;
     trace_worker(link, in_order ? TraceEvent::Kind::worker_left : TraceEvent::Kind::worker_died,
                  status);
-
     drain(link, garbage);
+    bury(link, status, garbage);
+    refill();
+    rebalance();
+    wake_waiters();
+    control_->bell.wake_all();  // it may have been about to wake the sleeper, and taken its bit
+}
+
+// From here on nothing throws, and each of its tasks has its place.
+void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage) {
+    int pid = link.process.pid;
     bool evicted = link.eviction.has_value();
     if (evicted) finish_eviction(link, garbage);
     // Killed while it was idle, a worker says nothing about those that follow it.
@@ -62,20 +75,38 @@ void PoolCore::handle_death(std::uint32_t index) {
     retire(link);
     if (!expected && !idle) note_barren_death(link);
     if (!expected && !initialized)
-        break_pool(fmt::format("the pool is broken: worker {} {} before its initializer had ended; "
-                               "look at what that does: nothing is tried again",
-                               pid, status.describe()),
+        break_pool(broken_pool([&] {
+                       return fmt::format(
+                           "the pool is broken: worker {} {} before its initializer had ended; "
+                           "look at what that does: nothing is tried again",
+                           pid, status.describe());
+                   }),
                    garbage);
     if (state_ != State::broken && crash_loop())
-        break_pool(fmt::format("the pool is broken: {} workers in a row died without beginning a "
-                               "task, the last one (process {}) {}; run the program under a "
-                               "debugger, or look at what its start-up does before init()",
-                               barren_deaths_, pid, status.describe()),
+        break_pool(broken_pool([&] {
+                       return fmt::format(
+                           "the pool is broken: {} workers in a row died without beginning "
+                           "a task, the last one (process {}) {}; run the program under a "
+                           "debugger, or look at what its start-up does before init()",
+                           barren_deaths_, pid, status.describe());
+                   }),
                    garbage);
-    refill();
-    rebalance();
+}
+
+// It can be ended by no means that we have, and nobody waits for it: the pool ends without it.
+void PoolCore::give_up(WorkerLink& link, Garbage& garbage) {
+    if (!link.alive) return;
+    if (!ending())
+        break_pool(broken_pool([&] {
+                       return fmt::format(
+                           "the pool is broken: worker {} is to end, and cannot be signalled "
+                           "(Operation not permitted), nor does it end when its lifeline closes: "
+                           "it, or this process, has changed its user; end it by hand",
+                           link.process.pid);
+                   }),
+                   garbage);
+    bury(link, ExitStatus::lost_status(), garbage);
     wake_waiters();
-    control_->bell.wake_all();  // it may have been about to wake the sleeper, and taken its bit
 }
 
 void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage) {
@@ -101,8 +132,18 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ga
 void PoolCore::lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error,
                     Garbage& garbage) {
     note_stopped(link, *task, FailureKind::crash);
-    if (!split(link, task, FailureKind::crash, error, garbage))
+    if (!split_if_memory(link, task, FailureKind::crash, error, garbage))
         settle(task, FailureKind::crash, error, garbage);
+}
+
+// If there is no memory for its parts, a chunk fails as a whole.
+bool PoolCore::split_if_memory(WorkerLink& link, PoolTask* task, FailureKind kind,
+                               const std::exception_ptr& error, Garbage& garbage) noexcept {
+    try {
+        return split(link, task, kind, error, garbage);
+    } catch (...) {
+        return false;
+    }
 }
 
 TaskError::Details PoolCore::describe(const WorkerLink& link, const PoolTask& task) {
@@ -123,20 +164,22 @@ TaskError::Details PoolCore::describe(const WorkerLink& link, const PoolTask& ta
 }
 
 std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& task,
-                                        const ExitStatus& status) {
-    TaskError::Details details = describe(link, task);
-    details.exit_status = status;
-    details.stack = crash_addresses(link.memory->crash());
-    details.note = last_words(details.output);
-    if (link.corrupt)
-        details.note =
-            "it had overwritten its shared memory, or written to the pool's socket, so the pool "
-            "stopped it";
-    if (status.signal() == SIGKILL && !link.corrupt) {
-        std::uint64_t kills = oom_kills();
-        details.oom_killed = std::exchange(oom_kills_, kills) < kills;
-    }
-    return std::make_exception_ptr(WorkerLost(std::move(details)));
+                                        const ExitStatus& status) noexcept {
+    return made_or(spare_errors().lost, [&] {
+        TaskError::Details details = describe(link, task);
+        details.exit_status = status;
+        details.stack = crash_addresses(link.memory->crash());
+        details.note = last_words(details.output);
+        if (link.corrupt)
+            details.note =
+                "it had overwritten its shared memory, or written to the pool's socket, so the "
+                "pool stopped it";
+        if (status.signal() == SIGKILL && !link.corrupt) {
+            std::uint64_t kills = oom_kills();
+            details.oom_killed = std::exchange(oom_kills_, kills) < kills;
+        }
+        return std::make_exception_ptr(WorkerLost(std::move(details)));
+    });
 }
 
 // The process is reaped. Results that wait in its memory keep that alive.
@@ -149,9 +192,13 @@ void PoolCore::retire(WorkerLink& link) {
     // By name: closing is not enough while a forked process has the descriptors too.
     (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.pidfd.get(), nullptr);
     (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.control.get(), nullptr);
+    (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.bell.get(), nullptr);
+    link.bell.reset();
     link.process = {};
     link.alive = link.ready = link.retiring = false;
     link.leave_by.reset();
+    link.cut_off_at.reset();
+    link.gone_by.reset();
     link.stuck = 0;
     link.respawn_at = sys::Clock::now();
 }
@@ -180,25 +227,16 @@ void PoolCore::respawn_due() {
         }
         try {
             launch(link);  // takes milliseconds: without the mutex
-        } catch (const std::exception& error) {
-            Garbage garbage;
-            Lock lock(mutex_);
-            note_barren_death(link);
-            if (state_ != State::broken && crash_loop()) {
-                break_pool(
-                    fmt::format("the pool is broken: no worker can be started: {}", error.what()),
-                    garbage);
-                wake_waiters();
-            }
+        } catch (...) {
+            note_failed_launch(link, std::current_exception());
         }
     }
 }
 
-void PoolCore::break_pool(const std::string& reason, Garbage& garbage) {
+void PoolCore::break_pool(std::exception_ptr reason, Garbage& garbage) noexcept {
     state_ = State::broken;
-    broken_reason_ = reason;
-    fail_everything(
-        [&](PoolTask* task) { fail(task, std::make_exception_ptr(BrokenPool(reason)), garbage); });
+    broken_ = std::move(reason);
+    fail_everything([&](PoolTask* task) { fail(task, broken_, garbage); });
     signal_workers(SIGKILL);
 }
 
@@ -216,24 +254,35 @@ void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
 // A task that was not done when the pool was terminated, or broke.
 void PoolCore::fail_at_end(PoolTask* task, Garbage& garbage) {
     if (state_ == State::broken)
-        fail(task, std::make_exception_ptr(BrokenPool(broken_reason_)), garbage);
+        fail(task, broken_, garbage);
     else
-        fail_cancelled(task, "the task was cancelled: its pool was terminated", garbage);
+        fail_cancelled(task, spare_errors().terminated, garbage);
 }
 
-void PoolCore::fail_cancelled(PoolTask* task, const char* text, Garbage& garbage) {
+void PoolCore::fail_cancelled(PoolTask* task, const std::exception_ptr& error, Garbage& garbage) {
     task->cancelled_ = true;
-    fail(task, std::make_exception_ptr(CancelledError(text)), garbage);
+    fail(task, error, garbage);
 }
 
-void PoolCore::signal_worker(const WorkerLink& link, int signal) {
+// The worker's process group, and the worker itself by its pidfd: it may have left its group, and a
+// child of its may be there still. (SIGTERM comes once, if it leads its group.) Where this process
+// may not signal it any more, having given up privileges, SIGKILL comes through the lifeline: the
+// kernel sends that with the rights that the worker had when it armed it.
+void PoolCore::signal_worker(WorkerLink& link, int signal) noexcept {
     if (!link.alive) return;
-    // The group's number is reserved while the worker is unreaped.
-    if (::kill(-link.process.pid, signal) < 0)
-        (void)sys::pidfd_send_signal(link.process.pidfd.get(), signal);
+    // Its number, and the group's, are reserved while it is unreaped.
+    int pid = link.process.pid;
+    bool in_group = ::getpgid(pid) == pid;
+    bool group_got_it = ::kill(-pid, signal) == 0;
+    if (signal != SIGKILL && group_got_it && in_group) return;
+    int error = sys::try_signal(link.process.pidfd.get(), signal);
+    if (signal != SIGKILL || error == 0 || error == ESRCH) return;
+    link.process.lifeline.reset();
+    if (!link.gone_by) link.gone_by = sys::Clock::now() + kLifelineTime;
+    kick_supervisor();
 }
 
-void PoolCore::signal_workers(int signal) {
+void PoolCore::signal_workers(int signal) noexcept {
     for (WorkerLink& link : links_) signal_worker(link, signal);
 }
 
@@ -281,14 +330,21 @@ void PoolCore::retire_old(sys::Clock::time_point now) {
         if (!link.alive || link.stopping || link.eviction) continue;
         if (oldest && oldest->started_at <= link.started_at) continue;
         bool old = options_.max_age.count() > 0 && now - link.started_at > options_.max_age.time();
-        bool large =
-            options_.max_memory_growth > 0 &&
-            private_memory(link.process.pid) > link.memory_at_start + options_.max_memory_growth;
+        bool large = options_.max_memory_growth > 0 &&
+                     link.private_memory > link.memory_at_start + options_.max_memory_growth;
         if (old || large) oldest = &link;
     }
     if (!oldest) return;
     retire_early(*oldest);
     refill();
+}
+
+// P5. Links and their processes change in this thread only.
+void PoolCore::measure_growth() {
+    if (options_.max_memory_growth == 0 || sys::Clock::now() < growth_look_) return;
+    growth_look_ = sys::Clock::now() + kGrowthLook;
+    for (WorkerLink& link : links_)
+        if (link.alive && link.ready) link.private_memory = private_memory(link.process.pid);
 }
 
 // After idle_timeout all workers leave.
@@ -327,22 +383,25 @@ void PoolCore::follow_target() {
     Lock lock(mutex_);
     std::uint32_t target = workers();
     if (keyed_.size() == target) return;
-    std::vector<PoolTask*> keyed;
-    for (TaskList& list : keyed_)
-        while (!list.empty()) keyed.push_back(list.pop());
-    keyed_.resize(target);
-    keys_moved_ = true;
     while (links_.size() < target) {
         auto index = static_cast<std::uint32_t>(links_.size());  // not in one statement: that
         WorkerLink& link = links_.emplace_back();                // evaluates the right side first
         link.index = index;
         link.dormant = asleep_;
     }
+    held_.reserve(target);
+    keyed_.reserve(target);  // from here on nothing throws
+    TaskList keyed;
+    for (TaskList& list : keyed_)
+        while (!list.empty()) keyed.push(list.pop());
+    keyed_.resize(target);
+    held_.assign(target, false);
+    keys_moved_ = true;
     for (WorkerLink& link : links_) {
         link.surplus = link.index >= target;
         if (link.surplus && link.alive && !link.stopping) retire_early(link);
     }
-    for (PoolTask* task : keyed) push_back_to_backlog(task);
+    while (!keyed.empty()) push_back_to_backlog(keyed.pop());
     refill();
 }
 

@@ -4,11 +4,13 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
+#include <cstdio>
 #include <iterator>
 #include <stdexcept>
 #include <utility>
 
 #include <sidestep/exit_hooks.hpp>
+#include <sidestep/forced_unwind.hpp>
 #include <sidestep/task_state.hpp>
 
 #include "per_process.hpp"
@@ -65,9 +67,9 @@ void CallbackThread::start() {
     thread_.start("sidestep-call", ServiceThread::Runs::users_code, [this] { run(); });
 }
 
-void CallbackThread::post(std::vector<std::function<void()>> callbacks) {
+void CallbackThread::post(Callbacks callbacks) noexcept {
     std::lock_guard lock(mutex_);
-    waiting_.push_back(std::move(callbacks));
+    waiting_.splice(waiting_.end(), callbacks);
     posted_.notify_one();
 }
 
@@ -79,8 +81,8 @@ void CallbackThread::run() {
     for (;;) {
         posted_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
         if (waiting_.empty()) return;
-        std::vector<std::function<void()>> callbacks = std::move(waiting_.front());
-        waiting_.pop_front();
+        Callbacks callbacks;
+        callbacks.splice(callbacks.end(), waiting_, waiting_.begin());
         lock.unlock();
         run_callbacks(std::move(callbacks));
         lock.lock();
@@ -88,6 +90,7 @@ void CallbackThread::run() {
 }
 
 void CallbackThread::stop() {
+    std::lock_guard only_one(stopping_one_);
     ServiceThread finished;
     {
         std::lock_guard lock(mutex_);
@@ -116,7 +119,12 @@ void BackgroundThreads::start(const char* name, std::function<void()> work) {
         Background& background = threads_.emplace_back();
         auto body = [this, &background, work = std::move(work)]() mutable {
             background_here = this;
-            work();
+            try {
+                work();
+            } catch (...) {  // of memory, at the worst: a map's errors are in its future
+                pass_on_forced_unwind();
+                std::fprintf(stderr, "sidestep: a thread that fed a map ended early\n");
+            }
             work = nullptr;  // what it captured goes now, not in join()
             background.ended = true;
         };
@@ -144,20 +152,94 @@ void BackgroundThreads::join() {
 bool BackgroundThreads::is_this_thread() const { return background_here == this; }
 
 namespace {
-struct Farewells {
-    BackgroundThreads threads;
-    std::once_flag once;
+thread_local InPool* innermost = nullptr;
+}
+
+InPool::InPool(const EndingPool& pool) : pool_(&pool), outer_(innermost) { innermost = this; }
+
+InPool::~InPool() { innermost = outer_; }
+
+bool InPool::is_here(const EndingPool& pool) {
+    for (const InPool* scope = innermost; scope; scope = scope->outer_)
+        if (scope->pool_ == &pool) return true;
+    return false;
+}
+
+namespace {
+
+struct Farewell {
+    std::weak_ptr<EndingPool> pool;
+    ServiceThread thread;
+    std::atomic<bool> ended{false};
+};
+
+// The pools of this process that end in the background. Threads: thread-safe.
+class Farewells {
+  public:
+    // False: the process is ending.
+    bool start(const std::shared_ptr<EndingPool>& pool);
+    void wait();
+
+  private:
+    std::mutex mutex_;
+    // Guarded by mutex_.
+    std::list<Farewell> list_;
+    bool armed_ = false;
+    bool process_ends_ = false;  // from then on the list is constant
 };
 PerProcess<Farewells> farewells;
+
+bool Farewells::start(const std::shared_ptr<EndingPool>& pool) {
+    std::lock_guard lock(mutex_);
+    if (process_ends_) return false;
+    if (!armed_) at_exit([this] { wait(); });
+    armed_ = true;
+    for (auto at = list_.begin(); at != list_.end();) {
+        if (at->ended) at->thread.join();
+        at = at->ended ? list_.erase(at) : std::next(at);
+    }
+    Farewell& farewell = list_.emplace_back();
+    farewell.pool = pool;
+    try {
+        auto body = [&farewell, mine = pool]() mutable {
+            try {
+                mine->join();
+            } catch (const std::exception& error) {
+                std::fprintf(stderr, "sidestep: a pool's end: %s\n", error.what());
+            }
+            mine = nullptr;  // it goes now, not at the end of the process
+            farewell.ended = true;
+        };
+        farewell.thread.start("sidestep-end", ServiceThread::Runs::users_code, std::move(body));
+    } catch (...) {
+        list_.pop_back();
+        throw;
+    }
+    return true;
+}
+
+void Farewells::wait() {
+    {
+        std::lock_guard lock(mutex_);
+        process_ends_ = true;
+    }
+    for (Farewell& farewell : list_) {
+        std::shared_ptr<EndingPool> pool = farewell.pool.lock();
+        if (pool && pool->in_own_thread()) {
+            pool->end_with_process();
+            farewell.thread.abandon();
+        } else {
+            farewell.thread.join();
+        }
+    }
+}
+
 }  // namespace
 
-bool join_elsewhere(std::function<void()> join) {
-    Farewells& mine = farewells.get();
-    std::call_once(mine.once, [&] { at_exit([&mine] { mine.threads.join(); }); });
+bool join_elsewhere(const std::shared_ptr<EndingPool>& pool) noexcept {
     try {
-        mine.threads.start("sidestep-end", std::move(join));
-        return true;
-    } catch (const std::logic_error&) {  // joined already
+        return farewells.get().start(pool);
+    } catch (const std::exception&) {  // no thread, or no memory
         return false;
     }
 }

@@ -4,13 +4,14 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
-#include <deque>
 #include <functional>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
-#include <vector>
+
+#include <sidestep/task_state.hpp>
 
 namespace sidestep::detail {
 
@@ -47,9 +48,10 @@ class CallbackThread {
   public:
     // Starts the thread unless it runs.
     void start();
-    // Requires: it was started.
-    void post(std::vector<std::function<void()>> callbacks);
-    // Runs what was posted, then ends the thread; it may be started again.
+    // Requires: it was started. (What is to be run was allocated before: this takes no memory.)
+    void post(Callbacks callbacks) noexcept;
+    // Runs what was posted, then ends the thread; it may be started again. Who comes second waits
+    // for who came first: when this returns, the last callback has.
     void stop();
     void abandon() { thread_.abandon(); }
     // The caller is a callback.
@@ -58,10 +60,11 @@ class CallbackThread {
   private:
     void run();
 
+    std::mutex stopping_one_;  // before mutex_: the turn of whoever is in stop()
     std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable posted_;
-    std::deque<std::vector<std::function<void()>>> waiting_;
+    Callbacks waiting_;
     bool stopping_ = false;
     ServiceThread thread_;
 };
@@ -70,7 +73,7 @@ class CallbackThread {
 // Threads: thread-safe.
 class BackgroundThreads {
   public:
-    // Throws std::logic_error after join().
+    // Throws std::logic_error after join(), std::system_error if the system gives no thread.
     void start(const char* name, std::function<void()> work);
     // Waits for all of them. Who comes second waits for who came first.
     void join();
@@ -91,9 +94,38 @@ class BackgroundThreads {
     bool joined_ = false;
 };
 
-// Ends a pool that goes in a thread of its own, which cannot wait for itself: `join` runs in
-// another thread, and the end of this process waits for that. False: the process is ending already,
-// and no thread will.
-[[nodiscard]] bool join_elsewhere(std::function<void()> join);
+// A pool that may go in a thread of its own, which cannot wait for itself.
+class EndingPool {
+  public:
+    virtual void join() = 0;
+    // The caller is one of the pool's own threads, or in a call for which join() waits (InPool): it
+    // cannot join().
+    virtual bool in_own_thread() = 0;
+    // Such a thread runs exit(3), and nobody can join() any more: ends what can be ended without
+    // that thread. Returns soon.
+    virtual void end_with_process() noexcept = 0;
+
+  protected:
+    ~EndingPool() = default;
+};
+
+// While it lives, this thread is in a call for which the pool's join() waits: it collects a map, or
+// runs a task itself. Made and destroyed in one thread, the last one first.
+class InPool {
+  public:
+    explicit InPool(const EndingPool& pool);
+    ~InPool();
+    InPool(const InPool&) = delete;
+    InPool& operator=(const InPool&) = delete;
+    static bool is_here(const EndingPool& pool);
+
+  private:
+    const EndingPool* const pool_;
+    InPool* const outer_;
+};
+
+// Joins a pool in another thread; the end of this process waits for that (see end_with_process()
+// for when it does not). False: the process is ending already, or gives no thread.
+[[nodiscard]] bool join_elsewhere(const std::shared_ptr<EndingPool>& pool) noexcept;
 
 }  // namespace sidestep::detail

@@ -1,6 +1,7 @@
 // The supervisor: the one thread of a pool that starts, reaps and replaces workers
 // (pool_workers.cpp) and enforces policies (pool_policy.cpp). It sleeps in epoll on their pidfds,
 // their control sockets and an eventfd, and drains the rings when nobody else does.
+#include <fmt/format.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -11,12 +12,14 @@
 #include <chrono>
 #include <iterator>
 #include <stdexcept>
+#include <thread>
 
 #include <sidestep/pool_errors.hpp>
 
 #include "error.hpp"
 #include "pool_core.hpp"
 #include "pool_events.hpp"
+#include "spare_errors.hpp"
 
 namespace sidestep::detail {
 namespace {
@@ -40,26 +43,62 @@ void PoolCore::supervise() {
         // SYNC(attended): armed, fence, then a look at the rings; see Worker::ring_supervisor.
         control_->armed.store(1);
         std::atomic_thread_fence(std::memory_order_seq_cst);
-        int timeout;
-        {
+        int timeout = 0;
+        bool ends = false;
+        attempt([&] {
             Garbage garbage;
             Lock lock(mutex_);
             if (drain(garbage)) wake_waiters();
-            if ((joining_ || state_ == State::broken) && all_gone()) break;
+            ends = (joining_ || state_ == State::broken) && all_gone();
             timeout = next_timeout();
-        }
+        });
+        if (ends) break;
         int n = epoll_wait(epoll_.get(), events, std::size(events), timeout);
-        if (n < 0 && errno != EINTR) throw_errno(errno, "epoll_wait(pool)");
-        for (int i = 0; i < n; ++i) handle_event(events[i].data.u64);
-        follow_target();
-        respawn_due();
-        tick();
+        if (n < 0 && errno != EINTR) look_at_all(errno);
+        for (int i = 0; i < n; ++i) attempt([&] { handle_event(events[i].data.u64); });
+        attempt([this] { follow_target(); });
+        attempt([this] { respawn_due(); });
+        attempt([this] { tick(); });
+        attempt([this] { enforce_memory_limits(); });
         orphans_.reap();
+        weather_trouble();
     }
     orphans_.reap_until(sys::Clock::now() + kOrphansEnd);
     Lock lock(mutex_);
     supervisor_done_ = true;
     wake_waiters();
+}
+
+// What lasts longer than a shortage may is no shortage.
+void PoolCore::weather_trouble() noexcept {
+    if (!trouble_) return trouble_since_.reset();
+    std::exception_ptr trouble = std::exchange(trouble_, nullptr);
+    auto now = sys::Clock::now();
+    if (!trouble_since_) trouble_since_ = now;
+    if (now >= later(*trouble_since_, options_.start_patience)) {
+        Garbage garbage;
+        Lock lock(mutex_);
+        if (!ending()) {
+            break_pool(broken_pool([&] {
+                           return fmt::format(
+                               "the pool is broken: its supervisor has failed again and again: {}; "
+                               "see what is used up, and make a new pool",
+                               text_of(trouble));
+                       }),
+                       garbage);
+            wake_waiters();
+        }
+    }
+    std::this_thread::sleep_for(kTick);  // the event is there still
+}
+
+// The kernel tells of no events: each worker is looked at.
+void PoolCore::look_at_all(int error) noexcept {
+    attempt([&] { throw_errno(error, "epoll_wait(pool)"); });
+    for (std::uint32_t i = 0; i < links_.size(); ++i) {
+        attempt([&] { handle_control(i); });
+        attempt([&] { handle_death(i); });
+    }
 }
 
 bool PoolCore::all_gone() const {
@@ -72,6 +111,7 @@ sys::Clock::time_point PoolCore::next_look() const {
 
 // Milliseconds until something is due; -1: nothing is.
 int PoolCore::next_timeout() {
+    if (trouble_since_) return 0;  // weather_trouble() has paused
     sys::Deadline due = kill_at_;
     auto consider = [&](sys::Clock::time_point at) { due = due ? std::min(*due, at) : at; };
     if (ticking_ || watching_) consider(next_look());
@@ -82,7 +122,8 @@ int PoolCore::next_timeout() {
     for (WorkerLink& link : links_) {
         if (!link.alive && wanted(link)) consider(link.respawn_at);
         if (link.alive && !link.given.empty()) consider(let_go_at_);
-        if (link.leave_by) consider(*link.leave_by);
+        for (const sys::Deadline& by : {link.leave_by, link.cut_off_at, link.gone_by})
+            if (by) consider(*by);
     }
     return sys::poll_timeout(due);
 }
@@ -95,6 +136,8 @@ void PoolCore::handle_event(std::uint64_t data) {
             (void)!::read(supervisor_bell_.get(), &count, sizeof count);
             return;
         }
+        case EventSource::ring:
+            return;  // the rings are looked at in each round
         case EventSource::control:
             return handle_control(index);
         case EventSource::death:
@@ -105,9 +148,10 @@ void PoolCore::handle_event(std::uint64_t data) {
 // Looks for tasks that wait behind one that runs long, or for a worker that is stopped; for what
 // has had its time; and whether the ladder to SIGKILL is due.
 void PoolCore::tick() {
+    measure_growth();
     Garbage garbage;
     Lock lock(mutex_);
-    kill_overdue();
+    kill_overdue(garbage);
     if (!ending()) enforce(garbage);
     auto now = sys::Clock::now();
     trim_outputs(now);
@@ -155,12 +199,12 @@ void PoolCore::note_front(WorkerLink& link) {
 
 // --- the end -----------------------------------------------------------------------------------
 
-void PoolCore::kick_supervisor() {
+void PoolCore::kick_supervisor() noexcept {
     std::uint64_t one = 1;
-    (void)!::write(supervisor_bell_.get(), &one, sizeof one);
+    (void)!::write(supervisor_bell_.get(), &one, sizeof one);  // ours alone: it never waits
 }
 
-void PoolCore::kill_overdue() {
+void PoolCore::kill_overdue(Garbage& garbage) {
     auto now = sys::Clock::now();
     auto is_due = [&](sys::Deadline& deadline) {
         if (!deadline || now < *deadline) return false;
@@ -168,8 +212,14 @@ void PoolCore::kill_overdue() {
         return true;
     };
     if (is_due(kill_at_)) signal_workers(SIGKILL);
-    for (WorkerLink& link : links_)
+    for (WorkerLink& link : links_) {
         if (is_due(link.leave_by)) signal_worker(link, SIGKILL);
+        if (is_due(link.cut_off_at) && lives_on(link)) {
+            retire_early(link);
+            refill();
+        }
+        if (is_due(link.gone_by)) give_up(link, garbage);
+    }
 }
 
 void PoolCore::close() {
@@ -200,13 +250,24 @@ void PoolCore::terminate() {
     Lock lock(mutex_);
     if (state_ == State::terminating || state_ == State::broken) return;
     state_ = State::terminating;
-    fail_everything([&](PoolTask* task) {
-        fail_cancelled(task, "the task was cancelled: its pool was terminated", garbage);
-    });
+    fail_everything(
+        [&](PoolTask* task) { fail_cancelled(task, spare_errors().terminated, garbage); });
     signal_workers(SIGTERM);
     kill_at_ = sys::Clock::now() + kTerminateGrace;
     kick_supervisor();
     wake_waiters();
+}
+
+// What join() does, without the thread that is running exit(3): that thread's callback, map or
+// question to Retry::when ends nevermore.
+void PoolCore::end_with_process() noexcept {
+    terminate();
+    {
+        Lock lock(mutex_);
+        joining_ = true;
+        kick_supervisor();
+    }
+    (void)wait([this] { return supervisor_done_; }, sys::Clock::now() + 2 * kTerminateGrace);
 }
 
 void PoolCore::run_in_background(std::function<void()> work) {
@@ -229,31 +290,24 @@ void PoolCore::join() {
         throw std::logic_error(
             "join() in a callback of the pool's own futures would wait for itself: call it in "
             "another thread, or let the pool end here, which does not wait");
-    background_.join();  // what they wait for is done, or fails
-    bool first = false;
+    std::lock_guard only_one(joining_one_);  // who comes second waits for all of it, too
+    background_.join();                      // what they wait for is done, or fails
     // In one step with the look: a stream may submit at any time.
-    auto nothing_left = [&] {
-        if (joining_) return true;
+    auto nothing_left = [this] {
         if (outstanding_ > 0 || (maps_ > 0 && !ending())) return false;
-        return first = joining_ = true;
+        joining_ = true;
+        return true;
     };
     wait(nothing_left, {});
-    if (first) {
+    {
         Lock lock(mutex_);
         if (state_ == State::closed) ask_all_to_stop();
         kick_supervisor();
     }
     wait([this] { return supervisor_done_; }, {});
-    ServiceThread finished;
-    {
-        Lock lock(mutex_);
-        finished.swap(supervisor_);  // one of several joiners gets it
-    }
-    if (finished.joinable()) {
-        finished.join();
-        launcher_.reset();  // a fork server goes now, though futures may keep this object
-    }
-    judges_.stop();  // it may have callbacks called
+    if (supervisor_.joinable()) supervisor_.join();
+    launcher_.reset();  // a fork server goes now, though futures may keep this object
+    judges_.stop();     // it may have callbacks called
     callbacks_.stop();
     trace_.end();  // whoever joins waits for the file
 }

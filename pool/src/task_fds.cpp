@@ -22,7 +22,8 @@ bool send(int control, const TaskFdsMessage& message, std::span<const int> fds) 
     } catch (const std::system_error& error) {
         int code = error.code().value();
         // ETOOMANYREFS: as many descriptors are on their way as this user may have.
-        if (code == EAGAIN || code == ETOOMANYREFS || code == EPIPE || code == ECONNRESET)
+        if (code == EAGAIN || code == ETOOMANYREFS || code == ENOMEM || code == ENOBUFS ||
+            code == EPIPE || code == ECONNRESET)
             return false;
         throw;
     }
@@ -46,9 +47,16 @@ bool GivenFds::give(int control, std::span<const Lasting> wanted) {
             take_back(control);
             look_at_ = given_.size() + kNewOnes;
         }
-        if (!send(control, {.kind = Kind::lasting, .number = each.identity}, {&each.fd, 1}))
-            return false;
-        given_.emplace(each.identity, each.owner);
+        auto given = given_.emplace(each.identity, each.owner).first;
+        try {
+            if (send(control, {.kind = Kind::lasting, .number = each.identity}, {&each.fd, 1}))
+                continue;
+        } catch (...) {
+            given_.erase(given);
+            throw;
+        }
+        given_.erase(given);
+        return false;
     }
     return true;
 }
@@ -112,7 +120,7 @@ void TaskFds::open(std::uint64_t serial, std::uint64_t count) {
     if (have != count)
         throw SerializationError(
             "a task's descriptors did not arrive with it: too many tasks with "
-            "handles were in flight for this worker's descriptor limit");
+            "handles were in flight for this worker's descriptor limit, or they were closed");
     current_ = std::move(found->second);
     waiting_.erase(found);
 }

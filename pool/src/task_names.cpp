@@ -1,23 +1,32 @@
 #include "task_names.hpp"
 
+#include <new>
+
 #include "demangle.hpp"
 
 namespace sidestep::detail {
 
-TaskLabel TaskNames::label(const TaskEntry& entry, const void* function) {
-    if (!last_type_ || last_signature_ != entry.signature) {
+TaskLabel TaskNames::label(const TaskEntry& entry, const void* function) noexcept {
+    if (last_type_ && last_signature_ == entry.signature) return {last_type_, function};
+    try {
         std::string& type = types_[entry.signature];
         if (type.empty()) type = describe_entry(entry);
         last_type_ = &type;
         last_signature_ = entry.signature;
+        return {last_type_, function};
+    } catch (const std::bad_alloc&) {
+        return {nullptr, function};
     }
-    return {last_type_, function};
 }
 
-TaskLabel TaskNames::label(const std::type_info& type) {
-    std::string& name = types_[type.hash_code()];
-    if (name.empty()) name = demangle(type.name());
-    return {&name, nullptr};
+TaskLabel TaskNames::label(const std::type_info& type) noexcept {
+    try {
+        std::string& name = types_[type.hash_code()];
+        if (name.empty()) name = demangle(type.name());
+        return {&name, nullptr};
+    } catch (const std::bad_alloc&) {
+        return {};
+    }
 }
 
 std::string TaskNames::name(const TaskLabel& label) {

@@ -22,9 +22,9 @@ struct TaskLabel {
 class TaskNames {
   public:
     // Threads: the caller serialises. (By signature, not by address: the module that has the entry
-    // may be unloaded before the name is asked for.)
-    TaskLabel label(const TaskEntry& entry, const void* function);
-    TaskLabel label(const std::type_info& type);  // likewise
+    // may be unloaded before the name is asked for.) If memory is used up, the task has no type.
+    TaskLabel label(const TaskEntry& entry, const void* function) noexcept;
+    TaskLabel label(const std::type_info& type) noexcept;  // likewise
 
     // Takes milliseconds for a function that was not asked for before. Threads: thread-safe.
     std::string name(const TaskLabel& label);

@@ -64,7 +64,9 @@ bool wants_retry(const Retry& retry, const std::exception_ptr& error) {
 std::chrono::nanoseconds retry_pause(const Retry& retry, unsigned failures) {
     static constexpr double kLongest = 1e18;  // nanoseconds: 31 years, which is no overflow
     if (retry.backoff.count() <= 0) return {};
-    thread_local std::minstd_rand random{std::random_device{}()};
+    // Any seed will do, and std::random_device may throw.
+    thread_local std::minstd_rand random{
+        static_cast<std::minstd_rand::result_type>(sys::Clock::now().time_since_epoch().count())};
     double pause =
         static_cast<double>(retry.backoff.count()) * std::pow(retry.factor, failures - 1.0);
     pause = std::min(pause, static_cast<double>(retry.max_backoff.count()));

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <stdexcept>
 
@@ -12,35 +13,51 @@
 
 namespace sidestep::detail {
 
+void CompletionQueue::expect() {
+    std::lock_guard lock(mutex_);
+    std::size_t needed = tags_.size() + expected_ + 1;
+    if (tags_.capacity() < needed) tags_.reserve(std::max(needed, 2 * tags_.capacity()));
+    ++expected_;
+}
+
 void CompletionQueue::push(std::size_t tag) {
     std::lock_guard lock(mutex_);
     tags_.push_back(tag);
+    if (expected_ > 0) --expected_;
     pushed_.notify_one();
 }
 
 bool CompletionQueue::empty() const {
     std::lock_guard lock(mutex_);
-    return tags_.empty();
+    return next_ == tags_.size();
 }
 
 std::optional<std::size_t> CompletionQueue::pop() {
     std::lock_guard lock(mutex_);
-    if (tags_.empty()) return {};
-    std::size_t tag = tags_.front();
-    tags_.pop_front();
+    if (next_ == tags_.size()) return {};
+    std::size_t tag = tags_[next_++];
+    if (2 * next_ >= tags_.size()) {  // keeps its room
+        tags_.erase(tags_.begin(), tags_.begin() + static_cast<std::ptrdiff_t>(next_));
+        next_ = 0;
+    }
     return tag;
 }
 
 bool CompletionQueue::wait(const Deadline& deadline) {
     WaitScope scope;
     std::unique_lock lock(mutex_);
-    auto pushed = [this] { return !tags_.empty(); };
+    auto pushed = [this] { return next_ < tags_.size(); };
     if (deadline) return pushed_.wait_until(lock, *deadline, pushed);
     pushed_.wait(lock, pushed);
     return true;
 }
 
-void TaskListeners::tell_queues() const {
+void TaskListeners::add(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
+    queue->expect();
+    queues.emplace_back(queue, tag);
+}
+
+void TaskListeners::tell_queues() const noexcept {
     for (const auto& [queue, tag] : queues) queue->push(tag);
 }
 
@@ -48,7 +65,7 @@ void TaskListeners::forget(const std::shared_ptr<CompletionQueue>& queue) {
     std::erase_if(queues, [&](const auto& entry) { return entry.first == queue; });
 }
 
-void run_callbacks(std::vector<std::function<void()>> callbacks) noexcept {
+void run_callbacks(Callbacks callbacks) noexcept {
     for (std::function<void()>& callback : callbacks) {
         try {
             callback();

@@ -5,31 +5,34 @@
 #include <sidestep/pool_errors.hpp>
 
 #include "demangle.hpp"
+#include "spare_errors.hpp"
 #include "sys.hpp"
 #include "thread_pool_core.hpp"
 
 namespace sidestep::detail {
 
-void ThreadPoolCore::arm_timer(ThreadJob& job) {
-    std::chrono::nanoseconds timeout = job.options.timeout;
-    if (timeout.count() <= 0 || timeout == kNoTimeout) return;
-    job.task().add_reference();
-    Timed timed{Ref<LocalTaskBase>(&job.task()), &typeid(job), {}};
-    timed.details.task = job.number;
-    timed.details.function = job.function();
-    timed.details.limit = static_cast<std::uint64_t>(timeout.count());
-    Lock lock(mutex_);
-    job.due = sys::Clock::now() + timeout;
-    deadlines_.emplace(Due(job.due, job.number), std::move(timed));
+// With the mutex held. Throws std::system_error if the system gives no thread.
+void ThreadPoolCore::start_timer() {
     if (!timer_.joinable())
         timer_.start("sidestep-timer", ServiceThread::Runs::users_code, [this] { run_timer(); });
+}
+
+void ThreadPoolCore::arm_timer(Entry& entry) noexcept {
+    if (!entry.deadline) return;
+    ThreadJob& job = *entry.job;
+    Lock lock(mutex_);
+    job.due = sys::Clock::now() + job.options.timeout.time();
+    entry.deadline.key() = Due(job.due, job.number);
+    deadlines_.insert(std::move(entry.deadline));
     timed_.notify_all();
 }
 
-void ThreadPoolCore::disarm_timer(ThreadJob& job) {
+void ThreadPoolCore::disarm_timer(Entry& entry) noexcept {
+    ThreadJob& job = *entry.job;
     if (job.due == sys::Clock::time_point()) return;  // only this thread writes it
     Lock lock(mutex_);
-    deadlines_.erase(Due(job.due, job.number));
+    if (auto armed = deadlines_.extract(Due(job.due, job.number)))
+        entry.deadline = std::move(armed);
 }
 
 void ThreadPoolCore::run_timer() {
@@ -47,8 +50,10 @@ void ThreadPoolCore::run_timer() {
         {
             Timed timed = std::move(deadlines_.extract(deadlines_.begin()).mapped());
             lock.unlock();
-            timed.details.task_type = demangle(timed.type->name());
-            timed.task->time_out(std::make_exception_ptr(TaskTimeout(std::move(timed.details))));
+            timed.task->time_out(made_or(spare_errors().timed_out, [&] {
+                timed.details.task_type = demangle(timed.type->name());
+                return std::make_exception_ptr(TaskTimeout(std::move(timed.details)));
+            }));
         }
         lock.lock();
     }

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 #include <string_view>
 #include <typeinfo>
@@ -31,8 +32,10 @@ const char* outcome_of(bool cancelled, const std::exception_ptr& error) {
 
 }  // namespace
 
-// A job is through, in whatever way. Without the mutex: a task has one of its own.
-void ThreadPoolCore::note_end(ThreadJob& job, unsigned index, sys::Clock::time_point begun) {
+// A job is through, in whatever way. Without the mutex: a task has one of its own. (What is noted
+// goes without memory where there is none.)
+void ThreadPoolCore::note_end(ThreadJob& job, unsigned index,
+                              sys::Clock::time_point begun) noexcept {
     bool cancelled = job.task().cancelled();
     std::exception_ptr error = job.task().error();
     Lock lock(mutex_);
@@ -45,7 +48,7 @@ void ThreadPoolCore::note_end(ThreadJob& job, unsigned index, sys::Clock::time_p
     auto took = sys::Clock::now() - begun;
     noted_.wait.add(begun - job.submitted_at);
     noted_.run.add(took);
-    if (noted_.workers.size() <= index) noted_.workers.resize(index + 1);
+    if (noted_.workers.size() <= index) noted_.workers.resize(index + 1);  // there is room
     ++noted_.workers[index].tasks;
     noted_.workers[index].work += took;
     if (trace_.on()) trace_end(job, index, begun, took, outcome_of(cancelled, error));
@@ -53,8 +56,12 @@ void ThreadPoolCore::note_end(ThreadJob& job, unsigned index, sys::Clock::time_p
     std::vector<SlowTask>& slowest = noted_.slowest;
     if (slowest.size() == kMostSlowTasks && slowest.back().duration >= took) return;
     auto shorter = [&](const SlowTask& other) { return other.duration < took; };
-    slowest.insert(std::find_if(slowest.begin(), slowest.end(), shorter),
-                   {job.number, index, took, demangle(typeid(job).name())});
+    try {
+        slowest.insert(std::find_if(slowest.begin(), slowest.end(), shorter),
+                       {job.number, index, took, demangle(typeid(job).name())});
+    } catch (const std::bad_alloc&) {
+        return;
+    }
     if (slowest.size() > kMostSlowTasks) slowest.pop_back();
 }
 
@@ -88,6 +95,18 @@ void ThreadPoolCore::trace(const std::string& path) {
 void ThreadPoolCore::trace_stop() {
     require_owner();
     trace_.stop();
+}
+
+unsigned ThreadPoolCore::threads() {
+    require_owner();
+    Lock lock(mutex_);
+    return static_cast<unsigned>(threads_.size());
+}
+
+unsigned ThreadPoolCore::idle_threads() {
+    require_owner();
+    Lock lock(mutex_);
+    return idle_;
 }
 
 PoolStats ThreadPoolCore::stats() {

@@ -88,8 +88,8 @@ void TraceWriter::finish() {
             changed_.notify_one();
         }
         thread_.join();
-        buffer_ += "\n]\n";
         flush();
+        write_bytes("\n]\n");
         if (::close(file_.release()) < 0 && error_ == 0) error_ = errno;  // a quota, or NFS
     }
     if (error_ != 0) throw_errno(error_, fmt::format("write the trace file \"{}\"", path_));
@@ -107,7 +107,12 @@ void TraceWriter::run() {
         events.swap(pending_);
         std::uint64_t dropped = std::exchange(dropped_, 0);
         lock.unlock();
-        write(events, dropped);
+        try {
+            write(events, dropped);
+        } catch (const std::exception&) {  // there is no memory: what is in the file stays whole
+            buffer_.clear();
+            if (error_ == 0) error_ = ENOMEM;
+        }
         events.clear();
         lock.lock();
     }
@@ -169,16 +174,19 @@ void TraceWriter::name_track(std::uint32_t track) {
                    pid_, track, track_name_, track);
 }
 
-void TraceWriter::flush() {
-    std::size_t done = 0;
-    while (done < buffer_.size() && error_ == 0) {
-        ssize_t n = ::write(file_.get(), buffer_.data() + done, buffer_.size() - done);
+void TraceWriter::flush() noexcept {
+    write_bytes(buffer_);
+    buffer_.clear();
+}
+
+void TraceWriter::write_bytes(std::string_view bytes) noexcept {
+    while (!bytes.empty() && error_ == 0) {
+        ssize_t n = ::write(file_.get(), bytes.data(), bytes.size());
         if (n > 0)
-            done += static_cast<std::size_t>(n);
+            bytes.remove_prefix(static_cast<std::size_t>(n));
         else if (n == 0 || errno != EINTR)
             error_ = n == 0 ? EIO : errno;
     }
-    buffer_.clear();
 }
 
 // --- of a pool ---------------------------------------------------------------------------------

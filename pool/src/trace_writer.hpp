@@ -66,7 +66,8 @@ class TraceWriter {
     void write_task(const TraceEvent& event, std::uint64_t now_ns);
     void write_worker(const TraceEvent& event);
     void name_track(std::uint32_t track);
-    void flush();
+    void flush() noexcept;
+    void write_bytes(std::string_view bytes) noexcept;
 
     // Constant after construction.
     const std::string path_;

@@ -165,8 +165,8 @@ class Worker {
         std::uint64_t begin = steady_now_ns();
         try {
             if (initializer_.fds || initializer_.lasting_fds)
-                task_fds_.await(0, initializer_.fds, initializer_.lasting_fds);
-            if (initializer_.fds) task_fds_.open(0, initializer_.fds);
+                task_fds_.await(kInitializerFds, initializer_.fds, initializer_.lasting_fds);
+            if (initializer_.fds) task_fds_.open(kInitializerFds, initializer_.fds);
             run_hook(initializer_);
         } catch (...) {
             detail::pass_on_forced_unwind();
@@ -244,6 +244,7 @@ class Worker {
         context_->number = context_->item = context_->attempt = 0;  // this is no task
         if (output_) output_->stop();
         try {
+            if (finalizer_.fds) task_fds_.open(kFinalizerFds, finalizer_.fds);
             if (finalizer_.given) run_hook(finalizer_);
         } catch (const std::exception& error) {
             std::fprintf(stderr, "sidestep: the finalizer of worker %u threw %s\n", index_,
@@ -421,6 +422,14 @@ void use_null_input() {
     ::close(null);
 }
 
+// A worker has no terminal: it leads a process group of its own, which is never in the foreground.
+// So a task that reads the terminal gets EIO, and one that writes there writes, `stty tostop` or
+// not; by default either would stop the worker for ever.
+void leave_terminal_alone() {
+    (void)::signal(SIGTTIN, SIG_IGN);
+    (void)::signal(SIGTTOU, SIG_IGN);
+}
+
 void pin_to(int cpu) {
     if (cpu < 0) return;
     cpu_set_t set;
@@ -440,6 +449,7 @@ void worker_main(Fd control) {
         message.fds.size() != setup.fds())
         throw std::runtime_error("the set-up message is not one of this version of Sidestep");
     use_null_input();
+    leave_terminal_alone();
     keep_freed_memory();
     prctl(PR_SET_NAME, fmt::format("sidestep/{}", setup.index).c_str());
     pin_to(setup.cpu);

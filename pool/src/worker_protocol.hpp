@@ -60,13 +60,16 @@ struct HookSetup {
     std::uint64_t module = 0, offset = 0, signature = 0;
     std::uint64_t block = 0;
     std::uint64_t size = 0;
-    std::uint64_t fds = 0;  // descriptors, sent like those of task 0
+    std::uint64_t fds = 0;  // descriptors, sent like those of the task with the number below
     std::uint64_t lasting_fds = 0;
     bool given = false;
 };
 
-// Sent with five descriptors: ring, result arena, args arena (read-only), control page, eventfd;
-// and two more if output is captured.
+inline constexpr std::uint64_t kInitializerFds = 0;
+inline constexpr std::uint64_t kFinalizerFds = ~std::uint64_t(0);  // kept for longest: see TaskFds
+
+// Sent with five descriptors: ring, result arena, args arena (read-only), control page, an eventfd
+// (write-only: see WorkerLink::bell); and two more if output is captured.
 struct WorkerSetup {
     static constexpr std::uint64_t kMagic = 0x7075746573647473;
     static constexpr std::size_t kFds = 5;

@@ -19,6 +19,7 @@
 
 #include "interrupt_program.hpp"
 #include "pool_support.hpp"
+#include "service_program.hpp"
 
 namespace mp = sidestep;
 
@@ -386,6 +387,9 @@ int run(const std::string& what, mp::StartMethod method) {
     if (what == "static-pool") return static_pool(method);
     if (auto code = test::run_interrupt_program(what, method)) return *code;
     if (auto code = test::run_output_program(what, method)) return *code;
+    if (auto code = test::run_exit_program(what, method)) return *code;
+    if (auto code = test::run_shortage_program(what, method)) return *code;
+    if (auto code = test::run_service_program(what, method)) return *code;
     std::printf("no such program: %s\n", what.c_str());
     return 2;
 }

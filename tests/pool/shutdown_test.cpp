@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include <sidestep/event.hpp>
@@ -281,4 +283,49 @@ TEST_CASE("global() is one pool, made anew when it was closed, and in a forked c
     auto program = test::run_program({"global", "spawn"});
     CHECK(program.exited_with(0));
     CHECK(program.output == "");
+}
+
+TEST_CASE("join() and the destructor return after the last callback",
+          "[pool][shutdown][callback]") {
+    auto method = GENERATE(from_range(methods()));
+    bool terminates = GENERATE(false, true);
+    std::atomic<int> called{0};
+    {
+        mp::Pool pool({.processes = 2, .start_method = method});
+        for (int i = 0; i < 50; ++i)
+            pool.submit(spin_briefly).add_done_callback([&](const auto&) {
+                for (int n = 0; n < 100; ++n) std::this_thread::yield();
+                ++called;
+            });
+        if (terminates) pool.terminate();
+    }
+    CHECK(called == 50);
+}
+
+TEST_CASE("each of several threads that join() comes back after the last callback",
+          "[pool][shutdown][callback]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    std::atomic<bool> go_on{false}, called{false}, second_joins{false};
+    std::atomic<int> wrong{0};
+    pool.submit(test::add, 1, 2).add_done_callback([&](const auto&) {
+        (void)test::eventually([&] { return second_joins.load(); });
+        for (int n = 0; n < 10'000; ++n) std::this_thread::yield();
+        called = true;
+    });
+    pool.close();
+    auto join = [&] {
+        pool.join();
+        if (!called) ++wrong;
+    };
+    std::thread first(join);
+    // The first one has seen all but the callback.
+    CHECK(test::eventually([&] { return pool.worker_pids().empty(); }));
+    std::thread second([&] {
+        second_joins = true;
+        join();
+    });
+    first.join();
+    second.join();
+    CHECK(wrong == 0);
 }

@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <set>
 #include <vector>
 
 #include <sidestep/lock.hpp>
 #include <sidestep/queue.hpp>
+#include <sidestep/value.hpp>
 
 #include "policy_support.hpp"
 
@@ -36,6 +38,19 @@ int get_status() { return status; }
 void put_pid(const mp::Queue<int>& queue) {
     mp::Queue<int>(queue).put(getpid());
     status = 7;
+}
+void count_with_handles(const mp::Queue<int>& queue, const mp::Value<int>& value,
+                        const mp::RawValue<int>& raw, const mp::Lock& lock) {
+    mp::Lock mine(lock);
+    std::lock_guard guard(mine);
+    value.value() += 1;
+    raw.value() += 1;
+    mp::Queue<int>(queue).put(-1);
+}
+int use_lock(const mp::Lock& lock) {
+    mp::Lock mine(lock);
+    std::lock_guard guard(mine);
+    return 1;
 }
 // What a hook sees: it is in a worker, but no task.
 void look_around(const std::string& path) {
@@ -122,6 +137,34 @@ TEST_CASE("an initializer gets handles, in replacements too", "[pool][initialize
     CHECK_THROWS_AS(get(pool.submit(test::die, SIGKILL)), mp::WorkerLost);
     int replacement = queue.get();
     CHECK(seen.count(replacement) == 0);
+}
+
+TEST_CASE("a finalizer gets handles: of queues, values and locks, in each worker that leaves",
+          "[pool][finalizer][handles]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Queue<int> queue(16);
+    mp::Value<int> value(0);
+    mp::RawValue<int> raw(0);
+    mp::Lock lock;
+    std::vector<int> left;
+    {
+        mp::Pool pool({.processes = 1,
+                       .start_method = method,
+                       .initializer = mp::bind(put_pid, queue),
+                       .finalizer = mp::bind(count_with_handles, queue, value, raw, lock),
+                       .max_tasks_per_child = 100});
+        CHECK(queue.get() == get(pool.submit(test::own_pid)));
+        // More tasks with handles than a worker keeps descriptors for.
+        for (int i = 0; i < 150; ++i) CHECK(get(pool.submit(use_lock, mp::Lock())) == 1);
+        left.push_back(queue.get());
+        CHECK(queue.get() == get(pool.submit(test::own_pid)));  // the replacement's
+    }
+    left.push_back(queue.get());
+    CHECK(left == std::vector<int>{-1, -1});
+    CHECK(value.value() == 2);
+    CHECK(raw.value() == 2);
+    lock.lock();
+    lock.unlock();
 }
 
 TEST_CASE("initializer and finalizer are no tasks, and nobody asks them to stop",

@@ -137,6 +137,8 @@ class Future {
         if (!wait_for(timeout)) detail::throw_get_timeout(timeout);
         return detail::result_of<T>(*task_);
     }
+    // So do these: until the result is there. Callbacks may not have run yet: they are called
+    // in another thread, and join() and the pool's destructor return after the last of them.
     void wait() const { task().wait({}); }
     // True: the result is there. Zero or less only looks.
     [[nodiscard]] bool wait_for(Timeout timeout) const {
@@ -179,7 +181,7 @@ class Future {
             f(future);
         };
         if (task().add_callback(callback)) return;
-        std::vector<std::function<void()>> now;
+        detail::Callbacks now;
         now.push_back(std::move(callback));
         detail::run_callbacks(std::move(now));
     }

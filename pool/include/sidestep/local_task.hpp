@@ -38,6 +38,8 @@ class LocalTaskBase : public TaskState {
     bool try_fail(std::exception_ptr error);
     // The same, and asks the task to stop.
     void time_out(std::exception_ptr error);
+    // It is completed by a thread of this process, and in no forked copy of that.
+    void belong_to(int process) { owner_pid_ = process; }
     // See this_task::stop_requested().
     const std::atomic<bool>& stop_flag() const { return stop_; }
     void ask_to_stop() { stop_.store(true, std::memory_order_relaxed); }
@@ -63,7 +65,10 @@ class LocalTaskBase : public TaskState {
   private:
     enum class State : unsigned char { waiting, running, cancelled, finished };
     void complete(std::unique_lock<std::mutex>& lock, State end);
+    // Its mutex may be locked for ever, and nobody will complete it.
+    bool is_forked_copy() const;
 
+    int owner_pid_ = 0;  // constant since it was submitted; 0: anybody may complete it
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     // Guarded by mutex_ until done(), constant from then on.

@@ -14,7 +14,10 @@
 // Ownership: the pool owns its workers. ~Pool closes and joins (all tasks are finished); while an
 //            exception unwinds the stack it terminates instead. A pool that ends in a callback of
 //            its own futures does not wait there: its tasks are finished in the background, and
-//            the end of the program waits for them. A Pool does not move.
+//            the end of the program waits for them. A thread of the pool that calls exit() (in a
+//            callback, a Retry::when, the input of a map_async()) is waited for by nobody: if the
+//            pool is a static object, or has ended there, its tasks that are not done are cancelled
+//            and its workers ended; if not, they end with the process. A Pool does not move.
 // Threads:   thread-safe. One more thread, the supervisor, belongs to each pool; it takes no
 //            signals.
 // Fork:      a forked copy of the process must not use the pool (std::logic_error); destroying it
@@ -27,10 +30,19 @@
 //            workers die with it, and nothing is left behind. A fork server that dies is started
 //            again; with StartMethod::fork it is a copy of this process as it was, which cannot be
 //            made again: the pool goes on with the workers that it has, and is broken with the last
-//            of them.
+//            of them. What a task does to the descriptors that its worker has of the pool's (fills,
+//            drains, shuts down, closes them) costs that worker, and nobody waits for it. A worker
+//            ignores SIGTTIN and SIGTTOU: a task that reads the terminal gets EIO. One that is
+//            stopped by another signal is shown in stats().
 // Trust:     workers do what they are told, and run as this user, with its files and descriptors:
 //            they keep accidents apart, not attackers. What a worker writes is checked all the
 //            same: a result is a value of its type or an error, and carries no function pointers.
+// Shortages: a worker that cannot be started for want of descriptors, processes or memory is tried
+//            again (PoolOptions::start_patience); so is whatever else the supervisor finds no
+//            memory for. A task whose result finds none fails with std::bad_alloc. After
+//            setuid(2) and its like, when this process may not signal its workers any more, they
+//            are ended by the kernel all the same (what they left running is not); where that
+//            fails, too, the pool is broken.
 // Errors:    std::system_error if workers cannot be started; BrokenPool when they die again and
 //            again without finishing a task; std::logic_error after close().
 // State:     what a worker finds when it begins, signals, streams and so on, is the same by each
@@ -90,8 +102,9 @@ class Pool : public PoolFace<Pool> {
     // Ends the workers now: SIGTERM to each one's process group, SIGKILL a second later. Tasks that
     // are not done get CancelledError.
     void terminate();
-    // Waits until all tasks are done and the workers gone. Throws std::logic_error before close()
-    // or terminate(), and in a callback of the pool's own futures or a Retry::when.
+    // Waits until all tasks are done, the workers gone, and the last callback has returned. Throws
+    // std::logic_error before close() or terminate(), and in a callback of the pool's own futures
+    // or a Retry::when.
     void join();
     // close(); with cancel_futures, what has not begun is cancelled; with wait, join().
     void shutdown(ShutdownOptions options = {});

@@ -27,7 +27,8 @@ struct PoolOptions {
     WorkerHook initializer = {};
     // Called in each worker that leaves in order: at the end of the pool, or when it is replaced
     // after max_tasks_per_child, or leaves for another reason below. It and the exit handlers have
-    // leave_grace. What it throws is reported on stderr.
+    // leave_grace. What it throws is reported on stderr. (Both take what a task takes: handles of
+    // shared memory, queues and locks too.)
     WorkerHook finalizer = {};
 
     // A worker is replaced after so many tasks (a chunk of a map is one). 0: never.
@@ -52,6 +53,13 @@ struct PoolOptions {
     // How long a worker may take that leaves in order, with its finalizer and its exit handlers.
     // Then its process group gets SIGKILL.
     Timeout leave_grace = std::chrono::seconds(30);
+
+    // How long a worker is tried again that cannot be started since something is used up that may
+    // come back: descriptors, processes, memory (EMFILE, ENFILE, EAGAIN, ENOMEM, ENOSPC). Tasks
+    // wait meanwhile, or other workers do them. When no worker is left for so long, the pool is
+    // broken, and its reason says what was short. 0: at the first time. (The constructor does not
+    // try again: it throws.)
+    Timeout start_patience = std::chrono::seconds(10);
 
     // Each worker runs on one CPU of those that this process may use.
     bool pin_workers = false;

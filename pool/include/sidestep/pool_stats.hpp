@@ -27,6 +27,7 @@ namespace sidestep {
 struct WorkerStats {
     unsigned index = 0;
     int pid = 0;                 // 0: none runs now
+    bool stopped = false;        // by a signal (SIGSTOP, SIGTSTP, a debugger): it does nothing now
     std::uint64_t tasks = 0;     // that it ran to their end: a value, or an error that they threw
     std::uint64_t restarts = 0;  // processes that followed the first: after a death, a
                                  //   replacement by max_age and its like, or an idle_timeout

@@ -9,9 +9,9 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -57,6 +57,9 @@ class Ref {
 // Where somebody who waits for several tasks is told which of them are done.
 class CompletionQueue {
   public:
+    // Makes room for one more push().
+    void expect();
+    // Never throws after an expect() of its own.
     void push(std::size_t tag);
     bool empty() const;
     // Takes the next one, if there is one.
@@ -67,19 +70,26 @@ class CompletionQueue {
   private:
     mutable std::mutex mutex_;
     std::condition_variable pushed_;
-    std::deque<std::size_t> tags_;  // guarded by mutex_
+    // Guarded by mutex_.
+    std::vector<std::size_t> tags_;  // from next_ on; those before were popped
+    std::size_t next_ = 0;
+    std::size_t expected_ = 0;
 };
 
+using Callbacks = std::list<std::function<void()>>;  // a list: they move without an allocation
+
 // Those who want to know when a task is done. Guarded by the lock of whoever completes the task.
+// What it takes to tell them is allocated when they are added: a task is completed without memory.
 struct TaskListeners {
     std::vector<std::pair<std::shared_ptr<CompletionQueue>, std::size_t>> queues;
-    std::vector<std::function<void()>> callbacks;
+    Callbacks callbacks;
 
-    void tell_queues() const;
+    void add(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag);
+    void tell_queues() const noexcept;
     void forget(const std::shared_ptr<CompletionQueue>& queue);
 };
 // Runs the callbacks of users; what one throws is reported on stderr and hurts nothing.
-void run_callbacks(std::vector<std::function<void()>> callbacks) noexcept;
+void run_callbacks(Callbacks callbacks) noexcept;
 
 class TaskState {
   public:

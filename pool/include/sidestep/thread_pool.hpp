@@ -20,7 +20,9 @@
 //            future of a ThreadPool or a Promise does not hold up the pool: another thread takes
 //            over meanwhile, and finishes what it has when that one goes on. Threads stay until
 //            join().
-// Fork:      a forked child has no threads: it must not use the pool.
+//            A task or callback that calls exit() is waited for by nobody.
+// Fork:      a forked child has no threads: it must not use the pool (std::logic_error); destroying
+//            it there does nothing.
 // Errors:    get() throws what the task threw, the object itself. std::logic_error after close();
 //            BrokenPool when the initializer failed.
 // Limits:    what runs cannot be stopped, only asked to (this_task::stop_requested()): cancel() of
@@ -84,7 +86,8 @@ class ThreadPool : public PoolFace<ThreadPool> {
     void close();
     // The same; tasks that have not begun get CancelledError, those that run are asked to stop.
     void terminate();
-    // Waits until all tasks are done and the threads gone. Throws std::logic_error before close()
+    // Waits until all tasks are done, with their callbacks, and the threads gone. (Those of a
+    // future that somebody cancels are called in cancel().) Throws std::logic_error before close()
     // or terminate(), and from a thread of the pool itself.
     void join();
     void shutdown(ShutdownOptions options = {});

@@ -1,0 +1,47 @@
+#include "spare_errors.hpp"
+
+namespace sidestep::detail {
+namespace {
+
+std::exception_ptr cancelled(const char* text) {
+    return std::make_exception_ptr(CancelledError(text));
+}
+
+const SpareErrors* make() {
+    return new SpareErrors{
+        .no_memory = std::make_exception_ptr(std::bad_alloc()),
+        .lost = std::make_exception_ptr(WorkerLost({})),
+        .timed_out = std::make_exception_ptr(TaskTimeout({})),
+        .out_of_memory = std::make_exception_ptr(OutOfMemory({})),
+        .cancelled = cancelled("the task was cancelled"),
+        .terminated = cancelled("the task was cancelled: its pool was terminated"),
+        .shut_down = cancelled("the task was cancelled: its pool was shut down before it began"),
+        .interrupted = cancelled("the task was cancelled: its pool was interrupted"),
+        .ended = cancelled("the task was cancelled: the pool has ended"),
+        .broken = std::make_exception_ptr(BrokenPool(
+            "the pool is broken, and there was no memory left to say why: give the program more, "
+            "or less to do at a time"))};
+}
+
+}  // namespace
+
+const SpareErrors& spare_errors() noexcept {
+    static const SpareErrors* const errors = make();
+    return *errors;
+}
+
+std::string text_of(const std::exception_ptr& error) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const std::exception& e) {
+        return e.what();
+    } catch (...) {
+        return "something that is no std::exception";
+    }
+}
+
+namespace {
+[[maybe_unused]] const SpareErrors& when_loaded = spare_errors();
+}
+
+}  // namespace sidestep::detail

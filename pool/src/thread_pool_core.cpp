@@ -1,0 +1,493 @@
+#include "thread_pool_core.hpp"
+
+#include <fmt/format.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include <sidestep/forced_unwind.hpp>
+#include <sidestep/pool_task.hpp>
+
+#include "error.hpp"
+#include "spare_errors.hpp"
+#include "sys.hpp"
+
+namespace sidestep {
+namespace detail {
+namespace {
+
+constexpr unsigned kMostThreads = 4096;
+thread_local ThreadPoolCore* pool_of_this_thread = nullptr;
+thread_local ThreadPoolCore* pool_of_callbacks_here = nullptr;     // of tasks that did not run
+thread_local ThreadPoolCore::Entry* job_of_this_thread = nullptr;  // that it runs
+std::atomic<unsigned> pools_made{0};
+
+void check(const TaskOptions& options) {
+    check_options(options);
+    if (options.memory_limit != 0 && options.memory_limit != kNoLimit)
+        throw std::invalid_argument(
+            "TaskOptions::memory_limit: threads share the memory of the process; use a Pool");
+}
+
+ThreadPoolOptions checked(ThreadPoolOptions options) {
+    if (!options.threads)
+        options.threads = std::min(32u, static_cast<unsigned>(sys::usable_cpus()) + 4);
+    if (*options.threads < 1 || *options.threads > kMostThreads)
+        throw std::invalid_argument(
+            fmt::format("ThreadPoolOptions::threads is {}; a pool has 1 to {} threads",
+                        *options.threads, kMostThreads));
+    if (options.thread_name_prefix.empty())
+        options.thread_name_prefix = fmt::format("tpool{}", pools_made++);
+    check(options.task);
+    if (options.task.key != 0)
+        throw std::invalid_argument(
+            "ThreadPoolOptions::task.key is set; a key is a task's own: pool.submit({.key = 7}, f, "
+            "x)");
+    return options;
+}
+
+}  // namespace
+
+ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options) : options_(checked(std::move(options))) {}
+
+ThreadPoolCore::~ThreadPoolCore() { SIDESTEP_ASSERT(threads_.empty() && !timer_.joinable()); }
+
+// Before the mutex is taken: in a forked copy a thread that exists no more may hold it for ever.
+void ThreadPoolCore::require_owner() const {
+    if (!owned_here())
+        throw std::logic_error(
+            "this pool's threads are in the process that made it, and this is a forked copy: make "
+            "a pool of its own here");
+}
+
+// begun: a stream that was made before close().
+void ThreadPoolCore::check_accepting(bool begun) const {
+    if (broken_) std::rethrow_exception(broken_);
+    if (interrupted_)
+        throw CancelledError(
+            "the pool was interrupted (SIGINT): it finishes what runs, and takes no tasks any "
+            "more");
+    if (terminated_ && begun)
+        throw CancelledError("the item was cancelled: its pool was terminated");
+    if (closed_ && (ended_ || !begun))
+        throw std::logic_error("the pool is closed: it takes no tasks after close()");
+}
+
+void ThreadPoolCore::check_open() {
+    require_owner();
+    Lock lock(mutex_);
+    check_accepting(false);
+}
+
+void refuse_retries(const Retry& retry) {
+    if (retry.max_attempts > 1)
+        throw std::invalid_argument(fmt::format(
+            "TaskOptions::retry.max_attempts is {}, and an argument cannot be copied: the second "
+            "attempt would have none. Give it a shared_ptr, or max_attempts = 1",
+            retry.max_attempts));
+}
+
+void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options,
+                            bool begun) {
+    if (options) check(*options);
+    job->options = options ? merged(*options, options_.task) : options_.task;
+    if (!job->runs_again()) refuse_retries(job->options.retry);
+    require_owner();
+    Lock lock(mutex_);
+    check_accepting(begun);
+    job->task().belong_to(pid_);
+    job->number = next_number_;
+    job->submitted_at = sys::Clock::now();
+    Key key{-job->options.priority, job->number};
+    std::uint64_t sticky = job->options.key;
+    Entry entry = prepare(std::move(job));
+    if (sticky) {
+        auto thread = static_cast<unsigned>(sticky % most_threads());
+        while (threads_.size() <= thread) start_thread();  // it must be that one
+        keyed_[thread].emplace(key, std::move(entry));
+        ++next_number_;
+        ++unfinished_;
+        return changed_.notify_all();
+    }
+    bool first = threads_.empty();
+    if (first) start_thread();  // or nobody would run it
+    waiting_.emplace(key, std::move(entry));
+    ++next_number_;
+    ++unfinished_;
+    if (!first) help_if_needed();
+    changed_.notify_one();
+    wake_all_if_extra();
+}
+
+// What running it takes, and may not be had when it is to run: then submit() throws.
+ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
+    Entry entry;
+    Running one{{job->number, &job->task()}};
+    entry.running = one.extract(one.begin());
+    std::chrono::nanoseconds timeout = job->options.timeout;
+    if (timeout.count() > 0 && timeout != kNoTimeout) {
+        start_timer();
+        job->task().add_reference();
+        Timed timed{Ref<LocalTaskBase>(&job->task()), &typeid(*job), {}};
+        timed.details.task = job->number;
+        timed.details.function = job->function();
+        timed.details.limit = static_cast<std::uint64_t>(timeout.count());
+        Deadlines deadlines;
+        deadlines.emplace(Due(), std::move(timed));
+        entry.deadline = deadlines.extract(deadlines.begin());
+    }
+    entry.job = std::move(job);
+    return entry;
+}
+
+void ThreadPoolCore::begin_map() {
+    require_owner();
+    Lock lock(mutex_);
+    ++maps_;
+}
+
+void ThreadPoolCore::end_map() {
+    if (!owned_here()) return;
+    Lock lock(mutex_);
+    --maps_;
+    quiet_.notify_all();
+}
+
+std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {
+    struct Hold {
+        explicit Hold(const std::shared_ptr<ThreadPoolCore>& held) : core(held), here(*held) {
+            core->begin_map();
+        }
+        ~Hold() { core->end_map(); }
+        const std::shared_ptr<ThreadPoolCore> core;
+        const InPool here;
+    };
+    return std::make_shared<Hold>(core);
+}
+
+// Throws std::system_error if the system gives none.
+void ThreadPoolCore::start_thread() {
+    auto index = static_cast<unsigned>(threads_.size());
+    (void)keyed_[index];
+    noted_.workers.reserve(index + 1);
+    threads_.emplace_back();
+    try {
+        threads_.back() = std::thread([this, index] { run(index); });
+    } catch (...) {
+        threads_.pop_back();
+        throw;
+    }
+}
+
+// An idle thread will take what waits; else there is a new one, unless there are enough. If the
+// system gives none, those that are there do the work.
+void ThreadPoolCore::help_if_needed() noexcept {
+    if (idle_ >= waiting_.size() || threads_.size() >= most_threads() + in_wait_ ||
+        threads_.size() >= kMostThreads)
+        return;
+    try {
+        start_thread();
+    } catch (const std::exception&) {  // see above
+    }
+}
+
+bool ThreadPoolCore::initialize(unsigned index) {
+    pool_of_this_thread = this;
+    try {
+        prctl(PR_SET_NAME, fmt::format("{}_{}", options_.thread_name_prefix, index).c_str());
+    } catch (const std::bad_alloc&) {  // it goes without a name
+    }
+    if (!options_.initializer) return true;
+    try {
+        options_.initializer();
+        return true;
+    } catch (...) {
+        pass_on_forced_unwind();
+        std::exception_ptr error = std::current_exception();
+        break_pool(broken_pool([&] {
+            return fmt::format(
+                "the pool is broken: its initializer threw {}; make a new pool when the cause is "
+                "gone",
+                text_of(error));
+        }));
+        return false;
+    }
+}
+
+void ThreadPoolCore::break_pool(std::exception_ptr reason) noexcept {
+    {
+        Lock lock(mutex_);
+        if (!broken_) broken_ = std::move(reason);  // the first one's
+        reason = broken_;
+    }
+    fail_waiting(reason);
+    changed_.notify_all();
+}
+
+void ThreadPoolCore::run(unsigned index) {
+    if (!initialize(index)) return;
+    Lock lock(mutex_);
+    for (Entry entry = take(lock, index); entry.job; entry = take(lock, index)) {
+        lock.unlock();
+        run_job(entry, index);
+        entry = {};  // its arguments go before the next one is taken
+        lock.lock();
+    }
+    lock.unlock();
+    try {
+        if (options_.finalizer) options_.finalizer();
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "sidestep: the finalizer of a thread threw %s\n", error.what());
+    } catch (...) {
+        pass_on_forced_unwind();
+        std::fprintf(stderr, "sidestep: the finalizer of a thread threw\n");
+    }
+}
+
+// A thread that waits for a future lets another one run; when it goes on, that one finishes what it
+// has and pauses. Those beyond the number that was asked for are extra: they run only in the place
+// of one that waits, so that the others get their turn (tasks with a key have only them).
+bool ThreadPoolCore::may_run(unsigned index) const {
+    if (is_extra(index) && extra_running_ >= in_wait_) return false;
+    return running_.size() < most_threads() + in_wait_;
+}
+
+// Threads that may not run wait beside those that may: which of them is woken matters.
+void ThreadPoolCore::wake_all_if_extra() {
+    if (threads_.size() > most_threads()) changed_.notify_all();
+}
+
+// The next job; none at the end.
+ThreadPoolCore::Entry ThreadPoolCore::take(Lock& lock, unsigned index) {
+    for (;;) {
+        Jobs& own = keyed_.find(index)->second;
+        Jobs& from =
+            !own.empty() && (waiting_.empty() || own.begin()->first < waiting_.begin()->first)
+                ? own
+                : waiting_;
+        if (!from.empty() && may_run(index)) {
+            Entry entry = std::move(from.extract(from.begin()).mapped());
+            running_.insert(std::move(entry.running));
+            extra_running_ += is_extra(index);
+            return entry;
+        }
+        if (ended_ || broken_) return {};
+        ++idle_;
+        changed_.wait(lock);
+        --idle_;
+    }
+}
+
+void ThreadPoolCore::run_job(Entry& entry, unsigned index) {
+    auto begun = sys::Clock::now();
+    job_of_this_thread = &entry;
+    try {
+        if (entry.job->task().start()) run_attempts(entry, index);
+    } catch (...) {  // pthread_exit: the thread goes, and the task has no result
+        end_job(entry, index);
+        throw;
+    }
+    note_end(*entry.job, index, begun);
+    end_job(entry, index);
+}
+
+void ThreadPoolCore::run_attempts(Entry& entry, unsigned index) {
+    ThreadJob& job = *entry.job;
+    TaskContext context;
+    context.number = context.item = job.number;
+    context.seed = options_.seed;
+    context.worker = static_cast<int>(index);
+    context.stop_flag = &job.task().stop_flag();
+    arm_timer(entry);
+    for (bool again = true; again;) {
+        context.attempt = ++job.attempt;
+        TaskScope scope(context);
+        try {
+            job.run(job.attempt >= job.options.retry.max_attempts);
+            again = false;
+        } catch (...) {
+            pass_on_forced_unwind();
+            std::exception_ptr error = std::current_exception();
+            again = !interrupted_ && retry_here(job.options.retry, job.attempt, error);
+            if (!again) job.task().try_fail(error);
+        }
+    }
+}
+
+void ThreadPoolCore::end_job(Entry& entry, unsigned index) noexcept {
+    job_of_this_thread = nullptr;
+    disarm_timer(entry);
+    Lock lock(mutex_);
+    running_.erase(entry.job->number);
+    extra_running_ -= is_extra(index);
+    --unfinished_;
+    wake_all_if_extra();
+    quiet_.notify_all();
+}
+
+// Neither the pause nor Retry::when is part of an attempt.
+bool ThreadPoolCore::retry(const Retry& retry, unsigned attempts, const std::exception_ptr& error) {
+    Entry& entry = *job_of_this_thread;
+    disarm_timer(entry);
+    if (!wants_retry(retry, error) || !pause_here(retry_pause(retry, attempts))) return false;
+    arm_timer(entry);
+    return true;
+}
+
+bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error) {
+    return attempts < retry.max_attempts && pool_of_this_thread->retry(retry, attempts, error);
+}
+
+// --- waiting inside a task ---------------------------------------------------------------------
+
+// In a forked copy of a thread of the pool, the mutex may be locked for ever.
+void ThreadPoolCore::begin_wait() noexcept {
+    if (!owned_here()) return;
+    Lock lock(mutex_);
+    ++in_wait_;
+    help_if_needed();
+    wake_all_if_extra();
+}
+
+void ThreadPoolCore::end_wait() noexcept {
+    if (!owned_here()) return;
+    Lock lock(mutex_);
+    --in_wait_;
+}
+
+WaitScope::WaitScope() : core_(pool_of_this_thread) {
+    if (core_) core_->begin_wait();
+}
+WaitScope::~WaitScope() {
+    if (core_) core_->end_wait();
+}
+
+// --- the end -----------------------------------------------------------------------------------
+
+void ThreadPoolCore::run_in_background(std::function<void()> work) {
+    require_owner();
+    background_.start("sidestep-map", std::move(work));
+}
+
+void ThreadPoolCore::close() {
+    require_owner();
+    Lock lock(mutex_);
+    closed_ = true;
+}
+
+// With this error; null: they are cancelled. Their callbacks run here, and join() in another thread
+// waits for them.
+void ThreadPoolCore::fail_waiting(const std::exception_ptr& error) noexcept {
+    Jobs jobs;
+    {
+        Lock lock(mutex_);
+        jobs.swap(waiting_);
+        for (auto& [thread, list] : keyed_) jobs.merge(list);
+        (error ? noted_.failed : noted_.cancelled) += jobs.size();
+    }
+    ThreadPoolCore* before = std::exchange(pool_of_callbacks_here, this);
+    for (auto& [key, entry] : jobs) {
+        if (error)
+            entry.job->task().try_fail(error);
+        else
+            entry.job->task().cancel();
+    }
+    pool_of_callbacks_here = before;
+    Lock lock(mutex_);
+    unfinished_ -= jobs.size();
+    quiet_.notify_all();
+}
+
+void ThreadPoolCore::cancel_waiting() {
+    require_owner();
+    fail_waiting(nullptr);
+}
+
+void ThreadPoolCore::interrupt() {
+    close();
+    interrupted_ = true;
+    cancel_waiting();
+}
+
+void ThreadPoolCore::terminate() {
+    require_owner();
+    {
+        Lock lock(mutex_);
+        closed_ = terminated_ = true;
+        quiet_.notify_all();
+    }
+    cancel_waiting();
+    ask_to_stop();
+}
+
+void ThreadPoolCore::end_with_process() noexcept { terminate(); }
+
+void ThreadPoolCore::ask_to_stop() {
+    require_owner();
+    Lock lock(mutex_);
+    for (auto& [number, task] : running_) task->ask_to_stop();
+}
+
+bool ThreadPoolCore::in_own_thread() {
+    if (pool_of_this_thread == this || pool_of_callbacks_here == this ||
+        background_.is_this_thread() || InPool::is_here(*this))
+        return true;
+    Lock lock(mutex_);
+    return timer_.is_this_thread();
+}
+
+void ThreadPoolCore::join() {
+    require_owner();
+    {
+        Lock lock(mutex_);
+        if (!closed_)
+            throw std::logic_error("join() before close() or terminate(): it would wait for ever");
+    }
+    if (in_own_thread())
+        throw std::logic_error(
+            "join() in a thread of the pool would wait for itself: call it in another thread, or "
+            "let the pool end here, which does not wait");
+    Lock only_one(joining_);
+    background_.join();
+    {
+        Lock lock(mutex_);
+        quiet_.wait(lock, [this] {
+            bool maps_end = terminated_ || broken_;
+            return unfinished_ == 0 && (maps_ == 0 || maps_end);
+        });
+        ended_ = true;
+        changed_.notify_all();
+    }
+    for (;;) {  // a thread that waits may start another one
+        std::deque<std::thread> threads;
+        {
+            Lock lock(mutex_);
+            threads.swap(threads_);
+        }
+        if (threads.empty()) break;
+        for (std::thread& thread : threads) thread.join();
+    }
+    ServiceThread timer;
+    {
+        Lock lock(mutex_);
+        timer_ends_ = true;
+        timed_.notify_all();
+        timer.swap(timer_);
+    }
+    if (timer.joinable()) timer.join();
+    trace_.end();
+}
+
+void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options,
+                bool begun) {
+    core.submit(std::move(job), options, begun);
+}
+void check_open(ThreadPoolCore& core) { core.check_open(); }
+const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
+
+}  // namespace detail
+}  // namespace sidestep

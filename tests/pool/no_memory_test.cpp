@@ -1,0 +1,236 @@
+// Memory that is used up: this program's operator new fails when it is told to, in the threads of
+// the library, or in the test's own while it destroys something. (A program of its own.)
+#include <sys/resource.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include <sidestep/thread_pool.hpp>
+
+#include "pool_support.hpp"
+
+namespace mp = sidestep;
+using namespace std::chrono_literals;
+
+namespace {
+
+thread_local bool spared = false;  // this thread's allocations do not fail, and do not count
+std::atomic<bool> armed{false};
+std::atomic<bool> lasting{false};  // all fail from then on
+std::atomic<long> until_failure{0};
+std::atomic<long> failures{0};
+
+bool fails() {
+    if (!armed.load(std::memory_order_relaxed) || spared) return false;
+    long left = until_failure.fetch_sub(1);
+    if (left == 0 || (left < 0 && lasting)) return failures.fetch_add(1), true;
+    return false;
+}
+
+void* allocate(std::size_t size) {
+    if (fails()) throw std::bad_alloc();
+    if (void* memory = std::malloc(size ? size : 1)) return memory;
+    throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return allocate(size); }
+void* operator new[](std::size_t size) { return allocate(size); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    return fails() ? nullptr : std::malloc(size ? size : 1);
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+
+namespace {
+
+// While it lives, the n-th allocation of the threads that are not spared fails; and all after it.
+class Exhausted {
+  public:
+    Exhausted(long n, bool for_good) {
+        lasting = for_good;
+        failures = 0;
+        until_failure = n;
+        armed = true;
+    }
+    ~Exhausted() { armed = false; }
+    Exhausted(const Exhausted&) = delete;
+    Exhausted& operator=(const Exhausted&) = delete;
+};
+// While it lives, this thread's allocations do not fail.
+class Spared {
+  public:
+    Spared() { spared = true; }
+    ~Spared() { spared = false; }
+    Spared(const Spared&) = delete;
+    Spared& operator=(const Spared&) = delete;
+};
+
+int hang() {
+    for (;;) pause();
+}
+int fail() { throw std::domain_error("always"); }
+std::string text(std::size_t size) { return std::string(size, 'x'); }
+int print() {
+    std::puts("a line");
+    return 1;
+}
+int crash_at(int i) { return i == 3 ? test::die(SIGKILL) : i; }
+
+template <class T>
+bool is_done(const mp::Future<T>& future) {
+    return future.wait_for(test::kPatience);
+}
+
+// Everything that the supervisor and the other threads of a pool do. False: something hangs.
+bool use_pool(mp::Pool& pool, std::atomic<int>& called) {
+    auto ask = [](const std::exception_ptr&) { return true; };
+    std::vector<mp::Future<int>> futures;
+    auto submit = [&](auto&&... what) {
+        try {  // the pool may be broken meanwhile
+            futures.push_back(pool.submit(std::forward<decltype(what)>(what)...));
+            futures.back().add_done_callback([&](const auto&) { ++called; });
+        } catch (const std::exception&) {
+        }
+    };
+    submit(test::die, SIGKILL);
+    submit(mp::TaskOptions{.timeout = 5ms}, hang);
+    submit(mp::TaskOptions{.memory_limit = std::size_t(1) << 40}, print);
+    submit(mp::TaskOptions{.retry = {.max_attempts = 2, .backoff = 1ms}}, fail);
+    submit(mp::TaskOptions{.retry = {.max_attempts = 2, .when = ask}}, fail);
+    submit(mp::TaskOptions{.retry = {.max_attempts = 2}}, test::die, SIGKILL);
+    submit(print);
+    bool done = true;
+    try {
+        auto large = pool.submit(text, std::size_t(100'000));
+        auto map = pool.map_async(crash_at, std::vector<int>{1, 2, 3, 4, 5, 6});
+        done = is_done(large) && is_done(map);
+        (void)pool.stats();
+    } catch (const std::exception&) {
+    }
+    for (const auto& f : futures) done = is_done(f) && done;
+    return done;
+}
+
+// False: no allocation failed, since there are not so many.
+bool use_without_memory(long n, bool for_good) {
+    Spared test_thread;
+    std::atomic<int> called{0};
+    mp::Pool pool({.processes = 2, .start_patience = 50ms, .output = mp::Output::capture});
+    Exhausted memory(n, for_good);
+    bool done = use_pool(pool, called);
+    pool.shutdown();
+    if (!done) FAIL("it hangs: the " << n << "th allocation failed");
+    return failures > 0;
+}
+
+int most_rounds() {
+    const char* wanted = std::getenv("NO_MEMORY_ROUNDS");
+    return wanted ? std::atoi(wanted) : 60;
+}
+
+}  // namespace
+
+TEST_CASE("each allocation in a thread of a pool may fail: nothing hangs, nothing aborts",
+          "[pool][no_memory]") {
+    rlimit no_core = {0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    // The first ones one by one, then ever fewer.
+    int rounds = 0;
+    long n = 0;
+    for (; rounds < most_rounds() && use_without_memory(n, false); ++rounds) n += 1 + n / 25;
+    CHECK(rounds > 20);
+}
+
+TEST_CASE("memory that is used up for good breaks a pool at the worst", "[pool][no_memory]") {
+    int rounds = 0;
+    for (long n = 0; rounds < most_rounds() / 3 && use_without_memory(n, true); ++rounds)
+        n += 1 + n / 4;
+    CHECK(rounds > 5);
+}
+
+TEST_CASE("the ends of pools, futures and streams take no memory", "[pool][no_memory]") {
+    bool unwinds = GENERATE(false, true);
+    std::optional<Spared> test_thread;
+    test_thread.emplace();
+    auto pool = std::make_unique<mp::Pool>(mp::PoolOptions{.processes = 2});
+    auto large = std::make_unique<mp::Future<std::string>>(pool->submit(text, 100'000u));
+    auto kept = pool->submit(text, 100'000u);
+    large->wait();
+    std::vector<int> items = test::numbers(1000);
+    auto stream =
+        std::make_unique<decltype(pool->imap(crash_at, items))>(pool->imap(crash_at, items));
+    auto unordered = std::make_unique<decltype(pool->imap_unordered(crash_at, items))>(
+        pool->imap_unordered(crash_at, items));
+    (void)stream->next_outcome();
+    (void)unordered->next_outcome();
+    auto hangs = pool->submit(hang);
+    Exhausted memory(0, true);
+    test_thread.reset();  // from here on nothing is to be had in this thread, too
+    large.reset();
+    stream.reset();
+    unordered.reset();
+    if (unwinds)
+        pool->terminate();
+    else
+        (void)hangs.cancel();
+    pool.reset();
+    armed = false;
+    CHECK(kept.get().size() == 100'000);
+    CHECK(hangs.cancelled());
+}
+
+TEST_CASE("each allocation in a thread of a ThreadPool may fail",
+          "[pool][thread_pool][no_memory]") {
+    bool for_good = GENERATE(false, true);
+    int rounds = 0;
+    for (bool failed = true; failed && rounds < most_rounds(); ++rounds) {
+        Spared test_thread;
+        mp::ThreadPool pool({.threads = 2, .initializer = [] { spared = false; }});
+        std::vector<mp::Future<int>> futures;
+        Exhausted memory(rounds, for_good);
+        for (int i = 0; i < 10; ++i) {
+            futures.push_back(pool.submit({.timeout = 10s}, [i] { return i; }));
+            futures.push_back(pool.submit({.key = 7}, [i] { return i; }));
+            futures.push_back(pool.submit({.retry = {.max_attempts = 2}}, fail));
+        }
+        futures.push_back(pool.submit({.timeout = 1ms}, [] {
+            while (!mp::this_task::stop_requested()) std::this_thread::yield();
+            return 1;
+        }));
+        bool done = true;
+        for (const auto& f : futures) done = is_done(f) && done;
+        pool.shutdown();
+        CHECK(done);
+        failed = failures > 0;
+    }
+    CHECK(rounds > 1);
+}
+
+TEST_CASE("a trace for which there is no memory says so, and costs no task",
+          "[pool][trace][no_memory]") {
+    Spared test_thread;
+    std::string path = "/tmp/sidestep-trace-" + std::to_string(getpid());
+    mp::Pool pool({.processes = 1});
+    pool.trace(path);
+    {
+        Exhausted memory(0, true);
+        CHECK(pool.submit(test::add, 1, 2).get() == 3);
+        CHECK(test::eventually([] { return failures > 0; }));
+    }
+    CHECK_THROWS_AS(pool.trace_stop(), std::system_error);
+    CHECK(pool.submit(test::add, 1, 2).get() == 3);
+    unlink(path.c_str());
+}
