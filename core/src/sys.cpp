@@ -360,6 +360,8 @@ void seal(int fd) {
         throw_errno(errno, "fcntl(F_ADD_SEALS)");
 }
 
+void stop_growth(int fd) noexcept { (void)::fcntl(fd, F_ADD_SEALS, F_SEAL_GROW); }
+
 std::size_t sealed_size(int fd) {
     int seals = ::fcntl(fd, F_GET_SEALS);
     struct stat file = {};

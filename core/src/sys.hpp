@@ -129,6 +129,9 @@ void resize_file(int fd, std::size_t size);
 int allocate_pages(int fd, std::size_t size) noexcept;
 // From here on nobody changes the file's size nor, if the kernel lets us, its contents.
 void seal(int fd);
+// From now on nobody can write behind its end: that fails with EPERM. Without effect on what is no
+// unsealed memfd.
+void stop_growth(int fd) noexcept;
 // The size of a memfd that cannot shrink any more. Throws EINVAL for any other file.
 std::size_t sealed_size(int fd);
 // The same file, open for reading only: its receiver cannot map it writable by accident. (Not

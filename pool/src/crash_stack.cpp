@@ -98,26 +98,29 @@ void record_crashes(CrashRecord& record) {
 
 std::vector<const void*> crash_addresses(const CrashRecord& record) {
     struct Search {
-        std::uint64_t module;
-        std::uintptr_t base = 0;
-        bool found = false;
+        CrashRecord::Frame frame;
+        const void* address = nullptr;
     };
+    // I7: an offset that does not lie in the module is none.
     auto visit = [](dl_phdr_info* info, std::size_t, void* data) {
         auto& search = *static_cast<Search*>(data);
-        if (detail::hash_text(info->dlpi_name) != search.module) return 0;
-        search.base = info->dlpi_addr;
-        search.found = true;
+        if (detail::hash_text(info->dlpi_name) != search.frame.module) return 0;
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+            const ElfW(Phdr)& segment = info->dlpi_phdr[i];
+            if (segment.p_type == PT_LOAD &&
+                search.frame.offset - segment.p_vaddr < segment.p_memsz)
+                search.address =
+                    reinterpret_cast<const void*>(info->dlpi_addr + search.frame.offset);
+        }
         return 1;
     };
     std::vector<const void*> addresses;
     std::size_t count = std::min<std::size_t>(record.count.load(std::memory_order_acquire),
                                               CrashRecord::kMostFrames);
     for (std::size_t i = 0; i < count; ++i) {
-        Search search{record.frames[i].module};
+        Search search{record.frames[i]};
         dl_iterate_phdr(visit, &search);
-        if (search.found)
-            addresses.push_back(
-                reinterpret_cast<const void*>(search.base + record.frames[i].offset));
+        if (search.address) addresses.push_back(search.address);
     }
     return addresses;
 }

@@ -11,6 +11,8 @@
 #include <limits>
 #include <new>
 
+#include <sidestep/printed_output.hpp>
+
 #include "error.hpp"
 #include "sys.hpp"
 
@@ -41,16 +43,6 @@ void put_back(const Fd& former, int fd) {
         ::close(fd);
 }
 
-void flush_streams() {
-    try {
-        std::cout.flush();
-        std::clog.flush();
-    } catch (...) {  // a stream that throws is the application's
-    }
-    std::fflush(stdout);
-    std::fflush(stderr);
-}
-
 }  // namespace
 
 OutputCapture::OutputCapture(Fd out, Fd err)
@@ -58,21 +50,26 @@ OutputCapture::OutputCapture(Fd out, Fd err)
       err_(std::move(err)),
       former_out_(duplicate_if_open(STDOUT_FILENO)),
       former_err_(duplicate_if_open(STDERR_FILENO)) {
-    flush_streams();
+    (void)detail::flush_printed();
     ::dup2(out_.get(), STDOUT_FILENO);
     ::dup2(err_.get(), STDERR_FILENO);
     // What waits in a buffer would be lost in a crash.
     std::setvbuf(stdout, nullptr, _IONBF, 0);
-    std::cout.setf(std::ios::unitbuf);
+    for (std::ios* stream :
+         {static_cast<std::ios*>(&std::cout), static_cast<std::ios*>(&std::clog)})
+        stream->setf(std::ios::unitbuf);
+    for (std::wios* stream :
+         {static_cast<std::wios*>(&std::wcout), static_cast<std::wios*>(&std::wclog)})
+        stream->setf(std::ios::unitbuf);
 }
 
 OutputMark OutputCapture::mark() const {
-    flush_streams();
+    (void)detail::flush_printed();
     return {size_of(out_), size_of(err_)};
 }
 
 void OutputCapture::stop() {
-    flush_streams();
+    (void)detail::flush_printed();
     put_back(former_out_, STDOUT_FILENO);
     put_back(former_err_, STDERR_FILENO);
 }
@@ -80,6 +77,13 @@ void OutputCapture::stop() {
 WorkerOutput::WorkerOutput(std::size_t limit) : limit_(limit) {
     out_.file = make_file("sidestep-out");
     err_.file = make_file("sidestep-err");
+}
+
+void WorkerOutput::end() {
+    for (const Stream* stream : {&out_, &err_}) {
+        sys::stop_growth(stream->file.get());
+        sys::discard(stream->file.get(), 0, std::max<std::uint64_t>(stream->size(), 1));
+    }
 }
 
 TaskOutput WorkerOutput::read(const OutputMark& end) const {
@@ -99,11 +103,15 @@ void WorkerOutput::end_task(const OutputMark& end) {
     }
 }
 
-void WorkerOutput::trim() {
+bool WorkerOutput::trim() {
+    bool grows = false;
     for (Stream* stream : {&out_, &err_}) {
         std::uint64_t size = stream->size();
+        grows = grows || size != stream->seen;
+        stream->seen = size;
         if (size - std::min(size, stream->begin) > limit_) stream->free_until(size - limit_);
     }
+    return grows;
 }
 
 std::uint64_t WorkerOutput::Stream::size() const { return size_of(file); }

@@ -47,14 +47,19 @@ class WorkerOutput {
     TaskOutput read() const;
     // What comes after the mark is the next task's.
     void end_task(const OutputMark& end);
-    // Gives back the memory of what is above the limit already.
-    void trim();
+    // Gives back the memory of what is above the limit already. True: something was written since
+    // the last time.
+    bool trim();
+    // The worker is gone: nothing more can be written. What its tasks left running, in process
+    // groups of their own, would go on to fill files that nobody looks at.
+    void end();
 
   private:
     struct Stream {
         Fd file;
         std::uint64_t begin = 0;  // of what the task wrote
         std::uint64_t freed = 0;  // the pages before this were given back
+        std::uint64_t seen = 0;   // its size at the last trim()
 
         std::uint64_t size() const;
         std::string read(std::uint64_t end, std::size_t limit, std::size_t& dropped) const;

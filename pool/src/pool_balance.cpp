@@ -7,9 +7,10 @@
 namespace sidestep::detail {
 
 // Takes back the tasks from `index` on. False: the worker has begun that one; those behind it are
-// taken back.
+// taken back. From a ring that cannot be believed nothing is, until its worker is dead.
 bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
     RingParent& ring = link.ring();
+    if (link.corrupt) return ring.published() <= index;
     while (ring.published() > index && ring.take_back_last())
         push_back_to_backlog(link.shadow[ring.position(ring.published())]);
     if (ring.in_flight() == 0 && link.stuck > 0) link.unresponsive = true;
@@ -20,7 +21,7 @@ bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
 // is still starting, or stopped.
 std::uint64_t PoolCore::waiting(WorkerLink& link) {
     RingParent& ring = link.ring();
-    if (link.stopping || ring.in_flight() == 0) return 0;  // the request to stop is no task
+    if (link.stopping || link.corrupt || ring.in_flight() == 0) return 0;  // to stop is no task
     bool begun = ring.slot(ring.consumed()).state.load(std::memory_order_relaxed) !=
                  SlotState::ready;  // a hint: taking back decides
     return ring.in_flight() - (begun || (link.ready && link.stuck == 0) ? 1 : 0);

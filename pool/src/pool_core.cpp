@@ -179,7 +179,7 @@ void PoolCore::place(PoolTask* task) {
 bool PoolCore::overtake(const PoolTask& task) {
     bool any = false;
     for (WorkerLink& link : links_) {
-        if (!link.alive || link.stopping) continue;
+        if (!link.alive || link.stopping || link.corrupt) continue;
         RingParent& ring = link.ring();
         while (ring.in_flight() > 0) {
             PoolTask* last = link.shadow[ring.position(ring.published() - 1)];
@@ -292,7 +292,8 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
         slot.progress.store(0, std::memory_order_relaxed);
         slot.partial_block.store(0, std::memory_order_relaxed);
     }
-    if (!slot.block) std::memcpy(slot.inline_bytes, arguments.inline_bytes, slot.size);
+    if (!slot.block) std::memcpy(slot.inline_bytes, arguments.inline_bytes, arguments.size);
+    slot.sum = SlotSum::of_task(slot, arguments.inline_bytes);
     task->place_ = PoolTask::Place::ring;
     task->link_ = link.index;
     task->index_ = ring.published();
@@ -347,9 +348,8 @@ bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
     while (TaskSlot* slot = link.ring().front_done()) {
         PoolTask* task = link.shadow[link.ring().position(link.ring().consumed())];
         Reply reply(*slot);
-        if (!is_sound(link, reply, task)) {
-            link.corrupt = true;  // P3: the supervisor sorts its tasks when it is dead
-            signal_worker(link, SIGKILL);
+        if (!RingParent::is_done(*slot) || !is_sound(link, reply, task)) {
+            condemn(link);
             return any;
         }
         take_reply(link, reply, task, garbage);
@@ -358,9 +358,19 @@ bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
     return any;
 }
 
+// P3. Its death sorts its tasks (I4): until then it may run them.
+void PoolCore::condemn(WorkerLink& link) {
+    link.corrupt = true;
+    signal_worker(link, SIGKILL);
+}
+
 // What the worker wrote makes sense. No task: one that was evicted, or the request to stop.
 bool PoolCore::is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task) {
     if (task && reply.serial != task->serial_) return false;
+    if (reply.sum != SlotSum::of_reply({reply.serial, reply.raw_kind, reply.block, reply.size,
+                                        reply.begun_ns, reply.duration_ns},
+                                       reply.inline_bytes))
+        return false;
     if (reply.kind == ReplyKind::stopped) return !task;
     if (reply.kind != ReplyKind::value && reply.kind != ReplyKind::error) return false;
     if (reply.block == 0) return reply.size <= PoolTask::kInline;
@@ -466,6 +476,8 @@ void PoolCore::free_result(WorkerMemory& memory, BlockId block) noexcept {
     if (!owned_here()) return;
     Lock lock(mutex_);
     memory.take_back(block);
+    // The queue to the worker is full: the rest follows when the worker has taken some.
+    if (memory.owes() && !std::exchange(watching_, true)) kick_supervisor();
 }
 
 }  // namespace sidestep::detail

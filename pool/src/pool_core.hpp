@@ -64,6 +64,9 @@ class WorkerMemory {
     // One more block of results is in use. False: there is no memory to note it when it comes back.
     bool lend() noexcept;
     void take_back(BlockId block) noexcept;
+    // Blocks wait to be given back, since the queue to the worker was full; now as many as it takes.
+    bool owes() const { return !to_give_back_.empty(); }
+    void give_back_queued() noexcept;
 
     Segment ring_segment;
     Segment results;
@@ -79,15 +82,18 @@ class WorkerMemory {
 struct Reply {
     explicit Reply(const TaskSlot& slot) : Reply(slot, slot.reply) {}
 
-    const ReplyKind kind;
+    const ReplyKind raw_kind, kind;
     const bool lacks_fds;
+    const std::uint32_t sum;
     const std::uint64_t serial, block, size, begun_ns, duration_ns;
     const std::byte* const inline_bytes;
 
   private:
     Reply(const TaskSlot& slot, ReplyKind what)
-        : kind(what == ReplyKind::lacks_fds ? ReplyKind::error : what),
+        : raw_kind(what),
+          kind(what == ReplyKind::lacks_fds ? ReplyKind::error : what),
           lacks_fds(what == ReplyKind::lacks_fds),
+          sum(slot.sum),
           serial(slot.serial),
           block(slot.block),
           size(slot.size),
@@ -109,6 +115,15 @@ struct Eviction {
     std::uint64_t key = 0;     // of the task, which runs still
 };
 
+// Since when the task at the front of a ring runs, or the item that it is at, by the parent's own
+// clock: between the last look that did not see it run, and the first one that did.
+struct FrontClock {
+    std::uint64_t index = 0;
+    std::uint64_t item = 0;
+    bool runs = false;
+    sys::Clock::time_point looked_at{}, not_before{}, seen_at{};
+};
+
 // One worker, as the parent knows it.
 struct WorkerLink {
     static constexpr std::uint64_t kNoFront = ~std::uint64_t(0);
@@ -127,6 +142,8 @@ struct WorkerLink {
     bool deaf = false;      // its socket takes nothing; until it completes a task, or the next look
     unsigned stuck = 0;     // looks in a row at which the same task was at its front
     std::uint64_t last_front = kNoFront;  // at the last look
+    bool doubtful = false;                // at the last look its words contradicted each other
+    FrontClock front_clock;
     bool unresponsive = false;  // a task was taken back from its front; until it completes one
     sys::Clock::time_point respawn_at{};
     std::optional<Eviction> eviction;
@@ -263,6 +280,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     bool drain(Garbage& garbage);
     bool drain(WorkerLink& link, Garbage& garbage);
     static bool is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task);
+    void condemn(WorkerLink& link);
     void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
     void accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
     void note_duration(std::uint64_t ns);
@@ -302,7 +320,9 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     bool forget_waiting(PoolTask& task);
     void watch_policy(const PoolTask& task);
     bool front_runs(WorkerLink& link);
-    static std::uint64_t front_begun(WorkerLink& link);
+    static std::uint64_t front_item(WorkerLink& link, const PoolTask& task);
+    sys::Clock::time_point front_begun(WorkerLink& link, std::uint64_t item,
+                                       sys::Clock::time_point now);
     void evict(WorkerLink& link, FailureKind kind, std::exception_ptr error, Garbage& garbage);
     void finish_eviction(WorkerLink& link, Garbage& garbage);
     void fail_at_end(PoolTask* task, Garbage& garbage);
@@ -312,7 +332,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     void enforce_memory_limits();  // without the mutex
     void enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std::size_t used,
                               Garbage& garbage);
-    void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun, Garbage& garbage);
+    void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t item, Garbage& garbage);
     static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
 
     // Statistics and traces (pool_insight.cpp). With the mutex held unless said otherwise.
@@ -386,6 +406,8 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     void tick();
     sys::Clock::time_point next_look() const;
     void note_front(WorkerLink& link);
+    static bool contradicts_itself(WorkerLink& link);
+    void give_back_arguments(Lock& lock);
     void kill_overdue(Garbage& garbage);
     void break_pool(std::exception_ptr reason, Garbage& garbage) noexcept;
     void fail_everything(const std::function<void(PoolTask*)>& fail_it);
@@ -458,12 +480,14 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     std::uint32_t hot_ = 0;  // the link that was used last
     bool leader_ = false;
     unsigned followers_ = 0;
-    bool ticking_ = false;   // the supervisor looks for stuck tasks every kTick,
-    bool watching_ = false;  //   or every kHeartbeat
+    bool ticking_ = false;     // the supervisor looks for stuck tasks every kTick,
+    bool watching_ = false;    //   or every kHeartbeat,
+    unsigned idle_looks_ = 0;  //   until so many have seen nothing to do
     sys::Clock::time_point last_look_{};
     std::uint64_t completed_at_look_ = 0;
-    sys::Clock::time_point let_go_at_{};  // when lasting descriptors are next looked at
-    sys::Clock::time_point trim_at_{};    // when captured output is next looked at
+    sys::Clock::time_point let_go_at_{};      // when lasting descriptors are next looked at
+    sys::Clock::time_point trim_at_{};        // when captured output is next looked at,
+    std::chrono::nanoseconds trim_pause_{0};  //   so long after the look before
     bool joining_ = false;
     unsigned maps_ = 0;           // that are collected
     unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between

@@ -11,7 +11,8 @@ namespace sidestep::detail {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr auto kTrimLook = 20ms;
+constexpr std::chrono::nanoseconds kTrimLook = 20ms;
+constexpr std::chrono::nanoseconds kLongestTrimLook = 250ms;  // while nothing is written
 
 bool is_empty(const TaskOutput& output) {
     return output.out.empty() && output.err.empty() && output.out_dropped == 0 &&
@@ -63,12 +64,16 @@ void PoolCore::keep_output(const WorkerLink& link, PoolTask& task) noexcept {
 }
 
 // A task that prints without end takes no more memory than its limit, and what it prints between
-// two looks.
+// two looks; so does what a task has left running, also while the pool has nothing to do.
 void PoolCore::trim_outputs(sys::Clock::time_point now) {
     if (!captures_output() || now < trim_at_) return;
-    trim_at_ = now + kTrimLook;
+    bool grows = false;
     for (WorkerLink& link : links_)
-        if (link.output) link.output->trim();
+        if (link.output) grows = link.output->trim() || grows;
+    trim_pause_ = grows || outstanding_ > 0
+                      ? kTrimLook
+                      : std::min(2 * std::max(trim_pause_, kTrimLook / 2), kLongestTrimLook);
+    trim_at_ = now + trim_pause_;
 }
 
 }  // namespace sidestep::detail

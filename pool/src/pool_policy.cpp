@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <new>
 
+#include <sidestep/chunk.hpp>
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
 
@@ -264,20 +265,44 @@ void PoolCore::enforce(Garbage& garbage) {
     }
 }
 
-// When the task at the front was begun, or the item that it is at (steady clock); 0: it was not.
-// The worker's word: a hint, but for a task that runs it is that task's, since it was written
-// before the task was claimed.
-std::uint64_t PoolCore::front_begun(WorkerLink& link) {
-    TaskSlot& slot = link.ring().slot(link.ring().consumed());
-    if (slot.timed)
-        if (std::uint64_t item = slot.started_ns.load(std::memory_order_relaxed)) return item;
-    std::uint64_t since = link.memory->words().since.load(std::memory_order_relaxed);
-    return since & WorkerWords::kIdle ? 0 : since >> 1;
+// The item of a chunk that the worker is at, from 0; 0 if it is no chunk.
+std::uint64_t PoolCore::front_item(WorkerLink& link, const PoolTask& task) {
+    if (!task.is_chunk()) return 0;
+    // SYNC(partial): acquire, so that the start that is read next is that item's, or a later one's.
+    return ChunkProgress::items(
+        link.ring().slot(link.ring().consumed()).progress.load(std::memory_order_acquire));
+}
+
+// When the task at the front was begun, or that item of it. The worker says so, to the nanosecond;
+// but whoever scribbles there must not stop the clock, or turn it back (I7): what does not lie
+// between two looks of ours is not believed, and then it runs since the second one. On each look at
+// a front, running or not.
+sys::Clock::time_point PoolCore::front_begun(WorkerLink& link, std::uint64_t item,
+                                             sys::Clock::time_point now) {
+    FrontClock& clock = link.front_clock;
+    RingParent& ring = link.ring();
+    bool runs = front_runs(link);
+    if (clock.index != ring.consumed() || clock.item != item || clock.runs != runs) {
+        clock.index = ring.consumed();
+        clock.item = item;
+        clock.runs = runs;
+        clock.not_before = clock.looked_at;
+        clock.seen_at = now;
+    }
+    clock.looked_at = now;
+    // Relaxed: hints.
+    std::uint64_t word = ring.slot(ring.consumed()).started_ns.load(std::memory_order_relaxed);
+    const PoolTask* task = link.shadow[ring.position(ring.consumed())];
+    if (word == 0 || !task || !task->is_chunk())
+        word = link.memory->words().since.load(std::memory_order_relaxed) >> 1;
+    sys::Clock::time_point said{std::chrono::nanoseconds(static_cast<std::int64_t>(word))};
+    return said >= clock.not_before && said <= clock.seen_at ? said : clock.seen_at;
 }
 
 // A task that has not begun cannot be late before its whole timeout has passed from now on.
 void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage) {
     RingParent& ring = link.ring();
+    if (link.corrupt) return;
     for (std::uint64_t i = ring.consumed(); i < ring.published(); ++i) {
         PoolTask* task = link.shadow[ring.position(i)];
         if (!task || !task->options_) continue;
@@ -285,11 +310,11 @@ void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& ga
         bool limited = task->options_->memory_limit > 0 && task->options_->memory_limit != kNoLimit;
         if (timeout.count() > 0 && timeout != kNoTimeout) {
             auto left = timeout;
-            std::uint64_t begun = i == ring.consumed() ? front_begun(link) : 0;
-            if (begun > 0 && front_runs(link)) {
-                auto ran = now.time_since_epoch() - std::chrono::nanoseconds(begun);
-                left = timeout - std::max(ran, std::chrono::nanoseconds(0));
-                if (left.count() <= 0) return time_out(link, *task, begun, garbage);
+            if (i == ring.consumed()) {
+                std::uint64_t item = front_item(link, *task);
+                auto begun = front_begun(link, item, now);
+                if (link.front_clock.runs) left = timeout - (now - begun);
+                if (left.count() <= 0) return time_out(link, *task, item, garbage);
             }
             policies_in_flight_ = true;
             policy_look_ = std::min(policy_look_, left);
@@ -338,16 +363,16 @@ void PoolCore::enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std:
     wake_waiters();
 }
 
-// begun: when the one that is late was begun. If the worker has gone on to the next item meanwhile,
-// that is not late.
-void PoolCore::time_out(WorkerLink& link, const PoolTask& task, std::uint64_t begun,
+// item: the one that is late. If the worker has gone on to the next one meanwhile, that is not.
+void PoolCore::time_out(WorkerLink& link, const PoolTask& task, std::uint64_t item,
                         Garbage& garbage) {
     auto error = made_or(spare_errors().timed_out, [&] {
         TaskError::Details details = describe(link, task);
         details.limit = static_cast<std::uint64_t>(task.options_->timeout.count());
         return std::make_exception_ptr(TaskTimeout(std::move(details)));
     });
-    if (front_begun(link) == begun) return evict(link, FailureKind::timeout, error, garbage);
+    if (front_runs(link) && front_item(link, task) == item)
+        return evict(link, FailureKind::timeout, error, garbage);
     policies_in_flight_ = true;
     policy_look_ = std::chrono::nanoseconds(0);  // look again at once
 }

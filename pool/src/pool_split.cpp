@@ -1,10 +1,10 @@
 // What befalls one item of a chunk costs that item alone: what the worker had finished is kept, the
 // rest becomes a task of its own.
-#include <atomic>
 #include <new>
 
 #include <sidestep/chunk.hpp>
 
+#include "partial_result.hpp"
 #include "pool_core.hpp"
 #include "spare_errors.hpp"
 
@@ -38,29 +38,32 @@ void PoolCore::add_part(const PoolTaskRef& task) {
 // sense, or there is no memory for the copy.
 std::optional<PoolCore::Partial> PoolCore::copy_partial(WorkerLink& link, std::uint64_t most) {
     static constexpr int kLooks = 8;  // it may still be running, and move them meanwhile
-    TaskSlot& slot = link.ring().slot(link.ring().consumed());
+    const TaskSlot& slot = link.ring().slot(link.ring().consumed());
     const Segment& results = link.memory->results;
-    for (int look = 0; look < kLooks; ++look) {
-        // SYNC(progress): acquire, pairs with Chunk::run and ResultBuffer::grow.
-        std::uint64_t progress = slot.progress.load(std::memory_order_acquire);
-        BlockId block = slot.partial_block.load(std::memory_order_acquire);
-        std::uint64_t items = ChunkProgress::items(progress), size = ChunkProgress::bytes(progress);
-        std::uint64_t bits = (most + 7) / 8;
+    std::uint64_t bits = (most + 7) / 8;
+    for (int i = 0; i < kLooks; ++i) {
+        PartialLook look(slot);
+        std::uint64_t items = ChunkProgress::items(look.progress),
+                      size = ChunkProgress::bytes(look.progress);
         if (items == 0) return Partial{0, std::vector<std::byte>(bits)};
-        if (items > most || size < bits) return {};
-        if (block == 0 ? size > PoolTask::kInline
-                       : !Arena::is_valid(block, results.size()) || size > Arena::capacity(block))
-            return {};
-        const std::byte* data = block ? results.data() + Arena::offset(block) : slot.inline_bytes;
+        bool is_possible = items <= most && size >= bits &&
+                           (look.block == 0 ? size <= PoolTask::kInline
+                                            : Arena::is_valid(look.block, results.size()) &&
+                                                  size <= Arena::capacity(look.block));
+        if (!is_possible) {
+            if (look.still_holds()) return {};
+            continue;  // these two do not belong together
+        }
+        const std::byte* data =
+            look.block ? results.data() + Arena::offset(look.block) : slot.inline_bytes;
         Partial partial{static_cast<std::uint32_t>(items), {}};
         try {
-            partial.bytes.assign(data, data + size);
+            partial.bytes.resize(size);
         } catch (const std::bad_alloc&) {
             return {};
         }
-        // The copy is of one place, if that has not changed meanwhile (a seqlock's reader).
-        std::atomic_thread_fence(std::memory_order_acquire);
-        if (slot.partial_block.load(std::memory_order_relaxed) == block) return partial;
+        copy_racing(partial.bytes.data(), data, size);
+        if (look.still_holds()) return partial;
     }
     return {};
 }

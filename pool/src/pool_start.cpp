@@ -225,8 +225,11 @@ void PoolCore::adopt(WorkerLink& link, Started started) {
     link.deaf = false;
     link.stuck = 0;
     link.last_front = WorkerLink::kNoFront;
+    link.doubtful = false;
     link.started_at = sys::Clock::now();
     link.memory_at_start = link.private_memory = 0;
+    link.front_clock = {};
+    link.front_clock.looked_at = link.started_at;
     shortage_since_.reset();
     nobody_since_.reset();
     trace_worker(link, TraceEvent::Kind::worker_started);
@@ -296,13 +299,11 @@ void PoolCore::handle_control(std::uint32_t index) {
     handle_ready(link, ready);
 }
 
-// P3. Its death sorts its tasks.
 void PoolCore::distrust(WorkerLink& link) {
     Garbage garbage;
     Lock lock(mutex_);
     if (drain(link, garbage)) wake_waiters();  // what it has finished counts
-    link.corrupt = true;
-    signal_worker(link, SIGKILL);
+    condemn(link);
 }
 
 bool PoolCore::lives_on(const WorkerLink& link) const {

@@ -111,13 +111,19 @@ void PoolCore::give_up(WorkerLink& link, Garbage& garbage) {
 
 void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage) {
     RingParent& ring = link.ring();
+    // It found out itself, or left words that contradict each other.
+    const WorkerWords& words = link.memory->words();
+    bool found_out = words.damaged.load(std::memory_order_relaxed) != 0;
+    if (found_out || contradicts_itself(link)) link.corrupt = true;
+    // Two words have to agree that the front was not begun: a stray write into one of them must not
+    // have a task run twice. (One whose arguments were overwritten is taken, and not begun.)
+    bool front_waits = words.begun.load(std::memory_order_relaxed) <= ring.consumed() &&
+                       (ring.front_state() == SlotState::ready || found_out);
     for (std::uint64_t i = ring.published(); i-- > ring.consumed();) {
         PoolTask* task = std::exchange(link.shadow[ring.position(i)], nullptr);
         if (!task) continue;  // the request to stop
-        SlotState state = ring.slot(i).state.load(std::memory_order_acquire);
-        // R3: only the front can have been running, whatever the worker wrote elsewhere; and a
-        // front that a corrupt ring calls ready is not believed.
-        bool not_begun = i != ring.consumed() || (state == SlotState::ready && !link.corrupt);
+        // R3: only the front can have been running, whatever the worker wrote elsewhere.
+        bool not_begun = i != ring.consumed() || front_waits;
         if (ending())
             fail_at_end(task, garbage);
         else if (not_begun)
@@ -158,7 +164,8 @@ TaskError::Details PoolCore::describe(const WorkerLink& link, const PoolTask& ta
         RingParent& ring = link.memory->ring;
         std::uint64_t done = ChunkProgress::items(
             ring.slot(ring.consumed()).progress.load(std::memory_order_relaxed));
-        details.item = task.first_item_ + task.items_begin_ + done;
+        std::uint64_t last = task.items_end_ - task.items_begin_ - 1;
+        details.item = task.first_item_ + task.items_begin_ + std::min(done, last);
     }
     return details;
 }
@@ -188,6 +195,7 @@ void PoolCore::retire(WorkerLink& link) {
     link.tally.add(link.memory->words(), sys::Clock::now());
     link.memory->alive = false;
     link.memory = nullptr;
+    if (link.output) link.output->end();
     link.output = nullptr;
     // By name: closing is not enough while a forked process has the descriptors too.
     (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, link.process.pidfd.get(), nullptr);
@@ -301,8 +309,9 @@ void PoolCore::ask_to_stop(WorkerLink& link) {
     kick_supervisor();  // it may sleep for longer
     RingParent& ring = link.ring();
     TaskSlot& slot = ring.next();
-    slot.module = 0;
+    slot.module = slot.serial = slot.block = slot.size = 0;
     slot.offset = kStopOffset;
+    slot.sum = SlotSum::of_task(slot, slot.inline_bytes);
     link.shadow[ring.position(ring.published())] = nullptr;
     ring.publish();
     ring.wake();

@@ -31,6 +31,7 @@ constexpr auto kLetGo = 1s;            // and while workers keep shared objects
 constexpr unsigned kLooksToEvict = 5;  // then tasks leave a stuck ring although nobody is idle
 constexpr auto kOrphans = 10ms;        // how often those that were killed are looked for
 constexpr auto kOrphansEnd = 1s;       // and for how long at the end
+constexpr unsigned kIdleLooks = 4;     // then memory that nobody uses goes back to the system
 constexpr auto kTerminateGrace = 1s;   // from SIGTERM to SIGKILL
 
 }  // namespace
@@ -116,7 +117,8 @@ int PoolCore::next_timeout() {
     auto consider = [&](sys::Clock::time_point at) { due = due ? std::min(*due, at) : at; };
     if (ticking_ || watching_) consider(next_look());
     if (policy_due_) consider(*policy_due_);
-    if (captures_output() && outstanding_ > 0) consider(trim_at_);
+    // Also while nothing is done: what a task left running writes into the same files.
+    if (captures_output() && !all_gone()) consider(trim_at_);
     if (!orphans_.empty()) consider(sys::Clock::now() + kOrphans);
     if (idle_since_ && !asleep_) consider(later(*idle_since_, options_.idle_timeout));
     for (WorkerLink& link : links_) {
@@ -163,6 +165,7 @@ void PoolCore::tick() {
     for (WorkerLink& link : links_) {
         note_front(link);
         link.deaf = false;
+        if (link.memory) link.memory->give_back_queued();
     }
     rebalance();
     // Nobody is idle, but somebody will be before the stuck ones: it is the turn of what waits
@@ -173,11 +176,28 @@ void PoolCore::tick() {
     refill();
     retire_old(now);
     ticking_ = std::any_of(links_.begin(), links_.end(), [](WorkerLink& l) {
-        return l.alive && (l.deaf || l.ring().in_flight() >= 2);
+        return l.alive && (l.deaf || l.doubtful || l.ring().in_flight() >= 2);
     });
-    watching_ = outstanding_ > 0 || completed_ != completed_at_look_;
+    bool busy = outstanding_ > 0 || completed_ != completed_at_look_;
     completed_at_look_ = completed_;
-    if (watching_) idle_since_.reset();
+    idle_looks_ = busy ? 0 : idle_looks_ + 1;
+    // Workers take a queue full of blocks at a time, when they need one or have nothing to do.
+    watching_ = idle_looks_ < kIdleLooks || std::any_of(links_.begin(), links_.end(), [](auto& l) {
+                    return l.memory && l.memory->owes();
+                });
+    if (busy) idle_since_.reset();
+    if (!watching_) give_back_arguments(lock);
+}
+
+// Without the mutex while pages are freed, which takes long.
+void PoolCore::give_back_arguments(Lock& lock) {
+    Arena::Free free = args_.take_free();
+    if (free.has_pages()) {
+        lock.unlock();
+        free.discard(args_segment_);
+        lock.lock();
+    }
+    args_.put_back(std::move(free));
 }
 
 // Workers keep shared objects that come with tasks for the next ones, until we have them no more.
@@ -195,6 +215,25 @@ void PoolCore::note_front(WorkerLink& link) {
     bool same = busy && front == link.last_front;  // it may be starting still, or stopped in that
     link.stuck = same ? link.stuck + 1 : 0;
     link.last_front = front;
+    // Twice, since it writes one of them after the other.
+    bool doubtful = !link.corrupt && contradicts_itself(link);
+    if (doubtful && ((link.doubtful && same) || !link.ring().is_sound())) condemn(link);
+    link.doubtful = doubtful;
+}
+
+// What the worker's words say of the task at its front cannot be: a task has written over them.
+bool PoolCore::contradicts_itself(WorkerLink& link) {
+    RingParent& ring = link.ring();
+    if (!ring.is_sound()) return true;
+    if (ring.in_flight() == 0) return false;
+    switch (ring.front_state()) {
+        case SlotState::ready:  // but begun. Relaxed: at the second look it counts, or after death
+            return link.memory->words().begun.load(std::memory_order_relaxed) > ring.consumed();
+        case SlotState::taken:  // but it sleeps
+            return link.alive && ring.sleeping();
+        default:
+            return false;  // drain() judges it
+    }
 }
 
 // --- the end -----------------------------------------------------------------------------------

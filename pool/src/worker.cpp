@@ -15,14 +15,15 @@
 #include <sidestep/call_times.hpp>
 #include <sidestep/chunk.hpp>
 #include <sidestep/forced_unwind.hpp>
+#include <sidestep/printed_output.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
 
-#include "arena.hpp"
 #include "boot.hpp"
 #include "error.hpp"
 #include "inner_threads.hpp"
+#include "result_buffer.hpp"
 #include "spin.hpp"
 #include "task_fds.hpp"
 #include "worker_heap.hpp"
@@ -59,71 +60,10 @@ constexpr std::uint64_t kAnnounceWakeUps = 4;     // so many wake-ups' worth of 
 constexpr std::uint64_t kAnnounceOfMany = 16;     // while much more waits
 constexpr std::uint64_t kTidyNs = 1'000'000'000;  // how often a busy worker lets go of objects
 
-using detail::OutputBuffer;
 using detail::steady_now_ns;
 
 // A result that does not fit arrives as the std::bad_alloc that it is.
 [[maybe_unused]] const bool registered = register_exception<OutOfSharedMemory>();
-
-// The worker's blocks of shared memory for large results, given back by the parent.
-class ResultArena {
-  public:
-    ResultArena(const Segment& segment, RingWorker& ring) : arena_(segment), ring_(&ring) {}
-
-    BlockId allocate(std::size_t size) {
-        take_back();
-        return arena_.allocate(size);
-    }
-    // What the parent has finished with. Of very large blocks the pages go back to the system.
-    void take_back() {
-        while (BlockId block = ring_->take_freed()) arena_.free(block);
-    }
-    void free(BlockId block) { arena_.free(block); }
-    std::byte* data(BlockId block) const { return arena_.data(block); }
-
-  private:
-    Arena arena_;
-    RingWorker* ring_;
-};
-
-// Writes a result into the slot, and into the arena when it grows.
-class ResultBuffer final : public OutputBuffer {
-  public:
-    ResultBuffer(TaskSlot& slot, ResultArena& arena) : slot_(&slot), arena_(&arena) {
-        set_window(slot_->inline_bytes, 0, TaskSlot::kInline);
-    }
-    ~ResultBuffer() override {
-        if (block_) arena_->free(block_);  // abandoned by an exception
-    }
-
-    void restart() {
-        slot_->progress.store(0, std::memory_order_release);  // nothing of it is kept
-        slot_->partial_block.store(0, std::memory_order_release);
-        if (block_) arena_->free(block_);
-        block_ = 0;
-        set_window(slot_->inline_bytes, 0, TaskSlot::kInline);
-    }
-    void publish_into_slot() {
-        slot_->size = size();
-        slot_->block = std::exchange(block_, 0);  // the parent's now
-    }
-
-  private:
-    void grow(std::size_t more) override {
-        std::size_t used = size();
-        BlockId larger = arena_->allocate(std::max(used + more, 2 * capacity()));
-        std::memcpy(arena_->data(larger), begin(), used);
-        // SYNC(progress): what was finished is there before the parent looks for it there.
-        slot_->partial_block.store(larger, std::memory_order_release);
-        if (block_) arena_->free(block_);
-        block_ = larger;
-        set_window(arena_->data(block_), used, Arena::capacity(block_));
-    }
-
-    TaskSlot* slot_;
-    ResultArena* arena_;
-    BlockId block_ = 0;
-};
 
 class Worker {
   public:
@@ -136,8 +76,9 @@ class Worker {
           task_fds_(std::move(control)),
           control_(control_segment_.at<ControlPage>()),
           ring_(ring_segment_.at<RingHeader>(), setup.ring_capacity),
-          results_(result_segment_, ring_),
-          meter_(*reinterpret_cast<WorkerWords*>(ring_segment_.data() + kWorkerWordsAt)),
+          words_(reinterpret_cast<WorkerWords*>(ring_segment_.data() + kWorkerWordsAt)),
+          results_(result_segment_, ring_, *words_),
+          meter_(*words_),
           wake_ns_(setup.wake_ns),
           spin_(setup.spin),
           initializer_(setup.initializer),
@@ -178,6 +119,7 @@ class Worker {
             std::memcpy(results_.data(ready.error_block), text.begin(), text.size());
         }
         if (initializer_.fds) task_fds_.close();
+        (void)detail::flush_printed();
         meter_.initialized(steady_now_ns() - begin);
         return ready;
     }
@@ -198,13 +140,20 @@ class Worker {
                 begin = now;
                 continue;
             }
+            if (slot->sum != SlotSum::of_task(*slot, slot->inline_bytes)) end_damaged(*words_);
+            meter_.begin_task();
             if (slot->module == 0 && slot->offset == kStopOffset) {
-                slot->reply = ReplyKind::stopped;
                 meter_.leave();
-                ring_.complete(*slot);
+                slot->block = slot->size = 0;
+                reply(*slot, slot->serial, ReplyKind::stopped, begin, 0);
                 leave();
             }
-            context_->number = context_->item = slot->serial;
+            if (slot->items_end) {  // not in the sum: they change while the task runs
+                slot->started_ns.store(0, std::memory_order_relaxed);
+                PartialWriter(*slot).begin_anew();
+            }
+            const std::uint64_t serial = slot->serial;
+            context_->number = context_->item = serial;
             context_->attempt = slot->attempt;
             context_->items_begin = slot->items_begin;
             context_->items_end = slot->items_end;
@@ -212,18 +161,17 @@ class Worker {
             context_->started_ns = slot->timed ? &slot->started_ns : nullptr;
             detail::CallTimes parts;
             bool measured = meter_.wants_parts();
-            run(*slot, measured ? &parts : nullptr);
+            ReplyKind kind = run(*slot, measured ? &parts : nullptr);
             heap_used_ = true;
+            context_->prints_elsewhere = detail::flush_printed() || context_->prints_elsewhere;
             std::uint64_t end = steady_now_ns();
             std::uint64_t duration = end - begin;
             meter_.worked(begin, end);
-            if (measured && slot->reply == ReplyKind::value)
+            if (measured && kind == ReplyKind::value)
                 meter_.measured(parts.serialize_part(duration));
-            slot->begun_ns = begin;
-            slot->duration_ns = duration;
             if (output_) mark_output(*slot);
+            reply(*slot, serial, kind, begin, duration);
             begin = end;
-            ring_.complete(*slot);
             announce(duration);
             if (end >= tidy_at_) tidy(end);  // a value of the user's may end with its object
         }
@@ -274,25 +222,38 @@ class Worker {
         return {copy, slot.size};
     }
 
+    // Block and size of the result are in the slot.
+    void reply(TaskSlot& slot, std::uint64_t serial, ReplyKind kind, std::uint64_t begun_ns,
+               std::uint64_t duration_ns) {
+        slot.reply = kind;
+        slot.begun_ns = begun_ns;
+        slot.duration_ns = duration_ns;
+        slot.sum = SlotSum::of_reply({serial, kind, slot.block, slot.size, begun_ns, duration_ns},
+                                     slot.inline_bytes);
+        if (!ring_.complete(slot)) end_damaged(*words_);
+    }
+
     // no_sanitize: by the ABI, who catches a forced unwind is given a null reference.
-    __attribute__((no_sanitize("null"))) void run(TaskSlot& slot, detail::CallTimes* parts) {
+    __attribute__((no_sanitize("null"))) ReplyKind run(TaskSlot& slot, detail::CallTimes* parts) {
+        ReplyKind kind = ReplyKind::value;
+        const std::uint32_t fds = slot.fds;
         alignas(16) std::byte copy[TaskSlot::kInline];
         ResultBuffer buffer(slot, results_);
         try {
-            if (slot.fds) task_fds_.open(slot.serial, slot.fds);
+            if (fds) task_fds_.open(slot.serial, fds);
             InputArchive input(arguments(slot, copy), &task_fds_);
             const detail::TaskEntry& entry = entry_of(slot);
             OutputArchive output(buffer);
             output.set_times(parts);
             if (parts) parts->begin();
             entry.run(input, output);
-            slot.reply = ReplyKind::value;
         } catch (...) {
             detail::pass_on_forced_unwind();
-            save_error(slot, buffer);
+            kind = save_error(slot, buffer);
         }
-        if (slot.fds) task_fds_.close();
+        if (fds) task_fds_.close();
         buffer.publish_into_slot();
+        return kind;
     }
 
     void tidy(std::uint64_t now) {
@@ -305,7 +266,7 @@ class Worker {
         ring_segment_.at<OutputMark>(kOutputMarksAt)[position] = output_->mark();
     }
 
-    void save_error(TaskSlot& slot, ResultBuffer& buffer) {
+    ReplyKind save_error(const TaskSlot& slot, ResultBuffer& buffer) {
         buffer.restart();
         OutputArchive output(buffer);
         std::string where =
@@ -321,7 +282,7 @@ class Worker {
                 detail::save_current_exception(output, {});
             }
         }
-        slot.reply = task_fds_.lacked() ? ReplyKind::lacks_fds : ReplyKind::error;
+        return task_fds_.lacked() ? ReplyKind::lacks_fds : ReplyKind::error;
     }
 
     // How many tasks like this one it takes until a parent that is woken now has handed out more.
@@ -383,7 +344,7 @@ class Worker {
         control_->set_parked(index_, false);
         if (!ring_.has_work()) {  // nothing came for a whole second
             task_fds_.tidy();
-            results_.take_back();
+            results_.give_back_pages();
             if (std::exchange(heap_used_, false)) give_back_freed_memory();
         }
         // The lifeline kills us with our parent; this is for a parent whose lifeline a forked
@@ -396,6 +357,7 @@ class Worker {
     TaskFds task_fds_;
     ControlPage* control_;
     RingWorker ring_;
+    WorkerWords* words_;
     ResultArena results_;
     WorkerMeter meter_;
     std::uint64_t wake_ns_;

@@ -54,6 +54,10 @@ void WorkerMemory::take_back(BlockId block) noexcept {
     lent_ -= std::min<std::size_t>(lent_, 1);
     if (to_give_back_.empty() && ring.give_back(block)) return;
     if (to_give_back_.size() < to_give_back_.capacity()) to_give_back_.push_back(block);
+    give_back_queued();
+}
+
+void WorkerMemory::give_back_queued() noexcept {
     while (!to_give_back_.empty() && ring.give_back(to_give_back_.back())) to_give_back_.pop_back();
 }
 

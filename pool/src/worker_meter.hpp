@@ -20,9 +20,18 @@ struct WorkerWords {
     std::atomic<std::uint64_t> measured{0};   // of the tasks whose parts were measured: all of it
     std::atomic<std::uint64_t> serialize{0};  //   and the part of arguments and results
     // Since when it does what it does now (steady clock), doubled, plus kIdle if that is nothing.
-    // 0: neither. A task's begin is written before the task is claimed.
+    // 0: neither. A task's begin is written before the task is claimed; nothing orders the two for
+    // a reader in another process, so that one keeps within what its own clock says.
     std::atomic<std::uint64_t> since{0};
+    // How many tasks it has begun: a second word, beside the state of a slot, on whether the one at
+    // the front was.
+    std::atomic<std::uint64_t> begun{0};
+    std::atomic<std::uint64_t> damaged{0};  // not 0: it ended because of a stray write into these
 };
+
+// A task has written where it must not: what this worker shares with its parent is not what the two
+// of them wrote. Ends this process; a word tells the parent, which says so in the task's error.
+[[noreturn]] void end_damaged(WorkerWords& words) noexcept;
 
 // The worker's side.
 class WorkerMeter {
@@ -43,6 +52,7 @@ class WorkerMeter {
         add(words_->idle, to - from);
         set_since(to << 1);
     }
+    void begin_task() { words_->begun.store(++begun_, std::memory_order_relaxed); }
     // A task took from then to then.
     void worked(std::uint64_t from, std::uint64_t to) {
         last_ns_ = to - from;
@@ -67,6 +77,7 @@ class WorkerMeter {
     WorkerWords* words_;
     std::uint64_t last_ns_ = kTinyTaskNs;  // the first one is measured
     std::uint64_t tiny_ = 0;
+    std::uint64_t begun_ = 0;
 };
 
 // The parent's: sums over the processes of one worker.

@@ -247,3 +247,138 @@ TEST_CASE("freeing what was never allocated is a bug that ends the process", "[i
         CHECK(sys::wait_pidfd(pidfd.get(), true).signal() == SIGABRT);
     }
 }
+
+namespace {
+
+// Allocates so many bytes in blocks of one size, writes to each, and frees all.
+void burst(Arena& arena, std::size_t total, std::size_t size) {
+    std::vector<BlockId> blocks;
+    for (std::size_t bytes = 0; bytes + size <= total; bytes += size) {
+        blocks.push_back(arena.allocate(size));
+        std::memset(arena.data(blocks.back()), 1, size);
+    }
+    for (BlockId block : blocks) arena.free(block);
+}
+
+}  // namespace
+
+TEST_CASE("bursts of blocks that differ in size take at most 1.5 times the largest",
+          "[ipc][arena]") {
+    constexpr std::size_t kBurst = 24 * kMiB;
+    bool tiny = GENERATE(true, false);
+    std::size_t unit = tiny ? 3000 : 300 * 1024;
+    Segment segment = reserve(kBurst * 3 / 2);  // there is no more, either
+    Arena arena(segment);
+    for (int round = 0; round < 3; ++round)
+        for (std::size_t tenths : {10u, 13u, 20u, 33u, 7u, 47u})
+            burst(arena, kBurst, unit * tenths / 10);
+    CHECK(resident_bytes(segment) <= kBurst * 3 / 2);
+    CHECK(arena.bytes_in_use() == 0);
+}
+
+TEST_CASE("what lies between blocks in use is joined and used for other sizes", "[ipc][arena]") {
+    Segment segment = reserve(Arena::kGranule + 64 * 1024);
+    Arena arena(segment);
+    std::vector<BlockId> blocks;
+    for (int i = 0; i < 64; ++i) blocks.push_back(arena.allocate(1024));
+    for (std::size_t i = 0; i < 64; ++i)
+        if (i % 16 != 15) arena.free(blocks[i]);  // four pieces of fifteen
+    std::vector<BlockId> large;
+    for (int i = 0; i < 4; ++i) large.push_back(arena.allocate(14 * 1024));
+    CHECK_THROWS_WITH(arena.allocate(2048), Catch::Contains("in pieces between them"));
+    for (int i = 0; i < 4; ++i) (void)arena.allocate(1024);
+    for (std::size_t i = 15; i < 64; i += 16) arena.free(blocks[i]);
+    for (BlockId block : large) arena.free(block);
+    CHECK(arena.allocate(14 * 1024) != 0);
+}
+
+TEST_CASE("the pages of what is free go back to the system, of small blocks too", "[ipc][arena]") {
+    Segment segment = reserve(64 * kMiB);
+    Arena arena(segment);
+    burst(arena, 4 * kMiB, 512);
+    burst(arena, 8 * kMiB, 2 * kMiB);
+    BlockId kept = arena.allocate(5000);
+    std::memset(arena.data(kept), 7, 5000);
+    CHECK(resident_bytes(segment) >= 4 * kMiB);
+    arena.give_back_pages();
+    CHECK(resident_bytes(segment) <= 64 * 1024);
+    bool whole = true;
+    for (int i = 0; i < 5000; ++i) whole = whole && arena.data(kept)[i] == std::byte{7};
+    CHECK(whole);
+    burst(arena, 32 * kMiB, 3 * kMiB);
+    arena.free(kept);
+    arena.give_back_pages();
+    CHECK(resident_bytes(segment) <= 2 * 4096);                   // what begins or ends amid a page
+    CHECK(Arena::offset(arena.allocate(64)) == Arena::kGranule);  // as at first
+}
+
+TEST_CASE("while what is free is out of its arena, that goes on with the rest", "[ipc][arena]") {
+    Segment segment = reserve(Arena::kGranule + 8 * 1024);
+    Arena arena(segment);
+    std::vector<BlockId> blocks;
+    for (int i = 0; i < 6; ++i) blocks.push_back(arena.allocate(1024));
+    for (int i = 0; i < 4; ++i) arena.free(blocks[static_cast<std::size_t>(i)]);
+    Arena::Free free = arena.take_free();
+    CHECK(free.has_pages());
+    BlockId seventh = arena.allocate(1024), eighth = arena.allocate(1024);
+    CHECK_THROWS_AS(arena.allocate(1024), std::bad_alloc);
+    arena.free(blocks[5]);
+    free.discard(segment);
+    CHECK_FALSE(free.has_pages());
+    arena.put_back(std::move(free));
+    CHECK(arena.allocate(1024) == blocks[5]);
+    CHECK(arena.allocate(4096) != 0);
+    CHECK(arena.is_in_use(seventh));
+    CHECK(arena.is_in_use(eighth));
+}
+
+TEST_CASE("blocks of any sizes never overlap, whatever was joined, cut and given back",
+          "[ipc][arena]") {
+    Segment segment = reserve(48 * kMiB);
+    Arena arena(segment, 4 * kMiB);
+    std::mt19937_64 random(13);
+    std::vector<std::pair<BlockId, std::byte>> blocks;
+    auto holds = [&](std::size_t i) {
+        const auto& [block, value] = blocks[i];
+        const std::byte* data = arena.data(block);
+        return data[0] == value && data[Arena::capacity(block) - 1] == value;
+    };
+    bool all_hold = true;
+    std::size_t used_up = 0;
+    for (int i = 0; i < 60'000; ++i) {
+        if (random() % 5000 == 0) arena.give_back_pages();
+        if (!blocks.empty() && (random() % 9 < 4 || i % 10'000 > 9'500)) {
+            std::swap(blocks[random() % blocks.size()], blocks.back());
+            all_hold = all_hold && holds(blocks.size() - 1);
+            arena.free(blocks.back().first);
+            blocks.pop_back();
+            continue;
+        }
+        try {
+            BlockId block = arena.allocate(random() % (std::size_t(1) << (8 + random() % 14)));
+            auto value = std::byte(1 + random() % 255);
+            arena.data(block)[0] = arena.data(block)[Arena::capacity(block) - 1] = value;
+            blocks.emplace_back(block, value);
+        } catch (const std::bad_alloc&) {
+            ++used_up;
+        }
+    }
+    CHECK(used_up > 0);  // it got to the limit
+    for (std::size_t i = 0; i < blocks.size(); ++i) all_hold = all_hold && holds(i);
+    CHECK(all_hold);
+    for (const auto& [block, value] : blocks) arena.free(block);
+    CHECK(arena.bytes_in_use() == 0);
+    CHECK(arena.allocate(40 * kMiB) != 0);  // it is all one piece again
+}
+
+TEST_CASE("only what was handed out is in use", "[ipc][arena]") {
+    Segment segment = reserve(kMiB);
+    Arena arena(segment);
+    BlockId block = arena.allocate(1024);
+    CHECK(arena.is_in_use(block));
+    for (BlockId other : {BlockId(0), block + 1, block + Arena::kGranule, block | 255, ~BlockId(0),
+                          BlockId(1) << 40 | block})
+        CHECK_FALSE(arena.is_in_use(other));
+    arena.free(block);
+    CHECK_FALSE(arena.is_in_use(block));
+}

@@ -19,6 +19,7 @@ using sidestep::RingHeader;
 using sidestep::RingParent;
 using sidestep::RingWorker;
 using sidestep::SlotState;
+using sidestep::SlotSum;
 using sidestep::TaskSlot;
 
 namespace {
@@ -94,7 +95,7 @@ TEST_CASE("a task goes in, its result comes back in the same slot", "[ipc][task_
     CHECK(content_is_whole(*slot, 31));
     CHECK(ring.parent.front_done() == nullptr);
     reply(*slot);
-    ring.worker.complete(*slot);
+    CHECK(ring.worker.complete(*slot));
     CHECK_FALSE(ring.worker.all_consumed());
     REQUIRE(ring.parent.front_done() == slot);
     CHECK(content_is_whole(*slot, 37));
@@ -114,7 +115,7 @@ TEST_CASE("a ring holds its capacity, lap after lap", "[ipc][task_ring]") {
             CHECK(ring.parent.in_flight() == capacity);
             CHECK(ring.parent.position(ring.parent.published()) ==
                   ring.parent.position(ring.parent.consumed()));
-            while (TaskSlot* slot = ring.worker.claim()) ring.worker.complete(*slot);
+            while (TaskSlot* slot = ring.worker.claim()) CHECK(ring.worker.complete(*slot));
             while (TaskSlot* slot = ring.parent.front_done()) {
                 CHECK(slot->serial == ++done);
                 ring.parent.release_front();
@@ -134,7 +135,7 @@ TEST_CASE("what has not started can be taken back, from the end", "[ipc][task_ri
     CHECK(ring.parent.take_back_last());
     CHECK_FALSE(ring.parent.take_back_last());  // it is taken
     CHECK(ring.parent.in_flight() == 1);
-    ring.worker.complete(*first);
+    CHECK(ring.worker.complete(*first));
     CHECK_FALSE(ring.parent.take_back_last());  // it is done
     CHECK(ring.worker.claim() == nullptr);
     publish(ring.parent, 4);  // the slot of 2, anew
@@ -159,6 +160,98 @@ TEST_CASE("result blocks go back first in, first out, as many as there is room f
     }
     while (std::uint64_t block = ring.worker.take_freed()) CHECK(block == ++taken);
     CHECK(taken == given);
+}
+
+TEST_CASE("a slot whose state somebody changed while it ran is not completed", "[ipc][task_ring]") {
+    for (auto value : {SlotState::empty, SlotState::ready, SlotState::done, SlotState(7)}) {
+        Ring ring(2);
+        publish(ring.parent, 1);
+        TaskSlot* slot = ring.worker.claim();
+        REQUIRE(slot);
+        slot->state = value;
+        CHECK_FALSE(ring.worker.complete(*slot));
+        CHECK(ring.parent.front_state() == value);
+    }
+}
+
+TEST_CASE("cursors of the queue of blocks that nobody can have written are told",
+          "[ipc][task_ring]") {
+    Ring ring(2);
+    for (std::uint64_t i = 1; i <= 5; ++i) CHECK(ring.parent.give_back(i));
+    CHECK(ring.worker.take_freed() == 1);
+    ring.header()->freed = 4;  // ours are private (R4): only what the worker is shown has changed
+    CHECK(ring.parent.give_back(6));
+    CHECK(ring.header()->freed == 6);
+    CHECK(ring.parent.is_sound());
+    ring.header()->reused = 7;  // more than were ever there
+    CHECK_FALSE(ring.parent.give_back(7));
+    CHECK_FALSE(ring.parent.is_sound());
+    for (std::uint64_t bad : {std::uint64_t(0), RingHeader::kFreeEntries + std::uint64_t(2)}) {
+        ring.header()->freed = bad;
+        CHECK(ring.worker.take_freed() == RingWorker::kNonsense);
+    }
+    ring.header()->freed = 6;
+    ring.header()->free_blocks[1] = 0;  // no block
+    CHECK(ring.worker.take_freed() == RingWorker::kNonsense);
+}
+
+namespace {
+
+// Each word that the sum of a task, or of a reply, is made of.
+template <class Check>
+void for_each_bit_flipped(TaskSlot& slot, std::size_t content, Check check) {
+    auto flip = [&](void* at, std::size_t size) {
+        auto* bytes = static_cast<unsigned char*>(at);
+        for (std::size_t bit = 0; bit < 8 * size; ++bit) {
+            bytes[bit / 8] ^= static_cast<unsigned char>(1u << bit % 8);
+            check();
+            bytes[bit / 8] ^= static_cast<unsigned char>(1u << bit % 8);
+        }
+    };
+    for (auto* word : {&slot.serial, &slot.module, &slot.offset, &slot.signature}) flip(word, 8);
+    for (auto* word : {&slot.fds, &slot.items_begin, &slot.items_end}) flip(word, 4);
+    flip(&slot.attempt, sizeof slot.attempt);
+    flip(&slot.timed, sizeof slot.timed);
+    flip(slot.inline_bytes, content);
+}
+
+}  // namespace
+
+TEST_CASE("each bit of a task counts in its sum", "[ipc][task_ring][sum]") {
+    TaskSlot slot;
+    std::mt19937 random(3);
+    for (auto& b : slot.inline_bytes) b = std::byte(random());
+    slot.serial = random(), slot.module = random(), slot.offset = random();
+    bool all_seen = true;
+    for (std::size_t size = 0; size <= TaskSlot::kInline; ++size) {
+        slot.size = size;
+        std::uint32_t sum = SlotSum::of_task(slot, slot.inline_bytes);
+        for_each_bit_flipped(slot, size, [&] {
+            all_seen = all_seen && sum != SlotSum::of_task(slot, slot.inline_bytes);
+        });
+        slot.size = size + 1;
+        all_seen = all_seen && sum != SlotSum::of_task(slot, slot.inline_bytes);
+    }
+    CHECK(all_seen);
+    slot.size = ~std::uint64_t(0);  // nonsense is not followed
+    CHECK(SlotSum::of_task(slot, slot.inline_bytes) != 0);
+}
+
+TEST_CASE("each word of a reply counts in its sum", "[ipc][task_ring][sum]") {
+    TaskSlot slot;
+    slot.inline_bytes[0] = std::byte{5};
+    const SlotSum::Reply reply{7, ReplyKind::value, 0, 4, 100, 20};
+    std::uint32_t sum = SlotSum::of_reply(reply, slot.inline_bytes);
+    CHECK(sum == SlotSum::of_reply(reply, slot.inline_bytes));
+    for (SlotSum::Reply other : {SlotSum::Reply{8, ReplyKind::value, 0, 4, 100, 20},
+                                 {7, ReplyKind::error, 0, 4, 100, 20},
+                                 {7, ReplyKind::value, 256, 4, 100, 20},
+                                 {7, ReplyKind::value, 0, 5, 100, 20},
+                                 {7, ReplyKind::value, 0, 4, 101, 20},
+                                 {7, ReplyKind::value, 0, 4, 100, 21}})
+        CHECK(sum != SlotSum::of_reply(other, slot.inline_bytes));
+    slot.inline_bytes[3] = std::byte{1};
+    CHECK(sum != SlotSum::of_reply(reply, slot.inline_bytes));
 }
 
 namespace {
@@ -187,7 +280,7 @@ struct Worker {
                 slot->block = slot->serial + 1;
                 if (random() % 256 == 0) std::this_thread::yield();
             }
-            ring.complete(*slot);
+            whole = ring.complete(*slot) && whole;
             if (stop) return;
         }
     }

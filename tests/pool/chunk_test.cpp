@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -55,12 +56,74 @@ std::string long_text(int x) {
     return std::string(10'000, static_cast<char>('a' + x % 26));
 }
 
+// What happens to an item while it is read.
+enum class Reading { works, dies, throws, hangs, takes_long };
+struct Read {
+    int number = 0;
+    Reading how = Reading::works;
+    template <class Archive>
+    void save(Archive& archive) const {
+        archive(number, how);
+    }
+    template <class Archive>
+    void load(Archive& archive) {
+        archive(number, how);
+        if (how == Reading::dies) test::die(SIGKILL);
+        if (how == Reading::throws) throw std::runtime_error("unreadable");
+        if (how == Reading::hangs) pause();
+        if (how == Reading::takes_long) poll(nullptr, 0, 400);
+    }
+};
+int number_of(const Read& item) { return item.number; }
+std::vector<Read> readable(int count) {
+    std::vector<Read> items;
+    for (int i = 0; i < count; ++i) items.push_back({i, Reading::works});
+    return items;
+}
+
+// Leaves something in an archive for those that come after: a version, and a pointer that several
+// share. One of them cannot be written, or read, or dies there.
+struct Versioned {
+    std::shared_ptr<int> number;
+    Reading how = Reading::works;
+    bool writable = true;
+    template <class Archive>
+    void save(Archive& archive, std::uint32_t) const {
+        archive(number);
+        if (!writable) throw std::runtime_error("unwritable");
+        archive(how);
+    }
+    template <class Archive>
+    void load(Archive& archive, std::uint32_t version) {
+        archive(number, how);
+        if (version != 7) throw std::runtime_error("not version 7");
+        if (how == Reading::dies) test::die(SIGKILL);
+        if (how == Reading::throws) throw std::runtime_error("unreadable");
+    }
+};
+Versioned same(const Versioned& item) { return item; }
+Versioned unwritable_at_two(const Versioned& item) {
+    Versioned result = item;
+    result.writable = *item.number != 2;
+    return result;
+}
+std::vector<Versioned> sharing(int count, int first_of_two) {
+    std::vector<Versioned> items;
+    for (int i = 0; i < count; ++i) {
+        items.push_back({std::make_shared<int>(i)});
+        if (i == first_of_two + 1)
+            items.back().number = items[static_cast<std::size_t>(first_of_two)].number;
+    }
+    return items;
+}
+
 int hang_at(int x) {
     if (x == 5 || x == 17) pause();
     return x;
 }
 
 }  // namespace
+CEREAL_CLASS_VERSION(Versioned, 7)
 
 TEST_CASE("items that kill their workers fail alone, and every other item runs once",
           "[pool][chunk][lost]") {
@@ -92,6 +155,68 @@ TEST_CASE("items that kill their workers fail alone, and every other item runs o
     CHECK(seen.size() == 60);
     CHECK(failed == std::set<std::size_t>{3, 13, 23, 33, 43, 53});
     for (std::size_t i = 0; i < 60; ++i) CHECK(words[i] == 1);
+}
+
+TEST_CASE("an item that kills its worker, throws or hangs while it is read fails alone",
+          "[pool][chunk][lost][read]") {
+    auto method = GENERATE(from_range(methods()));
+    Reading how = GENERATE(Reading::dies, Reading::throws, Reading::hangs);
+    mp::Pool pool(
+        {.processes = 2, .start_method = method, .stop_grace = 10ms, .terminate_grace = 10ms});
+    auto items = readable(20);
+    const std::set<std::size_t> bad{0, 3, 4, 19};
+    for (std::size_t i : bad) items[i].how = how;
+    std::set<std::size_t> failed;
+    mp::MapOptions options{.chunksize = 20};
+    if (how == Reading::hangs) options.task.timeout = 500ms;
+    for (auto& item : pool.imap(number_of, items, options).outcomes()) {
+        if (item)
+            CHECK(item.value() == static_cast<int>(item.index()));
+        else
+            failed.insert(item.index());
+    }
+    CHECK(failed == bad);
+    CHECK(pool.stats().worker_deaths == (how == Reading::throws ? 0 : bad.size()));
+}
+
+TEST_CASE("the time that items take to be read is their own", "[pool][chunk][timeout][read]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto items = readable(9);  // to read all of them again would take longer than the timeout
+    for (std::size_t i = 0; i < 7; ++i) items[i].how = Reading::takes_long;
+    items[7].how = Reading::dies;
+    std::vector<std::size_t> failed;
+    mp::MapOptions options{.chunksize = 9, .task = {.timeout = 2500ms}};
+    for (auto& item : pool.imap(number_of, items, options).outcomes())
+        if (!item) failed.push_back(item.index());
+    CHECK(failed == std::vector<std::size_t>{7});
+}
+
+TEST_CASE("what an item leaves in its archive is no other item's", "[pool][chunk][lost][read]") {
+    auto method = GENERATE(from_range(methods()));
+    Reading how = GENERATE(Reading::dies, Reading::throws, Reading::works);
+    int bad = GENERATE(0, 2);  // 0: the first, with the version; 2: with what the next one shares
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto items = sharing(6, bad);
+    auto at = static_cast<std::size_t>(bad);
+    items[at].how = how;
+    items[at].writable = how != Reading::works;  // then it is that which fails
+    std::vector<std::size_t> failed;
+    for (auto& item : pool.imap(same, items, {.chunksize = 6}).outcomes()) {
+        int number =
+            static_cast<int>(item.index()) == bad + 1 ? bad : static_cast<int>(item.index());
+        if (item)
+            CHECK(*item.value().number == number);
+        else
+            failed.push_back(item.index());
+    }
+    CHECK(failed == std::vector<std::size_t>{at});
+    // The same of results.
+    failed.clear();
+    items = sharing(6, 2);
+    for (auto& item : pool.imap(unwritable_at_two, items, {.chunksize = 6}).outcomes())
+        if (!item) failed.push_back(item.index());
+    CHECK(failed == std::vector<std::size_t>{2, 3});  // 3 points to the same number
 }
 
 TEST_CASE("results that were finished before the crash are kept, large ones too",

@@ -1,5 +1,7 @@
 // PoolOptions::output: what a task writes to stdout and stderr arrives with its future.
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -96,6 +98,81 @@ Files stderr_files() {
         sum.memory += static_cast<std::uint64_t>(status.st_blocks) * 512;
     }
     return sum;
+}
+
+// Descriptor 1 of this process, and of the workers of pools that are made meanwhile, is a file.
+class StdoutFile {
+  public:
+    StdoutFile() : file_(memfd_create("test-stdout", MFD_CLOEXEC)), before_(dup(1)) {
+        fcntl(file_, F_SETFL, O_APPEND);
+        std::fflush(stdout);
+        dup2(file_, 1);
+    }
+    ~StdoutFile() {
+        std::fflush(stdout);
+        dup2(before_, 1);
+        close(before_);
+        close(file_);
+    }
+    StdoutFile(const StdoutFile&) = delete;
+    StdoutFile& operator=(const StdoutFile&) = delete;
+    std::string text() const {
+        std::string text(std::size_t(1) << 16, ' ');
+        ssize_t n = pread(file_, text.data(), text.size(), 0);
+        text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+        return text;
+    }
+
+  private:
+    int file_, before_;
+};
+enum class Way { printf, cout, cout_unsynced, clog_unsynced, wide, own_file };
+int print(Way way, const std::string& path) {
+    static FILE* own = nullptr;
+    switch (way) {
+        case Way::printf:
+            std::printf("said");
+            break;
+        case Way::cout_unsynced:
+            std::ios::sync_with_stdio(false);
+            [[fallthrough]];
+        case Way::cout:
+            std::cout << "said";
+            break;
+        case Way::clog_unsynced:
+            std::ios::sync_with_stdio(false);
+            dup2(1, 2);
+            std::clog << "said";
+            break;
+        case Way::wide:
+            std::wprintf(L"said");
+            break;
+        case Way::own_file:
+            if (!own) own = std::fopen(path.c_str(), "a");
+            std::fprintf(own, "said");
+    }
+    return 1;
+}
+int print_item(int number) {
+    std::printf("%d,", number);
+    if (number == 4) test::die(SIGKILL);
+    return number;
+}
+// Leaves a process behind that writes so much to stderr, says how that went, and waits.
+int leave_writer(const std::string& path, std::size_t bytes, bool own_group) {
+    test::SharedWords::Word* words = test::SharedWords::attach(path);
+    if (fork() == 0) {
+        if (own_group) setsid();
+        if (own_group) (void)test::await(words[test::kExtra]);
+        const std::string line(std::size_t(1) << 16, 'x');
+        std::size_t done = 0;
+        for (; done < bytes; done += line.size())
+            if (write(2, line.data(), line.size()) < 0) break;
+        words[kTell] = done < bytes ? static_cast<std::uint64_t>(errno) : 1000;
+        (void)test::await(words[test::kGate]);
+        _exit(0);
+    }
+    return getpid();
 }
 
 mp::PoolOptions capturing(mp::StartMethod method, unsigned processes = 1) {
@@ -260,4 +337,62 @@ TEST_CASE("initializer and finalizer write to the program's own output; it may h
     CHECK(program.exited_with(0));
     CHECK(program.output == "initializer\ntask: out 7\nfinalizer\n");
     CHECK(test::run_program({"captured-without-stdio", test::name_of(method)}).exited_with(0));
+}
+
+TEST_CASE("what a task printed is out when its result is", "[pool][output][pass]") {
+    auto method = GENERATE(from_range(methods()));
+    Way way = GENERATE(Way::printf, Way::cout, Way::cout_unsynced, Way::clog_unsynced, Way::wide,
+                       Way::own_file);
+    CAPTURE(static_cast<int>(way));
+    StdoutFile out;
+    std::string path = "/proc/" + std::to_string(getpid()) + "/fd/1";
+    mp::Pool pool({.processes = 1, .start_method = method});
+    std::string text;
+    for (int round = 0; round < 3; ++round) {
+        CHECK(get(pool.submit(print, way, path)) == 1);
+        CHECK(out.text() == (text += "said"));
+    }
+    CHECK_THROWS_AS(get(pool.submit(test::die, SIGKILL)), mp::WorkerLost);
+    CHECK(out.text() == text);
+}
+
+TEST_CASE("what the items of a map printed is out although a later one dies",
+          "[pool][output][pass][map]") {
+    auto method = GENERATE(from_range(methods()));
+    StdoutFile out;
+    mp::Pool pool({.processes = 1, .start_method = method});
+    std::size_t failed = 0;
+    for (auto& item : pool.imap(print_item, test::numbers(6), {.chunksize = 6}).outcomes())
+        if (!item) failed += item.index();
+    CHECK(failed == 4);
+    CHECK(out.text() == "0,1,2,3,5,");
+}
+
+TEST_CASE("what a task left running writes takes no memory while the pool has nothing to do",
+          "[pool][output][idle]") {
+    auto method = GENERATE(from_range(methods()));
+    constexpr std::size_t kBytes = std::size_t(64) << 20;
+    test::SharedWords words(test::kWords);
+    mp::Pool pool(capturing(method));
+    (void)get(pool.submit(leave_writer, words.path(), kBytes, false));
+    test::await(words[kTell]);
+    CHECK(words[kTell] == 1000);
+    CHECK(test::eventually([] { return stderr_files().memory < std::size_t(4) << 20; }));
+    words[test::kGate] = 1;
+}
+
+TEST_CASE("who outlives a captured worker can write no more", "[pool][output][idle]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    {
+        mp::Pool pool(capturing(method));
+        int worker = get(pool.submit(leave_writer, words.path(), std::size_t(1) << 20, true));
+        CHECK_THROWS_AS(get(pool.submit(test::die, SIGKILL)), mp::WorkerLost);
+        CHECK(test::eventually([&] { return !test::process_exists(worker); }));
+        CHECK(get(pool.submit(say, 1)) == 1);
+        words[test::kExtra] = 1;
+        CHECK(test::await(words[kTell]) == EPERM);
+        CHECK(stderr_files().memory < std::size_t(1) << 20);
+    }
+    words[test::kGate] = 1;
 }

@@ -1,5 +1,8 @@
 // Large arguments and results: what they cost beside the copies.
+#include <sys/stat.h>
+
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <string>
@@ -7,7 +10,9 @@
 
 #include <catch2/catch.hpp>
 
-#include "pool_support.hpp"
+#include <sidestep/event.hpp>
+
+#include "policy_support.hpp"
 
 namespace mp = sidestep;
 
@@ -31,6 +36,37 @@ struct Counted {
 const Counted& what_is_there() {
     static Counted counted;
     return counted;
+}
+
+// The memory that a process has of a pool's, by the name of the file that it is.
+std::size_t resident(pid_t pid, const std::string& name) {
+    std::size_t sum = 0;
+    std::error_code gone;
+    for (const auto& entry :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd", gone)) {
+        struct stat status = {};
+        if (std::filesystem::read_symlink(entry.path(), gone).string().find(name) !=
+                std::string::npos &&
+            stat(entry.path().c_str(), &status) == 0)
+            sum += static_cast<std::size_t>(status.st_blocks) * 512;
+    }
+    return sum;
+}
+std::size_t size_of(const std::vector<char>& bytes) { return bytes.size(); }
+std::vector<char> bytes_of(std::size_t size) { return std::vector<char>(size, 'x'); }
+void wait_for(mp::Event event) { event.wait(); }
+// So many bytes in pieces of one size, all in flight at a time.
+std::size_t burst(mp::Pool& pool, std::size_t total, std::size_t piece) {
+    mp::Event go;
+    auto gate = pool.submit(wait_for, go);
+    std::vector<char> data(piece, 'x');
+    std::vector<mp::Future<std::size_t>> sizes;
+    for (std::size_t sent = 0; sent + piece <= total; sent += piece)
+        sizes.push_back(pool.submit(size_of, data));
+    go.set();
+    std::size_t sum = 0;
+    for (auto& size : sizes) sum += test::get(size);
+    return sum;
 }
 
 }  // namespace
@@ -185,4 +221,60 @@ TEST_CASE("a result that is too deep is its own error", "[pool][payload]") {
     }
     CHECK(depths == std::vector{3, 4});
     CHECK(failed == 1);
+}
+
+TEST_CASE("bursts of arguments that differ in size take 1.5 times the largest; then nothing",
+          "[pool][payload][arena]") {
+    auto method = GENERATE(from_range(test::methods()));
+    constexpr std::size_t kBurst = std::size_t(32) << 20;
+    mp::Pool pool({.processes = 1, .start_method = method, .arena_bytes = 2 * kBurst});
+    for (std::size_t tenths : {10u, 14u, 20u, 28u, 3u, 41u}) {
+        std::size_t piece = (std::size_t(1) << 20) * tenths / 10;
+        CHECK(burst(pool, kBurst, piece) == kBurst / piece * piece);
+        CHECK(resident(getpid(), "sidestep-args") <= kBurst * 3 / 2);
+    }
+    CHECK(resident(getpid(), "sidestep-args") > kBurst / 2);
+    CHECK(test::eventually(
+        [] { return resident(getpid(), "sidestep-args") < std::size_t(64) << 10; }));
+    CHECK(burst(pool, kBurst, 1000) > 0);
+    CHECK(test::eventually(
+        [] { return resident(getpid(), "sidestep-args") < std::size_t(64) << 10; }));
+}
+
+TEST_CASE("a worker with nothing to do has no memory of the results that it had",
+          "[pool][payload][arena]") {
+    auto method = GENERATE(from_range(test::methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    pid_t worker = pool.worker_pids()[0];
+    {
+        std::vector<mp::Future<std::vector<char>>> results;
+        for (std::size_t i = 0; i < 20; ++i)
+            results.push_back(pool.submit(bytes_of, std::size_t(200'000) + i * 50'000));
+        for (std::size_t i = 0; i < 1500; ++i)  // more than are given back at a time
+            results.push_back(pool.submit(bytes_of, std::size_t(1000)));
+        std::size_t sum = 0;
+        for (auto& result : results) sum += test::get(result).size();
+        CHECK(sum == 20 * 200'000 + 190 * 50'000 + 1500 * 1000);
+        CHECK(resident(worker, "sidestep-results") > std::size_t(1) << 20);
+    }
+    CHECK(test::eventually(
+        [&] { return resident(worker, "sidestep-results") < std::size_t(64) << 10; }));
+}
+
+TEST_CASE("an arena that is used up says how much of it is in use", "[pool][payload][arena]") {
+    mp::Pool pool({.processes = 1, .arena_bytes = std::size_t(16) << 20});
+    mp::Event go;
+    auto gate = pool.submit(wait_for, go);
+    std::vector<mp::Future<std::size_t>> sizes;
+    std::string text;
+    try {
+        while (sizes.size() < 100)
+            sizes.push_back(pool.submit(size_of, std::vector<char>(std::size_t(1) << 20)));
+    } catch (const std::bad_alloc& error) {
+        text = error.what();
+    }
+    CHECK_THAT(text, Catch::Contains("of 16777216 bytes are in use") &&
+                         Catch::Contains("PoolOptions::arena_bytes"));
+    go.set();
+    for (auto& size : sizes) CHECK(test::get(size) == std::size_t(1) << 20);
 }

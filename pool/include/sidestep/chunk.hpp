@@ -8,14 +8,17 @@
 // One item's error is that item's alone: an item that cannot be read, and a result that cannot be
 // written or read, are such errors. After each item the worker says how far it is (ChunkProgress),
 // so that if it dies, or is stopped, what was done is kept, one item is to blame, and the rest is
-// run elsewhere.
+// run elsewhere. There the items before are not read again: each item, and each value, is read by
+// itself. (Two items that point to one object have one each when they arrive.)
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <span>
 #include <string>
 #include <tuple>
@@ -24,6 +27,7 @@
 
 #include <sidestep/call_times.hpp>
 #include <sidestep/forced_unwind.hpp>
+#include <sidestep/printed_output.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
@@ -48,8 +52,27 @@ struct ChunkProgress {
     }
 };
 
+// True of types that leave nothing in their archive for those that come after: no table of shared
+// pointers or of polymorphic types, no version of a class.
+template <class T>
+inline constexpr bool kSelfContained =
+    std::is_arithmetic_v<T> || std::is_enum_v<T> || BitwiseElement<T>;
+template <class Traits, class Allocator>
+inline constexpr bool kSelfContained<std::basic_string<char, Traits, Allocator>> = true;
+template <class T, class Allocator>
+inline constexpr bool kSelfContained<std::vector<T, Allocator>> = kSelfContained<T>;
+template <class T, std::size_t n>
+inline constexpr bool kSelfContained<std::array<T, n>> = kSelfContained<T>;
+template <class T>
+inline constexpr bool kSelfContained<std::optional<T>> = kSelfContained<T>;
+template <class A, class B>
+inline constexpr bool kSelfContained<std::pair<A, B>> = kSelfContained<A>&& kSelfContained<B>;
+template <class... T>
+inline constexpr bool kSelfContained<std::tuple<T...>> = (kSelfContained<T> && ...);
+
 // One item or value among others. What is no number goes with its size in front, so that who cannot
-// read one of them finds the next. (They share the archive: its table of shared pointers.)
+// read one of them finds the next, and in an archive of its own, so that it can be read without
+// those before it: they may have been skipped, or have failed amid being written or read.
 template <class T>
 void save_sized(OutputArchive& archive, const T& value) {
     if constexpr (std::is_arithmetic_v<T>) {
@@ -59,10 +82,22 @@ void save_sized(OutputArchive& archive, const T& value) {
         std::size_t at = buffer.size();
         std::uint64_t size = 0;
         archive(size);
-        archive(value);
+        if constexpr (kSelfContained<T>) {
+            archive(value);
+        } else {
+            OutputArchive own(buffer, archive.fds());
+            own(value);
+        }
         size = buffer.size() - at - sizeof size;
         std::memcpy(buffer.begin() + at, &size, sizeof size);
     }
+}
+// The bytes of the next one; leaves the archive behind it.
+inline std::span<const std::byte> view_sized(InputArchive& archive) {
+    std::uint64_t size = 0;
+    archive(size);
+    if (size > archive.remaining()) throw_bad_length(size, archive.remaining());
+    return archive.view(static_cast<std::size_t>(size));
 }
 // Leaves the archive at the next one, also if it throws.
 template <class T>
@@ -70,21 +105,29 @@ void load_sized(InputArchive& archive, T& value) {
     if constexpr (std::is_arithmetic_v<T>) {
         archive(value);
     } else {
-        std::uint64_t size = 0;
-        archive(size);
-        if (size > archive.remaining()) throw_bad_length(size, archive.remaining());
-        std::span<const std::byte> own = archive.view(static_cast<std::size_t>(size));
-        std::span<const std::byte> rest = archive.view(archive.remaining());
-        archive.reset(own);
-        try {
+        std::span<const std::byte> bytes = view_sized(archive);
+        if constexpr (kSelfContained<T>) {  // an archive of its own costs as much as a short string
+            struct GoOn {
+                InputArchive& archive;
+                std::span<const std::byte> rest;
+                ~GoOn() { archive.reset(rest); }
+            } after{archive, archive.view(archive.remaining())};
+            archive.reset(bytes);
             archive(value);
             archive.expect_end();
-        } catch (...) {
-            archive.reset(rest);
-            throw;
+        } else {
+            InputArchive own(bytes, archive.fds());
+            own(value);
+            own.expect_end();
         }
-        archive.reset(rest);
     }
+}
+template <class T>
+void skip_sized(InputArchive& archive) {
+    if constexpr (std::is_arithmetic_v<T>)
+        (void)archive.view(sizeof(T));
+    else
+        (void)view_sized(archive);
 }
 
 // Writes the exception that is being handled as the result of item `index` of `count`.
@@ -109,6 +152,10 @@ struct Chunk {
             return std::apply(f, std::move(item));
         else
             return std::invoke(f, std::move(item));
+    }
+    static void note_start(const TaskContext& context) {
+        if (context.started_ns)  // relaxed: the store of the progress publishes it
+            context.started_ns->store(steady_now_ns(), std::memory_order_relaxed);
     }
     // Out of line: the loop is fast because it is small.
     [[gnu::noinline]] static void call_measured(F& f, Item&& item, OutputArchive& result,
@@ -137,21 +184,19 @@ struct Chunk {
         save_item_bits(result, end - begin);
         CallTimes* const times = result.times();
         std::uint64_t next_measured = times ? begin : end;
-        for (std::uint64_t i = 0; i < end; ++i) {
+        for (std::uint64_t i = 0; i < begin; ++i) skip_sized<Item>(arguments);
+        note_start(context);
+        for (std::uint64_t i = begin; i < end; ++i) {
             bool measured = i == next_measured;
             if (measured) {
                 next_measured += CallTimes::kItemsForOne;
                 times->begin();
             }
+            context.item = first + i;
             std::size_t mark = result.buffer().size();
             try {
                 Item item = make_blank<Item>();
                 load_sized(arguments, item);
-                if (i < begin) continue;  // another one's
-                context.item = first + i;
-                if (context.started_ns)
-                    context.started_ns->store(steady_now_ns(),
-                                              std::memory_order_relaxed);  // a hint
                 if (measured)
                     call_measured(f, std::move(item), result, *times);
                 else if constexpr (std::is_void_v<Result>)
@@ -160,14 +205,19 @@ struct Chunk {
                     save_sized<Result>(result, call(f, std::move(item)));
             } catch (...) {
                 pass_on_forced_unwind();
-                if (i < begin) continue;
                 result.buffer().truncate(mark);
                 save_item_error(result, i - begin);
             }
-            // SYNC(progress): release, pairs with PoolCore::copy_partial.
-            if (context.progress)
+            if (context.progress) {
+                // What it printed is out when its result counts. What waits elsewhere is seen at
+                // the end of the task, or, once something did, after each item.
+                if (stdout_waits() || context.prints_elsewhere) flush_printed();
+                // The start of the next one comes first, or that might be found late for this one.
+                note_start(context);
+                // SYNC(partial): release, pairs with PartialLook.
                 context.progress->store(ChunkProgress::pack(i - begin + 1, result.buffer().size()),
                                         std::memory_order_release);
+            }
             if (context.stop_requested()) return;  // nobody waits for the rest
         }
         if (end == count) arguments.expect_end();

@@ -87,8 +87,9 @@ struct PoolOptions {
     std::uint64_t seed = 0;
 
     // Shared address space for arguments that are in flight, and for the results of one worker that
-    // are not dropped yet, in bytes. It is reserved, not used: pages come on first touch. Where
-    // RLIMIT_AS is lower, as much as fits.
+    // are not dropped yet, in bytes. It is reserved, not used: pages come on first touch, and go
+    // back to the system when there was nothing to do for a second. Where RLIMIT_AS is lower, as
+    // much as fits.
     std::size_t arena_bytes = std::size_t(16) << 30;
 };
 

@@ -12,7 +12,9 @@
 //
 // Limits: of each stream the last PoolOptions::output_limit bytes are kept; what came before them
 //         is dropped, and counted. What a process that outlives its task writes belongs to the
-//         worker's next task. A task that closes descriptors 1 and 2 or has them lead elsewhere
+//         worker's next task, and takes no more memory than that, and what it writes in a quarter
+//         of a second; if it outlives the worker, in a process group of its own, it can write no
+//         more (EPERM). A task that closes descriptors 1 and 2 or has them lead elsewhere
 //         does so for the worker's later tasks, too. This process has two descriptors more for each
 //         worker.
 #pragma once
@@ -23,7 +25,10 @@
 namespace sidestep {
 
 enum class Output {
-    pass,     // goes where this process's output goes
+    // Goes where this process's output goes. What waits in a buffer of std::cout, std::clog, stdout
+    // or another FILE is written before the task's result counts, and after each item of a map: a
+    // later task may end the worker.
+    pass,
     capture,  // is kept for the task's future
 };
 

@@ -26,6 +26,7 @@ struct TaskContext {
     std::uint32_t items_begin = 0, items_end = 0;      // which are to be run; 0, 0: all
     std::atomic<std::uint64_t>* progress = nullptr;    // told after each item (ChunkProgress)
     std::atomic<std::uint64_t>* started_ns = nullptr;  // told before each item
+    bool prints_elsewhere = false;  // than to stdout, or what leads there (flush_printed())
 
     bool stop_requested() const noexcept {
         // Relaxed: a request, nothing hangs on it but the task's own decision.
