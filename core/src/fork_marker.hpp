@@ -1,7 +1,7 @@
 // Whether this process is the one that made an object, or a forked copy of it, without a system
 // call.
 //
-// The marker is a page that the kernel empties in a forked child (MADV_WIPEONFORK, Linux 4.14).
+// The marker lies in a page that is emptied in a forked child (fork_page.hpp).
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@ namespace sidestep {
 
 class ForkMarker {
   public:
-    ForkMarker();  // remembers this process
+    ForkMarker() noexcept;  // remembers this process
 
     // False in a forked copy of the process that made the marker. Async-signal-safe.
     bool same_process() const noexcept {

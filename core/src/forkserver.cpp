@@ -12,6 +12,7 @@
 #include <sidestep/start_method.hpp>
 
 #include "blob.hpp"
+#include "boot_failure.hpp"
 #include "error.hpp"
 #include "log_settings.hpp"
 #include "per_process.hpp"
@@ -45,11 +46,11 @@ void await_ready(const Launched& server) {
     while (poll(entries, 2, -1) < 0)
         if (errno != EINTR) throw_errno(errno, "poll(fork server)");
     std::optional<Blob> answer;
-    if (entries[0].revents) answer = Blob::receive(server.control.get());
+    auto reason = take_boot_failure(server.control.get());
+    if (!reason && entries[0].revents) answer = Blob::receive(server.control.get());
     if (!answer)
-        throw_errno(ECHILD, fmt::format("the fork server (pid {}) died while it started; "
-                                        "see stderr",
-                                        server.pid));
+        throw_errno(ECHILD, fmt::format("the fork server (pid {}) died while it started: {}",
+                                        server.pid, reason.value_or("see stderr")));
     if (answer->bytes().empty()) return;
     InputArchive archive(answer->bytes());
     std::rethrow_exception(detail::load_exception(archive));
@@ -78,10 +79,10 @@ void run_preload(std::uint64_t module, std::uint64_t offset) {
     const void* hook = resolve({module, offset}, Contents::code, 1);
     if (!hook) throw std::runtime_error("the preload function's library is not in the fork server");
     reinterpret_cast<PreloadHook>(const_cast<void*>(hook))();
-    if (sys::thread_count() > 1)
+    if (sys::thread_count() != 1)  // unknown is no
         throw std::logic_error(
-            "the preload function left a thread running: the fork server cannot fork safely then; "
-            "join the thread, or start it in the children");
+            "the preload function left a thread running (or there is no /proc to tell): the fork "
+            "server cannot fork safely then; join the thread, or start it in the children");
 }
 
 }  // namespace

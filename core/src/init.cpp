@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -23,6 +21,8 @@
 #include "fork_child.hpp"
 #include "init_place.hpp"
 #include "privileges.hpp"
+#include "boot_failure.hpp"
+#include "lifeline.hpp"
 #include "sys.hpp"
 #include "sys_socket.hpp"
 
@@ -32,20 +32,6 @@ namespace {
 std::atomic<bool> init_called{false};
 std::atomic<bool> booted{false};
 constinit const BootEntry* first_entry = nullptr;
-
-// From here on the kernel kills this process when the last write end of the lifeline closes, that
-// is when the parent dies, whatever either was doing (F_SETSIG, fcntl(2)). The read end stays open
-// as long as the process lives.
-void arm_lifeline(int fd, int parent_pid) {
-    if (fcntl(fd, F_SETOWN, getpid()) < 0) throw_errno(errno, "fcntl(F_SETOWN, lifeline)");
-    if (fcntl(fd, F_SETSIG, SIGKILL) < 0) throw_errno(errno, "fcntl(F_SETSIG, lifeline)");
-    int flags = fcntl(fd, F_GETFL);
-    if (fcntl(fd, F_SETFL, flags | O_ASYNC | O_NONBLOCK) < 0)
-        throw_errno(errno, "fcntl(O_ASYNC, lifeline)");
-    // The parent may have died before the lifeline was armed.
-    pollfd entry = {.fd = fd, .events = 0, .revents = 0};
-    if (poll(&entry, 1, 0) > 0 || getppid() != parent_pid) _exit(1);
-}
 
 // Descriptors 0 to 2 are open from here on, and none of ours is among them: the application may
 // have closed its own, and then the next one that is opened would be taken for stdin or stdout.
@@ -86,6 +72,7 @@ void boot_or_throw(Fd control) {
     static int armed_lifeline = -1;
     if (armed_lifeline >= 0) ::close(std::exchange(armed_lifeline, -1));
     occupy_standard_descriptors(control);
+    begin_boot(control.get());
     check_peer(control);
     BootMessage message;
     auto bytes = std::as_writable_bytes(std::span(&message, 1));
@@ -177,6 +164,7 @@ void boot(Fd control) noexcept {
     } catch (const std::exception& error) {
         std::fprintf(stderr, "sidestep: a worker (pid %d) cannot start: %s\n", getpid(),
                      error.what());
+        report_boot_failure(error.what());
     }
     leave_process(1);
 }

@@ -8,6 +8,8 @@
 // number and that of its group: the group is signalled as one, so that it may be larger than the
 // limit on descriptors. Whoever is outside of it is looked at again once its pidfd is open.
 //
+// Without /proc, or with that of another pid namespace, only the group is found.
+//
 // Zombies count: a process whose main thread has ended is one to all appearances, while its other
 // threads go on.
 #include <dirent.h>
@@ -22,9 +24,11 @@
 #include <set>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "error.hpp"
+#include "own_proc.hpp"
 #include "popen_state.hpp"
 
 namespace sidestep::subprocess {
@@ -42,12 +46,14 @@ void check_room(int error, const std::string& call) {
         throw_errno(error, "descendants of a killed child may be left, no room to look: " + call);
 }
 
+// Those that /proc knows, if it is that of our numbers.
 std::vector<int> all_pids() {
+    if (!proc_is_ours()) return {};  // the group is all that is known
     std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir("/proc"), closedir);
     if (!folder) {
         int error = errno;
         check_room(error, "opendir(/proc)");
-        return {};  // no /proc: the group is all that is known
+        return {};
     }
     std::vector<int> pids;
     while (dirent* entry = readdir(folder.get()))
@@ -199,6 +205,12 @@ void signal_group(int pid, int pidfd, int signal) {
 }
 
 bool wait_for_group(int pid, bool leads_session, const sys::Deadline& deadline) {
+    if (!proc_is_ours()) {
+        // Nobody can tell: they get the time that they may have, and then it is as if they were
+        // there. (Where that has no end they are not waited for.)
+        if (deadline) std::this_thread::sleep_until(*deadline);
+        return !deadline;
+    }
     try {
         return Tree(pid, true, leads_session).wait_for_others(deadline);
     } catch (const std::exception&) {

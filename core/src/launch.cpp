@@ -12,10 +12,12 @@
 
 #include <sidestep/init.hpp>
 
+#include "copy_process.hpp"
 #include "error.hpp"
 #include "fork_child.hpp"
 #include "init_place.hpp"
 #include "privileges.hpp"
+#include "own_program.hpp"
 #include "spawn.hpp"
 #include "start_defaults.hpp"
 #include "sys.hpp"
@@ -24,16 +26,6 @@
 namespace sidestep {
 namespace {
 
-// What this program was called as.
-std::string program_name() {
-    static const std::string* const name = [] {
-        auto command_line = sys::read_file("/proc/self/cmdline");
-        return new std::string(command_line ? command_line->c_str() : "sidestep-worker");
-    }();
-    return *name;
-}
-
-// /proc/self/exe is the file that runs, even if its name was given to another one since.
 class Spawner final : public Launcher {
   public:
     using Launcher::launch;
@@ -42,9 +34,10 @@ class Spawner final : public Launcher {
         sys::SocketPair control = sys::make_socketpair();
         sys::Pipe lifeline;
         if (how.dies_with_us) lifeline = sys::make_pipe();
-        std::string program = executable();
+        std::string named = executable();
+        OwnProgram program = named.empty() ? own_program() : OwnProgram{named, {named}};
         subprocess::Options options;
-        options.executable = program.empty() ? "/proc/self/exe" : program;
+        options.executable = program.executable;
         options.std_in = subprocess::DEVNULL;
         options.env =
             subprocess::Environment::extend({{kBootVariable, std::to_string(kControlFd)}});
@@ -53,7 +46,7 @@ class Spawner final : public Launcher {
         if (how.own_group) options.process_group = 0;
         options.blocked_signals = std::vector<int>{};
         options.restore_signals = false;  // what is ignored stays ignored, as with fork
-        spawn::Child child = spawn::start({program.empty() ? program_name() : program}, options);
+        spawn::Child child = spawn::start(program.arguments, options);
         return take_over(
             {child.pid, std::move(child.pidfd), std::move(control.first), std::move(lifeline)},
             entry);
@@ -67,7 +60,8 @@ class Forker final : public Launcher {
         sys::SocketPair control = sys::make_socketpair();
         sys::Pipe lifeline;
         if (how.dies_with_us) lifeline = sys::make_pipe();
-        int pid = fork_child();
+        ForkedChild made = fork_child_with_pidfd();
+        int pid = made.pid;
         if (pid == 0) {
             control.first.reset();
             lifeline = {};
@@ -75,7 +69,8 @@ class Forker final : public Launcher {
             boot(std::move(control.second));
         }
         if (how.own_group) (void)::setpgid(pid, pid);  // whoever is faster
-        return take_over({pid, {}, std::move(control.first), std::move(lifeline)}, entry);
+        return take_over(
+            {pid, std::move(made.pidfd), std::move(control.first), std::move(lifeline)}, entry);
     }
 };
 
@@ -156,13 +151,20 @@ void require_spawn(const char* purpose) {
 }
 
 void require_single_thread(const char* purpose, std::size_t own_threads) {
-    std::size_t threads = sys::thread_count();
-    if (threads <= 1 + own_threads) return;
+    auto threads = sys::thread_count();
+    if (threads && *threads <= 1 + own_threads) return;
+    std::string who = threads
+                          ? fmt::format(
+                                "this process has {} other threads, and a lock that one "
+                                "of them holds",
+                                *threads - 1 - own_threads)
+                          : "this process's threads cannot be counted without /proc, and a lock "
+                            "that one of them held";
     throw std::logic_error(fmt::format(
-        "{} cannot be forked: this process has {} other threads, and a lock that one of them holds "
-        "would stay locked in the child for ever. Use StartMethod::spawn or forkserver, create it "
-        "before the threads, or take the risk by name with StartMethod::fork_threaded",
-        purpose, threads - 1 - own_threads));
+        "{} cannot be forked: {} would stay locked in the child for ever. Use StartMethod::spawn "
+        "or forkserver, create it before the threads, or take the risk by name with "
+        "StartMethod::fork_threaded",
+        purpose, who));
 }
 
 Launched take_over(NewChild child, BootMain entry) {

@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "blob.hpp"
+#include "boot_failure.hpp"
 #include "error.hpp"
 #include "log_settings.hpp"
 #include "process_protocol.hpp"
@@ -253,6 +254,10 @@ bool ProcessCore::wait_until(const sys::Deadline& deadline) {
 // A child that was killed may have written anything: a report that makes no sense is none. That of
 // one that exited does, and if it cannot be read, rethrow() says so.
 void ProcessCore::read_report() noexcept {
+    try {
+        if (auto reason = take_boot_failure(child_.control.get())) boot_failure_ = *reason;
+    } catch (const std::bad_alloc&) {  // then it is not told why the child did not begin
+    }
     for (int tries = 0; tries < 20; ++tries) try {
             while (auto report = Blob::receive(child_.control.get())) read_one(*report);
             return;
@@ -295,10 +300,10 @@ void ProcessCore::rethrow() {
                             name_, status.describe(), what_of(report_error_)));
         if (status.exited() && !taken_over_)
             throw std::runtime_error(fmt::format(
-                "the process \"{}\" {} before it began: the program that was started did not come "
-                "as far as sidestep::init() (set_executable: is it this program?), or said on "
-                "stderr what it lacked",
-                name_, status.describe()));
+                "the process \"{}\" {} before it began: {}", name_, status.describe(),
+                boot_failure_.empty() ? "the program that was started did not come as far as "
+                                        "sidestep::init() (set_executable: is it this program?)"
+                                      : boot_failure_));
         thrown = thrown_;
     }
     if (thrown) std::rethrow_exception(thrown);

@@ -12,6 +12,7 @@
 #include <sidestep/remote_error.hpp>
 
 #include "blob.hpp"
+#include "boot_failure.hpp"
 #include "error.hpp"
 #include "log_settings.hpp"
 #include "process_protocol.hpp"
@@ -122,11 +123,13 @@ void process_main(Fd control) {
         ProcessSetup setup;
         arguments(setup);
         settle_in(setup);
+        end_boot();
         report(control, ReportKind::taken_over, {});
         log_line(LogLevel::info, SourceLine::current(), "child process calling its function");
         run_task(setup.task, arguments);
         exit_code = 0;
     } catch (...) {
+        end_boot();
         report_exception(control);
     }
     log_line(LogLevel::info, SourceLine::current(), "process exiting with exit code {}", exit_code);

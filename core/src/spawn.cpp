@@ -1,7 +1,9 @@
 #include "spawn.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -15,8 +17,11 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include "copy_process.hpp"
 #include "error.hpp"
+#include "parent_fd.hpp"
 #include "sys.hpp"
+#include "sys_socket.hpp"
 
 #ifndef CLONE_CLEAR_SIGHAND
 #define CLONE_CLEAR_SIGHAND 0x100000000ULL
@@ -50,7 +55,7 @@ struct Started {
     int pid = -1;
     int pidfd = -1;
     int error = 0;
-    bool refused() const { return error == ENOSYS || error == EPERM || error == EINVAL; }
+    bool refused() const { return sys::is_refusal(error) || error == EINVAL; }
 };
 
 int enter_child(void* plan) { run_child(*static_cast<const Plan*>(plan)); }
@@ -124,16 +129,32 @@ Started start_clone(Plan& plan) {
     return started;
 }
 
+Started copy_and_run(Plan& plan, Rungs rungs) {
+    BlockSignals blocked(plan);
+    Copied copied = copy_process(CLONE_VFORK, 0, rungs);
+    if (copied.pid == 0) run_child(plan);
+    return {copied.pid, copied.pidfd, copied.error};
+}
+
+// Where CLONE_VFORK may not be known, a pipe that exec closes is waited for. Forked siblings close
+// their copies of it (ParentFd).
+Started copy_and_wait(Plan& plan) {
+    sys::Pipe pipe = sys::make_pipe();
+    int in_child = ::fcntl(pipe.write_end.get(), F_DUPFD_CLOEXEC, plan.first_spare_fd);
+    if (in_child < 0) return {.error = errno};
+    ParentFd write_end{Fd(in_child)};
+    pipe.write_end.reset();
+    Started started = copy_and_run(plan, Rungs::all);
+    write_end.reset();
+    if (started.pid > 0) (void)sys::wait_ready(pipe.read_end.get(), POLLIN, {});
+    return started;
+}
+
 // A copy of the parent. CLONE_VFORK here only means that we wait for exec; the failure comes back
 // through a page that both share. (No error pipe: a sibling could inherit and hold it.)
 Started start_fork(Plan& plan) {
-    Started started;
-    BlockSignals blocked(plan);
-    started.pid = static_cast<int>(syscall(SYS_clone, CLONE_VFORK | CLONE_PIDFD | SIGCHLD, nullptr,
-                                           &started.pidfd, nullptr, 0));
-    if (started.pid == 0) run_child(plan);
-    if (started.pid < 0) started.error = errno;
-    return started;
+    Started started = copy_and_run(plan, Rungs::with_pidfd);
+    return started.refused() ? copy_and_wait(plan) : started;
 }
 
 Started start_fork_reporting(Plan& plan, Failure& failure) {
@@ -217,7 +238,7 @@ std::string hint(const Description& description, const Failure& failure) {
         case StartStep::spawn:
             what += failure.error == EAGAIN ? "clone (a limit on processes: ulimit -u, or the "
                                               "cgroup's pids.max)"
-                                            : "clone";
+                                            : "clone" + sys::refusal_hint(failure.error);
             break;
         case StartStep::redirect: {
             what += "redirect";
@@ -242,6 +263,7 @@ std::string hint(const Description& description, const Failure& failure) {
 
 Child start(const Description& description) {
     Plan plan = description.plan();
+    plan.parent_pid = ::getpid();
     Failure failure{StartStep::spawn, 0};
     plan.failure = &failure;
     Started started = start_by_best(plan, description.needs_fork(), failure);

@@ -6,6 +6,7 @@
 #include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -131,17 +132,31 @@ SIDESTEP_CHILD_SIDE void set_process_attributes(const Plan& plan) noexcept {
     if (plan.set_uid) check(plan, StartStep::setuid, raw(SYS_setreuid, plan.uid, plan.uid));
 }
 
-// The kernel sends SIGKILL when the pipe's write end goes away: bound to the process, not to the
-// thread that started the child (prctl(PR_SET_PDEATHSIG) is).
+SIDESTEP_CHILD_SIDE void let_sigio_kill() noexcept {
+    KernelSigaction standard;
+    standard.handler = 0;
+    for (unsigned long& word : standard.rest) word = 0;
+    std::uint64_t only = std::uint64_t{1} << (SIGIO - 1);
+    raw(SYS_rt_sigaction, SIGIO, &standard, nullptr, kSignalSetBytes);
+    raw(SYS_rt_sigprocmask, SIG_UNBLOCK, &only, nullptr, kSignalSetBytes);
+}
+
+// The ladder of lifeline.hpp, for a program that knows nothing of us.
 SIDESTEP_CHILD_SIDE void arm_lifeline(const Plan& plan) noexcept {
     if (plan.lifeline < 0) return;
     constexpr auto step = StartStep::die_with_parent;
-    check(plan, step, raw(SYS_fcntl, plan.lifeline, F_SETOWN, raw(SYS_getpid)));
-    check(plan, step, raw(SYS_fcntl, plan.lifeline, F_SETSIG, SIGKILL));
-    check(plan, step, raw(SYS_fcntl, plan.lifeline, F_SETFL, O_RDONLY | O_ASYNC | O_NONBLOCK));
+    if (raw(SYS_fcntl, plan.lifeline, F_SETSIG, SIGKILL) < 0) let_sigio_kill();
+    bool armed = raw(SYS_fcntl, plan.lifeline, F_SETOWN, raw(SYS_getpid)) >= 0 &&
+                 raw(SYS_fcntl, plan.lifeline, F_SETFL, O_RDONLY | O_ASYNC | O_NONBLOCK) >= 0;
+    if (!armed) {
+        check(plan, step, raw(SYS_fcntl, plan.lifeline, F_SETFL, O_RDONLY | O_NONBLOCK));
+        check(plan, step, raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
+    }
     // The parent may have died before that.
     char byte;
-    if (raw(SYS_read, plan.lifeline, &byte, 1) == 0) fail(plan, step, EOWNERDEAD);
+    long parent = raw(SYS_getppid);
+    if (raw(SYS_read, plan.lifeline, &byte, 1) == 0 || (parent != plan.parent_pid && parent != 0))
+        fail(plan, step, EOWNERDEAD);
 }
 
 SIDESTEP_CHILD_SIDE bool close_on_exec_by_proc() noexcept {

@@ -78,6 +78,7 @@ struct Plan {
     unsigned uid = 0;
 
     int lifeline = -1;  // the read end of a pipe whose other end dies with the parent
+    int parent_pid = 0;
 
     // Returns 0 or an errno.
     int (*preexec)(void* context) noexcept = nullptr;

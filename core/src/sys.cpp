@@ -26,6 +26,7 @@
 #include <iterator>
 
 #include "error.hpp"
+#include "own_proc.hpp"
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -86,6 +87,16 @@ bool is_exiting_thread(int tasks, const char* id) noexcept {
 
 }  // namespace
 
+std::string refusal_hint(int error) {
+    return is_refusal(error) ? " (it is not in this kernel, or refused by the sandbox or container "
+                               "that this process runs in)"
+                             : "";
+}
+
+void throw_call(int error, std::string_view what) {
+    throw_errno(error, fmt::format("{}{}", what, refusal_hint(error)));
+}
+
 int poll_timeout(const Deadline& deadline) {
     if (!deadline) return -1;
     auto ms = std::chrono::ceil<std::chrono::milliseconds>(remaining(*deadline)).count();
@@ -94,19 +105,47 @@ int poll_timeout(const Deadline& deadline) {
 
 Fd pidfd_open(int pid) {
     long fd = syscall(SYS_pidfd_open, pid, 0);
-    if (fd < 0) throw_errno(errno, fmt::format("pidfd_open({})", pid));
+    if (fd < 0) throw_call(errno, fmt::format("pidfd_open({})", pid));
     return above_stdio(Fd(static_cast<int>(fd)));
-}
-
-int try_signal(int pidfd, int signal) noexcept {
-    return syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0 ? 0 : errno;
 }
 
 bool pidfd_send_signal(int pidfd, int signal) {
     int error = try_signal(pidfd, signal);
     if (error == 0) return true;
     if (error == ESRCH) return false;
-    throw_errno(error, fmt::format("pidfd_send_signal({})", signal_name(signal)));
+    throw_call(error, fmt::format("pidfd_send_signal({})", signal_name(signal)));
+}
+
+namespace {
+
+// The number behind a pidfd; -1: it has been reaped, or nobody tells.
+int number_of(int pidfd) noexcept {
+    char path[40], text[256];
+    std::snprintf(path, sizeof path, "/proc/thread-self/fdinfo/%d", pidfd);
+    Fd file(::open(path, O_RDONLY | O_CLOEXEC));
+    ssize_t size = file && proc_is_ours() ? ::read(file.get(), text, sizeof text - 1) : -1;
+    if (size <= 0) return -1;
+    text[size] = '\0';
+    const char* line = std::strstr(text, "\nPid:");
+    return line ? std::atoi(line + 5) : -1;
+}
+
+bool is_unreaped_child(int pidfd) noexcept {
+    siginfo_t info = {};
+    constexpr int kOptions = WEXITED | WNOWAIT | WNOHANG;
+    return retry([&] { return syscall(SYS_waitid, P_PIDFD, pidfd, &info, kOptions, nullptr); }) ==
+           0;
+}
+
+}  // namespace
+
+int try_signal(int pidfd, int signal) noexcept {
+    if (syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0) return 0;
+    int error = errno;
+    if (!is_refusal(error) || !is_unreaped_child(pidfd)) return error;
+    int pid = number_of(pidfd);
+    if (pid <= 0) return error;
+    return ::kill(pid, signal) == 0 ? 0 : errno;
 }
 
 ExitStatus wait_pidfd(int pidfd, bool block, bool leave, struct rusage* usage) {
@@ -115,7 +154,7 @@ ExitStatus wait_pidfd(int pidfd, bool block, bool leave, struct rusage* usage) {
     // The C library's waitid has no place for the kernel's fifth argument.
     long result = retry([&] { return syscall(SYS_waitid, P_PIDFD, pidfd, &info, options, usage); });
     if (result < 0) {
-        if (errno != ECHILD) throw_errno(errno, "waitid(P_PIDFD)");
+        if (errno != ECHILD) throw_call(errno, "waitid(P_PIDFD)");
         // Not our child any more: reaped by someone else, or SIGCHLD is ignored. A pidfd that is
         // not readable belongs to a process that still runs.
         Deadline now = Clock::now();
@@ -143,7 +182,7 @@ bool wait_for_exit(int pidfd, const Deadline& deadline) {
         if (retry([&] { return syscall(SYS_waitid, P_PIDFD, pidfd, &info, kOptions, nullptr); }) ==
             0)
             return true;
-        if (errno != ECHILD) throw_errno(errno, "waitid(P_PIDFD)");
+        if (errno != ECHILD) throw_call(errno, "waitid(P_PIDFD)");
     }
     for (;;) {
         pollfd entry = {.fd = pidfd, .events = POLLIN, .revents = 0};
@@ -170,56 +209,20 @@ bool has_ended(int pidfd) noexcept {
     return retry([&] { return ::poll(&entry, 1, 0); }) > 0;
 }
 
-std::size_t thread_count() {
-    DIR* folder = ::opendir("/proc/self/task");
-    if (!folder) {
-        int error = errno;
-        if (error != ENOENT) throw_errno(error, "opendir(/proc/self/task), to count the threads");
-        return 0;
-    }
+std::optional<std::size_t> thread_count() {
     std::size_t count = 0;
-    while (const dirent* entry = ::readdir(folder))
-        if (entry->d_name[0] != '.' && !is_exiting_thread(::dirfd(folder), entry->d_name)) ++count;
-    ::closedir(folder);
-    return count;
-}
-
-std::size_t usable_cpus() {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    std::size_t cpus = 1;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        cpus = static_cast<std::size_t>(std::max(1, CPU_COUNT(&set)));
-    else
-        cpus = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
-    long long quota = 0, period = 0;
-    auto cgroup = read_file("/sys/fs/cgroup/cpu.max");
-    if (cgroup && std::sscanf(cgroup->c_str(), "%lld %lld", &quota, &period) == 2 && period > 0) {
-        auto allowed = static_cast<std::size_t>(std::max(1LL, (quota + period - 1) / period));
-        cpus = std::min(cpus, allowed);
+    if (DIR* folder = ::opendir("/proc/self/task")) {
+        while (const dirent* entry = ::readdir(folder))
+            if (entry->d_name[0] != '.' && !is_exiting_thread(::dirfd(folder), entry->d_name))
+                ++count;
+        ::closedir(folder);
+    } else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+        throw_errno(errno, "opendir(/proc/self/task), to count the threads");
     }
-    return cpus;
-}
-
-int nth_cpu(std::size_t n) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) < 0) return -1;
-    std::size_t cpu = 0;
-    for (n %= static_cast<std::size_t>(CPU_COUNT(&set)); !CPU_ISSET(cpu, &set) || n-- > 0;) ++cpu;
-    return static_cast<int>(cpu);
-}
-
-OnCpu::OnCpu(std::size_t n) {
-    int cpu = nth_cpu(n);
-    if (cpu < 0 || sched_getaffinity(0, sizeof before_, &before_) < 0) return;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(static_cast<std::size_t>(cpu), &one);
-    moved_ = sched_setaffinity(0, sizeof one, &one) == 0;
-}
-
-OnCpu::~OnCpu() {
-    if (moved_) (void)sched_setaffinity(0, sizeof before_, &before_);
+    if (count > 0) return count;
+    // Whoever has one thread may ask for this, and nothing happens (unshare(2)).
+    if (::unshare(CLONE_THREAD) == 0) return 1;
+    return {};
 }
 
 Pipe make_pipe() {
@@ -328,7 +331,7 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
 
 Fd growing_memfd(const char* name) {
     int raw = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (raw < 0) throw_errno(errno, fmt::format("memfd_create({})", name));
+    if (raw < 0) throw_call(errno, fmt::format("memfd_create({})", name));
     return above_stdio(Fd(raw));
 }
 
@@ -357,7 +360,7 @@ void seal(int fd) {
     constexpr int kSize = F_SEAL_SHRINK | F_SEAL_GROW;
     // Writing cannot be sealed while someone has it mapped for writing.
     if (::fcntl(fd, F_ADD_SEALS, kSize | F_SEAL_WRITE) < 0 && ::fcntl(fd, F_ADD_SEALS, kSize) < 0)
-        throw_errno(errno, "fcntl(F_ADD_SEALS)");
+        throw_call(errno, "fcntl(F_ADD_SEALS)");
 }
 
 void stop_growth(int fd) noexcept { (void)::fcntl(fd, F_ADD_SEALS, F_SEAL_GROW); }
@@ -385,7 +388,7 @@ Fd memfd(const char* name, std::size_t size) {
     if (::ftruncate(fd.get(), static_cast<off_t>(size)) < 0)
         throw_errno(errno, fmt::format("ftruncate({}, {} bytes)", name, size));
     if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
-        throw_errno(errno, fmt::format("fcntl(F_ADD_SEALS, {})", name));
+        throw_call(errno, fmt::format("fcntl(F_ADD_SEALS, {})", name));
     return fd;
 }
 
@@ -427,7 +430,7 @@ bool populate(std::span<std::byte> range) {
     std::size_t before = begin % page_size();
     if (::madvise(range.data() - before, range.size() + before, MADV_POPULATE_WRITE) == 0)
         return true;
-    return errno == EINVAL;  // a kernel before 5.14: pages come on first touch
+    return errno == EINVAL || is_refusal(errno);  // before 5.14: pages come on first touch
 }
 
 void discard(int fd, std::size_t offset, std::size_t size) {
@@ -477,7 +480,8 @@ Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
     if (deadline) until = to_timespec(deadline->time_since_epoch());  // absolute
     long result =
         syscall(SYS_futex_waitv, waiters, 2, 0, deadline ? &until : nullptr, CLOCK_MONOTONIC);
-    if (result >= 0 || errno != ENOSYS) return futex_result(result, errno);
+    // EINVAL: an emulator; what is asked for is right.
+    if (result >= 0 || (!is_refusal(errno) && errno != EINVAL)) return futex_result(result, errno);
     if (b.load(std::memory_order_relaxed) != expected_b) return Wake::changed;
     auto cap = Clock::now() + std::chrono::milliseconds(50);
     if (deadline && *deadline < cap) return futex_wait(a, expected_a, deadline);

@@ -8,12 +8,14 @@
 
 #include <atomic>
 #include <bit>
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <sidestep/deadline.hpp>
@@ -31,11 +33,26 @@ using detail::Deadline;
 // Milliseconds until `deadline` for poll(2) and epoll_wait(2): rounded up, -1 for never.
 int poll_timeout(const Deadline& deadline);
 
+// --- calls that may not be there ---------------------------------------------------------------
+
+// What a kernel without a call answers, and what a sandbox that refuses it does: for a newer call
+// they are the same answer, "not here". (EINVAL may be one more: the call is there, its flag is
+// not.)
+constexpr bool is_refusal(int error) noexcept {
+    return error == ENOSYS || error == EPERM || error == EACCES || error == EOPNOTSUPP;
+}
+// Who it may be that refuses, for the text of an error; empty if it is no refusal.
+std::string refusal_hint(int error);
+// throw_errno() for a call that a sandbox may refuse, and for which there is nothing else.
+[[noreturn]] void throw_call(int error, std::string_view what);
+
 // --- processes -------------------------------------------------------------------------------
 
 // A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).
 Fd pidfd_open(int pid);
-// Sends a signal without a race on the pid. False: the process is gone already.
+// Sends a signal without a race on the pid. False: the process is gone already. Where the call is
+// refused, a child of this process gets the signal by its number, which nobody else has while it is
+// unreaped.
 bool pidfd_send_signal(int pidfd, int signal);
 // The same where nothing may be thrown: 0, ESRCH if the process is gone, EPERM if it runs as a user
 // whom this process may not signal (any more).
@@ -53,10 +70,10 @@ bool wait_for_exit(int pidfd, const Deadline& deadline);
 int find_process(int pid, Fd& pidfd) noexcept;
 // True: the pidfd says that the process has ended, all its threads included.
 bool has_ended(int pidfd) noexcept;
-// Threads of this process (/proc/self/task) that are not on their way out; 0 where /proc is not
-// mounted.
-std::size_t thread_count();
-// CPUs that this process may use: its affinity mask, cut by the cgroup's cpu.max quota; at least 1.
+// Threads of this process (/proc/self/task) that are not on their way out. Without /proc the kernel
+// tells whether there is one alone; else nothing is known.
+std::optional<std::size_t> thread_count();
+// CPUs that this process may use: its affinity mask, cut by its control groups' quotas; at least 1.
 std::size_t usable_cpus();
 // The nth of the CPUs in the affinity mask, round and round; -1 where the mask cannot be had.
 int nth_cpu(std::size_t n);
@@ -164,7 +181,7 @@ enum class Wake { woken, changed, timeout };
 // Sleeps while *word == expected. Spurious wake-ups are possible: re-check.
 Wake futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
                 const Deadline& deadline) noexcept;
-// Sleeps while both words have the expected values (futex_waitv, Linux 5.16; before that, on the
+// Sleeps while both words have the expected values (futex_waitv, Linux 5.16; without it, on the
 // first word alone and for 50 ms at most).
 Wake futex_wait2(const std::atomic<std::uint32_t>& a, std::uint32_t expected_a,
                  const std::atomic<std::uint32_t>& b, std::uint32_t expected_b,

@@ -2,13 +2,10 @@
 
 #include <fmt/format.h>
 #include <grp.h>
-#include <linux/sched.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,13 +16,11 @@
 #include <string>
 #include <system_error>
 
+#include "boot_failure.hpp"
+#include "copy_process.hpp"
 #include "error.hpp"
 #include "fork_child.hpp"
 #include "sys.hpp"
-
-#ifndef PR_GET_TID_ADDRESS
-#define PR_GET_TID_ADDRESS 40
-#endif
 
 namespace sidestep {
 namespace {
@@ -60,21 +55,6 @@ struct ForkReply {
     std::int32_t pid = 0;
     std::int32_t error = 0;
 };
-
-// fork() whose child is a child of our parent. glibc keeps the thread's id in the thread's control
-// block, where it once told the kernel to clear it: PR_GET_TID_ADDRESS names the place, and the
-// kernel writes the new id there as it does for glibc's own fork().
-long fork_sibling(int* pidfd) {
-    unsigned long tid_address = 0;
-    clone_args arguments = {};
-    arguments.flags = CLONE_PARENT | CLONE_PIDFD;
-    arguments.pidfd = reinterpret_cast<std::uintptr_t>(pidfd);
-    if (prctl(PR_GET_TID_ADDRESS, &tid_address) == 0 && tid_address != 0) {
-        arguments.flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
-        arguments.child_tid = tid_address;
-    }
-    return syscall(SYS_clone3, &arguments, sizeof arguments);
-}
 
 bool send_reply(const Fd& control, const ForkReply& reply, std::span<const int> fds) noexcept {
     try {
@@ -139,12 +119,11 @@ bool serve_request(Fd& control, SignalBits ignored) {
     ForkRequest wanted;
     sys::Message request = receive_request(control, wanted);
     if (request.closed || request.size != sizeof wanted || request.fds.size() != 1) return false;
-    int raw_pidfd = -1;
-    long pid = fork_sibling(&raw_pidfd);
-    if (pid == 0) begin_child(control, wanted, ignored, std::move(request.fds[0]));
-    ForkReply reply{wanted.number, static_cast<std::int32_t>(pid), pid < 0 ? errno : 0};
-    Fd pidfd(raw_pidfd);
-    return send_reply(control, reply, std::span<const int>(&raw_pidfd, pid < 0 ? 0 : 1));
+    Copied copied = copy_as_sibling(Rungs::all);
+    if (copied.pid == 0) begin_child(control, wanted, ignored, std::move(request.fds[0]));
+    ForkReply reply{wanted.number, copied.pid, copied.pid < 0 ? copied.error : 0};
+    Fd pidfd(copied.pidfd);
+    return send_reply(control, reply, std::span<const int>(&copied.pidfd, copied.pid < 0 ? 0 : 1));
 }
 
 // An errno says nothing here that the text does not.
@@ -159,11 +138,13 @@ class ServerDied final : public std::system_error {
 };
 
 // Its socket is closed: it is dead, or about to be.
-[[noreturn]] void throw_dead(const Launched& zygote) {
+[[noreturn]] void throw_dead(const Launched& zygote, std::optional<std::string> reason = {}) {
     (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 10s);
     ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), false, true);
     std::string how = status.signaled() ? status.describe() : "died";
     if (status.exited()) how += ": it " + status.describe();
+    if (!reason) reason = take_boot_failure(zygote.control.get());
+    if (reason) how += ": " + *reason;
     throw ServerDied(fmt::format("the fork server (process {}) {}", zygote.pid, how));
 }
 
@@ -179,6 +160,7 @@ bool ends_within(int pidfd, std::chrono::milliseconds time) noexcept {
 }  // namespace
 
 void zygote_main(Fd control) {
+    end_boot();
     block_interrupts(SIG_BLOCK);
     prctl(PR_SET_NAME, "sidestep-fork");
     // Each child does this, and what is called for the first time is looked up in all libraries,
@@ -261,7 +243,10 @@ int Zygote::receive_child(std::uint64_t number, Fd& pidfd) {
             continue;
         }
         Answer answer;
-        if (ready == Ready::answer) answer = receive_answer();
+        if (ready == Ready::answer) {
+            if (auto reason = take_boot_failure(self_.control.get())) throw_dead(self_, reason);
+            answer = receive_answer();
+        }
         if (ready == Ready::nothing || answer.closed) {
             if (told != 0) {
                 settled_ = number;
@@ -280,7 +265,7 @@ int Zygote::receive_child(std::uint64_t number, Fd& pidfd) {
             continue;
         }
         settled_ = number;
-        if (answer.pid <= 0) throw_errno(answer.error, "the fork server cannot make a child");
+        if (answer.pid <= 0) sys::throw_call(answer.error, "the fork server cannot make a child");
         if (!answer.pidfd) {
             discard_child(answer.pid);
             throw_errno(answer.error,

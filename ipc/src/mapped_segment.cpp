@@ -201,7 +201,6 @@ void ObjectRef::save(OutputArchive& archive, const char* name) const {
 
 std::size_t ObjectRef::load(InputArchive& archive, std::uint64_t kind, const char* name,
                             std::size_t least, Use use) {
-    prepare_identity();
     auto segment = std::static_pointer_cast<MappedSegment>(load_lasting(
         archive, [](int fd) -> std::shared_ptr<void> { return MappedSegment::adopt(Fd(fd)); },
         name));

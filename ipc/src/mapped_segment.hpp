@@ -90,7 +90,6 @@ std::byte* allocate_cell(std::size_t size, std::shared_ptr<MappedSegment>& segme
 template <class T>
 detail::ObjectRef make_object(std::uint64_t kind, const char* name, std::size_t extra = 0) {
     constexpr std::size_t kShared = 16 << 10;
-    prepare_identity();
     std::size_t size = sizeof(T) + extra;
     std::shared_ptr<MappedSegment> segment;
     std::byte* at = nullptr;

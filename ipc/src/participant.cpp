@@ -1,8 +1,6 @@
 #include "participant.hpp"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,7 +11,8 @@
 #include <cstring>
 #include <optional>
 
-#include "error.hpp"
+#include "fork_page.hpp"
+#include "own_proc.hpp"
 #include "sys.hpp"
 
 namespace sidestep {
@@ -22,14 +21,11 @@ namespace {
 constexpr std::uint64_t kStartMask = (std::uint64_t(1) << 31) - 1;
 constexpr std::uint64_t kDomainMask = (1 << 10) - 1;
 
-struct Identity {
-    std::atomic<OwnerId> owner{0};  // 0 after fork: the page is wiped
-};
-std::atomic<Identity*> identity{nullptr};
 std::atomic<std::uint64_t> threads{0};
 
 // Field 22 of /proc/<pid>/stat. No allocation: this runs inside locks.
 std::optional<std::uint64_t> start_time(int pid) noexcept {
+    if (!proc_is_ours()) return {};  // it is that of another process with this number
     char path[40], text[1024];
     std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
     Fd file(::open(path, O_RDONLY | O_CLOEXEC));
@@ -45,7 +41,7 @@ std::optional<std::uint64_t> start_time(int pid) noexcept {
 
 std::uint64_t domain() noexcept {
     std::uint64_t hash = 0;
-    // Not /proc/self: the main thread may have ended.
+    // Not /proc/self: the main thread may have ended. (Another namespace's /proc tells ours too.)
     for (const char* path : {"/proc/thread-self/ns/pid", "/proc/thread-self/ns/time"}) {
         struct stat status = {};
         if (::stat(path, &status) == 0) hash = (hash + status.st_ino) * 0x9e3779b97f4a7c15u;
@@ -63,46 +59,20 @@ constexpr std::uint64_t start_of(OwnerId owner) {
 static_assert(start_of(compose(7, 0x7654321f, 0x3ff)) == 0x7654321f);
 static_assert((compose(0x3fffff, kStartMask, kDomainMask) & kUserBit) == 0);
 
-// Null: the system has no page.
-Identity* make_page() noexcept {
-    void* page = ::mmap(nullptr, sizeof(Identity), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED) return nullptr;
-    (void)::madvise(page, sizeof(Identity), MADV_WIPEONFORK);
-    auto* made = new (page) Identity;
-    Identity* expected = nullptr;
-    if (identity.compare_exchange_strong(expected, made)) {
-        // Where the kernel does not wipe (before 4.14), fork() at least is noticed.
-        pthread_atfork(nullptr, nullptr, [] { identity.load()->owner.store(0); });
-        return made;
-    }
-    ::munmap(page, sizeof(Identity));
-    return expected;
-}
-
 OwnerId find_identity() noexcept {
     int saved = errno;
-    Identity* page = identity.load();
-    if (!page) page = make_page();
-    SIDESTEP_ASSERT(page != nullptr);  // prepare_identity()
     int pid = ::getpid();
     OwnerId owner = compose(pid, start_time(pid).value_or(0), domain());
-    page->owner.store(owner);
+    fork_page().owner.store(owner, std::memory_order_relaxed);
     errno = saved;
     return owner;
 }
 
 }  // namespace
 
-void prepare_identity() {
-    if (!identity.load(std::memory_order_acquire) && !make_page())
-        throw_errno(errno, "mmap(a page for this process's identity)");
-}
-
 OwnerId this_process() noexcept {
     // Relaxed: the word is the whole message.
-    Identity* page = identity.load(std::memory_order_acquire);
-    OwnerId owner = page ? page->owner.load(std::memory_order_relaxed) : 0;
+    OwnerId owner = fork_page().owner.load(std::memory_order_relaxed);
     return owner != 0 ? owner : find_identity();
 }
 

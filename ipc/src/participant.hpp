@@ -14,12 +14,15 @@
 // P1 pid and start time together are never reused: a pid would have to come round within one tick.
 // P2 Only the kernel declares death: the pid is gone, or belongs to a process that started at
 //    another time, or its pidfd says that all its threads have ended. A stopped process lives.
-//    Where the kernel does not tell (another pid namespace, no /proc), the owner lives.
+//    Where the kernel does not tell (another pid namespace), the owner lives; and where it has no
+//    start times for us (no /proc, or another namespace's), whoever has the pid now does.
 //    But a word may have been written over, and then names nobody: an owner from another namespace
 //    is believed only if somebody from another one has used the object (Homes).
-// P3 A forked child is somebody else, however it was forked: its page with the id is wiped.
+// P3 A forked child is somebody else, however it was forked: its page with the id is wiped
+//    (fork_page.hpp).
 //
-// Limits: a process that execs while it owns something keeps owning it until it ends.
+// Limits: a process that execs while it owns something keeps owning it until it ends. Without /proc
+//         nobody tells pid namespaces apart: processes of several must not share then.
 // Threads: all thread-safe.
 #pragma once
 
@@ -33,10 +36,6 @@ inline constexpr OwnerId kUserBit = OwnerId(1) << 31;
 
 // The calling process. Never 0, never with kUserBit.
 OwnerId this_process() noexcept;
-
-// What this_process() needs is there from then on: to be called where an error can be told, by who
-// makes or receives the first word that names owners. Throws std::system_error.
-void prepare_identity();
 
 // False: the kernel says that the process has ended. Costs a few system calls.
 bool is_alive(OwnerId owner) noexcept;

@@ -92,7 +92,6 @@ QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
     static_assert(sizeof(State) <= State::kBytesBegin);
     std::size_t fixed = State::kBytesBegin + loans_size(options.lease);
     std::size_t wanted = (options.max_bytes + 4095) / 4096 * 4096;
-    prepare_identity();
     auto segment = MappedSegment::reserve("sidestep-queue", fixed + wanted,
                                           fixed + std::min<std::size_t>(wanted, 1 << 20));
     State* state = new (segment->data()) State;

@@ -25,6 +25,10 @@ class Segment {
     // As large as the address space allows, at most `wanted` bytes: halves until it fits
     // (RLIMIT_AS, RLIMIT_FSIZE, vm.overcommit_memory=2). Throws below `least`.
     static Segment reserve(const char* name, std::size_t wanted, std::size_t least);
+    // The size that is halved until `count` segments of it fit together into half of the address
+    // space that RLIMIT_AS leaves; at least `least`, which may not fit. For who makes several: one
+    // after the other, the first would leave nothing for the last.
+    static std::size_t fitting(std::size_t wanted, std::size_t least, std::size_t count);
     // Maps someone else's. The size is the file's own: it is sealed.
     static Segment attach(Fd fd, sys::Access access);
 

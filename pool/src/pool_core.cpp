@@ -30,15 +30,23 @@ constexpr std::uint64_t kLongestTaskNs = 1'000'000'000;  // what the average tak
 constexpr std::uint64_t kTinyTasksForOneLook = 32;
 constexpr std::uint64_t kSubmitNs = 400;
 
+// The arenas of arguments and of each worker's results, and one more: a worker maps the arguments'
+// twice if it is a fork.
+PoolOptions fitted(PoolOptions options) {
+    options.arena_bytes =
+        Segment::fitting(options.arena_bytes, WorkerMemory::kLeastArena, std::size_t(*options.processes) + 2);
+    return options;
+}
+
 }  // namespace
 
 PoolCore::PoolCore(const PoolOptions& options)
-    : options_(options),
+    : options_(fitted(options)),
       has_default_options_(options.task.says_anything()),
       owner_pid_(::getpid()),
       control_segment_(Segment::create("sidestep-control", sizeof(ControlPage))),
       args_segment_(
-          Segment::reserve("sidestep-args", options.arena_bytes, WorkerMemory::kLeastArena)),
+          Segment::reserve("sidestep-args", options_.arena_bytes, WorkerMemory::kLeastArena)),
       args_reader_(sys::reopen_read_only(args_segment_.fd())),
       control_(new (control_segment_.data()) ControlPage),
       supervisor_bell_(sys::make_eventfd()),

@@ -156,9 +156,10 @@ struct WorkerLink {
     // Owned by the supervisor's thread:
     std::uint64_t limited = 0;       // the task whose worker's memory is to be looked at; 0: none
     std::size_t memory_limit = 0;    //   what it may use
-    std::size_t private_memory = 0;  // at the last look; see measure_growth()
+    std::optional<std::size_t> private_memory;  // at the last look; see measure_growth()
     sys::Clock::time_point started_at{};
-    std::size_t memory_at_start = 0;
+    std::size_t memory_at_start = 0;       // its own, without what it shares
+    std::string boot_failure;              // what it said when it could not start
     std::unique_ptr<WorkerOutput> output;  // of its tasks, if it is captured
     WorkerTally tally;
     GivenFds given;
@@ -472,7 +473,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     sys::Deadline policy_due_;                           //   that is, then
     bool policies_in_flight_ = false;
     unsigned evictions_ = 0;
-    std::uint64_t oom_kills_ = 0;  // of the kernel, when it was last looked
+    std::optional<std::uint64_t> oom_kills_;  // of the kernel, when it was last looked
     std::uint64_t next_serial_ = 1;
     std::uint64_t outstanding_ = 0;  // submitted, not done
     std::uint64_t completed_ = 0;

@@ -99,6 +99,12 @@ OutOfMemory::OutOfMemory(Details details)
           "a task used more than its memory_limit; there was no memory left to say more "
           "about it",
           std::move(details), [](const Details& d, const std::string& name) {
+              if (d.used == 0)
+                  return fmt::format(
+                      "{} could not be held to its memory_limit of {} MiB, and was killed: "
+                      "/proc/{}/statm cannot be read; mount the /proc of this pid namespace, "
+                      "or leave the limit out",
+                      name, d.limit >> 20, d.pid);
               return fmt::format(
                   "{} used {} MiB in worker {}, more than its memory_limit of "
                   "{} MiB, and was killed: give it less to do at a time, or a "

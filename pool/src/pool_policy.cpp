@@ -336,12 +336,18 @@ void PoolCore::enforce_memory_limits() {
         std::uint64_t serial = std::exchange(link.limited, 0);
         if (serial == 0 || !link.alive) continue;
         int pid = link.process.pid;
-        if (resident_memory(pid) <= link.memory_limit) continue;  // cheap, and never too small
-        std::size_t used = proportional_memory(pid);
-        if (used <= link.memory_limit) continue;
+        auto resident = resident_memory(pid);
+        if (resident && *resident <= link.memory_limit) continue;  // cheap, and never too small
+        auto used = proportional_memory(pid);
+        // One that may not be looked into: by how much it has grown. What it shared with its parent
+        // when it started is not its own.
+        if (auto own = used ? std::nullopt : private_memory(pid))
+            used = *own - std::min(*own, link.memory_at_start);
+        if (used && *used <= link.memory_limit) continue;
         Garbage garbage;
         Lock lock(mutex_);
-        enforce_memory_limit(link, serial, used, garbage);
+        // Nobody can tell: it cannot be held to its limit.
+        enforce_memory_limit(link, serial, used.value_or(0), garbage);
     }
 }
 

@@ -16,6 +16,7 @@
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
 
+#include "boot_failure.hpp"
 #include "error.hpp"
 #include "inner_threads.hpp"
 #include "pool_core.hpp"
@@ -115,6 +116,11 @@ void PoolCore::start() {
     save_hook(options_.initializer, initializer_, initializer_fds_);
     save_hook(options_.finalizer, finalizer_, finalizer_fds_);
     oom_kills_ = oom_kills();
+    if (options_.max_memory_growth > 0 && !private_memory(owner_pid_))
+        throw std::runtime_error(
+            "PoolOptions::max_memory_growth cannot be watched: /proc/PID/statm cannot be read; "
+            "mount "
+            "the /proc of this pid namespace, or leave it out");
     launch_options_.environment = inner_thread_variables(*options_.inner_threads);
     if (!links_.empty())
         launcher_ = make_launcher(options_.start_method, "a pool's worker", ServiceThread::count(),
@@ -227,9 +233,11 @@ void PoolCore::adopt(WorkerLink& link, Started started) {
     link.last_front = WorkerLink::kNoFront;
     link.doubtful = false;
     link.started_at = sys::Clock::now();
-    link.memory_at_start = link.private_memory = 0;
+    link.memory_at_start = 0;
+    link.private_memory.reset();
     link.front_clock = {};
     link.front_clock.looked_at = link.started_at;
+    link.boot_failure.clear();
     shortage_since_.reset();
     nobody_since_.reset();
     trace_worker(link, TraceEvent::Kind::worker_started);
@@ -284,6 +292,10 @@ void PoolCore::note_failed_launch(WorkerLink& link, const std::exception_ptr& er
 void PoolCore::handle_control(std::uint32_t index) {
     WorkerLink& link = links_[index];
     if (!link.alive) return;
+    if (auto reason = link.ready ? std::nullopt : take_boot_failure(link.process.control.get())) {
+        link.boot_failure = *reason;
+        return;
+    }
     WorkerReady ready;
     sys::Message message;
     try {
@@ -321,9 +333,7 @@ void PoolCore::handle_closed(WorkerLink& link) {
 // It takes tasks, or its initializer threw.
 void PoolCore::handle_ready(WorkerLink& link, const WorkerReady& ready) {
     std::size_t memory = 0;  // what it says is said once: nothing else may end this
-    attempt([&] {
-        if (options_.max_memory_growth > 0) memory = private_memory(link.process.pid);
-    });
+    attempt([&] { memory = private_memory(link.process.pid).value_or(0); });
     std::exception_ptr reason;
     if (ready.error_block) reason = broken_pool([&] { return initializer_error(link, ready); });
     Garbage garbage;
@@ -334,7 +344,8 @@ void PoolCore::handle_ready(WorkerLink& link, const WorkerReady& ready) {
     }
     link.ready = true;
     link.tally.start += sys::Clock::now() - link.tally.launch_began;
-    link.memory_at_start = link.private_memory = memory;
+    link.memory_at_start = memory;
+    link.private_memory = memory;
     if (!backlog_.empty())  // what waits behind others is older, and comes first
         for (WorkerLink& other : links_)
             if (other.alive && other.ready && !other.stopping)

@@ -16,8 +16,8 @@ std::string in_short(std::chrono::nanoseconds time) {
     return ns < 1e12 ? fmt::format("{:.3g} s", ns / 1e9) : fmt::format("{:.0f} s", ns / 1e9);
 }
 
-std::string in_mib(std::size_t bytes) {
-    return fmt::format("{:.1f}", static_cast<double>(bytes) / (1 << 20));
+std::string in_mib(std::optional<std::size_t> bytes) {
+    return bytes ? fmt::format("{:.1f}", static_cast<double>(*bytes) / (1 << 20)) : "?";
 }
 
 std::string line_of(const char* name, const Histogram& times) {

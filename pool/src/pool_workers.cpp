@@ -78,17 +78,22 @@ void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage
         break_pool(broken_pool([&] {
                        return fmt::format(
                            "the pool is broken: worker {} {} before its initializer had ended; "
-                           "look at what that does: nothing is tried again",
-                           pid, status.describe());
+                           "{}: nothing is tried again",
+                           pid, status.describe(),
+                           link.boot_failure.empty() ? "look at what that does"
+                                                     : link.boot_failure);
                    }),
                    garbage);
     if (state_ != State::broken && crash_loop())
         break_pool(broken_pool([&] {
                        return fmt::format(
                            "the pool is broken: {} workers in a row died without beginning "
-                           "a task, the last one (process {}) {}; run the program under a "
-                           "debugger, or look at what its start-up does before init()",
-                           barren_deaths_, pid, status.describe());
+                           "a task, the last one (process {}) {}; {}",
+                           barren_deaths_, pid, status.describe(),
+                           link.boot_failure.empty()
+                               ? "run the program under a debugger, or look at what its start-up "
+                                 "does before init()"
+                               : link.boot_failure);
                    }),
                    garbage);
 }
@@ -182,8 +187,8 @@ std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& 
                 "it had overwritten its shared memory, or written to the pool's socket, so the "
                 "pool stopped it";
         if (status.signal() == SIGKILL && !link.corrupt) {
-            std::uint64_t kills = oom_kills();
-            details.oom_killed = std::exchange(oom_kills_, kills) < kills;
+            auto kills = oom_kills(), before = std::exchange(oom_kills_, kills);
+            details.oom_killed = kills && before && *before < *kills;
         }
         return std::make_exception_ptr(WorkerLost(std::move(details)));
     });
@@ -339,8 +344,8 @@ void PoolCore::retire_old(sys::Clock::time_point now) {
         if (!link.alive || link.stopping || link.eviction) continue;
         if (oldest && oldest->started_at <= link.started_at) continue;
         bool old = options_.max_age.count() > 0 && now - link.started_at > options_.max_age.time();
-        bool large = options_.max_memory_growth > 0 &&
-                     link.private_memory > link.memory_at_start + options_.max_memory_growth;
+        bool large = link.private_memory && *link.private_memory > link.memory_at_start +
+                                                                       options_.max_memory_growth;
         if (old || large) oldest = &link;
     }
     if (!oldest) return;

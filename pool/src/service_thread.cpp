@@ -13,6 +13,7 @@
 #include <sidestep/forced_unwind.hpp>
 #include <sidestep/task_state.hpp>
 
+#include "make_thread.hpp"
 #include "per_process.hpp"
 
 namespace sidestep::detail {
@@ -43,7 +44,7 @@ std::size_t ServiceThread::count() { return running_threads.load(); }
 
 void ServiceThread::start(const char* name, Runs runs, std::function<void()> body) {
     BlockedSignals blocked;
-    thread_ = std::thread([name, body = std::move(body)] {
+    thread_ = make_thread([name, body = std::move(body)] {
         prctl(PR_SET_NAME, name);
         body();
     });

@@ -13,6 +13,7 @@
 #include <sidestep/pool_task.hpp>
 
 #include "error.hpp"
+#include "make_thread.hpp"
 #include "spare_errors.hpp"
 #include "sys.hpp"
 
@@ -176,7 +177,7 @@ void ThreadPoolCore::start_thread() {
     noted_.workers.reserve(index + 1);
     threads_.emplace_back();
     try {
-        threads_.back() = std::thread([this, index] { run(index); });
+        threads_.back() = make_thread([this, index] { run(index); });
     } catch (...) {
         threads_.pop_back();
         throw;

@@ -21,9 +21,11 @@
 #include <sidestep/this_task.hpp>
 
 #include "boot.hpp"
+#include "boot_failure.hpp"
 #include "error.hpp"
 #include "inner_threads.hpp"
 #include "result_buffer.hpp"
+#include "lifeline.hpp"
 #include "spin.hpp"
 #include "task_fds.hpp"
 #include "worker_heap.hpp"
@@ -349,7 +351,7 @@ class Worker {
         }
         // The lifeline kills us with our parent; this is for a parent whose lifeline a forked
         // process still holds.
-        if (getppid() != parent_pid_) leave_process(1);
+        if (parent_is_gone(parent_pid_)) leave_process(1);
     }
 
     Segment ring_segment_, result_segment_, args_segment_, control_segment_;
@@ -420,6 +422,7 @@ void worker_main(Fd control) {
     Worker worker(setup, std::move(message.fds), std::move(control));
     WorkerReady ready = worker.initialize();
     sys::send_message(control_fd, std::as_bytes(std::span(&ready, 1)), {});
+    end_boot();
     if (ready.error_block) leave_process(1);
     worker.work();
 }

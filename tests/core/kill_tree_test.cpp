@@ -4,11 +4,13 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -18,6 +20,7 @@
 #include <catch2/catch.hpp>
 #include <sidestep/subprocess.hpp>
 
+#include "sandbox.hpp"
 #include "subprocess_support.hpp"
 #include "support.hpp"
 #include "sys.hpp"
@@ -210,4 +213,48 @@ TEST_CASE("OnDestroy::kill reaches the descendants of a child that has ended uns
     REQUIRE(test::eventually([&] { return !test::is_running(family.child.pid()); }));
     { sp::Popen ends = std::move(family.child); }
     CHECK(family.nobody_left());
+}
+
+TEST_CASE("whoever has the number of a tree's member in another pid namespace is left alone",
+          "[core][subprocess][kill_tree]") {
+    // Out here a process and its child; in there the child that is killed, and an innocent one, get
+    // the same numbers.
+    Family outer("sleep 1000 & echo $!; ", 1);
+    int child = outer.child.pid(), grandchild = outer.pids[0];
+    int code = test::in_foreign_proc([&] {
+        auto take_number = [](int number) {
+            std::ofstream("/proc/sys/kernel/ns_last_pid") << number - 1 << std::flush;
+        };
+        take_number(child);
+        sp::Options options{.kill_tree = true};
+        options.process_group = 0;
+        sp::Popen tree({"/bin/sleep", "1000"}, options);
+        take_number(grandchild);
+        pid_t innocent = fork();
+        if (innocent == 0)
+            for (;;) pause();
+        if (tree.pid() != child || innocent != grandchild) return 97;
+        tree.kill_tree();
+        int status = 0;
+        bool lives = waitpid(innocent, &status, WNOHANG) == 0;
+        bool stopped = waitpid(innocent, &status, WNOHANG | WUNTRACED) != 0;
+        kill(innocent, SIGKILL);
+        if (tree.wait() != -SIGKILL) return 1;
+        return lives && !stopped ? 0 : 2;
+    });
+    CHECK(code == 0);
+    outer.child.kill_tree();
+}
+
+TEST_CASE("a group's end is not taken for granted where nobody can tell",
+          "[core][subprocess][kill_tree]") {
+    CHECK(test::without_proc([] {
+              sp::Options options{.std_out = sp::PIPE, .kill_tree = true};
+              options.process_group = 0;
+              // What the child leaves behind does not heed SIGTERM.
+              sp::Popen child({"bash", "-c", kStubborn + "exec sleep 1000"}, options);
+              int left = std::stoi(child.std_out().read_line().value());
+              child.stop({{SIGTERM, 50ms}, {SIGKILL}});
+              return test::eventually([&] { return kill(left, 0) < 0; }) ? 0 : 1;
+          }) == 0);
 }

@@ -7,7 +7,9 @@
 
 #include <catch2/catch.hpp>
 
+#include "copy_process.hpp"
 #include "processes.hpp"
+#include "sandbox.hpp"
 
 using sidestep::is_alive;
 using sidestep::OwnerId;
@@ -80,6 +82,29 @@ TEST_CASE("a pid that was used again is not its former bearer", "[ipc][participa
     CHECK_FALSE(is_alive(former));
     // In another namespace nothing is known: it lives.
     CHECK(is_alive(former ^ OwnerId(1) << 60));
+}
+
+TEST_CASE("what another pid namespace's /proc says of our numbers is not believed",
+          "[ipc][participant]") {
+    CHECK(test::in_foreign_proc([] {
+              OwnerId self = this_process();
+              if (sidestep::pid_of(self) != 1) return 1;
+              // Some start time, that of no process with this number: here, or out there.
+              OwnerId holder = self ^ OwnerId(1) << 33;
+              test::Child dead([] {});
+              OwnerId gone = (holder & ~OwnerId(0x3fffff)) | static_cast<OwnerId>(dead.pid());
+              (void)dead.wait();
+              if (!is_alive(holder)) return 2;
+              return is_alive(gone) ? 3 : 0;  // what the kernel tells of our numbers counts
+          }) == 0);
+}
+
+TEST_CASE("a copy that a raw system call made is somebody else", "[ipc][participant]") {
+    OwnerId self = this_process();
+    sidestep::Copied copied = sidestep::copy_process(0, 0, sidestep::Rungs::all);
+    if (copied.pid == 0) ::_exit(this_process() != self && is_alive(self) ? 0 : 1);
+    sidestep::Fd pidfd(copied.pidfd);
+    CHECK(sidestep::sys::wait_pidfd(pidfd.get(), true).code() == 0);
 }
 
 TEST_CASE("threads have names of their own", "[ipc][participant]") {

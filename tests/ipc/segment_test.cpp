@@ -13,13 +13,16 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
+#include "sandbox.hpp"
 #include "support.hpp"
 
 namespace sys = sidestep::sys;
 using sidestep::Segment;
+using test::Refusal;
 
 namespace {
 
@@ -191,6 +194,57 @@ TEST_CASE("a reservation shrinks to the file size there may be", "[ipc][segment]
                   return clear && error.code() == std::errc::file_too_large ? 0 : 4;
               }
           }) == 0);
+}
+
+TEST_CASE("segments that are fitted together leave room for each other, and for the rest",
+          "[ipc][segment]") {
+    constexpr std::size_t kWanted = std::size_t(1) << 30, kLeast = std::size_t(1) << 20;
+    CHECK(Segment::fitting(kWanted, kLeast, 5) == kWanted);  // no limit
+    for (std::size_t room : {40u, 100u, 260u, 300u, 511u})
+        CHECK(in_child([&] {
+                  std::size_t pages = 0, bytes = room << 20;
+                  std::ifstream("/proc/self/statm") >> pages;
+                  std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+                  rlimit limit = {pages * page + bytes, pages * page + bytes};
+                  if (setrlimit(RLIMIT_AS, &limit) != 0) return 100;
+                  std::size_t size = Segment::fitting(kWanted, kLeast, 5);
+                  if (size < kLeast || kWanted % size != 0 || 20 * size < bytes / 2) return 1;
+                  std::vector<Segment> all;
+                  for (int i = 0; i < 5; ++i) all.push_back(Segment::create("sidestep-test", size));
+                  return 5 * size <= bytes / 2 ? 0 : 2;
+              }) == 0);
+}
+
+TEST_CASE("an error that no limit made blames none", "[ipc][segment]") {
+    for (int error : {EPERM, ENOSYS})
+        CHECK(test::where_refused({{SYS_memfd_create, error}}, [] {
+                  try {
+                      (void)Segment::reserve("sidestep-test", 1 << 30, 1 << 20);
+                      return 1;
+                  } catch (const std::system_error& e) {
+                      std::string text = e.what();
+                      bool clear = text.find("memfd_create(sidestep-test)") == 0 &&
+                                   text.find("sandbox") != std::string::npos;
+                      return clear && text.find("RLIMIT") == std::string::npos ? 0 : 2;
+                  }
+              }) == 0);
+    Refusal mmap_refused = {SYS_mmap, ENOMEM, 3, MAP_SHARED, MAP_SHARED};
+    CHECK(test::where_refused({mmap_refused}, [] {
+              try {
+                  (void)Segment::reserve("sidestep-test", 1 << 30, 1 << 29);
+                  return 1;
+              } catch (const std::system_error& e) {
+                  return std::string(e.what()).find("RLIMIT") == std::string::npos ? 0 : 2;
+              }
+          }) == 0);
+}
+
+TEST_CASE("pages come on first touch where MADV_POPULATE_WRITE is refused", "[ipc][segment]") {
+    for (int error : {EINVAL, EPERM, ENOSYS})
+        CHECK(test::where_refused({{SYS_madvise, error, 2, 23}}, [] {
+                  Segment segment = Segment::create("sidestep-test", 1 << 20);
+                  return sys::populate(segment.bytes()) ? 0 : 1;
+              }) == 0);
 }
 
 TEST_CASE("a range is brought in whole, wherever in a page it begins", "[ipc][segment]") {

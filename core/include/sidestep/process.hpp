@@ -257,8 +257,8 @@ class ParentProcess {
 // Nothing in a process that is no child of ours.
 std::optional<ParentProcess> parent_process();
 
-// CPUs of the machine, and those that this process may use: its affinity mask, cut by the cgroup's
-// cpu.max quota.
+// CPUs of the machine, and those that this process may use: its affinity mask, cut by the
+// quotas of its control groups, its own and those above it (cgroup v1 and v2).
 unsigned cpu_count();
 unsigned process_cpu_count();
 

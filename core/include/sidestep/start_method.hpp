@@ -71,7 +71,8 @@ void set_start_method(StartMethod method);
 void force_start_method(StartMethod method);
 
 // The program that spawn (and so the fork server) starts; an empty path: this one, whatever its
-// file is called by now. It must be the same build: a child that finds it is not, says so on stderr
+// file is called by now, also where the loader (`ld.so ./program`) or a tool such as valgrind runs
+// it. It must be the same build: a child that finds it is not, says so on stderr
 // and exits with 1.
 void set_executable(const std::filesystem::path& program);
 std::filesystem::path get_executable();

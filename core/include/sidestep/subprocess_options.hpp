@@ -347,7 +347,9 @@ struct Options {
     std::optional<int> nice = {};  // added to the parent's nice value
     // The child is killed (SIGKILL) when this *process* dies, however it dies, or when the Popen
     // is destroyed without detaching. Costs one descriptor in each of the two; a child that
-    // closes descriptors it does not know escapes.
+    // closes descriptors it does not know escapes. Where a sandbox refuses F_SETSIG it gets SIGIO,
+    // whose default is to end it; and where that cannot be had either (PR_SET_PDEATHSIG), it is
+    // killed when the *thread* that started it ends.
     bool die_with_parent = false;
     // Whether a timeout, OnDestroy::stop and OnDestroy::kill reach the child's descendants, too.
     // No value: true for the functions that take a timeout if there is one, else false. When true,

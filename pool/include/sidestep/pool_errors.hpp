@@ -84,12 +84,13 @@ class TaskTimeout : public TaskError {
     }
 };
 
-// The task's worker used more than TaskOptions::memory_limit, and was killed; the pool goes on.
+// The task's worker used more than TaskOptions::memory_limit, and was killed; the pool goes on. Or
+// nobody could tell what it used (no /proc): a limit is not left out in silence.
 class OutOfMemory : public TaskError {
   public:
     explicit OutOfMemory(Details details);
     std::size_t limit() const { return details().limit; }
-    std::size_t used() const { return details().used; }
+    std::size_t used() const { return details().used; }  // 0: it is not known
 };
 
 // The pool cannot go on: its workers die without getting anywhere, or cannot be started. Its tasks

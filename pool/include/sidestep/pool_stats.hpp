@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,8 +43,8 @@ struct WorkerStats {
     std::chrono::nanoseconds serialize{0};
 
     // Bytes now: the resident set, shared pages and all; and the proportional set, in which a page
-    // that n processes share counts one n-th. 0: none runs now.
-    std::size_t resident = 0, proportional = 0;
+    // that n processes share counts one n-th. 0: none runs now; nothing: the kernel does not tell.
+    std::optional<std::size_t> resident = 0, proportional = 0;
 };
 
 // A task that took long.

@@ -51,7 +51,9 @@ struct TaskOptions {
 
     // What its worker may use while it runs, in bytes: the process's proportional share (PSS), so
     // that memory shared with others is not counted for each. Then the task fails with OutOfMemory,
-    // and its worker is killed. Looked at every 20 ms. 0: the pool's default.
+    // and its worker is killed. Looked at every 20 ms. Of a worker that may not be traced (it is
+    // not dumpable, or became another user) the kernel tells no share: what counts then is how much
+    // its own memory has grown since it started. 0: the pool's default.
     std::size_t memory_limit = 0;
 
     Retry retry = {};

@@ -1,0 +1,30 @@
+// The page of this process that a forked child finds empty: who looks there learns, without a
+// system call, that it is somebody else now.
+//
+// Fork:      the kernel empties it however the child was forked (MADV_WIPEONFORK, Linux 4.14).
+// Where
+//            it does not, or a sandbox refuses the call, fork(2) empties it (pthread_atfork), and
+//            who forks by a raw system call calls wipe_fork_page() in the child: this library does.
+//            A child that the application makes with clone(2) or _Fork(3) is not noticed then.
+// Threads:   thread-safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace sidestep {
+
+// Relaxed, all of them: each word stands alone.
+struct ForkPage {
+    std::atomic<std::uint64_t> generation{0};  // fork_marker.hpp
+    std::atomic<std::uint64_t> owner{0};       // participant.hpp: who this process is
+    std::atomic<std::uint64_t> proc{0};        // own_proc.hpp: what it found
+};
+
+// Never fails: there is always a page, one way or the other.
+ForkPage& fork_page() noexcept;
+
+// In a child that was forked by a raw system call. Async-signal-safe.
+void wipe_fork_page() noexcept;
+
+}  // namespace sidestep

@@ -1,0 +1,250 @@
+// What is left of starting processes where a sandbox, a container or an old kernel refuses calls.
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include <catch2/catch.hpp>
+
+#include <sidestep/process.hpp>
+#include <sidestep/subprocess.hpp>
+
+#include "boot_failure.hpp"
+#include "copy_process.hpp"
+#include "fork_marker.hpp"
+#include "launch_support.hpp"
+#include "lifeline.hpp"
+#include "own_proc.hpp"
+#include "sandbox.hpp"
+#include "support.hpp"
+
+using namespace sidestep;
+using test::Refusal;
+using namespace std::chrono_literals;
+
+namespace {
+
+const StartMethod kMethods[] = {StartMethod::spawn, StartMethod::fork, StartMethod::forkserver};
+
+constexpr Refusal kClonePidfd = {SYS_clone, EINVAL, 0, CLONE_PIDFD, CLONE_PIDFD};
+constexpr Refusal fcntl_refused(int command, int error = EPERM) {
+    return {SYS_fcntl, error, 1, static_cast<std::uint32_t>(command)};
+}
+
+// 0: children start, and end as they should.
+int starts_children(StartMethod method) {
+    auto from = test::launcher(method);
+    for (int code : {7, 8}) {
+        Launched child = from->launch(&test::report_main);
+        test::ChildReport report = test::receive_report(child);
+        if (report.pid != child.pid || report.parent != getpid()) return 1;
+        test::send_number(child, code);
+        if (test::wait_for(child).code() != code) return 2;
+    }
+    Launched killed = from->launch(&test::hold_main);
+    sys::pidfd_send_signal(killed.pidfd.get(), SIGTERM);
+    return test::wait_for(killed).signal() == SIGTERM ? 0 : 3;
+}
+
+// 0: programs start; 1..3: they do not, or a failure is not reported.
+int runs_programs() {
+    auto done = subprocess::run({"/bin/sh", "-c", "echo hi; exit 3"}, {.capture_output = true});
+    if (done.std_out != "hi\n" || done.returncode != 3) return 1;
+    try {
+        subprocess::run({"/nowhere/at/all"});
+        return 2;
+    } catch (const subprocess::StartError& error) {
+        if (error.code().value() != ENOENT) return 3;
+    }
+    return 0;
+}
+
+}  // namespace
+
+TEST_CASE("children start on the next rung where a clone call is refused", "[core][sandbox]") {
+    for (int error : {ENOSYS, EPERM, EINVAL})
+        for (StartMethod method : kMethods) {
+            CAPTURE(error, to_string(method));
+            CHECK(test::where_refused({{SYS_clone3, error}},
+                                      [&] { return starts_children(method); }) == 0);
+            CHECK(test::where_refused({{SYS_clone3, error}, kClonePidfd},
+                                      [&] { return starts_children(method); }) == 0);
+        }
+}
+
+TEST_CASE("programs start, and failures to start are told, on each rung", "[core][sandbox]") {
+    for (int error : {ENOSYS, EPERM}) {
+        CAPTURE(error);
+        CHECK(test::where_refused({{SYS_clone3, error}}, runs_programs) == 0);
+        CHECK(test::where_refused({{SYS_clone3, error}, kClonePidfd}, runs_programs) == 0);
+    }
+}
+
+TEST_CASE("where no process can be made, the error names the call and who may refuse it",
+          "[core][sandbox]") {
+    CHECK(test::where_refused({{SYS_clone3, EPERM}, {SYS_clone, EPERM}}, [] {
+              try {
+                  subprocess::run({"/bin/true"});
+                  return 1;
+              } catch (const subprocess::StartError& error) {
+                  bool clear = std::strstr(error.what(), "clone (") != nullptr &&
+                               std::strstr(error.what(), "refused by the sandbox") != nullptr;
+                  return clear ? 0 : 2;
+              }
+          }) == 0);
+}
+
+TEST_CASE("children start and get signals without pidfd_open and pidfd_send_signal",
+          "[core][sandbox]") {
+    for (int error : {ENOSYS, EPERM})
+        for (StartMethod method : kMethods) {
+            CAPTURE(error, to_string(method));
+            CHECK(test::where_refused({{SYS_pidfd_open, error}, {SYS_pidfd_send_signal, error}},
+                                      [&] { return starts_children(method); }) == 0);
+        }
+}
+
+TEST_CASE("a child dies with its parent where F_SETSIG, or all of O_ASYNC, is refused",
+          "[core][sandbox]") {
+    const std::vector<Refusal> sandboxes[] = {{fcntl_refused(F_SETSIG, EINVAL)},
+                                              {fcntl_refused(F_SETSIG), fcntl_refused(F_SETOWN)}};
+    for (const auto& refusals : sandboxes)
+        for (StartMethod method : kMethods) {
+            CAPTURE(refusals.size(), to_string(method));
+            auto [alive_read, alive_write] = sys::make_pipe();
+            int code = test::in_sandbox([&, held = &alive_write] {
+                if (test::refuse(refusals) != 0) return 98;
+                ::signal(SIGIO, SIG_IGN);  // the application's own business
+                Launched child = test::launcher(method)->launch(&test::hold_main);
+                test::send_number(child, 0, held);
+                std::byte answer{};
+                (void)sys::receive_message(child.control.get(), {&answer, 1});  // it holds it
+                ::kill(getpid(), SIGKILL);
+                return 1;
+            });
+            alive_write.reset();
+            CHECK(code == -SIGKILL);
+            CHECK(test::reaches_end(alive_read));
+        }
+}
+
+TEST_CASE("a program that dies with its parent does so without F_SETSIG too", "[core][sandbox]") {
+    const std::vector<Refusal> sandboxes[] = {{fcntl_refused(F_SETSIG, EINVAL)},
+                                              {fcntl_refused(F_SETSIG), fcntl_refused(F_SETOWN)}};
+    for (const auto& refusals : sandboxes) {
+        CAPTURE(refusals.size());
+        auto [alive_read, alive_write] = sys::make_pipe();
+        int code = test::in_sandbox([&, held = alive_write.get()] {
+            if (test::refuse(refusals) != 0) return 98;
+            subprocess::Options options{.pass_fds = {{held, 9}}, .die_with_parent = true};
+            subprocess::Popen child({"/bin/sleep", "1000"}, options);
+            ::kill(getpid(), SIGKILL);
+            return 1;
+        });
+        alive_write.reset();
+        CHECK(code == -SIGKILL);
+        CHECK(test::reaches_end(alive_read));
+    }
+}
+
+TEST_CASE("why a child could not start stands in its parent's exception", "[core][sandbox]") {
+    const std::initializer_list<Refusal> all = {fcntl_refused(F_SETSIG),
+                                                fcntl_refused(F_SETOWN),
+                                                {SYS_prctl, EPERM, 0, 1}};  // PR_SET_PDEATHSIG
+    CHECK(test::where_refused(all, [] {
+              Launched child = test::launcher(StartMethod::spawn)->launch(&test::report_main);
+              (void)test::wait_for(child);
+              auto reason = take_boot_failure(child.control.get());
+              return reason && reason->find("PR_SET_PDEATHSIG") != std::string::npos ? 0 : 1;
+          }) == 0);
+    for (StartMethod method : {StartMethod::fork, StartMethod::forkserver}) {
+        CAPTURE(to_string(method));
+        CHECK(test::where_refused(all, [&] {
+                  try {
+                      (void)test::launcher(method)->launch(&test::report_main);
+                      return 1;
+                  } catch (const std::system_error& error) {
+                      return std::strstr(error.what(), "PR_SET_PDEATHSIG") ? 0 : 2;
+                  }
+              }) == 0);
+    }
+}
+
+TEST_CASE("a forked copy is told apart where MADV_WIPEONFORK is refused", "[core][sandbox]") {
+    Refusal refused = {SYS_madvise, EINVAL, 2, MADV_WIPEONFORK};
+    // In a program that has not asked yet: what is mapped now would stay.
+    CHECK(test::where_refused({refused}, [] {
+              return subprocess::run({"/proc/self/exe", "[wipe-on-fork]"}).returncode;
+          }) == 0);
+}
+
+TEST_CASE("forked copies are told apart, however they were made", "[core][.][wipe-on-fork]") {
+    ForkMarker marker;
+    CHECK(marker.same_process());
+    CHECK(test::in_sandbox([&] { return marker.same_process() ? 1 : 0; }) == 0);
+    Copied copied = copy_process(0, 0, Rungs::all);
+    if (copied.pid == 0) _exit(marker.same_process() ? 1 : 0);
+    Fd pidfd(copied.pidfd);
+    CHECK(sys::wait_pidfd(pidfd.get(), true).code() == 0);
+    CHECK(marker.same_process());
+}
+
+TEST_CASE("without /proc one thread may fork, and what cannot be counted may not",
+          "[core][sandbox]") {
+    CHECK(test::without_proc([] {
+              if (sys::thread_count() != 1) return 1;
+              if (starts_children(StartMethod::fork) != 0) return 2;
+              std::atomic<bool> over{false};
+              std::thread other([&] {
+                  while (!over) std::this_thread::yield();
+              });
+              bool unknown = !sys::thread_count().has_value();
+              std::string refusal;
+              try {
+                  require_single_thread("a pool's worker", 5);
+              } catch (const std::logic_error& error) {
+                  refusal = error.what();
+              }
+              over = true;
+              other.join();
+              if (!unknown) return 3;
+              return refusal.find("cannot be counted without /proc") != std::string::npos ? 0 : 4;
+          }) == 0);
+}
+
+TEST_CASE("children start without /proc, and beside another namespace's", "[core][sandbox]") {
+    for (StartMethod method : kMethods) {
+        CAPTURE(to_string(method));
+        CHECK(test::without_proc([&] { return starts_children(method); }) == 0);
+        CHECK(test::in_foreign_proc([&] { return starts_children(method); }) == 0);
+    }
+}
+
+TEST_CASE("a process knows whether /proc speaks of its own numbers", "[core][sandbox]") {
+    CHECK(proc_is_ours());
+    CHECK(test::in_foreign_proc([] { return proc_is_ours() ? 1 : 0; }) == 0);
+    CHECK(test::without_proc([] { return proc_is_ours() ? 1 : 0; }) == 0);
+    CHECK(test::in_sandbox([] { return proc_is_ours() ? 0 : 1; }) == 0);
+}
+
+TEST_CASE("the parent's number means nothing in a pid namespace that it is not in",
+          "[core][sandbox]") {
+    CHECK_FALSE(parent_is_gone(getppid()));
+    CHECK(parent_is_gone(getpid()));
+    CHECK(test::in_foreign_proc([] { return parent_is_gone(4711) ? 1 : 0; }) == 0);
+}
+
+TEST_CASE("an eventual wait on two words waits where futex_waitv is refused", "[core][sandbox]") {
+    for (int error : {ENOSYS, EPERM, EACCES})
+        CHECK(test::where_refused({{449, error}}, [] {
+                  std::atomic<std::uint32_t> a{0}, b{0};
+                  // Refused, it came back at once, as if woken: a loop around it would be busy.
+                  auto begin = sys::Clock::now();
+                  (void)sys::futex_wait2(a, 0, b, 0, begin + 20ms);
+                  return sys::Clock::now() >= begin + 20ms ? 0 : 1;
+              }) == 0);
+}
