@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -118,11 +119,13 @@ struct BareRing::State {
         ring = sidestep::RingParent(header, kCapacity);
         child = start_child([header] {
             sidestep::RingWorker worker(header, kCapacity);
-            for (;;)
-                if (sidestep::TaskSlot* slot = worker.claim())
-                    worker.complete(*slot);
-                else
+            for (;;) {
+                sidestep::TaskSlot* slot = worker.claim();
+                if (!slot)
                     sidestep::cpu_relax();
+                else if (!worker.complete(*slot))
+                    std::abort();
+            }
         });
     }
     ~State() { end_child(child); }

@@ -20,7 +20,7 @@ void produce(Lines::Producer out, int reader) {
 
 std::size_t count_digits(const std::string& line) {
     std::size_t digits = 0;
-    for (unsigned char c : line) digits += std::isdigit(c) != 0;
+    for (char c : line) digits += std::isdigit(static_cast<unsigned char>(c)) != 0;
     return digits;
 }
 

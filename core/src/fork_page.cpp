@@ -10,7 +10,7 @@ namespace {
 
 // Where the kernel wipes none.
 ForkPage ordinary;
-std::atomic<ForkPage*> current{nullptr};
+std::atomic<ForkPage*> page_in_use{nullptr};
 
 void* map_wiped() noexcept {
     void* page = ::mmap(nullptr, sizeof(ForkPage), PROT_READ | PROT_WRITE,
@@ -27,7 +27,7 @@ ForkPage& make_page() noexcept {
     // Before it is there for others: no fork is missed. (To do it twice does no harm.)
     if (!wiped) (void)::pthread_atfork(nullptr, nullptr, &wipe_fork_page);
     ForkPage* known = nullptr;
-    if (current.compare_exchange_strong(known, made)) return *made;
+    if (page_in_use.compare_exchange_strong(known, made)) return *made;
     if (wiped) ::munmap(wiped, sizeof(ForkPage));  // another thread was faster
     return *known;
 }
@@ -35,12 +35,12 @@ ForkPage& make_page() noexcept {
 }  // namespace
 
 ForkPage& fork_page() noexcept {
-    ForkPage* page = current.load(std::memory_order_acquire);
+    ForkPage* page = page_in_use.load(std::memory_order_acquire);
     return page ? *page : make_page();
 }
 
 void wipe_fork_page() noexcept {
-    ForkPage* page = current.load(std::memory_order_acquire);
+    ForkPage* page = page_in_use.load(std::memory_order_acquire);
     if (!page) return;
     page->generation.store(0, std::memory_order_relaxed);
     page->owner.store(0, std::memory_order_relaxed);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -17,12 +18,12 @@
 #include <sidestep/exit_hooks.hpp>
 
 #include "boot.hpp"
+#include "boot_failure.hpp"
 #include "error.hpp"
 #include "fork_child.hpp"
 #include "init_place.hpp"
-#include "privileges.hpp"
-#include "boot_failure.hpp"
 #include "lifeline.hpp"
+#include "privileges.hpp"
 #include "sys.hpp"
 #include "sys_socket.hpp"
 
@@ -51,6 +52,11 @@ bool process_has_ended(int pid) {
     return sys::find_process(pid, pidfd) == ESRCH || (pidfd && sys::has_ended(pidfd.get()));
 }
 
+bool is_hung_up(int socket) {
+    pollfd entry = {.fd = socket, .events = 0, .revents = 0};
+    return poll(&entry, 1, 0) > 0 && (entry.revents & POLLHUP) != 0;
+}
+
 // Throws if somebody else than the parent made the socket.
 void check_peer(const Fd& control) {
     sys::PeerCredentials peer = sys::peer_credentials(control.get());
@@ -59,8 +65,10 @@ void check_peer(const Fd& control) {
             fmt::format("its control socket belongs to user {}, and it runs as user {}: only a "
                         "parent of the same user is obeyed",
                         peer.uid, geteuid()));
-    // A parent that has ended is not the parent any more; what it said counts.
-    if (peer.pid != getppid() && !process_has_ended(peer.pid))
+    // A parent that has ended is not the parent any more, and has left the socket: what it said
+    // counts.
+    bool left = is_hung_up(control.get()) && peer.pid != 0 && process_has_ended(peer.pid);
+    if (peer.pid != getppid() && !left)
         throw std::runtime_error(
             fmt::format("its control socket belongs to process {}, and its parent is {}: only the "
                         "parent is obeyed ({} is set by Sidestep for its own workers: unset it)",
@@ -87,8 +95,8 @@ void boot_or_throw(Fd control) {
     }
     const void* entry = resolve(message.entry, Contents::code, 1);
     if (!entry)
-        throw std::runtime_error(
-            "what its parent wants it to run is not in it: " + why_unresolved(message.entry));
+        throw std::runtime_error("what its parent wants it to run is not in it: " +
+                                 why_unresolved(message.entry));
     if (!BootEntry::exists(entry))
         throw std::runtime_error("the start message names a place where no child begins");
     reinterpret_cast<BootMain>(const_cast<void*>(entry))(std::move(control));

@@ -41,7 +41,7 @@ std::string file_mapped_at(std::uintptr_t address) {
     return {};
 }
 
-ProgramTraces look() {
+ProgramTraces look_around() {
     ProgramTraces traces;
     traces.executed = read_link("/proc/thread-self/exe");  // tools do not think of this one
     traces.claimed = read_link(kSelf);
@@ -110,7 +110,7 @@ OwnProgram own_program() {
     const OwnProgram* own = known.get();
     // /proc may be out of sight since then (chroot).
     if (own && (own->executable != kSelf || ::access(kSelf, F_OK) == 0)) return *own;
-    OwnProgram fresh = own_program_from(look());
+    OwnProgram fresh = own_program_from(look_around());
     (void)known.set_first(fresh);
     return fresh;
 }

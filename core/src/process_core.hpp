@@ -98,7 +98,7 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     bool taken_over_ = false;  // the child has reached our code
     std::exception_ptr thrown_;
     std::exception_ptr report_error_;  // why its last report could not be read
-    std::string boot_failure_;  // what it said when it could not start
+    std::string boot_failure_;         // what it said when it could not start
     bool unlogged_end_ = false;
 };
 

@@ -65,9 +65,9 @@ const TaskEntry* find_entry(const TaskId& id) {
 
 const TaskEntry& require_entry(const TaskId& id, std::string_view whose) {
     if (const TaskEntry* entry = find_entry(id)) return *entry;
-    throw SerializationError(
-        fmt::format("the code of {} is not in this process ({}): {}", whose, ::getpid(),
-                    why_unresolved({id.where.module, id.where.offset})));
+    throw SerializationError(fmt::format("the code of {} is not in this process ({}): {}", whose,
+                                         ::getpid(),
+                                         why_unresolved({id.where.module, id.where.offset})));
 }
 
 std::string describe_entry(const TaskEntry& entry) {

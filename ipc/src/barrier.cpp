@@ -18,12 +18,14 @@ namespace {
 constexpr unsigned kMaxParties = 4096;
 // That others go through while one that was let go has not run yet: it is stopped, at the most.
 constexpr std::uint32_t kMostRounds = 1u << 24;
-constexpr const char* kName = "Barrier";
-constexpr std::uint64_t kKind = detail::object_kind("sidestep.Barrier.3");
+constexpr const char* kBarrierName = "Barrier";
+constexpr std::uint64_t kBarrierKind = detail::object_kind("sidestep.Barrier.3");
+
+}  // namespace
 
 // A party: a thread that came in `round`. Guarded by the barrier's lock; taken by the store of
 // `owner`, its last.
-struct Party {
+struct BarrierParty {
     OwnerId owner = 0;
     std::uint64_t thread = 0;
     std::uint32_t round = 0;
@@ -32,13 +34,11 @@ struct Party {
 
 // What made a round fail.
 enum class Cause : std::uint32_t { died, timed_out, threw, aborted, reset, damaged };
-struct Failure {
+struct BarrierFailure {
     std::uint32_t round = 0;
     Cause cause = Cause::died;
     int pid = 0;  // whose death, timeout... it was; 0: unknown
 };
-
-}  // namespace
 
 // B1 Everything is guarded by `lock`, except that who waits reads (and sleeps on) `word` without
 // it. B2 A round ends by one store to `word`: its number, and whether it and the 31 before it
@@ -56,27 +56,27 @@ struct Barrier::State {
     std::uint32_t broken = 0;
     std::uint32_t parties = 0;     // constant
     std::int64_t timeout_ns = -1;  // constant
-    Failure failure;               // the last; of a broken barrier: what broke it
+    BarrierFailure failure;        // the last; of a broken barrier: what broke it
 };
 
 // The barrier as this process knows it.
 struct Barrier::View {
     View(const detail::ObjectRef& ref, std::uint32_t its_parties)
-        : View(ref.as<State>(kName), its_parties) {}
+        : View(ref.as<State>(kBarrierName), its_parties) {}
     View(State& state, std::uint32_t its_parties)
         : lock(state.lock),
           word(state.word),
           broken(state.broken),
           failure(state.failure),
           parties(its_parties),
-          table(reinterpret_cast<Party*>(&state + 1), 2 * std::size_t(its_parties)) {}
+          table(reinterpret_cast<BarrierParty*>(&state + 1), 2 * std::size_t(its_parties)) {}
 
     OwnerLock& lock;
     std::atomic<std::uint64_t>& word;
     std::uint32_t& broken;
-    Failure& failure;
+    BarrierFailure& failure;
     const std::uint32_t parties;
-    const std::span<Party> table;
+    const std::span<BarrierParty> table;
 
     std::uint32_t round() const { return static_cast<std::uint32_t>(word.load()); }
     const std::atomic<std::uint32_t>& futex() const { return sys::low_half(word); }
@@ -116,7 +116,7 @@ bool has_failed(std::uint64_t word, std::uint32_t round) {
     return ago < 32 && (word >> 32 >> ago & 1);
 }
 
-std::string describe(const Failure& failure) {
+std::string describe(const BarrierFailure& failure) {
     std::string who = failure.pid != 0 ? fmt::format("process {}", failure.pid) : "a party";
     switch (failure.cause) {
         case Cause::died:
@@ -150,7 +150,7 @@ void Barrier::View::throw_failure(std::uint32_t of_round) {
 
 unsigned Barrier::View::arrived() {
     unsigned count = 0;
-    for (const Party& party : table) count += party.owner != 0 && party.round == round();
+    for (const BarrierParty& party : table) count += party.owner != 0 && party.round == round();
     return count;
 }
 
@@ -158,8 +158,8 @@ unsigned Barrier::View::arrived() {
 bool Barrier::View::arrive() {
     OwnerId process = this_process();
     std::uint64_t thread = this_thread();
-    Party* place = nullptr;
-    for (Party& party : table) {
+    BarrierParty* place = nullptr;
+    for (BarrierParty& party : table) {
         if (party.owner == process && party.thread == thread) {
             place = &party;
             break;
@@ -178,7 +178,7 @@ bool Barrier::View::arrive() {
 }
 
 bool Barrier::View::has_arrived() const {
-    for (const Party& party : table)
+    for (const BarrierParty& party : table)
         if (party.owner == this_process() && party.thread == this_thread())
             return party.round == round();
     return false;
@@ -206,18 +206,18 @@ void Barrier::View::break_round(Cause cause, int pid) {
 }
 
 void Barrier::View::drop_parties() {
-    for (Party& party : table) party.owner = 0;
+    for (BarrierParty& party : table) party.owner = 0;
 }
 
 void Barrier::View::leave(OwnerId process) {
-    for (Party& party : table)
+    for (BarrierParty& party : table)
         if (party.owner == process && party.round != round()) party.owner = 0;
 }
 
 // A party of this round or of the one before; 0: all live.
 OwnerId Barrier::View::find_dead() {
     OwnerId living = this_process();
-    for (const Party& party : table) {
+    for (const BarrierParty& party : table) {
         bool known = party.owner != 0 && round() - party.round < 2;
         if (!known || party.owner == living) continue;
         if (!lock.is_alive(party.owner)) return party.owner;
@@ -232,13 +232,13 @@ Barrier::Barrier(unsigned parties, std::shared_ptr<detail::BarrierAction> action
     if (parties == 0 || parties > kMaxParties)
         throw std::invalid_argument(
             fmt::format("a barrier of {} parties: give 1 to {}", parties, kMaxParties));
-    ref_ = make_object<State>(kKind, kName, 2 * parties * sizeof(Party));
+    ref_ = make_object<State>(kBarrierKind, kBarrierName, 2 * parties * sizeof(BarrierParty));
     parties_ = parties;
     if (options.timeout) timeout_ns_ = std::max<std::int64_t>(options.timeout->count(), 0);
-    State& state = ref_.as<State>(kName);
+    State& state = ref_.as<State>(kBarrierName);
     state.parties = parties;
     state.timeout_ns = timeout_ns_;
-    for (Party& party : View(state, parties).table) party = {};
+    for (BarrierParty& party : View(state, parties).table) party = {};
     leave_at_end();
 }
 
@@ -340,7 +340,7 @@ void Barrier::leave() {
 }
 
 unsigned Barrier::parties() const {
-    (void)ref_.as<State>(kName);  // not a handle that was moved from
+    (void)ref_.as<State>(kBarrierName);  // not a handle that was moved from
     return parties_;
 }
 
@@ -357,20 +357,21 @@ bool Barrier::broken() const {
 }
 
 void Barrier::save(OutputArchive& archive) const {
-    ref_.save(archive, kName);
+    ref_.save(archive, kBarrierName);
     archive(action_ != nullptr);
     if (action_) action_->save(archive);
 }
 
 void Barrier::load(InputArchive& archive) {
     detail::ObjectRef ref;
-    std::size_t size = ref.load(archive, kKind, kName, sizeof(State));
+    std::size_t size = ref.load(archive, kBarrierKind, kBarrierName, sizeof(State));
     // Copies: what is checked is what is used.
-    const volatile State& state = ref.as<State>(kName);
+    const volatile State& state = ref.as<State>(kBarrierName);
     std::uint32_t parties = state.parties;
     std::int64_t timeout_ns = state.timeout_ns;
-    if (parties == 0 || parties > kMaxParties || 2 * parties * sizeof(Party) > size - sizeof(State))
-        detail::throw_damaged(kName);
+    if (parties == 0 || parties > kMaxParties ||
+        2 * parties * sizeof(BarrierParty) > size - sizeof(State))
+        detail::throw_damaged(kBarrierName);
     ref_ = std::move(ref);
     parties_ = parties;
     timeout_ns_ = timeout_ns;

@@ -12,53 +12,55 @@ namespace sidestep {
 namespace {
 
 constexpr unsigned kPlaces = 256;
-constexpr const char* kName = "Condition";
-constexpr std::uint64_t kKind = detail::object_kind("sidestep.Condition.2");
+constexpr const char* kConditionName = "Condition";
+constexpr std::uint64_t kConditionKind = detail::object_kind("sidestep.Condition.2");
+
+}  // namespace
 
 // A place where one thread waits. Everything is guarded by the condition's lock, except that the
 // waiter reads (and sleeps on) `notified` without it. A place becomes taken by the store of
 // `owner`, its last: who is killed before has not begun to wait.
-struct Place {
+struct ConditionPlace {
     std::atomic<OwnerId> owner{0};
     std::uint64_t ticket = 0;  // first come, first served
     std::atomic<std::uint32_t> notified{0};
     std::uint32_t reserved = 0;
 };
 
-}  // namespace
-
 struct Condition::Waiters {
     ObjectHeader header;
     std::uint64_t last_ticket = 0;
     std::uint32_t used = 0;  // places at and beyond have never been taken
     Homes homes;
-    Place places[kPlaces];
+    ConditionPlace places[kPlaces];
 
-    std::span<Place> used_places() { return {places, std::min(used, kPlaces)}; }
+    std::span<ConditionPlace> used_places() { return {places, std::min(used, kPlaces)}; }
     // By who waits at the place: others still see it there, unless it was notified. (If not, it was
     // written over, and nobody will.)
-    bool is_seen(const Place& place, std::uint64_t ticket) const {
+    bool is_seen(const ConditionPlace& place, std::uint64_t ticket) const {
         return &place < places + used && place.ticket == ticket &&
                place.owner.load(std::memory_order_relaxed) == this_process();
     }
-    Place& enter(std::uint64_t ticket);  // 0: a new one
-    Place* longest_waiting();
+    ConditionPlace& enter(std::uint64_t ticket);  // 0: a new one
+    ConditionPlace* longest_waiting();
     bool wake_one();
 };
 
 namespace {
 
-bool is_free(const Place& place) { return place.owner.load(std::memory_order_relaxed) == 0; }
-bool is_waiting(const Place& place) {
+bool is_free(const ConditionPlace& place) {
+    return place.owner.load(std::memory_order_relaxed) == 0;
+}
+bool is_waiting(const ConditionPlace& place) {
     return !is_free(place) && place.notified.load(std::memory_order_relaxed) == 0;
 }
 
 }  // namespace
 
-Place& Condition::Waiters::enter(std::uint64_t ticket) {
+ConditionPlace& Condition::Waiters::enter(std::uint64_t ticket) {
     homes.enter(this_process());
-    Place* found = nullptr;
-    for (Place& place : used_places())
+    ConditionPlace* found = nullptr;
+    for (ConditionPlace& place : used_places())
         if (!found && is_free(place)) found = &place;
     if (!found && used < kPlaces) found = &places[used++];
     for (std::uint32_t i = 0; i < kPlaces && !found; ++i)
@@ -72,9 +74,9 @@ Place& Condition::Waiters::enter(std::uint64_t ticket) {
     return *found;
 }
 
-Place* Condition::Waiters::longest_waiting() {
-    Place* longest = nullptr;
-    for (Place& place : used_places())
+ConditionPlace* Condition::Waiters::longest_waiting() {
+    ConditionPlace* longest = nullptr;
+    for (ConditionPlace& place : used_places())
         if (is_waiting(place) && (!longest || place.ticket < longest->ticket)) longest = &place;
     return longest;
 }
@@ -82,7 +84,7 @@ Place* Condition::Waiters::longest_waiting() {
 // False: nobody waits.
 bool Condition::Waiters::wake_one() {
     for (;;) {
-        Place* place = longest_waiting();
+        ConditionPlace* place = longest_waiting();
         if (!place) return false;
         place->notified.store(1, std::memory_order_release);
         // Who slept there lives. If nobody did, it is on its way to sleep or back, or dead.
@@ -93,11 +95,11 @@ bool Condition::Waiters::wake_one() {
 }
 
 Condition::Condition(RLock lock)
-    : lock_(std::move(lock)), ref_(make_object<Waiters>(kKind, kName)) {}
+    : lock_(std::move(lock)), ref_(make_object<Waiters>(kConditionKind, kConditionName)) {}
 Condition::Condition(Lock lock)
-    : lock_(std::move(lock)), ref_(make_object<Waiters>(kKind, kName)) {}
+    : lock_(std::move(lock)), ref_(make_object<Waiters>(kConditionKind, kConditionName)) {}
 
-Condition::Waiters& Condition::waiters() const { return ref_.as<Waiters>(kName); }
+Condition::Waiters& Condition::waiters() const { return ref_.as<Waiters>(kConditionName); }
 
 void Condition::lock() {
     std::visit([](auto& lock) { lock.lock(); }, lock_);
@@ -114,7 +116,7 @@ bool Condition::owner_died() const {
 
 bool Condition::held() const {
     if (auto* rlock = std::get_if<RLock>(&lock_)) return rlock->depth() > 0;
-    return std::get<Lock>(lock_).holder() == pid_of(this_process());
+    return std::get<Lock>(lock_).held();
 }
 
 bool Condition::wait_step(const detail::Deadline& deadline, unsigned round, std::uint64_t* ticket) {
@@ -122,7 +124,7 @@ bool Condition::wait_step(const detail::Deadline& deadline, unsigned round, std:
     if (!held())
         throw std::logic_error(
             "Condition::wait without holding its lock: lock the condition first");
-    Place& place = all.enter(ticket ? *ticket : 0);
+    ConditionPlace& place = all.enter(ticket ? *ticket : 0);
     const std::uint64_t own = place.ticket;
     if (ticket) *ticket = own;
     unsigned depth = 1;
@@ -147,7 +149,7 @@ bool Condition::wait_step(const detail::Deadline& deadline, unsigned round, std:
     bool notified = place.notified.load(std::memory_order_relaxed) != 0;
     // Under the lock. Not another's, who has the place if it was written over.
     if (all.is_seen(place, own)) place.owner.store(0, std::memory_order_relaxed);
-    if (!seen && !notified) detail::throw_damaged(kName);
+    if (!seen && !notified) detail::throw_damaged(kConditionName);
     return notified;
 }
 
@@ -164,7 +166,7 @@ unsigned Condition::waiting() const {
     Waiters& all = waiters();
     all.homes.enter(this_process());
     unsigned count = 0;
-    for (const Place& place : all.used_places())
+    for (const ConditionPlace& place : all.used_places())
         count += is_waiting(place) && all.homes.is_alive(place.owner.load());
     return count;
 }
@@ -172,7 +174,7 @@ unsigned Condition::waiting() const {
 void Condition::save(OutputArchive& archive) const {
     archive(static_cast<std::uint8_t>(lock_.index()));
     std::visit([&](const auto& lock) { lock.save(archive); }, lock_);
-    ref_.save(archive, kName);
+    ref_.save(archive, kConditionName);
 }
 
 void Condition::load(InputArchive& archive) {
@@ -183,7 +185,7 @@ void Condition::load(InputArchive& archive) {
     else
         lock_ = Lock(detail::Blank{});
     std::visit([&](auto& lock) { lock.load(archive); }, lock_);
-    ref_.load(archive, kKind, kName, sizeof(Waiters));
+    ref_.load(archive, kConditionKind, kConditionName, sizeof(Waiters));
 }
 
 }  // namespace sidestep

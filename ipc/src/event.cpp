@@ -17,16 +17,16 @@ struct EventState {
     std::atomic<std::uint32_t> word{0};
 };
 
-constexpr const char* kName = "Event";
-constexpr std::uint64_t kKind = detail::object_kind("sidestep.Event.1");
+constexpr const char* kEventName = "Event";
+constexpr std::uint64_t kEventKind = detail::object_kind("sidestep.Event.1");
 
 std::atomic<std::uint32_t>& word(const detail::ObjectRef& ref) {
-    return ref.as<EventState>(kName).word;
+    return ref.as<EventState>(kEventName).word;
 }
 
 }  // namespace
 
-Event::Event() : ref_(make_object<EventState>(kKind, kName)) {}
+Event::Event() : ref_(make_object<EventState>(kEventKind, kEventName)) {}
 
 void Event::set() {
     std::atomic<std::uint32_t>& flag = word(ref_);
@@ -55,8 +55,10 @@ bool Event::wait_until_deadline(const detail::Deadline& deadline) const {
     }
 }
 
-void Event::save(OutputArchive& archive) const { ref_.save(archive, kName); }
-void Event::load(InputArchive& archive) { ref_.load(archive, kKind, kName, sizeof(EventState)); }
+void Event::save(OutputArchive& archive) const { ref_.save(archive, kEventName); }
+void Event::load(InputArchive& archive) {
+    ref_.load(archive, kEventKind, kEventName, sizeof(EventState));
+}
 
 std::string to_string(const Event& event) { return event.is_set() ? "Event(set)" : "Event(unset)"; }
 

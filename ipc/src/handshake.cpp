@@ -22,7 +22,7 @@ constexpr std::string_view kClientsMark = " sidestep-client-1";
 constexpr std::size_t kRandomBytes = 40;
 constexpr std::size_t kLegacyChallenge = 20;
 constexpr std::size_t kLegacyAnswer = 16;
-constexpr std::size_t kLongestName = 8;
+constexpr std::size_t kLongestDigest = 8;
 
 constexpr const char* kLegacyHint =
     "speaks the HMAC-MD5 handshake of Python before 3.12; set the option legacy_md5 to allow it";
@@ -37,7 +37,7 @@ std::optional<Named> parse_named(std::string_view message) {
     if (message.size() == kLegacyChallenge || message.size() == kLegacyAnswer)
         return Named{{}, message};
     if (!message.starts_with('{')) return {};
-    std::size_t end = message.substr(0, kLongestName + 2).find('}');
+    std::size_t end = message.substr(0, kLongestDigest + 2).find('}');
     if (end == message.npos) return {};
     std::optional<MacHash> hash = find_mac_hash(message.substr(1, end - 1));
     if (!hash) return {};

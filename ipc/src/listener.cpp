@@ -32,6 +32,8 @@ void watch(int epoll, int fd) {
     if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0) throw_errno(errno, "epoll_ctl");
 }
 
+}  // namespace
+
 // The file of a bound Unix socket, by what it is rather than by its name alone. It goes with this
 // object, from bind() on: a constructor that fails leaves none.
 class SocketFile {
@@ -99,8 +101,6 @@ void validate(const ListenerOptions& options) {
     if (options.handshake_timeout.count() <= 0)
         throw std::invalid_argument("ListenerOptions::handshake_timeout must be positive");
 }
-
-}  // namespace
 
 class Listener::Impl {
   public:
@@ -288,6 +288,15 @@ std::optional<Connection> Listener::Impl::go_on(Desk& desk, Pendings::iterator p
     return let_in(std::move(socket), address);
 }
 
+namespace {
+
+// A process that has no number here has 0.
+std::string describe_process(int pid) {
+    return pid == 0 ? "process of another pid namespace" : fmt::format("process {}", pid);
+}
+
+}  // namespace
+
 Connection Listener::Impl::let_in(Fd socket, const Address& peer) {
     Connection connection(socket.get());
     (void)socket.release();
@@ -300,7 +309,7 @@ void Listener::Impl::turn_away(Desk& desk, Pendings::iterator peer, const char* 
     if (reason != nullptr) peer->handshake.fail(reason);
     std::string who = to_string(peer->peer);
     if (std::holds_alternative<UnixAddress>(peer->peer))
-        who = fmt::format("process {}", sys::peer_credentials(peer->socket.get()).pid);
+        who = describe_process(sys::peer_credentials(peer->socket.get()).pid);
     AuthenticationError error(
         fmt::format("the peer {} at {} {}", who, to_string(address_), peer->handshake.reason()));
     // A message that it sent and nobody reads would make the close a reset, and lose our last word.

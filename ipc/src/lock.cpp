@@ -54,6 +54,8 @@ void Lock::unlock() {
     lock.unlock();
 }
 
+bool Lock::held() const { return state(ref_, kLock).held_by_this_process(); }
+
 bool Lock::owner_died() const {
     OwnerLock& lock = state(ref_, kLock);
     return lock.held_by_this_process() && lock.recovered();

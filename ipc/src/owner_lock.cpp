@@ -7,7 +7,7 @@ namespace sidestep {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr auto kLongestSleep = 5ms;  // L4: to look takes some 20 us
+constexpr auto kLongestLook = 5ms;  // L4: to look takes some 20 us
 // What is done under these locks takes tens of nanoseconds: a holder that runs is soon through.
 constexpr int kSpins = 64;
 
@@ -32,7 +32,7 @@ bool OwnerLock::rob(OwnerId seen) noexcept {
 bool OwnerLock::lock_slowly(const sys::Deadline& deadline) noexcept {
     OwnerId self = this_process();
     for (int i = 0; i < kSpins && word_.load(std::memory_order_relaxed) != 0; ++i) cpu_relax();
-    BoundedSleep sleep(deadline, kLongestSleep);
+    BoundedSleep sleep(deadline, kLongestLook);
     OwnerId waiters = 0;  // L3: kUserBit after the first sleep
     for (;;) {
         OwnerId seen = word_.load(std::memory_order_relaxed);
@@ -49,7 +49,7 @@ bool OwnerLock::lock_slowly(const sys::Deadline& deadline) noexcept {
         waiters = kUserBit;
         (void)sys::futex_wait(sys::low_half(word_), static_cast<std::uint32_t>(seen), sleep.next());
         if (word_.load(std::memory_order_relaxed) != seen) {
-            sleep = BoundedSleep(deadline, kLongestSleep);  // owners come and go: look soon again
+            sleep = BoundedSleep(deadline, kLongestLook);  // owners come and go: look soon again
             continue;
         }  // else it is time, or a signal came: that tells nothing of the owner
         if (rob(seen)) return true;

@@ -81,6 +81,9 @@ bool is_alive(OwnerId owner) noexcept {
     OwnerId self = this_process();
     if (owner == self) return true;
     if (owner >> 54 != self >> 54) return true;  // P2: another namespace
+    // Our own number with another word: of one who had it before us, or written over. So is 0.
+    bool ours_is_known = start_of(self) != 0;
+    if ((ours_is_known && pid_of(owner) == pid_of(self)) || pid_of(owner) == 0) return false;
     int saved = errno, pid = pid_of(owner);
     Fd pidfd;
     int error = sys::find_process(pid, pidfd);

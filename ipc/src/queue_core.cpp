@@ -13,7 +13,7 @@
 namespace sidestep::detail {
 namespace {
 
-constexpr const char* kName = "Queue";
+constexpr const char* kQueueName = "Queue";
 constexpr std::uint64_t kPlainKind = object_kind("sidestep.Queue.2");
 constexpr std::uint64_t kJoinableKind = object_kind("sidestep.JoinableQueue.2");
 constexpr std::size_t kLeastBytes = 4 << 10, kMostBytes = std::size_t(32) << 30;
@@ -56,7 +56,7 @@ QueueConstants read_constants(const State& state, std::size_t size) {
         State::kBytesBegin + std::size_t(constants.units) * kUnit + loans_size(constants.lease);
     if (constants.units < kLeastBytes / kUnit || constants.max_records == 0 ||
         constants.max_records > INT_MAX || needed > size)
-        throw_damaged(kName);
+        throw_damaged(kQueueName);
     return constants;
 }
 
@@ -82,7 +82,7 @@ void RecordBuffer::grow(std::size_t more) {
 QueueCore::Local::Local(ObjectRef reference, const QueueConstants& constants,
                         std::shared_ptr<QueueEvent> its_event)
     : ref(std::move(reference)),
-      state(ref.as<State>(kName)),
+      state(ref.as<State>(kQueueName)),
       constant(constants),
       ring(state.ring, state.bytes(), constant.units, constant.max_records),
       event(std::move(its_event)) {}
@@ -111,7 +111,7 @@ QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
 }
 
 QueueCore::Local& QueueCore::local() const {
-    if (!local_) throw_no_object(kName);
+    if (!local_) throw_no_object(kQueueName);
     return *local_;
 }
 
@@ -348,18 +348,18 @@ bool QueueCore::operator==(const QueueCore& other) const {
 
 void QueueCore::save(OutputArchive& archive) const {
     Local& own = local();
-    own.ref.save(archive, kName);
-    save_lasting(archive, own.event->fd.get(), own.event->identity, own.event, kName);
+    own.ref.save(archive, kQueueName);
+    save_lasting(archive, own.event->fd.get(), own.event->identity, own.event, kQueueName);
 }
 
 void QueueCore::load(InputArchive& archive, Kind kind) {
     ObjectRef ref;
-    std::size_t size = ref.load(archive, kind_of(kind), kName, State::kBytesBegin);
-    QueueConstants constants = read_constants(ref.as<State>(kName), size);
+    std::size_t size = ref.load(archive, kind_of(kind), kQueueName, State::kBytesBegin);
+    QueueConstants constants = read_constants(ref.as<State>(kQueueName), size);
     auto event = std::static_pointer_cast<QueueEvent>(load_lasting(
         archive,
         [](int fd) -> std::shared_ptr<void> { return std::make_shared<QueueEvent>(Fd(fd)); },
-        kName));
+        kQueueName));
     local_ = std::make_shared<Local>(std::move(ref), constants, std::move(event));
 }
 

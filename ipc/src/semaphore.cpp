@@ -32,8 +32,8 @@ struct SemaphoreState {
 };
 static_assert(sizeof(SemaphoreState) % sizeof(OwnerId) == 0);
 
-constexpr const char* kName = "Semaphore";
-constexpr std::uint64_t kKind = object_kind("sidestep.Semaphore.2");
+constexpr const char* kSemaphoreName = "Semaphore";
+constexpr std::uint64_t kSemaphoreKind = object_kind("sidestep.Semaphore.2");
 
 // Which permit this thread took last: where to look for one to give back.
 thread_local std::size_t last_taken = 0;
@@ -46,7 +46,7 @@ std::size_t size_of(std::uint32_t owned) {
 class Permits {
   public:
     Permits(const ObjectRef& ref, std::uint32_t owned, std::uint32_t limit)
-        : state_(ref.as<SemaphoreState>(kName)),
+        : state_(ref.as<SemaphoreState>(kSemaphoreName)),
           words_(reinterpret_cast<std::atomic<OwnerId>*>(&state_ + 1), owned),
           limit_(limit) {
         state_.homes.enter(this_process());
@@ -64,7 +64,7 @@ class Permits {
     std::uint32_t most() const { return limit_ > 0 ? limit_ : std::uint32_t(INT_MAX); }
     std::uint32_t counter() const {
         std::uint32_t seen = state_.counter.load();
-        if (seen > most()) throw_damaged(kName);
+        if (seen > most()) throw_damaged(kSemaphoreName);
         return seen;
     }
     SemaphoreState& state_;
@@ -152,8 +152,8 @@ SemaphoreBase::SemaphoreBase(unsigned permits, bool bounded, SemaphoreOptions op
             permits, kMaxOwned));
     owned_ = options.returned_on_death ? permits : 0;
     limit_ = bounded ? permits : 0;
-    ref_ = make_object<SemaphoreState>(kKind, kName, owned_ * sizeof(OwnerId));
-    auto& state = ref_.as<SemaphoreState>(kName);
+    ref_ = make_object<SemaphoreState>(kSemaphoreKind, kSemaphoreName, owned_ * sizeof(OwnerId));
+    auto& state = ref_.as<SemaphoreState>(kSemaphoreName);
     state.owned = owned_;
     state.limit = limit_;
     state.counter.store(permits - owned_);
@@ -196,16 +196,16 @@ unsigned SemaphoreBase::value() const {
     return permits.value();
 }
 
-void SemaphoreBase::save(OutputArchive& archive) const { ref_.save(archive, kName); }
+void SemaphoreBase::save(OutputArchive& archive) const { ref_.save(archive, kSemaphoreName); }
 void SemaphoreBase::load(InputArchive& archive) {
     ObjectRef ref;
-    std::size_t size = ref.load(archive, kKind, kName, sizeof(SemaphoreState));
-    SemaphoreState& state = ref.as<SemaphoreState>(kName);
+    std::size_t size = ref.load(archive, kSemaphoreKind, kSemaphoreName, sizeof(SemaphoreState));
+    SemaphoreState& state = ref.as<SemaphoreState>(kSemaphoreName);
     // Copies: what is checked is what is used.
     const volatile std::uint32_t &shared_owned = state.owned, &shared_limit = state.limit;
     std::uint32_t owned = shared_owned, limit = shared_limit;
     if (owned > kMaxOwned || size_of(owned) > size || limit > std::uint32_t(INT_MAX))
-        throw_damaged(kName);
+        throw_damaged(kSemaphoreName);
     ref_ = std::move(ref);
     owned_ = owned;
     limit_ = limit;

@@ -15,8 +15,8 @@
 namespace sidestep::detail {
 namespace {
 
-constexpr const char* kName = "Shared";
-constexpr std::uint64_t kKind = object_kind("sidestep.Shared.1");
+constexpr const char* kSharedName = "Shared";
+constexpr std::uint64_t kSharedKind = object_kind("sidestep.Shared.1");
 constexpr std::size_t kKept = 64;
 
 // Written by its creator alone: others map it for reading only, and so does the creator once it is
@@ -95,7 +95,7 @@ ObjectRef store_value(std::span<const std::byte> bytes, std::uint64_t type, Valu
     auto segment = MappedSegment::create("sidestep-shared", total);
     if (!sys::populate(segment->segment().bytes())) throw std::bad_alloc();
     auto* stored = new (segment->data()) StoredValue;
-    stored->header = {kKind, total};
+    stored->header = {kSharedKind, total};
     stored->type = type;
     stored->size = bytes.size();
     stored->creator = this_process();
@@ -110,7 +110,7 @@ std::shared_ptr<void> dropper_of(const ObjectRef& ref) {
     OwnerId creator = this_process();
     return std::shared_ptr<void>(nullptr, [ref, creator](void*) {
         if (this_process() != creator) return;  // a forked child's copy
-        auto& stored = ref.as<StoredValue>(kName);
+        auto& stored = ref.as<StoredValue>(kSharedName);
         // If there is no memory to split the mapping with, others keep the value for longer.
         std::span<std::byte> head(reinterpret_cast<std::byte*>(&stored), sizeof stored);
         if (sys::protect(head, sys::Access::read_write)) stored.dropped.store(1);
@@ -118,13 +118,14 @@ std::shared_ptr<void> dropper_of(const ObjectRef& ref) {
     });
 }
 
-void save_value(const ObjectRef& ref, OutputArchive& archive) { ref.save(archive, kName); }
+void save_value(const ObjectRef& ref, OutputArchive& archive) { ref.save(archive, kSharedName); }
 
 ValuePointer load_value(ObjectRef& ref, InputArchive& archive, std::uint64_t type,
                         ValuePointer (*decode)(std::span<const std::byte>)) {
-    std::size_t room = ref.load(archive, kKind, kName, sizeof(StoredValue), ObjectRef::Use::read) -
-                       sizeof(StoredValue);
-    auto& stored = ref.as<StoredValue>(kName);
+    std::size_t room =
+        ref.load(archive, kSharedKind, kSharedName, sizeof(StoredValue), ObjectRef::Use::read) -
+        sizeof(StoredValue);
+    auto& stored = ref.as<StoredValue>(kSharedName);
     // A copy: what is checked is what is used. (The memory may be a stranger's, who can write it.)
     const volatile std::uint64_t& shared_size = stored.size;
     std::uint64_t size = shared_size;

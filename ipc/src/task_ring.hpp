@@ -113,10 +113,10 @@ class SlotSum {
         return keys;
     }();
 
-    // Two words in one multiplication (NH: Black et al., "UMAC", CRYPTO 1999).
+    // The two in one multiplication would hide the highest bit of one where the other is even.
     template <std::size_t n>
     static std::uint64_t pair(std::uint64_t a, std::uint64_t b) {
-        return (a + kKeys[n]) * (b + kKeys[n + 1]);
+        return a * kKeys[n] + b * kKeys[n + 1];
     }
     template <class Word>
     static std::uint64_t load(const std::byte* at) {

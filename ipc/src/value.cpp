@@ -11,8 +11,8 @@
 namespace sidestep::detail {
 namespace {
 
-constexpr const char* kName = "shared value or array";
-constexpr std::uint64_t kKind = object_kind("sidestep.Data.1");
+constexpr const char* kDataName = "shared value or array";
+constexpr std::uint64_t kDataKind = object_kind("sidestep.Data.1");
 
 struct alignas(kCell) Data {
     ObjectHeader header;
@@ -27,8 +27,8 @@ ObjectRef make_data(std::size_t element_size, std::size_t alignment, std::size_t
     // The data begin at a multiple of kCell, in the page as in the segment.
     if (alignment > kCell || count > (std::size_t(1) << 46) / element_size) throw std::bad_alloc();
     try {
-        ObjectRef ref = make_object<Data>(kKind, "sidestep-data", element_size * count);
-        auto& data = ref.as<Data>(kName);
+        ObjectRef ref = make_object<Data>(kDataKind, "sidestep-data", element_size * count);
+        auto& data = ref.as<Data>(kDataName);
         data.element_size = element_size;
         data.count = count;
         return ref;
@@ -39,23 +39,23 @@ ObjectRef make_data(std::size_t element_size, std::size_t alignment, std::size_t
 }
 
 std::byte* data_of(const ObjectRef& ref) {
-    return ref ? reinterpret_cast<std::byte*>(&ref.as<Data>(kName) + 1) : nullptr;
+    return ref ? reinterpret_cast<std::byte*>(&ref.as<Data>(kDataName) + 1) : nullptr;
 }
 
-void save_data(const ObjectRef& ref, OutputArchive& archive) { ref.save(archive, kName); }
+void save_data(const ObjectRef& ref, OutputArchive& archive) { ref.save(archive, kDataName); }
 
 std::size_t load_data(ObjectRef& ref, InputArchive& archive, std::size_t element_size,
                       std::size_t alignment, std::size_t least) {
-    std::size_t room = ref.load(archive, kKind, kName, sizeof(Data)) - sizeof(Data);
+    std::size_t room = ref.load(archive, kDataKind, kDataName, sizeof(Data)) - sizeof(Data);
     // Copies: what is checked is what is used.
     Data data;
-    std::memcpy(&data, &ref.as<Data>(kName), sizeof data);
+    std::memcpy(&data, &ref.as<Data>(kDataName), sizeof data);
     if (data.element_size != element_size || alignment > kCell || data.count < least ||
         data.count > room / element_size)
         throw SerializationError(fmt::format(
             "cannot receive a {}: {} elements of {} bytes arrived, such of {} were expected (the "
             "types of the two sides do not agree, or a process that shares it wrote over it)",
-            kName, data.count, data.element_size, element_size));
+            kDataName, data.count, data.element_size, element_size));
     return static_cast<std::size_t>(data.count);
 }
 

@@ -36,9 +36,9 @@ Fd make_file(const char* name) {
 
 Fd duplicate_if_open(int fd) { return sys::is_open(fd) ? Fd::duplicate_of(fd) : Fd(); }
 
-void put_back(const Fd& former, int fd) {
-    if (former)
-        ::dup2(former.get(), fd);
+void put_back(const Fd& before, int fd) {
+    if (before)
+        ::dup2(before.get(), fd);
     else
         ::close(fd);
 }

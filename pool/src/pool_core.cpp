@@ -33,8 +33,8 @@ constexpr std::uint64_t kSubmitNs = 400;
 // The arenas of arguments and of each worker's results, and one more: a worker maps the arguments'
 // twice if it is a fork.
 PoolOptions fitted(PoolOptions options) {
-    options.arena_bytes =
-        Segment::fitting(options.arena_bytes, WorkerMemory::kLeastArena, std::size_t(*options.processes) + 2);
+    options.arena_bytes = Segment::fitting(options.arena_bytes, WorkerMemory::kLeastArena,
+                                           std::size_t(*options.processes) + 2);
     return options;
 }
 

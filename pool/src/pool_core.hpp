@@ -46,37 +46,13 @@
 #include "task_list.hpp"
 #include "task_ring.hpp"
 #include "trace_writer.hpp"
+#include "worker_memory.hpp"
 #include "worker_protocol.hpp"
 
 namespace sidestep::detail {
 
 // Why a task has no result; what Retry tells apart.
 enum class FailureKind : unsigned char { error, timeout, crash, out_of_memory, cancelled };
-
-// The shared memory of one worker process. It stays mapped until the last result in it is dropped.
-class WorkerMemory {
-  public:
-    static constexpr std::size_t kLeastArena = std::size_t(16) << 20;  // bytes, where less fits
-    explicit WorkerMemory(std::size_t arena_bytes);
-    const CrashRecord& crash() const;
-    const WorkerWords& words() const;
-    void close_descriptors();  // once the worker has its own
-    // One more block of results is in use. False: there is no memory to note it when it comes back.
-    bool lend() noexcept;
-    void take_back(BlockId block) noexcept;
-    // Blocks wait to be given back, since the queue to the worker was full; now as many as it takes.
-    bool owes() const { return !to_give_back_.empty(); }
-    void give_back_queued() noexcept;
-
-    Segment ring_segment;
-    Segment results;
-    RingParent ring;
-    bool alive = true;  // a dead worker takes no blocks back
-
-  private:
-    std::vector<BlockId> to_give_back_;  // blocks that found the queue full; has room for lent_
-    std::size_t lent_ = 0;
-};
 
 // What a worker wrote into a slot, copied: it may change while we look (I7).
 struct Reply {
@@ -154,8 +130,8 @@ struct WorkerLink {
     sys::Deadline cut_off_at;  // its socket is closed; if it lives on then, it is replaced
     sys::Deadline gone_by;     // nothing but its lifeline could end it; then the pool gives up
     // Owned by the supervisor's thread:
-    std::uint64_t limited = 0;       // the task whose worker's memory is to be looked at; 0: none
-    std::size_t memory_limit = 0;    //   what it may use
+    std::uint64_t limited = 0;     // the task whose worker's memory is to be looked at; 0: none
+    std::size_t memory_limit = 0;  //   what it may use
     std::optional<std::size_t> private_memory;  // at the last look; see measure_growth()
     sys::Clock::time_point started_at{};
     std::size_t memory_at_start = 0;       // its own, without what it shares

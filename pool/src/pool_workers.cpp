@@ -75,15 +75,15 @@ void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage
     retire(link);
     if (!expected && !idle) note_barren_death(link);
     if (!expected && !initialized)
-        break_pool(broken_pool([&] {
-                       return fmt::format(
-                           "the pool is broken: worker {} {} before its initializer had ended; "
-                           "{}: nothing is tried again",
-                           pid, status.describe(),
-                           link.boot_failure.empty() ? "look at what that does"
-                                                     : link.boot_failure);
-                   }),
-                   garbage);
+        break_pool(
+            broken_pool([&] {
+                return fmt::format(
+                    "the pool is broken: worker {} {} before its initializer had ended; "
+                    "{}: nothing is tried again",
+                    pid, status.describe(),
+                    link.boot_failure.empty() ? "look at what that does" : link.boot_failure);
+            }),
+            garbage);
     if (state_ != State::broken && crash_loop())
         break_pool(broken_pool([&] {
                        return fmt::format(
@@ -118,12 +118,12 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ga
     RingParent& ring = link.ring();
     // It found out itself, or left words that contradict each other.
     const WorkerWords& words = link.memory->words();
-    bool found_out = words.damaged.load(std::memory_order_relaxed) != 0;
-    if (found_out || contradicts_itself(link)) link.corrupt = true;
+    auto damage = static_cast<Damage>(words.damaged.load(std::memory_order_relaxed));
+    if (damage != Damage::none || contradicts_itself(link)) link.corrupt = true;
     // Two words have to agree that the front was not begun: a stray write into one of them must not
     // have a task run twice. (One whose arguments were overwritten is taken, and not begun.)
     bool front_waits = words.begun.load(std::memory_order_relaxed) <= ring.consumed() &&
-                       (ring.front_state() == SlotState::ready || found_out);
+                       (ring.front_state() == SlotState::ready || damage == Damage::task_refused);
     for (std::uint64_t i = ring.published(); i-- > ring.consumed();) {
         PoolTask* task = std::exchange(link.shadow[ring.position(i)], nullptr);
         if (!task) continue;  // the request to stop
@@ -344,8 +344,8 @@ void PoolCore::retire_old(sys::Clock::time_point now) {
         if (!link.alive || link.stopping || link.eviction) continue;
         if (oldest && oldest->started_at <= link.started_at) continue;
         bool old = options_.max_age.count() > 0 && now - link.started_at > options_.max_age.time();
-        bool large = link.private_memory && *link.private_memory > link.memory_at_start +
-                                                                       options_.max_memory_growth;
+        bool large = options_.max_memory_growth > 0 && link.private_memory &&
+                     *link.private_memory > link.memory_at_start + options_.max_memory_growth;
         if (old || large) oldest = &link;
     }
     if (!oldest) return;

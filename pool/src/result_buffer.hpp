@@ -27,7 +27,7 @@ class ResultArena {
     // What the parent has finished with. Of very large blocks the pages go back to the system.
     void take_back() {
         while (BlockId block = ring_->take_freed()) {
-            if (!arena_.is_in_use(block)) end_damaged(*words_);
+            if (!arena_.is_in_use(block)) end_damaged(*words_, Damage::found_later);
             arena_.free(block);
         }
     }

@@ -133,7 +133,8 @@ ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
     if (timeout.count() > 0 && timeout != kNoTimeout) {
         start_timer();
         job->task().add_reference();
-        Timed timed{Ref<LocalTaskBase>(&job->task()), &typeid(*job), {}};
+        const ThreadJob& its_type = *job;
+        Timed timed{Ref<LocalTaskBase>(&job->task()), &typeid(its_type), {}};
         timed.details.task = job->number;
         timed.details.function = job->function();
         timed.details.limit = static_cast<std::uint64_t>(timeout.count());

@@ -24,8 +24,8 @@
 #include "boot_failure.hpp"
 #include "error.hpp"
 #include "inner_threads.hpp"
-#include "result_buffer.hpp"
 #include "lifeline.hpp"
+#include "result_buffer.hpp"
 #include "spin.hpp"
 #include "task_fds.hpp"
 #include "worker_heap.hpp"
@@ -142,7 +142,8 @@ class Worker {
                 begin = now;
                 continue;
             }
-            if (slot->sum != SlotSum::of_task(*slot, slot->inline_bytes)) end_damaged(*words_);
+            if (slot->sum != SlotSum::of_task(*slot, slot->inline_bytes))
+                end_damaged(*words_, Damage::task_refused);
             meter_.begin_task();
             if (slot->module == 0 && slot->offset == kStopOffset) {
                 meter_.leave();
@@ -232,7 +233,7 @@ class Worker {
         slot.duration_ns = duration_ns;
         slot.sum = SlotSum::of_reply({serial, kind, slot.block, slot.size, begun_ns, duration_ns},
                                      slot.inline_bytes);
-        if (!ring_.complete(slot)) end_damaged(*words_);
+        if (!ring_.complete(slot)) end_damaged(*words_, Damage::found_later);
     }
 
     // no_sanitize: by the ABI, who catches a forced unwind is given a null reference.

@@ -1,8 +1,7 @@
-// The shared memory of one worker, as the parent has it.
+#include "worker_memory.hpp"
+
 #include <algorithm>
 #include <new>
-
-#include "pool_core.hpp"
 
 namespace sidestep::detail {
 namespace {

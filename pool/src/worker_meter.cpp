@@ -7,8 +7,9 @@
 
 namespace sidestep {
 
-void end_damaged(WorkerWords& words) noexcept {
-    words.damaged.store(1, std::memory_order_relaxed);  // read when this process is gone
+void end_damaged(WorkerWords& words, Damage damage) noexcept {
+    words.damaged.store(static_cast<std::uint64_t>(damage),
+                        std::memory_order_relaxed);  // read when this process is gone
     (void)::kill(getpid(), SIGKILL);
     _exit(1);
 }

@@ -10,6 +10,10 @@
 
 namespace sidestep {
 
+// What a worker found when something had been written over what it shares with its parent: the task
+// that it had taken and did not begin, or something else while it ran one.
+enum class Damage : std::uint64_t { none, task_refused, found_later };
+
 // The worker alone writes; all relaxed: each word is right by itself, and a reader that is a task
 // late is right enough. Nanoseconds.
 struct WorkerWords {
@@ -26,12 +30,12 @@ struct WorkerWords {
     // How many tasks it has begun: a second word, beside the state of a slot, on whether the one at
     // the front was.
     std::atomic<std::uint64_t> begun{0};
-    std::atomic<std::uint64_t> damaged{0};  // not 0: it ended because of a stray write into these
+    std::atomic<std::uint64_t> damaged{0};  // a Damage: why it ended because of a stray write
 };
 
 // A task has written where it must not: what this worker shares with its parent is not what the two
 // of them wrote. Ends this process; a word tells the parent, which says so in the task's error.
-[[noreturn]] void end_damaged(WorkerWords& words) noexcept;
+[[noreturn]] void end_damaged(WorkerWords& words, Damage damage) noexcept;
 
 // The worker's side.
 class WorkerMeter {

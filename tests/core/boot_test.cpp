@@ -191,6 +191,30 @@ TEST_CASE("a child obeys its parent alone, not who made a socket for it", "[core
     CHECK(recv(control.second.get(), rest, sizeof rest, MSG_DONTWAIT) == sizeof rest);
 }
 
+TEST_CASE("a child obeys no socket that a process left to somebody", "[core][boot]") {
+    sys::SocketPair post = sys::make_socketpair();
+    pid_t maker = fork();
+    if (maker == 0) {
+        sys::SocketPair made = sys::make_socketpair();
+        int fds[2] = {made.first.get(), made.second.get()};
+        std::byte byte{};
+        sys::send_message(post.second.get(), {&byte, 1}, fds);
+        _exit(0);
+    }
+    Fd pidfd = sys::pidfd_open(maker);
+    CHECK(sys::wait_pidfd(pidfd.get(), true).success());
+    std::byte byte;
+    sys::Message message = sys::receive_message(post.first.get(), {&byte, 1});
+    REQUIRE(message.fds.size() == 2);
+    auto done =
+        subprocess::run({kProgram}, {.capture_output = true,
+                                     .timeout = test::kPatience,
+                                     .env = subprocess::Environment::extend({{kBootVariable, "9"}}),
+                                     .pass_fds = {{message.fds[1].get(), 9}}});
+    CHECK(done.returncode == 1);
+    CHECK_THAT(done.std_err, Catch::Contains("only the parent is obeyed"));
+}
+
 TEST_CASE("a child obeys no socket of another user", "[core][boot]") {
     if (geteuid() != 0) {
         WARN("only root can be another user: nothing was tested");

@@ -226,9 +226,10 @@ TEST_CASE("libraries without build-id whose file is gone are told apart by what 
     CHECK(id != id_of(twin));
 }
 
-TEST_CASE("libraries that were given one build-id by hand are told apart if their layout differs, "
-          "else refused",
-          "[core][module_table]") {
+TEST_CASE(
+    "libraries that were given one build-id by hand are told apart if their layout differs, "
+    "else refused",
+    "[core][module_table]") {
     Plugin one("given_id"), larger("given_id_larger");
     ModuleAddress place = locate(one.at("plugin_function"));
     CHECK(place.module != locate(larger.at("plugin_function")).module);
@@ -267,9 +268,9 @@ TEST_CASE("a library whose double was loaded meanwhile is not resolved", "[core]
 }
 
 TEST_CASE("what is not loaded here is said to be that", "[core][module_table]") {
-    CHECK_THAT(sidestep::why_unresolved({0x1234, 0}),
-               Catch::Contains("module 0000000000001234") && Catch::Contains("is not loaded") &&
-                   Catch::Contains("before init()"));
+    CHECK_THAT(sidestep::why_unresolved({0x1234, 0}), Catch::Contains("module 0000000000001234") &&
+                                                          Catch::Contains("is not loaded") &&
+                                                          Catch::Contains("before init()"));
 }
 
 TEST_CASE("one copy of the library is no reason for a warning", "[core][module_table]") {

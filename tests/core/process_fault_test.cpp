@@ -291,6 +291,25 @@ TEST_CASE("a child is where its parent is", "[process]") {
     CHECK(p.exitcode() == 0);
 }
 
+TEST_CASE("a process whose parent ends at once lives on", "[process][fault]") {
+    for (auto method : {StartMethod::spawn, StartMethod::fork, StartMethod::forkserver}) {
+        INFO(to_string(method));
+        auto path = std::filesystem::temp_directory_path() /
+                    ("sidestep-orphan-" + std::to_string(::getpid()));
+        pid_t parent = ::fork();
+        if (parent == 0) {
+            Process orphan(
+                {.start_method = method},
+                [](const std::string& file) { std::ofstream(file) << "here"; }, path.string());
+            orphan.start();
+            ::_exit(0);
+        }
+        CHECK(::waitpid(parent, nullptr, 0) == parent);
+        CHECK(test::eventually([&] { return std::filesystem::exists(path); }));
+        std::filesystem::remove(path);
+    }
+}
+
 // --- the fork server -----------------------------------------------------------------------------
 
 namespace {

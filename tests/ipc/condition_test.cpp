@@ -1,11 +1,13 @@
 #include <sidestep/condition.hpp>
 
+#include <fstream>
 #include <mutex>
 #include <thread>
 
 #include <catch2/catch.hpp>
 
 #include "processes.hpp"
+#include "sandbox.hpp"
 
 using sidestep::Condition;
 using sidestep::Lock;
@@ -287,4 +289,30 @@ TEST_CASE("who waits for a predicate keeps its turn, however often it has looked
         condition.notify_one();
     }
     CHECK(second.wait() == 0);
+}
+
+TEST_CASE("who has the holder's number in another pid namespace does not hold the lock",
+          "[ipc][condition]") {
+    Lock lock;
+    Condition condition(lock);
+    test::SharedPage<std::atomic<int>> held;
+    test::Child holder([&] {
+        condition.lock();
+        *held = 1;
+        for (;;) pause();
+    });
+    REQUIRE(test::eventually([&] { return *held == 1; }));
+    int same_number = test::in_foreign_proc([&] {
+        std::ofstream("/proc/sys/kernel/ns_last_pid") << holder.pid() - 1 << std::flush;
+        return test::in_sandbox([&] {
+            if (getpid() != holder.pid()) return 97;
+            try {
+                condition.notify_one();
+                return 1;
+            } catch (const std::logic_error&) {
+                return 0;
+            }
+        });
+    });
+    CHECK(same_number == 0);
 }

@@ -6,10 +6,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 #include <cstring>
 
 #include "connection_support.hpp"
+#include "sys_socket.hpp"
 
 using namespace sidestep;
 
@@ -170,6 +173,43 @@ TEST_CASE("a message that promises descriptors and brings none is refused", "[ip
     CHECK_THROWS_AS(here.send(DupFd()), SerializationError);
 }
 
+namespace {
+
+// What send() would write for a T that is made of these numbers.
+template <class T>
+std::string typed_message(const std::vector<std::uint64_t>& numbers) {
+    std::uint32_t magic = detail::MessageType::kMagic;
+    std::uint64_t tag = detail::message_type<T>().tag;
+    std::string body(reinterpret_cast<const char*>(&magic), sizeof magic);
+    body.append(reinterpret_cast<const char*>(&tag), sizeof tag);
+    return body.append(reinterpret_cast<const char*>(numbers.data()), 8 * numbers.size());
+}
+
+}  // namespace
+
+TEST_CASE("a message may name its descriptors 1024 times, however many it has", "[ipc][fds]") {
+    rlimit former = {};
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &former) == 0);
+    rlimit raised = {std::min<rlim_t>(former.rlim_max, 8192), former.rlim_max};
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &raised) == 0);
+    test::RawPeer peer;
+    for (std::uint64_t count : {1024u, 1025u}) {
+        std::vector<std::uint64_t> numbers(1 + count, 0);  // all of them the first one's
+        numbers[0] = count;
+        std::string body = typed_message<std::vector<DupFd>>(numbers);
+        peer.write(test::big_endian(body.size(), 4));
+        sidestep::sys::send_some(peer.fd(), std::as_bytes(std::span(body).first(1)), {},
+                                 std::array{0});
+        peer.write(body.substr(1));
+        if (count == 1024)
+            CHECK(peer.connection().recv<std::vector<DupFd>>().size() == count);
+        else
+            CHECK_THROWS_WITH(peer.connection().recv<std::vector<DupFd>>(),
+                              Catch::Contains("more than 1024 times"));
+    }
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &former) == 0);
+}
+
 TEST_CASE("what a peer attaches beyond the limit is closed, and the message has lost it",
           "[ipc][fds]") {
     test::RawPeer peer;
@@ -194,7 +234,7 @@ TEST_CASE("what a peer attaches beyond the limit is closed, and the message has 
         REQUIRE(::sendmsg(peer.fd(), &message, 0) == static_cast<ssize_t>(bytes.size()));
     };
     for (std::uint64_t number : {505u, 506u}) {  // the number of a descriptor, as a DupFd travels
-        std::string body(reinterpret_cast<const char*>(&number), sizeof number);
+        std::string body = typed_message<DupFd>({number});
         peer.write(test::big_endian(body.size(), 4));
         send_with_many(body.substr(0, 1));
         send_with_many(body.substr(1, 1));

@@ -120,7 +120,7 @@ TEST_CASE("kill at every instruction of shut_down(): a queue that is shut is rea
     auto is_shut = [&] {
         try {
             return !queue->try_put(1);
-        } catch (const sidestep::QueueShutDown&) {
+        } catch (const sidestep::PutAfterShutDown&) {
             return true;
         }
     };

@@ -221,12 +221,14 @@ TEST_CASE("a task of a pool takes a producer, and the queue ends with the pool a
     test::StopForkServer stop_at_the_end;
     Numbers early, queue;
     auto inherited = early.producer();  // there when the workers are forked
+    auto held = queue.producer();       // or the queue might end between two tasks
     {
         sidestep::Pool pool({.processes = 2, .start_method = method});
         std::vector<sidestep::Future<void>> tasks;
         for (int i = 0; i < 4; ++i) tasks.push_back(pool.submit(put_some, queue.producer(), 25));
         for (auto& task : tasks) task.get();
         inherited.close();
+        held.close();
         CHECK_THROWS_AS(early.get_for(test::kPatience), QueueShutDown);
     }
     CHECK(all_of(queue).size() == 100);

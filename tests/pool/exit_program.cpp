@@ -168,7 +168,9 @@ int exit_in_listener() {
         for_ever();
     });
     waiting.detach();
+    // One for each of the two: either may be served first.
     mp::Connection mine = mp::Client(listener.address());
+    mp::Connection other = mp::Client(listener.address());
     for_ever();
 }
 

@@ -264,7 +264,7 @@ TEST_CASE("a worker that writes nonsense costs at most its task", "[pool][faults
     auto method = GENERATE(from_range(methods()));
     std::string what = GENERATE("sidestep-ring", "sidestep-control");
     int byte = GENERATE(0, 0xff, 1, 2, 3, -1);  // each state of a slot, too
-    CAPTURE(what, byte);
+    CAPTURE(to_string(method), what, byte);
     constexpr std::size_t kTasks = 100;
     test::SharedWords words(2 + kTasks);
     auto begun = std::chrono::steady_clock::now();

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -217,20 +218,4 @@ TEST_CASE("each allocation in a thread of a ThreadPool may fail",
         failed = failures > 0;
     }
     CHECK(rounds > 1);
-}
-
-TEST_CASE("a trace for which there is no memory says so, and costs no task",
-          "[pool][trace][no_memory]") {
-    Spared test_thread;
-    std::string path = "/tmp/sidestep-trace-" + std::to_string(getpid());
-    mp::Pool pool({.processes = 1});
-    pool.trace(path);
-    {
-        Exhausted memory(0, true);
-        CHECK(pool.submit(test::add, 1, 2).get() == 3);
-        CHECK(test::eventually([] { return failures > 0; }));
-    }
-    CHECK_THROWS_AS(pool.trace_stop(), std::system_error);
-    CHECK(pool.submit(test::add, 1, 2).get() == 3);
-    unlink(path.c_str());
 }

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cwchar>
 #include <filesystem>
 #include <iostream>
 #include <stdexcept>
@@ -145,7 +146,10 @@ int print(Way way, const std::string& path) {
             std::clog << "said";
             break;
         case Way::wide:
-            std::wprintf(L"said");
+            if (std::fwide(stdout, 1) > 0)
+                std::wprintf(L"said");
+            else  // by fork: this process has printed narrow characters already
+                std::printf("said");
             break;
         case Way::own_file:
             if (!own) own = std::fopen(path.c_str(), "a");
@@ -163,6 +167,7 @@ int leave_writer(const std::string& path, std::size_t bytes, bool own_group) {
     test::SharedWords::Word* words = test::SharedWords::attach(path);
     if (fork() == 0) {
         if (own_group) setsid();
+        words[test::kCount] = 1;  // from here on it survives the worker
         if (own_group) (void)test::await(words[test::kExtra]);
         const std::string line(std::size_t(1) << 16, 'x');
         std::size_t done = 0;
@@ -172,6 +177,7 @@ int leave_writer(const std::string& path, std::size_t bytes, bool own_group) {
         (void)test::await(words[test::kGate]);
         _exit(0);
     }
+    (void)test::await(words[test::kCount]);
     return getpid();
 }
 

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -40,7 +41,7 @@ const Counted& what_is_there() {
 
 // The memory that a process has of a pool's, by the name of the file that it is.
 std::size_t resident(pid_t pid, const std::string& name) {
-    std::size_t sum = 0;
+    std::map<ino_t, std::size_t> files;  // each once: there may be two descriptors
     std::error_code gone;
     for (const auto& entry :
          std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd", gone)) {
@@ -48,8 +49,10 @@ std::size_t resident(pid_t pid, const std::string& name) {
         if (std::filesystem::read_symlink(entry.path(), gone).string().find(name) !=
                 std::string::npos &&
             stat(entry.path().c_str(), &status) == 0)
-            sum += static_cast<std::size_t>(status.st_blocks) * 512;
+            files[status.st_ino] = static_cast<std::size_t>(status.st_blocks) * 512;
     }
+    std::size_t sum = 0;
+    for (const auto& [inode, bytes] : files) sum += bytes;
     return sum;
 }
 std::size_t size_of(const std::vector<char>& bytes) { return bytes.size(); }

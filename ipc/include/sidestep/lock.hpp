@@ -63,6 +63,7 @@ class Lock {
 
   private:
     friend class Condition;
+    bool held() const;  // by this process
     bool lock_until(const detail::Deadline& deadline);
     detail::ObjectRef ref_;
 };

@@ -117,6 +117,7 @@ void load_sized(InputArchive& archive, T& value) {
             archive.expect_end();
         } else {
             InputArchive own(bytes, archive.fds());
+            if (archive.functions_allowed()) own.allow_functions();
             own(value);
             own.expect_end();
         }

@@ -77,11 +77,6 @@ class HeldRange<Range&> {
     Range* range_;
 };
 
-template <class T>
-inline constexpr bool kIsIota = false;
-template <class First, class Last>
-inline constexpr bool kIsIota<std::ranges::iota_view<First, Last>> = true;
-
 // A range whose items are taken one by one.
 template <class Range>
 class Input {
@@ -95,14 +90,17 @@ class Input {
         kRefers || (std::is_constructible_v<Item, Reference> && std::is_move_constructible_v<Item>);
     static constexpr bool kIsContainer =
         std::ranges::forward_range<Plain> && !std::ranges::view<Plain>;
+    // An iota_view, which not every library has: it is all in its iterators, as nothing else is
+    // that makes numbers.
+    static constexpr bool kIsIota = std::ranges::enable_borrowed_range<std::remove_cv_t<Plain>> &&
+                                    std::is_integral_v<Reference>;
 
   public:
     static constexpr bool kIsContiguous =
         std::ranges::contiguous_range<Plain> &&
         std::sized_sentinel_for<std::ranges::sentinel_t<Plain>, std::ranges::iterator_t<Plain>>;
     // To get an item may take time, as it may not with a container.
-    static constexpr bool kMayBlock =
-        !kIsContiguous && !kIsContainer && !kIsIota<std::remove_cv_t<Plain>> && kCanBeKept;
+    static constexpr bool kMayBlock = !kIsContiguous && !kIsContainer && !kIsIota && kCanBeKept;
     using Taken = std::conditional_t<kMayBlock && !kRefers, Item, Reference>;
 
     explicit Input(Range&& range) : range_(std::forward<Range>(range)) {}

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <exception>
+#include <new>
 #include <utility>
 
 #include <sidestep/future.hpp>
@@ -26,9 +27,15 @@ class Promise {
         return *this;
     }
     ~Promise() {
-        if (task_)
-            task_->try_fail(std::make_exception_ptr(
-                PoolError("the promise was dropped without a result: nobody will set one")));
+        if (!task_) return;
+        std::exception_ptr error;
+        try {
+            error = std::make_exception_ptr(
+                PoolError("the promise was dropped without a result: nobody will set one"));
+        } catch (const std::bad_alloc&) {  // what is there without memory
+            error = std::current_exception();
+        }
+        task_->try_fail(std::move(error));
     }
 
     Future<T> future() const { return Future<T>(detail::TaskRef(detail::Ref(task_))); }
