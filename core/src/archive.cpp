@@ -9,7 +9,7 @@
 #include "demangle.hpp"
 #include "sys.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 std::uint64_t new_identity() noexcept {
     static std::atomic<std::uint64_t> last{0};

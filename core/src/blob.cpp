@@ -11,7 +11,7 @@
 #include "error.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::size_t kFdsInMessage = 64;

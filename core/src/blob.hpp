@@ -15,7 +15,7 @@
 
 #include "fd.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Where a blob is written: on the heap while it is small, then into a memfd.
 class BlobBuffer final : public detail::OutputBuffer {

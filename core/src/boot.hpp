@@ -11,7 +11,7 @@
 #include "fd.hpp"
 #include "module_table.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Takes over the process: never returns. Owns the control socket.
 using BootMain = void (*)(Fd control);

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 struct BootFailure {

@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // --- in the child ------------------------------------------------------------------------------
 

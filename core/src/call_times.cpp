@@ -4,7 +4,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 // What a look at the clock costs: it is a part of all that is measured, and much of a tiny item.

@@ -8,7 +8,7 @@
 #include "pump.hpp"
 #include "subprocess_pipes_impl.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 namespace {
 
 // What the reader has read ahead belongs to the output.

@@ -23,7 +23,7 @@
 #define PR_GET_TID_ADDRESS 40
 #endif
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // SYNC: a hint, the first rung that is worth a try; it only grows, and any order will do.

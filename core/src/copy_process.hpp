@@ -12,7 +12,7 @@
 
 #include "fd.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct Copied {
     int pid = -1;  // 0 in the child

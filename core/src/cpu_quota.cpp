@@ -9,7 +9,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // One hierarchy of groups that knows quotas, as far as this process sees it.

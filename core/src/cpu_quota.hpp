@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The least of all quotas that hold for this process: of its own group and of each group above it
 // that can be seen, in cgroup v2 (cpu.max) and v1 (cpu.cfs_quota_us over cpu.cfs_period_us), both

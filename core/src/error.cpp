@@ -5,7 +5,7 @@
 #include <string>
 #include <system_error>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 void throw_errno(int error, std::string_view what) {
     throw std::system_error(error, std::generic_category(), std::string(what));

@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Throws std::system_error: "<what>: <strerror>". `what` names the call and its object:
 // throw_errno(errno, "memfd_create(ring)"). errno is the caller's to read, on the line after the

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 std::string signal_name(int signal) {
     const char* name = sigabbrev_np(signal);

@@ -8,7 +8,7 @@
 
 #include "error.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 void Fd::reset(int fd) noexcept {
     if (fd_ >= 0) ::close(fd_);

@@ -9,7 +9,7 @@
 #include <span>
 #include <utility>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class Fd {
   public:

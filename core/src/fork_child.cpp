@@ -11,7 +11,7 @@
 
 #include "error.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // SIG_DFL where there was no handler.

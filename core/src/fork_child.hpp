@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // As fork(2), after flushing what stdio and the standard streams hold (each child would write it
 // once more). In the child: the descriptors of the parent's other children are closed

@@ -4,7 +4,7 @@
 
 #include "fork_page.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 ForkMarker::ForkMarker() noexcept : page_(&fork_page().generation) {
     // The process's own number marks the page: after a fork the page is zero, and the first marker

@@ -7,7 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class ForkMarker {
   public:

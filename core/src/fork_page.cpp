@@ -5,7 +5,7 @@
 
 #include <new>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // Where the kernel wipes none.

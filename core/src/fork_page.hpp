@@ -12,7 +12,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Relaxed, all of them: each word stands alone.
 struct ForkPage {

@@ -21,7 +21,7 @@
 #include "sys.hpp"
 #include "zygote.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 struct ForkServer {

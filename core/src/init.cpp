@@ -27,7 +27,7 @@
 #include "sys.hpp"
 #include "sys_socket.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 std::atomic<bool> init_called{false};

@@ -13,7 +13,7 @@
 
 #include <sidestep/init.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // Where the C library calls constructors: in the loop for the program's, and in that for

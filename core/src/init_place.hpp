@@ -4,7 +4,7 @@
 
 #include <string>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct InitPlace {
     // By the constructor of a static object: those of other files may not exist yet.

@@ -7,7 +7,7 @@
 #include <atomic>
 #include <utility>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 template <class T>
 class KeptValue {

@@ -31,7 +31,7 @@
 #include "own_proc.hpp"
 #include "popen_state.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 namespace {
 
 struct Relations {

@@ -5,7 +5,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::size_t kMuch = 1 << 20;

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // text += bytes, in large steps and large pages once there is much: of the time of a large read,
 // most goes into touching new pages, and into copying what is there.

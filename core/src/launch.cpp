@@ -23,7 +23,7 @@
 #include "sys.hpp"
 #include "zygote.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 class Spawner final : public Launcher {

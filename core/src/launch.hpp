@@ -16,7 +16,7 @@
 #include "parent_fd.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct Launched {
     int pid = 0;

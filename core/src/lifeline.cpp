@@ -10,7 +10,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // False: refused; see errno.

@@ -9,7 +9,7 @@
 //     PR_SET_PDEATHSIG      bound to the thread that started the child: it dies with that too
 #pragma once
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // For the child: `fd` is its read end, and stays open as long as it lives. Ends the process if the
 // parent is gone already. Throws std::system_error if the kernel refuses all of it.

@@ -7,7 +7,7 @@
 
 #include <sidestep/logging.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct LogSettings {
     std::int32_t level = 0;

@@ -20,7 +20,7 @@
 #include "process_protocol.hpp"
 #include "process_state.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 struct State {

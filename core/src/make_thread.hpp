@@ -8,7 +8,7 @@
 
 #include "error.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // What made a thread impossible, and the remedy. EPERM: the C library tries clone3 first, and goes
 // on with clone only where that is answered with ENOSYS; nothing can be done about it from in here.

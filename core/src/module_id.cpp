@@ -18,7 +18,7 @@
 #include "fd.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // Found in every module that this file was linked into.

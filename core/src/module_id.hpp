@@ -16,7 +16,7 @@
 #include <cstdint>
 #include <string>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Never 0. Reads the file of a module without a build-id: milliseconds.
 std::uint64_t module_id(const dl_phdr_info& info);

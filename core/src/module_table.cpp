@@ -15,7 +15,7 @@
 
 #include "module_id.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 struct Range {

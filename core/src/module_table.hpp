@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <string>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct ModuleAddress {
     std::uint64_t module = 0;  // module_id(); never 0

@@ -11,7 +11,7 @@
 #include "fd.hpp"
 #include "fork_page.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::uint64_t kOurs = 1, kNotOurs = 2;

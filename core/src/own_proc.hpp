@@ -7,7 +7,7 @@
 // Threads: thread-safe. Fork: a child looks for itself.
 #pragma once
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // False: it is not mounted, or not ours. Looks once in the life of a process; does not allocate.
 // /proc/self and /proc/thread-self need no such question: the kernel resolves them for the caller.

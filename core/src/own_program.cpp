@@ -16,7 +16,7 @@
 #include "kept_value.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr const char* kSelf = "/proc/self/exe";

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct OwnProgram {
     std::string executable;

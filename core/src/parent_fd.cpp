@@ -9,7 +9,7 @@
 
 #include "per_process.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 struct List {

@@ -14,7 +14,7 @@
 
 #include "fd.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class ParentFd {
   public:

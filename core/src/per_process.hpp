@@ -10,7 +10,7 @@
 
 #include <atomic>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 template <class T>
 class PerProcess {

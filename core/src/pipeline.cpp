@@ -9,7 +9,7 @@
 #include "pump.hpp"
 #include "subprocess_run.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 namespace {
 
 std::vector<Popen> start_members(const std::vector<Args>& commands, const Options& options) {

@@ -16,7 +16,7 @@
 #include "popen_state.hpp"
 #include "subprocess_pipes_impl.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 namespace {
 
 using Kind = Redirect::Kind;

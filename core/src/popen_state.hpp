@@ -16,7 +16,7 @@
 #include "sys.hpp"
 #include "text_codec.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 // One stream of a conversation: what was read so far.
 struct Heard {

@@ -8,7 +8,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // The kernel ignores what the file says: on this file system, or for this process and what it

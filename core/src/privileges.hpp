@@ -8,7 +8,7 @@
 
 #include <string>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // This process got privileges when its program was executed.
 bool has_file_privileges() noexcept;

@@ -7,7 +7,7 @@
 #include "process_protocol.hpp"
 #include "process_state.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 detail::ProcessCore& ChildProcess::core() const {
     if (!core_)

@@ -17,7 +17,7 @@
 #include "process_state.hpp"
 #include "start_defaults.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 namespace {

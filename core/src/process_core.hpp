@@ -17,7 +17,7 @@
 #include "launch.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class Blob;
 class BlobBuffer;

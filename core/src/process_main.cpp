@@ -20,7 +20,7 @@
 #include "start_defaults.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // What the arguments are decoded from.

@@ -16,7 +16,7 @@
 #include "launch.hpp"
 #include "log_settings.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct ProcessSetup {
     std::string name;

@@ -19,7 +19,7 @@
 #include "process_core.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 using namespace std::chrono_literals;

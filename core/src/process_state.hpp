@@ -11,7 +11,7 @@
 
 #include <sidestep/process.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct Identity {
     std::string name = "MainProcess";

@@ -14,7 +14,7 @@
 #include "large_text.hpp"
 #include "sigpipe.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 namespace {
 

@@ -18,7 +18,7 @@
 #include "sys.hpp"
 #include "text_codec.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 using LineCallback = std::function<void(std::string_view)>;
 

@@ -21,7 +21,7 @@
 
 #include "demangle.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 std::string remote_traceback(const std::exception& error) {
     auto* info = dynamic_cast<const detail::RemoteInfo*>(&error);

@@ -4,7 +4,7 @@
 
 #include <cerrno>
 
-namespace sidestep::sys {
+namespace sidestep::inline v0::sys {
 
 template <class Call>
 auto retry(Call call) {

@@ -8,7 +8,7 @@
 #include <csignal>
 #include <ctime>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class SigpipeGuard {
   public:

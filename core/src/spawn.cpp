@@ -30,7 +30,7 @@
 #define CLONE_PIDFD 0x00001000
 #endif
 
-namespace sidestep::spawn {
+namespace sidestep::inline v0::spawn {
 
 using subprocess::StartError;
 

@@ -9,7 +9,7 @@
 #include "parent_fd.hpp"
 #include "spawn_description.hpp"
 
-namespace sidestep::spawn {
+namespace sidestep::inline v0::spawn {
 
 // A child that runs its program. The owner reaps it: wait_pidfd(pidfd).
 struct Child {

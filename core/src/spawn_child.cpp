@@ -29,7 +29,7 @@
                    no_sanitize("undefined")))
 #endif
 
-namespace sidestep::spawn {
+namespace sidestep::inline v0::spawn {
 namespace {
 
 // System calls take words, not ints: what is above 32 bits must be defined.

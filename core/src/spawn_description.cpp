@@ -17,7 +17,7 @@
 #include "error.hpp"
 #include "sys.hpp"
 
-namespace sidestep::spawn {
+namespace sidestep::inline v0::spawn {
 
 using subprocess::Args;
 using subprocess::Environment;

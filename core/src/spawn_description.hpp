@@ -12,7 +12,7 @@
 #include "parent_fd.hpp"
 #include "spawn_plan.hpp"
 
-namespace sidestep::spawn {
+namespace sidestep::inline v0::spawn {
 
 // Which system call starts the child. The first that works, unless a test asks for one by name.
 //   clone3  shares the parent's memory until exec, clears the handlers in the kernel

@@ -9,7 +9,7 @@
 
 #include <sidestep/subprocess_result.hpp>
 
-namespace sidestep::spawn {
+namespace sidestep::inline v0::spawn {
 
 using subprocess::StartStep;
 

@@ -7,7 +7,7 @@
 
 #include <sidestep/start_method.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The program to spawn; empty: this one.
 std::string executable();

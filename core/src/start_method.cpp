@@ -9,7 +9,7 @@
 #include "kept_value.hpp"
 #include "start_defaults.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // Relaxed everywhere: each setting stands alone.

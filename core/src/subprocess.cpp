@@ -9,7 +9,7 @@
 #include "popen_state.hpp"
 #include "subprocess_run.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 namespace {
 
 using Kind = Redirect::Kind;

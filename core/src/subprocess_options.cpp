@@ -4,7 +4,7 @@
 #include <csignal>
 #include <stdexcept>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 Args::Args(std::initializer_list<Argument> words) {
     words_.reserve(words.size());

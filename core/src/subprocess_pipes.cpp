@@ -15,7 +15,7 @@
 #include "subprocess_pipes_impl.hpp"
 #include "sys.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 namespace {
 
 constexpr std::size_t kReadBytes = 65536;

@@ -17,7 +17,7 @@
 #include "fd.hpp"
 #include "text_codec.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 struct PipeReaderImpl : public std::streambuf {
     PipeReaderImpl(Fd pipe, int bufsize, const TextMode& text);

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <csignal>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 namespace {
 
 ExitStatus status_of(int returncode) {

@@ -5,7 +5,7 @@
 #include <sidestep/subprocess_options.hpp>
 #include <sidestep/subprocess_result.hpp>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 // The Options of the Popen below a run(). Throws std::invalid_argument for contradictions.
 Options for_popen(const Options& options);

@@ -37,7 +37,7 @@
 #define SYS_futex_waitv 449
 #endif
 
-namespace sidestep::sys {
+namespace sidestep::inline v0::sys {
 namespace {
 
 struct timespec to_timespec(std::chrono::nanoseconds d) {

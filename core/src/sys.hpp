@@ -25,7 +25,7 @@
 
 struct rusage;
 
-namespace sidestep::sys {
+namespace sidestep::inline v0::sys {
 
 using Clock = std::chrono::steady_clock;
 using detail::Deadline;

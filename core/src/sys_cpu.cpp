@@ -7,7 +7,7 @@
 #include "cpu_quota.hpp"
 #include "sys.hpp"
 
-namespace sidestep::sys {
+namespace sidestep::inline v0::sys {
 
 std::size_t usable_cpus() {
     cpu_set_t set;

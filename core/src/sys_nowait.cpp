@@ -6,7 +6,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep::sys {
+namespace sidestep::inline v0::sys {
 namespace {
 
 constexpr off_t kHere = -1;  // where the file is: a pipe has no other place

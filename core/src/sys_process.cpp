@@ -24,7 +24,7 @@
 #define P_PIDFD 3
 #endif
 
-namespace sidestep::sys {
+namespace sidestep::inline v0::sys {
 namespace {
 
 // A thread that was joined may be listed for a moment more: the kernel wakes the joiner before it

@@ -15,7 +15,7 @@
 #include "error.hpp"
 #include "sigpipe.hpp"
 
-namespace sidestep::sys {
+namespace sidestep::inline v0::sys {
 namespace {
 
 bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK; }

@@ -17,7 +17,7 @@
 #include "fd.hpp"
 #include "sys.hpp"
 
-namespace sidestep::sys {
+namespace sidestep::inline v0::sys {
 
 // What the kernel carries beside one sendmsg(2) at most (SCM_MAX_FD).
 inline constexpr std::size_t kMaxFdsPerSend = 253;

@@ -11,7 +11,7 @@
 #include "demangle.hpp"
 #include "module_table.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 CodeAddress locate_code(const void* function) {
     ModuleAddress at = locate(function);

@@ -11,7 +11,7 @@
 
 #include "error.hpp"
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 namespace {
 
 constexpr const char* kUtf8 = "UTF-8";

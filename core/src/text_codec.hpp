@@ -10,7 +10,7 @@
 
 #include <sidestep/subprocess_options.hpp>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 // What Options say about text. Throws std::invalid_argument if they contradict each other, or if
 // iconv does not know the encoding.

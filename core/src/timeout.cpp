@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 void throw_time_is_nan() {
     throw std::invalid_argument(

@@ -1,6 +1,6 @@
 #include <sidestep/version.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 const char* library_version() { return kVersion; }
 

@@ -22,7 +22,7 @@
 #include "fork_child.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 using namespace std::chrono_literals;

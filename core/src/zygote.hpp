@@ -15,7 +15,7 @@
 
 #include "launch.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class Zygote final : public Launcher {
   public:

@@ -16,7 +16,7 @@
 #include "error.hpp"
 #include "socket_address.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::size_t kPathOffset = offsetof(sockaddr_un, sun_path);

@@ -8,7 +8,7 @@
 
 #include "error.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // 256, 512, 768, 1024, then four steps to each doubling.

@@ -29,7 +29,7 @@
 
 #include "segment.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Where a block lies, and its size class, in one word: offset (a multiple of 256) | class. 0: none.
 using BlockId = std::uint64_t;

@@ -12,7 +12,7 @@
 #include "owner_lock.hpp"
 #include "wait_word.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr unsigned kMaxParties = 4096;

@@ -6,7 +6,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::size_t kLarge = 1 << 20;

@@ -38,7 +38,7 @@
 #include "event_count.hpp"
 #include "owner_lock.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 inline constexpr std::size_t kUnit = 8;
 

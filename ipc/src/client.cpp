@@ -11,7 +11,7 @@
 #include "handshake.hpp"
 #include "socket_address.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 Fd connect_to(const Address& address, const sys::Deadline& deadline) {

@@ -8,7 +8,7 @@
 #include "participant.hpp"
 #include "wait_word.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr unsigned kPlaces = 256;

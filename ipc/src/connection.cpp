@@ -16,7 +16,7 @@
 #include "inbox.hpp"
 #include "sys_socket.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // What a length alone may make us reserve (address space: pages come with the bytes).

@@ -11,7 +11,7 @@
 
 #include "sys_socket.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 void flush(int socket, Handshake& handshake) {

@@ -7,7 +7,7 @@
 
 #include "handshake.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 Credentials make_credentials(const std::string& authkey, Digest digest, bool legacy_md5);
 

@@ -8,7 +8,7 @@
 
 #include "error.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 DupFd DupFd::duplicate_of(int fd) {
     int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);

@@ -5,7 +5,7 @@
 #include "mapped_segment.hpp"
 #include "wait_word.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::uint32_t kSleepers = 1, kSet = 2, kRound = 4;

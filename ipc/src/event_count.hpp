@@ -27,7 +27,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 inline constexpr std::size_t kCacheLine = 128;  // two lines: x86 fetches them in pairs
 inline constexpr std::chrono::milliseconds kLongestSleep{1000};

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <span>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct FrameHeader {
     static constexpr std::size_t kShort = 4;

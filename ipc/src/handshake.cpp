@@ -10,7 +10,7 @@
 #include "error.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::string_view kChallenge = "#CHALLENGE#";

@@ -54,7 +54,7 @@
 #include "frame.hpp"
 #include "hmac.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // What a side knows and allows.
 struct Credentials {

@@ -9,7 +9,7 @@
 #include <new>
 #include <stdexcept>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 struct Entry {

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 enum class MacHash { md5, sha256, sha384, sha3_256, sha3_384 };
 

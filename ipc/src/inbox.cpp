@@ -8,7 +8,7 @@
 
 #include "error.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 std::size_t Inbox::fill(int fd, Channel channel, std::size_t count) {
     SIDESTEP_ASSERT(count <= kWindow);

@@ -22,7 +22,7 @@
 
 #include "sys_socket.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 class Inbox {
   public:

@@ -18,7 +18,7 @@
 #include "handshake.hpp"
 #include "socket_address.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 [[noreturn]] void throw_closed(const Address& address) {

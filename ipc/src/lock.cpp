@@ -7,7 +7,7 @@
 #include "mapped_segment.hpp"
 #include "owner_lock.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 struct LockState {

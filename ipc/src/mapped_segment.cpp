@@ -12,7 +12,7 @@
 #include "error.hpp"
 #include "participant.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Never destroyed: handles of static objects may outlive everything.
 struct MappedSegment::Registry {

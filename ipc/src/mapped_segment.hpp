@@ -21,7 +21,7 @@
 #include "participant.hpp"
 #include "segment.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class MappedSegment {
   public:

@@ -3,7 +3,7 @@
 #include "spin.hpp"
 #include "wait_word.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 using namespace std::chrono_literals;

@@ -19,7 +19,7 @@
 #include "participant.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class OwnerLock {
   public:

@@ -20,7 +20,7 @@
 
 #include "task_ring.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The worker's side.
 class PartialWriter {

@@ -15,7 +15,7 @@
 #include "own_proc.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::uint64_t kStartMask = (std::uint64_t(1) << 31) - 1;

@@ -29,7 +29,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 using OwnerId = std::uint64_t;  // 0: nobody
 inline constexpr OwnerId kUserBit = OwnerId(1) << 31;

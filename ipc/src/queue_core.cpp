@@ -10,7 +10,7 @@
 
 #include "queue_state.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr const char* kQueueName = "Queue";

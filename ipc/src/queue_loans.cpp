@@ -6,7 +6,7 @@
 
 #include "queue_state.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 using namespace std::chrono_literals;

@@ -11,7 +11,7 @@
 
 #include "error.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr const char* kName = "Queue's producer";

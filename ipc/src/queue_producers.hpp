@@ -13,7 +13,7 @@
 #include "fd.hpp"
 #include "queue_state.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // This process's share of a producer. In a forked child it has no descriptor: a copy that nobody
 // knows of would keep the queue from its end.

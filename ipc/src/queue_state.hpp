@@ -13,7 +13,7 @@
 #include "spin.hpp"
 #include "wait_word.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // An item on loan. Written by the holder of C, except `owner`, which its owner clears.
 //

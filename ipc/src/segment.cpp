@@ -14,7 +14,7 @@
 
 #include "error.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 std::optional<std::size_t> limit_of(decltype(RLIMIT_AS) which) {

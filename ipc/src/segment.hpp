@@ -15,7 +15,7 @@
 #include "fd.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class Segment {
   public:

@@ -10,7 +10,7 @@
 #include "participant.hpp"
 #include "wait_word.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr unsigned kMaxOwned = 1 << 16;

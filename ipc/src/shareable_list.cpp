@@ -8,7 +8,7 @@
 
 #include <sidestep/object_ref.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // The layout, all in 8-byte words: the length n; n + 1 offsets into the data; the data; n formats

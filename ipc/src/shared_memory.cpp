@@ -21,7 +21,7 @@
 #include "shared_names.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 std::string random_name() {

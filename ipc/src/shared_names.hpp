@@ -25,7 +25,7 @@
 #include "fd.hpp"
 #include "participant.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // A block's name with its paths: they are there before they are needed at its end.
 struct BlockName {

@@ -12,7 +12,7 @@
 #include "participant.hpp"
 #include "sys.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr const char* kSharedName = "Shared";

@@ -10,7 +10,7 @@
 
 #include "sys_socket.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 enum class AddressUse { listen, connect };
 

@@ -5,7 +5,7 @@
 #include <exception>
 #include <thread>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 using namespace std::chrono_literals;

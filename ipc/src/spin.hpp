@@ -12,7 +12,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 inline void cpu_relax() noexcept {
 #if defined(__x86_64__) || defined(__i386__)

@@ -30,7 +30,7 @@
 
 #include "event_count.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 enum class SlotState : std::uint32_t { empty, ready, taken, done };
 

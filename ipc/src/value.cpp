@@ -8,7 +8,7 @@
 
 #include "mapped_segment.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr const char* kDataName = "shared value or array";

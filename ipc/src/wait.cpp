@@ -9,7 +9,7 @@
 #include "error.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 std::vector<Waitable> wait(std::span<const Waitable> things, std::optional<Timeout> timeout) {
     sys::Deadline deadline = detail::deadline_after(timeout);

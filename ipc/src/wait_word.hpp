@@ -24,7 +24,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // How long a sleeper sleeps before it looks again: 2 ms at first, then twice as long each time. So
 // what a death delays is never delayed by more than as long again, and who waits for long costs

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 namespace {
 std::string& description() {

@@ -13,7 +13,7 @@
 
 #include <sidestep/task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr int kFatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS, SIGTRAP};

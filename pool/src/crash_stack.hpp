@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The name of a module is the loader's, hashed: the worker runs the same program.
 struct CrashRecord {

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 void TaskWaiter::add(const TaskRef& task) {
     if (!task) throw_empty_future();

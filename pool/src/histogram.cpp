@@ -8,7 +8,7 @@
 #include <numeric>
 #include <stdexcept>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 std::chrono::nanoseconds as_time(std::uint64_t ns) {

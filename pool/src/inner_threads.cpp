@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr const char* kOpenMp = "OMP_NUM_THREADS";

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // What is to be added to the environment of this process, or of one that it starts, so that each
 // library takes so many threads; 0: nothing. What is set already stays. With OMP_NUM_THREADS set

@@ -4,7 +4,7 @@
 
 #include "service_thread.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 InputThread::InputThread(std::function<bool()> pull, std::function<void()> keep)
     : pull_(std::move(pull)), keep_(std::move(keep)), thread_(std::make_unique<ServiceThread>()) {

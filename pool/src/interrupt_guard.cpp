@@ -24,7 +24,7 @@
 #include "service_thread.hpp"
 #include "thread_pool_core.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace detail {
 
 struct InterruptSteps {

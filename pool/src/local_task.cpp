@@ -8,7 +8,7 @@
 
 #include "spare_errors.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 bool LocalTaskBase::start() {
     std::lock_guard lock(mutex_);

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <new>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 // True: this process has no children in that group (any more).

@@ -9,7 +9,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 class Orphans {
   public:

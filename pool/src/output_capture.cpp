@@ -16,7 +16,7 @@
 #include "error.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::uint64_t kFreeStep = std::uint64_t(1) << 20;  // fewer are not worth a call

@@ -10,7 +10,7 @@
 
 #include "fd.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The sizes of both files when a task ended.
 struct OutputMark {

@@ -13,7 +13,7 @@
 
 #include "pool_core.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 void refuse(const std::string& what) { throw std::invalid_argument("PoolOptions::" + what); }

@@ -4,7 +4,7 @@
 
 #include "pool_core.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // Takes back the tasks from `index` on. False: the worker has begun that one; those behind it are
 // taken back. From a ring that cannot be believed nothing is, until its worker is dead.

@@ -14,7 +14,7 @@
 #include "spin.hpp"
 #include "task_fds.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 namespace {
 

@@ -49,7 +49,7 @@
 #include "worker_memory.hpp"
 #include "worker_protocol.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // Why a task has no result; what Retry tells apart.
 enum class FailureKind : unsigned char { error, timeout, crash, out_of_memory, cancelled };

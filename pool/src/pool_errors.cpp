@@ -6,7 +6,7 @@
 
 #include <sidestep/task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct TaskError::Shared {
     Shared(Details d, Describe f) : details(std::move(d)), describe(f) {}

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // The pool's own bell; a worker's; its death; a message of its.
 enum class EventSource : std::uint64_t { bell, ring, death, control };

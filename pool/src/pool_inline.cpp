@@ -9,7 +9,7 @@
 #include "pool_core.hpp"
 #include "spare_errors.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 // The descriptors of a task's arguments, for the same process.

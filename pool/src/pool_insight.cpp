@@ -9,7 +9,7 @@
 #include "pool_core.hpp"
 #include "process_memory.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 std::chrono::nanoseconds as_time(std::uint64_t ns) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 void SlowTasks::add(const Entry& entry) noexcept {
     auto shorter = [&](const Entry& e) { return e.duration < entry.duration; };

@@ -10,7 +10,7 @@
 
 #include "task_names.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // Threads: the caller serialises.
 class SlowTasks {

@@ -7,7 +7,7 @@
 
 #include "pool_core.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 using namespace std::chrono_literals;

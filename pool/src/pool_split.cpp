@@ -8,7 +8,7 @@
 #include "pool_core.hpp"
 #include "spare_errors.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // A part of a chunk, for the stream that has that: also after close().
 void PoolCore::submit_again(const PoolTaskRef& task) {

@@ -25,7 +25,7 @@
 #include "spare_errors.hpp"
 #include "task_fds.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 using namespace std::chrono_literals;

@@ -4,7 +4,7 @@
 
 #include <iterator>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 // Three digits and a unit.

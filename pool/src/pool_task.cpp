@@ -8,7 +8,7 @@
 
 #include "pool_core.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 static_assert(PoolTask::kInline == TaskSlot::kInline);
 

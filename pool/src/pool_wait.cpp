@@ -6,7 +6,7 @@
 #include "pool_core.hpp"
 #include "spin.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline) {
     if (!owned_here()) return ready();

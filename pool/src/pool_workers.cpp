@@ -19,7 +19,7 @@
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 using namespace std::chrono_literals;

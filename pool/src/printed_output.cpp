@@ -14,7 +14,7 @@ extern "C" {
 [[gnu::weak]] void _IO_list_unlock();
 }
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 // How much waits in a stream's buffer is a protected member of it.

@@ -9,7 +9,7 @@
 #include "own_proc.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 struct Pages {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <optional>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Resident, without what it shares with others: cheap, and not exact.
 std::optional<std::size_t> private_memory(int pid);

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 using namespace std::chrono_literals;

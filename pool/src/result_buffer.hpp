@@ -12,7 +12,7 @@
 #include "task_ring.hpp"
 #include "worker_meter.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The worker's blocks of shared memory for large results, given back by the parent.
 class ResultArena {

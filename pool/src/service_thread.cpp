@@ -16,7 +16,7 @@
 #include "make_thread.hpp"
 #include "per_process.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 std::atomic<std::size_t> running_threads{0};

@@ -13,7 +13,7 @@
 
 #include <sidestep/task_state.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // A thread that takes no signals: they are the application's.
 class ServiceThread {

@@ -1,6 +1,6 @@
 #include "spare_errors.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 std::exception_ptr cancelled(const char* text) {

@@ -10,7 +10,7 @@
 
 #include <sidestep/pool_errors.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 struct SpareErrors {
     std::exception_ptr no_memory;                       // std::bad_alloc

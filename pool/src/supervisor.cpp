@@ -21,7 +21,7 @@
 #include "pool_events.hpp"
 #include "spare_errors.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 using namespace std::chrono_literals;

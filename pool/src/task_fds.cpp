@@ -9,7 +9,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace {
 
 using Kind = TaskFdsMessage::Kind;

@@ -22,7 +22,7 @@
 
 #include "fd.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The head of a message on the control socket, and its descriptors.
 struct TaskFdsMessage {

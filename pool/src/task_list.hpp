@@ -5,7 +5,7 @@
 
 #include <sidestep/pool_task.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // Intrusive: a task is in one list at most. Threads: the caller serialises.
 class TaskList {

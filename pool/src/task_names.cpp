@@ -4,7 +4,7 @@
 
 #include "demangle.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 TaskLabel TaskNames::label(const TaskEntry& entry, const void* function) noexcept {
     if (last_type_ && last_signature_ == entry.signature) return {last_type_, function};

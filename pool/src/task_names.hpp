@@ -11,7 +11,7 @@
 
 #include <sidestep/task.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // What a task is called, cheap to make and to copy. Valid as long as the TaskNames it is from.
 struct TaskLabel {

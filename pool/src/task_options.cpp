@@ -14,7 +14,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 void check_options(const TaskOptions& options) {
     auto refuse = [](const char* what) {

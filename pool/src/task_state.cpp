@@ -11,7 +11,7 @@
 
 #include "sys.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 void CompletionQueue::expect() {
     std::lock_guard lock(mutex_);

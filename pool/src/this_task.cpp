@@ -1,6 +1,6 @@
 #include <sidestep/this_task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace detail {
 
 namespace {

@@ -7,7 +7,7 @@
 
 #include "thread_pool_core.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 ThreadPool::ThreadPool(ThreadPoolOptions options)
     : core_(std::make_shared<detail::ThreadPoolCore>(std::move(options))),

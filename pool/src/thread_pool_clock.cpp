@@ -9,7 +9,7 @@
 #include "sys.hpp"
 #include "thread_pool_core.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // With the mutex held. Throws std::system_error if the system gives no thread.
 void ThreadPoolCore::start_timer() {

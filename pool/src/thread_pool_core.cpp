@@ -17,7 +17,7 @@
 #include "spare_errors.hpp"
 #include "sys.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 namespace detail {
 namespace {
 

@@ -26,7 +26,7 @@
 #include "task_names.hpp"
 #include "trace_writer.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>,
                              public EndingPool {

@@ -13,7 +13,7 @@
 #include "sys.hpp"
 #include "thread_pool_core.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr std::size_t kMostSlowTasks = 10;

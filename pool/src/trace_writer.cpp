@@ -16,7 +16,7 @@
 
 #include "error.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 using namespace std::chrono_literals;

@@ -23,7 +23,7 @@
 #include "service_thread.hpp"
 #include "task_names.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 struct TraceEvent {
     enum class Kind : unsigned char { task, worker_started, worker_left, worker_died };

@@ -31,7 +31,7 @@
 #include "worker_heap.hpp"
 #include "worker_protocol.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 std::uint32_t SpinPolicy::awake(const ControlPage& page) const {
     std::uint32_t sleeping = 0;

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <initializer_list>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 void keep_freed_memory() noexcept {
     static constexpr int kLargestBlock = 32 << 20;

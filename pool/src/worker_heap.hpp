@@ -3,7 +3,7 @@
 // arguments and results of a megabyte that is most of the time.
 #pragma once
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // From now on blocks up to 32 MiB come from the heap, and up to 64 MiB that are free at its end
 // stay with this process: where the C library itself gets to when it sees a block of 32 MiB freed

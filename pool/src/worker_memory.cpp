@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <new>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr std::size_t kSomeBlocks = 16;

@@ -9,7 +9,7 @@
 #include "task_ring.hpp"
 #include "worker_protocol.hpp"
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // The shared memory of one worker process. It stays mapped until the last result in it is dropped.
 class WorkerMemory {

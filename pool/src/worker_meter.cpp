@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 void end_damaged(WorkerWords& words, Damage damage) noexcept {
     words.damaged.store(static_cast<std::uint64_t>(damage),

@@ -8,7 +8,7 @@
 
 #include "event_count.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // What a worker found when something had been written over what it shares with its parent: the task
 // that it had taken and did not begin, or something else while it ran one.

@@ -11,7 +11,7 @@
 #include "task_ring.hpp"
 #include "worker_meter.hpp"
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 inline constexpr std::uint32_t kMaxWorkers = 1024;
 inline constexpr std::uint32_t kRingCapacity = 512;

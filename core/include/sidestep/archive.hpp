@@ -63,7 +63,7 @@
 #include <utility>
 #include <vector>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The bytes do not hold what was asked for: too short, too long, or impossible.
 class SerializationError : public std::runtime_error {

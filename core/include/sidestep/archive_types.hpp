@@ -20,7 +20,7 @@
 
 #include <sidestep/archive.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // The steady clock, which is the same for all processes.
 std::uint64_t steady_now_ns();

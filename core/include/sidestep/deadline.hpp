@@ -7,7 +7,7 @@
 
 #include <sidestep/timeout.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // A moment to give up at; no value: never.
 using Deadline = std::optional<std::chrono::steady_clock::time_point>;

@@ -21,7 +21,7 @@
 #include <memory>
 #include <optional>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 struct ExitHook;

@@ -6,7 +6,7 @@
 
 #include <string>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // One of four: exited with a code, killed by a signal, lost, or running (the default).
 //

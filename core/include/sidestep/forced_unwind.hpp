@@ -6,7 +6,7 @@
 
 #include <exception>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // The first statement in a `catch (...)` that keeps what it caught.
 inline void pass_on_forced_unwind() {

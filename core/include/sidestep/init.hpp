@@ -36,7 +36,7 @@
 #error "Sidestep needs a 64-bit system: gigabytes of addresses are reserved for what workers share"
 #endif
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 

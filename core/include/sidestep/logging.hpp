@@ -15,7 +15,7 @@
 #include <functional>
 #include <string_view>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // not_set: as the default level is.
 enum class LogLevel { not_set, trace, debug, info, warning, error, critical, off };

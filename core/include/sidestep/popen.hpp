@@ -33,7 +33,7 @@
 #include <sidestep/subprocess_result.hpp>
 #include <sidestep/timeout.hpp>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 // The library's own.
 struct PopenAccess;

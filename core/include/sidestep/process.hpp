@@ -67,7 +67,7 @@
 #include <sidestep/task.hpp>
 #include <sidestep/timeout.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct ProcessOptions {
     // Empty: "Process-N", the N-th of this process; children of children are "Process-N:M".

@@ -18,7 +18,7 @@
 
 #include <sidestep/archive.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 

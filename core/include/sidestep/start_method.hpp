@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // | method        | the child                             | needs                               |
 // |---------------|---------------------------------------|-------------------------------------|

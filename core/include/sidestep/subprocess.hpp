@@ -30,7 +30,7 @@
 #include <sidestep/subprocess_pipes.hpp>
 #include <sidestep/subprocess_result.hpp>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 // Runs the command to its end.
 CompletedProcess run(const Args& args, const Options& options = {});

@@ -25,7 +25,7 @@
 #include <sidestep/subprocess_pipes.hpp>
 #include <sidestep/timeout.hpp>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 // --- the command -----------------------------------------------------------------------------
 

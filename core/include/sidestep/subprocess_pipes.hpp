@@ -23,7 +23,7 @@
 #include <string>
 #include <string_view>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 // The library's own.
 struct PipeAccess;

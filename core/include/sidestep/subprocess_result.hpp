@@ -21,7 +21,7 @@
 #include <sidestep/exit_status.hpp>
 #include <sidestep/subprocess_options.hpp>
 
-namespace sidestep::subprocess {
+namespace sidestep::inline v0::subprocess {
 
 // What a finished child and its reaped descendants used (getrusage(2)).
 struct ResourceUsage {

@@ -38,7 +38,7 @@
 #include <sidestep/archive.hpp>
 #include <sidestep/call_times.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 template <class F, class... Args>
 struct Bound;

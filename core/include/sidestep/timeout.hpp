@@ -23,7 +23,7 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 [[noreturn]] void throw_time_is_nan();

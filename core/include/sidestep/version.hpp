@@ -9,7 +9,10 @@
 #define SIDESTEP_VERSION \
     (SIDESTEP_VERSION_MAJOR * 10000 + SIDESTEP_VERSION_MINOR * 100 + SIDESTEP_VERSION_PATCH)
 
-namespace sidestep {
+// v0, the MAJOR: what was compiled with another one does not link with this library, instead of
+// calling it with objects of another shape. Users write sidestep::Pool; a forward declaration of
+// one's own needs the header instead.
+namespace sidestep::inline v0 {
 
 // That of the headers that a program was compiled with.
 inline constexpr const char* kVersion = "0.1.0";

@@ -10,7 +10,7 @@
 #include <utility>
 #include <variant>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // A socket on this machine. Descriptors and connections travel over these, and only these.
 //

@@ -35,7 +35,7 @@
 #include <sidestep/task.hpp>
 #include <sidestep/timeout.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class BrokenBarrierError : public std::runtime_error {
   public:

@@ -30,7 +30,7 @@
 
 #include <sidestep/lock.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class Condition {
   public:

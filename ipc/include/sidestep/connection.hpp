@@ -61,7 +61,7 @@
 #include <sidestep/timeout.hpp>
 #include <sidestep/wait.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The other side has closed the connection (or is dead), and all that it had sent was received.
 class EndOfStream : public std::runtime_error {

@@ -15,7 +15,7 @@
 
 #include <sidestep/archive.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class DupFd {
   public:

@@ -48,7 +48,7 @@
 #include <sidestep/connection.hpp>
 #include <sidestep/timeout.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // The other side did not prove that it knows the authkey, or did not accept our proof, or does not
 // speak the protocol.

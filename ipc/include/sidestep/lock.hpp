@@ -29,7 +29,7 @@
 
 #include <sidestep/object_ref.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class Condition;
 

@@ -12,7 +12,7 @@
 #include <sidestep/archive.hpp>
 #include <sidestep/deadline.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class MappedSegment;
 

@@ -47,7 +47,7 @@
 #include <sidestep/queue_core.hpp>
 #include <sidestep/task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 

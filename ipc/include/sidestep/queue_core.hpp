@@ -12,7 +12,7 @@
 
 #include <sidestep/object_ref.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // This process has closed its handle of the queue.
 class QueueClosed : public std::logic_error {

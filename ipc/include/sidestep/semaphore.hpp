@@ -28,7 +28,7 @@
 
 #include <sidestep/object_ref.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct SemaphoreOptions {
     bool returned_on_death = true;  // a dead process's permits come back

@@ -28,7 +28,7 @@
 
 #include <sidestep/shared_memory.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Python's bytes, as opposed to text.
 struct ByteString {

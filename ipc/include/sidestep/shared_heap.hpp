@@ -36,7 +36,7 @@
 #include <sidestep/lock.hpp>
 #include <sidestep/value.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class SharedHeap {
   public:

@@ -38,7 +38,7 @@
 
 #include <sidestep/archive.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct CreateOnly {};
 struct OpenOnly {};

@@ -25,7 +25,7 @@
 #include <sidestep/object_ref.hpp>
 #include <sidestep/task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 

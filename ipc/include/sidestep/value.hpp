@@ -33,7 +33,7 @@
 #include <sidestep/lock.hpp>
 #include <sidestep/object_ref.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 

@@ -18,7 +18,7 @@
 
 #include <sidestep/timeout.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Anything with a descriptor that becomes readable: a number (a process's sentinel, a pidfd, a
 // socket), or an object with fd(): Connection, Listener, Queue, Popen's pipes.

@@ -32,7 +32,7 @@
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // Where this process is, for tracebacks: set by the worker, empty elsewhere.
 const std::string& process_description();

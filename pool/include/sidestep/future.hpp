@@ -40,7 +40,7 @@
 #include <sidestep/task.hpp>
 #include <sidestep/task_state.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 [[noreturn]] void throw_empty_future();

@@ -18,7 +18,7 @@
 
 #include <sidestep/future.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 enum class ReturnWhen {
     first_completed,  // when any is done

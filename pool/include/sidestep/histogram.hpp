@@ -16,7 +16,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class Histogram {
   public:

@@ -18,7 +18,7 @@
 
 #include <sidestep/task_state.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 class ServiceThread;
 

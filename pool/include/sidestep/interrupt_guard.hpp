@@ -35,7 +35,7 @@
 #include <functional>
 #include <memory>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class Pool;
 class ThreadPool;

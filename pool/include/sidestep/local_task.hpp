@@ -11,7 +11,7 @@
 
 #include <sidestep/task_state.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // While it lives, a thread of a ThreadPool waits, and another one may run in its place.
 class ThreadPoolCore;

@@ -19,7 +19,7 @@
 
 #include <sidestep/input_thread.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // What became of one item: its place in the input, and a value or an error.
 template <class T>

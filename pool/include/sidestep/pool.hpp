@@ -82,7 +82,7 @@
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 class InterruptGuard;
 

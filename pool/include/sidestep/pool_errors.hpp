@@ -13,7 +13,7 @@
 #include <sidestep/exit_status.hpp>
 #include <sidestep/task_output.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Base of what a pool says about itself.
 class PoolError : public std::runtime_error {

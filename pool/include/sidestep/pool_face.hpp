@@ -14,7 +14,7 @@
 #include <sidestep/promise.hpp>
 #include <sidestep/task_options.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Derived has submit_task(options or null, f, args...), stream<kSpread, kUnordered>(f, items,
 // options), which makes a stream that has detach(), and run_in_background(work).

@@ -11,7 +11,7 @@
 #include <sidestep/task_output.hpp>
 #include <sidestep/worker_hook.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct PoolOptions {
     // Worker processes, 1 to 1024. Nothing: one for each CPU that this process may use (affinity

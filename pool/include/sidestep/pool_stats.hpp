@@ -22,7 +22,7 @@
 
 #include <sidestep/histogram.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // A worker: the process that has this index now, and, added up, all that had it before.
 struct WorkerStats {

@@ -5,7 +5,7 @@
 #include <sidestep/task_options.hpp>
 #include <sidestep/task_state.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 class PoolCore;
 class Garbage;

@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // Something waits in the buffer of stdout, which is also that of std::cout, unless it was told not
 // to be (std::ios::sync_with_stdio). A look at two words.

@@ -23,7 +23,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct ProgressOptions {
     // Items to come. 0: what the range says, if it does; else it is not known (no bar, no time

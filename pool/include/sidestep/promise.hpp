@@ -15,7 +15,7 @@
 #include <sidestep/future.hpp>
 #include <sidestep/local_task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 template <class T>
 class Promise {

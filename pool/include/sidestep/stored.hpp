@@ -9,7 +9,7 @@
 
 #include <sidestep/task.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // A value as a T: itself, or converted, also where the conversion is explicit.
 template <class T, class From>

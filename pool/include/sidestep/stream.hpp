@@ -45,7 +45,7 @@
 #include <sidestep/pool_task.hpp>
 #include <sidestep/stored.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Range: a reference for a range that was passed as an lvalue, else the range's type.
 template <class F, class Range, bool kSpread, bool kUnordered>

@@ -10,7 +10,7 @@
 
 #include <sidestep/timeout.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 inline constexpr std::chrono::nanoseconds kNoTimeout = std::chrono::nanoseconds::max();
 inline constexpr std::size_t kNoLimit = ~std::size_t(0);

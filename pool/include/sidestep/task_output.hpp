@@ -22,7 +22,7 @@
 #include <cstddef>
 #include <string>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 enum class Output {
     // Goes where this process's output goes. What waits in a buffer of std::cout, std::clog, stdout

@@ -22,7 +22,7 @@
 #include <sidestep/deadline.hpp>
 #include <sidestep/task_output.hpp>
 
-namespace sidestep::detail {
+namespace sidestep::inline v0::detail {
 
 // A counted reference to a task.
 template <class T>

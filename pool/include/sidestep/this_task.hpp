@@ -8,7 +8,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 

@@ -50,7 +50,7 @@
 #include <sidestep/pool_stats.hpp>
 #include <sidestep/thread_stream.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 struct ThreadPoolOptions {
     // The most threads that run tasks at a time, not counting those that wait for a future; 1 to

@@ -22,7 +22,7 @@
 #include <sidestep/stored.hpp>
 #include <sidestep/this_task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 namespace detail {
 

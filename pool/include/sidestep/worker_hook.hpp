@@ -7,7 +7,7 @@
 
 #include <sidestep/pool_task.hpp>
 
-namespace sidestep {
+namespace sidestep::inline v0 {
 
 // Made from what can be a task without arguments: a function, a captureless lambda, a functor with
 // `serialize`, bind(f, args...). What it returns is dropped.
