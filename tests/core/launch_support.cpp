@@ -26,7 +26,7 @@ int receive_number(const Fd& control, std::vector<Fd>* fds = nullptr) {
     return number;
 }
 
-const BootEntry entries[] [[gnu::init_priority(200)]] = {
+const BootEntry entries [[gnu::init_priority(200)]][] = {
     BootEntry(&report_main), BootEntry(&hold_main),  BootEntry(&signal_main),
     BootEntry(&throw_main),  BootEntry(&print_main), BootEntry(&user_main)};
 
