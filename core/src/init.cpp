@@ -47,9 +47,13 @@ void occupy_standard_descriptors(Fd& control) {
     ::close(fd);
 }
 
-bool process_has_ended(int pid) {
+// A process that ends with several threads gives its children away before the last of them has
+// closed its sockets: it may take a moment more.
+bool ends_now(int pid) {
     Fd pidfd;
-    return sys::find_process(pid, pidfd) == ESRCH || (pidfd && sys::has_ended(pidfd.get()));
+    if (sys::find_process(pid, pidfd) == ESRCH) return true;
+    pollfd entry = {.fd = pidfd.get(), .events = POLLIN, .revents = 0};
+    return pidfd && poll(&entry, 1, 1000) > 0;
 }
 
 bool is_hung_up(int socket) {
@@ -65,14 +69,15 @@ void check_peer(const Fd& control) {
             fmt::format("its control socket belongs to user {}, and it runs as user {}: only a "
                         "parent of the same user is obeyed",
                         peer.uid, geteuid()));
+    int parent = getppid();
+    if (peer.pid == parent) return;
     // A parent that has ended is not the parent any more, and has left the socket: what it said
     // counts.
-    bool left = is_hung_up(control.get()) && peer.pid != 0 && process_has_ended(peer.pid);
-    if (peer.pid != getppid() && !left)
-        throw std::runtime_error(
-            fmt::format("its control socket belongs to process {}, and its parent is {}: only the "
-                        "parent is obeyed ({} is set by Sidestep for its own workers: unset it)",
-                        peer.pid, getppid(), kBootVariable));
+    if (peer.pid != 0 && ends_now(peer.pid) && is_hung_up(control.get())) return;
+    throw std::runtime_error(
+        fmt::format("its control socket belongs to process {}, and its parent is {}: only the "
+                    "parent is obeyed ({} is set by Sidestep for its own workers: unset it)",
+                    peer.pid, parent, kBootVariable));
 }
 
 void boot_or_throw(Fd control) {
