@@ -20,6 +20,7 @@
 
 #include "boot.hpp"
 #include "launch_support.hpp"
+#include "sandbox.hpp"
 #include "support.hpp"
 
 using namespace sidestep;
@@ -60,22 +61,6 @@ bool has(const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
 }
 
-// Runs `body` in a fork of this process; its result is its exit code.
-int in_fork(const std::function<int()>& body) {
-    pid_t pid = ::fork();
-    if (pid == 0) {
-        int code = 99;
-        try {
-            code = body();
-        } catch (const std::exception& error) {
-            std::fprintf(stderr, "%s\n", error.what());
-        }
-        ::_exit(code);
-    }
-    Fd pidfd = sys::pidfd_open(pid);
-    return sys::wait_pidfd(pidfd.get(), true).returncode();
-}
-
 bool is_root() {
     if (::geteuid() == 0) return true;
     WARN("only root can make such files: nothing was tested");
@@ -108,7 +93,7 @@ TEST_CASE("a program with privileges from its file takes no orders from who exec
     if (!is_root()) return;
     for (Privilege privilege : {Privilege::set_uid, Privilege::set_gid, Privilege::capabilities}) {
         CAPTURE(static_cast<int>(privilege));
-        CHECK(in_fork([&] {
+        CHECK(test::in_sandbox([&] {
                   std::string program = make_program(privilege);
                   if (program.empty() || !become(kUser)) return 1;
                   // As a parent would send it, and as good as it can be made.
@@ -134,7 +119,7 @@ TEST_CASE("a program with privileges from its file refuses spawn with the remedy
     if (!is_root()) return;
     for (Privilege privilege : {Privilege::set_uid, Privilege::set_gid, Privilege::capabilities}) {
         CAPTURE(static_cast<int>(privilege));
-        CHECK(in_fork([&] {
+        CHECK(test::in_sandbox([&] {
                   std::string program = make_program(privilege);
                   if (program.empty() || !become(kUser)) return 1;
                   Said said = run(program, {"spawn", "fork", "forkserver"});
@@ -156,7 +141,7 @@ TEST_CASE("a file that would give privileges to the worker alone refuses spawn, 
     if (!is_root()) return;
     // The superuser gets none from it, nor does it as another user that it became since: but the
     // worker of that one would.
-    CHECK(in_fork([&] {
+    CHECK(test::in_sandbox([&] {
               std::string program = make_program(Privilege::capabilities);
               if (program.empty()) return 1;
               Said said = run(program, {"spawn", "forkserver"});
@@ -164,7 +149,7 @@ TEST_CASE("a file that would give privileges to the worker alone refuses spawn, 
                          ? 0
                          : complain(said, 2);
           }) == 0);
-    CHECK(in_fork([&] {
+    CHECK(test::in_sandbox([&] {
               std::string program = make_program(Privilege::set_uid);
               if (program.empty() || !become(kUser)) return 1;
               set_executable(program);
@@ -181,7 +166,7 @@ TEST_CASE("a file that would give privileges to the worker alone refuses spawn, 
               bool served = report.pid == child.pid && test::wait_for(child).code() == 4;
               return refused == 1 && served ? 0 : 2;
           }) == 0);
-    CHECK(in_fork([&] {  // one user, acting as another
+    CHECK(test::in_sandbox([&] {  // one user, acting as another
               if (::seteuid(kUser) < 0) return 1;
               try {
                   (void)test::launcher(StartMethod::spawn);
@@ -195,7 +180,7 @@ TEST_CASE("a file that would give privileges to the worker alone refuses spawn, 
 TEST_CASE("an ordinary program works for an ordinary user by each start method",
           "[core][boot][privileges]") {
     if (!is_root()) return;
-    CHECK(in_fork([&] {
+    CHECK(test::in_sandbox([&] {
               std::string program = make_program(Privilege::none);
               if (program.empty() || !become(kUser)) return 1;
               Said said = run(program, {"spawn", "fork", "forkserver"});
@@ -210,7 +195,7 @@ TEST_CASE("a child is of the user that its parent is when it starts", "[core][bo
     if (!is_root()) return;
     for (StartMethod method : {StartMethod::spawn, StartMethod::fork, StartMethod::forkserver}) {
         CAPTURE(static_cast<int>(method));
-        CHECK(in_fork([&] {
+        CHECK(test::in_sandbox([&] {
                   auto from = test::launcher(method);
                   gid_t group = kUser + 1;
                   if (::setgroups(1, &group) < 0 || ::setresgid(kUser, kUser, kUser) < 0 ||

@@ -11,23 +11,16 @@
 #include <vector>
 
 #include <sidestep/process.hpp>
-#include <sidestep/thread_pool.hpp>
 
+#include "both_pools.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
+using test::Inline;
+using test::Processes;
+using test::Threads;
 
 namespace {
-
-struct Processes {
-    mp::Pool pool{{.processes = 2}};
-};
-struct Inline {
-    mp::Pool pool{{.processes = 0}};
-};
-struct Threads {
-    mp::ThreadPool pool{{.threads = 2}};
-};
 
 // A functor with state.
 struct Longer {

@@ -7,25 +7,17 @@
 #include <string>
 #include <vector>
 
-#include <sidestep/thread_pool.hpp>
-
+#include "both_pools.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
+using test::Inline;
+using test::Processes;
+using test::Threads;
 using namespace std::chrono_literals;
 using test::numbers;
 
 namespace {
-
-struct Processes {
-    mp::Pool pool{{.processes = 2}};
-};
-struct Inline {
-    mp::Pool pool{{.processes = 0}};
-};
-struct Threads {
-    mp::ThreadPool pool{{.threads = 2}};
-};
 
 int picky(int x) {
     if (x % 5 == 0) throw std::invalid_argument("no multiples of five");

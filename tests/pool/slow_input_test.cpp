@@ -6,24 +6,16 @@
 #include <string>
 #include <vector>
 
-#include <sidestep/thread_pool.hpp>
-
+#include "both_pools.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
+using test::Inline;
+using test::Processes;
+using test::Threads;
 using namespace std::chrono_literals;
 
 namespace {
-
-struct Processes {
-    mp::Pool pool{{.processes = 2}};
-};
-struct Inline {
-    mp::Pool pool{{.processes = 0}};
-};
-struct Threads {
-    mp::ThreadPool pool{{.threads = 2}};
-};
 
 // 0, 1, 2...: each as soon as it may be given. The end comes at `end`, or what may_give() throws.
 class Paced {

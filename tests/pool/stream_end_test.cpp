@@ -7,25 +7,17 @@
 
 #include <catch2/catch.hpp>
 
-#include <sidestep/thread_pool.hpp>
-
+#include "both_pools.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
+using test::Inline;
 using test::methods;
 using test::numbers;
+using test::Processes;
+using test::Threads;
 
 namespace {
-
-struct Processes {
-    mp::Pool pool{{.processes = 2}};
-};
-struct Inline {
-    mp::Pool pool{{.processes = 0}};
-};
-struct Threads {
-    mp::ThreadPool pool{{.threads = 2}};
-};
 
 // Cannot be loaded, if told so.
 struct Touchy {

@@ -2,22 +2,17 @@
 #include <catch2/catch.hpp>
 
 #include <sidestep/promise.hpp>
-#include <sidestep/thread_pool.hpp>
 
+#include "both_pools.hpp"
 #include "pool_support.hpp"
 #include "time_cases.hpp"
 
 namespace mp = sidestep;
+using test::Processes;
+using test::Threads;
 using namespace std::chrono_literals;
 
 namespace {
-
-struct Processes {
-    mp::Pool pool{{.processes = 2}};
-};
-struct Threads {
-    mp::ThreadPool pool{{.threads = 2}};
-};
 
 bool in_time(const std::function<void()>& wait) {
     try {

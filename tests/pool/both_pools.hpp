@@ -1,0 +1,19 @@
+// Each kind of pool, for a TEMPLATE_TEST_CASE: one contract, run on all of them.
+#pragma once
+
+#include <sidestep/pool.hpp>
+#include <sidestep/thread_pool.hpp>
+
+namespace test {
+
+struct Processes {
+    sidestep::Pool pool{{.processes = 2}};
+};
+struct Inline {
+    sidestep::Pool pool{{.processes = 0}};
+};
+struct Threads {
+    sidestep::ThreadPool pool{{.threads = 2}};
+};
+
+}  // namespace test
