@@ -58,7 +58,7 @@ const std::vector<bool>& PoolCore::held_keys() {
     std::vector<bool>& held = held_;  // as long as keyed_
     held.assign(keyed_.size(), false);
     keys_moved_ = false;
-    auto look = [&](const WorkerLink& link, std::uint64_t key) {
+    auto look = [&](const WorkerLink& link, std::uint64_t key) POOL_LOCKED {
         if (key == 0 || key % held.size() == link.index) return;
         held[key % held.size()] = keys_moved_ = true;
     };
@@ -78,8 +78,8 @@ const std::vector<bool>& PoolCore::held_keys() {
 // wait for one that was submitted before it, and that would stay behind a task that runs for ever.
 void PoolCore::rebalance() {
     for (std::size_t i = 0; i < links_.size() && backlog_.empty() && !ending(); ++i) {
-        auto idle = static_cast<std::uint64_t>(
-            std::count_if(links_.begin(), links_.end(), [&](auto& l) { return is_idle(l); }));
+        auto idle = static_cast<std::uint64_t>(std::count_if(
+            links_.begin(), links_.end(), [&](auto& l) POOL_LOCKED { return is_idle(l); }));
         WorkerLink* source = idle > 0 ? oldest_queue() : nullptr;
         if (!source) return;
         take_back_from(*source, source->ring().published() - waiting(*source));

@@ -37,11 +37,15 @@
 #include "arena.hpp"
 #include "crash_stack.hpp"
 #include "fork_marker.hpp"
+#include "lanes/worker_link.hpp"
 #include "launch.hpp"
 #include "orphans.hpp"
 #include "output_capture.hpp"
 #include "pool_meters.hpp"
 #include "service_thread.hpp"
+#include "sync/pool_mutex.hpp"
+#include "sync/supervisor_role.hpp"
+#include "task/failure_kind.hpp"
 #include "task_fds.hpp"
 #include "task_list.hpp"
 #include "task_ring.hpp"
@@ -50,98 +54,6 @@
 #include "worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
-
-// Why a task has no result; what Retry tells apart.
-enum class FailureKind : unsigned char { error, timeout, crash, out_of_memory, cancelled };
-
-// What a worker wrote into a slot, copied: it may change while we look (I7).
-struct Reply {
-    explicit Reply(const TaskSlot& slot) : Reply(slot, slot.reply) {}
-
-    const ReplyKind raw_kind, kind;
-    const bool lacks_fds;
-    const std::uint32_t sum;
-    const std::uint64_t serial, block, size, begun_ns, duration_ns;
-    const std::byte* const inline_bytes;
-
-  private:
-    Reply(const TaskSlot& slot, ReplyKind what)
-        : raw_kind(what),
-          kind(what == ReplyKind::lacks_fds ? ReplyKind::error : what),
-          lacks_fds(what == ReplyKind::lacks_fds),
-          sum(slot.sum),
-          serial(slot.serial),
-          block(slot.block),
-          size(slot.size),
-          begun_ns(slot.begun_ns),
-          duration_ns(slot.duration_ns),
-          inline_bytes(slot.inline_bytes) {}
-};
-
-// The task at the front of a ring is stopped: asked by its flag, then by SIGTERM, then SIGKILL.
-struct Eviction {
-    enum class Step : unsigned char { asked, terminated, killed };
-    Step step = Step::asked;
-    sys::Clock::time_point next_at;
-    BlockId arguments = 0;       // the task still reads them,
-    std::shared_ptr<void> kept;  //   or these
-    PoolTask* task = nullptr;    // it is not done: it may be run again when the worker is free,
-    FailureKind kind = FailureKind::error;
-    std::exception_ptr error;  //   else this is its result
-    std::uint64_t key = 0;     // of the task, which runs still
-};
-
-// Since when the task at the front of a ring runs, or the item that it is at, by the parent's own
-// clock: between the last look that did not see it run, and the first one that did.
-struct FrontClock {
-    std::uint64_t index = 0;
-    std::uint64_t item = 0;
-    bool runs = false;
-    sys::Clock::time_point looked_at{}, not_before{}, seen_at{};
-};
-
-// One worker, as the parent knows it.
-struct WorkerLink {
-    static constexpr std::uint64_t kNoFront = ~std::uint64_t(0);
-
-    std::uint32_t index = 0;
-    Launched process;
-    // The worker writes to it when the supervisor is wanted. Nobody reads: the supervisor hears of
-    // each write (EPOLLET), so what a task does to it is no matter.
-    ParentFd bell;
-    std::shared_ptr<WorkerMemory> memory;
-    std::vector<PoolTask*> shadow;  // by ring position: who is in flight
-    bool alive = false;
-    bool ready = false;     // it said so
-    bool stopping = false;  // it was asked to leave
-    bool corrupt = false;   // it wrote nonsense and was killed
-    bool deaf = false;      // its socket takes nothing; until it completes a task, or the next look
-    unsigned stuck = 0;     // looks in a row at which the same task was at its front
-    std::uint64_t last_front = kNoFront;  // at the last look
-    bool doubtful = false;                // at the last look its words contradicted each other
-    FrontClock front_clock;
-    bool unresponsive = false;  // a task was taken back from its front; until it completes one
-    sys::Clock::time_point respawn_at{};
-    std::optional<Eviction> eviction;
-    bool retiring = false;   // takes no more tasks, and is asked to leave when it is through
-    bool dormant = false;    // left after idle_timeout; started again when there is something to do
-    bool surplus = false;    // beyond the number of workers that is wanted
-    sys::Deadline leave_by;  // it was asked to leave; if it is still there then, it is killed
-    sys::Deadline cut_off_at;  // its socket is closed; if it lives on then, it is replaced
-    sys::Deadline gone_by;     // nothing but its lifeline could end it; then the pool gives up
-    // Owned by the supervisor's thread:
-    std::uint64_t limited = 0;     // the task whose worker's memory is to be looked at; 0: none
-    std::size_t memory_limit = 0;  //   what it may use
-    std::optional<std::size_t> private_memory;  // at the last look; see measure_growth()
-    sys::Clock::time_point started_at{};
-    std::size_t memory_at_start = 0;       // its own, without what it shares
-    std::string boot_failure;              // what it said when it could not start
-    std::unique_ptr<WorkerOutput> output;  // of its tasks, if it is captured
-    WorkerTally tally;
-    GivenFds given;
-
-    RingParent& ring() { return memory->ring; }
-};
 
 // As late as can be said at most: the longest durations mean "never".
 sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanoseconds duration);
@@ -157,7 +69,7 @@ class Garbage {
     void add(std::shared_ptr<const void> object) noexcept;
     void drop() noexcept;
     // The same, with the mutex released meanwhile.
-    void drop(std::unique_lock<std::mutex>& lock);
+    void drop(PoolLock& lock) POOL_LOCKED;
 
   private:
     friend class PoolCore;
@@ -171,12 +83,12 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     ~PoolCore();
 
     // Starts the workers and the supervisor; throws what went wrong, having cleaned up.
-    void start();
+    void start() POOL_UNLOCKED;
 
     std::uint32_t workers() const { return target_.load(std::memory_order_relaxed); }
-    std::vector<int> worker_pids();
-    PoolStats stats();
-    void trace(const std::string& path);
+    std::vector<int> worker_pids() POOL_UNLOCKED;
+    PoolStats stats() POOL_UNLOCKED;
+    void trace(const std::string& path) POOL_UNLOCKED;
     void trace_stop();
 
     // What tasks get that say nothing else; null: nothing.
@@ -185,40 +97,41 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     }
     const PoolOptions& options() const { return options_; }
 
-    void submit(const PoolTaskRef& task, Completions* sink, bool begun);
-    void submit_again(const PoolTaskRef& task);
-    void check_open();
+    void submit(const PoolTaskRef& task, Completions* sink, bool begun) POOL_UNLOCKED;
+    void submit_again(const PoolTaskRef& task) POOL_UNLOCKED;
+    void check_open() POOL_UNLOCKED;
     // Between them join() waits: a map is collected.
-    void begin_map();
-    void end_map();
-    void run_in_background(std::function<void()> work);
+    void begin_map() POOL_UNLOCKED;
+    void end_map() POOL_UNLOCKED;
+    void run_in_background(std::function<void()> work) POOL_UNLOCKED;
     enum class Cancel { waiting_only, running_too };
-    bool cancel(PoolTask& task, Cancel mode);
-    bool running(PoolTask& task);
+    bool cancel(PoolTask& task, Cancel mode) POOL_UNLOCKED;
+    bool running(PoolTask& task) POOL_UNLOCKED;
     // False: the task is done.
-    bool add_listener(PoolTask& task, const std::function<void(TaskListeners&)>& add);
+    bool add_listener(PoolTask& task, const std::function<void(TaskListeners&)>& add) POOL_UNLOCKED;
     CallbackThread& callbacks() { return callbacks_; }
-    bool wait(const std::function<bool()>& ready, const Deadline& deadline);
-    bool wait_done(const PoolTask& task, const Deadline& deadline);
-    PoolTaskRef wait_next(Completions& sink);
-    void forget(Completions& sink) noexcept;
-    void poll();
+    bool wait(const std::function<bool()>& ready, const Deadline& deadline) POOL_UNLOCKED;
+    bool wait_done(const PoolTask& task, const Deadline& deadline) POOL_UNLOCKED;
+    PoolTaskRef wait_next(Completions& sink) POOL_UNLOCKED;
+    void forget(Completions& sink) noexcept POOL_UNLOCKED;
+    void poll() POOL_UNLOCKED;
 
-    BlockId allocate_argument(std::size_t size);
-    void free_argument(BlockId block) noexcept;
-    std::byte* argument_data(BlockId block) const { return args_.data(block); }
-    void free_result(WorkerMemory& memory, BlockId block) noexcept;
+    BlockId allocate_argument(std::size_t size) POOL_UNLOCKED;
+    void free_argument(BlockId block) noexcept POOL_UNLOCKED;
+    // Unchecked: where a block lies does not change.
+    std::byte* argument_data(BlockId block) const SIDESTEP_UNCHECKED { return args_.data(block); }
+    void free_result(WorkerMemory& memory, BlockId block) noexcept POOL_UNLOCKED;
 
-    void close();
+    void close() POOL_UNLOCKED;
     // Like close(), for maps that were begun, too; what waits is cancelled, nothing is run again.
-    void interrupt();
-    void terminate();
-    void join() override;
-    void end_with_process() noexcept override;
+    void interrupt() POOL_UNLOCKED;
+    void terminate() POOL_UNLOCKED;
+    void join() POOL_UNLOCKED override;
+    void end_with_process() noexcept POOL_UNLOCKED override;
     void keep_for_ever() { self_ = shared_from_this(); }  // nobody will join()
-    void cancel_waiting();                                // all of them
-    void resize(unsigned workers);
-    bool accepting();  // false: closed, broken, or a forked copy
+    void cancel_waiting() POOL_UNLOCKED;                  // all of them
+    void resize(unsigned workers) POOL_UNLOCKED;
+    bool accepting() POOL_UNLOCKED;  // false: closed, broken, or a forked copy
     bool owned_here() const { return marker_.same_process(); }
     // This thread runs callbacks of the pool's futures or Retry::when, or is in a map: it cannot
     // join().
@@ -230,169 +143,188 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
 
   private:
     enum class State { running, closed, terminating, broken };
-    using Lock = std::unique_lock<std::mutex>;
+    using Lock = PoolLock;
 
     // Dispatcher (pool_core.cpp). All with the mutex held.
-    void place(PoolTask* task);
-    bool overtake(const PoolTask& task);
-    WorkerLink* pick();
-    bool crowded() const;
-    std::uint64_t cost(WorkerLink& link) const;
-    std::uint64_t depth() const;
-    bool publish(WorkerLink& link, PoolTask* task);
-    void push_backlog(PoolTask* task);
-    void push_back_to_backlog(PoolTask* task);
-    TaskList& backlog_of(const PoolTask& task);
-    bool has_room(WorkerLink& link) const;
-    void run_inline(PoolTask& task, Garbage& garbage);
-    bool take_back_from(WorkerLink& link, std::uint64_t index);
-    std::uint64_t waiting(WorkerLink& link);
-    bool is_idle(WorkerLink& link) const;
-    WorkerLink* oldest_queue();
-    void refill();
-    const std::vector<bool>& held_keys();
+    void place(PoolTask* task) POOL_LOCKED;
+    bool overtake(const PoolTask& task) POOL_LOCKED;
+    WorkerLink* pick() POOL_LOCKED;
+    bool crowded() const POOL_LOCKED;
+    std::uint64_t cost(WorkerLink& link) const POOL_LOCKED;
+    std::uint64_t depth() const POOL_LOCKED;
+    bool publish(WorkerLink& link, PoolTask* task) POOL_LOCKED;
+    void push_backlog(PoolTask* task) POOL_LOCKED;
+    void push_back_to_backlog(PoolTask* task) POOL_LOCKED;
+    TaskList& backlog_of(const PoolTask& task) POOL_LOCKED;
+    bool has_room(WorkerLink& link) const POOL_LOCKED;
+    void run_inline(PoolTask& task, Garbage& garbage) POOL_UNLOCKED;
+    bool take_back_from(WorkerLink& link, std::uint64_t index) POOL_LOCKED;
+    std::uint64_t waiting(WorkerLink& link) POOL_LOCKED;
+    bool is_idle(WorkerLink& link) const POOL_LOCKED;
+    WorkerLink* oldest_queue() POOL_LOCKED;
+    void refill() POOL_LOCKED;
+    const std::vector<bool>& held_keys() POOL_LOCKED;
     bool send_descriptors(WorkerLink& link, const PoolTask& task,
                           const TaskDescriptors& fds) noexcept;
-    void rebalance();
-    bool drain(Garbage& garbage);
-    bool drain(WorkerLink& link, Garbage& garbage);
+    void rebalance() POOL_LOCKED;
+    bool drain(Garbage& garbage) POOL_LOCKED;
+    bool drain(WorkerLink& link, Garbage& garbage) POOL_LOCKED;
     static bool is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task);
-    void condemn(WorkerLink& link);
-    void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
-    void accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
-    void note_duration(std::uint64_t ns);
-    void complete(PoolTask* task, Garbage& garbage);
-    void fail(PoolTask* task, std::exception_ptr error, Garbage& garbage);
-    void check_accepting(bool begun = false) const;
+    void condemn(WorkerLink& link) POOL_LOCKED;
+    void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task,
+                    Garbage& garbage) POOL_LOCKED;
+    void accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task) POOL_LOCKED;
+    void note_duration(std::uint64_t ns) POOL_LOCKED;
+    void complete(PoolTask* task, Garbage& garbage) POOL_LOCKED;
+    void fail(PoolTask* task, std::exception_ptr error, Garbage& garbage) POOL_LOCKED;
+    void check_accepting(bool begun = false) const POOL_LOCKED;
     [[noreturn]] static void throw_interrupted();
     void require_owner() const;
-    bool ending() const { return state_ == State::terminating || state_ == State::broken; }
+    bool ending() const POOL_LOCKED {
+        return state_ == State::terminating || state_ == State::broken;
+    }
 
     // Captured output (pool_output.cpp). With the mutex held.
     bool captures_output() const { return options_.output == Output::capture; }
     static void take_output(WorkerLink& link, PoolTask* task) noexcept;
     static void keep_output(const WorkerLink& link, PoolTask& task) noexcept;
     static std::string last_words(const TaskOutput& output);  // for a message; or empty
-    void trim_outputs(sys::Clock::time_point now);
+    void trim_outputs(sys::Clock::time_point now) SUPERVISOR_ONLY POOL_LOCKED;
 
     // Policies: what becomes of a task that fails, runs too long or is not wanted
     // (pool_policy.cpp). All with the mutex held.
-    void add_part(const PoolTaskRef& task);
+    void add_part(const PoolTaskRef& task) POOL_LOCKED;
     bool split(WorkerLink& link, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
-               Garbage& garbage);
+               Garbage& garbage) POOL_LOCKED;
     struct Partial {
         std::uint32_t items;           // that were finished
         std::vector<std::byte> bytes;  // their results
     };
     static std::optional<Partial> copy_partial(WorkerLink& link, std::uint64_t most);
-    bool may_retry(const PoolTask& task, FailureKind kind) const;
-    bool may_retry_now(const PoolTask& task) const;  // without the mutex
-    void settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Garbage& garbage);
-    void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage);
-    void judge(PoolTask* task, FailureKind kind, const std::function<std::exception_ptr()>& error);
-    void ask_retry_filter(PoolTask& task, const std::exception_ptr& error);
-    void run_again(PoolTask* task);
-    void wait_again(PoolTask* task);
-    void start_delayed(sys::Clock::time_point now);
-    bool forget_waiting(PoolTask& task);
-    void watch_policy(const PoolTask& task);
-    bool front_runs(WorkerLink& link);
+    bool may_retry(const PoolTask& task, FailureKind kind) const POOL_LOCKED;
+    bool may_retry_now(const PoolTask& task) const POOL_UNLOCKED;
+    void settle(PoolTask* task, FailureKind kind, std::exception_ptr error,
+                Garbage& garbage) POOL_LOCKED;
+    void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task,
+                            Garbage& garbage) POOL_LOCKED;
+    void judge(PoolTask* task, FailureKind kind,
+               const std::function<std::exception_ptr()>& error) POOL_LOCKED;
+    void ask_retry_filter(PoolTask& task, const std::exception_ptr& error) POOL_UNLOCKED;
+    void run_again(PoolTask* task) POOL_LOCKED;
+    void wait_again(PoolTask* task) POOL_LOCKED;
+    void start_delayed(sys::Clock::time_point now) POOL_LOCKED;
+    bool forget_waiting(PoolTask& task) POOL_LOCKED;
+    void watch_policy(const PoolTask& task) POOL_LOCKED;
+    bool front_runs(WorkerLink& link) POOL_LOCKED;
     static std::uint64_t front_item(WorkerLink& link, const PoolTask& task);
     sys::Clock::time_point front_begun(WorkerLink& link, std::uint64_t item,
-                                       sys::Clock::time_point now);
-    void evict(WorkerLink& link, FailureKind kind, std::exception_ptr error, Garbage& garbage);
-    void finish_eviction(WorkerLink& link, Garbage& garbage);
-    void fail_at_end(PoolTask* task, Garbage& garbage);
-    void continue_eviction(WorkerLink& link, sys::Clock::time_point now);
-    void enforce(Garbage& garbage);
-    void enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage);
-    void enforce_memory_limits();  // without the mutex
+                                       sys::Clock::time_point now) POOL_LOCKED;
+    void evict(WorkerLink& link, FailureKind kind, std::exception_ptr error,
+               Garbage& garbage) POOL_LOCKED;
+    void finish_eviction(WorkerLink& link, Garbage& garbage) POOL_LOCKED;
+    void fail_at_end(PoolTask* task, Garbage& garbage) POOL_LOCKED;
+    void continue_eviction(WorkerLink& link, sys::Clock::time_point now) POOL_LOCKED;
+    void enforce(Garbage& garbage) POOL_LOCKED;
+    void enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage) POOL_LOCKED;
+    void enforce_memory_limits() SUPERVISOR_ONLY POOL_UNLOCKED;
     void enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std::size_t used,
-                              Garbage& garbage);
-    void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t item, Garbage& garbage);
+                              Garbage& garbage) POOL_LOCKED;
+    void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t item,
+                  Garbage& garbage) POOL_LOCKED;
     static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
 
     // Statistics and traces (pool_insight.cpp). With the mutex held unless said otherwise.
-    void note_submit(PoolTask& task);
-    void note_reply(WorkerLink& link, const Reply& reply, PoolTask& task);
-    void note_run(std::uint32_t worker, std::chrono::nanoseconds duration, PoolTask& task);
-    void note_stopped(WorkerLink& link, PoolTask& task, FailureKind kind);
-    void note_inline(PoolTask& task, std::uint64_t begun_ns, bool failed);
-    void trace_task(TraceEvent event, const PoolTask& task);
-    void trace_worker(const WorkerLink& link, TraceEvent::Kind kind, const ExitStatus& status = {});
-    WorkerStats stats_of(WorkerLink& link) const;
-    void read_memory(PoolStats& stats);  // without the mutex
+    void note_submit(PoolTask& task) POOL_LOCKED;
+    void note_reply(WorkerLink& link, const Reply& reply, PoolTask& task) POOL_LOCKED;
+    void note_run(std::uint32_t worker, std::chrono::nanoseconds duration,
+                  PoolTask& task) POOL_LOCKED;
+    void note_stopped(WorkerLink& link, PoolTask& task, FailureKind kind) POOL_LOCKED;
+    void note_inline(PoolTask& task, std::uint64_t begun_ns, bool failed) POOL_UNLOCKED;
+    void trace_task(TraceEvent event, const PoolTask& task) POOL_LOCKED;
+    void trace_worker(const WorkerLink& link, TraceEvent::Kind kind,
+                      const ExitStatus& status = {}) POOL_LOCKED;
+    WorkerStats stats_of(WorkerLink& link) const POOL_LOCKED;
+    void read_memory(PoolStats& stats) POOL_UNLOCKED;
 
     // Waiting (pool_wait.cpp).
-    void lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline);
+    void lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline) POOL_LOCKED;
     void wake_waiters();
 
     // Life and death (supervisor.cpp, pool_workers.cpp). On the supervisor's thread unless said
     // otherwise.
     struct Started;
-    void launch(WorkerLink& link);  // also from start()
-    void set_up(WorkerLink& link, Started& started);
-    void adopt(WorkerLink& link, Started started);
-    void note_failed_launch(WorkerLink& link, const std::exception_ptr& error) noexcept;
-    void let_go_of_handles(sys::Clock::time_point now);
+    void launch(WorkerLink& link) SUPERVISOR_ONLY POOL_UNLOCKED;  // also from start()
+    void set_up(WorkerLink& link, Started& started) SUPERVISOR_ONLY POOL_UNLOCKED;
+    void adopt(WorkerLink& link, Started started) SUPERVISOR_ONLY POOL_LOCKED;
+    void note_failed_launch(WorkerLink& link,
+                            const std::exception_ptr& error) noexcept SUPERVISOR_ONLY POOL_UNLOCKED;
+    void let_go_of_handles(sys::Clock::time_point now) SUPERVISOR_ONLY POOL_LOCKED;
     void save_hook(const WorkerHook& hook, HookSetup& setup, TaskDescriptors& fds);
     std::string initializer_error(const WorkerLink& link, const WorkerReady& ready) const;
-    void retire_early(WorkerLink& link);
-    void retire_old(sys::Clock::time_point now);
-    void measure_growth();  // without the mutex
-    void ask_to_stop(WorkerLink& link);
-    void sleep_if_idle(sys::Clock::time_point now);
-    void wake_dormant();
-    void follow_target();
-    bool wanted(const WorkerLink& link) const;
-    void signal_worker(WorkerLink& link, int signal) noexcept;
-    void give_up(WorkerLink& link, Garbage& garbage);
-    void supervise();
+    void retire_early(WorkerLink& link) POOL_LOCKED;
+    void retire_old(sys::Clock::time_point now) SUPERVISOR_ONLY POOL_LOCKED;
+    void measure_growth() SUPERVISOR_ONLY POOL_UNLOCKED;
+    void ask_to_stop(WorkerLink& link) POOL_LOCKED;
+    void sleep_if_idle(sys::Clock::time_point now) POOL_LOCKED;
+    void wake_dormant() POOL_LOCKED;
+    void follow_target() SUPERVISOR_ONLY POOL_UNLOCKED;
+    bool wanted(const WorkerLink& link) const POOL_LOCKED;
+    void signal_worker(WorkerLink& link, int signal) noexcept POOL_LOCKED;
+    void give_up(WorkerLink& link, Garbage& garbage) SUPERVISOR_ONLY POOL_LOCKED;
+    void supervise() POOL_UNLOCKED;
     // Nothing that a step throws ends the supervisor's thread. A step that throws has left
     // everything so that it can be done again, and is done again in the next round.
     template <class Step>
-    void attempt(Step step) noexcept {
+    void attempt(Step step) noexcept SUPERVISOR_ONLY {
         try {
             step();
         } catch (...) {
             trouble_ = std::current_exception();
         }
     }
-    void weather_trouble() noexcept;
-    void look_at_all(int error) noexcept;
-    int next_timeout();
-    void handle_event(std::uint64_t tag);
-    void handle_control(std::uint32_t index);
-    void handle_ready(WorkerLink& link, const WorkerReady& ready);
-    void handle_closed(WorkerLink& link);
-    bool lives_on(const WorkerLink& link) const;
-    void distrust(WorkerLink& link);
-    void handle_death(std::uint32_t index);
-    void bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage);
-    void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage);
-    void lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error, Garbage& garbage);
+    void weather_trouble() noexcept SUPERVISOR_ONLY POOL_UNLOCKED;
+    void look_at_all(int error) noexcept SUPERVISOR_ONLY POOL_UNLOCKED;
+    int next_timeout() SUPERVISOR_ONLY POOL_LOCKED;
+    void handle_event(std::uint64_t tag) SUPERVISOR_ONLY POOL_UNLOCKED;
+    void handle_control(std::uint32_t index) SUPERVISOR_ONLY POOL_UNLOCKED;
+    void handle_ready(WorkerLink& link, const WorkerReady& ready) SUPERVISOR_ONLY POOL_UNLOCKED;
+    void handle_closed(WorkerLink& link) SUPERVISOR_ONLY POOL_UNLOCKED;
+    bool lives_on(const WorkerLink& link) const POOL_LOCKED;
+    void distrust(WorkerLink& link) SUPERVISOR_ONLY POOL_UNLOCKED;
+    void handle_death(std::uint32_t index) SUPERVISOR_ONLY POOL_UNLOCKED;
+    void bury(WorkerLink& link, const ExitStatus& status,
+              Garbage& garbage) SUPERVISOR_ONLY POOL_LOCKED;
+    void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status,
+                            Garbage& garbage) POOL_LOCKED;
+    void lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error,
+              Garbage& garbage) POOL_LOCKED;
     bool split_if_memory(WorkerLink& link, PoolTask* task, FailureKind kind,
-                         const std::exception_ptr& error, Garbage& garbage) noexcept;
+                         const std::exception_ptr& error, Garbage& garbage) noexcept POOL_LOCKED;
     std::exception_ptr lost_error(const WorkerLink& link, const PoolTask& task,
-                                  const ExitStatus& status) noexcept;
-    void note_barren_death(WorkerLink& link);
-    bool crash_loop() const;
+                                  const ExitStatus& status) noexcept POOL_LOCKED;
+    bool oom_kills_rose() noexcept POOL_LOCKED;
+    void note_barren_death(WorkerLink& link) POOL_LOCKED;
+    bool crash_loop() const POOL_LOCKED;
 
-    void respawn_due();
-    void retire(WorkerLink& link);
-    void tick();
-    sys::Clock::time_point next_look() const;
-    void note_front(WorkerLink& link);
+    // Unchecked: links come and go in the supervisor's thread only, and what it reads of them
+    // without the mutex changes there only.
+    std::deque<WorkerLink>& own_links() SUPERVISOR_ONLY SIDESTEP_UNCHECKED { return links_; }
+    void respawn_due() SUPERVISOR_ONLY POOL_UNLOCKED;
+    void retire(WorkerLink& link) POOL_LOCKED;
+    void tick() SUPERVISOR_ONLY POOL_UNLOCKED;
+    sys::Clock::time_point next_look() const POOL_LOCKED;
+    void note_front(WorkerLink& link) POOL_LOCKED;
     static bool contradicts_itself(WorkerLink& link);
-    void give_back_arguments(Lock& lock);
-    void kill_overdue(Garbage& garbage);
-    void break_pool(std::exception_ptr reason, Garbage& garbage) noexcept;
-    void fail_everything(const std::function<void(PoolTask*)>& fail_it);
-    void fail_cancelled(PoolTask* task, const std::exception_ptr& error, Garbage& garbage);
-    void signal_workers(int signal) noexcept;
-    void ask_all_to_stop();
+    void give_back_arguments(Lock& lock) POOL_LOCKED;
+    void kill_overdue(Garbage& garbage) SUPERVISOR_ONLY POOL_LOCKED;
+    void break_pool(std::exception_ptr reason, Garbage& garbage) noexcept POOL_LOCKED;
+    void fail_everything(const std::function<void(PoolTask*)>& fail_it) POOL_LOCKED;
+    void fail_cancelled(PoolTask* task, const std::exception_ptr& error,
+                        Garbage& garbage) POOL_LOCKED;
+    void signal_workers(int signal) noexcept POOL_LOCKED;
+    void ask_all_to_stop() POOL_LOCKED;
     void kick_supervisor() noexcept;
-    bool all_gone() const;
+    bool all_gone() const POOL_LOCKED;
 
     // Constant after construction.
     const PoolOptions options_;
@@ -421,59 +353,66 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     std::shared_ptr<PoolCore> self_;  // see keep_for_ever()
 
     // Owned by the supervisor's thread.
-    Orphans orphans_;
-    std::exception_ptr trouble_;            // what a step threw in this round,
-    sys::Deadline trouble_since_;           //   and since when each round has some
-    sys::Deadline shortage_since_;          // no worker can be started: something is used up,
-    sys::Deadline nobody_since_;            //   and since when there is none
-    sys::Clock::time_point growth_look_{};  // when measure_growth() is next due
+    Orphans orphans_ SUPERVISOR_OWNED;
+    std::exception_ptr trouble_ SUPERVISOR_OWNED;   // what a step threw in this round,
+    sys::Deadline trouble_since_ SUPERVISOR_OWNED;  //   and since when each round has some
+    // Since when no worker can be started, as something is used up, and since when none is left.
+    sys::Deadline shortage_since_ SUPERVISOR_OWNED;
+    sys::Deadline nobody_since_ SUPERVISOR_OWNED;
+    sys::Clock::time_point growth_look_ SUPERVISOR_OWNED{};  // when measure_growth() is next due
 
     std::mutex joining_one_;  // before mutex_: the turn of whoever is in join()
-    mutable std::mutex mutex_;
+    mutable PoolMutex mutex_;
     // Guarded by mutex_.
-    std::condition_variable changed_;  // followers sleep here
-    std::deque<WorkerLink> links_;     // grows in the supervisor's thread only
-    Arena args_;
-    State state_ = State::running;
-    std::exception_ptr broken_;  // a BrokenPool: why it is
-    bool interrupted_ = false;
-    bool waiting_cancelled_ = false;  // maps that were begun go on no more
-    TaskList backlog_;
-    bool prioritized_ = false;     // a task had a priority
-    std::vector<TaskList> keyed_;  // by worker: tasks with a key
-    bool keys_moved_ = false;      // some may be in the ring of the worker that had them before
-    std::vector<bool> held_;       // what held_keys() returns
-    std::multimap<sys::Clock::time_point, PoolTask*> delayed_;
-    std::set<PoolTask*> judged_;                         // Retry::when is asked about them
-    std::chrono::nanoseconds policy_look_ = kNoTimeout;  // the supervisor looks again so soon
-    sys::Deadline policy_due_;                           //   that is, then
-    bool policies_in_flight_ = false;
-    unsigned evictions_ = 0;
-    std::optional<std::uint64_t> oom_kills_;  // of the kernel, when it was last looked
-    std::uint64_t next_serial_ = 1;
-    std::uint64_t outstanding_ = 0;  // submitted, not done
-    std::uint64_t completed_ = 0;
-    std::uint64_t task_ns_;  // moving average of a task's duration
-    std::uint32_t hot_ = 0;  // the link that was used last
-    bool leader_ = false;
-    unsigned followers_ = 0;
-    bool ticking_ = false;     // the supervisor looks for stuck tasks every kTick,
-    bool watching_ = false;    //   or every kHeartbeat,
-    unsigned idle_looks_ = 0;  //   until so many have seen nothing to do
-    sys::Clock::time_point last_look_{};
-    std::uint64_t completed_at_look_ = 0;
-    sys::Clock::time_point let_go_at_{};      // when lasting descriptors are next looked at
-    sys::Clock::time_point trim_at_{};        // when captured output is next looked at,
-    std::chrono::nanoseconds trim_pause_{0};  //   so long after the look before
-    bool joining_ = false;
-    unsigned maps_ = 0;           // that are collected
-    unsigned barren_deaths_ = 0;  // in a row, of workers that began nothing, no task ending between
-    std::uint64_t completed_at_death_ = 0;
-    sys::Deadline idle_since_;
-    bool asleep_ = false;    // workers are dormant
-    sys::Deadline kill_at_;  // after terminate(): workers that are still there then get SIGKILL
-    bool supervisor_done_ = false;
-    PoolMeters meters_;
+    PoolCondition changed_;                      // followers sleep here
+    std::deque<WorkerLink> links_ POOL_GUARDED;  // grows in the supervisor's thread only
+    Arena args_ POOL_GUARDED;
+    State state_ POOL_GUARDED = State::running;
+    std::exception_ptr broken_ POOL_GUARDED;  // a BrokenPool: why it is
+    bool interrupted_ POOL_GUARDED = false;
+    bool waiting_cancelled_ POOL_GUARDED = false;  // maps that were begun go on no more
+    TaskList backlog_ POOL_GUARDED;
+    bool prioritized_ POOL_GUARDED = false;     // a task had a priority
+    std::vector<TaskList> keyed_ POOL_GUARDED;  // by worker: tasks with a key
+    // Tasks with a key may be in the ring of the worker that had the key before.
+    bool keys_moved_ POOL_GUARDED = false;
+    std::vector<bool> held_ POOL_GUARDED;  // what held_keys() returns
+    std::multimap<sys::Clock::time_point, PoolTask*> delayed_ POOL_GUARDED;
+    std::set<PoolTask*> judged_ POOL_GUARDED;  // Retry::when is asked about them
+    // How soon the supervisor looks at policies again, and when that is.
+    std::chrono::nanoseconds policy_look_ POOL_GUARDED = kNoTimeout;
+    sys::Deadline policy_due_ POOL_GUARDED;
+    bool policies_in_flight_ POOL_GUARDED = false;
+    unsigned evictions_ POOL_GUARDED = 0;
+    std::optional<std::uint64_t> oom_kills_ POOL_GUARDED;  // of the kernel, when it was last looked
+    std::uint64_t next_serial_ POOL_GUARDED = 1;
+    std::uint64_t outstanding_ POOL_GUARDED = 0;  // submitted, not done
+    std::uint64_t completed_ POOL_GUARDED = 0;
+    std::uint64_t task_ns_ POOL_GUARDED;  // moving average of a task's duration
+    std::uint32_t hot_ POOL_GUARDED = 0;  // the link that was used last
+    bool leader_ POOL_GUARDED = false;
+    unsigned followers_ POOL_GUARDED = 0;
+    bool ticking_ POOL_GUARDED = false;     // the supervisor looks for stuck tasks every kTick,
+    bool watching_ POOL_GUARDED = false;    //   or every kHeartbeat,
+    unsigned idle_looks_ POOL_GUARDED = 0;  //   until so many have seen nothing to do
+    sys::Clock::time_point last_look_ POOL_GUARDED{};
+    std::uint64_t completed_at_look_ POOL_GUARDED = 0;
+    // When lasting descriptors are next looked at; when captured output is, so long after the last
+    // look.
+    sys::Clock::time_point let_go_at_ POOL_GUARDED{};
+    sys::Clock::time_point trim_at_ POOL_GUARDED{};
+    std::chrono::nanoseconds trim_pause_ POOL_GUARDED{0};
+    bool joining_ POOL_GUARDED = false;
+    unsigned maps_ POOL_GUARDED = 0;  // that are collected
+    // In a row, of workers that began nothing, with no task ending in between.
+    unsigned barren_deaths_ POOL_GUARDED = 0;
+    std::uint64_t completed_at_death_ POOL_GUARDED = 0;
+    sys::Deadline idle_since_ POOL_GUARDED;
+    bool asleep_ POOL_GUARDED = false;  // workers are dormant
+    // After terminate(): workers that are still there then get SIGKILL.
+    sys::Deadline kill_at_ POOL_GUARDED;
+    bool supervisor_done_ POOL_GUARDED = false;
+    PoolMeters meters_ POOL_GUARDED;
 };
 
 }  // namespace sidestep::detail

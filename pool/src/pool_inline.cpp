@@ -42,7 +42,8 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
     HeapBuffer result;
     std::exception_ptr error;
     PoolTask::ArgumentView arguments = task.argument_view();
-    const std::byte* data = arguments.block ? args_.data(arguments.block) : arguments.inline_bytes;
+    const std::byte* data =
+        arguments.block ? argument_data(arguments.block) : arguments.inline_bytes;
     for (bool again = true; again;) {
         TaskContext context;
         context.number = context.item = task.serial_;

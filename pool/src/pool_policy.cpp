@@ -244,7 +244,7 @@ void PoolCore::enforce(Garbage& garbage) {
     policy_due_.reset();  // also when nothing is left to look at: what is past keeps it awake
     if (!policies_in_flight_ && evictions_ == 0 && delayed_.empty()) return;
     std::uint64_t completed = completed_;
-    auto consider = [&](sys::Clock::time_point at) {
+    auto consider = [&](sys::Clock::time_point at) POOL_LOCKED {
         policy_due_ = policy_due_ ? std::min(*policy_due_, at) : at;
     };
     start_delayed(now);
@@ -332,7 +332,7 @@ void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& ga
 // P5: what a worker uses is read under a lock of the worker's own, which that may hold for long.
 // (Links and their processes change in this thread only.)
 void PoolCore::enforce_memory_limits() {
-    for (WorkerLink& link : links_) {
+    for (WorkerLink& link : own_links()) {
         std::uint64_t serial = std::exchange(link.limited, 0);
         if (serial == 0 || !link.alive) continue;
         int pid = link.process.pid;
@@ -463,8 +463,8 @@ void PoolCore::cancel_waiting() {
     drain(garbage);
     for (WorkerLink& link : links_)
         if (link.alive && !link.stopping) take_back_from(link, link.ring().consumed());
-    fail_everything(
-        [&](PoolTask* task) { fail_cancelled(task, spare_errors().shut_down, garbage); });
+    fail_everything([&](PoolTask* task)
+                        POOL_LOCKED { fail_cancelled(task, spare_errors().shut_down, garbage); });
     wake_waiters();
 }
 

@@ -113,16 +113,20 @@ const char* shortage(const std::exception_ptr& error) {
 PoolCore::~PoolCore() { SIDESTEP_ASSERT(!supervisor_.joinable()); }
 
 void PoolCore::start() {
+    Supervising until_the_thread_does;
     save_hook(options_.initializer, initializer_, initializer_fds_);
     save_hook(options_.finalizer, finalizer_, finalizer_fds_);
-    oom_kills_ = oom_kills();
+    {
+        Lock lock(mutex_);
+        oom_kills_ = oom_kills();
+    }
     if (options_.max_memory_growth > 0 && !private_memory(owner_pid_))
         throw std::runtime_error(
             "PoolOptions::max_memory_growth cannot be watched: /proc/PID/statm cannot be read; "
             "mount "
             "the /proc of this pid namespace, or leave it out");
     launch_options_.environment = inner_thread_variables(*options_.inner_threads);
-    if (!links_.empty())
+    if (!own_links().empty())
         launcher_ = make_launcher(options_.start_method, "a pool's worker", ServiceThread::count(),
                                   launch_options_);
     // After the launcher: a template that is forked there has neither.
@@ -132,11 +136,11 @@ void PoolCore::start() {
     epoll_ = ParentFd(std::move(epoll));
     watch(epoll_, supervisor_bell_.get(), event_tag(EventSource::bell, 0));
     try {
-        for (WorkerLink& link : links_) launch(link);
+        for (WorkerLink& link : own_links()) launch(link);
         supervisor_.start("sidestep-pool", ServiceThread::Runs::library_code,
                           [this] { supervise(); });
     } catch (...) {  // those that were started must not stay
-        for (WorkerLink& link : links_)
+        for (WorkerLink& link : own_links())
             if (link.alive) discard(std::move(link.process));
         throw;
     }
@@ -272,25 +276,25 @@ void PoolCore::note_failed_launch(WorkerLink& link, const std::exception_ptr& er
     bool over = what ? nobody_since_ && now >= later(*nobody_since_, options_.start_patience)
                      : crash_loop();
     if (!over || ending()) return;
-    break_pool(
-        broken_pool([&]() -> std::string {
-            if (!what)
-                return fmt::format("the pool is broken: no worker can be started: {}",
-                                   text_of(error));
-            return fmt::format(
-                "the pool is broken: no worker could be started for {} ms "
-                "(PoolOptions::start_patience): {}: {}",
-                std::chrono::duration_cast<std::chrono::milliseconds>(now - *nobody_since_).count(),
-                what, text_of(error));
-        }),
-        garbage);
+    auto alone = nobody_since_ ? now - *nobody_since_ : sys::Clock::duration(0);
+    break_pool(broken_pool([&]() -> std::string {
+                   if (!what)
+                       return fmt::format("the pool is broken: no worker can be started: {}",
+                                          text_of(error));
+                   return fmt::format(
+                       "the pool is broken: no worker could be started for {} ms "
+                       "(PoolOptions::start_patience): {}: {}",
+                       std::chrono::duration_cast<std::chrono::milliseconds>(alone).count(), what,
+                       text_of(error));
+               }),
+               garbage);
     wake_waiters();
 }
 
 // A worker says once that it is ready. Tasks have the socket too: what else comes is a stray write.
 // (Links change in this thread only.)
 void PoolCore::handle_control(std::uint32_t index) {
-    WorkerLink& link = links_[index];
+    WorkerLink& link = own_links()[index];
     if (!link.alive) return;
     if (auto reason = link.ready ? std::nullopt : take_boot_failure(link.process.control.get())) {
         link.boot_failure = *reason;

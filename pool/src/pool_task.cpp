@@ -226,7 +226,7 @@ void Garbage::drop() noexcept {
     objects_.clear();
 }
 
-void Garbage::drop(std::unique_lock<std::mutex>& lock) {
+void Garbage::drop(PoolLock& lock) {
     if (!first_ && objects_.empty()) return;
     lock.unlock();
     drop();

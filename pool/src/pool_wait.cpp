@@ -28,7 +28,7 @@ bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline
         } else {
             ++followers_;
             auto cap = sys::Clock::now() + kLongestSleep;
-            changed_.wait_until(lock, deadline ? std::min(*deadline, cap) : cap);
+            changed_.wait_until(mutex_, deadline ? std::min(*deadline, cap) : cap);
             --followers_;
         }
     }

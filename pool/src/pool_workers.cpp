@@ -38,12 +38,14 @@ bool has_message(int socket) {
 
 // I4: the kernel has declared the death; then done is drained, taken is classified, ready requeued.
 void PoolCore::handle_death(std::uint32_t index) {
-    WorkerLink& link = links_[index];
+    WorkerLink& link = own_links()[index];
     if (!link.alive) return;
     ExitStatus status = sys::wait_pidfd(link.process.pidfd.get(), false, true);
     if (status.running()) return;
     if (!link.ready && has_message(link.process.control.get()))
-        attempt([&] { handle_control(index); });  // what it said last explains its death
+        attempt([&]() SUPERVISOR_ONLY {
+            handle_control(index);
+        });  // what it said last explains its death
     Garbage garbage;
     Lock lock(mutex_);
     // What its tasks left running goes with it, while its zombie reserves the group's number.
@@ -84,12 +86,13 @@ void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage
                     link.boot_failure.empty() ? "look at what that does" : link.boot_failure);
             }),
             garbage);
+    unsigned deaths = barren_deaths_;
     if (state_ != State::broken && crash_loop())
         break_pool(broken_pool([&] {
                        return fmt::format(
                            "the pool is broken: {} workers in a row died without beginning "
                            "a task, the last one (process {}) {}; {}",
-                           barren_deaths_, pid, status.describe(),
+                           deaths, pid, status.describe(),
                            link.boot_failure.empty()
                                ? "run the program under a debugger, or look at what its start-up "
                                  "does before init()"
@@ -177,6 +180,7 @@ TaskError::Details PoolCore::describe(const WorkerLink& link, const PoolTask& ta
 
 std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& task,
                                         const ExitStatus& status) noexcept {
+    bool oom_killed = status.signal() == SIGKILL && !link.corrupt && oom_kills_rose();
     return made_or(spare_errors().lost, [&] {
         TaskError::Details details = describe(link, task);
         details.exit_status = status;
@@ -186,12 +190,19 @@ std::exception_ptr PoolCore::lost_error(const WorkerLink& link, const PoolTask& 
             details.note =
                 "it had overwritten its shared memory, or written to the pool's socket, so the "
                 "pool stopped it";
-        if (status.signal() == SIGKILL && !link.corrupt) {
-            auto kills = oom_kills(), before = std::exchange(oom_kills_, kills);
-            details.oom_killed = kills && before && *before < *kills;
-        }
+        details.oom_killed = oom_killed;
         return std::make_exception_ptr(WorkerLost(std::move(details)));
     });
+}
+
+// The kernel has killed a process for want of memory since it was last asked.
+bool PoolCore::oom_kills_rose() noexcept {
+    try {
+        auto kills = oom_kills(), before = std::exchange(oom_kills_, kills);
+        return kills && before && *before < *kills;
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
 }
 
 // The process is reaped. Results that wait in its memory keep that alive.
@@ -233,7 +244,7 @@ bool PoolCore::crash_loop() const {
 }
 
 void PoolCore::respawn_due() {
-    for (WorkerLink& link : links_) {
+    for (WorkerLink& link : own_links()) {
         {
             Lock lock(mutex_);
             if (link.alive || !wanted(link) || sys::Clock::now() < link.respawn_at) continue;
@@ -249,7 +260,7 @@ void PoolCore::respawn_due() {
 void PoolCore::break_pool(std::exception_ptr reason, Garbage& garbage) noexcept {
     state_ = State::broken;
     broken_ = std::move(reason);
-    fail_everything([&](PoolTask* task) { fail(task, broken_, garbage); });
+    fail_everything([&](PoolTask* task) POOL_LOCKED { fail(task, broken_, garbage); });
     signal_workers(SIGKILL);
 }
 
@@ -357,7 +368,7 @@ void PoolCore::retire_old(sys::Clock::time_point now) {
 void PoolCore::measure_growth() {
     if (options_.max_memory_growth == 0 || sys::Clock::now() < growth_look_) return;
     growth_look_ = sys::Clock::now() + kGrowthLook;
-    for (WorkerLink& link : links_)
+    for (WorkerLink& link : own_links())
         if (link.alive && link.ready) link.private_memory = private_memory(link.process.pid);
 }
 

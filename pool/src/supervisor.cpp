@@ -39,6 +39,7 @@ constexpr auto kTerminateGrace = 1s;   // from SIGTERM to SIGKILL
 // --- the loop ----------------------------------------------------------------------------------
 
 void PoolCore::supervise() {
+    Supervising here;
     epoll_event events[64];
     for (;;) {
         // SYNC(attended): armed, fence, then a look at the rings; see Worker::ring_supervisor.
@@ -46,7 +47,7 @@ void PoolCore::supervise() {
         std::atomic_thread_fence(std::memory_order_seq_cst);
         int timeout = 0;
         bool ends = false;
-        attempt([&] {
+        attempt([&]() SUPERVISOR_ONLY {
             Garbage garbage;
             Lock lock(mutex_);
             if (drain(garbage)) wake_waiters();
@@ -56,11 +57,12 @@ void PoolCore::supervise() {
         if (ends) break;
         int n = epoll_wait(epoll_.get(), events, std::size(events), timeout);
         if (n < 0 && errno != EINTR) look_at_all(errno);
-        for (int i = 0; i < n; ++i) attempt([&] { handle_event(events[i].data.u64); });
-        attempt([this] { follow_target(); });
-        attempt([this] { respawn_due(); });
-        attempt([this] { tick(); });
-        attempt([this] { enforce_memory_limits(); });
+        for (int i = 0; i < n; ++i)
+            attempt([&]() SUPERVISOR_ONLY { handle_event(events[i].data.u64); });
+        attempt([this]() SUPERVISOR_ONLY { follow_target(); });
+        attempt([this]() SUPERVISOR_ONLY { respawn_due(); });
+        attempt([this]() SUPERVISOR_ONLY { tick(); });
+        attempt([this]() SUPERVISOR_ONLY { enforce_memory_limits(); });
         orphans_.reap();
         weather_trouble();
     }
@@ -96,9 +98,9 @@ void PoolCore::weather_trouble() noexcept {
 // The kernel tells of no events: each worker is looked at.
 void PoolCore::look_at_all(int error) noexcept {
     attempt([&] { throw_errno(error, "epoll_wait(pool)"); });
-    for (std::uint32_t i = 0; i < links_.size(); ++i) {
-        attempt([&] { handle_control(i); });
-        attempt([&] { handle_death(i); });
+    for (std::uint32_t i = 0; i < own_links().size(); ++i) {
+        attempt([&]() SUPERVISOR_ONLY { handle_control(i); });
+        attempt([&]() SUPERVISOR_ONLY { handle_death(i); });
     }
 }
 
@@ -289,8 +291,8 @@ void PoolCore::terminate() {
     Lock lock(mutex_);
     if (state_ == State::terminating || state_ == State::broken) return;
     state_ = State::terminating;
-    fail_everything(
-        [&](PoolTask* task) { fail_cancelled(task, spare_errors().terminated, garbage); });
+    fail_everything([&](PoolTask* task)
+                        POOL_LOCKED { fail_cancelled(task, spare_errors().terminated, garbage); });
     signal_workers(SIGTERM);
     kill_at_ = sys::Clock::now() + kTerminateGrace;
     kick_supervisor();
@@ -306,7 +308,8 @@ void PoolCore::end_with_process() noexcept {
         joining_ = true;
         kick_supervisor();
     }
-    (void)wait([this] { return supervisor_done_; }, sys::Clock::now() + 2 * kTerminateGrace);
+    (void)wait([this]() POOL_LOCKED { return supervisor_done_; },
+               sys::Clock::now() + 2 * kTerminateGrace);
 }
 
 void PoolCore::run_in_background(std::function<void()> work) {
@@ -332,7 +335,7 @@ void PoolCore::join() {
     std::lock_guard only_one(joining_one_);  // who comes second waits for all of it, too
     background_.join();                      // what they wait for is done, or fails
     // In one step with the look: a stream may submit at any time.
-    auto nothing_left = [this] {
+    auto nothing_left = [this]() POOL_LOCKED {
         if (outstanding_ > 0 || (maps_ > 0 && !ending())) return false;
         joining_ = true;
         return true;
@@ -343,7 +346,7 @@ void PoolCore::join() {
         if (state_ == State::closed) ask_all_to_stop();
         kick_supervisor();
     }
-    wait([this] { return supervisor_done_; }, {});
+    wait([this]() POOL_LOCKED { return supervisor_done_; }, {});
     if (supervisor_.joinable()) supervisor_.join();
     launcher_.reset();  // a fork server goes now, though futures may keep this object
     judges_.stop();     // it may have callbacks called

@@ -39,12 +39,12 @@ void ThreadPoolCore::run_timer() {
     Lock lock(mutex_);
     while (!timer_ends_) {
         if (deadlines_.empty()) {
-            timed_.wait(lock);
+            timed_.wait(mutex_);
             continue;
         }
         auto due = deadlines_.begin()->first.first;
         if (sys::Clock::now() < due) {
-            timed_.wait_until(lock, due);
+            timed_.wait_until(mutex_, due);
             continue;
         }
         {

@@ -233,7 +233,7 @@ void ThreadPoolCore::break_pool(std::exception_ptr reason) noexcept {
 void ThreadPoolCore::run(unsigned index) {
     if (!initialize(index)) return;
     Lock lock(mutex_);
-    for (Entry entry = take(lock, index); entry.job; entry = take(lock, index)) {
+    for (Entry entry = take(index); entry.job; entry = take(index)) {
         lock.unlock();
         run_job(entry, index);
         entry = {};  // its arguments go before the next one is taken
@@ -264,7 +264,7 @@ void ThreadPoolCore::wake_all_if_extra() {
 }
 
 // The next job; none at the end.
-ThreadPoolCore::Entry ThreadPoolCore::take(Lock& lock, unsigned index) {
+ThreadPoolCore::Entry ThreadPoolCore::take(unsigned index) {
     for (;;) {
         Jobs& own = keyed_.find(index)->second;
         Jobs& from =
@@ -279,7 +279,7 @@ ThreadPoolCore::Entry ThreadPoolCore::take(Lock& lock, unsigned index) {
         }
         if (ended_ || broken_) return {};
         ++idle_;
-        changed_.wait(lock);
+        changed_.wait(mutex_);
         --idle_;
     }
 }
@@ -453,14 +453,12 @@ void ThreadPoolCore::join() {
         throw std::logic_error(
             "join() in a thread of the pool would wait for itself: call it in another thread, or "
             "let the pool end here, which does not wait");
-    Lock only_one(joining_);
+    std::lock_guard only_one(joining_);
     background_.join();
     {
         Lock lock(mutex_);
-        quiet_.wait(lock, [this] {
-            bool maps_end = terminated_ || broken_;
-            return unfinished_ == 0 && (maps_ == 0 || maps_end);
-        });
+        auto maps_end = [this]() POOL_LOCKED { return maps_ == 0 || terminated_ || broken_; };
+        while (unfinished_ > 0 || !maps_end()) quiet_.wait(mutex_);
         ended_ = true;
         changed_.notify_all();
     }

@@ -23,6 +23,7 @@
 
 #include "fork_marker.hpp"
 #include "service_thread.hpp"
+#include "sync/pool_mutex.hpp"
 #include "task_names.hpp"
 #include "trace_writer.hpp"
 
@@ -51,64 +52,66 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     explicit ThreadPoolCore(ThreadPoolOptions options);
     ~ThreadPoolCore();
 
-    void submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options, bool begun);
-    void check_open();
+    void submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options,
+                bool begun) POOL_UNLOCKED;
+    void check_open() POOL_UNLOCKED;
     // Between them join() waits: a map is collected.
-    void begin_map();
-    void end_map();
-    void run_in_background(std::function<void()> work);
-    void close();
-    void cancel_waiting();
-    void interrupt();  // both; and nothing is run again
-    void terminate();
-    void ask_to_stop();
-    void join() override;
+    void begin_map() POOL_UNLOCKED;
+    void end_map() POOL_UNLOCKED;
+    void run_in_background(std::function<void()> work) POOL_UNLOCKED;
+    void close() POOL_UNLOCKED;
+    void cancel_waiting() POOL_UNLOCKED;
+    void interrupt() POOL_UNLOCKED;  // both; and nothing is run again
+    void terminate() POOL_UNLOCKED;
+    void ask_to_stop() POOL_UNLOCKED;
+    void join() POOL_UNLOCKED override;
     // This thread runs tasks or callbacks of the pool, or feeds a map: it cannot join().
-    bool in_own_thread() override;
-    void end_with_process() noexcept override;
+    bool in_own_thread() POOL_UNLOCKED override;
+    void end_with_process() noexcept POOL_UNLOCKED override;
     void keep_for_ever() { self_ = shared_from_this(); }  // nobody will join()
     unsigned most_threads() const { return *options_.threads; }
-    unsigned threads();
-    unsigned idle_threads();
-    PoolStats stats();
-    void trace(const std::string& path);
+    unsigned threads() POOL_UNLOCKED;
+    unsigned idle_threads() POOL_UNLOCKED;
+    PoolStats stats() POOL_UNLOCKED;
+    void trace(const std::string& path) POOL_UNLOCKED;
     void trace_stop();
     bool owned_here() const { return marker_.same_process(); }
     const TaskOptions& default_options() const { return options_.task; }
 
     // A thread of the pool begins, or ends, to wait for a future: another one may run meanwhile.
-    void begin_wait() noexcept;
-    void end_wait() noexcept;
+    void begin_wait() noexcept POOL_UNLOCKED;
+    void end_wait() noexcept POOL_UNLOCKED;
     // An attempt of the job that this thread runs failed; see retry_here().
-    bool retry(const Retry& retry, unsigned attempts, const std::exception_ptr& error);
+    bool retry(const Retry& retry, unsigned attempts,
+               const std::exception_ptr& error) POOL_UNLOCKED;
 
   private:
-    using Lock = std::unique_lock<std::mutex>;
+    using Lock = PoolLock;
 
-    void check_accepting(bool begun) const;
-    Entry prepare(std::unique_ptr<ThreadJob> job);
-    void start_thread();
-    void start_timer();
-    void help_if_needed() noexcept;
-    void run(unsigned index);
-    bool initialize(unsigned index);
-    void break_pool(std::exception_ptr reason) noexcept;
-    Entry take(Lock& lock, unsigned index);
+    void check_accepting(bool begun) const POOL_LOCKED;
+    Entry prepare(std::unique_ptr<ThreadJob> job) POOL_LOCKED;
+    void start_thread() POOL_LOCKED;
+    void start_timer() POOL_LOCKED;
+    void help_if_needed() noexcept POOL_LOCKED;
+    void run(unsigned index) POOL_UNLOCKED;
+    bool initialize(unsigned index) POOL_UNLOCKED;
+    void break_pool(std::exception_ptr reason) noexcept POOL_UNLOCKED;
+    Entry take(unsigned index) POOL_LOCKED;
     bool is_extra(unsigned index) const { return index >= most_threads(); }
-    bool may_run(unsigned index) const;
-    void wake_all_if_extra();
-    void run_job(Entry& entry, unsigned index);
-    void run_attempts(Entry& entry, unsigned index);
-    void end_job(Entry& entry, unsigned index) noexcept;
+    bool may_run(unsigned index) const POOL_LOCKED;
+    void wake_all_if_extra() POOL_LOCKED;
+    void run_job(Entry& entry, unsigned index) POOL_UNLOCKED;
+    void run_attempts(Entry& entry, unsigned index) POOL_UNLOCKED;
+    void end_job(Entry& entry, unsigned index) noexcept POOL_UNLOCKED;
     // The timeout of an attempt, in the thread that runs it.
-    void arm_timer(Entry& entry) noexcept;
-    void disarm_timer(Entry& entry) noexcept;
-    void run_timer();
-    void fail_waiting(const std::exception_ptr& error) noexcept;
+    void arm_timer(Entry& entry) noexcept POOL_UNLOCKED;
+    void disarm_timer(Entry& entry) noexcept POOL_UNLOCKED;
+    void run_timer() POOL_UNLOCKED;
+    void fail_waiting(const std::exception_ptr& error) noexcept POOL_UNLOCKED;
     void note_end(ThreadJob& job, unsigned index,
-                  std::chrono::steady_clock::time_point begun) noexcept;
+                  std::chrono::steady_clock::time_point begun) noexcept POOL_UNLOCKED;
     void trace_end(ThreadJob& job, unsigned index, std::chrono::steady_clock::time_point begun,
-                   std::chrono::nanoseconds took, const char* outcome);
+                   std::chrono::nanoseconds took, const char* outcome) POOL_LOCKED;
 
     void require_owner() const;
 
@@ -121,29 +124,29 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     std::atomic<bool> interrupted_{false};
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
     std::mutex joining_;                    // before mutex_
-    std::mutex mutex_;
+    PoolMutex mutex_;
     // Guarded by mutex_.
-    std::condition_variable changed_;  // a job came, or may be run, or the end
-    std::condition_variable timed_;    // for the timer
-    std::condition_variable quiet_;    // for join(): perhaps nothing is left
-    Jobs waiting_;
-    std::map<unsigned, Jobs> keyed_;  // by thread: each has one
-    Deadlines deadlines_;
-    Running running_;
-    std::deque<std::thread> threads_;
-    ServiceThread timer_;
-    unsigned idle_ = 0;
-    unsigned in_wait_ = 0;
-    unsigned extra_running_ = 0;    // see may_run()
-    std::uint64_t unfinished_ = 0;  // jobs
-    unsigned maps_ = 0;             // that are collected
-    std::uint64_t next_number_ = 1;
-    PoolStats noted_;  // of the tasks that ended, and of the threads that ran them
-    bool closed_ = false;
-    bool terminated_ = false;
-    bool ended_ = false;  // nothing is left, and nothing more is taken
-    bool timer_ends_ = false;
-    std::exception_ptr broken_;  // a BrokenPool: why it is
+    PoolCondition changed_;  // a job came, or may be run, or the end
+    PoolCondition timed_;    // for the timer
+    PoolCondition quiet_;    // for join(): perhaps nothing is left
+    Jobs waiting_ POOL_GUARDED;
+    std::map<unsigned, Jobs> keyed_ POOL_GUARDED;  // by thread: each has one
+    Deadlines deadlines_ POOL_GUARDED;
+    Running running_ POOL_GUARDED;
+    std::deque<std::thread> threads_ POOL_GUARDED;
+    ServiceThread timer_ POOL_GUARDED;
+    unsigned idle_ POOL_GUARDED = 0;
+    unsigned in_wait_ POOL_GUARDED = 0;
+    unsigned extra_running_ POOL_GUARDED = 0;    // see may_run()
+    std::uint64_t unfinished_ POOL_GUARDED = 0;  // jobs
+    unsigned maps_ POOL_GUARDED = 0;             // that are collected
+    std::uint64_t next_number_ POOL_GUARDED = 1;
+    PoolStats noted_ POOL_GUARDED;  // of the tasks that ended, and of the threads that ran them
+    bool closed_ POOL_GUARDED = false;
+    bool terminated_ POOL_GUARDED = false;
+    bool ended_ POOL_GUARDED = false;  // nothing is left, and nothing more is taken
+    bool timer_ends_ POOL_GUARDED = false;
+    std::exception_ptr broken_ POOL_GUARDED;  // a BrokenPool: why it is
 };
 
 }  // namespace sidestep::detail
