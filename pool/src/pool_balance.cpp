@@ -76,7 +76,7 @@ const std::vector<bool>& PoolCore::held_keys() {
 
 // Gives what waits behind others to workers that have nothing to do, the oldest first: a task may
 // wait for one that was submitted before it, and that would stay behind a task that runs for ever.
-void PoolCore::rebalance() {
+void PoolCore::rebalance(Hold& hold) {
     for (std::size_t i = 0; i < links_.size() && backlog_.empty() && !ending(); ++i) {
         auto idle = static_cast<std::uint64_t>(std::count_if(
             links_.begin(), links_.end(), [&](auto& l) POOL_LOCKED { return is_idle(l); }));
@@ -87,8 +87,8 @@ void PoolCore::rebalance() {
         std::uint64_t share = (backlog_.size() + shares - 1) / shares;
         for (WorkerLink& link : links_)
             for (std::uint64_t n = is_idle(link) ? share : 0; n > 0 && !backlog_.empty(); --n)
-                if (!has_room(link) || !publish(link, backlog_.pop())) break;
-        refill();
+                if (!has_room(link) || !publish(link, backlog_.pop(), hold)) break;
+        refill(hold);
     }
 }
 

@@ -105,8 +105,8 @@ void PoolCore::begin_map() {
 
 void PoolCore::end_map() {
     if (!owned_here()) return;
-    Lock lock(mutex_);
-    if (--maps_ == 0 && state_ != State::running) wake_waiters();
+    Hold hold(mutex_, *this);
+    if (--maps_ == 0 && state_ != State::running) hold.wake_waiters();
 }
 
 // begun: a stream that was made before close().
@@ -132,8 +132,7 @@ void PoolCore::check_accepting(bool begun) const {
 
 void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     require_owner();
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     check_accepting(begun);
     if (task->options_ && task->options_->retry.when) judges_.start();
     task->serial_ = next_serial_++;
@@ -142,18 +141,18 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     ++outstanding_;
     PoolTaskRef reference = task;  // the pool's own, until it is done
     if (links_.empty()) {
-        lock.unlock();
-        run_inline(*task, garbage);
+        hold.unlock();
+        run_inline(*task);
         return (void)reference.release();
     }
-    if (asleep_) wake_dormant();
-    place(reference.release());
+    if (asleep_) wake_dormant(hold);
+    place(reference.release(), hold);
     // Results are looked for now and then when tasks are tiny: what a look costs is the cache line
     // of the slot that the worker is at.
     bool looks = task_ns_ >= WorkerMeter::kTinyTaskNs || task->serial_ % kTinyTasksForOneLook == 0;
-    if (looks && drain(links_[hot_], garbage)) {
-        refill();
-        if (followers_ > 0 || leader_) wake_waiters();
+    if (looks && drain(links_[hot_], hold)) {
+        refill(hold);
+        if (followers_ > 0 || leader_) hold.wake_waiters();
     }
 }
 
@@ -162,11 +161,11 @@ TaskList& PoolCore::backlog_of(const PoolTask& task) {
     return key ? keyed_[key % keyed_.size()] : backlog_;
 }
 
-void PoolCore::place(PoolTask* task) {
+void PoolCore::place(PoolTask* task, Hold& hold) {
     prioritized_ = prioritized_ || task->priority_ != 0;
     if (prioritized_ && overtake(*task)) {
         push_backlog(task);
-        return refill();
+        return refill(hold);
     }
     TaskList& backlog = backlog_of(*task);
     WorkerLink* link = nullptr;
@@ -178,7 +177,7 @@ void PoolCore::place(PoolTask* task) {
              has_room(its) && !(keys_moved_ && held_keys()[its.index]))
         link = &its;
     if (link)
-        publish(*link, task);
+        publish(*link, task, hold);
     else
         push_backlog(task);
 }
@@ -272,14 +271,14 @@ bool PoolCore::send_descriptors(WorkerLink& link, const PoolTask& task,
 
 // False: the task's descriptors cannot be sent now, so it went to the backlog, and the worker gets
 // nothing until the supervisor's next look.
-bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
+bool PoolCore::publish(WorkerLink& link, PoolTask* task, Hold& hold) {
     RingParent& ring = link.ring();
     PoolTask::ArgumentView arguments = task->argument_view();
     const TaskDescriptors& fds = *arguments.fds;
     if (!fds.empty() && !send_descriptors(link, *task, fds)) {
         push_back_to_backlog(task);
         link.deaf = true;
-        if (!std::exchange(ticking_, true)) kick_supervisor();
+        if (!std::exchange(ticking_, true)) hold.kick_supervisor();
         return false;
     }
     TaskSlot& slot = ring.next();
@@ -308,10 +307,10 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task) {
     link.shadow[ring.position(ring.published())] = task;
     ring.publish();
     ring.wake();
-    if (task->options_) watch_policy(*task);
+    if (task->options_) watch_policy(*task, hold);
     // Something may get stuck: behind a long task, or in front of a stopped worker.
     bool& looking = ring.in_flight() >= 2 ? ticking_ : watching_;
-    if (!std::exchange(looking, true)) kick_supervisor();
+    if (!std::exchange(looking, true)) hold.kick_supervisor();
     return true;
 }
 
@@ -326,50 +325,50 @@ void PoolCore::push_back_to_backlog(PoolTask* task) {
     backlog_of(*task).push_old(task);
 }
 
-void PoolCore::refill() {
+void PoolCore::refill(Hold& hold) {
     if (keys_moved_) (void)held_keys();
     for (std::size_t i = 0; i < keyed_.size(); ++i)
         while (!keyed_[i].empty() && has_room(links_[i]) && !(keys_moved_ && held_[i]))
-            (void)publish(links_[i], keyed_[i].pop());
+            (void)publish(links_[i], keyed_[i].pop(), hold);
     while (!backlog_.empty()) {
         WorkerLink* link = pick();
         if (!link) return;
-        (void)publish(*link, backlog_.pop());  // or another worker takes it
+        (void)publish(*link, backlog_.pop(), hold);  // or another worker takes it
     }
 }
 
 // --- draining ----------------------------------------------------------------------------------
 
-bool PoolCore::drain(Garbage& garbage) {
+bool PoolCore::drain(Hold& hold) {
     bool any = false;
-    for (WorkerLink& link : links_) any = drain(link, garbage) || any;
+    for (WorkerLink& link : links_) any = drain(link, hold) || any;
     if (any) {
-        refill();
-        rebalance();
+        refill(hold);
+        rebalance(hold);
     }
     return any;
 }
 
-bool PoolCore::drain(WorkerLink& link, Garbage& garbage) {
+bool PoolCore::drain(WorkerLink& link, Hold& hold) {
     if (!link.memory || link.corrupt) return false;
     bool any = false;
     while (TaskSlot* slot = link.ring().front_done()) {
         PoolTask* task = link.shadow[link.ring().position(link.ring().consumed())];
         Reply reply(*slot);
         if (!RingParent::is_done(*slot) || !is_sound(link, reply, task)) {
-            condemn(link);
+            condemn(link, hold);
             return any;
         }
-        take_reply(link, reply, task, garbage);
+        take_reply(link, reply, task, hold);
         any = true;
     }
     return any;
 }
 
 // P3. Its death sorts its tasks (I4): until then it may run them.
-void PoolCore::condemn(WorkerLink& link) {
+void PoolCore::condemn(WorkerLink& link, Hold& hold) {
     link.corrupt = true;
-    signal_worker(link, SIGKILL);
+    signal_worker(link, SIGKILL, hold);
 }
 
 // What the worker wrote makes sense. No task: one that was evicted, or the request to stop.
@@ -386,20 +385,20 @@ bool PoolCore::is_sound(WorkerLink& link, const Reply& reply, const PoolTask* ta
            reply.size <= Arena::capacity(reply.block);
 }
 
-void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Garbage& garbage) {
+void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Hold& hold) {
     if (link.output) take_output(link, task);
     if (!task) {
         if (reply.kind != ReplyKind::stopped && reply.block) link.memory->take_back(reply.block);
-        if (link.eviction) finish_eviction(link, garbage);
+        if (link.eviction) finish_eviction(link, hold);
     } else {
         if (reply.lacks_fds) link.given.forget(task->argument_view().fds->lasting);
         note_reply(link, reply, *task);
         if (reply.kind == ReplyKind::error && task->options_ &&
             may_retry(*task, FailureKind::error)) {
-            settle_error_reply(link, reply, task, garbage);
+            settle_error_reply(link, reply, task, hold);
         } else {
             accept_reply(link, reply, *task);
-            complete(task, garbage);
+            complete(task, hold);
         }
     }
     link.ring().release_front();
@@ -408,7 +407,7 @@ void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, 
     bool through =
         options_.max_tasks_per_child && link.ring().consumed() >= options_.max_tasks_per_child;
     if ((through || link.retiring || link.dormant) && link.ring().in_flight() == 0)
-        ask_to_stop(link);
+        ask_to_stop(link, hold);
 }
 
 // Takes the reply over into the task.
@@ -439,7 +438,7 @@ void PoolCore::note_duration(std::uint64_t ns) {
     if (task_ns_ == 0) task_ns_ = 1;
 }
 
-void PoolCore::complete(PoolTask* task, Garbage& garbage) {
+void PoolCore::complete(PoolTask* task, Hold& hold) {
     if (task->argument_block_) args_.free(std::exchange(task->argument_block_, 0));
     task->place_ = PoolTask::Place::done;
     --outstanding_;
@@ -458,12 +457,12 @@ void PoolCore::complete(PoolTask* task, Garbage& garbage) {
         if (!task->listeners_->callbacks.empty())
             callbacks_.post(std::exchange(task->listeners_->callbacks, {}));
     }
-    garbage.add(task);
+    hold.drop_later(task);
 }
 
-void PoolCore::fail(PoolTask* task, std::exception_ptr error, Garbage& garbage) {
+void PoolCore::fail(PoolTask* task, std::exception_ptr error, Hold& hold) {
     task->failure_ = std::move(error);
-    complete(task, garbage);
+    complete(task, hold);
 }
 
 // --- memory ------------------------------------------------------------------------------------
@@ -482,10 +481,10 @@ void PoolCore::free_argument(BlockId block) noexcept {
 
 void PoolCore::free_result(WorkerMemory& memory, BlockId block) noexcept {
     if (!owned_here()) return;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     memory.take_back(block);
     // The queue to the worker is full: the rest follows when the worker has taken some.
-    if (memory.owes() && !std::exchange(watching_, true)) kick_supervisor();
+    if (memory.owes() && !std::exchange(watching_, true)) hold.kick_supervisor();
 }
 
 }  // namespace sidestep::detail

@@ -7,8 +7,8 @@
 // P1 Each task that was submitted and is not done is in exactly one place: the backlog, the shadow
 // of
 //    one ring, the eviction of one ring, delayed_, or judged_. complete() is called once for each.
-// P2 References are dropped outside the mutex (Garbage): the last one frees shared memory, which
-//    takes the mutex.
+// P2 References are dropped outside the mutex (Hold::drop_later()): the last one frees shared
+//    memory, which takes the mutex.
 // P3 What a worker wrote is checked against the shadow before it is believed; a worker that wrote
 //    nonsense is killed, and its tasks are sorted by the shadow alone.
 // P4 What completes a task takes no memory: that was had when the task was submitted, or there is a
@@ -46,6 +46,7 @@
 #include "sync/pool_mutex.hpp"
 #include "sync/supervisor_role.hpp"
 #include "task/failure_kind.hpp"
+#include "task/hold.hpp"
 #include "task_fds.hpp"
 #include "task_list.hpp"
 #include "task_ring.hpp"
@@ -58,26 +59,9 @@ namespace sidestep::inline v0::detail {
 // As late as can be said at most: the longest durations mean "never".
 sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanoseconds duration);
 
-// Completed tasks whose reference is dropped when the mutex is not held (P2).
-class Garbage {
-  public:
-    Garbage() = default;
-    Garbage(const Garbage&) = delete;
-    Garbage& operator=(const Garbage&) = delete;
-    ~Garbage() { drop(); }
-    void add(PoolTask* task) noexcept;
-    void add(std::shared_ptr<const void> object) noexcept;
-    void drop() noexcept;
-    // The same, with the mutex released meanwhile.
-    void drop(PoolLock& lock) POOL_LOCKED;
-
-  private:
-    friend class PoolCore;
-    PoolTask* first_ = nullptr;
-    std::vector<std::shared_ptr<const void>> objects_;
-};
-
-class PoolCore final : public std::enable_shared_from_this<PoolCore>, public EndingPool {
+class PoolCore final : public std::enable_shared_from_this<PoolCore>,
+                       public EndingPool,
+                       private Sleepers {
   public:
     explicit PoolCore(const PoolOptions& options);
     ~PoolCore();
@@ -146,37 +130,36 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     using Lock = PoolLock;
 
     // Dispatcher (pool_core.cpp). All with the mutex held.
-    void place(PoolTask* task) POOL_LOCKED;
+    void place(PoolTask* task, Hold& hold) POOL_LOCKED;
     bool overtake(const PoolTask& task) POOL_LOCKED;
     WorkerLink* pick() POOL_LOCKED;
     bool crowded() const POOL_LOCKED;
     std::uint64_t cost(WorkerLink& link) const POOL_LOCKED;
     std::uint64_t depth() const POOL_LOCKED;
-    bool publish(WorkerLink& link, PoolTask* task) POOL_LOCKED;
+    bool publish(WorkerLink& link, PoolTask* task, Hold& hold) POOL_LOCKED;
     void push_backlog(PoolTask* task) POOL_LOCKED;
     void push_back_to_backlog(PoolTask* task) POOL_LOCKED;
     TaskList& backlog_of(const PoolTask& task) POOL_LOCKED;
     bool has_room(WorkerLink& link) const POOL_LOCKED;
-    void run_inline(PoolTask& task, Garbage& garbage) POOL_UNLOCKED;
+    void run_inline(PoolTask& task) POOL_UNLOCKED;
     bool take_back_from(WorkerLink& link, std::uint64_t index) POOL_LOCKED;
     std::uint64_t waiting(WorkerLink& link) POOL_LOCKED;
     bool is_idle(WorkerLink& link) const POOL_LOCKED;
     WorkerLink* oldest_queue() POOL_LOCKED;
-    void refill() POOL_LOCKED;
+    void refill(Hold& hold) POOL_LOCKED;
     const std::vector<bool>& held_keys() POOL_LOCKED;
     bool send_descriptors(WorkerLink& link, const PoolTask& task,
                           const TaskDescriptors& fds) noexcept;
-    void rebalance() POOL_LOCKED;
-    bool drain(Garbage& garbage) POOL_LOCKED;
-    bool drain(WorkerLink& link, Garbage& garbage) POOL_LOCKED;
+    void rebalance(Hold& hold) POOL_LOCKED;
+    bool drain(Hold& hold) POOL_LOCKED;
+    bool drain(WorkerLink& link, Hold& hold) POOL_LOCKED;
     static bool is_sound(WorkerLink& link, const Reply& reply, const PoolTask* task);
-    void condemn(WorkerLink& link) POOL_LOCKED;
-    void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task,
-                    Garbage& garbage) POOL_LOCKED;
+    void condemn(WorkerLink& link, Hold& hold) POOL_LOCKED;
+    void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Hold& hold) POOL_LOCKED;
     void accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task) POOL_LOCKED;
     void note_duration(std::uint64_t ns) POOL_LOCKED;
-    void complete(PoolTask* task, Garbage& garbage) POOL_LOCKED;
-    void fail(PoolTask* task, std::exception_ptr error, Garbage& garbage) POOL_LOCKED;
+    void complete(PoolTask* task, Hold& hold) POOL_LOCKED;
+    void fail(PoolTask* task, std::exception_ptr error, Hold& hold) POOL_LOCKED;
     void check_accepting(bool begun = false) const POOL_LOCKED;
     [[noreturn]] static void throw_interrupted();
     void require_owner() const;
@@ -195,7 +178,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     // (pool_policy.cpp). All with the mutex held.
     void add_part(const PoolTaskRef& task) POOL_LOCKED;
     bool split(WorkerLink& link, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
-               Garbage& garbage) POOL_LOCKED;
+               Hold& hold) POOL_LOCKED;
     struct Partial {
         std::uint32_t items;           // that were finished
         std::vector<std::byte> bytes;  // their results
@@ -203,34 +186,33 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     static std::optional<Partial> copy_partial(WorkerLink& link, std::uint64_t most);
     bool may_retry(const PoolTask& task, FailureKind kind) const POOL_LOCKED;
     bool may_retry_now(const PoolTask& task) const POOL_UNLOCKED;
-    void settle(PoolTask* task, FailureKind kind, std::exception_ptr error,
-                Garbage& garbage) POOL_LOCKED;
+    void settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Hold& hold) POOL_LOCKED;
     void settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task,
-                            Garbage& garbage) POOL_LOCKED;
-    void judge(PoolTask* task, FailureKind kind,
-               const std::function<std::exception_ptr()>& error) POOL_LOCKED;
+                            Hold& hold) POOL_LOCKED;
+    void judge(PoolTask* task, FailureKind kind, const std::function<std::exception_ptr()>& error,
+               Hold& hold) POOL_LOCKED;
     void ask_retry_filter(PoolTask& task, const std::exception_ptr& error) POOL_UNLOCKED;
-    void run_again(PoolTask* task) POOL_LOCKED;
+    void run_again(PoolTask* task, Hold& hold) POOL_LOCKED;
     void wait_again(PoolTask* task) POOL_LOCKED;
-    void start_delayed(sys::Clock::time_point now) POOL_LOCKED;
+    void start_delayed(sys::Clock::time_point now, Hold& hold) POOL_LOCKED;
     bool forget_waiting(PoolTask& task) POOL_LOCKED;
-    void watch_policy(const PoolTask& task) POOL_LOCKED;
+    void watch_policy(const PoolTask& task, Hold& hold) POOL_LOCKED;
     bool front_runs(WorkerLink& link) POOL_LOCKED;
     static std::uint64_t front_item(WorkerLink& link, const PoolTask& task);
     sys::Clock::time_point front_begun(WorkerLink& link, std::uint64_t item,
                                        sys::Clock::time_point now) POOL_LOCKED;
     void evict(WorkerLink& link, FailureKind kind, std::exception_ptr error,
-               Garbage& garbage) POOL_LOCKED;
-    void finish_eviction(WorkerLink& link, Garbage& garbage) POOL_LOCKED;
-    void fail_at_end(PoolTask* task, Garbage& garbage) POOL_LOCKED;
-    void continue_eviction(WorkerLink& link, sys::Clock::time_point now) POOL_LOCKED;
-    void enforce(Garbage& garbage) POOL_LOCKED;
-    void enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage) POOL_LOCKED;
+               Hold& hold) POOL_LOCKED;
+    void finish_eviction(WorkerLink& link, Hold& hold) POOL_LOCKED;
+    void fail_at_end(PoolTask* task, Hold& hold) POOL_LOCKED;
+    void continue_eviction(WorkerLink& link, sys::Clock::time_point now, Hold& hold) POOL_LOCKED;
+    void enforce(Hold& hold) POOL_LOCKED;
+    void enforce(WorkerLink& link, sys::Clock::time_point now, Hold& hold) POOL_LOCKED;
     void enforce_memory_limits() SUPERVISOR_ONLY POOL_UNLOCKED;
     void enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std::size_t used,
-                              Garbage& garbage) POOL_LOCKED;
+                              Hold& hold) POOL_LOCKED;
     void time_out(WorkerLink& link, const PoolTask& task, std::uint64_t item,
-                  Garbage& garbage) POOL_LOCKED;
+                  Hold& hold) POOL_LOCKED;
     static TaskError::Details describe(const WorkerLink& link, const PoolTask& task);
 
     // Statistics and traces (pool_insight.cpp). With the mutex held unless said otherwise.
@@ -247,30 +229,30 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     void read_memory(PoolStats& stats) POOL_UNLOCKED;
 
     // Waiting (pool_wait.cpp).
-    void lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline) POOL_LOCKED;
-    void wake_waiters();
+    void lead(Hold& hold, const std::function<bool()>& ready, const Deadline& deadline) POOL_LOCKED;
+    void wake_waiters() noexcept override;
 
     // Life and death (supervisor.cpp, pool_workers.cpp). On the supervisor's thread unless said
     // otherwise.
     struct Started;
     void launch(WorkerLink& link) SUPERVISOR_ONLY POOL_UNLOCKED;  // also from start()
     void set_up(WorkerLink& link, Started& started) SUPERVISOR_ONLY POOL_UNLOCKED;
-    void adopt(WorkerLink& link, Started started) SUPERVISOR_ONLY POOL_LOCKED;
+    void adopt(WorkerLink& link, Started started, Hold& hold) SUPERVISOR_ONLY POOL_LOCKED;
     void note_failed_launch(WorkerLink& link,
                             const std::exception_ptr& error) noexcept SUPERVISOR_ONLY POOL_UNLOCKED;
     void let_go_of_handles(sys::Clock::time_point now) SUPERVISOR_ONLY POOL_LOCKED;
     void save_hook(const WorkerHook& hook, HookSetup& setup, TaskDescriptors& fds);
     std::string initializer_error(const WorkerLink& link, const WorkerReady& ready) const;
-    void retire_early(WorkerLink& link) POOL_LOCKED;
-    void retire_old(sys::Clock::time_point now) SUPERVISOR_ONLY POOL_LOCKED;
+    void retire_early(WorkerLink& link, Hold& hold) POOL_LOCKED;
+    void retire_old(sys::Clock::time_point now, Hold& hold) SUPERVISOR_ONLY POOL_LOCKED;
     void measure_growth() SUPERVISOR_ONLY POOL_UNLOCKED;
-    void ask_to_stop(WorkerLink& link) POOL_LOCKED;
-    void sleep_if_idle(sys::Clock::time_point now) POOL_LOCKED;
-    void wake_dormant() POOL_LOCKED;
+    void ask_to_stop(WorkerLink& link, Hold& hold) POOL_LOCKED;
+    void sleep_if_idle(sys::Clock::time_point now, Hold& hold) POOL_LOCKED;
+    void wake_dormant(Hold& hold) POOL_LOCKED;
     void follow_target() SUPERVISOR_ONLY POOL_UNLOCKED;
     bool wanted(const WorkerLink& link) const POOL_LOCKED;
-    void signal_worker(WorkerLink& link, int signal) noexcept POOL_LOCKED;
-    void give_up(WorkerLink& link, Garbage& garbage) SUPERVISOR_ONLY POOL_LOCKED;
+    void signal_worker(WorkerLink& link, int signal, Hold& hold) noexcept POOL_LOCKED;
+    void give_up(WorkerLink& link, Hold& hold) SUPERVISOR_ONLY POOL_LOCKED;
     void supervise() POOL_UNLOCKED;
     // Nothing that a step throws ends the supervisor's thread. A step that throws has left
     // everything so that it can be done again, and is done again in the next round.
@@ -292,14 +274,12 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     bool lives_on(const WorkerLink& link) const POOL_LOCKED;
     void distrust(WorkerLink& link) SUPERVISOR_ONLY POOL_UNLOCKED;
     void handle_death(std::uint32_t index) SUPERVISOR_ONLY POOL_UNLOCKED;
-    void bury(WorkerLink& link, const ExitStatus& status,
-              Garbage& garbage) SUPERVISOR_ONLY POOL_LOCKED;
-    void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status,
-                            Garbage& garbage) POOL_LOCKED;
+    void bury(WorkerLink& link, const ExitStatus& status, Hold& hold) SUPERVISOR_ONLY POOL_LOCKED;
+    void sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Hold& hold) POOL_LOCKED;
     void lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error,
-              Garbage& garbage) POOL_LOCKED;
+              Hold& hold) POOL_LOCKED;
     bool split_if_memory(WorkerLink& link, PoolTask* task, FailureKind kind,
-                         const std::exception_ptr& error, Garbage& garbage) noexcept POOL_LOCKED;
+                         const std::exception_ptr& error, Hold& hold) noexcept POOL_LOCKED;
     std::exception_ptr lost_error(const WorkerLink& link, const PoolTask& task,
                                   const ExitStatus& status) noexcept POOL_LOCKED;
     bool oom_kills_rose() noexcept POOL_LOCKED;
@@ -313,17 +293,16 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>, public End
     void retire(WorkerLink& link) POOL_LOCKED;
     void tick() SUPERVISOR_ONLY POOL_UNLOCKED;
     sys::Clock::time_point next_look() const POOL_LOCKED;
-    void note_front(WorkerLink& link) POOL_LOCKED;
+    void note_front(WorkerLink& link, Hold& hold) POOL_LOCKED;
     static bool contradicts_itself(WorkerLink& link);
-    void give_back_arguments(Lock& lock) POOL_LOCKED;
-    void kill_overdue(Garbage& garbage) SUPERVISOR_ONLY POOL_LOCKED;
-    void break_pool(std::exception_ptr reason, Garbage& garbage) noexcept POOL_LOCKED;
+    void give_back_arguments(Hold& hold) POOL_LOCKED;
+    void kill_overdue(Hold& hold) SUPERVISOR_ONLY POOL_LOCKED;
+    void break_pool(std::exception_ptr reason, Hold& hold) noexcept POOL_LOCKED;
     void fail_everything(const std::function<void(PoolTask*)>& fail_it) POOL_LOCKED;
-    void fail_cancelled(PoolTask* task, const std::exception_ptr& error,
-                        Garbage& garbage) POOL_LOCKED;
-    void signal_workers(int signal) noexcept POOL_LOCKED;
-    void ask_all_to_stop() POOL_LOCKED;
-    void kick_supervisor() noexcept;
+    void fail_cancelled(PoolTask* task, const std::exception_ptr& error, Hold& hold) POOL_LOCKED;
+    void signal_workers(int signal, Hold& hold) noexcept POOL_LOCKED;
+    void ask_all_to_stop(Hold& hold) POOL_LOCKED;
+    void kick_supervisor() noexcept override;
     bool all_gone() const POOL_LOCKED;
 
     // Constant after construction.

@@ -37,7 +37,7 @@ bool PoolCore::may_retry_now(const PoolTask& task) const {
     return may_retry(task, FailureKind::error);
 }
 
-void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
+void PoolCore::run_inline(PoolTask& task) {
     InPool here(*this);
     HeapBuffer result;
     std::exception_ptr error;
@@ -75,13 +75,13 @@ void PoolCore::run_inline(PoolTask& task, Garbage& garbage) {
     } catch (const std::bad_alloc&) {
         error = spare_errors().no_memory;
     }
-    Lock lock(mutex_);
-    if (error) return fail(&task, error, garbage);
+    Hold hold(mutex_, *this);
+    if (error) return fail(&task, error, hold);
     task.own_result_ = std::move(bytes);
     task.result_size_ = result.size();
     task.items_done_ = task.items_end_ - task.items_begin_;
     task.has_value_ = true;
-    complete(&task, garbage);
+    complete(&task, hold);
 }
 
 }  // namespace sidestep::detail

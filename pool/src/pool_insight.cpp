@@ -148,9 +148,8 @@ PoolStats PoolCore::stats() {
     PoolStats stats;
     std::vector<SlowTasks::Entry> slowest;
     {
-        Garbage garbage;
-        Lock lock(mutex_);
-        if (drain(garbage)) wake_waiters();
+        Hold hold(mutex_, *this);
+        if (drain(hold)) hold.wake_waiters();
         for (WorkerLink& link : links_) {
             stats.workers.push_back(stats_of(link));
             if (front_runs(link) && link.shadow[link.ring().position(link.ring().consumed())])

@@ -46,43 +46,46 @@ bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
 
 // The task is in no list. Either it is run again, or it fails with this error; that also if there
 // is no memory for another attempt.
-void PoolCore::settle(PoolTask* task, FailureKind kind, std::exception_ptr error,
-                      Garbage& garbage) {
-    if (!may_retry(*task, kind)) return fail(task, std::move(error), garbage);
+void PoolCore::settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Hold& hold) {
+    if (!may_retry(*task, kind)) return fail(task, std::move(error), hold);
     try {
-        judge(task, kind, [error] { return error; });
+        judge(
+            task, kind, [error] { return error; }, hold);
     } catch (const std::bad_alloc&) {
-        fail(task, std::move(error), garbage);
+        fail(task, std::move(error), hold);
     }
 }
 
 void PoolCore::settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask* task,
-                                  Garbage& garbage) {
+                                  Hold& hold) {
     try {
         const std::byte* data = reply.block
                                     ? link.memory->results.data() + Arena::offset(reply.block)
                                     : reply.inline_bytes;
         std::vector<std::byte> bytes(data, data + reply.size);
-        judge(task, FailureKind::error, [bytes = std::move(bytes)]() -> std::exception_ptr {
-            try {
-                InputArchive archive(bytes);
-                return load_exception(archive);
-            } catch (...) {
-                return std::current_exception();
-            }
-        });
+        judge(
+            task, FailureKind::error,
+            [bytes = std::move(bytes)]() -> std::exception_ptr {
+                try {
+                    InputArchive archive(bytes);
+                    return load_exception(archive);
+                } catch (...) {
+                    return std::current_exception();
+                }
+            },
+            hold);
         if (reply.block) link.memory->take_back(reply.block);
         note_duration(reply.duration_ns);
     } catch (const std::bad_alloc&) {  // no other attempt: this one's error is its result
         accept_reply(link, reply, *task);
-        complete(task, garbage);
+        complete(task, hold);
     }
 }
 
 // Runs it again, or asks Retry::when first: users' code, so in a thread for that. (Not in that of
 // the callbacks: one may wait for this task.)
 void PoolCore::judge(PoolTask* task, FailureKind kind,
-                     const std::function<std::exception_ptr()>& error) {
+                     const std::function<std::exception_ptr()>& error, Hold& hold) {
     Callbacks question;
     if (task->options_->retry.when) {  // what may fail for want of memory comes first
         task->add_reference();
@@ -98,7 +101,7 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
         barren_deaths_ = 0;  // its worker had begun something
     }
     if (kind == FailureKind::out_of_memory) ++task->out_of_memory_;
-    if (question.empty()) return run_again(task);
+    if (question.empty()) return run_again(task, hold);
     task->place_ = PoolTask::Place::judged;
     judges_.post(std::move(question));
 }
@@ -106,20 +109,19 @@ void PoolCore::judge(PoolTask* task, FailureKind kind,
 // Without the mutex, in the thread for that.
 void PoolCore::ask_retry_filter(PoolTask& task, const std::exception_ptr& error) {
     bool again = wants_retry(task.options_->retry, error);
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     if (judged_.erase(&task) == 0) return;  // it is done meanwhile
     if (again && !ending() && !interrupted_) {
-        run_again(&task);
-        refill();
+        run_again(&task, hold);
+        refill(hold);
     } else {
-        fail(&task, error, garbage);
+        fail(&task, error, hold);
     }
-    wake_waiters();
+    hold.wake_waiters();
 }
 
 // If there is no memory to remember a pause, it is run again at once.
-void PoolCore::run_again(PoolTask* task) {
+void PoolCore::run_again(PoolTask* task, Hold& hold) {
     ++meters_.retried;
     auto pause = retry_pause(task->options_->retry, task->attempts_);
     if (pause.count() <= 0) return wait_again(task);
@@ -129,7 +131,7 @@ void PoolCore::run_again(PoolTask* task) {
         return wait_again(task);
     }
     task->place_ = PoolTask::Place::delayed;
-    kick_supervisor();
+    hold.kick_supervisor();
 }
 
 void PoolCore::wait_again(PoolTask* task) {
@@ -137,14 +139,14 @@ void PoolCore::wait_again(PoolTask* task) {
     push_back_to_backlog(task);
 }
 
-void PoolCore::start_delayed(sys::Clock::time_point now) {
+void PoolCore::start_delayed(sys::Clock::time_point now, Hold& hold) {
     bool any = false;
     while (!delayed_.empty() && delayed_.begin()->first <= now) {
         wait_again(delayed_.begin()->second);
         delayed_.erase(delayed_.begin());
         any = true;
     }
-    if (any) refill();
+    if (any) refill(hold);
 }
 
 // --- stopping a task that runs -----------------------------------------------------------------
@@ -157,8 +159,7 @@ bool PoolCore::front_runs(WorkerLink& link) {
 }
 
 // Requires: front_runs(), and the front is a task.
-void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr error,
-                     Garbage& garbage) {
+void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr error, Hold& hold) {
     RingParent& ring = link.ring();
     PoolTask* task = std::exchange(link.shadow[ring.position(ring.consumed())], nullptr);
     keep_output(link, *task);
@@ -172,11 +173,11 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
     eviction.next_at = sys::Clock::now();
     if (kind == FailureKind::out_of_memory) {
         eviction.step = Eviction::Step::killed;  // no time to ask
-        signal_worker(link, SIGKILL);
+        signal_worker(link, SIGKILL, hold);
     } else {
         eviction.next_at = later(eviction.next_at, options_.stop_grace);
     }
-    if (kind != FailureKind::cancelled && split_if_memory(link, task, kind, error, garbage)) {
+    if (kind != FailureKind::cancelled && split_if_memory(link, task, kind, error, hold)) {
         // Its parts have what it leaves.
     } else if (may_retry(*task, kind)) {
         task->place_ = PoolTask::Place::evicted;
@@ -184,44 +185,44 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
         eviction.error = std::move(error);
     } else {
         eviction.arguments = std::exchange(task->argument_block_, 0);
-        fail(task, std::move(error), garbage);
+        fail(task, std::move(error), hold);
     }
     eviction.kept = task->kept_;
-    kick_supervisor();
+    hold.kick_supervisor();
 }
 
 // The worker has finished the task after all, or is dead.
-void PoolCore::finish_eviction(WorkerLink& link, Garbage& garbage) {
+void PoolCore::finish_eviction(WorkerLink& link, Hold& hold) {
     Eviction eviction = std::move(*link.eviction);
     link.eviction.reset();
     --evictions_;
     link.ring().ask_to_stop(0);  // it may run again here, with the same number
     if (eviction.arguments) args_.free(eviction.arguments);
-    if (eviction.kept) garbage.add(std::move(eviction.kept));
+    if (eviction.kept) hold.drop_later(std::move(eviction.kept));
     if (!eviction.task) return;
     if (ending())
-        fail_at_end(eviction.task, garbage);
+        fail_at_end(eviction.task, hold);
     else
-        settle(eviction.task, eviction.kind, std::move(eviction.error), garbage);
+        settle(eviction.task, eviction.kind, std::move(eviction.error), hold);
 }
 
-void PoolCore::continue_eviction(WorkerLink& link, sys::Clock::time_point now) {
+void PoolCore::continue_eviction(WorkerLink& link, sys::Clock::time_point now, Hold& hold) {
     Eviction& eviction = *link.eviction;
     if (eviction.step == Eviction::Step::killed || now < eviction.next_at) return;
     if (eviction.step == Eviction::Step::asked) {
         eviction.step = Eviction::Step::terminated;
         eviction.next_at = later(now, options_.terminate_grace);
-        signal_worker(link, SIGTERM);
+        signal_worker(link, SIGTERM, hold);
     } else {
         eviction.step = Eviction::Step::killed;
-        signal_worker(link, SIGKILL);
+        signal_worker(link, SIGKILL, hold);
     }
 }
 
 // --- deadlines and limits ----------------------------------------------------------------------
 
 // A task was put into a ring: does the supervisor look in time?
-void PoolCore::watch_policy(const PoolTask& task) {
+void PoolCore::watch_policy(const PoolTask& task, Hold& hold) {
     const TaskOptions& options = *task.options_;
     auto look = kNoTimeout;
     if (options.timeout.count() > 0) look = options.timeout;
@@ -232,11 +233,11 @@ void PoolCore::watch_policy(const PoolTask& task) {
     if (look >= policy_look_) return;
     policy_look_ = look;
     policy_due_ = later(sys::Clock::now(), look);
-    kick_supervisor();
+    hold.kick_supervisor();
 }
 
 // On the supervisor's thread: does what is due, and finds out when to look again.
-void PoolCore::enforce(Garbage& garbage) {
+void PoolCore::enforce(Hold& hold) {
     auto now = sys::Clock::now();
     // The supervisor wakes for many reasons, and to look at all that is in flight costs more than
     // the tasks. Only what was stopped or put off can be due before the time that was found.
@@ -247,21 +248,21 @@ void PoolCore::enforce(Garbage& garbage) {
     auto consider = [&](sys::Clock::time_point at) POOL_LOCKED {
         policy_due_ = policy_due_ ? std::min(*policy_due_, at) : at;
     };
-    start_delayed(now);
+    start_delayed(now, hold);
     policy_look_ = kNoTimeout;
     bool looked = std::exchange(policies_in_flight_, false);
     for (WorkerLink& link : links_) {
-        if (link.eviction) drain(link, garbage);  // it may have ended in time
-        if (link.eviction) continue_eviction(link, now);
-        if (looked && link.alive) enforce(link, now, garbage);
+        if (link.eviction) drain(link, hold);  // it may have ended in time
+        if (link.eviction) continue_eviction(link, now, hold);
+        if (looked && link.alive) enforce(link, now, hold);
         if (link.eviction && link.eviction->step != Eviction::Step::killed)
             consider(link.eviction->next_at);
     }
     if (policies_in_flight_) consider(later(now, policy_look_));
     if (!delayed_.empty()) consider(delayed_.begin()->first);
     if (completed_ != completed) {
-        refill();
-        wake_waiters();
+        refill(hold);
+        hold.wake_waiters();
     }
 }
 
@@ -300,7 +301,7 @@ sys::Clock::time_point PoolCore::front_begun(WorkerLink& link, std::uint64_t ite
 }
 
 // A task that has not begun cannot be late before its whole timeout has passed from now on.
-void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& garbage) {
+void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Hold& hold) {
     RingParent& ring = link.ring();
     if (link.corrupt) return;
     for (std::uint64_t i = ring.consumed(); i < ring.published(); ++i) {
@@ -314,7 +315,7 @@ void PoolCore::enforce(WorkerLink& link, sys::Clock::time_point now, Garbage& ga
                 std::uint64_t item = front_item(link, *task);
                 auto begun = front_begun(link, item, now);
                 if (link.front_clock.runs) left = timeout - (now - begun);
-                if (left.count() <= 0) return time_out(link, *task, item, garbage);
+                if (left.count() <= 0) return time_out(link, *task, item, hold);
             }
             policies_in_flight_ = true;
             policy_look_ = std::min(policy_look_, left);
@@ -344,17 +345,16 @@ void PoolCore::enforce_memory_limits() {
         if (auto own = used ? std::nullopt : private_memory(pid))
             used = *own - std::min(*own, link.memory_at_start);
         if (used && *used <= link.memory_limit) continue;
-        Garbage garbage;
-        Lock lock(mutex_);
+        Hold hold(mutex_, *this);
         // Nobody can tell: it cannot be held to its limit.
-        enforce_memory_limit(link, serial, used.value_or(0), garbage);
+        enforce_memory_limit(link, serial, used.value_or(0), hold);
     }
 }
 
 // The number is of a moment ago: the task that runs now may have begun since, and is looked at
 // again.
 void PoolCore::enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std::size_t used,
-                                    Garbage& garbage) {
+                                    Hold& hold) {
     if (ending() || !front_runs(link)) return;
     PoolTask* task = link.shadow[link.ring().position(link.ring().consumed())];
     if (!task || task->serial_ != serial || !task->options_) return;
@@ -364,21 +364,20 @@ void PoolCore::enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std:
         details.used = used;
         return std::make_exception_ptr(OutOfMemory(std::move(details)));
     });
-    evict(link, FailureKind::out_of_memory, std::move(error), garbage);
-    refill();
-    wake_waiters();
+    evict(link, FailureKind::out_of_memory, std::move(error), hold);
+    refill(hold);
+    hold.wake_waiters();
 }
 
 // item: the one that is late. If the worker has gone on to the next one meanwhile, that is not.
-void PoolCore::time_out(WorkerLink& link, const PoolTask& task, std::uint64_t item,
-                        Garbage& garbage) {
+void PoolCore::time_out(WorkerLink& link, const PoolTask& task, std::uint64_t item, Hold& hold) {
     auto error = made_or(spare_errors().timed_out, [&] {
         TaskError::Details details = describe(link, task);
         details.limit = static_cast<std::uint64_t>(task.options_->timeout.count());
         return std::make_exception_ptr(TaskTimeout(std::move(details)));
     });
     if (front_runs(link) && front_item(link, task) == item)
-        return evict(link, FailureKind::timeout, error, garbage);
+        return evict(link, FailureKind::timeout, error, hold);
     policies_in_flight_ = true;
     policy_look_ = std::chrono::nanoseconds(0);  // look again at once
 }
@@ -387,9 +386,8 @@ void PoolCore::time_out(WorkerLink& link, const PoolTask& task, std::uint64_t it
 
 bool PoolCore::running(PoolTask& task) {
     if (!owned_here()) return false;
-    Garbage garbage;
-    Lock lock(mutex_);
-    if (drain(garbage)) wake_waiters();
+    Hold hold(mutex_, *this);
+    if (drain(hold)) hold.wake_waiters();
     return task.place_ == PoolTask::Place::ring && front_runs(links_[task.link_]) &&
            task.index_ == links_[task.link_].ring().consumed();
 }
@@ -427,9 +425,8 @@ bool PoolCore::forget_waiting(PoolTask& task) {
 
 bool PoolCore::cancel(PoolTask& task, Cancel mode) {
     if (!owned_here()) return false;
-    Garbage garbage;
-    Lock lock(mutex_);
-    if (drain(garbage)) wake_waiters();
+    Hold hold(mutex_, *this);
+    if (drain(hold)) hold.wake_waiters();
     if (task.place_ == PoolTask::Place::done) return task.cancelled_;
     if (task.place_ == PoolTask::Place::new_ || ending()) return false;
     const std::exception_ptr& error = spare_errors().cancelled;
@@ -438,34 +435,33 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
     for (int look = 0; look < 3 && task.place_ != PoolTask::Place::done; ++look) {
         if (forget_waiting(task)) {
             task.cancelled_ = true;
-            fail(&task, error, garbage);
+            fail(&task, error, hold);
             break;
         }
         if (mode != Cancel::running_too) break;
         WorkerLink& link = links_[task.link_];
         if (front_runs(link) && task.index_ == link.ring().consumed()) {
             task.cancelled_ = true;
-            evict(link, FailureKind::cancelled, error, garbage);
+            evict(link, FailureKind::cancelled, error, hold);
             break;
         }
-        (void)drain(link, garbage);  // what was in front of it has ended, or it has
+        (void)drain(link, hold);  // what was in front of it has ended, or it has
     }
-    refill();
-    wake_waiters();
+    refill(hold);
+    hold.wake_waiters();
     return task.cancelled_;
 }
 
 void PoolCore::cancel_waiting() {
     require_owner();
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     waiting_cancelled_ = true;
-    drain(garbage);
+    drain(hold);
     for (WorkerLink& link : links_)
         if (link.alive && !link.stopping) take_back_from(link, link.ring().consumed());
     fail_everything([&](PoolTask* task)
-                        POOL_LOCKED { fail_cancelled(task, spare_errors().shut_down, garbage); });
-    wake_waiters();
+                        POOL_LOCKED { fail_cancelled(task, spare_errors().shut_down, hold); });
+    hold.wake_waiters();
 }
 
 }  // namespace sidestep::detail

@@ -13,18 +13,17 @@ namespace sidestep::inline v0::detail {
 // A part of a chunk, for the stream that has that: also after close().
 void PoolCore::submit_again(const PoolTaskRef& task) {
     require_owner();
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     add_part(task);
     if (ending() || joining_ || interrupted_)
-        return fail_cancelled(task.get(), spare_errors().ended, garbage);
+        return fail_cancelled(task.get(), spare_errors().ended, hold);
     if (!links_.empty()) {
-        run_again(task.get());
-        return refill();
+        run_again(task.get(), hold);
+        return refill(hold);
     }
-    lock.unlock();
+    hold.unlock();
     pause_here(retry_pause(task->options_->retry, task->attempts_));
-    run_inline(*task, garbage);
+    run_inline(*task);
 }
 
 // The pool has one more task.
@@ -70,7 +69,7 @@ std::optional<PoolCore::Partial> PoolCore::copy_partial(WorkerLink& link, std::u
 
 // The chunk at the front of the ring was ended while it ran. False: it is none, or cannot be split.
 bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
-                     const std::exception_ptr& error, Garbage& garbage) {
+                     const std::exception_ptr& error, Hold& hold) {
     if (!task->is_chunk() || link.corrupt) return false;
     std::optional<Partial> partial = copy_partial(link, task->items_end_ - task->items_begin_);
     if (!partial) return false;
@@ -83,7 +82,7 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
     std::uint32_t item = task->items_begin_ + partial->items;
     if (item == task->items_end_) {  // all was done, but for saying so
         take_results();
-        complete(task, garbage);
+        complete(task, hold);
         return true;
     }
     auto split = std::make_unique<PoolTask::Split>();
@@ -105,10 +104,10 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
         add_part(part);
     }
     task->split_ = std::move(split);
-    complete(task, garbage);
-    if (again) settle(again.get(), kind, error, garbage);
+    complete(task, hold);
+    if (again) settle(again.get(), kind, error, hold);
     if (rest && interrupted_)
-        fail_cancelled(rest.get(), spare_errors().interrupted, garbage);
+        fail_cancelled(rest.get(), spare_errors().interrupted, hold);
     else if (rest)
         push_back_to_backlog(rest.get());
     return true;

@@ -187,8 +187,8 @@ void PoolCore::launch(WorkerLink& link) {
         discard(std::move(started.process));
         throw;
     }
-    Lock lock(mutex_);
-    adopt(link, std::move(started));
+    Hold hold(mutex_, *this);
+    adopt(link, std::move(started), hold);
 }
 
 void PoolCore::set_up(WorkerLink& link, Started& started) {
@@ -221,7 +221,7 @@ void PoolCore::set_up(WorkerLink& link, Started& started) {
 }
 
 // With the mutex held. Throws nothing: the worker is there.
-void PoolCore::adopt(WorkerLink& link, Started started) {
+void PoolCore::adopt(WorkerLink& link, Started started, Hold& hold) {
     link.process = std::move(started.process);
     link.memory = std::move(started.memory);
     link.output = std::move(started.output);
@@ -247,18 +247,17 @@ void PoolCore::adopt(WorkerLink& link, Started started) {
     trace_worker(link, TraceEvent::Kind::worker_started);
     // The pool may have begun to end while the worker was being started, without the mutex.
     if (ending())
-        signal_worker(link, SIGKILL);
+        signal_worker(link, SIGKILL, hold);
     else if (joining_)
-        ask_all_to_stop();
+        ask_all_to_stop(hold);
     else
-        refill();
+        refill(hold);
 }
 
 // A shortage may pass: it is tried again for start_patience, if nobody works meanwhile, else for
 // ever. Whatever else keeps a worker from being started counts as its death.
 void PoolCore::note_failed_launch(WorkerLink& link, const std::exception_ptr& error) noexcept {
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     const char* what = shortage(error);
     auto now = sys::Clock::now();
     if (what) {
@@ -287,8 +286,8 @@ void PoolCore::note_failed_launch(WorkerLink& link, const std::exception_ptr& er
                        std::chrono::duration_cast<std::chrono::milliseconds>(alone).count(), what,
                        text_of(error));
                }),
-               garbage);
-    wake_waiters();
+               hold);
+    hold.wake_waiters();
 }
 
 // A worker says once that it is ready. Tasks have the socket too: what else comes is a stray write.
@@ -316,10 +315,9 @@ void PoolCore::handle_control(std::uint32_t index) {
 }
 
 void PoolCore::distrust(WorkerLink& link) {
-    Garbage garbage;
-    Lock lock(mutex_);
-    if (drain(link, garbage)) wake_waiters();  // what it has finished counts
-    condemn(link);
+    Hold hold(mutex_, *this);
+    if (drain(link, hold)) hold.wake_waiters();  // what it has finished counts
+    condemn(link, hold);
 }
 
 bool PoolCore::lives_on(const WorkerLink& link) const {
@@ -340,11 +338,10 @@ void PoolCore::handle_ready(WorkerLink& link, const WorkerReady& ready) {
     attempt([&] { memory = private_memory(link.process.pid).value_or(0); });
     std::exception_ptr reason;
     if (ready.error_block) reason = broken_pool([&] { return initializer_error(link, ready); });
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     if (ready.error_block) {
-        break_pool(reason, garbage);
-        return wake_waiters();
+        break_pool(reason, hold);
+        return hold.wake_waiters();
     }
     link.ready = true;
     link.tally.start += sys::Clock::now() - link.tally.launch_began;
@@ -354,8 +351,8 @@ void PoolCore::handle_ready(WorkerLink& link, const WorkerReady& ready) {
         for (WorkerLink& other : links_)
             if (other.alive && other.ready && !other.stopping)
                 take_back_from(other, other.ring().published() - waiting(other));
-    rebalance();
-    refill();
+    rebalance(hold);
+    refill(hold);
 }
 
 std::string PoolCore::initializer_error(const WorkerLink& link, const WorkerReady& ready) const {

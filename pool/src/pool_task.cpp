@@ -40,15 +40,15 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
 void check_open(PoolCore& core) { core.check_open(); }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
-    struct Hold {
-        explicit Hold(const std::shared_ptr<PoolCore>& held) : core(held), here(*held) {
+    struct OpenMap {
+        explicit OpenMap(const std::shared_ptr<PoolCore>& held) : core(held), here(*held) {
             core->begin_map();
         }
-        ~Hold() { core->end_map(); }
+        ~OpenMap() { core->end_map(); }
         const std::shared_ptr<PoolCore> core;
         const InPool here;
     };
-    return std::make_shared<Hold>(core);
+    return std::make_shared<OpenMap>(core);
 }
 
 void PoolTask::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
@@ -212,41 +212,6 @@ const TaskOutput* PoolTask::output() const {
     require_done(*this);
     if (core_->options().output == Output::pass) return nullptr;
     return output_ ? output_.get() : &nothing;
-}
-
-void Garbage::drop() noexcept {
-    while (first_) {
-        PoolTaskRef last(std::exchange(first_, first_->garbage_));
-        // Whoever has a future keeps the task, which needs its arguments' descriptors no more. To
-        // close and unmap them takes long.
-        if (last->descriptors_.empty()) continue;
-        TaskDescriptors gone;
-        gone.swap(last->descriptors_);
-    }
-    objects_.clear();
-}
-
-void Garbage::drop(PoolLock& lock) {
-    if (!first_ && objects_.empty()) return;
-    lock.unlock();
-    drop();
-    lock.lock();
-}
-
-void Garbage::add(PoolTask* task) noexcept {
-    task->garbage_ = first_;
-    first_ = task;
-}
-
-// If there is no memory to remember the object, it is never dropped: that would be with the mutex.
-void Garbage::add(std::shared_ptr<const void> object) noexcept {
-    try {
-        objects_.push_back(std::move(object));
-    } catch (const std::bad_alloc&) {
-        using Object = std::shared_ptr<const void>;
-        alignas(Object) std::byte place[sizeof(Object)];
-        new (place) Object(std::move(object));
-    }
 }
 
 Completions::Completions(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}

@@ -10,20 +10,20 @@ namespace sidestep::inline v0::detail {
 
 bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline) {
     if (!owned_here()) return ready();
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     for (;;) {
-        if (drain(garbage) && (leader_ || followers_ > 0)) wake_waiters();
+        if (drain(hold) && (leader_ || followers_ > 0)) hold.wake_waiters();
         bool is_ready = ready();
         if (is_ready || (deadline && sys::Clock::now() >= *deadline)) {
             // Whoever leaves sees to it that somebody leads, also if it was about to lead itself.
             if (!leader_ && followers_ > 0) changed_.notify_one();
             return is_ready;
         }
-        garbage.drop(lock);
+        // Others went on meanwhile, and may have had this thread's result: it looks again.
+        if (hold.catch_up()) continue;
         if (!leader_) {
             leader_ = true;
-            lead(lock, ready, deadline);
+            lead(hold, ready, deadline);
             leader_ = false;
         } else {
             ++followers_;
@@ -35,14 +35,13 @@ bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline
 }
 
 // Returns when ready() or at the deadline. Called and left with the mutex held.
-void PoolCore::lead(Lock& lock, const std::function<bool()>& ready, const Deadline& deadline) {
+void PoolCore::lead(Hold& hold, const std::function<bool()>& ready, const Deadline& deadline) {
     // Relaxed on the way in: a worker that misses it calls the supervisor once too often.
     control_->attended.store(1, std::memory_order_relaxed);
-    lock.unlock();
+    hold.unlock();
     auto look = [&] {
-        Garbage garbage;
-        Lock look_lock(mutex_);
-        if (drain(garbage) && followers_ > 0) changed_.notify_all();
+        Hold hold_to_look(mutex_, *this);
+        if (drain(hold_to_look) && followers_ > 0) changed_.notify_all();
         return ready();
     };
     bool done = false;
@@ -57,10 +56,10 @@ void PoolCore::lead(Lock& lock, const std::function<bool()>& ready, const Deadli
     // SYNC(attended): pairs with Worker::ring_supervisor. What was completed before the fence is
     // found by the drain that follows in wait(); what comes later calls the supervisor.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    lock.lock();
+    hold.lock();
 }
 
-void PoolCore::wake_waiters() {
+void PoolCore::wake_waiters() noexcept {
     changed_.notify_all();
     control_->bell.notify_all();
 }
@@ -71,9 +70,8 @@ bool PoolCore::wait_done(const PoolTask& task, const Deadline& deadline) {
 
 void PoolCore::poll() {
     if (!owned_here()) return;
-    Garbage garbage;
-    Lock lock(mutex_);
-    if (drain(garbage)) wake_waiters();
+    Hold hold(mutex_, *this);
+    if (drain(hold)) hold.wake_waiters();
 }
 
 PoolTaskRef PoolCore::wait_next(Completions& sink) {

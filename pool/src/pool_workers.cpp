@@ -46,8 +46,7 @@ void PoolCore::handle_death(std::uint32_t index) {
         attempt([&]() SUPERVISOR_ONLY {
             handle_control(index);
         });  // what it said last explains its death
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     // What its tasks left running goes with it, while its zombie reserves the group's number.
     ::kill(-link.process.pid, SIGKILL);
     attempt([&] { status = sys::wait_pidfd(link.process.pidfd.get(), true); });
@@ -56,22 +55,22 @@ void PoolCore::handle_death(std::uint32_t index) {
     meters_.deaths += in_order ? 0 : 1;
     trace_worker(link, in_order ? TraceEvent::Kind::worker_left : TraceEvent::Kind::worker_died,
                  status);
-    drain(link, garbage);
-    bury(link, status, garbage);
-    refill();
-    rebalance();
-    wake_waiters();
+    drain(link, hold);
+    bury(link, status, hold);
+    refill(hold);
+    rebalance(hold);
+    hold.wake_waiters();
     control_->bell.wake_all();  // it may have been about to wake the sleeper, and taken its bit
 }
 
 // From here on nothing throws, and each of its tasks has its place.
-void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage) {
+void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Hold& hold) {
     int pid = link.process.pid;
     bool evicted = link.eviction.has_value();
-    if (evicted) finish_eviction(link, garbage);
+    if (evicted) finish_eviction(link, hold);
     // Killed while it was idle, a worker says nothing about those that follow it.
     bool idle = link.ready && link.ring().in_flight() == 0;
-    sort_tasks_of_dead(link, status, garbage);
+    sort_tasks_of_dead(link, status, hold);
     bool expected = link.stopping || evicted || ending();
     bool initialized = link.ready || !options_.initializer;
     retire(link);
@@ -85,7 +84,7 @@ void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage
                     pid, status.describe(),
                     link.boot_failure.empty() ? "look at what that does" : link.boot_failure);
             }),
-            garbage);
+            hold);
     unsigned deaths = barren_deaths_;
     if (state_ != State::broken && crash_loop())
         break_pool(broken_pool([&] {
@@ -98,11 +97,11 @@ void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Garbage& garbage
                                  "does before init()"
                                : link.boot_failure);
                    }),
-                   garbage);
+                   hold);
 }
 
 // It can be ended by no means that we have, and nobody waits for it: the pool ends without it.
-void PoolCore::give_up(WorkerLink& link, Garbage& garbage) {
+void PoolCore::give_up(WorkerLink& link, Hold& hold) {
     if (!link.alive) return;
     if (!ending())
         break_pool(broken_pool([&] {
@@ -112,12 +111,12 @@ void PoolCore::give_up(WorkerLink& link, Garbage& garbage) {
                            "it, or this process, has changed its user; end it by hand",
                            link.process.pid);
                    }),
-                   garbage);
-    bury(link, ExitStatus::lost_status(), garbage);
-    wake_waiters();
+                   hold);
+    bury(link, ExitStatus::lost_status(), hold);
+    hold.wake_waiters();
 }
 
-void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Garbage& garbage) {
+void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Hold& hold) {
     RingParent& ring = link.ring();
     // It found out itself, or left words that contradict each other.
     const WorkerWords& words = link.memory->words();
@@ -133,28 +132,27 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ga
         // R3: only the front can have been running, whatever the worker wrote elsewhere.
         bool not_begun = i != ring.consumed() || front_waits;
         if (ending())
-            fail_at_end(task, garbage);
+            fail_at_end(task, hold);
         else if (not_begun)
             push_back_to_backlog(task);
         else {
             keep_output(link, *task);
-            lose(link, task, lost_error(link, *task, status), garbage);
+            lose(link, task, lost_error(link, *task, status), hold);
         }
     }
 }
 
-void PoolCore::lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error,
-                    Garbage& garbage) {
+void PoolCore::lose(WorkerLink& link, PoolTask* task, const std::exception_ptr& error, Hold& hold) {
     note_stopped(link, *task, FailureKind::crash);
-    if (!split_if_memory(link, task, FailureKind::crash, error, garbage))
-        settle(task, FailureKind::crash, error, garbage);
+    if (!split_if_memory(link, task, FailureKind::crash, error, hold))
+        settle(task, FailureKind::crash, error, hold);
 }
 
 // If there is no memory for its parts, a chunk fails as a whole.
 bool PoolCore::split_if_memory(WorkerLink& link, PoolTask* task, FailureKind kind,
-                               const std::exception_ptr& error, Garbage& garbage) noexcept {
+                               const std::exception_ptr& error, Hold& hold) noexcept {
     try {
-        return split(link, task, kind, error, garbage);
+        return split(link, task, kind, error, hold);
     } catch (...) {
         return false;
     }
@@ -257,11 +255,11 @@ void PoolCore::respawn_due() {
     }
 }
 
-void PoolCore::break_pool(std::exception_ptr reason, Garbage& garbage) noexcept {
+void PoolCore::break_pool(std::exception_ptr reason, Hold& hold) noexcept {
     state_ = State::broken;
     broken_ = std::move(reason);
-    fail_everything([&](PoolTask* task) POOL_LOCKED { fail(task, broken_, garbage); });
-    signal_workers(SIGKILL);
+    fail_everything([&](PoolTask* task) POOL_LOCKED { fail(task, broken_, hold); });
+    signal_workers(SIGKILL, hold);
 }
 
 // Fails what waits. If the pool ends now, what is in rings fails when its worker is gone, and
@@ -276,23 +274,23 @@ void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
 }
 
 // A task that was not done when the pool was terminated, or broke.
-void PoolCore::fail_at_end(PoolTask* task, Garbage& garbage) {
+void PoolCore::fail_at_end(PoolTask* task, Hold& hold) {
     if (state_ == State::broken)
-        fail(task, broken_, garbage);
+        fail(task, broken_, hold);
     else
-        fail_cancelled(task, spare_errors().terminated, garbage);
+        fail_cancelled(task, spare_errors().terminated, hold);
 }
 
-void PoolCore::fail_cancelled(PoolTask* task, const std::exception_ptr& error, Garbage& garbage) {
+void PoolCore::fail_cancelled(PoolTask* task, const std::exception_ptr& error, Hold& hold) {
     task->cancelled_ = true;
-    fail(task, error, garbage);
+    fail(task, error, hold);
 }
 
 // The worker's process group, and the worker itself by its pidfd: it may have left its group, and a
 // child of its may be there still. (SIGTERM comes once, if it leads its group.) Where this process
 // may not signal it any more, having given up privileges, SIGKILL comes through the lifeline: the
 // kernel sends that with the rights that the worker had when it armed it.
-void PoolCore::signal_worker(WorkerLink& link, int signal) noexcept {
+void PoolCore::signal_worker(WorkerLink& link, int signal, Hold& hold) noexcept {
     if (!link.alive) return;
     // Its number, and the group's, are reserved while it is unreaped.
     int pid = link.process.pid;
@@ -303,11 +301,11 @@ void PoolCore::signal_worker(WorkerLink& link, int signal) noexcept {
     if (signal != SIGKILL || error == 0 || error == ESRCH) return;
     link.process.lifeline.reset();
     if (!link.gone_by) link.gone_by = sys::Clock::now() + kLifelineTime;
-    kick_supervisor();
+    hold.kick_supervisor();
 }
 
-void PoolCore::signal_workers(int signal) noexcept {
-    for (WorkerLink& link : links_) signal_worker(link, signal);
+void PoolCore::signal_workers(int signal, Hold& hold) noexcept {
+    for (WorkerLink& link : links_) signal_worker(link, signal, hold);
 }
 
 // --- how many there are ------------------------------------------------------------------------
@@ -318,11 +316,11 @@ bool PoolCore::wanted(const WorkerLink& link) const {
            !link.surplus;
 }
 
-void PoolCore::ask_to_stop(WorkerLink& link) {
+void PoolCore::ask_to_stop(WorkerLink& link, Hold& hold) {
     if (!link.alive || link.stopping) return;
     link.stopping = true;
     link.leave_by = later(sys::Clock::now(), options_.leave_grace);
-    kick_supervisor();  // it may sleep for longer
+    hold.kick_supervisor();  // it may sleep for longer
     RingParent& ring = link.ring();
     TaskSlot& slot = ring.next();
     slot.module = slot.serial = slot.block = slot.size = 0;
@@ -333,19 +331,19 @@ void PoolCore::ask_to_stop(WorkerLink& link) {
     ring.wake();
 }
 
-void PoolCore::ask_all_to_stop() {
-    for (WorkerLink& link : links_) ask_to_stop(link);
+void PoolCore::ask_all_to_stop(Hold& hold) {
+    for (WorkerLink& link : links_) ask_to_stop(link, hold);
 }
 
 // Finishes what it runs, and leaves.
-void PoolCore::retire_early(WorkerLink& link) {
+void PoolCore::retire_early(WorkerLink& link, Hold& hold) {
     link.retiring = true;
     take_back_from(link, link.ring().consumed() + (front_runs(link) ? 1 : 0));
-    if (link.ring().in_flight() == 0) ask_to_stop(link);
+    if (link.ring().in_flight() == 0) ask_to_stop(link, hold);
 }
 
 // One at a time: a worker that is too old, or has grown too much.
-void PoolCore::retire_old(sys::Clock::time_point now) {
+void PoolCore::retire_old(sys::Clock::time_point now, Hold& hold) {
     if (options_.max_age.count() == 0 && options_.max_memory_growth == 0) return;
     if (std::any_of(links_.begin(), links_.end(),
                     [](const WorkerLink& l) { return l.retiring || (l.alive && !l.ready); }))
@@ -360,8 +358,8 @@ void PoolCore::retire_old(sys::Clock::time_point now) {
         if (old || large) oldest = &link;
     }
     if (!oldest) return;
-    retire_early(*oldest);
-    refill();
+    retire_early(*oldest, hold);
+    refill(hold);
 }
 
 // P5. Links and their processes change in this thread only.
@@ -373,7 +371,7 @@ void PoolCore::measure_growth() {
 }
 
 // After idle_timeout all workers leave.
-void PoolCore::sleep_if_idle(sys::Clock::time_point now) {
+void PoolCore::sleep_if_idle(sys::Clock::time_point now, Hold& hold) {
     if (options_.idle_timeout.count() == 0 || asleep_ || joining_ || ending()) return;
     if (outstanding_ > 0) return idle_since_.reset();
     if (!idle_since_) idle_since_ = now;
@@ -381,31 +379,31 @@ void PoolCore::sleep_if_idle(sys::Clock::time_point now) {
     asleep_ = true;
     for (WorkerLink& link : links_) {
         link.dormant = true;
-        if (link.alive && link.ring().in_flight() == 0) ask_to_stop(link);
+        if (link.alive && link.ring().in_flight() == 0) ask_to_stop(link, hold);
     }
 }
 
-void PoolCore::wake_dormant() {
+void PoolCore::wake_dormant(Hold& hold) {
     asleep_ = false;
     idle_since_.reset();
     for (WorkerLink& link : links_) {
         link.dormant = false;
         link.respawn_at = sys::Clock::now();
     }
-    kick_supervisor();
+    hold.kick_supervisor();
 }
 
 void PoolCore::resize(unsigned workers) {
     require_owner();
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     check_accepting();
     target_ = workers;
-    kick_supervisor();
+    hold.kick_supervisor();
 }
 
 // Grows or shrinks to the number of workers that is wanted.
 void PoolCore::follow_target() {
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     std::uint32_t target = workers();
     if (keyed_.size() == target) return;
     while (links_.size() < target) {
@@ -424,10 +422,10 @@ void PoolCore::follow_target() {
     keys_moved_ = true;
     for (WorkerLink& link : links_) {
         link.surplus = link.index >= target;
-        if (link.surplus && link.alive && !link.stopping) retire_early(link);
+        if (link.surplus && link.alive && !link.stopping) retire_early(link, hold);
     }
     while (!keyed.empty()) push_back_to_backlog(keyed.pop());
-    refill();
+    refill(hold);
 }
 
 }  // namespace sidestep::detail

@@ -48,9 +48,8 @@ void PoolCore::supervise() {
         int timeout = 0;
         bool ends = false;
         attempt([&]() SUPERVISOR_ONLY {
-            Garbage garbage;
-            Lock lock(mutex_);
-            if (drain(garbage)) wake_waiters();
+            Hold hold(mutex_, *this);
+            if (drain(hold)) hold.wake_waiters();
             ends = (joining_ || state_ == State::broken) && all_gone();
             timeout = next_timeout();
         });
@@ -67,9 +66,9 @@ void PoolCore::supervise() {
         weather_trouble();
     }
     orphans_.reap_until(sys::Clock::now() + kOrphansEnd);
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     supervisor_done_ = true;
-    wake_waiters();
+    hold.wake_waiters();
 }
 
 // What lasts longer than a shortage may is no shortage.
@@ -79,8 +78,7 @@ void PoolCore::weather_trouble() noexcept {
     auto now = sys::Clock::now();
     if (!trouble_since_) trouble_since_ = now;
     if (now >= later(*trouble_since_, options_.start_patience)) {
-        Garbage garbage;
-        Lock lock(mutex_);
+        Hold hold(mutex_, *this);
         if (!ending()) {
             break_pool(broken_pool([&] {
                            return fmt::format(
@@ -88,8 +86,8 @@ void PoolCore::weather_trouble() noexcept {
                                "see what is used up, and make a new pool",
                                text_of(trouble));
                        }),
-                       garbage);
-            wake_waiters();
+                       hold);
+            hold.wake_waiters();
         }
     }
     std::this_thread::sleep_for(kTick);  // the event is there still
@@ -153,30 +151,29 @@ void PoolCore::handle_event(std::uint64_t data) {
 // has had its time; and whether the ladder to SIGKILL is due.
 void PoolCore::tick() {
     measure_growth();
-    Garbage garbage;
-    Lock lock(mutex_);
-    kill_overdue(garbage);
-    if (!ending()) enforce(garbage);
+    Hold hold(mutex_, *this);
+    kill_overdue(hold);
+    if (!ending()) enforce(hold);
     auto now = sys::Clock::now();
     trim_outputs(now);
     let_go_of_handles(now);
-    sleep_if_idle(now);
+    sleep_if_idle(now, hold);
     if (!(ticking_ || watching_) || now < next_look()) return;
     last_look_ = now;
-    if (drain(garbage)) wake_waiters();
+    if (drain(hold)) hold.wake_waiters();
     for (WorkerLink& link : links_) {
-        note_front(link);
+        note_front(link, hold);
         link.deaf = false;
         if (link.memory) link.memory->give_back_queued();
     }
-    rebalance();
+    rebalance(hold);
     // Nobody is idle, but somebody will be before the stuck ones: it is the turn of what waits
     // there, ahead of all that was submitted later.
     for (WorkerLink& link : links_)
         if (link.stuck >= kLooksToEvict && !ending())
             take_back_from(link, link.ring().published() - waiting(link));
-    refill();
-    retire_old(now);
+    refill(hold);
+    retire_old(now, hold);
     ticking_ = std::any_of(links_.begin(), links_.end(), [](WorkerLink& l) {
         return l.alive && (l.deaf || l.doubtful || l.ring().in_flight() >= 2);
     });
@@ -188,16 +185,16 @@ void PoolCore::tick() {
                     return l.memory && l.memory->owes();
                 });
     if (busy) idle_since_.reset();
-    if (!watching_) give_back_arguments(lock);
+    if (!watching_) give_back_arguments(hold);
 }
 
 // Without the mutex while pages are freed, which takes long.
-void PoolCore::give_back_arguments(Lock& lock) {
+void PoolCore::give_back_arguments(Hold& hold) {
     Arena::Free free = args_.take_free();
     if (free.has_pages()) {
-        lock.unlock();
+        hold.unlock();
         free.discard(args_segment_);
-        lock.lock();
+        hold.lock();
     }
     args_.put_back(std::move(free));
 }
@@ -210,7 +207,7 @@ void PoolCore::let_go_of_handles(sys::Clock::time_point now) {
         if (link.alive) link.given.take_back(link.process.control.get());
 }
 
-void PoolCore::note_front(WorkerLink& link) {
+void PoolCore::note_front(WorkerLink& link, Hold& hold) {
     if (!link.alive) return;
     bool busy = link.ring().in_flight() > 0;
     std::uint64_t front = busy ? link.ring().consumed() : WorkerLink::kNoFront;
@@ -219,7 +216,7 @@ void PoolCore::note_front(WorkerLink& link) {
     link.last_front = front;
     // Twice, since it writes one of them after the other.
     bool doubtful = !link.corrupt && contradicts_itself(link);
-    if (doubtful && ((link.doubtful && same) || !link.ring().is_sound())) condemn(link);
+    if (doubtful && ((link.doubtful && same) || !link.ring().is_sound())) condemn(link, hold);
     link.doubtful = doubtful;
 }
 
@@ -245,21 +242,21 @@ void PoolCore::kick_supervisor() noexcept {
     (void)!::write(supervisor_bell_.get(), &one, sizeof one);  // ours alone: it never waits
 }
 
-void PoolCore::kill_overdue(Garbage& garbage) {
+void PoolCore::kill_overdue(Hold& hold) {
     auto now = sys::Clock::now();
     auto is_due = [&](sys::Deadline& deadline) {
         if (!deadline || now < *deadline) return false;
         deadline.reset();
         return true;
     };
-    if (is_due(kill_at_)) signal_workers(SIGKILL);
+    if (is_due(kill_at_)) signal_workers(SIGKILL, hold);
     for (WorkerLink& link : links_) {
-        if (is_due(link.leave_by)) signal_worker(link, SIGKILL);
+        if (is_due(link.leave_by)) signal_worker(link, SIGKILL, hold);
         if (is_due(link.cut_off_at) && lives_on(link)) {
-            retire_early(link);
-            refill();
+            retire_early(link, hold);
+            refill(hold);
         }
-        if (is_due(link.gone_by)) give_up(link, garbage);
+        if (is_due(link.gone_by)) give_up(link, hold);
     }
 }
 
@@ -287,16 +284,15 @@ void PoolCore::throw_interrupted() {
 
 void PoolCore::terminate() {
     require_owner();
-    Garbage garbage;
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     if (state_ == State::terminating || state_ == State::broken) return;
     state_ = State::terminating;
     fail_everything([&](PoolTask* task)
-                        POOL_LOCKED { fail_cancelled(task, spare_errors().terminated, garbage); });
-    signal_workers(SIGTERM);
+                        POOL_LOCKED { fail_cancelled(task, spare_errors().terminated, hold); });
+    signal_workers(SIGTERM, hold);
     kill_at_ = sys::Clock::now() + kTerminateGrace;
-    kick_supervisor();
-    wake_waiters();
+    hold.kick_supervisor();
+    hold.wake_waiters();
 }
 
 // What join() does, without the thread that is running exit(3): that thread's callback, map or
@@ -304,9 +300,9 @@ void PoolCore::terminate() {
 void PoolCore::end_with_process() noexcept {
     terminate();
     {
-        Lock lock(mutex_);
+        Hold hold(mutex_, *this);
         joining_ = true;
-        kick_supervisor();
+        hold.kick_supervisor();
     }
     (void)wait([this]() POOL_LOCKED { return supervisor_done_; },
                sys::Clock::now() + 2 * kTerminateGrace);
@@ -342,9 +338,9 @@ void PoolCore::join() {
     };
     wait(nothing_left, {});
     {
-        Lock lock(mutex_);
-        if (state_ == State::closed) ask_all_to_stop();
-        kick_supervisor();
+        Hold hold(mutex_, *this);
+        if (state_ == State::closed) ask_all_to_stop(hold);
+        hold.kick_supervisor();
     }
     wait([this]() POOL_LOCKED { return supervisor_done_; }, {});
     if (supervisor_.joinable()) supervisor_.join();

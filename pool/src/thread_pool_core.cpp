@@ -160,15 +160,15 @@ void ThreadPoolCore::end_map() {
 }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {
-    struct Hold {
-        explicit Hold(const std::shared_ptr<ThreadPoolCore>& held) : core(held), here(*held) {
+    struct OpenMap {
+        explicit OpenMap(const std::shared_ptr<ThreadPoolCore>& held) : core(held), here(*held) {
             core->begin_map();
         }
-        ~Hold() { core->end_map(); }
+        ~OpenMap() { core->end_map(); }
         const std::shared_ptr<ThreadPoolCore> core;
         const InPool here;
     };
-    return std::make_shared<Hold>(core);
+    return std::make_shared<OpenMap>(core);
 }
 
 // Throws std::system_error if the system gives none.

@@ -8,7 +8,7 @@
 namespace sidestep::inline v0::detail {
 
 class PoolCore;
-class Garbage;
+class Hold;
 class TaskList;
 class WorkerMemory;
 class PoolTask;
@@ -123,7 +123,7 @@ class PoolTask final : public TaskState {
 
   private:
     friend class PoolCore;
-    friend class Garbage;
+    friend class Hold;
     friend class TaskList;
     friend class Completions;
 
@@ -198,7 +198,7 @@ class PoolTask final : public TaskState {
     Completions* sink_ = nullptr;
     PoolTask* next_ = nullptr;  // in a TaskList, then in the sink
     PoolTask* previous_ = nullptr;
-    PoolTask* garbage_ = nullptr;  // completed, its reference to be dropped
+    PoolTask* next_dropped_ = nullptr;  // completed, its reference to be dropped (Hold)
     Arguments arguments_;
     TaskDescriptors descriptors_;
     alignas(16) std::byte bytes_[kInline];  // inline arguments, then the inline result
