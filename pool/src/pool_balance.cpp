@@ -77,7 +77,7 @@ const std::vector<bool>& PoolCore::held_keys() {
 // Gives what waits behind others to workers that have nothing to do, the oldest first: a task may
 // wait for one that was submitted before it, and that would stay behind a task that runs for ever.
 void PoolCore::rebalance(Hold& hold) {
-    for (std::size_t i = 0; i < links_.size() && backlog_.empty() && !ending(); ++i) {
+    for (std::size_t i = 0; i < links_.size() && backlog_.empty() && !life_.ending(); ++i) {
         auto idle = static_cast<std::uint64_t>(std::count_if(
             links_.begin(), links_.end(), [&](auto& l) POOL_LOCKED { return is_idle(l); }));
         WorkerLink* source = idle > 0 ? oldest_queue() : nullptr;

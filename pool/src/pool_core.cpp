@@ -88,52 +88,31 @@ void PoolCore::require_owner() const {
 bool PoolCore::accepting() {
     if (!owned_here()) return false;
     Lock lock(mutex_);
-    return state_ == State::running;
+    return life_.running();
 }
 
 void PoolCore::check_open() {
     require_owner();
     Lock lock(mutex_);
-    check_accepting();
+    life_.require_accepting();
 }
 
 void PoolCore::begin_map() {
     require_owner();
     Lock lock(mutex_);
-    ++maps_;
+    life_.begin_map();
 }
 
 void PoolCore::end_map() {
     if (!owned_here()) return;
     Hold hold(mutex_, *this);
-    if (--maps_ == 0 && state_ != State::running) hold.wake_waiters();
-}
-
-// begun: a stream that was made before close().
-void PoolCore::check_accepting(bool begun) const {
-    if (interrupted_ && state_ != State::broken) throw_interrupted();
-    switch (state_) {
-        case State::running:
-            return;
-        case State::broken:
-            std::rethrow_exception(broken_);
-        case State::closed:
-            if (begun && waiting_cancelled_)
-                throw CancelledError(
-                    "the map was cancelled: its pool was shut down before all of "
-                    "its items had begun");
-            if (begun && !joining_) return;
-            throw std::logic_error("the pool is closed: it takes no tasks after close()");
-        case State::terminating:
-            if (begun) throw CancelledError("the item was cancelled: its pool was terminated");
-            throw std::logic_error("the pool is terminated: it takes no tasks after terminate()");
-    }
+    if (life_.end_map() && !life_.running()) hold.wake_waiters();
 }
 
 void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     require_owner();
     Hold hold(mutex_, *this);
-    check_accepting(begun);
+    life_.require_accepting(begun);
     if (task->options_ && task->options_->retry.when) judges_.start();
     task->serial_ = next_serial_++;
     note_submit(*task);

@@ -39,6 +39,7 @@
 #include "fork_marker.hpp"
 #include "lanes/worker_link.hpp"
 #include "launch.hpp"
+#include "life/lifecycle.hpp"
 #include "orphans.hpp"
 #include "output_capture.hpp"
 #include "pool_meters.hpp"
@@ -126,7 +127,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void abandon();  // in a forked child: leave the parent's threads and processes alone
 
   private:
-    enum class State { running, closed, terminating, broken };
     using Lock = PoolLock;
 
     // Dispatcher (pool_core.cpp). All with the mutex held.
@@ -160,12 +160,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void note_duration(std::uint64_t ns) POOL_LOCKED;
     void complete(PoolTask* task, Hold& hold) POOL_LOCKED;
     void fail(PoolTask* task, std::exception_ptr error, Hold& hold) POOL_LOCKED;
-    void check_accepting(bool begun = false) const POOL_LOCKED;
-    [[noreturn]] static void throw_interrupted();
     void require_owner() const;
-    bool ending() const POOL_LOCKED {
-        return state_ == State::terminating || state_ == State::broken;
-    }
 
     // Captured output (pool_output.cpp). With the mutex held.
     bool captures_output() const { return options_.output == Output::capture; }
@@ -346,10 +341,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     PoolCondition changed_;                      // followers sleep here
     std::deque<WorkerLink> links_ POOL_GUARDED;  // grows in the supervisor's thread only
     Arena args_ POOL_GUARDED;
-    State state_ POOL_GUARDED = State::running;
-    std::exception_ptr broken_ POOL_GUARDED;  // a BrokenPool: why it is
-    bool interrupted_ POOL_GUARDED = false;
-    bool waiting_cancelled_ POOL_GUARDED = false;  // maps that were begun go on no more
+    Lifecycle life_ POOL_GUARDED;
     TaskList backlog_ POOL_GUARDED;
     bool prioritized_ POOL_GUARDED = false;     // a task had a priority
     std::vector<TaskList> keyed_ POOL_GUARDED;  // by worker: tasks with a key
@@ -381,8 +373,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     sys::Clock::time_point let_go_at_ POOL_GUARDED{};
     sys::Clock::time_point trim_at_ POOL_GUARDED{};
     std::chrono::nanoseconds trim_pause_ POOL_GUARDED{0};
-    bool joining_ POOL_GUARDED = false;
-    unsigned maps_ POOL_GUARDED = 0;  // that are collected
     // In a row, of workers that began nothing, with no task ending in between.
     unsigned barren_deaths_ POOL_GUARDED = 0;
     std::uint64_t completed_at_death_ POOL_GUARDED = 0;

@@ -34,7 +34,7 @@ sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanosecond
 
 // Before this failure is counted; Retry::when has not been asked yet.
 bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
-    if (!task.options_ || ending() || interrupted_) return false;
+    if (!task.options_ || !life_.allows_retries()) return false;
     const Retry& retry = task.options_->retry;
     if (task.attempts_ + 1u >= retry.max_attempts) return false;
     if (kind == FailureKind::cancelled) return false;
@@ -111,7 +111,7 @@ void PoolCore::ask_retry_filter(PoolTask& task, const std::exception_ptr& error)
     bool again = wants_retry(task.options_->retry, error);
     Hold hold(mutex_, *this);
     if (judged_.erase(&task) == 0) return;  // it is done meanwhile
-    if (again && !ending() && !interrupted_) {
+    if (again && life_.allows_retries()) {
         run_again(&task, hold);
         refill(hold);
     } else {
@@ -200,7 +200,7 @@ void PoolCore::finish_eviction(WorkerLink& link, Hold& hold) {
     if (eviction.arguments) args_.free(eviction.arguments);
     if (eviction.kept) hold.drop_later(std::move(eviction.kept));
     if (!eviction.task) return;
-    if (ending())
+    if (life_.ending())
         fail_at_end(eviction.task, hold);
     else
         settle(eviction.task, eviction.kind, std::move(eviction.error), hold);
@@ -355,7 +355,7 @@ void PoolCore::enforce_memory_limits() {
 // again.
 void PoolCore::enforce_memory_limit(WorkerLink& link, std::uint64_t serial, std::size_t used,
                                     Hold& hold) {
-    if (ending() || !front_runs(link)) return;
+    if (life_.ending() || !front_runs(link)) return;
     PoolTask* task = link.shadow[link.ring().position(link.ring().consumed())];
     if (!task || task->serial_ != serial || !task->options_) return;
     auto error = made_or(spare_errors().out_of_memory, [&] {
@@ -428,7 +428,7 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
     Hold hold(mutex_, *this);
     if (drain(hold)) hold.wake_waiters();
     if (task.place_ == PoolTask::Place::done) return task.cancelled_;
-    if (task.place_ == PoolTask::Place::new_ || ending()) return false;
+    if (task.place_ == PoolTask::Place::new_ || life_.ending()) return false;
     const std::exception_ptr& error = spare_errors().cancelled;
     // A worker goes on meanwhile: at the third look at the latest the task is not where it was, or
     // runs, or its worker is dead and the supervisor is to sort what that had.
@@ -455,7 +455,7 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
 void PoolCore::cancel_waiting() {
     require_owner();
     Hold hold(mutex_, *this);
-    waiting_cancelled_ = true;
+    life_.cancel_maps();
     drain(hold);
     for (WorkerLink& link : links_)
         if (link.alive && !link.stopping) take_back_from(link, link.ring().consumed());

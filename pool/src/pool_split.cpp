@@ -15,7 +15,7 @@ void PoolCore::submit_again(const PoolTaskRef& task) {
     require_owner();
     Hold hold(mutex_, *this);
     add_part(task);
-    if (ending() || joining_ || interrupted_)
+    if (!life_.allows_retries() || life_.sealed())
         return fail_cancelled(task.get(), spare_errors().ended, hold);
     if (!links_.empty()) {
         run_again(task.get(), hold);
@@ -106,7 +106,7 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
     task->split_ = std::move(split);
     complete(task, hold);
     if (again) settle(again.get(), kind, error, hold);
-    if (rest && interrupted_)
+    if (rest && life_.interrupted())
         fail_cancelled(rest.get(), spare_errors().interrupted, hold);
     else if (rest)
         push_back_to_backlog(rest.get());

@@ -246,9 +246,9 @@ void PoolCore::adopt(WorkerLink& link, Started started, Hold& hold) {
     nobody_since_.reset();
     trace_worker(link, TraceEvent::Kind::worker_started);
     // The pool may have begun to end while the worker was being started, without the mutex.
-    if (ending())
+    if (life_.ending())
         signal_worker(link, SIGKILL, hold);
-    else if (joining_)
+    else if (life_.sealed())
         ask_all_to_stop(hold);
     else
         refill(hold);
@@ -274,7 +274,7 @@ void PoolCore::note_failed_launch(WorkerLink& link, const std::exception_ptr& er
         nobody_since_ = now;
     bool over = what ? nobody_since_ && now >= later(*nobody_since_, options_.start_patience)
                      : crash_loop();
-    if (!over || ending()) return;
+    if (!over || life_.ending()) return;
     auto alone = nobody_since_ ? now - *nobody_since_ : sys::Clock::duration(0);
     break_pool(broken_pool([&]() -> std::string {
                    if (!what)
@@ -321,7 +321,7 @@ void PoolCore::distrust(WorkerLink& link) {
 }
 
 bool PoolCore::lives_on(const WorkerLink& link) const {
-    return link.alive && link.ready && !link.stopping && !link.corrupt && !ending();
+    return link.alive && link.ready && !link.stopping && !link.corrupt && !life_.ending();
 }
 
 // It is dying, and its death comes by the pidfd; or a task closed all descriptors, and the worker

@@ -71,7 +71,7 @@ void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Hold& hold) {
     // Killed while it was idle, a worker says nothing about those that follow it.
     bool idle = link.ready && link.ring().in_flight() == 0;
     sort_tasks_of_dead(link, status, hold);
-    bool expected = link.stopping || evicted || ending();
+    bool expected = link.stopping || evicted || life_.ending();
     bool initialized = link.ready || !options_.initializer;
     retire(link);
     if (!expected && !idle) note_barren_death(link);
@@ -86,7 +86,7 @@ void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Hold& hold) {
             }),
             hold);
     unsigned deaths = barren_deaths_;
-    if (state_ != State::broken && crash_loop())
+    if (!life_.broken() && crash_loop())
         break_pool(broken_pool([&] {
                        return fmt::format(
                            "the pool is broken: {} workers in a row died without beginning "
@@ -103,7 +103,7 @@ void PoolCore::bury(WorkerLink& link, const ExitStatus& status, Hold& hold) {
 // It can be ended by no means that we have, and nobody waits for it: the pool ends without it.
 void PoolCore::give_up(WorkerLink& link, Hold& hold) {
     if (!link.alive) return;
-    if (!ending())
+    if (!life_.ending())
         break_pool(broken_pool([&] {
                        return fmt::format(
                            "the pool is broken: worker {} is to end, and cannot be signalled "
@@ -131,7 +131,7 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ho
         if (!task) continue;  // the request to stop
         // R3: only the front can have been running, whatever the worker wrote elsewhere.
         bool not_begun = i != ring.consumed() || front_waits;
-        if (ending())
+        if (life_.ending())
             fail_at_end(task, hold);
         else if (not_begun)
             push_back_to_backlog(task);
@@ -256,9 +256,8 @@ void PoolCore::respawn_due() {
 }
 
 void PoolCore::break_pool(std::exception_ptr reason, Hold& hold) noexcept {
-    state_ = State::broken;
-    broken_ = std::move(reason);
-    fail_everything([&](PoolTask* task) POOL_LOCKED { fail(task, broken_, hold); });
+    life_.break_down(std::move(reason));
+    fail_everything([&](PoolTask* task) POOL_LOCKED { fail(task, life_.why_broken(), hold); });
     signal_workers(SIGKILL, hold);
 }
 
@@ -269,14 +268,14 @@ void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
     for (TaskList& list : keyed_)
         while (!list.empty()) fail_it(list.pop());
     for (const auto& [due, task] : std::exchange(delayed_, {})) fail_it(task);
-    if (!ending()) return;
+    if (!life_.ending()) return;
     for (PoolTask* task : std::exchange(judged_, {})) fail_it(task);
 }
 
 // A task that was not done when the pool was terminated, or broke.
 void PoolCore::fail_at_end(PoolTask* task, Hold& hold) {
-    if (state_ == State::broken)
-        fail(task, broken_, hold);
+    if (life_.broken())
+        fail(task, life_.why_broken(), hold);
     else
         fail_cancelled(task, spare_errors().terminated, hold);
 }
@@ -312,8 +311,7 @@ void PoolCore::signal_workers(int signal, Hold& hold) noexcept {
 
 // It is to run, if it does not.
 bool PoolCore::wanted(const WorkerLink& link) const {
-    return (state_ == State::running || state_ == State::closed) && !joining_ && !link.dormant &&
-           !link.surplus;
+    return !life_.ending() && !life_.sealed() && !link.dormant && !link.surplus;
 }
 
 void PoolCore::ask_to_stop(WorkerLink& link, Hold& hold) {
@@ -372,7 +370,8 @@ void PoolCore::measure_growth() {
 
 // After idle_timeout all workers leave.
 void PoolCore::sleep_if_idle(sys::Clock::time_point now, Hold& hold) {
-    if (options_.idle_timeout.count() == 0 || asleep_ || joining_ || ending()) return;
+    if (options_.idle_timeout.count() == 0 || asleep_) return;
+    if (life_.sealed() || life_.ending()) return;
     if (outstanding_ > 0) return idle_since_.reset();
     if (!idle_since_) idle_since_ = now;
     if (now < later(*idle_since_, options_.idle_timeout)) return;
@@ -396,7 +395,7 @@ void PoolCore::wake_dormant(Hold& hold) {
 void PoolCore::resize(unsigned workers) {
     require_owner();
     Hold hold(mutex_, *this);
-    check_accepting();
+    life_.require_accepting();
     target_ = workers;
     hold.kick_supervisor();
 }

@@ -50,7 +50,7 @@ void PoolCore::supervise() {
         attempt([&]() SUPERVISOR_ONLY {
             Hold hold(mutex_, *this);
             if (drain(hold)) hold.wake_waiters();
-            ends = (joining_ || state_ == State::broken) && all_gone();
+            ends = (life_.sealed() || life_.broken()) && all_gone();
             timeout = next_timeout();
         });
         if (ends) break;
@@ -79,7 +79,7 @@ void PoolCore::weather_trouble() noexcept {
     if (!trouble_since_) trouble_since_ = now;
     if (now >= later(*trouble_since_, options_.start_patience)) {
         Hold hold(mutex_, *this);
-        if (!ending()) {
+        if (!life_.ending()) {
             break_pool(broken_pool([&] {
                            return fmt::format(
                                "the pool is broken: its supervisor has failed again and again: {}; "
@@ -153,7 +153,7 @@ void PoolCore::tick() {
     measure_growth();
     Hold hold(mutex_, *this);
     kill_overdue(hold);
-    if (!ending()) enforce(hold);
+    if (!life_.ending()) enforce(hold);
     auto now = sys::Clock::now();
     trim_outputs(now);
     let_go_of_handles(now);
@@ -170,7 +170,7 @@ void PoolCore::tick() {
     // Nobody is idle, but somebody will be before the stuck ones: it is the turn of what waits
     // there, ahead of all that was submitted later.
     for (WorkerLink& link : links_)
-        if (link.stuck >= kLooksToEvict && !ending())
+        if (link.stuck >= kLooksToEvict && !life_.ending())
             take_back_from(link, link.ring().published() - waiting(link));
     refill(hold);
     retire_old(now, hold);
@@ -263,30 +263,22 @@ void PoolCore::kill_overdue(Hold& hold) {
 void PoolCore::close() {
     require_owner();
     Lock lock(mutex_);
-    if (state_ == State::running) state_ = State::closed;
+    life_.close();
 }
 
 void PoolCore::interrupt() {
     require_owner();
     {
         Lock lock(mutex_);
-        if (ending()) return;
-        state_ = State::closed;
-        interrupted_ = true;
+        if (!life_.interrupt()) return;
     }
     cancel_waiting();
-}
-
-void PoolCore::throw_interrupted() {
-    throw CancelledError(
-        "the pool was interrupted (SIGINT): it finishes what runs, and takes no tasks any more");
 }
 
 void PoolCore::terminate() {
     require_owner();
     Hold hold(mutex_, *this);
-    if (state_ == State::terminating || state_ == State::broken) return;
-    state_ = State::terminating;
+    if (!life_.terminate()) return;
     fail_everything([&](PoolTask* task)
                         POOL_LOCKED { fail_cancelled(task, spare_errors().terminated, hold); });
     signal_workers(SIGTERM, hold);
@@ -301,7 +293,7 @@ void PoolCore::end_with_process() noexcept {
     terminate();
     {
         Hold hold(mutex_, *this);
-        joining_ = true;
+        life_.seal();
         hold.kick_supervisor();
     }
     (void)wait([this]() POOL_LOCKED { return supervisor_done_; },
@@ -312,7 +304,7 @@ void PoolCore::run_in_background(std::function<void()> work) {
     require_owner();
     {
         Lock lock(mutex_);
-        check_accepting();
+        life_.require_accepting();
     }
     background_.start("sidestep-map", std::move(work));
 }
@@ -321,7 +313,7 @@ void PoolCore::join() {
     require_owner();
     {
         Lock lock(mutex_);
-        if (state_ == State::running)
+        if (life_.running())
             throw std::logic_error("join() before close() or terminate(): it would wait for ever");
     }
     if (in_own_thread())
@@ -332,14 +324,14 @@ void PoolCore::join() {
     background_.join();                      // what they wait for is done, or fails
     // In one step with the look: a stream may submit at any time.
     auto nothing_left = [this]() POOL_LOCKED {
-        if (outstanding_ > 0 || (maps_ > 0 && !ending())) return false;
-        joining_ = true;
+        if (outstanding_ > 0 || life_.waits_for_maps()) return false;
+        life_.seal();
         return true;
     };
     wait(nothing_left, {});
     {
         Hold hold(mutex_, *this);
-        if (state_ == State::closed) ask_all_to_stop(hold);
+        if (life_.closed()) ask_all_to_stop(hold);
         hold.kick_supervisor();
     }
     wait([this]() POOL_LOCKED { return supervisor_done_; }, {});

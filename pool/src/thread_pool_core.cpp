@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <new>
 #include <stdexcept>
@@ -65,23 +66,10 @@ void ThreadPoolCore::require_owner() const {
             "a pool of its own here");
 }
 
-// begun: a stream that was made before close().
-void ThreadPoolCore::check_accepting(bool begun) const {
-    if (broken_) std::rethrow_exception(broken_);
-    if (interrupted_)
-        throw CancelledError(
-            "the pool was interrupted (SIGINT): it finishes what runs, and takes no tasks any "
-            "more");
-    if (terminated_ && begun)
-        throw CancelledError("the item was cancelled: its pool was terminated");
-    if (closed_ && (ended_ || !begun))
-        throw std::logic_error("the pool is closed: it takes no tasks after close()");
-}
-
 void ThreadPoolCore::check_open() {
     require_owner();
     Lock lock(mutex_);
-    check_accepting(false);
+    life_.require_accepting();
 }
 
 void refuse_retries(const Retry& retry) {
@@ -99,7 +87,7 @@ void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* o
     if (!job->runs_again()) refuse_retries(job->options.retry);
     require_owner();
     Lock lock(mutex_);
-    check_accepting(begun);
+    life_.require_accepting(begun);
     job->task().belong_to(pid_);
     job->number = next_number_;
     job->submitted_at = sys::Clock::now();
@@ -149,13 +137,13 @@ ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
 void ThreadPoolCore::begin_map() {
     require_owner();
     Lock lock(mutex_);
-    ++maps_;
+    life_.begin_map();
 }
 
 void ThreadPoolCore::end_map() {
     if (!owned_here()) return;
     Lock lock(mutex_);
-    --maps_;
+    (void)life_.end_map();
     quiet_.notify_all();
 }
 
@@ -223,8 +211,8 @@ bool ThreadPoolCore::initialize(unsigned index) {
 void ThreadPoolCore::break_pool(std::exception_ptr reason) noexcept {
     {
         Lock lock(mutex_);
-        if (!broken_) broken_ = std::move(reason);  // the first one's
-        reason = broken_;
+        if (!life_.broken()) life_.break_down(std::move(reason));  // the first one's
+        reason = life_.why_broken();
     }
     fail_waiting(reason);
     changed_.notify_all();
@@ -277,7 +265,7 @@ ThreadPoolCore::Entry ThreadPoolCore::take(unsigned index) {
             extra_running_ += is_extra(index);
             return entry;
         }
-        if (ended_ || broken_) return {};
+        if (life_.sealed() || life_.broken()) return {};
         ++idle_;
         changed_.wait(mutex_);
         --idle_;
@@ -314,10 +302,15 @@ void ThreadPoolCore::run_attempts(Entry& entry, unsigned index) {
         } catch (...) {
             pass_on_forced_unwind();
             std::exception_ptr error = std::current_exception();
-            again = !interrupted_ && retry_here(job.options.retry, job.attempt, error);
+            again = !was_interrupted() && retry_here(job.options.retry, job.attempt, error);
             if (!again) job.task().try_fail(error);
         }
     }
+}
+
+bool ThreadPoolCore::was_interrupted() {
+    Lock lock(mutex_);
+    return life_.interrupted();
 }
 
 void ThreadPoolCore::end_job(Entry& entry, unsigned index) noexcept {
@@ -378,7 +371,7 @@ void ThreadPoolCore::run_in_background(std::function<void()> work) {
 void ThreadPoolCore::close() {
     require_owner();
     Lock lock(mutex_);
-    closed_ = true;
+    life_.close();
 }
 
 // With this error; null: they are cancelled. Their callbacks run here, and join() in another thread
@@ -410,8 +403,11 @@ void ThreadPoolCore::cancel_waiting() {
 }
 
 void ThreadPoolCore::interrupt() {
-    close();
-    interrupted_ = true;
+    require_owner();
+    {
+        Lock lock(mutex_);
+        (void)life_.interrupt();
+    }
     cancel_waiting();
 }
 
@@ -419,7 +415,7 @@ void ThreadPoolCore::terminate() {
     require_owner();
     {
         Lock lock(mutex_);
-        closed_ = terminated_ = true;
+        (void)life_.terminate();
         quiet_.notify_all();
     }
     cancel_waiting();
@@ -446,7 +442,7 @@ void ThreadPoolCore::join() {
     require_owner();
     {
         Lock lock(mutex_);
-        if (!closed_)
+        if (life_.running())
             throw std::logic_error("join() before close() or terminate(): it would wait for ever");
     }
     if (in_own_thread())
@@ -457,9 +453,8 @@ void ThreadPoolCore::join() {
     background_.join();
     {
         Lock lock(mutex_);
-        auto maps_end = [this]() POOL_LOCKED { return maps_ == 0 || terminated_ || broken_; };
-        while (unfinished_ > 0 || !maps_end()) quiet_.wait(mutex_);
-        ended_ = true;
+        while (unfinished_ > 0 || life_.waits_for_maps()) quiet_.wait(mutex_);
+        life_.seal();
         changed_.notify_all();
     }
     for (;;) {  // a thread that waits may start another one

@@ -3,7 +3,6 @@
 
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -22,6 +21,7 @@
 #include <sidestep/thread_pool.hpp>
 
 #include "fork_marker.hpp"
+#include "life/lifecycle.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
 #include "task_names.hpp"
@@ -88,7 +88,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
   private:
     using Lock = PoolLock;
 
-    void check_accepting(bool begun) const POOL_LOCKED;
+    bool was_interrupted() POOL_UNLOCKED;
     Entry prepare(std::unique_ptr<ThreadJob> job) POOL_LOCKED;
     void start_thread() POOL_LOCKED;
     void start_timer() POOL_LOCKED;
@@ -121,7 +121,6 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     BackgroundThreads background_;
     TaskNames names_;  // types: guarded by mutex_
     Tracing trace_;
-    std::atomic<bool> interrupted_{false};
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
     std::mutex joining_;                    // before mutex_
     PoolMutex mutex_;
@@ -129,6 +128,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     PoolCondition changed_;  // a job came, or may be run, or the end
     PoolCondition timed_;    // for the timer
     PoolCondition quiet_;    // for join(): perhaps nothing is left
+    Lifecycle life_ POOL_GUARDED;
     Jobs waiting_ POOL_GUARDED;
     std::map<unsigned, Jobs> keyed_ POOL_GUARDED;  // by thread: each has one
     Deadlines deadlines_ POOL_GUARDED;
@@ -139,14 +139,9 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     unsigned in_wait_ POOL_GUARDED = 0;
     unsigned extra_running_ POOL_GUARDED = 0;    // see may_run()
     std::uint64_t unfinished_ POOL_GUARDED = 0;  // jobs
-    unsigned maps_ POOL_GUARDED = 0;             // that are collected
     std::uint64_t next_number_ POOL_GUARDED = 1;
     PoolStats noted_ POOL_GUARDED;  // of the tasks that ended, and of the threads that ran them
-    bool closed_ POOL_GUARDED = false;
-    bool terminated_ POOL_GUARDED = false;
-    bool ended_ POOL_GUARDED = false;  // nothing is left, and nothing more is taken
     bool timer_ends_ POOL_GUARDED = false;
-    std::exception_ptr broken_ POOL_GUARDED;  // a BrokenPool: why it is
 };
 
 }  // namespace sidestep::detail
