@@ -51,6 +51,8 @@ PoolCore::PoolCore(const PoolOptions& options)
       control_(new (control_segment_.data()) ControlPage),
       supervisor_bell_(sys::make_eventfd()),
       target_(*options.processes),
+      wait_room_(mutex_, *this, *control_, spin_,
+                 [this](Hold& hold) POOL_LOCKED { return drain(hold); }),
       links_(*options.processes),
       args_(args_segment_),
       keyed_(*options.processes),
@@ -131,7 +133,7 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     bool looks = task_ns_ >= WorkerMeter::kTinyTaskNs || task->serial_ % kTinyTasksForOneLook == 0;
     if (looks && drain(links_[hot_], hold)) {
         refill(hold);
-        if (followers_ > 0 || leader_) hold.wake_waiters();
+        if (!wait_room_.is_empty()) hold.wake_waiters();
     }
 }
 

@@ -19,7 +19,6 @@
 //    nor is /proc read about a worker: it decides how long that takes.
 #pragma once
 
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <map>
@@ -36,6 +35,7 @@
 
 #include "arena.hpp"
 #include "crash_stack.hpp"
+#include "dispatch/wait_room.hpp"
 #include "fork_marker.hpp"
 #include "lanes/worker_link.hpp"
 #include "launch.hpp"
@@ -224,7 +224,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void read_memory(PoolStats& stats) POOL_UNLOCKED;
 
     // Waiting (pool_wait.cpp).
-    void lead(Hold& hold, const std::function<bool()>& ready, const Deadline& deadline) POOL_LOCKED;
     void wake_waiters() noexcept override;
 
     // Life and death (supervisor.cpp, pool_workers.cpp). On the supervisor's thread unless said
@@ -337,8 +336,8 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
 
     std::mutex joining_one_;  // before mutex_: the turn of whoever is in join()
     mutable PoolMutex mutex_;
+    WaitRoom wait_room_;
     // Guarded by mutex_.
-    PoolCondition changed_;                      // followers sleep here
     std::deque<WorkerLink> links_ POOL_GUARDED;  // grows in the supervisor's thread only
     Arena args_ POOL_GUARDED;
     Lifecycle life_ POOL_GUARDED;
@@ -359,10 +358,8 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     std::uint64_t next_serial_ POOL_GUARDED = 1;
     std::uint64_t outstanding_ POOL_GUARDED = 0;  // submitted, not done
     std::uint64_t completed_ POOL_GUARDED = 0;
-    std::uint64_t task_ns_ POOL_GUARDED;  // moving average of a task's duration
-    std::uint32_t hot_ POOL_GUARDED = 0;  // the link that was used last
-    bool leader_ POOL_GUARDED = false;
-    unsigned followers_ POOL_GUARDED = 0;
+    std::uint64_t task_ns_ POOL_GUARDED;    // moving average of a task's duration
+    std::uint32_t hot_ POOL_GUARDED = 0;    // the link that was used last
     bool ticking_ POOL_GUARDED = false;     // the supervisor looks for stuck tasks every kTick,
     bool watching_ POOL_GUARDED = false;    //   or every kHeartbeat,
     unsigned idle_looks_ POOL_GUARDED = 0;  //   until so many have seen nothing to do

@@ -1,68 +1,15 @@
-// Waiting for results: the first thread that waits leads, that is it looks at the rings by itself,
-// spinning and then sleeping on the pool's bell; the others sleep until it has something for them.
-// (Leader/followers: Schmidt et al., "Leader/Followers", PLoP 2000.)
-#include <algorithm>
+// Who asks for results, and how what became of a task gets to them.
+#include <utility>
 
 #include "pool_core.hpp"
-#include "spin.hpp"
 
 namespace sidestep::inline v0::detail {
 
 bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline) {
-    if (!owned_here()) return ready();
-    Hold hold(mutex_, *this);
-    for (;;) {
-        if (drain(hold) && (leader_ || followers_ > 0)) hold.wake_waiters();
-        bool is_ready = ready();
-        if (is_ready || (deadline && sys::Clock::now() >= *deadline)) {
-            // Whoever leaves sees to it that somebody leads, also if it was about to lead itself.
-            if (!leader_ && followers_ > 0) changed_.notify_one();
-            return is_ready;
-        }
-        // Others went on meanwhile, and may have had this thread's result: it looks again.
-        if (hold.catch_up()) continue;
-        if (!leader_) {
-            leader_ = true;
-            lead(hold, ready, deadline);
-            leader_ = false;
-        } else {
-            ++followers_;
-            auto cap = sys::Clock::now() + kLongestSleep;
-            changed_.wait_until(mutex_, deadline ? std::min(*deadline, cap) : cap);
-            --followers_;
-        }
-    }
+    return owned_here() ? wait_room_.wait(ready, deadline) : ready();
 }
 
-// Returns when ready() or at the deadline. Called and left with the mutex held.
-void PoolCore::lead(Hold& hold, const std::function<bool()>& ready, const Deadline& deadline) {
-    // Relaxed on the way in: a worker that misses it calls the supervisor once too often.
-    control_->attended.store(1, std::memory_order_relaxed);
-    hold.unlock();
-    auto look = [&] {
-        Hold hold_to_look(mutex_, *this);
-        if (drain(hold_to_look) && followers_ > 0) changed_.notify_all();
-        return ready();
-    };
-    bool done = false;
-    while (!done && !(deadline && sys::Clock::now() >= *deadline)) {
-        if (spin_until(spin_.budget(*control_), look)) break;
-        EventCount::Key key = control_->bell.prepare(0);
-        done = look();
-        if (!done) control_->bell.wait(key, deadline);
-        control_->bell.cancel(0);
-    }
-    control_->attended.store(0, std::memory_order_relaxed);
-    // SYNC(attended): pairs with Worker::ring_supervisor. What was completed before the fence is
-    // found by the drain that follows in wait(); what comes later calls the supervisor.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    hold.lock();
-}
-
-void PoolCore::wake_waiters() noexcept {
-    changed_.notify_all();
-    control_->bell.notify_all();
-}
+void PoolCore::wake_waiters() noexcept { wait_room_.wake_all(); }
 
 bool PoolCore::wait_done(const PoolTask& task, const Deadline& deadline) {
     return wait([&] { return task.done(); }, deadline);
