@@ -12,7 +12,7 @@ bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
     RingParent& ring = link.ring();
     if (link.corrupt) return ring.published() <= index;
     while (ring.published() > index && ring.take_back_last())
-        push_back_to_backlog(link.shadow[ring.position(ring.published())]);
+        backlog_.push_back(link.shadow[ring.position(ring.published())]);
     if (ring.in_flight() == 0 && link.stuck > 0) link.unresponsive = true;
     return ring.published() <= index;
 }
@@ -44,7 +44,7 @@ WorkerLink* PoolCore::oldest_queue() {
         const PoolTask* first = nullptr;
         for (; count > 0 && !first; --count) {
             first = link.shadow[ring.position(ring.published() - count)];
-            if (first && &backlog_of(*first) != &backlog_) first = nullptr;
+            if (first && backlog_.list_of(*first) != Backlog::kAnyWorker) first = nullptr;
         }
         if (!first || (oldest && first->serial_ >= oldest_serial)) continue;
         oldest = &link;
@@ -53,25 +53,18 @@ WorkerLink* PoolCore::oldest_queue() {
     return oldest;
 }
 
-// By worker: another one still has a task with one of its keys, from before a resize().
-const std::vector<bool>& PoolCore::held_keys() {
-    std::vector<bool>& held = held_;  // as long as keyed_
-    held.assign(keyed_.size(), false);
-    keys_moved_ = false;
-    auto look = [&](const WorkerLink& link, std::uint64_t key) POOL_LOCKED {
-        if (key == 0 || key % held.size() == link.index) return;
-        held[key % held.size()] = keys_moved_ = true;
-    };
+// After a resize(): which keys has another worker still a task of?
+void PoolCore::look_for_held_keys() {
+    backlog_.hold_none();
     for (WorkerLink& link : links_) {
         if (!link.alive) continue;
         RingParent& ring = link.ring();
         for (std::uint64_t i = ring.consumed(); i < ring.published(); ++i) {
             const PoolTask* task = link.shadow[ring.position(i)];
-            if (task && task->options_) look(link, task->options_->key);
+            if (task && task->options_) backlog_.hold_behind(task->options_->key, link.index);
         }
-        if (link.eviction) look(link, link.eviction->key);
+        if (link.eviction) backlog_.hold_behind(link.eviction->key, link.index);
     }
-    return held;
 }
 
 // Gives what waits behind others to workers that have nothing to do, the oldest first: a task may

@@ -55,8 +55,7 @@ PoolCore::PoolCore(const PoolOptions& options)
                  [this](Hold& hold) POOL_LOCKED { return drain(hold); }),
       links_(*options.processes),
       args_(args_segment_),
-      keyed_(*options.processes),
-      held_(*options.processes),
+      backlog_(*options.processes),
       task_ns_(kUnknownTaskNs) {
     spin_.workers = *options.processes;
     spin_.cpus = static_cast<std::uint32_t>(sys::usable_cpus());
@@ -137,30 +136,30 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     }
 }
 
-TaskList& PoolCore::backlog_of(const PoolTask& task) {
-    std::uint64_t key = task.options_ ? task.options_->key : 0;
-    return key ? keyed_[key % keyed_.size()] : backlog_;
+// What waits for that worker alone has to wait for another one, too.
+bool PoolCore::is_held(const WorkerLink& link) {
+    if (backlog_.keys_moved()) look_for_held_keys();
+    return backlog_.is_held(link.index);
 }
 
 void PoolCore::place(PoolTask* task, Hold& hold) {
-    prioritized_ = prioritized_ || task->priority_ != 0;
-    if (prioritized_ && overtake(*task)) {
-        push_backlog(task);
+    backlog_.note_priority(*task);
+    if (backlog_.has_priorities() && overtake(*task)) {
+        backlog_.push(task);
         return refill(hold);
     }
-    TaskList& backlog = backlog_of(*task);
+    Backlog::ListNumber list = backlog_.list_of(*task);
     WorkerLink* link = nullptr;
-    if (!backlog.empty())
+    if (!backlog_.empty(list))
         link = nullptr;  // it waits behind those
-    else if (&backlog == &backlog_)
+    else if (list == Backlog::kAnyWorker)
         link = pick();
-    else if (WorkerLink& its = links_[static_cast<std::size_t>(&backlog - keyed_.data())];
-             has_room(its) && !(keys_moved_ && held_keys()[its.index]))
+    else if (WorkerLink& its = links_[list]; has_room(its) && !is_held(its))
         link = &its;
     if (link)
         publish(*link, task, hold);
     else
-        push_backlog(task);
+        backlog_.push(task);
 }
 
 // Takes back what was handed out, has not begun, and is less important. False: there is none.
@@ -172,9 +171,9 @@ bool PoolCore::overtake(const PoolTask& task) {
         while (ring.in_flight() > 0) {
             PoolTask* last = link.shadow[ring.position(ring.published() - 1)];
             if (!last || last->priority_ >= task.priority_ ||
-                &backlog_of(*last) != &backlog_of(task) || !ring.take_back_last())
+                backlog_.list_of(*last) != backlog_.list_of(task) || !ring.take_back_last())
                 break;
-            push_back_to_backlog(last);
+            backlog_.push_back(last);
             any = true;
         }
     }
@@ -257,7 +256,7 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task, Hold& hold) {
     PoolTask::ArgumentView arguments = task->argument_view();
     const TaskDescriptors& fds = *arguments.fds;
     if (!fds.empty() && !send_descriptors(link, *task, fds)) {
-        push_back_to_backlog(task);
+        backlog_.push_back(task);
         link.deaf = true;
         if (!std::exchange(ticking_, true)) hold.kick_supervisor();
         return false;
@@ -295,22 +294,11 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task, Hold& hold) {
     return true;
 }
 
-void PoolCore::push_backlog(PoolTask* task) {
-    task->place_ = PoolTask::Place::backlog;
-    backlog_of(*task).push(task);
-}
-
-// One that was in a ring: it comes before all that were submitted later.
-void PoolCore::push_back_to_backlog(PoolTask* task) {
-    task->place_ = PoolTask::Place::backlog;
-    backlog_of(*task).push_old(task);
-}
-
 void PoolCore::refill(Hold& hold) {
-    if (keys_moved_) (void)held_keys();
-    for (std::size_t i = 0; i < keyed_.size(); ++i)
-        while (!keyed_[i].empty() && has_room(links_[i]) && !(keys_moved_ && held_[i]))
-            (void)publish(links_[i], keyed_[i].pop(), hold);
+    if (backlog_.keys_moved()) look_for_held_keys();
+    for (std::uint32_t i = 0; i < backlog_.workers(); ++i)
+        while (!backlog_.empty(i) && has_room(links_[i]) && !backlog_.is_held(i))
+            (void)publish(links_[i], backlog_.pop(i), hold);
     while (!backlog_.empty()) {
         WorkerLink* link = pick();
         if (!link) return;

@@ -5,8 +5,7 @@
 // first one leads, the others sleep), else the supervisor.
 //
 // P1 Each task that was submitted and is not done is in exactly one place: the backlog, the shadow
-// of
-//    one ring, the eviction of one ring, delayed_, or judged_. complete() is called once for each.
+//    of one ring, the eviction of one ring, or judged_. complete() is called once for each.
 // P2 References are dropped outside the mutex (Hold::drop_later()): the last one frees shared
 //    memory, which takes the mutex.
 // P3 What a worker wrote is checked against the shadow before it is believed; a worker that wrote
@@ -21,7 +20,6 @@
 
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -35,6 +33,7 @@
 
 #include "arena.hpp"
 #include "crash_stack.hpp"
+#include "dispatch/backlog.hpp"
 #include "dispatch/wait_room.hpp"
 #include "fork_marker.hpp"
 #include "lanes/worker_link.hpp"
@@ -49,7 +48,6 @@
 #include "task/failure_kind.hpp"
 #include "task/hold.hpp"
 #include "task_fds.hpp"
-#include "task_list.hpp"
 #include "task_ring.hpp"
 #include "trace_writer.hpp"
 #include "worker_memory.hpp"
@@ -137,9 +135,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     std::uint64_t cost(WorkerLink& link) const POOL_LOCKED;
     std::uint64_t depth() const POOL_LOCKED;
     bool publish(WorkerLink& link, PoolTask* task, Hold& hold) POOL_LOCKED;
-    void push_backlog(PoolTask* task) POOL_LOCKED;
-    void push_back_to_backlog(PoolTask* task) POOL_LOCKED;
-    TaskList& backlog_of(const PoolTask& task) POOL_LOCKED;
     bool has_room(WorkerLink& link) const POOL_LOCKED;
     void run_inline(PoolTask& task) POOL_UNLOCKED;
     bool take_back_from(WorkerLink& link, std::uint64_t index) POOL_LOCKED;
@@ -147,7 +142,8 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     bool is_idle(WorkerLink& link) const POOL_LOCKED;
     WorkerLink* oldest_queue() POOL_LOCKED;
     void refill(Hold& hold) POOL_LOCKED;
-    const std::vector<bool>& held_keys() POOL_LOCKED;
+    void look_for_held_keys() POOL_LOCKED;
+    bool is_held(const WorkerLink& link) POOL_LOCKED;
     bool send_descriptors(WorkerLink& link, const PoolTask& task,
                           const TaskDescriptors& fds) noexcept;
     void rebalance(Hold& hold) POOL_LOCKED;
@@ -341,13 +337,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     std::deque<WorkerLink> links_ POOL_GUARDED;  // grows in the supervisor's thread only
     Arena args_ POOL_GUARDED;
     Lifecycle life_ POOL_GUARDED;
-    TaskList backlog_ POOL_GUARDED;
-    bool prioritized_ POOL_GUARDED = false;     // a task had a priority
-    std::vector<TaskList> keyed_ POOL_GUARDED;  // by worker: tasks with a key
-    // Tasks with a key may be in the ring of the worker that had the key before.
-    bool keys_moved_ POOL_GUARDED = false;
-    std::vector<bool> held_ POOL_GUARDED;  // what held_keys() returns
-    std::multimap<sys::Clock::time_point, PoolTask*> delayed_ POOL_GUARDED;
+    Backlog backlog_ POOL_GUARDED;
     std::set<PoolTask*> judged_ POOL_GUARDED;  // Retry::when is asked about them
     // How soon the supervisor looks at policies again, and when that is.
     std::chrono::nanoseconds policy_look_ POOL_GUARDED = kNoTimeout;

@@ -126,24 +126,22 @@ void PoolCore::run_again(PoolTask* task, Hold& hold) {
     auto pause = retry_pause(task->options_->retry, task->attempts_);
     if (pause.count() <= 0) return wait_again(task);
     try {
-        delayed_.emplace(later(sys::Clock::now(), pause), task);
+        backlog_.pause(task, later(sys::Clock::now(), pause));
     } catch (const std::bad_alloc&) {
         return wait_again(task);
     }
-    task->place_ = PoolTask::Place::delayed;
     hold.kick_supervisor();
 }
 
 void PoolCore::wait_again(PoolTask* task) {
-    if (prioritized_) overtake(*task);
-    push_back_to_backlog(task);
+    if (backlog_.has_priorities()) overtake(*task);
+    backlog_.push_back(task);
 }
 
 void PoolCore::start_delayed(sys::Clock::time_point now, Hold& hold) {
     bool any = false;
-    while (!delayed_.empty() && delayed_.begin()->first <= now) {
-        wait_again(delayed_.begin()->second);
-        delayed_.erase(delayed_.begin());
+    while (PoolTask* task = backlog_.pop_rested(now)) {
+        wait_again(task);
         any = true;
     }
     if (any) refill(hold);
@@ -241,9 +239,10 @@ void PoolCore::enforce(Hold& hold) {
     auto now = sys::Clock::now();
     // The supervisor wakes for many reasons, and to look at all that is in flight costs more than
     // the tasks. Only what was stopped or put off can be due before the time that was found.
-    if (policy_due_ && now < *policy_due_ && evictions_ == 0 && delayed_.empty()) return;
+    bool none_put_off = evictions_ == 0 && !backlog_.first_pause_ends();
+    if (policy_due_ && now < *policy_due_ && none_put_off) return;
     policy_due_.reset();  // also when nothing is left to look at: what is past keeps it awake
-    if (!policies_in_flight_ && evictions_ == 0 && delayed_.empty()) return;
+    if (!policies_in_flight_ && none_put_off) return;
     std::uint64_t completed = completed_;
     auto consider = [&](sys::Clock::time_point at) POOL_LOCKED {
         policy_due_ = policy_due_ ? std::min(*policy_due_, at) : at;
@@ -259,7 +258,7 @@ void PoolCore::enforce(Hold& hold) {
             consider(link.eviction->next_at);
     }
     if (policies_in_flight_) consider(later(now, policy_look_));
-    if (!delayed_.empty()) consider(delayed_.begin()->first);
+    if (sys::Deadline end = backlog_.first_pause_ends()) consider(*end);
     if (completed_ != completed) {
         refill(hold);
         hold.wake_waiters();
@@ -396,15 +395,13 @@ bool PoolCore::running(PoolTask& task) {
 bool PoolCore::forget_waiting(PoolTask& task) {
     switch (task.place_) {
         case PoolTask::Place::backlog:
-            backlog_of(task).remove(&task);
+        case PoolTask::Place::delayed:
+            backlog_.remove(task);
             return true;
         case PoolTask::Place::ring:
             // What is behind it in the ring comes back too, and goes to whoever is free.
             if (!take_back_from(links_[task.link_], task.index_)) return false;
-            backlog_of(task).remove(&task);
-            return true;
-        case PoolTask::Place::delayed:
-            std::erase_if(delayed_, [&](const auto& entry) { return entry.second == &task; });
+            backlog_.remove(task);
             return true;
         case PoolTask::Place::evicted:
             for (WorkerLink& link : links_)

@@ -109,7 +109,7 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
     if (rest && life_.interrupted())
         fail_cancelled(rest.get(), spare_errors().interrupted, hold);
     else if (rest)
-        push_back_to_backlog(rest.get());
+        backlog_.push_back(rest.get());
     return true;
 }
 

@@ -47,10 +47,7 @@ void PoolCore::forget(Completions& sink) noexcept {
     auto leave = [&](PoolTask* task) {
         if (task && task->sink_ == &sink) task->sink_ = nullptr;
     };
-    for (PoolTask* t = backlog_.first(); t; t = TaskList::next(t)) leave(t);
-    for (TaskList& list : keyed_)
-        for (PoolTask* t = list.first(); t; t = TaskList::next(t)) leave(t);
-    for (const auto& [due, task] : delayed_) leave(task);
+    backlog_.for_each(leave);
     for (PoolTask* task : judged_) leave(task);
     for (WorkerLink& link : links_) {
         if (!link.memory) continue;

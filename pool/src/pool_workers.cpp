@@ -134,7 +134,7 @@ void PoolCore::sort_tasks_of_dead(WorkerLink& link, const ExitStatus& status, Ho
         if (life_.ending())
             fail_at_end(task, hold);
         else if (not_begun)
-            push_back_to_backlog(task);
+            backlog_.push_back(task);
         else {
             keep_output(link, *task);
             lose(link, task, lost_error(link, *task, status), hold);
@@ -264,10 +264,7 @@ void PoolCore::break_pool(std::exception_ptr reason, Hold& hold) noexcept {
 // Fails what waits. If the pool ends now, what is in rings fails when its worker is gone, and
 // Retry::when is asked in vain.
 void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
-    while (!backlog_.empty()) fail_it(backlog_.pop());
-    for (TaskList& list : keyed_)
-        while (!list.empty()) fail_it(list.pop());
-    for (const auto& [due, task] : std::exchange(delayed_, {})) fail_it(task);
+    while (PoolTask* task = backlog_.pop_anything()) fail_it(task);
     if (!life_.ending()) return;
     for (PoolTask* task : std::exchange(judged_, {})) fail_it(task);
 }
@@ -404,26 +401,18 @@ void PoolCore::resize(unsigned workers) {
 void PoolCore::follow_target() {
     Hold hold(mutex_, *this);
     std::uint32_t target = workers();
-    if (keyed_.size() == target) return;
+    if (backlog_.workers() == target) return;
     while (links_.size() < target) {
         auto index = static_cast<std::uint32_t>(links_.size());  // not in one statement: that
         WorkerLink& link = links_.emplace_back();                // evaluates the right side first
         link.index = index;
         link.dormant = asleep_;
     }
-    held_.reserve(target);
-    keyed_.reserve(target);  // from here on nothing throws
-    TaskList keyed;
-    for (TaskList& list : keyed_)
-        while (!list.empty()) keyed.push(list.pop());
-    keyed_.resize(target);
-    held_.assign(target, false);
-    keys_moved_ = true;
+    backlog_.resize(target);  // from here on nothing throws
     for (WorkerLink& link : links_) {
         link.surplus = link.index >= target;
         if (link.surplus && link.alive && !link.stopping) retire_early(link, hold);
     }
-    while (!keyed.empty()) push_back_to_backlog(keyed.pop());
     refill(hold);
 }
 

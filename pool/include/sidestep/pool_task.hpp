@@ -7,6 +7,7 @@
 
 namespace sidestep::inline v0::detail {
 
+class Backlog;
 class PoolCore;
 class Hold;
 class TaskList;
@@ -122,6 +123,7 @@ class PoolTask final : public TaskState {
     std::uint64_t duration_ns() const { return duration_ns_; }
 
   private:
+    friend class Backlog;
     friend class PoolCore;
     friend class Hold;
     friend class TaskList;
