@@ -51,6 +51,7 @@ PoolCore::PoolCore(const PoolOptions& options)
       control_(new (control_segment_.data()) ControlPage),
       supervisor_bell_(sys::make_eventfd()),
       target_(*options.processes),
+      insight_(*options.processes == 0 ? "thread" : "worker"),
       wait_room_(mutex_, *this, *control_, spin_,
                  [this](Hold& hold) POOL_LOCKED { return drain(hold); }),
       links_(*options.processes),
@@ -412,7 +413,7 @@ void PoolCore::complete(PoolTask* task, Hold& hold) {
     task->place_ = PoolTask::Place::done;
     --outstanding_;
     ++completed_;
-    if (!task->has_value_) ++(task->cancelled_ ? meters_.cancelled : meters_.failed);
+    if (!task->has_value_) insight_.note_no_value(task->cancelled_);
     if (Completions* sink = task->sink_) {
         task->next_ = nullptr;
         (sink->last_ ? sink->last_->next_ : sink->first_) = task;

@@ -36,12 +36,12 @@
 #include "dispatch/backlog.hpp"
 #include "dispatch/wait_room.hpp"
 #include "fork_marker.hpp"
+#include "insight/insight.hpp"
 #include "lanes/worker_link.hpp"
 #include "launch.hpp"
 #include "life/lifecycle.hpp"
 #include "orphans.hpp"
 #include "output_capture.hpp"
-#include "pool_meters.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
 #include "sync/supervisor_role.hpp"
@@ -49,7 +49,6 @@
 #include "task/hold.hpp"
 #include "task_fds.hpp"
 #include "task_ring.hpp"
-#include "trace_writer.hpp"
 #include "worker_memory.hpp"
 #include "worker_protocol.hpp"
 
@@ -209,13 +208,9 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     // Statistics and traces (pool_insight.cpp). With the mutex held unless said otherwise.
     void note_submit(PoolTask& task) POOL_LOCKED;
     void note_reply(WorkerLink& link, const Reply& reply, PoolTask& task) POOL_LOCKED;
-    void note_run(std::uint32_t worker, std::chrono::nanoseconds duration,
-                  PoolTask& task) POOL_LOCKED;
+    static TaskFacts facts_of(const PoolTask& task);
     void note_stopped(WorkerLink& link, PoolTask& task, FailureKind kind) POOL_LOCKED;
     void note_inline(PoolTask& task, std::uint64_t begun_ns, bool failed) POOL_UNLOCKED;
-    void trace_task(TraceEvent event, const PoolTask& task) POOL_LOCKED;
-    void trace_worker(const WorkerLink& link, TraceEvent::Kind kind,
-                      const ExitStatus& status = {}) POOL_LOCKED;
     WorkerStats stats_of(WorkerLink& link) const POOL_LOCKED;
     void read_memory(PoolStats& stats) POOL_UNLOCKED;
 
@@ -316,9 +311,8 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     CallbackThread callbacks_;
     CallbackThread judges_;              // Retry::when: a callback may wait for its answer
     BackgroundThreads background_;       // they feed maps to the workers
-    TaskNames names_;                    // types: guarded by mutex_
     std::atomic<std::uint32_t> target_;  // relaxed: how many workers are wanted
-    Tracing trace_;
+    Insight insight_;
     std::shared_ptr<PoolCore> self_;  // see keep_for_ever()
 
     // Owned by the supervisor's thread.
@@ -368,7 +362,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     // After terminate(): workers that are still there then get SIGKILL.
     sys::Deadline kill_at_ POOL_GUARDED;
     bool supervisor_done_ POOL_GUARDED = false;
-    PoolMeters meters_ POOL_GUARDED;
 };
 
 }  // namespace sidestep::detail

@@ -12,10 +12,6 @@
 namespace sidestep::inline v0::detail {
 namespace {
 
-std::chrono::nanoseconds as_time(std::uint64_t ns) {
-    return std::chrono::nanoseconds(static_cast<std::int64_t>(ns));
-}
-
 const char* outcome_of(FailureKind kind) {
     switch (kind) {
         case FailureKind::error:
@@ -42,28 +38,23 @@ void PoolCore::note_submit(PoolTask& task) {
         task.submitted_ns_ = steady_now_ns();
 }
 
+TaskFacts PoolCore::facts_of(const PoolTask& task) {
+    return {task.serial_,
+            task.first_item_ + task.items_begin_,
+            task.items_end_ - task.items_begin_,
+            static_cast<std::uint16_t>(task.attempts_ + 1),
+            task.entry_,
+            task.function_};
+}
+
 // The worker ran it to its end. Nothing hangs on the times that it wrote: they are shown.
 void PoolCore::note_reply(WorkerLink& link, const Reply& reply, PoolTask& task) {
     ++link.tally.tasks;
     if (std::uint64_t submitted = std::exchange(task.submitted_ns_, 0))
-        meters_.wait.add(as_time(reply.begun_ns - submitted));
-    note_run(link.index, as_time(reply.duration_ns), task);
-    if (!trace_.on()) return;
-    TraceEvent event;
-    event.failed = reply.kind == ReplyKind::error;
-    event.outcome = event.failed ? "error" : "value";
-    event.track = link.index;
-    event.pid = link.process.pid;
-    event.begin_ns = reply.begun_ns;
-    event.duration_ns = reply.duration_ns;
-    trace_task(event, task);
-}
-
-void PoolCore::note_run(std::uint32_t worker, std::chrono::nanoseconds duration, PoolTask& task) {
-    meters_.run.add(duration);
-    if (duration > meters_.slowest.least())
-        meters_.slowest.add(
-            {task.serial_, worker, duration, names_.label(*task.entry_, task.function_)});
+        insight_.note_wait(reply.begun_ns - submitted);
+    insight_.note_run(facts_of(task),
+                      {link.index, link.index, link.process.pid, reply.begun_ns, reply.duration_ns,
+                       reply.kind == ReplyKind::error ? "error" : "value"});
 }
 
 // It did not come to its end: its worker died, or it is stopped.
@@ -73,55 +64,18 @@ void PoolCore::note_stopped(WorkerLink& link, PoolTask& task, FailureKind kind) 
     auto launched = link.tally.launch_began.time_since_epoch().count();
     if (begun < static_cast<std::uint64_t>(launched) || begun > now) begun = now;  // I7
     if (std::uint64_t submitted = std::exchange(task.submitted_ns_, 0))
-        meters_.wait.add(as_time(begun - submitted));
-    note_run(link.index, as_time(now - begun), task);
-    if (!trace_.on()) return;
-    TraceEvent event;
-    event.failed = true;
-    event.outcome = outcome_of(kind);
-    event.track = link.index;
-    event.pid = link.process.pid;
-    event.begin_ns = begun;
-    event.duration_ns = now - begun;
-    trace_task(event, task);
+        insight_.note_wait(begun - submitted);
+    insight_.note_run(facts_of(task), {link.index, link.index, link.process.pid, begun, now - begun,
+                                       outcome_of(kind)});
 }
 
 // In a pool without workers, where tracks are threads.
 void PoolCore::note_inline(PoolTask& task, std::uint64_t begun_ns, bool failed) {
     std::uint64_t duration = steady_now_ns() - begun_ns;
     Lock lock(mutex_);
-    if (task.attempts_ > 0) ++meters_.retried;
-    note_run(0, as_time(duration), task);
-    if (!trace_.on()) return;
-    TraceEvent event;
-    event.failed = failed;
-    event.outcome = failed ? "error" : "value";
-    event.track = static_cast<std::uint32_t>(::gettid());
-    event.pid = owner_pid_;
-    event.begin_ns = begun_ns;
-    event.duration_ns = duration;
-    trace_task(event, task);
-}
-
-void PoolCore::trace_task(TraceEvent event, const PoolTask& task) {
-    event.number = task.serial_;
-    event.attempt = static_cast<std::uint16_t>(task.attempts_ + 1);
-    event.items = task.items_end_ - task.items_begin_;
-    event.first_item = task.first_item_ + task.items_begin_;
-    event.label = names_.label(*task.entry_, task.function_);
-    trace_.add(event);
-}
-
-void PoolCore::trace_worker(const WorkerLink& link, TraceEvent::Kind kind,
-                            const ExitStatus& status) {
-    if (!trace_.on()) return;
-    TraceEvent event;
-    event.kind = kind;
-    event.track = link.index;
-    event.pid = link.process.pid;
-    event.begin_ns = steady_now_ns();
-    event.status = status;
-    trace_.add(event);
+    if (task.attempts_ > 0) insight_.note_retry();
+    insight_.note_run(facts_of(task), {0, static_cast<std::uint32_t>(::gettid()), owner_pid_,
+                                       begun_ns, duration, failed ? "error" : "value"});
 }
 
 // --- statistics --------------------------------------------------------------------------------
@@ -156,19 +110,13 @@ PoolStats PoolCore::stats() {
                 ++stats.running;
         }
         if (links_.empty()) stats.running = outstanding_;
-        stats.wait = meters_.wait;
-        stats.run = meters_.run;
         stats.submitted = next_serial_ - 1;
         stats.completed = completed_;
-        stats.failed = meters_.failed;
-        stats.cancelled = meters_.cancelled;
-        stats.retried = meters_.retried;
-        stats.worker_deaths = meters_.deaths;
         stats.waiting = outstanding_ - std::min(outstanding_, stats.running);
-        slowest = meters_.slowest.entries();
+        slowest = insight_.snapshot(stats);
     }
     for (const SlowTasks::Entry& task : slowest)  // names take their time
-        stats.slowest.push_back({task.number, task.worker, task.duration, names_.name(task.label)});
+        stats.slowest.push_back(insight_.named(task));
     read_memory(stats);
     return stats;
 }
@@ -195,12 +143,12 @@ void PoolCore::trace(const std::string& path) {
         if (supervisor_done_)
             throw std::logic_error("Pool::trace(): the pool has ended, nothing will happen in it");
     }
-    trace_.start(path, names_, options_.processes == 0u ? "thread" : "worker");
+    insight_.start_trace(path);
 }
 
 void PoolCore::trace_stop() {
     require_owner();
-    trace_.stop();
+    insight_.stop_trace();
 }
 
 }  // namespace sidestep::detail

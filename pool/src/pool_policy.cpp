@@ -122,7 +122,7 @@ void PoolCore::ask_retry_filter(PoolTask& task, const std::exception_ptr& error)
 
 // If there is no memory to remember a pause, it is run again at once.
 void PoolCore::run_again(PoolTask* task, Hold& hold) {
-    ++meters_.retried;
+    insight_.note_retry();
     auto pause = retry_pause(task->options_->retry, task->attempts_);
     if (pause.count() <= 0) return wait_again(task);
     try {

@@ -244,7 +244,7 @@ void PoolCore::adopt(WorkerLink& link, Started started, Hold& hold) {
     link.boot_failure.clear();
     shortage_since_.reset();
     nobody_since_.reset();
-    trace_worker(link, TraceEvent::Kind::worker_started);
+    insight_.note_worker_started(link.index, link.process.pid);
     // The pool may have begun to end while the worker was being started, without the mutex.
     if (life_.ending())
         signal_worker(link, SIGKILL, hold);

@@ -52,9 +52,7 @@ void PoolCore::handle_death(std::uint32_t index) {
     attempt([&] { status = sys::wait_pidfd(link.process.pidfd.get(), true); });
     orphans_.add(link.process.pid);
     bool in_order = status.success() && link.stopping && !link.eviction;
-    meters_.deaths += in_order ? 0 : 1;
-    trace_worker(link, in_order ? TraceEvent::Kind::worker_left : TraceEvent::Kind::worker_died,
-                 status);
+    insight_.note_worker_ended(index, link.process.pid, in_order, status);
     drain(link, hold);
     bury(link, status, hold);
     refill(hold);

@@ -339,7 +339,7 @@ void PoolCore::join() {
     launcher_.reset();  // a fork server goes now, though futures may keep this object
     judges_.stop();     // it may have callbacks called
     callbacks_.stop();
-    trace_.end();  // whoever joins waits for the file
+    insight_.end_trace();  // whoever joins waits for the file
 }
 
 void PoolCore::abandon() {

@@ -21,11 +21,11 @@
 #include <sidestep/thread_pool.hpp>
 
 #include "fork_marker.hpp"
+#include "insight/task_names.hpp"
+#include "insight/trace_writer.hpp"
 #include "life/lifecycle.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
-#include "task_names.hpp"
-#include "trace_writer.hpp"
 
 namespace sidestep::inline v0::detail {
 

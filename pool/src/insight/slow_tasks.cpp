@@ -1,4 +1,4 @@
-#include "pool_meters.hpp"
+#include "insight/slow_tasks.hpp"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-// What a pool keeps about the tasks that it saw, for pool.stats().
+// The tasks that took longest, for pool.stats().
 #pragma once
 
 #include <chrono>
@@ -6,9 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include <sidestep/histogram.hpp>
-
-#include "task_names.hpp"
+#include "insight/task_names.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -32,12 +30,6 @@ class SlowTasks {
   private:
     std::vector<Entry> entries_;
     std::chrono::nanoseconds least_{-1};
-};
-
-struct PoolMeters {
-    Histogram wait, run;
-    SlowTasks slowest;
-    std::uint64_t failed = 0, cancelled = 0, retried = 0, deaths = 0;
 };
 
 }  // namespace sidestep::detail

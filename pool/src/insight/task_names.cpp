@@ -1,4 +1,4 @@
-#include "task_names.hpp"
+#include "insight/task_names.hpp"
 
 #include <new>
 

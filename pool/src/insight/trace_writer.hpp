@@ -20,8 +20,8 @@
 #include <sidestep/exit_status.hpp>
 
 #include "fd.hpp"
+#include "insight/task_names.hpp"
 #include "service_thread.hpp"
-#include "task_names.hpp"
 
 namespace sidestep::inline v0::detail {
 

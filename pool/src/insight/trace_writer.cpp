@@ -1,4 +1,4 @@
-#include "trace_writer.hpp"
+#include "insight/trace_writer.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
