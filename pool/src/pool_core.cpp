@@ -240,6 +240,8 @@ WorkerLink* PoolCore::pick() {
 bool PoolCore::send_descriptors(WorkerLink& link, const PoolTask& task,
                                 const TaskDescriptors& fds) noexcept {
     int control = link.process.control.get();
+    if (!fds.lasting.empty() && !timers_.is_set(Timers::Purpose::handles))
+        timers_.set(Timers::Purpose::handles, sys::Clock::now() + kLetGo);
     try {
         return link.given.give(control, fds.lasting) &&
                send_task_fds(control, task.serial_, fds.numbers);
@@ -248,6 +250,13 @@ bool PoolCore::send_descriptors(WorkerLink& link, const PoolTask& task,
     } catch (const std::exception&) {
         return true;
     }
+}
+
+// The supervisor is to look at the rings, soon or now and then. (It may sleep for longer now.)
+void PoolCore::watch_rings(bool soon, Hold& hold) {
+    if (std::exchange(soon ? ticking_ : watching_, true)) return;
+    timers_.set_earlier(Timers::Purpose::rings, next_look());
+    hold.kick_supervisor();
 }
 
 // False: the task's descriptors cannot be sent now, so it went to the backlog, and the worker gets
@@ -259,7 +268,7 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task, Hold& hold) {
     if (!fds.empty() && !send_descriptors(link, *task, fds)) {
         backlog_.push_back(task);
         link.deaf = true;
-        if (!std::exchange(ticking_, true)) hold.kick_supervisor();
+        watch_rings(true, hold);
         return false;
     }
     TaskSlot& slot = ring.next();
@@ -290,8 +299,7 @@ bool PoolCore::publish(WorkerLink& link, PoolTask* task, Hold& hold) {
     ring.wake();
     if (task->options_) watch_policy(*task, hold);
     // Something may get stuck: behind a long task, or in front of a stopped worker.
-    bool& looking = ring.in_flight() >= 2 ? ticking_ : watching_;
-    if (!std::exchange(looking, true)) hold.kick_supervisor();
+    watch_rings(ring.in_flight() >= 2, hold);
     return true;
 }
 
@@ -454,7 +462,7 @@ void PoolCore::free_result(WorkerMemory& memory, BlockId block) noexcept {
     Hold hold(mutex_, *this);
     memory.take_back(block);
     // The queue to the worker is full: the rest follows when the worker has taken some.
-    if (memory.owes() && !std::exchange(watching_, true)) hold.kick_supervisor();
+    if (memory.owes()) watch_rings(false, hold);
 }
 
 }  // namespace sidestep::detail

@@ -43,6 +43,7 @@
 #include "orphans.hpp"
 #include "output_capture.hpp"
 #include "service_thread.hpp"
+#include "supervise/timers.hpp"
 #include "sync/pool_mutex.hpp"
 #include "sync/supervisor_role.hpp"
 #include "task/failure_kind.hpp"
@@ -53,6 +54,9 @@
 #include "worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
+
+// How often it is looked whether workers keep shared objects that are gone.
+inline constexpr std::chrono::seconds kLetGo{1};
 
 // As late as can be said at most: the longest durations mean "never".
 sys::Clock::time_point later(sys::Clock::time_point now, std::chrono::nanoseconds duration);
@@ -144,7 +148,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void look_for_held_keys() POOL_LOCKED;
     bool is_held(const WorkerLink& link) POOL_LOCKED;
     bool send_descriptors(WorkerLink& link, const PoolTask& task,
-                          const TaskDescriptors& fds) noexcept;
+                          const TaskDescriptors& fds) noexcept POOL_LOCKED;
     void rebalance(Hold& hold) POOL_LOCKED;
     bool drain(Hold& hold) POOL_LOCKED;
     bool drain(WorkerLink& link, Hold& hold) POOL_LOCKED;
@@ -278,6 +282,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void retire(WorkerLink& link) POOL_LOCKED;
     void tick() SUPERVISOR_ONLY POOL_UNLOCKED;
     sys::Clock::time_point next_look() const POOL_LOCKED;
+    void watch_rings(bool soon, Hold& hold) POOL_LOCKED;
     void note_front(WorkerLink& link, Hold& hold) POOL_LOCKED;
     static bool contradicts_itself(WorkerLink& link);
     void give_back_arguments(Hold& hold) POOL_LOCKED;
@@ -333,34 +338,28 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     Lifecycle life_ POOL_GUARDED;
     Backlog backlog_ POOL_GUARDED;
     std::set<PoolTask*> judged_ POOL_GUARDED;  // Retry::when is asked about them
-    // How soon the supervisor looks at policies again, and when that is.
+    // How soon the supervisor looks at policies again.
     std::chrono::nanoseconds policy_look_ POOL_GUARDED = kNoTimeout;
-    sys::Deadline policy_due_ POOL_GUARDED;
     bool policies_in_flight_ POOL_GUARDED = false;
     unsigned evictions_ POOL_GUARDED = 0;
     std::optional<std::uint64_t> oom_kills_ POOL_GUARDED;  // of the kernel, when it was last looked
     std::uint64_t next_serial_ POOL_GUARDED = 1;
     std::uint64_t outstanding_ POOL_GUARDED = 0;  // submitted, not done
     std::uint64_t completed_ POOL_GUARDED = 0;
-    std::uint64_t task_ns_ POOL_GUARDED;    // moving average of a task's duration
-    std::uint32_t hot_ POOL_GUARDED = 0;    // the link that was used last
+    std::uint64_t task_ns_ POOL_GUARDED;  // moving average of a task's duration
+    std::uint32_t hot_ POOL_GUARDED = 0;  // the link that was used last
+    Timers timers_ POOL_GUARDED;
     bool ticking_ POOL_GUARDED = false;     // the supervisor looks for stuck tasks every kTick,
     bool watching_ POOL_GUARDED = false;    //   or every kHeartbeat,
     unsigned idle_looks_ POOL_GUARDED = 0;  //   until so many have seen nothing to do
     sys::Clock::time_point last_look_ POOL_GUARDED{};
     std::uint64_t completed_at_look_ POOL_GUARDED = 0;
-    // When lasting descriptors are next looked at; when captured output is, so long after the last
-    // look.
-    sys::Clock::time_point let_go_at_ POOL_GUARDED{};
-    sys::Clock::time_point trim_at_ POOL_GUARDED{};
+    // From one look at captured output to the next.
     std::chrono::nanoseconds trim_pause_ POOL_GUARDED{0};
     // In a row, of workers that began nothing, with no task ending in between.
     unsigned barren_deaths_ POOL_GUARDED = 0;
     std::uint64_t completed_at_death_ POOL_GUARDED = 0;
-    sys::Deadline idle_since_ POOL_GUARDED;
     bool asleep_ POOL_GUARDED = false;  // workers are dormant
-    // After terminate(): workers that are still there then get SIGKILL.
-    sys::Deadline kill_at_ POOL_GUARDED;
     bool supervisor_done_ POOL_GUARDED = false;
 };
 

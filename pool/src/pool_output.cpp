@@ -66,14 +66,18 @@ void PoolCore::keep_output(const WorkerLink& link, PoolTask& task) noexcept {
 // A task that prints without end takes no more memory than its limit, and what it prints between
 // two looks; so does what a task has left running, also while the pool has nothing to do.
 void PoolCore::trim_outputs(sys::Clock::time_point now) {
-    if (!captures_output() || now < trim_at_) return;
+    if (!timers_.is_due(Timers::Purpose::output, now)) return;
+    timers_.set(Timers::Purpose::output, now + kTrimLook);
     bool grows = false;
     for (WorkerLink& link : links_)
         if (link.output) grows = link.output->trim() || grows;
     trim_pause_ = grows || outstanding_ > 0
                       ? kTrimLook
                       : std::min(2 * std::max(trim_pause_, kTrimLook / 2), kLongestTrimLook);
-    trim_at_ = now + trim_pause_;
+    if (all_gone())
+        timers_.clear(Timers::Purpose::output);
+    else
+        timers_.set(Timers::Purpose::output, now + trim_pause_);
 }
 
 }  // namespace sidestep::detail

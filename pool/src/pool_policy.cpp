@@ -22,6 +22,7 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr std::chrono::nanoseconds kMemoryLook = 20ms;
+constexpr auto kPolicies = Timers::Purpose::policies;
 
 }  // namespace
 
@@ -230,7 +231,7 @@ void PoolCore::watch_policy(const PoolTask& task, Hold& hold) {
     policies_in_flight_ = true;
     if (look >= policy_look_) return;
     policy_look_ = look;
-    policy_due_ = later(sys::Clock::now(), look);
+    timers_.set(kPolicies, later(sys::Clock::now(), look));
     hold.kick_supervisor();
 }
 
@@ -240,13 +241,11 @@ void PoolCore::enforce(Hold& hold) {
     // The supervisor wakes for many reasons, and to look at all that is in flight costs more than
     // the tasks. Only what was stopped or put off can be due before the time that was found.
     bool none_put_off = evictions_ == 0 && !backlog_.first_pause_ends();
-    if (policy_due_ && now < *policy_due_ && none_put_off) return;
-    policy_due_.reset();  // also when nothing is left to look at: what is past keeps it awake
+    bool early = timers_.is_set(kPolicies) && !timers_.is_due(kPolicies, now);
+    if (early && none_put_off) return;
+    timers_.clear(kPolicies);  // also when nothing is left to look at: what is past keeps it awake
     if (!policies_in_flight_ && none_put_off) return;
     std::uint64_t completed = completed_;
-    auto consider = [&](sys::Clock::time_point at) POOL_LOCKED {
-        policy_due_ = policy_due_ ? std::min(*policy_due_, at) : at;
-    };
     start_delayed(now, hold);
     policy_look_ = kNoTimeout;
     bool looked = std::exchange(policies_in_flight_, false);
@@ -255,10 +254,10 @@ void PoolCore::enforce(Hold& hold) {
         if (link.eviction) continue_eviction(link, now, hold);
         if (looked && link.alive) enforce(link, now, hold);
         if (link.eviction && link.eviction->step != Eviction::Step::killed)
-            consider(link.eviction->next_at);
+            timers_.set_earlier(kPolicies, link.eviction->next_at);
     }
-    if (policies_in_flight_) consider(later(now, policy_look_));
-    if (sys::Deadline end = backlog_.first_pause_ends()) consider(*end);
+    if (policies_in_flight_) timers_.set_earlier(kPolicies, later(now, policy_look_));
+    if (sys::Deadline end = backlog_.first_pause_ends()) timers_.set_earlier(kPolicies, *end);
     if (completed_ != completed) {
         refill(hold);
         hold.wake_waiters();

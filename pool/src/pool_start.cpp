@@ -244,6 +244,8 @@ void PoolCore::adopt(WorkerLink& link, Started started, Hold& hold) {
     link.boot_failure.clear();
     shortage_since_.reset();
     nobody_since_.reset();
+    if (captures_output()) timers_.set_earlier(Timers::Purpose::output, link.started_at);
+    if (!link.given.empty()) timers_.set_earlier(Timers::Purpose::handles, link.started_at);
     insight_.note_worker_started(link.index, link.process.pid);
     // The pool may have begun to end while the worker was being started, without the mutex.
     if (life_.ending())

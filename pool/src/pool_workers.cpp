@@ -366,10 +366,11 @@ void PoolCore::measure_growth() {
 // After idle_timeout all workers leave.
 void PoolCore::sleep_if_idle(sys::Clock::time_point now, Hold& hold) {
     if (options_.idle_timeout.count() == 0 || asleep_) return;
-    if (life_.sealed() || life_.ending()) return;
-    if (outstanding_ > 0) return idle_since_.reset();
-    if (!idle_since_) idle_since_ = now;
-    if (now < later(*idle_since_, options_.idle_timeout)) return;
+    if (outstanding_ > 0 || life_.sealed() || life_.ending())
+        return timers_.clear(Timers::Purpose::idle);
+    if (!timers_.is_set(Timers::Purpose::idle))
+        timers_.set(Timers::Purpose::idle, later(now, options_.idle_timeout));
+    if (!timers_.take_due(Timers::Purpose::idle, now)) return;
     asleep_ = true;
     for (WorkerLink& link : links_) {
         link.dormant = true;
@@ -379,7 +380,7 @@ void PoolCore::sleep_if_idle(sys::Clock::time_point now, Hold& hold) {
 
 void PoolCore::wake_dormant(Hold& hold) {
     asleep_ = false;
-    idle_since_.reset();
+    timers_.clear(Timers::Purpose::idle);
     for (WorkerLink& link : links_) {
         link.dormant = false;
         link.respawn_at = sys::Clock::now();

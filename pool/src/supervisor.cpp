@@ -27,7 +27,6 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kTick = 2ms;  // how often stuck tasks are looked for while tasks wait in rings
 constexpr auto kHeartbeat = 250ms;     // and while there are tasks at all
-constexpr auto kLetGo = 1s;            // and while workers keep shared objects
 constexpr unsigned kLooksToEvict = 5;  // then tasks leave a stuck ring although nobody is idle
 constexpr auto kOrphans = 10ms;        // how often those that were killed are looked for
 constexpr auto kOrphansEnd = 1s;       // and for how long at the end
@@ -113,17 +112,11 @@ sys::Clock::time_point PoolCore::next_look() const {
 // Milliseconds until something is due; -1: nothing is.
 int PoolCore::next_timeout() {
     if (trouble_since_) return 0;  // weather_trouble() has paused
-    sys::Deadline due = kill_at_;
+    sys::Deadline due = timers_.first();
     auto consider = [&](sys::Clock::time_point at) { due = due ? std::min(*due, at) : at; };
-    if (ticking_ || watching_) consider(next_look());
-    if (policy_due_) consider(*policy_due_);
-    // Also while nothing is done: what a task left running writes into the same files.
-    if (captures_output() && !all_gone()) consider(trim_at_);
     if (!orphans_.empty()) consider(sys::Clock::now() + kOrphans);
-    if (idle_since_ && !asleep_) consider(later(*idle_since_, options_.idle_timeout));
     for (WorkerLink& link : links_) {
         if (!link.alive && wanted(link)) consider(link.respawn_at);
-        if (link.alive && !link.given.empty()) consider(let_go_at_);
         for (const sys::Deadline& by : {link.leave_by, link.cut_off_at, link.gone_by})
             if (by) consider(*by);
     }
@@ -153,13 +146,17 @@ void PoolCore::tick() {
     measure_growth();
     Hold hold(mutex_, *this);
     kill_overdue(hold);
-    if (!life_.ending()) enforce(hold);
+    if (life_.ending())
+        timers_.clear(Timers::Purpose::policies);  // nobody looks at it any more
+    else
+        enforce(hold);
     auto now = sys::Clock::now();
     trim_outputs(now);
     let_go_of_handles(now);
     sleep_if_idle(now, hold);
-    if (!(ticking_ || watching_) || now < next_look()) return;
+    if (!timers_.is_due(Timers::Purpose::rings, now)) return;
     last_look_ = now;
+    timers_.set(Timers::Purpose::rings, next_look());  // also if something throws
     if (drain(hold)) hold.wake_waiters();
     for (WorkerLink& link : links_) {
         note_front(link, hold);
@@ -184,7 +181,11 @@ void PoolCore::tick() {
     watching_ = idle_looks_ < kIdleLooks || std::any_of(links_.begin(), links_.end(), [](auto& l) {
                     return l.memory && l.memory->owes();
                 });
-    if (busy) idle_since_.reset();
+    if (ticking_ || watching_)
+        timers_.set(Timers::Purpose::rings, next_look());
+    else
+        timers_.clear(Timers::Purpose::rings);
+    if (busy) timers_.clear(Timers::Purpose::idle);
     if (!watching_) give_back_arguments(hold);
 }
 
@@ -201,10 +202,15 @@ void PoolCore::give_back_arguments(Hold& hold) {
 
 // Workers keep shared objects that come with tasks for the next ones, until we have them no more.
 void PoolCore::let_go_of_handles(sys::Clock::time_point now) {
-    if (now < let_go_at_) return;
-    let_go_at_ = now + kLetGo;
-    for (WorkerLink& link : links_)
-        if (link.alive) link.given.take_back(link.process.control.get());
+    if (!timers_.is_due(Timers::Purpose::handles, now)) return;
+    timers_.set(Timers::Purpose::handles, now + kLetGo);
+    bool any = false;
+    for (WorkerLink& link : links_) {
+        if (!link.alive) continue;
+        link.given.take_back(link.process.control.get());
+        any = any || !link.given.empty();
+    }
+    if (!any) timers_.clear(Timers::Purpose::handles);
 }
 
 void PoolCore::note_front(WorkerLink& link, Hold& hold) {
@@ -249,7 +255,7 @@ void PoolCore::kill_overdue(Hold& hold) {
         deadline.reset();
         return true;
     };
-    if (is_due(kill_at_)) signal_workers(SIGKILL, hold);
+    if (timers_.take_due(Timers::Purpose::terminate, now)) signal_workers(SIGKILL, hold);
     for (WorkerLink& link : links_) {
         if (is_due(link.leave_by)) signal_worker(link, SIGKILL, hold);
         if (is_due(link.cut_off_at) && lives_on(link)) {
@@ -282,7 +288,7 @@ void PoolCore::terminate() {
     fail_everything([&](PoolTask* task)
                         POOL_LOCKED { fail_cancelled(task, spare_errors().terminated, hold); });
     signal_workers(SIGTERM, hold);
-    kill_at_ = sys::Clock::now() + kTerminateGrace;
+    timers_.set(Timers::Purpose::terminate, sys::Clock::now() + kTerminateGrace);
     hold.kick_supervisor();
     hold.wake_waiters();
 }
