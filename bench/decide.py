@@ -20,7 +20,8 @@ import results
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "decide"
-RING, CORE, WAIT = "ipc/src/task_ring.hpp", "pool/src/pool_core.cpp", "pool/src/pool_wait.cpp"
+RING, CORE = "ipc/src/task_ring.hpp", "pool/src/pool_core.cpp"
+WAIT = "pool/src/dispatch/wait_room.cpp"
 WORKER = "pool/src/worker.cpp"
 TASK, SPIN, SEGMENT = "pool/include/sidestep/pool_task.hpp", "ipc/src/spin.cpp", "ipc/src/segment.cpp"
 
