@@ -46,8 +46,9 @@ std::optional<std::string> take_boot_failure(int control) noexcept {
     failure.magic = 0;
     ssize_t size = -1;
     // ECONNRESET comes once, and first: the child died with something unread.
+    int resets = 0;
     do size = ::recv(control, &failure, sizeof failure, MSG_PEEK | MSG_DONTWAIT);
-    while (size < 0 && (errno == EINTR || errno == ECONNRESET));
+    while (size < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
     if (size != sizeof failure || failure.magic != BootFailure::kMagic) return {};
     (void)::recv(control, &failure, sizeof failure, MSG_DONTWAIT);
     return std::string(failure.text, ::strnlen(failure.text, sizeof failure.text));

@@ -100,6 +100,20 @@ void discard_child(int pid) noexcept {
     }
 }
 
+bool reap_group(int group) noexcept {
+    for (;;) {
+        siginfo_t ended = {};
+        int result;
+        do result = ::waitid(P_PGID, static_cast<id_t>(group), &ended, WEXITED | WNOHANG | WNOWAIT);
+        while (result < 0 && errno == EINTR);
+        if (result < 0) return true;  // ECHILD
+        if (ended.si_pid == 0) return false;
+        // The number is free again and somebody's, whose status is not for us.
+        if (ended.si_pid == group) return true;
+        (void)::waitid(P_PID, static_cast<id_t>(ended.si_pid), &ended, WEXITED | WNOHANG);
+    }
+}
+
 void enter_group(int group) noexcept {
     if (::setpgid(0, group) < 0)
         (void)::setpgid(0, 0);  // that group is gone, or not in our session

@@ -25,6 +25,10 @@ void ignore_signals(SignalBits wanted, SignalBits now) noexcept;
 // Ends and reaps a child that cannot be handed over: it must not stay.
 void discard_child(int pid) noexcept;
 
+// Reaps those of this process's children in that group that have ended. The group had a child for
+// its leader, which was reaped before. True: none is left in it.
+bool reap_group(int group) noexcept;
+
 // In a child: becomes leader of a process group of its own (0), or joins a group.
 void enter_group(int group) noexcept;
 

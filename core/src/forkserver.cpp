@@ -1,6 +1,7 @@
 // The fork server of a process: a zygote that was spawned, and starts again when it died.
 #include <fmt/format.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <memory>
@@ -32,8 +33,7 @@ PerProcess<ForkServer> servers;
 const BootEntry kForkServerEntry [[gnu::init_priority(200)]] (&forkserver_main);
 
 void send_preload(const Launched& server) {
-    ModuleAddress at;
-    if (PreloadHook preload = preload_hook()) at = locate(reinterpret_cast<const void*>(preload));
+    ModuleAddress at = preload_hook();
     BlobBuffer buffer;
     OutputArchive archive(buffer);
     archive(at.module, at.offset);
@@ -59,7 +59,7 @@ void await_ready(const Launched& server) {
 std::unique_ptr<Zygote> start_server() {
     auto starter = make_server_starter("the fork server", 0);
     // From here on ~Zygote reaps it.
-    auto zygote = std::make_unique<Zygote>(starter->launch(&forkserver_main));
+    auto zygote = Zygote::of(starter->launch(&forkserver_main));
     send_preload(zygote->process());
     await_ready(zygote->process());
     log_line(LogLevel::debug, SourceLine::current(), "started the fork server (pid {})",
@@ -74,11 +74,14 @@ Zygote& running(ForkServer& server) {
     return *server.zygote;
 }
 
-void run_preload(std::uint64_t module, std::uint64_t offset) {
-    if (module == 0) return;
-    const void* hook = resolve({module, offset}, Contents::code, 1);
-    if (!hook) throw std::runtime_error("the preload function's library is not in the fork server");
-    reinterpret_cast<PreloadHook>(const_cast<void*>(hook))();
+void run_preload(const ModuleAddress& where) {
+    if (where.module == 0) return;
+    const void* hook = resolve(where, Contents::code, 1);
+    if (!hook)
+        throw std::runtime_error(
+            fmt::format("the preload function is not in the fork server (process {}): {}",
+                        ::getpid(), why_unresolved(where)));
+    reinterpret_cast<void (*)()>(const_cast<void*>(hook))();
     if (sys::thread_count() != 1)  // unknown is no
         throw std::logic_error(
             "the preload function left a thread running (or there is no /proc to tell): the fork "
@@ -123,10 +126,10 @@ void forkserver_main(Fd control) {
     try {
         auto request = Blob::receive(control.get());
         if (!request) leave_process(1);
-        std::uint64_t module = 0, offset = 0;
+        ModuleAddress preload;
         InputArchive archive(request->bytes());
-        archive(module, offset);
-        run_preload(module, offset);
+        archive(preload.module, preload.offset);
+        run_preload(preload);
     } catch (...) {
         OutputArchive archive(answer);
         detail::save_current_exception(archive, "  in the preload function of the fork server\n");

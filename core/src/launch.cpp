@@ -219,12 +219,13 @@ std::unique_ptr<Launcher> make_launcher(StartMethod method, const char* purpose,
         case StartMethod::fork_threaded:
             break;
         case StartMethod::forkserver: {
+            // One that is forked is a template, as with fork: there is no second one like it.
+            std::function<Launched()> again;
+            if (why_not_spawn().empty())
+                again = [server] { return make_spawner()->launch(&zygote_main, server); };
             Launched first =
                 make_server_starter(purpose, own_threads)->launch(&zygote_main, server);
-            // One that was forked is a template, as with fork: there is no second one like it.
-            if (!why_not_spawn().empty()) return std::make_unique<Zygote>(std::move(first));
-            auto start = [server] { return make_spawner()->launch(&zygote_main, server); };
-            return std::make_unique<Zygote>(std::move(first), start);
+            return Zygote::of(std::move(first), std::move(again));
         }
     }
     return Zygote::fork_here();

@@ -85,10 +85,11 @@ void become_peers_user(const Fd& control) noexcept {
 // In the child, whose control socket came with the request.
 [[noreturn]] void begin_child(Fd& server_control, const ForkRequest& wanted, SignalBits ignored,
                               Fd control) noexcept {
-    (void)send_reply(server_control, {wanted.number, ::getpid(), 0}, {});
+    bool told = send_reply(server_control, {wanted.number, ::getpid(), 0}, {});
     server_control.reset();
     become_peers_user(control);
-    enter_group(wanted.group);
+    // Else it stays in the zygote's group, for end_server(), until the application moves it.
+    if (told) enter_group(wanted.group);
     ignore_signals(wanted.ignored, ignored);
     block_interrupts(SIG_UNBLOCK);
     boot(std::move(control));
@@ -175,8 +176,15 @@ void zygote_main(Fd control) {
     std::_Exit(0);  // what it copied from its parent is the parent's to flush and to destroy
 }
 
-std::unique_ptr<Zygote> Zygote::fork_here() {
-    return std::make_unique<Zygote>(make_forker()->launch(&zygote_main, {}));
+std::unique_ptr<Zygote> Zygote::fork_here() { return of(make_forker()->launch(&zygote_main, {})); }
+
+std::unique_ptr<Zygote> Zygote::of(Launched child, std::function<Launched()> start_again) {
+    try {
+        return std::unique_ptr<Zygote>(new Zygote(std::move(child), std::move(start_again)));
+    } catch (...) {  // before the child was moved
+        discard(std::move(child));
+        throw;
+    }
 }
 
 Zygote::~Zygote() {
@@ -184,8 +192,7 @@ Zygote::~Zygote() {
     // a copy of the descriptor. The other direction stays open, for what it said last.
     ::shutdown(self_.control.get(), SHUT_WR);
     if (!ends_within(self_.pidfd.get(), 1s)) kill_server();
-    settle_rest();
-    discard(std::move(self_));
+    end_server();
 }
 
 bool Zygote::is_running() const {
@@ -199,8 +206,8 @@ Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
         if (!start_again_ || is_running()) throw;
     }
     Launched another = start_again_();
-    settle_rest();
-    discard(std::exchange(self_, std::move(another)));
+    end_server();
+    self_ = std::move(another);
     server_died_ = false;
     return request_child(entry, options);
 }
@@ -269,8 +276,10 @@ int Zygote::receive_child(std::uint64_t number, Fd& pidfd) {
         if (!answer.pidfd) {
             discard_child(answer.pid);
             throw_errno(answer.error,
-                        "no descriptor is free for the fork server's new child; raise the limit "
-                        "(ulimit -n, RLIMIT_NOFILE)");
+                        answer.error == EMFILE
+                            ? "no descriptor is free for the fork server's new child; raise the "
+                              "limit (ulimit -n, RLIMIT_NOFILE)"
+                            : "recvmsg(the fork server's new child)");
         }
         pidfd = std::move(answer.pidfd);
         return answer.pid;
@@ -310,10 +319,20 @@ Zygote::Answer Zygote::receive_answer() {
             bool cut = error && error->code().value() == EMSGSIZE;
             if (reply.number != 0)
                 return {reply.number, reply.pid, cut ? EMFILE : ENOMEM, {}, false};
-            if (tries == kTries) throw;
+            if (tries == kTries) return receive_without_pidfd();
             pause_before_next_try();
         }
     }
+}
+
+// By a simpler call: whose child it is has to be known at least, or it stays a zombie.
+Zygote::Answer Zygote::receive_without_pidfd() {
+    ForkReply reply;
+    ssize_t size;
+    do size = ::recv(self_.control.get(), &reply, sizeof reply, MSG_DONTWAIT);
+    while (size < 0 && errno == EINTR);
+    if (size < 0 && errno != ECONNRESET) throw_errno(errno, "recv(fork server)");
+    return {reply.number, reply.pid, ENOMEM, {}, size != sizeof reply};
 }
 
 // The answer to an earlier request: its child has no owner if it is the first one.
@@ -334,6 +353,16 @@ void Zygote::settle_rest() noexcept {
         }
     } catch (const std::exception&) {  // no way to know of any
     }
+}
+
+// It is dead, or as good as dead. Children that neither could tell of are in its group still, which
+// discard() kills, and are known by that alone.
+void Zygote::end_server() noexcept {
+    settle_rest();
+    int group = self_.pid;
+    discard(std::move(self_));
+    for (auto end = sys::Clock::now() + 1s; !reap_group(group) && sys::Clock::now() < end;)
+        pause_before_next_try();
 }
 
 // By the kernel, with its own rights, and by a signal: it may be of another user by now.

@@ -21,9 +21,10 @@ class Zygote final : public Launcher {
   public:
     // Forks this process as it is.
     static std::unique_ptr<Zygote> fork_here();
-    // Takes over a child that runs zygote_main. `start_again` makes another one.
-    explicit Zygote(Launched self, std::function<Launched()> start_again = nullptr)
-        : self_(std::move(self)), start_again_(std::move(start_again)) {}
+    // Takes over a child that runs zygote_main, or ends it if there is no memory for that.
+    // `start_again` makes another one.
+    static std::unique_ptr<Zygote> of(Launched child,
+                                      std::function<Launched()> start_again = nullptr);
     ~Zygote() override;
 
     Launched launch(BootMain entry, const LaunchOptions& options) override;
@@ -32,6 +33,9 @@ class Zygote final : public Launcher {
     Launched& process() { return self_; }
 
   private:
+    Zygote(Launched&& self, std::function<Launched()>&& start_again) noexcept
+        : self_(std::move(self)), start_again_(std::move(start_again)) {}
+
     enum class Ready { answer, server_died, nothing };
     struct Answer {
         std::uint64_t number = 0;
@@ -44,8 +48,10 @@ class Zygote final : public Launcher {
     int receive_child(std::uint64_t number, Fd& pidfd);
     Ready await_answer(const sys::Deadline& deadline);
     Answer receive_answer();
+    Answer receive_without_pidfd();
     void settle(std::uint64_t number, int pid) noexcept;
     void settle_rest() noexcept;
+    void end_server() noexcept;
     void kill_server() noexcept;
 
     Launched self_;

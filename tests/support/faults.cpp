@@ -17,7 +17,7 @@ namespace {
 
 struct Plan {
     std::atomic<Call> call{Call::none};
-    std::atomic<int> pid{0}, error{0}, skip{0}, times{0}, seen{0};
+    std::atomic<int> maker{0}, pid{0}, error{0}, skip{0}, times{0}, seen{0};
 };
 
 // Of this process and those that it forks.
@@ -31,7 +31,8 @@ Plan* plan = nullptr;
 
 // The error that this call is to have; 0: none.
 int planned_error(Call call) {
-    if (!plan || plan->call != call || plan->pid != ::getpid()) return 0;
+    if (!plan || plan->call != call) return 0;
+    if (plan->pid == Fault::kForked ? plan->maker == ::getpid() : plan->pid != ::getpid()) return 0;
     int number = plan->seen++;
     if (number < plan->skip || number - plan->skip >= plan->times) return 0;
     if (plan->error == Fault::kKill) ::raise(SIGKILL);
@@ -41,6 +42,7 @@ int planned_error(Call call) {
 }  // namespace
 
 Fault::Fault(Call call, int error, int skip, int times, int pid) {
+    plan->maker = ::getpid();
     plan->pid = pid;
     plan->error = error;
     plan->skip = skip;

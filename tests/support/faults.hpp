@@ -15,7 +15,8 @@ enum class Call { none, sendmsg, recvmsg, poll, allocation };
 class Fault {
   public:
     static constexpr int kEver = 1 << 30;
-    static constexpr int kKill = -1;  // as an error: the process is killed instead
+    static constexpr int kKill = -1;   // as an error: the process is killed instead
+    static constexpr int kForked = 0;  // as a pid: all that are forked from this process
 
     explicit Fault(Call call, int error, int skip = 0, int times = 1, int pid = ::getpid());
     ~Fault();
