@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
+#include <climits>
 #include <stdexcept>
 
 #include "blob.hpp"
@@ -31,8 +31,8 @@ std::string default_name(const std::vector<std::uint32_t>& path) {
 
 // Empty if it has no name (removed, or out of reach): the child stays where it is.
 std::string working_folder() {
-    std::error_code error;
-    return std::filesystem::current_path(error).native();
+    char path[PATH_MAX];
+    return ::getcwd(path, sizeof path) ? path : "";
 }
 
 std::string what_of(const std::exception_ptr& error) {
@@ -128,11 +128,7 @@ void ProcessCore::write_setup(BlobBuffer& buffer, BlobFds& fds, StartMethod meth
     setup.parent_name = identity().name;
     setup.start_method = static_cast<std::int32_t>(method);
     setup.executable = executable();
-    if (PreloadHook preload = preload_hook()) {
-        ModuleAddress at = locate(reinterpret_cast<const void*>(preload));
-        setup.preload_module = at.module;
-        setup.preload_offset = at.offset;
-    }
+    setup.preload = preload_hook();
     if (method == StartMethod::forkserver) setup.folder = working_folder();
     setup.log = log_settings();
     setup.task = task_->id();

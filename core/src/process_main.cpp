@@ -32,11 +32,8 @@ thread_local std::unique_ptr<detail::ProcessTask>* inherited_task = nullptr;
 void settle_in(const ProcessSetup& setup) {
     set_identity(
         {setup.name, setup.daemon, setup.authkey, setup.path, setup.parent_pid, setup.parent_name});
-    const void* preload = nullptr;
-    if (setup.preload_module)
-        preload = resolve({setup.preload_module, setup.preload_offset}, Contents::code, 1);
     inherit_start_defaults(static_cast<StartMethod>(setup.start_method), setup.executable,
-                           reinterpret_cast<PreloadHook>(const_cast<void*>(preload)));
+                           setup.preload);
     inherit_log_settings(setup.log);
     if (!setup.folder.empty() && ::chdir(setup.folder.c_str()) < 0)
         throw_errno(errno, fmt::format("chdir({}), the parent's working folder", setup.folder));

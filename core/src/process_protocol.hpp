@@ -27,15 +27,15 @@ struct ProcessSetup {
     std::string parent_name;
     std::int32_t start_method = 0;
     std::string executable;
-    std::uint64_t preload_module = 0, preload_offset = 0;  // 0: none
-    std::string folder;  // to change to; empty: it is there already
+    ModuleAddress preload;  // of the fork server; module 0: none
+    std::string folder;     // to change to; empty: it is there already
     LogSettings log;
     detail::TaskId task;
 
     template <class Archive>
     void serialize(Archive& archive) {
         archive(name, daemon, authkey, path, parent_pid, parent_name, start_method, executable,
-                preload_module, preload_offset, folder, log, task.where, task.signature);
+                preload.module, preload.offset, folder, log, task.where, task.signature);
     }
 };
 

@@ -7,14 +7,18 @@
 
 #include <sidestep/start_method.hpp>
 
+#include "module_table.hpp"
+
 namespace sidestep::inline v0 {
 
 // The program to spawn; empty: this one.
 std::string executable();
-using PreloadHook = void (*)();
-PreloadHook preload_hook();
+// Where the fork server finds what it is to run first; module 0: nothing. It is looked up there
+// alone: a process that passes it on may lack the library.
+ModuleAddress preload_hook();
 
 // In a child that was started by `method`.
-void inherit_start_defaults(StartMethod method, const std::string& executable, PreloadHook preload);
+void inherit_start_defaults(StartMethod method, const std::string& executable,
+                            const ModuleAddress& preload);
 
 }  // namespace sidestep

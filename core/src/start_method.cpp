@@ -15,7 +15,7 @@ namespace {
 // Relaxed everywhere: each setting stands alone.
 constexpr int kUnsettled = -1;
 std::atomic<int> default_method{kUnsettled};
-std::atomic<PreloadHook> preload{nullptr};
+KeptValue<ModuleAddress> preload;
 KeptValue<std::string> program;
 
 constexpr StartMethod kAll[] = {StartMethod::spawn, StartMethod::fork, StartMethod::fork_threaded,
@@ -79,13 +79,20 @@ std::string executable() {
     return path ? *path : std::string();
 }
 
-void set_forkserver_preload(void (*hook)()) { preload = hook; }
-PreloadHook preload_hook() { return preload; }
+void set_forkserver_preload(void (*hook)()) {
+    preload.set(hook ? locate(reinterpret_cast<const void*>(hook)) : ModuleAddress{});
+}
 
-void inherit_start_defaults(StartMethod method, const std::string& path, PreloadHook hook) {
+ModuleAddress preload_hook() {
+    const ModuleAddress* hook = preload.get();
+    return hook ? *hook : ModuleAddress{};
+}
+
+void inherit_start_defaults(StartMethod method, const std::string& path,
+                            const ModuleAddress& hook) {
     force_start_method(method);
     if (path != executable()) program.set(path);
-    preload = hook;
+    if (hook != preload_hook()) preload.set(hook);
 }
 
 }  // namespace sidestep

@@ -1,4 +1,5 @@
 // Process: starts that fail, statuses that are lost, signals, groups, the fork server's troubles.
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -335,6 +336,72 @@ TEST_CASE("what the preload function throws is thrown by the start, and there is
     CHECK(p.join().success());
     stop_forkserver();
 }
+
+namespace {
+
+using Hook = void (*)();
+
+// A function of a library that is loaded here alone.
+Hook hook_of(const char* path) {
+    void* library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    void* hook = library ? ::dlsym(library, "plugin_function") : nullptr;
+    if (!hook) throw std::runtime_error(::dlerror());
+    return reinterpret_cast<Hook>(hook);
+}
+
+constexpr const char* kPlugin = SIDESTEP_TEST_PLUGINS "/libplugin_newest.so";
+
+std::string error_of_the_server() {
+    try {
+        start_forkserver();
+    } catch (const std::exception& e) {
+        return e.what();
+    }
+    stop_forkserver();
+    return "no error";
+}
+
+// 0: this process's own fork server said that it lacks the library.
+void ask_own_server() {
+    bool told = Contains("is not loaded in this process").match(error_of_the_server());
+    exit_process(told ? 0 : 3);
+}
+
+}  // namespace
+
+TEST_CASE("a fork server that lacks the preload function's library says so, in a child's start too",
+          "[process][forkserver]") {
+    set_forkserver_preload(hook_of(kPlugin));
+    CHECK_THAT(error_of_the_server(), Contains("the preload function is not in the fork server") &&
+                                          Contains("is not loaded in this process") &&
+                                          Contains("dlopen()"));
+    CHECK(forkserver_pid() == 0);
+    Process child({.start_method = StartMethod::spawn}, ask_own_server);
+    child.start();
+    child.join();
+    CHECK(child.exitcode() == 0);
+    set_forkserver_preload(nullptr);
+}
+
+#ifndef __SANITIZE_ADDRESS__  // its library has to be the first one
+TEST_CASE("a fork server that has the preload function's library twice does not say it lacks it",
+          "[process][forkserver]") {
+    auto folder =
+        std::filesystem::temp_directory_path() / ("sidestep-preload-" + std::to_string(::getpid()));
+    std::filesystem::create_directory(folder);
+    std::string twins[] = {folder / "a.so", folder / "b.so"};
+    for (const std::string& twin : twins)
+        std::filesystem::copy_file(SIDESTEP_TEST_PLUGINS "/libplugin_copied.so", twin);
+    set_forkserver_preload(hook_of(twins[0].c_str()));
+    ::setenv("LD_PRELOAD", (twins[0] + ":" + twins[1]).c_str(), 1);
+    std::string error = error_of_the_server();
+    ::unsetenv("LD_PRELOAD");
+    set_forkserver_preload(nullptr);
+    std::filesystem::remove_all(folder);
+    CHECK_THAT(error, Contains("a.so and ") && Contains("b.so") &&
+                          Contains("copies of one library") && !Contains("not loaded"));
+}
+#endif
 
 TEST_CASE("the fork server starts once, stops, and starts again", "[process][forkserver]") {
     CHECK(forkserver_pid() == 0);

@@ -4,7 +4,8 @@
 // Fork:    a child knows all settings of its parent; its default is the method it was started by.
 // Peer death: a fork server that died is started again by the next start; its children live on.
 // Errors:  std::logic_error for settings that come too late, and for fork while there are other
-//          threads; std::invalid_argument for a name that is none.
+//          threads; std::invalid_argument for a name that is none, and for a function that no other
+//          process can find.
 #pragma once
 
 #include <filesystem>
@@ -89,7 +90,10 @@ std::filesystem::path get_executable();
 
 // What the server runs before it takes requests: loads, reads, builds what all children shall have
 // already. It must leave no thread running. What it throws, or that it left a thread, is thrown by
-// the start of the server, in start() or start_forkserver(). For the next server; null: nothing.
+// the start of the server, in start() or start_forkserver(). So is it that the server lacks the
+// function's library, which this process loaded by dlopen(). For the next server, and for those of
+// this process's children; null: nothing. Throws std::invalid_argument for a function that lies in
+// no loaded program or library, or in one that is loaded twice.
 void set_forkserver_preload(void (*preload)());
 
 // Starts the server, if it does not run: now, and not with the first child.
