@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <sstream>
 #include <string_view>
 #include <vector>
@@ -85,9 +84,19 @@ std::vector<Mount> read_mounts(const std::string& root) {
     return found;
 }
 
+// Paths are strings here: while it is changed, a std::filesystem::path of libstdc++ 12 is not one
+// if there is no memory, and to destroy it crashes. Slashes are single, and none is at the end.
+std::string tidy(const std::string& path) {
+    std::string plain;
+    for (char c : path)
+        if (c != '/' || !plain.ends_with('/')) plain += c;
+    if (plain.ends_with('/')) plain.pop_back();
+    return plain;
+}
+
 // The group's folder below the mount; the mount's own where the group is not in what is mounted: a
 // container that sees its group only, under a name of the system outside.
-std::filesystem::path folder_of(const Mount& mount, const std::string& group) {
+std::string folder_of(const Mount& mount, const std::string& group) {
     std::string below = group;
     if (mount.top != "/") {
         bool inside = group.starts_with(mount.top) &&
@@ -95,26 +104,24 @@ std::filesystem::path folder_of(const Mount& mount, const std::string& group) {
         below = inside ? group.substr(mount.top.size()) : "";
     }
     bool outside = below.starts_with("/..");  // of this cgroup namespace
-    std::filesystem::path folder = mount.folder;
-    if (!outside) folder += below;
-    return folder.lexically_normal();
+    return tidy(outside ? mount.folder : mount.folder + "/" + below);
 }
 
-std::optional<long long> read_number(const std::filesystem::path& file) {
+std::optional<long long> read_number(const std::string& file) {
     long long number = 0;
     auto text = sys::read_file(file.c_str());
     if (!text || std::sscanf(text->c_str(), "%lld", &number) != 1) return {};
     return number;
 }
 
-std::optional<std::size_t> quota_in(const std::filesystem::path& folder, bool v2) {
+std::optional<std::size_t> quota_in(const std::string& folder, bool v2) {
     long long quota = -1, period = 0;
     if (v2) {
-        auto text = sys::read_file((folder / "cpu.max").c_str());  // "max 100000": no quota
+        auto text = sys::read_file((folder + "/cpu.max").c_str());  // "max 100000": no quota
         if (!text || std::sscanf(text->c_str(), "%lld %lld", &quota, &period) != 2) return {};
     } else {
-        quota = read_number(folder / "cpu.cfs_quota_us").value_or(-1);  // -1: no quota
-        period = read_number(folder / "cpu.cfs_period_us").value_or(0);
+        quota = read_number(folder + "/cpu.cfs_quota_us").value_or(-1);  // -1: no quota
+        period = read_number(folder + "/cpu.cfs_period_us").value_or(0);
     }
     if (quota <= 0 || period <= 0) return {};
     return static_cast<std::size_t>(quota / period + (quota % period != 0));
@@ -123,12 +130,12 @@ std::optional<std::size_t> quota_in(const std::filesystem::path& folder, bool v2
 // From the process's group up to the one that is mounted.
 std::optional<std::size_t> least_quota(const std::string& root, const Mount& mount,
                                        const std::string& group) {
-    std::filesystem::path top = std::filesystem::path(mount.folder).lexically_normal();
+    const std::size_t top = tidy(mount.folder).size();
     std::optional<std::size_t> least;
-    for (std::filesystem::path at = folder_of(mount, group);; at = at.parent_path()) {
-        auto quota = quota_in(root + at.string(), mount.v2);
+    for (std::string at = folder_of(mount, group);; at.resize(at.rfind('/'))) {
+        auto quota = quota_in(root + at, mount.v2);
         if (quota && (!least || *quota < *least)) least = quota;
-        if (at == top || at.native().size() <= top.native().size()) return least;
+        if (at.size() <= top) return least;
     }
 }
 

@@ -9,9 +9,9 @@
 #include <climits>
 #include <cstdint>
 #include <cstdio>
-#include <filesystem>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
 #include "kept_value.hpp"
 #include "sys.hpp"
@@ -53,7 +53,7 @@ ProgramTraces look_around() {
 }
 
 bool is_loader(const std::string& path) {
-    std::string name = std::filesystem::path(path).filename().native();
+    std::string name = path.substr(path.rfind('/') + 1);
     return name.starts_with("ld-") || name.starts_with("ld.so") || name.starts_with("ld64.so");
 }
 
@@ -73,14 +73,15 @@ std::string checked(const std::string& path) {
 
 // No /proc: it was called as this, from a folder that has not changed, one hopes.
 OwnProgram by_name(const ProgramTraces& traces) {
-    std::error_code error;
-    auto path = std::filesystem::absolute(traces.exec_name, error);
-    if (error || traces.exec_name.empty() || ::access(path.c_str(), X_OK) != 0)
+    std::string path = traces.exec_name;
+    char folder[PATH_MAX];
+    if (!path.starts_with('/') && ::getcwd(folder, sizeof folder)) path = folder + ("/" + path);
+    if (traces.exec_name.empty() || ::access(path.c_str(), X_OK) != 0)
         throw_unknown(
             fmt::format("/proc is not mounted, and \"{}\", as it was called, is no "
                         "program here",
                         traces.exec_name));
-    return {path.native(), {traces.exec_name}};
+    return {path, {traces.exec_name}};
 }
 
 // "ld.so --library-path there ./program arguments": all that stands before the program's own

@@ -14,7 +14,6 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <filesystem>
 #include <stdexcept>
 
 #include "copy_process.hpp"
@@ -190,10 +189,11 @@ Started start_by_best(Plan& plan, bool needs_fork, Failure& failure) {
 
 // The file that the child was to execute, if it is there.
 std::string found_executable(const Description& description) {
-    std::filesystem::path folder = description.cwd();
+    std::string folder = description.cwd();
+    if (!folder.empty()) folder += '/';
     struct stat file;
     for (const char* const* path = description.plan().candidates; *path; ++path) {
-        std::string whole = folder / *path;
+        std::string whole = **path == '/' ? *path : folder + *path;
         if (::stat(whole.c_str(), &file) == 0 && S_ISREG(file.st_mode)) return whole;
     }
     return {};
