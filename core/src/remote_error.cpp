@@ -197,12 +197,17 @@ const std::type_info* type_with_nested(const std::type_info& type) {
     return info.bases == 2 ? info.first_base : nullptr;
 }
 
-// The name under which the exception's type is known: what libstdc++ throws for streams is a
-// private class derived from the public one, and what already crossed once is a Remote<T>.
-std::string public_type(const std::exception& error) {
-    if (auto* remote = dynamic_cast<const RemoteInfo*>(&error)) return remote->type();
+// The type_info::name() of what was thrown: what already crossed once is a Remote<T>.
+const char* thrown_type(const std::exception& error) {
+    if (auto* remote = dynamic_cast<const RemoteInfo*>(&error)) return remote->type().c_str();
     auto* wrapped = type_with_nested(typeid(error));
-    std::string type = wrapped ? wrapped->name() : typeid(error).name();
+    return wrapped ? wrapped->name() : typeid(error).name();
+}
+
+// The name under which the exception's type is known: what libstdc++ throws for streams is a
+// private class derived from the public one.
+std::string public_type(const std::exception& error) {
+    std::string type = thrown_type(error);
     bool known = find_codec(type).has_value();
     if (!known && dynamic_cast<const std::ios_base::failure*>(&error))
         return typeid(std::ios_base::failure).name();
@@ -302,6 +307,39 @@ void save_level(OutputArchive& archive, const std::string& where, int depth) {
     archive.write(state.begin(), state.size());
 }
 
+// The same layout, with no more than type and message, which are cut to the room that there is. So
+// nothing is allocated, but what the archive needs for less than kBareBytes.
+void save_bare(OutputArchive& archive, std::string_view type, std::string_view message) {
+    constexpr std::size_t kBareBytes = 152;  // what a task's reply has room for
+    constexpr std::size_t kSizes = 4 * sizeof(std::uint64_t) + 1;
+    const OutputBuffer& buffer = archive.buffer();
+    std::size_t room = std::max(buffer.capacity() - buffer.size(), kBareBytes) - kSizes;
+    type = type.substr(0, room);
+    message = message.substr(0, room - type.size());
+    for (std::string_view text : {type, message, std::string_view()}) {
+        archive(static_cast<std::uint64_t>(text.size()));
+        archive.write(text.data(), text.size());
+    }
+    archive(false, std::uint64_t(0));
+}
+
+void save_current_bare(OutputArchive& archive) {
+    const std::type_info* type = abi::__cxa_current_exception_type();
+    const char* name = type ? type->name() : "unknown";
+    try {
+        throw;
+    } catch (const std::exception& error) {
+        const char* text = error.what();
+        save_bare(archive, thrown_type(error), text ? text : "");
+    } catch (const char* text) {
+        save_bare(archive, name, text ? text : "");
+    } catch (const std::string& text) {
+        save_bare(archive, name, text);
+    } catch (...) {
+        save_bare(archive, name, "");
+    }
+}
+
 std::exception_ptr load_level(InputArchive& archive, int depth) {
     RemoteText text;
     bool has_nested = false;
@@ -319,6 +357,8 @@ std::exception_ptr load_level(InputArchive& archive, int depth) {
             std::exception_ptr error = codec->load(inner, std::move(text));
             inner.expect_end();
             return error;
+        } catch (const std::bad_alloc&) {  // here and now: it is of that type all the same
+            throw;
         } catch (...) {  // the state could not be read: the text still arrives
         }
     }
@@ -334,7 +374,18 @@ bool add_exception_codec(const std::type_info& type, ExceptionCodec codec) {
 }
 
 void save_current_exception(OutputArchive& archive, const std::string& where) {
-    save_level(archive, where, 0);
+    const std::size_t begin = archive.buffer().size();
+    const std::exception_ptr thrown = std::current_exception();
+    try {
+        return save_level(archive, where, 0);
+    } catch (...) {  // memory for all of it was not to be had
+        archive.buffer().truncate(begin);
+    }
+    try {
+        std::rethrow_exception(thrown);
+    } catch (...) {
+        save_current_bare(archive);
+    }
 }
 
 std::exception_ptr load_exception(InputArchive& archive) { return load_level(archive, 0); }

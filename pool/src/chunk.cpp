@@ -1,6 +1,7 @@
 #include <sidestep/chunk.hpp>
 
 #include <algorithm>
+#include <cstring>
 
 namespace sidestep::inline v0::detail {
 
@@ -24,12 +25,14 @@ void save_item_bits(OutputArchive& result, std::uint64_t count) {
 }
 
 void save_item_error(OutputArchive& result, std::uint64_t index) {
-    HeapBuffer error;
-    OutputArchive inner(error);
-    save_current_exception(inner, process_description());
-    result(static_cast<std::uint64_t>(error.size()));
-    result.write(error.begin(), error.size());
-    result.buffer().begin()[index / 8] |= std::byte{1} << (index % 8);
+    const OutputBuffer& buffer = result.buffer();  // memory beside it there may be none
+    std::uint64_t size = 0;
+    result(size);
+    const std::size_t begin = buffer.size();
+    save_current_exception(result, process_description());
+    size = buffer.size() - begin;
+    std::memcpy(buffer.begin() + begin - sizeof size, &size, sizeof size);
+    buffer.begin()[index / 8] |= std::byte{1} << (index % 8);
 }
 
 void ChunkReader::open(std::span<const std::byte> bytes, std::uint64_t items) {

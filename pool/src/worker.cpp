@@ -272,19 +272,12 @@ class Worker {
     ReplyKind save_error(const TaskSlot& slot, ResultBuffer& buffer) {
         buffer.restart();
         OutputArchive output(buffer);
-        std::string where =
-            detail::process_description() + fmt::format("  in task {}\n", slot.serial);
+        std::string where;
         try {
-            detail::save_current_exception(output, where);
-        } catch (...) {
-            // No room for the message: the type alone must do.
-            buffer.restart();
-            try {
-                throw std::bad_alloc();
-            } catch (...) {
-                detail::save_current_exception(output, {});
-            }
+            where = fmt::format("{}  in task {}\n", detail::process_description(), slot.serial);
+        } catch (const std::bad_alloc&) {  // it goes without
         }
+        detail::save_current_exception(output, where);  // for its least, the slot has room
         return task_fds_.lacked() ? ReplyKind::lacks_fds : ReplyKind::error;
     }
 

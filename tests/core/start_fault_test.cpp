@@ -10,11 +10,15 @@
 #include <memory>
 #include <new>
 #include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 
 #include <catch2/catch.hpp>
 #include <sidestep/process.hpp>
+#include <sidestep/remote_error.hpp>
 
+#include "cpu_quota.hpp"
 #include "faults.hpp"
 #include "parent_fd.hpp"
 #include "process_support.hpp"
@@ -23,6 +27,7 @@
 
 using namespace sidestep;
 using Catch::Matchers::Contains;
+using Catch::Matchers::Equals;
 using test::Call;
 using test::Fault;
 
@@ -124,6 +129,33 @@ TEST_CASE("whatever allocation fails in a start, it throws, and nothing is left"
     CHECK(run_process(method, 6) == 6);
 }
 
+TEST_CASE("whatever allocation fails in the start of a fork server, none is left",
+          "[process][zygote][fault][injected]") {
+    auto start = GENERATE(
+        +[] { start_forkserver(); }, +[] { (void)Zygote::fork_here(); },
+        +[] { (void)make_launcher(StartMethod::forkserver, "a child", 0); });
+    start();
+    stop_forkserver();
+    auto before = test::Resources::now();
+    int refused = 0;
+    bool happened = true;
+    for (int skip = 0; happened; ++skip) {
+        CAPTURE(skip);
+        {
+            Fault fault(Call::allocation, ENOMEM, skip);
+            try {
+                start();
+            } catch (const std::bad_alloc&) {
+                ++refused;
+            }
+            happened = fault.happened();
+        }
+        stop_forkserver();
+        REQUIRE(test::nothing_left_since(before));
+    }
+    CHECK(refused > 0);
+}
+
 TEST_CASE("an exception's report is read when there is memory again, or its loss is told",
           "[process][fault][injected]") {
     FOR_EACH_START_METHOD();
@@ -169,6 +201,38 @@ TEST_CASE("a fork server that cannot answer, or is killed before it does, has lo
     }
 }
 
+TEST_CASE("a child of which neither it nor its fork server can tell goes with the fork server",
+          "[zygote][fault][injected]") {
+    auto before = test::Resources::now();
+    {
+        auto zygote = Zygote::fork_here();
+        Launched first = zygote->launch(&leave_with_7, {});
+        CHECK(sys::wait_pidfd(first.pidfd.get(), true).code() == 7);
+        Fault fault(Call::sendmsg, ENOBUFS, 0, Fault::kEver, Fault::kForked);
+        CHECK_THROWS_WITH(zygote->launch(&leave_with_7, {}), Contains("the fork server (process"));
+        CHECK(fault.happened());
+    }
+    CHECK(test::nothing_left_since(before));
+}
+
+TEST_CASE("an answer of the fork server that cannot be received for good leaves no child",
+          "[zygote][fault][injected]") {
+    auto before = test::Resources::now();
+    {
+        auto zygote = Zygote::fork_here();
+        {
+            Fault fault(Call::recvmsg, ENOMEM, 0, Fault::kEver);
+            CHECK_THROWS_AS(zygote->launch(&leave_with_7, {}), std::system_error);
+        }
+        Launched child = zygote->launch(&leave_with_7, {});
+        CHECK(sys::wait_pidfd(child.pidfd.get(), true).code() == 7);
+        Fault fault(Call::recvmsg, ENOMEM, 0, Fault::kEver);
+        CHECK_THROWS_AS(zygote->launch(&leave_with_7, {}), std::system_error);
+        zygote.reset();
+    }
+    CHECK(test::nothing_left_since(before));
+}
+
 TEST_CASE("a fork server goes on after a request that it could not receive at once",
           "[zygote][fault][injected]") {
     auto zygote = Zygote::fork_here();
@@ -193,7 +257,119 @@ TEST_CASE("a fork server's owner goes although nothing can be waited for",
     CHECK(test::nothing_left_since(before));
 }
 
+// --- exceptions that cross ---------------------------------------------------------------------
+
+namespace {
+
+void throw_out_of_range() { throw std::out_of_range("item 17 of a table of sixteen"); }
+void throw_code() { throw std::system_error(EXDEV, std::generic_category(), "two disks"); }
+
+// What is caught when the exception is thrown: its type's name and its message.
+std::string told(const std::exception_ptr& error) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const RemoteError& e) {
+        return e.type_name() + ", remote: " + e.what();
+    } catch (const std::out_of_range& e) {
+        return std::string("std::out_of_range: ") + e.what();
+    } catch (const std::system_error& e) {
+        return std::string("std::system_error: ") + e.what();
+    } catch (const std::bad_alloc&) {
+        return "std::bad_alloc";
+    }
+}
+
+}  // namespace
+
+TEST_CASE("an exception that is read without memory is none of another type",
+          "[process][fault][injected]") {
+    auto throw_it = GENERATE(&throw_out_of_range, &throw_code);
+    detail::HeapBuffer buffer;
+    try {
+        throw_it();
+    } catch (...) {
+        OutputArchive archive(buffer);
+        detail::save_current_exception(archive, "  in a test\n");
+    }
+    auto load = [&] {
+        InputArchive archive(buffer.bytes());
+        return detail::load_exception(archive);
+    };
+    const std::string whole = told(load());
+    bool happened = true;
+    int refused = 0;
+    for (int skip = 0; happened; ++skip) {
+        std::exception_ptr error;
+        {
+            Fault fault(Call::allocation, ENOMEM, skip);
+            try {
+                error = load();
+            } catch (const std::bad_alloc&) {
+                error = std::current_exception();
+            }
+            happened = fault.happened();
+        }
+        std::string text = told(error);
+        refused += text != whole;
+        CHECK_THAT(text, Equals(whole) || Equals("std::bad_alloc"));
+    }
+    CHECK(refused > 0);
+}
+
+TEST_CASE("an exception that is written without memory keeps its type and message",
+          "[process][fault][injected]") {
+    auto is_plain = GENERATE(true, false);
+    for (int times : {1, Fault::kEver}) {
+        bool happened = true;
+        for (int skip = 0; happened; ++skip) {
+            CAPTURE(times, skip);
+            // As a task's reply is: memory that is there already.
+            detail::HeapBuffer buffer;
+            buffer.write(std::string(152, ' ').data(), 152);
+            buffer.clear();
+            OutputArchive archive(buffer);
+            try {
+                is_plain ? throw_out_of_range() : throw_code();
+            } catch (...) {
+                Fault fault(Call::allocation, ENOMEM, skip, times);
+                detail::save_current_exception(archive, "  in a test\n");
+                happened = fault.happened();
+            }
+            InputArchive input(buffer.bytes());
+            std::string text = told(detail::load_exception(input));
+            input.expect_end();
+            const std::string disks = ": two disks: Invalid cross-device link";
+            if (is_plain)
+                CHECK(text == "std::out_of_range: item 17 of a table of sixteen");
+            else  // its code is more than a message
+                CHECK_THAT(text, Equals("std::system_error" + disks) ||
+                                     Equals("std::system_error, remote" + disks));
+        }
+    }
+}
+
 // --- without memory ----------------------------------------------------------------------------
+
+TEST_CASE("the quotas of CPUs are found, or there is no memory for that", "[fault][injected]") {
+    const auto quota = cpu_quota();
+    bool happened = true;
+    int refused = 0;
+    for (int skip = 0; happened; ++skip) {
+        bool is_right = false;
+        {
+            Fault fault(Call::allocation, ENOMEM, skip);
+            try {
+                is_right = cpu_quota() == quota;
+            } catch (const std::bad_alloc&) {
+                ++refused;
+                is_right = true;
+            }
+            happened = fault.happened();
+        }
+        CHECK(is_right);
+    }
+    CHECK(refused > 0);
+}
 
 TEST_CASE("fork(2) needs no memory of ours, in a forked child neither", "[fork][fault][injected]") {
     CHECK(in_fork([] {

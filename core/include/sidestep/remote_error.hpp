@@ -6,7 +6,9 @@
 //   - every type registered with register_exception;
 //   - anything else as RemoteError, with the type's name and message.
 // The object that arrives derives from the type that was thrown; remote_traceback() tells where it
-// came from.
+// came from. From a process whose memory is used up, type and message come alone: without traceback
+// and what is wrapped, and as RemoteError what has more to it than its message. If it is the reader
+// that has no memory, get() throws std::bad_alloc, of this process, and may be called again.
 #pragma once
 
 #include <exception>
@@ -105,7 +107,8 @@ struct ExceptionCodec {
 bool add_exception_codec(const std::type_info& type, ExceptionCodec codec);
 
 // Writes the exception that is being handled. `where` is the end of its traceback, lines that tell
-// process and task.
+// process and task. Where there is no memory for that, type and message alone are written; throws
+// what the archive's buffer throws if there is none for these.
 void save_current_exception(OutputArchive& archive, const std::string& where);
 std::exception_ptr load_exception(InputArchive& archive);
 
