@@ -1,7 +1,7 @@
 #include "output_capture.hpp"
 
 #include <fcntl.h>
-#include <sys/stat.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <iostream>
 #include <limits>
 #include <new>
+#include <system_error>
 
 #include <sidestep/printed_output.hpp>
 
@@ -22,9 +23,17 @@ namespace {
 constexpr std::uint64_t kFreeStep = std::uint64_t(1) << 20;  // fewer are not worth a call
 constexpr std::uint64_t kEverything = std::numeric_limits<std::uint64_t>::max();
 
+// By lseek(2), which always knows (the files are only appended to, wherever the offset is). Of one
+// that is not there, since a task closed it: everything, which the reader cuts to what there is.
 std::uint64_t size_of(const Fd& file) {
-    struct stat status = {};
-    return ::fstat(file.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
+    off_t size = ::lseek(file.get(), 0, SEEK_END);
+    return size < 0 ? kEverything : static_cast<std::uint64_t>(size);
+}
+
+// In the place of what is lost: an empty text would say that the task wrote nothing.
+std::string lost_note(std::uint64_t bytes, const char* stream, const std::string& cause) {
+    return fmt::format("{}{} bytes that the task wrote to {} are lost: {}]\n", kOutputNote, bytes,
+                       stream, cause);
 }
 
 // Appends only: tasks and all that they start write through it, each at the end.
@@ -88,8 +97,8 @@ void WorkerOutput::end() {
 
 TaskOutput WorkerOutput::read(const OutputMark& end) const {
     TaskOutput output;
-    output.out = out_.read(end.out, limit_, output.out_dropped);
-    output.err = err_.read(end.err, limit_, output.err_dropped);
+    output.out = out_.read("stdout", end.out, limit_, output.out_dropped);
+    output.err = err_.read("stderr", end.err, limit_, output.err_dropped);
     return output;
 }
 
@@ -116,9 +125,8 @@ bool WorkerOutput::trim() {
 
 std::uint64_t WorkerOutput::Stream::size() const { return size_of(file); }
 
-// Without memory for the copy, all of it is dropped. (What was given back is beyond the limit, if
-// not because of what came behind `end`.)
-std::string WorkerOutput::Stream::read(std::uint64_t end, std::size_t limit,
+// (What was given back is beyond the limit, if not because of what came behind `end`.)
+std::string WorkerOutput::Stream::read(const char* name, std::uint64_t end, std::size_t limit,
                                        std::size_t& dropped) const {
     std::string text;
     if (end <= begin) return text;
@@ -130,14 +138,24 @@ std::string WorkerOutput::Stream::read(std::uint64_t end, std::size_t limit,
         text.resize(length);
     } catch (const std::bad_alloc&) {
         dropped = end - begin;
-        return text;
+        return lost_note(dropped, name,
+                         "there is no memory for a copy of them; PoolOptions::output_limit says "
+                         "how many are kept");
     }
     std::size_t got = 0;
     while (got < length) {
         ssize_t n = ::pread(file.get(), text.data() + got, length - got,
                             static_cast<off_t>(end - length + got));
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) break;  // a task has truncated it
+        if (n < 0) {
+            int error = errno;
+            if (error == EINTR) continue;
+            dropped = end - begin;
+            return lost_note(dropped, name,
+                             fmt::format("reading them back, pread: {}; the kernel's log may say "
+                                         "why. What must not be lost, let it write to a file",
+                                         std::generic_category().message(error)));
+        }
+        if (n == 0) break;  // a task has truncated it
         got += static_cast<std::size_t>(n);
     }
     text.resize(got);

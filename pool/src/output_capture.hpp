@@ -12,6 +12,9 @@
 
 namespace sidestep::inline v0 {
 
+// How a line begins that stands in the place of what could not be read back.
+inline constexpr const char* kOutputNote = "[sidestep: ";
+
 // The sizes of both files when a task ended.
 struct OutputMark {
     std::uint64_t out = 0;
@@ -42,7 +45,8 @@ class WorkerOutput {
     int out_fd() const { return out_.file.get(); }
     int err_fd() const { return err_.file.get(); }
 
-    // What was written since the last end_task(), up to the mark; or up to now.
+    // What was written since the last end_task(), up to the mark; or up to now. What cannot be read
+    // is a note that says so.
     TaskOutput read(const OutputMark& end) const;
     TaskOutput read() const;
     // What comes after the mark is the next task's.
@@ -62,7 +66,8 @@ class WorkerOutput {
         std::uint64_t seen = 0;   // its size at the last trim()
 
         std::uint64_t size() const;
-        std::string read(std::uint64_t end, std::size_t limit, std::size_t& dropped) const;
+        std::string read(const char* name, std::uint64_t end, std::size_t limit,
+                         std::size_t& dropped) const;
         void free_until(std::uint64_t end);
     };
 

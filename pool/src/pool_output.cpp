@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <memory>
 
 #include "pool_core.hpp"
 
@@ -17,10 +18,6 @@ constexpr std::chrono::nanoseconds kLongestTrimLook = 250ms;  // while nothing i
 bool is_empty(const TaskOutput& output) {
     return output.out.empty() && output.err.empty() && output.out_dropped == 0 &&
            output.err_dropped == 0;
-}
-
-void store(TaskOutput output, std::unique_ptr<TaskOutput>& place) {
-    place = is_empty(output) ? nullptr : std::make_unique<TaskOutput>(std::move(output));
 }
 
 // What a process says before it gives up is often the best there is to know.
@@ -37,30 +34,35 @@ std::string last_line(const std::string& text) {
 
 std::string PoolCore::last_words(const TaskOutput& output) {
     std::string line = last_line(output.err);
-    return line.empty() ? line : fmt::format("it last wrote \"{}\" to stderr", line);
+    if (line.empty() || line.starts_with(kOutputNote)) return {};
+    return fmt::format("it last wrote \"{}\" to stderr", line);
+}
+
+// Without memory for it the output is lost, and says so; the task is not.
+template <class Read>
+void PoolTask::store_output(Read read) noexcept {
+    output_ = nullptr;
+    output_lost_ = false;
+    try {
+        TaskOutput output = read();
+        if (!is_empty(output)) output_ = std::make_unique<TaskOutput>(std::move(output));
+    } catch (const std::exception&) {
+        output_lost_ = true;
+    }
 }
 
 // The task at the front of the ring is done. None: one that was evicted, or the request to stop.
-// (Output for which there is no memory is lost; the task is not.)
 void PoolCore::take_output(WorkerLink& link, PoolTask* task) noexcept {
     const Segment& memory = link.memory->ring_segment;
     std::uint32_t position = link.ring().position(link.ring().consumed());
     const OutputMark end = memory.at<OutputMark>(kOutputMarksAt)[position];  // copied once: I7
-    try {
-        if (task) store(link.output->read(end), task->output_);
-    } catch (const std::exception&) {
-        task->output_ = nullptr;
-    }
+    if (task) task->store_output([&] { return link.output->read(end); });
     link.output->end_task(end);
 }
 
 // The task at the front is ended while it runs.
 void PoolCore::keep_output(const WorkerLink& link, PoolTask& task) noexcept {
-    try {
-        if (link.output) store(link.output->read(), task.output_);
-    } catch (const std::exception&) {
-        task.output_ = nullptr;
-    }
+    if (link.output) task.store_output([&] { return link.output->read(); });
 }
 
 // A task that prints without end takes no more memory than its limit, and what it prints between

@@ -211,7 +211,12 @@ const TaskOutput* PoolTask::output() const {
     static const TaskOutput nothing;
     require_done(*this);
     if (core_->options().output == Output::pass) return nullptr;
-    return output_ ? output_.get() : &nothing;
+    if (!output_lost_) return output_ ? output_.get() : &nothing;
+    static const std::string note = std::string(kOutputNote) +
+                                    "what the task wrote is lost: there was no memory to take it "
+                                    "over when it ended]\n";
+    static const TaskOutput lost{note, note, 0, 0};
+    return &lost;
 }
 
 Completions::Completions(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}

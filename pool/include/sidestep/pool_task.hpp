@@ -162,6 +162,8 @@ class PoolTask final : public TaskState {
     std::span<const std::byte> reply() const;
     void keep_arguments();
     PoolTaskRef part(std::uint32_t begin, std::uint32_t end);
+    template <class Read>
+    void store_output(Read read) noexcept;
     bool is_chunk() const { return items_end_ > 0; }
 
     // Constant after construction.
@@ -176,6 +178,7 @@ class PoolTask final : public TaskState {
     Place place_ = Place::new_;
     bool has_value_ = false;      // reply() holds the value's bytes (else an error's, or failure_)
     bool cancelled_ = false;      // by cancel()
+    bool output_lost_ = false;    // there was no memory for output_
     std::uint16_t attempts_ = 0;  // that failed
     std::uint16_t crashes_ = 0;
     std::uint16_t out_of_memory_ = 0;

@@ -10,6 +10,8 @@
 // (TaskError::output(), Future::output()). In a captured worker stdout and std::cout are not
 // buffered.
 //
+// Errors: what cannot be read back (there is no memory for it, the kernel gives EIO) costs no task
+//         its result: in its place stands a line "[sidestep: ... are lost: ...]" that says why.
 // Limits: of each stream the last PoolOptions::output_limit bytes are kept; what came before them
 //         is dropped, and counted. What a process that outlives its task writes belongs to the
 //         worker's next task, and takes no more memory than that, and what it writes in a quarter
@@ -35,7 +37,7 @@ enum class Output {
 struct TaskOutput {
     std::string out;
     std::string err;
-    std::size_t out_dropped = 0;  // bytes before those of `out` that were too many
+    std::size_t out_dropped = 0;  // bytes before those of `out`, too many or lost
     std::size_t err_dropped = 0;
 };
 
