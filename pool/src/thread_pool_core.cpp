@@ -457,8 +457,8 @@ void ThreadPoolCore::join() {
         life_.seal();
         changed_.notify_all();
     }
-    for (;;) {  // a thread that waits may start another one
-        std::deque<std::thread> threads;
+    for (;;) {                           // a thread that waits may start another one
+        std::list<std::thread> threads;  // made without memory: this is the end of a pool
         {
             Lock lock(mutex_);
             threads.swap(threads_);

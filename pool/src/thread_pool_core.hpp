@@ -6,8 +6,8 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -133,7 +133,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     std::map<unsigned, Jobs> keyed_ POOL_GUARDED;  // by thread: each has one
     Deadlines deadlines_ POOL_GUARDED;
     Running running_ POOL_GUARDED;
-    std::deque<std::thread> threads_ POOL_GUARDED;
+    std::list<std::thread> threads_ POOL_GUARDED;
     ServiceThread timer_ POOL_GUARDED;
     unsigned idle_ POOL_GUARDED = 0;
     unsigned in_wait_ POOL_GUARDED = 0;

@@ -1,8 +1,11 @@
 // Memory that is used up: this program's operator new fails when it is told to, in the threads of
 // the library, or in the test's own while it destroys something. (A program of its own.)
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <memory>
@@ -28,6 +31,7 @@ std::atomic<bool> armed{false};
 std::atomic<bool> lasting{false};  // all fail from then on
 std::atomic<long> until_failure{0};
 std::atomic<long> failures{0};
+std::atomic<int> pread_error{0};  // of each pread
 
 bool fails() {
     if (!armed.load(std::memory_order_relaxed) || spared) return false;
@@ -43,6 +47,11 @@ void* allocate(std::size_t size) {
 }
 
 }  // namespace
+
+extern "C" ssize_t pread64(int fd, void* data, std::size_t size, off64_t at) {
+    if (int error = pread_error) return errno = error, -1;
+    return ::syscall(SYS_pread64, fd, data, size, at);
+}
 
 void* operator new(std::size_t size) { return allocate(size); }
 void* operator new[](std::size_t size) { return allocate(size); }
@@ -191,6 +200,84 @@ TEST_CASE("the ends of pools, futures and streams take no memory", "[pool][no_me
     armed = false;
     CHECK(kept.get().size() == 100'000);
     CHECK(hangs.cancelled());
+}
+
+TEST_CASE("the end of a ThreadPool takes no memory", "[pool][thread_pool][no_memory]") {
+    std::optional<Spared> test_thread;
+    test_thread.emplace();
+    auto pool = std::make_unique<mp::ThreadPool>(mp::ThreadPoolOptions{.threads = 2});
+    auto future = pool->submit([] { return 7; });
+    Exhausted memory(0, true);
+    test_thread.reset();
+    pool.reset();
+    armed = false;
+    CHECK(future.get() == 7);
+}
+
+TEST_CASE("output that cannot be read back says so in its place", "[pool][no_memory][output]") {
+    Spared test_thread;
+    mp::Pool pool({.processes = 1, .output = mp::Output::capture});
+    pread_error = EIO;
+    auto lost = pool.submit(print);
+    CHECK(lost.get() == 1);
+    auto died = pool.submit(crash_at, 3);
+    std::string why;
+    try {
+        died.get();
+    } catch (const mp::WorkerLost& error) {
+        why = error.what();
+    }
+    pread_error = 0;
+    CHECK_THAT(lost.output().out,
+               Catch::StartsWith("[sidestep: 7 bytes that the task wrote to stdout are lost: ") &&
+                   Catch::Contains("pread: Input/output error; the kernel's log may say why"));
+    CHECK(lost.output().out_dropped == 7);
+    CHECK(lost.output().err.empty());
+    CHECK_THAT(why, !Catch::Contains("last wrote"));
+    auto kept = pool.submit(print);
+    kept.wait();
+    CHECK(kept.output().out == "a line\n");
+    CHECK(kept.output().out_dropped == 0);
+}
+
+TEST_CASE("output for which there is no memory says so in its place", "[pool][no_memory][output]") {
+    std::optional<Spared> test_thread;
+    test_thread.emplace();
+    mp::Pool pool({.processes = 1, .output = mp::Output::capture});
+    int lost = 0;
+    bool failed = true;
+    for (int n = 0; failed; ++n) {
+        CAPTURE(n);
+        auto future = pool.submit(print);
+        {
+            Exhausted memory(n, true);
+            test_thread.reset();  // this thread takes over the result, or another one
+            future.wait();
+            test_thread.emplace();
+        }
+        failed = failures > 0;
+        std::string out = future.output().out;
+        lost += out != "a line\n";
+        CHECK_THAT(out, Catch::Equals("a line\n") || Catch::StartsWith("[sidestep: "));
+    }
+    CHECK(lost > 0);
+}
+
+TEST_CASE("an error for whose message a full arena has no room keeps its type",
+          "[pool][no_memory][arena]") {
+    Spared test_thread;
+    mp::Pool pool({.processes = 1, .arena_bytes = std::size_t(16) << 20});
+    std::vector<mp::Future<std::string>> results;  // they wait in the arena
+    for (std::size_t size : {std::size_t(1) << 20, std::size_t(200)}) do
+            results.push_back(pool.submit(text, size));
+        while (!results.back().exception());
+    auto fail_with = [](const std::string& message) { throw std::domain_error(message); };
+    try {
+        pool.apply(fail_with, std::string(5000, 'm'));
+        FAIL("it did not throw");
+    } catch (const std::domain_error& error) {
+        CHECK_THAT(error.what(), Catch::StartsWith("mmmm"));
+    }
 }
 
 TEST_CASE("each allocation in a thread of a ThreadPool may fail",
