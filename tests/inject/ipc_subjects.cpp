@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include <sidestep/connection.hpp>
 #include <sidestep/listener.hpp>
@@ -32,7 +33,7 @@ void partner(Strings in, Strings out, sidestep::Lock lock, sidestep::Condition c
         std::scoped_lock hold(lock);
         ++value.value();
     }
-    while (auto text = in.get_for(10s)) {
+    while (auto text = in.get_for(patience())) {
         if (*text == "end") break;
         out.put(*text + "!");
     }
@@ -49,14 +50,14 @@ void meet(sidestep::StartMethod method) {
     Strings in(4), out(4);
     sidestep::Lock lock;
     sidestep::Condition condition;
-    sidestep::Barrier barrier(2, {.timeout = 10s});
+    sidestep::Barrier barrier(2, {.timeout = patience()});
     sidestep::Event event;
     sidestep::Value<int> value(0);
     sidestep::Semaphore semaphore(0);
     sidestep::Process child(sidestep::ProcessOptions{.daemon = true, .start_method = method},
                             partner, in, out, lock, condition, barrier, event, value, semaphore);
     child.start();
-    expect_came(event.wait_for(10s), "the event");
+    expect_came(event.wait_for(patience()), "the event");
     barrier.wait();
     for (int i = 0; i < 20; ++i) {
         std::scoped_lock hold(lock);
@@ -64,17 +65,17 @@ void meet(sidestep::StartMethod method) {
     }
     for (int i = 0; i < 10; ++i) {
         in.put(std::string(20000, 'q'));
-        auto echo = out.get_for(10s);
+        auto echo = out.get_for(patience());
         expect_came(echo.has_value(), "an echo");
         expect(echo->size() == 20001, "the length of an echo");
     }
     {
         std::unique_lock hold(condition);
         in.put("end");
-        expect_came(condition.wait_for(10s, [&] { return value.value() == 1000; }),
+        expect_came(condition.wait_for(patience(), [&] { return value.value() == 1000; }),
                     "the condition");
     }
-    expect_came(semaphore.try_acquire_for(10s), "the semaphore");
+    expect_came(semaphore.try_acquire_for(patience()), "the semaphore");
     barrier.wait();
     child.join();
     expect_came(child.exitcode() == 0, "the partner's exit code 0");
@@ -105,22 +106,25 @@ void receive_through_a_pipe(sidestep::Connection& connection) {
         int* fds;
         ~Ends() {
             close(fds[0]);
-            close(fds[1]);
+            if (fds[1] >= 0) close(fds[1]);
         }
     } closer{ends};
     sidestep::send_handle(connection, ends[1]);
+    close(std::exchange(ends[1], -1));  // or the end of a visitor that wrote nothing is not seen
     char byte = 0;
     ssize_t got = 0;
     do got = read(ends[0], &byte, 1);
     while (got < 0 && errno == EINTR);
-    expect(got == 1 && byte == 'z', "the byte through the descriptor that was sent");
+    expect_came(got == 1, "the byte through the descriptor that was sent");
+    expect(byte == 'z', "the byte through the descriptor that was sent");
 }
 
 void serve(const sidestep::Address& address) {
-    sidestep::Listener listener({.address = address, .authkey = "key", .handshake_timeout = 5s});
+    sidestep::Listener listener(
+        {.address = address, .authkey = "key", .handshake_timeout = patience()});
     sidestep::Process child(sidestep::ProcessOptions{.daemon = true}, visit, listener.address());
     child.start();
-    auto connection = listener.accept_for(5s);
+    auto connection = listener.accept_for(patience());
     expect_came(connection.has_value(), "the visitor");
     expect(connection->recv<std::string>().size() == 300000, "a large message");
     connection->send(std::string(200000, 's'));
@@ -136,7 +140,7 @@ void refuse_a_key() {
     std::jthread client([&] {
         try {
             auto connection =
-                sidestep::Client(listener.address(), {.authkey = "other", .timeout = 5s});
+                sidestep::Client(listener.address(), {.authkey = "other", .timeout = patience()});
             let_in = true;
         } catch (const std::exception&) {
         }
@@ -156,7 +160,17 @@ void share_without_a_name() {
     expect(theirs.bytes()[5] == std::byte(7), "a byte of shared memory");
 }
 
+// What a failed share_by_name() kept is kept by request.
+void remove_the_name() {
+    try {
+        sidestep::SharedMemory(sidestep::open_only, "inject").unlink();
+    } catch (const std::system_error& e) {
+        if (e.code().value() != ENOENT) throw;
+    }
+}
+
 void share_by_name() {
+    remove_the_name();
     {
         sidestep::SharedMemory kept(sidestep::create_only, "inject", 5000, {.keep_name = true});
         kept.bytes()[4999] = std::byte(9);
@@ -166,15 +180,6 @@ void share_by_name() {
     found.unlink();
     expect_throw<std::system_error>(
         [] { sidestep::SharedMemory gone(sidestep::open_only, "inject"); }, "a name that is gone");
-}
-
-// What a failed share_by_name() kept is kept by request.
-void remove_the_name() {
-    try {
-        sidestep::SharedMemory(sidestep::open_only, "inject").unlink();
-    } catch (const std::system_error& e) {
-        if (e.code().value() != ENOENT) throw;
-    }
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // subjects NAME: runs one of the programs of subjects.hpp.
 //
 // Environment: ALLOCATION=N SCOPE=main|threads  makes the N-th allocation of the main thread, or of
-// the other threads, fail; LASTING=1 all from that one on.
+// the other threads, fail; LASTING=1 all from that one on. PATIENCE=N: see subjects::patience().
 #include <dirent.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -120,25 +120,36 @@ void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
-bool subjects::step(const std::string& name, const std::function<void()>& action) {
-    std::string error;
+bool subjects::step(std::string_view name, const std::function<void()>& action) {
+    auto tell = [&](const char* outcome, const char* what) {
+        Exempt guard;
+        say(std::string(outcome) + std::string(name) + (*what ? ": " : "") + what);
+    };
     try {
         action();
-        Exempt guard;
-        say("OK " + name);
+        tell("OK ", "");
         return true;
     } catch (const Wrong& e) {
-        Exempt guard;
-        say("WRONG " + name + ": " + e.what());
+        tell("WRONG ", e.what());
     } catch (const std::exception& e) {
-        Exempt guard;
-        say("ERROR " + name + ": " + e.what());
+        tell("ERROR ", e.what());
     }
     return false;
 }
 
-bool subjects::step_twice(const std::string& name, const std::function<void()>& action) {
-    return step(name, action) || step(name + "/again", action);
+bool subjects::step_twice(std::string_view name, const std::function<void()>& action) {
+    if (step(name, action)) return true;
+    std::string again;
+    {
+        Exempt guard;
+        again = std::string(name) + "/again";
+    }
+    return step(again, action);
+}
+
+std::chrono::seconds subjects::patience() {
+    const char* wanted = std::getenv("PATIENCE");
+    return std::chrono::seconds(wanted ? std::atoi(wanted) : 10);
 }
 
 int main(int argc, char** argv) {

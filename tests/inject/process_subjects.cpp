@@ -41,7 +41,7 @@ void pass_handles(sidestep::StartMethod method) {
                             answer, std::move(theirs), queue, lock);
     child.start();
     mine.send(21);
-    auto got = queue.get_for(10s);
+    auto got = queue.get_for(patience());
     expect_came(got.has_value(), "what the child put");
     expect(got == 42, "what the child put");
     expect(mine.recv<std::string>() == "done", "what the child said");
@@ -54,17 +54,17 @@ void hear_an_exception(sidestep::StartMethod method) {
                             refuse);
     child.start();
     child.join();
-    expect(child.exitcode() == 1, "the exit code of a child that threw");
+    expect_came(child.exitcode() == 1, "the exit code of a child that threw");
     expect_throw<std::domain_error>([&] { child.rethrow(); }, "what the child threw");
 }
 
 void end_a_child(sidestep::StartMethod method) {
     sidestep::Process child(sidestep::ProcessOptions{.daemon = true, .start_method = method}, stay);
     child.start();
-    expect(child.is_alive() && !child.join_for(1ms), "a child that stays");
+    expect_came(child.is_alive() && !child.join_for(1ms), "a child that stays");
     child.terminate();
     child.join();
-    expect(child.exitcode() == -SIGTERM, "the exit code of a child that was ended");
+    expect_came(child.exitcode() == -SIGTERM, "the exit code of a child that was ended");
 }
 
 void run_programs() {

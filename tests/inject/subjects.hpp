@@ -7,18 +7,24 @@
 // fault it has to work.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include <sidestep/start_method.hpp>
 
 namespace subjects {
 
 // One step: true when it came to its end.
-bool step(const std::string& name, const std::function<void()>& action);
+bool step(std::string_view name, const std::function<void()>& action);
 // The same, and once more if it failed.
-bool step_twice(const std::string& name, const std::function<void()>& action);
+bool step_twice(std::string_view name, const std::function<void()>& action);
+
+// How long a step waits for what a child may never send: ten seconds, or as many as the environment
+// says (PATIENCE), since with a fault for good each step waits in vain.
+std::chrono::seconds patience();
 
 // A result that is not what it should be.
 class Wrong : public std::logic_error {
