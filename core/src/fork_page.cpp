@@ -8,7 +8,7 @@
 namespace sidestep::inline v0 {
 namespace {
 
-// Where the kernel wipes none.
+// Where the kernel says that it wipes none.
 ForkPage ordinary;
 std::atomic<ForkPage*> page_in_use{nullptr};
 
@@ -24,8 +24,10 @@ void* map_wiped() noexcept {
 ForkPage& make_page() noexcept {
     void* wiped = map_wiped();
     ForkPage* made = wiped ? new (wiped) ForkPage : &ordinary;
-    // Before it is there for others: no fork is missed. (To do it twice does no harm.)
-    if (!wiped) (void)::pthread_atfork(nullptr, nullptr, &wipe_fork_page);
+    // Also where the kernel wipes: an emulator says yes to MADV_WIPEONFORK, and does nothing
+    // (qemu-user). Before the page is there for others: no fork is missed. (To do it twice does no
+    // harm.)
+    (void)::pthread_atfork(nullptr, nullptr, &wipe_fork_page);
     ForkPage* known = nullptr;
     if (page_in_use.compare_exchange_strong(known, made)) return *made;
     if (wiped) ::munmap(wiped, sizeof(ForkPage));  // another thread was faster

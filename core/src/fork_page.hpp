@@ -1,11 +1,11 @@
 // The page of this process that a forked child finds empty: who looks there learns, without a
 // system call, that it is somebody else now.
 //
-// Fork:      the kernel empties it however the child was forked (MADV_WIPEONFORK, Linux 4.14).
-// Where
-//            it does not, or a sandbox refuses the call, fork(2) empties it (pthread_atfork), and
-//            who forks by a raw system call calls wipe_fork_page() in the child: this library does.
-//            A child that the application makes with clone(2) or _Fork(3) is not noticed then.
+// Fork:      the kernel empties it however the child was forked (MADV_WIPEONFORK, Linux 4.14). So
+//            does fork(2) (pthread_atfork), and who forks by a raw system call calls
+//            wipe_fork_page() in the child, as this library does: for where a sandbox refuses the
+//            call, or an emulator does not what it says. A child that the application makes with
+//            clone(2) or _Fork(3) is not noticed there.
 // Threads:   thread-safe.
 #pragma once
 
