@@ -2,6 +2,7 @@
 // why". For tools/sandboxes, which runs it where something is refused, short or not there.
 //
 //     sandbox_check [NAME...]    these checks; else all but "cpus"
+//     sandbox_check --list       their names
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -320,10 +321,16 @@ int main(int argc, char** argv) {
     sidestep::init();
     std::setvbuf(stdout, nullptr, _IOLBF, 0);
     std::vector<std::string> wanted(argv + std::min(argc, 1), argv + argc);
+    bool list = wanted == std::vector<std::string>{"--list"};
+    if (list) wanted.clear();
     int failed = 0;
     for (const Check& check : all_checks()) {
         bool named = std::find(wanted.begin(), wanted.end(), check.name) != wanted.end();
         if (!named && (!wanted.empty() || std::strcmp(check.name, "cpus") == 0)) continue;
+        if (list) {
+            std::printf("%s\n", check.name);
+            continue;
+        }
         try {
             check.run();
             std::printf("ok %s\n", check.name);
