@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -22,6 +23,7 @@
 #include <sidestep/pool.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/queue.hpp>
+#include <sidestep/start_method.hpp>
 #include <sidestep/subprocess.hpp>
 #include <sidestep/thread_pool.hpp>
 #include <sidestep/value.hpp>
@@ -269,7 +271,17 @@ int check(const std::string& what) {
 
 #ifdef CHECK_LIBRARY
 extern "C" void check_init() { sidestep::init(); }
-extern "C" int check_all(const char* what) { return check(what); }
+extern "C" int check_all(const char* what) {
+    // A program that is started again need not come to a library's init(): that this one does, its
+    // user must say.
+    if (what == std::string_view("spawn")) {
+        std::string refused = thrown<std::logic_error>(
+            [] { sidestep::Pool pool({.processes = 1, .start_method = StartMethod::spawn}); });
+        EXPECT(contains(refused, "set_executable()"));
+        sidestep::set_executable(std::filesystem::read_symlink("/proc/self/exe"));
+    }
+    return check(what);
+}
 #else
 int main(int argc, char** argv) {
     sidestep::init();
