@@ -181,7 +181,7 @@ std::optional<ExceptionCodec> find_codec(const std::string& name) {
 // class.
 const std::type_info* type_with_nested(const std::type_info& type) {
     bool is_private = std::strncmp(type.name(), "St17_Nested_exceptionI", 22) == 0 ||  // libstdc++
-                      std::strncmp(type.name(), "NSt3__18__nestedI", 17) == 0;         // libc++
+                      std::strncmp(type.name(), "St8__nestedI", 12) == 0;              // libc++
     // abi::__vmi_class_type_info, which libc++ declares nowhere: the Itanium C++ ABI lays it out
     // (2.9.5, "RTTI layout").
     struct ClassInfo {
