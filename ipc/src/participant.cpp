@@ -56,13 +56,19 @@ constexpr OwnerId compose(int pid, std::uint64_t start, std::uint64_t domain_has
 constexpr std::uint64_t start_of(OwnerId owner) {
     return ((owner >> 22) & 0x1ff) | ((owner >> 32) & 0x3fffff) << 9;
 }
+// What stands in the place of a start time where there is none (P4).
+constexpr std::uint64_t unknown_start(int pid) {
+    return (static_cast<std::uint64_t>(pid) * 0x9e3779b97f4a7c15u >> 33 | 1) & kStartMask;
+}
+constexpr bool has_start(OwnerId owner) { return start_of(owner) != unknown_start(pid_of(owner)); }
 static_assert(start_of(compose(7, 0x7654321f, 0x3ff)) == 0x7654321f);
+static_assert(!has_start(compose(7, unknown_start(7), 1)) && has_start(compose(16, 0, 1)));
 static_assert((compose(0x3fffff, kStartMask, kDomainMask) & kUserBit) == 0);
 
 OwnerId find_identity() noexcept {
     int saved = errno;
     int pid = ::getpid();
-    OwnerId owner = compose(pid, start_time(pid).value_or(0), domain());
+    OwnerId owner = compose(pid, start_time(pid).value_or(unknown_start(pid)), domain());
     fork_page().owner.store(owner, std::memory_order_relaxed);
     errno = saved;
     return owner;
@@ -82,8 +88,7 @@ bool is_alive(OwnerId owner) noexcept {
     if (owner == self) return true;
     if (owner >> 54 != self >> 54) return true;  // P2: another namespace
     // Our own number with another word: of one who had it before us, or written over. So is 0.
-    bool ours_is_known = start_of(self) != 0;
-    if ((ours_is_known && pid_of(owner) == pid_of(self)) || pid_of(owner) == 0) return false;
+    if ((has_start(self) && pid_of(owner) == pid_of(self)) || pid_of(owner) == 0) return false;
     int saved = errno, pid = pid_of(owner);
     Fd pidfd;
     int error = sys::find_process(pid, pidfd);
@@ -91,7 +96,7 @@ bool is_alive(OwnerId owner) noexcept {
     if (alive) {
         // The start time is read after the pidfd was opened: if it is the owner's, so is the pidfd.
         auto start = start_time(pid);
-        if (start && start_of(owner) != 0 && *start != start_of(owner))
+        if (start && has_start(owner) && *start != start_of(owner))
             alive = false;
         else if (pidfd)
             alive = !sys::has_ended(pidfd.get());

@@ -20,6 +20,8 @@
 //    is believed only if somebody from another one has used the object (Homes).
 // P3 A forked child is somebody else, however it was forked: its page with the id is wiped
 //    (fork_page.hpp).
+// P4 A word without a start time has a check of the pid in its place: zeros beside a living pid,
+//    which a stray write leaves there, are no owner.
 //
 // Limits: a process that execs while it owns something keeps owning it until it ends. Without /proc
 //         nobody tells pid namespaces apart: processes of several must not share then.
@@ -65,7 +67,7 @@ class Homes {
 };
 
 // The pid, as its own namespace has it.
-inline int pid_of(OwnerId owner) noexcept { return static_cast<int>(owner & ((1u << 22) - 1)); }
+constexpr int pid_of(OwnerId owner) noexcept { return static_cast<int>(owner & ((1u << 22) - 1)); }
 
 // The calling thread; no thread of any process that ever shared memory with this one has the same.
 std::uint64_t this_thread() noexcept;

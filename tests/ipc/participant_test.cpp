@@ -84,6 +84,18 @@ TEST_CASE("a pid that was used again is not its former bearer", "[ipc][participa
     CHECK(is_alive(former ^ OwnerId(1) << 60));
 }
 
+TEST_CASE("a living pid with no start time beside it is nobody", "[ipc][participant]") {
+    test::Child child([] {
+        for (;;) pause();
+    });
+    OwnerId domain = this_process() >> 54 << 54;
+    for (int pid : {child.pid(), 1, 2, getpid()}) {
+        CAPTURE(pid);
+        CHECK_FALSE(is_alive(domain | static_cast<OwnerId>(pid)));
+        CHECK_FALSE(is_alive(domain | static_cast<OwnerId>(pid) | sidestep::kUserBit));
+    }
+}
+
 TEST_CASE("what another pid namespace's /proc says of our numbers is not believed",
           "[ipc][participant]") {
     CHECK(test::in_foreign_proc([] {
