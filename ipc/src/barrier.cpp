@@ -287,7 +287,9 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
         if (wake != sys::Wake::timeout) continue;
         Locked lock(all);
         if (all.round() != round) continue;
-        if (all.arrived() > all.parties || (index < all.parties && !all.has_arrived()))
+        // Who breaks it ends the round in the same step: broken in our round it cannot be.
+        if (all.broken || all.arrived() > all.parties ||
+            (index < all.parties && !all.has_arrived()))
             all.throw_damaged();
         if (OwnerId dead = all.find_dead())
             all.break_round(Cause::died, pid_of(dead));

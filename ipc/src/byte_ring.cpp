@@ -16,14 +16,16 @@ constexpr std::size_t kLarge = 1 << 20;
 void throw_ring_damaged() { detail::throw_damaged("Queue"); }
 
 std::uint32_t ByteRing::size() const {
-    for (;;) {
+    constexpr int kMostLooks = 1000;  // whatever others do to it
+    for (int looks = 1;; ++looks) {
         // The two belong together if the head has not moved between.
         std::uint64_t head = words_.head.load(std::memory_order_acquire);
         std::uint64_t tail = words_.tail.load(std::memory_order_acquire);
-        if (words_.head.load(std::memory_order_acquire) != head) continue;
+        bool together = words_.head.load(std::memory_order_acquire) == head;
+        if (!together && looks < kMostLooks) continue;
         std::uint32_t count = RingCursor::unpack(tail).count - RingCursor::unpack(head).count;
-        if (count > max_records_) throw_ring_damaged();
-        return count;
+        if (count > max_records_ && together) throw_ring_damaged();
+        return std::min(count, max_records_);
     }
 }
 
@@ -35,9 +37,13 @@ ByteRing::Room ByteRing::find_room(std::uint32_t needed, RingCursor head, RingCu
     if (!empty && !words_.escaped && tail.place <= head.place) {  // wrapped
         std::uint32_t room = head.place - tail.place;             // one unit stays for the jump
         if (room > needed) return {tail.place, room - 1};
-        std::uint32_t beyond = words_.wrap_place + 1;
-        bool fits = room > 0 && beyond < units_ && units_ - beyond >= needed;
-        return {beyond, fits ? units_ - beyond : 0};
+        std::uint32_t mark = words_.wrap_place;
+        if (room == 0 || mark >= units_) return {};
+        // What follows it is free; from any other place on, it is not.
+        if (mark < head.place || (length_at(mark) & (kJump | kLengthMask)) != kJump)
+            throw_ring_damaged();
+        std::uint32_t beyond = mark + 1;
+        return {beyond, units_ - beyond >= needed ? units_ - beyond : 0};
     }
     std::uint32_t at_end = units_ - tail.place, at_start = words_.escaped ? 0 : head.place;
     bool early = tail.place >= kHot && at_start >= needed && at_start >= kHot / 2;

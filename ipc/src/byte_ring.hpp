@@ -121,8 +121,8 @@ class ByteRing {
 
   private:
     struct Room {
-        std::uint32_t place;
-        std::uint32_t units;
+        std::uint32_t place = 0;
+        std::uint32_t units = 0;
     };
     RingCursor checked(std::uint64_t word) const {
         RingCursor cursor = RingCursor::unpack(word);

@@ -30,15 +30,20 @@ struct ConditionPlace {
 struct Condition::Waiters {
     ObjectHeader header;
     std::uint64_t last_ticket = 0;
-    std::uint32_t used = 0;  // places at and beyond have never been taken
+    // Places at and beyond have never been taken. Relaxed: guarded by the lock. Atomic, so that
+    // what is checked is what is used.
+    std::atomic<std::uint32_t> used{0};
     Homes homes;
     ConditionPlace places[kPlaces];
 
-    std::span<ConditionPlace> used_places() { return {places, std::min(used, kPlaces)}; }
+    std::uint32_t count() const {
+        return std::min<std::uint32_t>(used.load(std::memory_order_relaxed), kPlaces);
+    }
+    std::span<ConditionPlace> used_places() { return {places, count()}; }
     // By who waits at the place: others still see it there, unless it was notified. (If not, it was
     // written over, and nobody will.)
     bool is_seen(const ConditionPlace& place, std::uint64_t ticket) const {
-        return &place < places + used && place.ticket == ticket &&
+        return &place < places + count() && place.ticket == ticket &&
                place.owner.load(std::memory_order_relaxed) == this_process();
     }
     ConditionPlace& enter(std::uint64_t ticket);  // 0: a new one
@@ -62,7 +67,10 @@ ConditionPlace& Condition::Waiters::enter(std::uint64_t ticket) {
     ConditionPlace* found = nullptr;
     for (ConditionPlace& place : used_places())
         if (!found && is_free(place)) found = &place;
-    if (!found && used < kPlaces) found = &places[used++];
+    if (std::uint32_t next = count(); !found && next < kPlaces) {
+        found = &places[next];
+        used.store(next + 1, std::memory_order_relaxed);
+    }
     for (std::uint32_t i = 0; i < kPlaces && !found; ++i)
         if (!homes.is_alive(places[i].owner.load())) found = &places[i];
     if (!found)
@@ -83,7 +91,7 @@ ConditionPlace* Condition::Waiters::longest_waiting() {
 
 // False: nobody waits.
 bool Condition::Waiters::wake_one() {
-    for (;;) {
+    for (unsigned i = 0; i < kPlaces; ++i) {  // each is the last, or lets go of a place
         ConditionPlace* place = longest_waiting();
         if (!place) return false;
         place->notified.store(1, std::memory_order_release);
@@ -92,6 +100,7 @@ bool Condition::Waiters::wake_one() {
             return true;
         place->owner.store(0, std::memory_order_relaxed);
     }
+    return false;
 }
 
 Condition::Condition(RLock lock)
@@ -158,7 +167,7 @@ void Condition::notify(unsigned count) {
     if (!held())
         throw std::logic_error(
             "Condition::notify without holding its lock: lock the condition first");
-    for (unsigned i = 0; i < count; ++i)
+    for (unsigned i = 0; i < std::min(count, kPlaces); ++i)  // so many can wait
         if (!all.wake_one()) return;
 }
 

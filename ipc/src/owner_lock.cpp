@@ -43,17 +43,21 @@ bool OwnerLock::lock_slowly(const sys::Deadline& deadline) noexcept {
             continue;
         }
         if (!(seen & kUserBit) &&
-            !word_.compare_exchange_weak(seen, seen | kUserBit, std::memory_order_relaxed))
+            !word_.compare_exchange_weak(seen, seen | kUserBit, std::memory_order_relaxed)) {
+            if (sleep.expired()) return false;
             continue;
+        }
         seen |= kUserBit;
         waiters = kUserBit;
         (void)sys::futex_wait(sys::low_half(word_), static_cast<std::uint32_t>(seen), sleep.next());
-        if (word_.load(std::memory_order_relaxed) != seen) {
+        OwnerId now = word_.load(std::memory_order_relaxed);
+        if (now == seen) {  // it is time, or a signal came: that tells nothing of the owner
+            if (rob(seen)) return true;
+        } else {
             sleep = BoundedSleep(deadline, kLongestLook);  // owners come and go: look soon again
-            continue;
-        }  // else it is time, or a signal came: that tells nothing of the owner
-        if (rob(seen)) return true;
-        if (sleep.expired()) return false;
+        }
+        // Also if the word is another at each look: time is up all the same.
+        if (now != 0 && sleep.expired()) return false;
     }
 }
 
