@@ -1,6 +1,5 @@
 #include <sidestep/connection.hpp>
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/stat.h>
@@ -9,8 +8,8 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <system_error>
 
-#include "demangle.hpp"
 #include "error.hpp"
 #include "frame.hpp"
 #include "inbox.hpp"
@@ -50,98 +49,6 @@ BufferTooShort::BufferTooShort(std::string message, std::size_t room)
                                      message.size(), room)),
       message_(std::make_shared<const std::string>(std::move(message))) {}
 
-namespace detail {
-
-std::uint64_t OutgoingFds::put(int fd) {
-    if (!allowed_)
-        throw SerializationError(
-            "this connection cannot carry descriptors, connections or handles: it is not a Unix "
-            "socket; use Pipe(), or a Listener on a UnixAddress");
-    auto same = std::find(fds_.begin(), fds_.end(), fd);
-    if (same != fds_.end()) return static_cast<std::uint64_t>(same - fds_.begin());
-    if (fds_.size() == sys::kMaxFdsPerSend)
-        throw SerializationError(fmt::format(
-            "more than {} descriptors in one message; send several messages", sys::kMaxFdsPerSend));
-    fds_.push_back(fd);
-    return fds_.size() - 1;
-}
-
-namespace {
-
-std::string expected_text(const MessageType& expected) {
-    return fmt::format("recv<{}>: ", demangle(expected.name));
-}
-
-// Python's pickles, of each protocol since 2, begin with their protocol and end with a dot.
-bool is_pickle(std::span<const std::byte> message) {
-    auto at = [&](std::size_t i) { return std::to_integer<unsigned>(message[i]); };
-    return message.size() >= 3 && at(0) == 0x80 && at(1) >= 2 && at(1) <= 5 &&
-           at(message.size() - 1) == '.';
-}
-
-}  // namespace
-
-MessageType::MessageType(const std::type_info& type) noexcept
-    : name(type.name()), tag(0xcbf29ce484222325u) {
-    for (const char* c = name; *c != '\0'; ++c)  // FNV-1a
-        tag = (tag ^ static_cast<unsigned char>(*c)) * 0x100000001b3u;
-}
-
-std::span<const std::byte> open_message(std::span<const std::byte> message,
-                                        const MessageType& expected) {
-    std::uint32_t magic = 0;
-    std::uint64_t tag = 0;
-    if (message.size() >= MessageType::kSize) {
-        std::memcpy(&magic, message.data(), sizeof magic);
-        std::memcpy(&tag, message.data() + sizeof magic, sizeof tag);
-    }
-    if (magic == MessageType::kMagic && tag == expected.tag)
-        return message.subspan(MessageType::kSize);
-    if (magic == MessageType::kMagic)
-        throw SerializationError(expected_text(expected) +
-                                 "a value of another type came; receive the type that is sent");
-    if (is_pickle(message))
-        throw SerializationError(
-            expected_text(expected) +
-            "a Python pickle came; with Python at the other end, exchange bytes: send_bytes() and "
-            "recv_bytes() on both sides");
-    throw SerializationError(
-        expected_text(expected) +
-        fmt::format("{} bytes without a type came; what send_bytes() sends is for recv_bytes()",
-                    message.size()));
-}
-
-// Many small objects lie in one segment: it is made once for all that name it.
-std::shared_ptr<void> IncomingFds::get_lasting(std::uint64_t number, Make make) {
-    std::shared_ptr<void>& made = lasting_[{number, make}];
-    if (made == nullptr) made = make(get(number));
-    return made;
-}
-
-int IncomingFds::get(std::uint64_t number) {
-    if (++copies_ > kMostCopies)
-        throw SerializationError(fmt::format(
-            "cannot deserialize: the message names its descriptors more than {} times; send "
-            "several messages",
-            kMostCopies));
-    bool full = false;
-    if (number < fds_.size() && fds_[static_cast<std::size_t>(number)]) {
-        // A duplicate: the same number may come again.
-        int copy = ::fcntl(fds_[static_cast<std::size_t>(number)].fd(), F_DUPFD_CLOEXEC, 3);
-        if (copy >= 0) return copy;
-        full = errno == EMFILE;
-    }
-    if (lost_ || full)
-        throw SerializationError(
-            "descriptors of this message were lost: this process has no room for more open "
-            "descriptors (ulimit -n), or the sender attached more than a message may have");
-    throw SerializationError(fmt::format(
-        "cannot deserialize: descriptor {} is not among the {} that came with the message", number,
-        fds_.size()));
-}
-
-}  // namespace detail
-
 // --- life ------------------------------------------------------------------------------------
 
 Connection::Connection(int fd, Direction direction)
@@ -169,6 +76,7 @@ Connection& Connection::operator=(Connection&& other) noexcept {
     channel_ = other.channel_;
     readable_ = other.readable_;
     writable_ = other.writable_;
+    torn_by_ = std::exchange(other.torn_by_, {});
     outgoing_ = std::move(other.outgoing_);
     inbox_ = std::move(other.inbox_);
     large_ = std::move(other.large_);
@@ -211,6 +119,7 @@ Connection Connection::duplicate() const {
     (void)copy.detach();
     result.readable_ = readable_;
     result.writable_ = writable_;
+    result.torn_by_ = torn_by_;
     return result;
 }
 
@@ -226,6 +135,13 @@ void Connection::expect_writable() const {
     if (fd_ < 0) throw_errno(EBADF, "cannot send: the connection is closed");
     if (!writable_)
         throw_errno(EBADF, "cannot send: this end only receives; send on the other one");
+    if (torn_by_)
+        throw_errno(EBADF,
+                    fmt::format("cannot send: an earlier send failed in the middle of its message "
+                                "({}), and the other side would take this one for the rest of it; "
+                                "open a new connection",
+                                *torn_by_ != 0 ? std::generic_category().message(*torn_by_)
+                                               : "its thread was cancelled"));
 }
 
 // Runs a receive. If it fails after the message's first byte, the next message's place is lost.
@@ -249,6 +165,10 @@ void Connection::stop_receiving() noexcept {
 
 void Connection::save(OutputArchive& archive) const {
     if (fd_ < 0) throw SerializationError("cannot send a closed connection");
+    if (torn_by_)
+        throw SerializationError(
+            "cannot pass a connection on: a send failed in the middle of its message; open a new "
+            "one");
     if (archive.fds() == nullptr)
         throw SerializationError(
             "a connection cannot travel here: only arguments of processes and messages over Unix "
@@ -304,14 +224,37 @@ void Connection::write_frame(std::span<const std::byte> body, std::span<const in
         head = {together, head.size() + body.size()};
         body = {};
     }
-    while (!head.empty() || !body.empty()) {
-        std::size_t sent = channel_ == detail::Channel::file ? sys::write_some(fd_, head, body)
-                                                             : sys::send_some(fd_, head, body, fds);
-        fds = {};  // they went with the first byte
-        std::size_t of_head = std::min(sent, head.size());
-        head = head.subspan(of_head);
-        body = body.subspan(sent - of_head);
+    bool begun = false;
+    try {
+        while (!head.empty() || !body.empty()) {
+            std::size_t sent = channel_ == detail::Channel::file
+                                   ? sys::write_some(fd_, head, body)
+                                   : sys::send_some(fd_, head, body, fds);
+            begun = true;
+            fds = {};  // they went with the first byte
+            std::size_t of_head = std::min(sent, head.size());
+            head = head.subspan(of_head);
+            body = body.subspan(sent - of_head);
+        }
+    } catch (const std::system_error& error) {
+        // Where the other side has gone, each later send says so anyway.
+        int code = error.code().value();
+        if (begun && code != EPIPE && code != ECONNRESET) stop_sending(code);
+        throw;
+    } catch (const std::exception&) {
+        if (begun) stop_sending(ENOMEM);
+        throw;
+    } catch (...) {  // the thread is cancelled: how much it had sent, nobody knows
+        stop_sending(0);
+        throw;
     }
+}
+
+// Half a frame is on its way. Nothing may follow it, not by another descriptor of the stream
+// either: the other side is told that no more comes, rather than left to wait for the rest.
+void Connection::stop_sending(int error) noexcept {
+    torn_by_ = error;
+    if (channel_ != detail::Channel::file) (void)::shutdown(fd_, SHUT_WR);
 }
 
 // --- receiving -------------------------------------------------------------------------------

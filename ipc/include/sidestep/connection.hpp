@@ -32,7 +32,10 @@
 // Errors:     EndOfStream, BufferTooShort, SerializationError; std::system_error: EBADF for a
 //             closed connection or the wrong direction, EMSGSIZE for a message beyond the limit
 //             that recv was given, EBADMSG for what is no frame. After the last two the connection
-//             cannot receive any more: where the next message begins is not known.
+//             cannot receive any more: where the next message begins is not known. A send that
+//             fails in the middle of its message (no memory in the kernel, a cancelled thread) is
+//             the last one: the later ones say so (EBADF), and the other side finds a message cut
+//             short (over a pipe: when this end is closed).
 // Limits:     253 descriptors in a message: of a peer that sends more, twice as many are open here
 //             at most, and the others are lost; a message may name them 1024 times. A length is
 //             only believed as far as bytes arrive: memory grows with them. See archive.hpp for
@@ -205,7 +208,7 @@ class Connection {
     // readable. poll() and wait() know that; a select loop of your own must ask.
     bool buffered() const noexcept;
     bool readable() const noexcept { return fd_ >= 0 && readable_; }
-    bool writable() const noexcept { return fd_ >= 0 && writable_; }
+    bool writable() const noexcept { return fd_ >= 0 && writable_ && !torn_by_; }
     // True on Unix sockets.
     bool carries_fds() const noexcept { return channel_ == detail::Channel::unix_socket; }
 
@@ -228,6 +231,7 @@ class Connection {
     }
     detail::HeapBuffer& begin_message();
     void send_message(const detail::HeapBuffer& message, std::span<const int> fds);
+    void stop_sending(int error) noexcept;
     void write_frame(std::span<const std::byte> body, std::span<const int> fds);
     std::span<const std::byte> receive_message(detail::IncomingFds& fds,
                                                std::optional<std::size_t> max_length);
@@ -247,8 +251,11 @@ class Connection {
 
     int fd_ = -1;
     detail::Channel channel_ = detail::Channel::file;
-    bool writable_ = false;                         // constant while open
-    std::unique_ptr<detail::HeapBuffer> outgoing_;  // the sending thread's; kept between messages
+    bool writable_ = false;  // constant while open
+
+    // the sending thread's
+    std::optional<int> torn_by_;                    // what ended a send in the middle of a frame
+    std::unique_ptr<detail::HeapBuffer> outgoing_;  // kept between messages
 
     // the receiving thread's
     bool readable_ = false;
