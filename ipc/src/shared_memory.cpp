@@ -76,7 +76,10 @@ struct SharedMemory::Block {
             throw std::invalid_argument(
                 fmt::format("the SharedMemory \"{}\" has no bytes: its creator is not ready",
                             block->name.name));
-        block->inode = status.st_ino;
+        // Of a file that came by a descriptor from elsewhere, the number means nothing here.
+        struct stat folder = {};
+        bool is_here = ::stat("/dev/shm", &folder) == 0 && folder.st_dev == status.st_dev;
+        block->inode = is_here ? status.st_ino : 0;
         block->mapping = sys::map_shared(fd.get(), static_cast<std::size_t>(status.st_size),
                                          sys::Access::read_write);
         block->fd = std::move(fd);

@@ -227,6 +227,11 @@ Fd open_block(const BlockName& name, bool any_owner) {
     if (!S_ISREG(status.st_mode))
         throw_errno(EINVAL, fmt::format("{} is no block of shared memory", name.path));
     if (!any_owner && !is_mine(status)) throw_foreign(name, status.st_uid);
+    if (status.st_nlink > 1)  // no name of ours: where the system lets them, others make such links
+        throw_errno(EPERM,
+                    fmt::format("the SharedMemory \"{}\" is not opened: {} is a hard link, and "
+                                "its bytes have another name, too; remove the link",
+                                name.name, name.path));
     auto give_up = sys::Clock::now() + kBlockWait;
     std::chrono::microseconds pause(20);
     while (::flock(fd.get(), LOCK_SH | LOCK_NB) < 0) {  // N2. Cleaners are brief; others may not be

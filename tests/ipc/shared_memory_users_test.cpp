@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <random>
 #include <string>
 
@@ -159,6 +160,36 @@ TEST_CASE("a name that another user took is an error that names the user", "[ipc
     CHECK_THAT(said.substr(second + 1), Catch::Contains("belongs to user 54322"));
 }
 
+TEST_CASE("a block that came by a descriptor is not taken for the one here that has its number",
+          "[ipc][shm][users]") {
+    std::string said = in_private_shm([]() -> std::string {
+        make_file("letters");
+        struct stat letters = {}, other = {};
+        ::stat("/dev/shm/letters", &letters);
+        if (::mount("tmpfs", "/mnt", "tmpfs", 0, "mode=0700") < 0) return "no file system";
+        Fd fd;
+        for (int i = 0; i < 1000 && other.st_ino != letters.st_ino; ++i) {
+            fd = Fd(::open(("/mnt/" + std::to_string(i)).c_str(), O_CREAT | O_RDWR, 0600));
+            if (::ftruncate(fd.get(), 4096) < 0 || ::fstat(fd.get(), &other) < 0) return "no file";
+        }
+        if (other.st_ino != letters.st_ino) return "no file of that number";
+        // As a SharedMemory is sent.
+        detail::HeapBuffer buffer;
+        test::FdCollector fds;
+        OutputArchive output(buffer, &fds);
+        output(std::string("letters"), true, fds.put(fd.get()));
+        std::vector<Fd> sent;
+        sent.push_back(std::move(fd));
+        test::FdDealer dealer(std::move(sent));
+        InputArchive input(buffer.bytes(), &dealer);
+        auto memory = detail::make_blank<SharedMemory>();
+        input(memory);
+        std::string error = error_of([&] { memory.unlink(); });
+        return error + (is_there(path_of("letters")) ? ", and it stays" : ", and it is gone");
+    });
+    CHECK_THAT(said, Catch::Contains("another block has it") && Catch::EndsWith(", and it stays"));
+}
+
 TEST_CASE("who opens a block does not wait for ever for one who locks its file",
           "[ipc][shm][users]") {
     CHECK_THAT(in_private_shm([] {
@@ -210,16 +241,22 @@ TEST_CASE("links that say anything at all harm nobody", "[ipc][shm][users][scrib
           }) == "fine");
 }
 
-TEST_CASE("a folder, a fifo, a link in the place of a block are refused", "[ipc][shm][users]") {
+TEST_CASE("a folder, a fifo, a link of any kind in the place of a block are refused",
+          "[ipc][shm][users]") {
     std::string said = in_private_shm([] {
         ::mkdir("/dev/shm/folder", 0700);
         ::mkfifo("/dev/shm/fifo", 0600);
         (void)!::symlink("/etc/passwd", "/dev/shm/link");
+        make_file("wallet");
+        ::link("/dev/shm/wallet", "/dev/shm/hard");
+        (void)!::symlink("/dev/shm/nowhere", "/dev/shm/dangling");
         std::string all;
-        for (const char* name : {"folder", "fifo", "link"})
+        for (const char* name : {"folder", "fifo", "link", "hard", "dangling"})
             all += error_of([&] { SharedMemory(open_only, name); }) + "\n";
         return all;
     });
     CHECK_THAT(said, Catch::Contains("directory") && Catch::Contains("no block of shared memory") &&
-                         Catch::Contains("symbolic links"));
+                         Catch::Contains("symbolic links") && Catch::Contains("is a hard link"));
+    CHECK(std::count(said.begin(), said.end(), '\n') == 5);
+    CHECK(said.find("no error") == std::string::npos);
 }
