@@ -84,11 +84,18 @@ std::string describe_entry(const TaskEntry& entry) {
 
 namespace {
 
+// Names come from the modules alone. Where the environment says so (DEBUGINFOD_URLS), libdwfl's own
+// way asks servers for more: it waits for them, and writes and reads files at a place that the
+// environment names. That is no way for a message, and a hole in a program with privileges.
+int find_no_debuginfo(Dwfl_Module*, void**, const char*, Dwarf_Addr, const char*, const char*,
+                      GElf_Word, char**) {
+    return -1;
+}
+
 // The symbol that covers the address, from the modules' symbol tables (elfutils' libdwfl).
 std::string symbol_of(const void* address) {
-    static char* no_debuginfo_path = nullptr;
-    static const Dwfl_Callbacks callbacks = {dwfl_linux_proc_find_elf, dwfl_standard_find_debuginfo,
-                                             nullptr, &no_debuginfo_path};
+    static const Dwfl_Callbacks callbacks = {dwfl_linux_proc_find_elf, find_no_debuginfo, nullptr,
+                                             nullptr};
     std::unique_ptr<Dwfl, decltype(&dwfl_end)> session(dwfl_begin(&callbacks), &dwfl_end);
     if (!session || dwfl_linux_proc_report(session.get(), getpid()) != 0 ||
         dwfl_report_end(session.get(), nullptr, nullptr) != 0)

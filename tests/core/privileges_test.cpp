@@ -1,6 +1,7 @@
 // Programs that get privileges from their file: whoever executes them hands over environment and
 // descriptors, and must not get them to do anything. Each test makes such a file in a mount
 // namespace of its own, and executes it as an ordinary user.
+#include <dlfcn.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -11,12 +12,14 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 
 #include <catch2/catch.hpp>
 #include <sidestep/init.hpp>
 #include <sidestep/subprocess.hpp>
+#include <sidestep/task.hpp>
 
 #include "boot.hpp"
 #include "launch_support.hpp"
@@ -214,4 +217,20 @@ TEST_CASE("a child is of the user that its parent is when it starts", "[core][bo
                   return same && user.groups == 1 && user.first_group == group ? 0 : 3;
               }) == 0);
     }
+}
+
+TEST_CASE("a function's name for a message is not looked for where the environment says",
+          "[core][privileges]") {
+    fs::path folder = fs::temp_directory_path() / ("sidestep-names-" + std::to_string(::getpid()));
+    CHECK(test::in_sandbox([&] {
+              // As set up for elfutils: what it does not find, it asks there for, and stores here.
+              ::setenv("DEBUGINFOD_URLS", "file:///nowhere", 1);
+              ::setenv("DEBUGINFOD_CACHE_PATH", folder.c_str(), 1);
+              // Of a library that has no symbol table but what is linked against.
+              const void* function = ::dlsym(RTLD_DEFAULT, "_ZSt9terminatev");
+              if (!function) return 0;
+              return has(detail::describe_function(function), "terminate") ? 0 : 1;
+          }) == 0);
+    CHECK_FALSE(fs::exists(folder));
+    fs::remove_all(folder);
 }
