@@ -61,7 +61,11 @@ class Permits {
 
   private:
     bool give_own();
-    std::uint32_t most() const { return limit_ > 0 ? limit_ : std::uint32_t(INT_MAX); }
+    // Of the counter: with the words it makes up the value (S3).
+    std::uint32_t most() const {
+        return (limit_ > 0 ? limit_ : std::uint32_t(INT_MAX)) -
+               static_cast<std::uint32_t>(words_.size());
+    }
     std::uint32_t counter() const {
         std::uint32_t seen = state_.counter.load();
         if (seen > most()) throw_damaged(kSemaphoreName);
@@ -204,7 +208,8 @@ void SemaphoreBase::load(InputArchive& archive) {
     // Copies: what is checked is what is used.
     const volatile std::uint32_t &shared_owned = state.owned, &shared_limit = state.limit;
     std::uint32_t owned = shared_owned, limit = shared_limit;
-    if (owned > kMaxOwned || size_of(owned) > size || limit > std::uint32_t(INT_MAX))
+    if (owned > kMaxOwned || size_of(owned) > size || limit > std::uint32_t(INT_MAX) ||
+        (limit != 0 && owned > limit))
         throw_damaged(kSemaphoreName);
     ref_ = std::move(ref);
     owned_ = owned;

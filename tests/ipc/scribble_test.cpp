@@ -4,7 +4,9 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
+#include <climits>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <thread>
 
@@ -185,6 +187,20 @@ TEST_CASE("an RLock that is written over does not lock out the thread that holds
 TEMPLATE_TEST_CASE("a semaphore that is written over throws, or has permits that can be",
                    "[ipc][scribble]", Semaphore, BoundedSemaphore) {
     in_rounds(100, semaphore_round<TestType>);
+}
+
+TEMPLATE_TEST_CASE("permits with and without owners are no more than there can be, together",
+                   "[ipc][scribble]", Semaphore, BoundedSemaphore) {
+    TestType semaphore(3, {.returned_on_death = true});
+    PartnersView partner(semaphore);
+    // The count of those without: behind the header and three words.
+    std::byte* counter = partner.regions()[0].data() + sizeof(ObjectHeader) + 12;
+    for (std::uint32_t wrong : {std::uint32_t(INT_MAX), std::uint32_t(INT_MAX) - 2}) {
+        std::memcpy(counter, &wrong, sizeof wrong);
+        CHECK_THROWS_AS(semaphore.value(), DamagedError);
+    }
+    std::memset(counter, 0, 4);
+    CHECK(semaphore.value() == 3);
 }
 
 TEST_CASE("an event that is written over can be set and waited for", "[ipc][scribble]") {
