@@ -11,8 +11,12 @@ namespace sidestep::inline v0::detail {
 bool PoolCore::take_back_from(WorkerLink& link, std::uint64_t index) {
     RingParent& ring = link.ring();
     if (link.corrupt) return ring.published() <= index;
-    while (ring.published() > index && ring.take_back_last())
-        backlog_.push_back(link.shadow[ring.position(ring.published())]);
+    while (ring.published() > index && ring.take_back_last()) {
+        PoolTask* task = link.shadow[ring.position(ring.published())];
+        take_back_task_fds(link.process.control.get(), task->serial_,
+                           task->argument_view().fds->numbers);
+        backlog_.push_back(task);
+    }
     if (ring.in_flight() == 0 && link.stuck > 0) link.unresponsive = true;
     return ring.published() <= index;
 }

@@ -174,6 +174,8 @@ bool PoolCore::overtake(const PoolTask& task) {
             if (!last || last->priority_ >= task.priority_ ||
                 backlog_.list_of(*last) != backlog_.list_of(task) || !ring.take_back_last())
                 break;
+            take_back_task_fds(link.process.control.get(), last->serial_,
+                               last->argument_view().fds->numbers);
             backlog_.push_back(last);
             any = true;
         }

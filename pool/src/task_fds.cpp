@@ -40,6 +40,14 @@ bool send_task_fds(int control, std::uint64_t serial, std::span<const int> fds) 
     return true;
 }
 
+void take_back_task_fds(int control, std::uint64_t serial, std::span<const int> fds) noexcept {
+    if (fds.empty()) return;
+    try {
+        (void)send(control, {.kind = Kind::of_task, .number = serial}, {});
+    } catch (const std::exception&) {  // the worker ends: so do they
+    }
+}
+
 bool GivenFds::give(int control, std::span<const Lasting> wanted) {
     for (const Lasting& each : wanted) {
         if (given_.contains(each.identity)) continue;
@@ -95,8 +103,9 @@ bool TaskFds::receive() {
     } else if (head.kind == Kind::lasting) {
         if (!message.fds.empty()) lasting_[head.number] = {std::move(message.fds[0]), nullptr};
     } else {
+        if (head.first == 0) waiting_.erase(head.number);  // taken back, or sent once more
+        if (message.fds.empty()) return true;
         std::vector<Fd>& fds = waiting_[head.number];
-        if (head.first == 0) fds.clear();  // sent once more
         for (Fd& fd : message.fds) fds.push_back(std::move(fd));
         while (waiting_.size() > kMostKept) waiting_.erase(waiting_.begin());
     }
@@ -153,7 +162,7 @@ std::shared_ptr<void> TaskFds::get_lasting(std::uint64_t number, Make make) {
 }
 
 void TaskFds::tidy() {
-    while (!lasting_.empty() && receive()) {
+    while (receive()) {
     }
 }
 

@@ -1,8 +1,9 @@
 // Descriptors inside a task's arguments (handles of shared objects, connections): they travel
 // beside the ring, over the worker's control socket, and are sent before the task is published.
 //
-// A task that is taken back has its descriptors sent once more with its next worker; what the first
-// one got and did not use is closed there when kMostKept later ones have come.
+// A task that is taken back has its descriptors sent once more with its next worker. The first one
+// is told to close them, which it does within a second of the end of what it is at; if that could
+// not be said, since the socket was full, when kMostKept later ones have come.
 //
 // A lasting one (FdSink::put_lasting: the segment of a shared object) is sent to a worker once, and
 // stands in the arguments of all tasks by its identity. The worker keeps what it made of it until
@@ -29,7 +30,8 @@ struct TaskFdsMessage {
     static constexpr std::uint64_t kMagic = 0x736466736b7374;
     static constexpr std::size_t kMostInOne = 64;
     enum class Kind : std::uint64_t {
-        of_task,  // they are [first, first + n) of the task's; `number` is its serial
+        of_task,  // they are [first, first + n) of the task's; `number` is its serial. None: it was
+                  //   taken back
         lasting,  // one; `number` is its identity
         let_go    // none
     };
@@ -41,6 +43,8 @@ struct TaskFdsMessage {
 
 // Sends a task's descriptors. False: the socket is full, or the worker is gone; try again later.
 bool send_task_fds(int control, std::uint64_t serial, std::span<const int> fds);
+// The task was taken back: its worker need not keep these.
+void take_back_task_fds(int control, std::uint64_t serial, std::span<const int> fds) noexcept;
 
 // Which lasting descriptors a worker has, as the parent knows it. Threads: the caller serialises.
 class GivenFds {
@@ -76,7 +80,8 @@ class TaskFds final : public detail::FdSource {
     std::shared_ptr<void> get_lasting(std::uint64_t number, Make make) override;
     // Drops what the task has not taken.
     void close() { current_.clear(); }
-    // Lets go of what it was told to. To be called now and then.
+    // Lets go of what it was told to: lasting ones, and tasks' that were taken back. To be called
+    // now and then.
     void tidy();
     // A lasting one did not come, since this was asked last.
     bool lacked() { return std::exchange(lacked_, false); }

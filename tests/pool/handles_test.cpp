@@ -36,6 +36,10 @@ int lock_and_count(sidestep::Lock lock, sidestep::Queue<int> counter) {
     counter.put(n + 1);
     return n;
 }
+int wait_for_item(sidestep::Queue<int> queue) { return queue.get(); }
+void put_one(const sidestep::Queue<int>::Producer& producer) {
+    const_cast<sidestep::Queue<int>::Producer&>(producer).put(1);
+}
 void greet(const sidestep::Connection& connection) {
     const_cast<sidestep::Connection&>(connection).send(std::string("hello"));
 }
@@ -215,4 +219,32 @@ TEST_CASE("shared objects are arguments in a pool without workers, and of an ini
     sidestep::Pool pool(
         {.processes = 1, .initializer = sidestep::bind([](Large own) { own[1] = own[0]; }, array)});
     CHECK(pool.apply([](Large own) { return own[1]; }, array) == 'z');
+}
+
+TEST_CASE("a queue ends though a task with a producer of it was taken back from its worker",
+          "[pool][handles]") {
+    sidestep::Pool pool({.processes = 1});
+    sidestep::Queue<int> gate, queue;
+    auto front = pool.submit(wait_for_item, gate);
+    // The first is in the ring, behind the one that runs; its descriptor is with the worker.
+    for (int i = 0; i < 3; ++i) {
+        auto behind = pool.submit(put_one, queue.producer());
+        CHECK(behind.cancel());
+    }
+    // Again with one that is run in the end.
+    auto last = pool.submit(put_one, queue.producer());
+    gate.put(7);
+    CHECK(front.get() == 7);
+    last.get();
+    last = {};
+    auto has_ended = [&] {
+        try {
+            (void)queue.try_get();
+            return false;
+        } catch (const sidestep::QueueShutDown&) {
+            return true;
+        }
+    };
+    CHECK(test::eventually(has_ended));
+    CHECK(pool.apply([](int x) { return x; }, 5) == 5);  // the worker goes on
 }

@@ -178,8 +178,8 @@ class TypedQueue : public PutsItems<TypedQueue<T, kind>, T> {
     // called again and again, in any process, until then; a producer may be an argument or in a
     // message, and counts on its way too. The queue's own put() goes on until the end, and does not
     // count. Throws PutAfterShutDown after the end; std::system_error without /proc. A pool's task
-    // takes one, but a worker may keep a copy of what was taken back from it for another worker:
-    // then the queue ends with the pool. Where somebody waits for the end, use a Process.
+    // takes one, too: if the task is taken back from a worker, for another one or since it was
+    // cancelled, that worker lets go of it within a second of the end of the task that it runs.
     //
     //     mp::Queue<Line> lines(64);
     //     for (auto& path : paths) processes.emplace_back(read, path, lines.producer());
