@@ -56,6 +56,7 @@ PoolCore::PoolCore(const PoolOptions& options)
                  [this](Hold& hold) POOL_LOCKED { return drain(hold); }),
       links_(*options.processes),
       args_(args_segment_),
+      task_end_(args_, callbacks_),
       backlog_(*options.processes),
       task_ns_(kUnknownTaskNs) {
     spin_.workers = *options.processes;
@@ -116,10 +117,9 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     Hold hold(mutex_, *this);
     life_.require_accepting(begun);
     if (task->options_ && task->options_->retry.when) judges_.start();
-    task->serial_ = next_serial_++;
+    task_end_.begin(*task);
     note_submit(*task);
     task->sink_ = sink;
-    ++outstanding_;
     PoolTaskRef reference = task;  // the pool's own, until it is done
     if (links_.empty()) {
         hold.unlock();
@@ -378,7 +378,7 @@ void PoolCore::take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, 
             settle_error_reply(link, reply, task, hold);
         } else {
             accept_reply(link, reply, *task);
-            complete(task, hold);
+            task_end_.complete(task, hold);
         }
     }
     link.ring().release_front();
@@ -416,33 +416,6 @@ void PoolCore::note_duration(std::uint64_t ns) {
     ns = std::min<std::uint64_t>(ns, kLongestTaskNs);
     task_ns_ = ns > 4 * task_ns_ ? (task_ns_ + ns) / 2 : (task_ns_ * 15 + ns) / 16;
     if (task_ns_ == 0) task_ns_ = 1;
-}
-
-void PoolCore::complete(PoolTask* task, Hold& hold) {
-    if (task->argument_block_) args_.free(std::exchange(task->argument_block_, 0));
-    task->place_ = PoolTask::Place::done;
-    --outstanding_;
-    ++completed_;
-    if (!task->has_value_) insight_.note_no_value(task->cancelled_);
-    if (Completions* sink = task->sink_) {
-        task->next_ = nullptr;
-        (sink->last_ ? sink->last_->next_ : sink->first_) = task;
-        sink->last_ = task;
-        // The sink's list holds a reference of its own.
-        task->add_reference();
-    }
-    task->mark_done();
-    if (task->listeners_) {
-        task->listeners_->tell_queues();
-        if (!task->listeners_->callbacks.empty())
-            callbacks_.post(std::exchange(task->listeners_->callbacks, {}));
-    }
-    hold.drop_later(task);
-}
-
-void PoolCore::fail(PoolTask* task, std::exception_ptr error, Hold& hold) {
-    task->failure_ = std::move(error);
-    complete(task, hold);
 }
 
 // --- memory ------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@
 // first one leads, the others sleep), else the supervisor.
 //
 // P1 Each task that was submitted and is not done is in exactly one place: the backlog, the shadow
-//    of one ring, the eviction of one ring, or judged_. complete() is called once for each.
+//    of one ring, the eviction of one ring, or judged_. TaskEnd::complete() is called
+//    once for each.
 // P2 References are dropped outside the mutex (Hold::drop_later()): the last one frees shared
 //    memory, which takes the mutex.
 // P3 What a worker wrote is checked against the shadow before it is believed; a worker that wrote
@@ -48,6 +49,7 @@
 #include "sync/supervisor_role.hpp"
 #include "task/failure_kind.hpp"
 #include "task/hold.hpp"
+#include "task/task_end.hpp"
 #include "task_fds.hpp"
 #include "task_ring.hpp"
 #include "worker_memory.hpp"
@@ -157,8 +159,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void take_reply(WorkerLink& link, const Reply& reply, PoolTask* task, Hold& hold) POOL_LOCKED;
     void accept_reply(WorkerLink& link, const Reply& reply, PoolTask& task) POOL_LOCKED;
     void note_duration(std::uint64_t ns) POOL_LOCKED;
-    void complete(PoolTask* task, Hold& hold) POOL_LOCKED;
-    void fail(PoolTask* task, std::exception_ptr error, Hold& hold) POOL_LOCKED;
     void require_owner() const;
 
     // Captured output (pool_output.cpp). With the mutex held.
@@ -289,7 +289,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void kill_overdue(Hold& hold) SUPERVISOR_ONLY POOL_LOCKED;
     void break_pool(std::exception_ptr reason, Hold& hold) noexcept POOL_LOCKED;
     void fail_everything(const std::function<void(PoolTask*)>& fail_it) POOL_LOCKED;
-    void fail_cancelled(PoolTask* task, const std::exception_ptr& error, Hold& hold) POOL_LOCKED;
     void signal_workers(int signal, Hold& hold) noexcept POOL_LOCKED;
     void ask_all_to_stop(Hold& hold) POOL_LOCKED;
     void kick_supervisor() noexcept override;
@@ -335,6 +334,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     // Guarded by mutex_.
     std::deque<WorkerLink> links_ POOL_GUARDED;  // grows in the supervisor's thread only
     Arena args_ POOL_GUARDED;
+    TaskEnd task_end_;
     Lifecycle life_ POOL_GUARDED;
     Backlog backlog_ POOL_GUARDED;
     std::set<PoolTask*> judged_ POOL_GUARDED;  // Retry::when is asked about them
@@ -343,11 +343,8 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     bool policies_in_flight_ POOL_GUARDED = false;
     unsigned evictions_ POOL_GUARDED = 0;
     std::optional<std::uint64_t> oom_kills_ POOL_GUARDED;  // of the kernel, when it was last looked
-    std::uint64_t next_serial_ POOL_GUARDED = 1;
-    std::uint64_t outstanding_ POOL_GUARDED = 0;  // submitted, not done
-    std::uint64_t completed_ POOL_GUARDED = 0;
-    std::uint64_t task_ns_ POOL_GUARDED;  // moving average of a task's duration
-    std::uint32_t hot_ POOL_GUARDED = 0;  // the link that was used last
+    std::uint64_t task_ns_ POOL_GUARDED;                   // moving average of a task's duration
+    std::uint32_t hot_ POOL_GUARDED = 0;                   // the link that was used last
     Timers timers_ POOL_GUARDED;
     bool ticking_ POOL_GUARDED = false;     // the supervisor looks for stuck tasks every kTick,
     bool watching_ POOL_GUARDED = false;    //   or every kHeartbeat,

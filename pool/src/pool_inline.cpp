@@ -76,12 +76,12 @@ void PoolCore::run_inline(PoolTask& task) {
         error = spare_errors().no_memory;
     }
     Hold hold(mutex_, *this);
-    if (error) return fail(&task, error, hold);
+    if (error) return task_end_.fail(&task, error, hold);
     task.own_result_ = std::move(bytes);
     task.result_size_ = result.size();
     task.items_done_ = task.items_end_ - task.items_begin_;
     task.has_value_ = true;
-    complete(&task, hold);
+    task_end_.complete(&task, hold);
 }
 
 }  // namespace sidestep::detail

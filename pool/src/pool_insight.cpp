@@ -109,10 +109,12 @@ PoolStats PoolCore::stats() {
             if (front_runs(link) && link.shadow[link.ring().position(link.ring().consumed())])
                 ++stats.running;
         }
-        if (links_.empty()) stats.running = outstanding_;
-        stats.submitted = next_serial_ - 1;
-        stats.completed = completed_;
-        stats.waiting = outstanding_ - std::min(outstanding_, stats.running);
+        if (links_.empty()) stats.running = task_end_.outstanding();
+        stats.submitted = task_end_.begun();
+        stats.completed = task_end_.completed();
+        stats.failed = task_end_.failed();
+        stats.cancelled = task_end_.cancelled();
+        stats.waiting = task_end_.outstanding() - std::min(task_end_.outstanding(), stats.running);
         slowest = insight_.snapshot(stats);
     }
     for (const SlowTasks::Entry& task : slowest)  // names take their time

@@ -73,7 +73,7 @@ void PoolCore::trim_outputs(sys::Clock::time_point now) {
     bool grows = false;
     for (WorkerLink& link : links_)
         if (link.output) grows = link.output->trim() || grows;
-    trim_pause_ = grows || outstanding_ > 0
+    trim_pause_ = grows || task_end_.outstanding() > 0
                       ? kTrimLook
                       : std::min(2 * std::max(trim_pause_, kTrimLook / 2), kLongestTrimLook);
     if (all_gone())

@@ -48,12 +48,12 @@ bool PoolCore::may_retry(const PoolTask& task, FailureKind kind) const {
 // The task is in no list. Either it is run again, or it fails with this error; that also if there
 // is no memory for another attempt.
 void PoolCore::settle(PoolTask* task, FailureKind kind, std::exception_ptr error, Hold& hold) {
-    if (!may_retry(*task, kind)) return fail(task, std::move(error), hold);
+    if (!may_retry(*task, kind)) return task_end_.fail(task, std::move(error), hold);
     try {
         judge(
             task, kind, [error] { return error; }, hold);
     } catch (const std::bad_alloc&) {
-        fail(task, std::move(error), hold);
+        task_end_.fail(task, std::move(error), hold);
     }
 }
 
@@ -79,7 +79,7 @@ void PoolCore::settle_error_reply(WorkerLink& link, const Reply& reply, PoolTask
         note_duration(reply.duration_ns);
     } catch (const std::bad_alloc&) {  // no other attempt: this one's error is its result
         accept_reply(link, reply, *task);
-        complete(task, hold);
+        task_end_.complete(task, hold);
     }
 }
 
@@ -116,7 +116,7 @@ void PoolCore::ask_retry_filter(PoolTask& task, const std::exception_ptr& error)
         run_again(&task, hold);
         refill(hold);
     } else {
-        fail(&task, error, hold);
+        task_end_.fail(&task, error, hold);
     }
     hold.wake_waiters();
 }
@@ -184,7 +184,7 @@ void PoolCore::evict(WorkerLink& link, FailureKind kind, std::exception_ptr erro
         eviction.error = std::move(error);
     } else {
         eviction.arguments = std::exchange(task->argument_block_, 0);
-        fail(task, std::move(error), hold);
+        task_end_.fail(task, std::move(error), hold);
     }
     eviction.kept = task->kept_;
     hold.kick_supervisor();
@@ -245,7 +245,7 @@ void PoolCore::enforce(Hold& hold) {
     if (early && none_put_off) return;
     timers_.clear(kPolicies);  // also when nothing is left to look at: what is past keeps it awake
     if (!policies_in_flight_ && none_put_off) return;
-    std::uint64_t completed = completed_;
+    std::uint64_t completed = task_end_.completed();
     start_delayed(now, hold);
     policy_look_ = kNoTimeout;
     bool looked = std::exchange(policies_in_flight_, false);
@@ -258,7 +258,7 @@ void PoolCore::enforce(Hold& hold) {
     }
     if (policies_in_flight_) timers_.set_earlier(kPolicies, later(now, policy_look_));
     if (sys::Deadline end = backlog_.first_pause_ends()) timers_.set_earlier(kPolicies, *end);
-    if (completed_ != completed) {
+    if (task_end_.completed() != completed) {
         refill(hold);
         hold.wake_waiters();
     }
@@ -431,7 +431,7 @@ bool PoolCore::cancel(PoolTask& task, Cancel mode) {
     for (int look = 0; look < 3 && task.place_ != PoolTask::Place::done; ++look) {
         if (forget_waiting(task)) {
             task.cancelled_ = true;
-            fail(&task, error, hold);
+            task_end_.fail(&task, error, hold);
             break;
         }
         if (mode != Cancel::running_too) break;
@@ -456,7 +456,7 @@ void PoolCore::cancel_waiting() {
     for (WorkerLink& link : links_)
         if (link.alive && !link.stopping) take_back_from(link, link.ring().consumed());
     fail_everything([&](PoolTask* task)
-                        POOL_LOCKED { fail_cancelled(task, spare_errors().shut_down, hold); });
+                        POOL_LOCKED { task_end_.cancel(task, spare_errors().shut_down, hold); });
     hold.wake_waiters();
 }
 

@@ -16,7 +16,7 @@ void PoolCore::submit_again(const PoolTaskRef& task) {
     Hold hold(mutex_, *this);
     add_part(task);
     if (!life_.allows_retries() || life_.sealed())
-        return fail_cancelled(task.get(), spare_errors().ended, hold);
+        return task_end_.cancel(task.get(), spare_errors().ended, hold);
     if (!links_.empty()) {
         run_again(task.get(), hold);
         return refill(hold);
@@ -28,8 +28,7 @@ void PoolCore::submit_again(const PoolTaskRef& task) {
 
 // The pool has one more task.
 void PoolCore::add_part(const PoolTaskRef& task) {
-    task->serial_ = next_serial_++;
-    ++outstanding_;
+    task_end_.begin(*task);
     (void)PoolTaskRef(task).release();  // the pool's own reference, until it is done
 }
 
@@ -82,7 +81,7 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
     std::uint32_t item = task->items_begin_ + partial->items;
     if (item == task->items_end_) {  // all was done, but for saying so
         take_results();
-        complete(task, hold);
+        task_end_.complete(task, hold);
         return true;
     }
     auto split = std::make_unique<PoolTask::Split>();
@@ -104,10 +103,10 @@ bool PoolCore::split(WorkerLink& link, PoolTask* task, FailureKind kind,
         add_part(part);
     }
     task->split_ = std::move(split);
-    complete(task, hold);
+    task_end_.complete(task, hold);
     if (again) settle(again.get(), kind, error, hold);
     if (rest && life_.interrupted())
-        fail_cancelled(rest.get(), spare_errors().interrupted, hold);
+        task_end_.cancel(rest.get(), spare_errors().interrupted, hold);
     else if (rest)
         backlog_.push_back(rest.get());
     return true;

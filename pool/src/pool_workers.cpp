@@ -225,8 +225,8 @@ void PoolCore::retire(WorkerLink& link) {
 
 // A worker died, or could not be started, that did not begin anything.
 void PoolCore::note_barren_death(WorkerLink& link) {
-    barren_deaths_ = completed_ == completed_at_death_ ? barren_deaths_ + 1 : 0;
-    completed_at_death_ = completed_;
+    barren_deaths_ = task_end_.completed() == completed_at_death_ ? barren_deaths_ + 1 : 0;
+    completed_at_death_ = task_end_.completed();
     auto back_off = barren_deaths_ < 2 ? 0ms : 1ms * (1 << std::min(barren_deaths_, 10u));
     link.respawn_at =
         sys::Clock::now() + std::min<std::chrono::milliseconds>(back_off, kLongestBackOff);
@@ -255,7 +255,8 @@ void PoolCore::respawn_due() {
 
 void PoolCore::break_pool(std::exception_ptr reason, Hold& hold) noexcept {
     life_.break_down(std::move(reason));
-    fail_everything([&](PoolTask* task) POOL_LOCKED { fail(task, life_.why_broken(), hold); });
+    fail_everything([&](PoolTask* task)
+                        POOL_LOCKED { task_end_.fail(task, life_.why_broken(), hold); });
     signal_workers(SIGKILL, hold);
 }
 
@@ -270,14 +271,9 @@ void PoolCore::fail_everything(const std::function<void(PoolTask*)>& fail_it) {
 // A task that was not done when the pool was terminated, or broke.
 void PoolCore::fail_at_end(PoolTask* task, Hold& hold) {
     if (life_.broken())
-        fail(task, life_.why_broken(), hold);
+        task_end_.fail(task, life_.why_broken(), hold);
     else
-        fail_cancelled(task, spare_errors().terminated, hold);
-}
-
-void PoolCore::fail_cancelled(PoolTask* task, const std::exception_ptr& error, Hold& hold) {
-    task->cancelled_ = true;
-    fail(task, error, hold);
+        task_end_.cancel(task, spare_errors().terminated, hold);
 }
 
 // The worker's process group, and the worker itself by its pidfd: it may have left its group, and a
@@ -366,7 +362,7 @@ void PoolCore::measure_growth() {
 // After idle_timeout all workers leave.
 void PoolCore::sleep_if_idle(sys::Clock::time_point now, Hold& hold) {
     if (options_.idle_timeout.count() == 0 || asleep_) return;
-    if (outstanding_ > 0 || life_.sealed() || life_.ending())
+    if (task_end_.outstanding() > 0 || life_.sealed() || life_.ending())
         return timers_.clear(Timers::Purpose::idle);
     if (!timers_.is_set(Timers::Purpose::idle))
         timers_.set(Timers::Purpose::idle, later(now, options_.idle_timeout));

@@ -174,8 +174,8 @@ void PoolCore::tick() {
     ticking_ = std::any_of(links_.begin(), links_.end(), [](WorkerLink& l) {
         return l.alive && (l.deaf || l.doubtful || l.ring().in_flight() >= 2);
     });
-    bool busy = outstanding_ > 0 || completed_ != completed_at_look_;
-    completed_at_look_ = completed_;
+    bool busy = task_end_.outstanding() > 0 || task_end_.completed() != completed_at_look_;
+    completed_at_look_ = task_end_.completed();
     idle_looks_ = busy ? 0 : idle_looks_ + 1;
     // Workers take a queue full of blocks at a time, when they need one or have nothing to do.
     watching_ = idle_looks_ < kIdleLooks || std::any_of(links_.begin(), links_.end(), [](auto& l) {
@@ -286,7 +286,7 @@ void PoolCore::terminate() {
     Hold hold(mutex_, *this);
     if (!life_.terminate()) return;
     fail_everything([&](PoolTask* task)
-                        POOL_LOCKED { fail_cancelled(task, spare_errors().terminated, hold); });
+                        POOL_LOCKED { task_end_.cancel(task, spare_errors().terminated, hold); });
     signal_workers(SIGTERM, hold);
     timers_.set(Timers::Purpose::terminate, sys::Clock::now() + kTerminateGrace);
     hold.kick_supervisor();
@@ -330,7 +330,7 @@ void PoolCore::join() {
     background_.join();                      // what they wait for is done, or fails
     // In one step with the look: a stream may submit at any time.
     auto nothing_left = [this]() POOL_LOCKED {
-        if (outstanding_ > 0 || life_.waits_for_maps()) return false;
+        if (task_end_.outstanding() > 0 || life_.waits_for_maps()) return false;
         life_.seal();
         return true;
     };

@@ -1,41 +1,21 @@
 // What waits until a worker can have it. White box: the class alone, with tasks of a pool that was
 // never started.
 #include <chrono>
-#include <memory>
 #include <vector>
 
 #include <catch2/catch.hpp>
 
 #include "dispatch/backlog.hpp"
-#include "pool_core.hpp"
+#include "room_support.hpp"
+#include "supervise/timers.hpp"
 
-namespace mp = sidestep;
 using namespace sidestep::detail;
+using test::Tasks;
 using namespace std::chrono_literals;
 
 namespace {
 
 const Timers::Time kNow = Timers::Time(1h);
-
-// Makes tasks, and keeps them.
-class Tasks {
-  public:
-    PoolTask* make(const mp::TaskOptions& options = {}) {
-        static constexpr TaskEntry entry{TaskEntry::kMagic, 1, nullptr, "a test's task"};
-        static const TaskId id{};
-        made_.push_back(PoolTask::create(core_, {id, entry}, &options));
-        return made_.back().get();
-    }
-
-  private:
-    static mp::PoolOptions without_workers() {
-        mp::PoolOptions options;
-        options.processes = 0;
-        return options;
-    }
-    std::shared_ptr<PoolCore> core_ = std::make_shared<PoolCore>(without_workers());
-    std::vector<PoolTaskRef> made_;
-};
 
 }  // namespace
 

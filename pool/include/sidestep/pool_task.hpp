@@ -10,6 +10,7 @@ namespace sidestep::inline v0::detail {
 class Backlog;
 class PoolCore;
 class Hold;
+class TaskEnd;
 class TaskList;
 class WorkerMemory;
 class PoolTask;
@@ -33,6 +34,7 @@ class Completions {
 
   private:
     friend class PoolCore;
+    friend class TaskEnd;
     std::shared_ptr<PoolCore> core_;
     PoolTask* first_ = nullptr;  // guarded by the core's mutex, as is last_
     PoolTask* last_ = nullptr;
@@ -126,6 +128,7 @@ class PoolTask final : public TaskState {
     friend class Backlog;
     friend class PoolCore;
     friend class Hold;
+    friend class TaskEnd;
     friend class TaskList;
     friend class Completions;
 

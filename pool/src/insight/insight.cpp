@@ -65,8 +65,6 @@ void Insight::trace_worker(TraceEvent::Kind kind, std::uint32_t worker, int pid,
 std::vector<SlowTasks::Entry> Insight::snapshot(PoolStats& stats) const {
     stats.wait = wait_;
     stats.run = run_;
-    stats.failed = failed_;
-    stats.cancelled = cancelled_;
     stats.retried = retried_;
     stats.worker_deaths = deaths_;
     return slowest_.entries();

@@ -44,7 +44,6 @@ class Insight {
 
     void note_wait(std::uint64_t ns) POOL_LOCKED;  // from submit() until it was begun
     void note_run(const TaskFacts& task, const RunFacts& run) POOL_LOCKED;
-    void note_no_value(bool cancelled) POOL_LOCKED { ++(cancelled ? cancelled_ : failed_); }
     void note_retry() POOL_LOCKED { ++retried_; }
     void note_worker_started(std::uint32_t worker, int pid) POOL_LOCKED;
     // in_order: it was asked to leave, and did.
@@ -71,8 +70,6 @@ class Insight {
     TaskNames names_;  // label(): with the mutex held; name(): thread-safe
     Histogram wait_ POOL_GUARDED, run_ POOL_GUARDED;
     SlowTasks slowest_ POOL_GUARDED;
-    std::uint64_t failed_ POOL_GUARDED = 0;
-    std::uint64_t cancelled_ POOL_GUARDED = 0;
     std::uint64_t retried_ POOL_GUARDED = 0;
     std::uint64_t deaths_ POOL_GUARDED = 0;  // of workers, not in order
 };
