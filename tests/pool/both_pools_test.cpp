@@ -184,3 +184,16 @@ TEMPLATE_TEST_CASE("the same seed gives the same random numbers", "[pool][both][
     CHECK(mp::this_task::number() == 0);
     CHECK(mp::this_worker::index() == -1);
 }
+
+TEMPLATE_TEST_CASE("a pool that takes no tasks says why", "[pool][both][lifecycle]", Processes,
+                   Inline, Threads) {
+    TestType closed, terminated;
+    closed.pool.close();
+    CHECK_THROWS_WITH(closed.pool.submit(test::add, 1, 2),
+                      "the pool is closed: it takes no tasks after close()");
+    terminated.pool.terminate();
+    CHECK_THROWS_WITH(terminated.pool.submit(test::add, 1, 2),
+                      "the pool is terminated: it takes no tasks after terminate()");
+    closed.pool.join();
+    terminated.pool.join();
+}

@@ -147,6 +147,15 @@ TEST_CASE("an initializer that fails in two threads at once breaks the pool once
     CHECK_THROWS_WITH(second.get(test::kPatience), Catch::Contains("no license"));
 }
 
+TEST_CASE("a broken thread pool can be joined, though nobody closed it, and takes nothing",
+          "[pool][thread_pool][initializer]") {
+    mp::ThreadPool pool(
+        {.threads = 1, .initializer = [] { throw std::runtime_error("no license"); }});
+    CHECK_THROWS_AS(pool.submit([] {}).get(test::kPatience), mp::BrokenPool);
+    pool.join();
+    CHECK_THROWS_AS(pool.submit([] {}), mp::BrokenPool);
+}
+
 TEST_CASE("threads that were started for waiting ones run nothing beside the others",
           "[pool][thread_pool][nested]") {
     mp::ThreadPool pool({.threads = 1});
