@@ -138,6 +138,15 @@ class ServerDied final : public std::system_error {
     std::string text_;
 };
 
+// Its children are to be siblings of its own: an emulator (qemu-user) knows none, and says EINVAL.
+[[noreturn]] void throw_no_child(int error) {
+    bool refused = error == EINVAL || sys::is_refusal(error);
+    sys::throw_call(error, fmt::format("the fork server cannot make a child{}",
+                                       refused ? ": clone with CLONE_PARENT is refused; use "
+                                                 "StartMethod::spawn"
+                                               : ""));
+}
+
 // Its socket is closed: it is dead, or about to be.
 [[noreturn]] void throw_dead(const Launched& zygote, std::optional<std::string> reason = {}) {
     (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 10s);
@@ -272,7 +281,7 @@ int Zygote::receive_child(std::uint64_t number, Fd& pidfd) {
             continue;
         }
         settled_ = number;
-        if (answer.pid <= 0) sys::throw_call(answer.error, "the fork server cannot make a child");
+        if (answer.pid <= 0) throw_no_child(answer.error);
         if (!answer.pidfd) {
             discard_child(answer.pid);
             throw_errno(answer.error,

@@ -174,6 +174,25 @@ TEST_CASE("why a child could not start stands in its parent's exception", "[core
     }
 }
 
+TEST_CASE("a fork server that can make no siblings names another way", "[core][sandbox]") {
+    int error = GENERATE(EINVAL, EPERM);  // EINVAL: an emulator's answer
+    CAPTURE(error);
+    std::initializer_list<Refusal> no_siblings = {
+        {SYS_clone3, ENOSYS}, {SYS_clone, error, 0, CLONE_PARENT, CLONE_PARENT}};
+    CHECK(test::where_refused(no_siblings, [] {
+              try {
+                  (void)test::launcher(StartMethod::forkserver)->launch(&test::report_main);
+                  return 1;
+              } catch (const std::system_error& failure) {
+                  return std::strstr(failure.what(), "CLONE_PARENT is refused; use StartMethod::")
+                             ? 0
+                             : 2;
+              }
+          }) == 0);
+    CHECK(test::where_refused(no_siblings, [] { return starts_children(StartMethod::spawn); }) ==
+          0);
+}
+
 TEST_CASE("a forked copy is told apart where MADV_WIPEONFORK is refused, or not done",
           "[core][sandbox]") {
     int answer = GENERATE(EINVAL, 0);  // 0: an emulator's yes
