@@ -1,7 +1,10 @@
 // A program that uses a little of everything. tools/toolchains builds it in many ways: what a
 // compiler or a linker may do to code, constants and types must not change what it does.
 //
-// usage: check METHOD     spawn, fork or forkserver; or threads: what needs no other process
+// usage: check METHOD             spawn, fork or forkserver
+//        check threads            what needs no other process
+//        check processes-METHOD   without pools, which want the forked to be siblings
+// $CHECK_EXECUTABLE: what spawn starts, where it is not this file (an emulator with it)
 // Prints what is wrong; exit status 1 if anything is.
 //
 // With CHECK_LIBRARY it is a library, for check_host.cpp to load.
@@ -254,8 +257,10 @@ int check(const std::string& what) {
         if (what == "threads") {
             check_threads();
         } else {
-            StartMethod method = sidestep::start_method_named(what);
-            check_pool(method);
+            bool pools = !what.starts_with("processes-");
+            StartMethod method =
+                sidestep::start_method_named(pools ? what : what.substr(what.find('-') + 1));
+            if (pools) check_pool(method);
             check_processes(method);
             check_subprocess();
         }
@@ -285,6 +290,7 @@ extern "C" int check_all(const char* what) {
 #else
 int main(int argc, char** argv) {
     sidestep::init();
+    if (const char* path = std::getenv("CHECK_EXECUTABLE")) sidestep::set_executable(path);
     return argc == 2 ? check(argv[1]) : 2;
 }
 #endif
