@@ -48,9 +48,7 @@ void await_ready(const Launched& server) {
     std::optional<Blob> answer;
     auto reason = take_boot_failure(server.control.get());
     if (!reason && entries[0].revents) answer = Blob::receive(server.control.get());
-    if (!answer)
-        throw_errno(ECHILD, fmt::format("the fork server (pid {}) died while it started: {}",
-                                        server.pid, reason.value_or("see stderr")));
+    if (!answer) throw_dead(server, reason.value_or("while it started; its stderr may say more"));
     if (answer->bytes().empty()) return;
     InputArchive archive(answer->bytes());
     std::rethrow_exception(detail::load_exception(archive));

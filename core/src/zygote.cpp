@@ -57,12 +57,18 @@ struct ForkReply {
 };
 
 bool send_reply(const Fd& control, const ForkReply& reply, std::span<const int> fds) noexcept {
-    try {
-        sys::send_message(control.get(), std::as_bytes(std::span(&reply, 1)), fds);
-        return true;
-    } catch (const std::system_error&) {
-        return false;
+    // What was short for a moment must not end a server of which there is one.
+    for (int tries = 0; tries < kTries; ++tries) {
+        try {
+            sys::send_message(control.get(), std::as_bytes(std::span(&reply, 1)), fds);
+            return true;
+        } catch (const std::system_error& error) {
+            int code = error.code().value();
+            if (code != ENOMEM && code != ENOBUFS && code != ETOOMANYREFS) return false;
+            pause_before_next_try();
+        }
     }
+    return false;
 }
 
 // The application may have become another user since we were made (it gave up privileges): a child
@@ -147,17 +153,6 @@ class ServerDied final : public std::system_error {
                                                : ""));
 }
 
-// Its socket is closed: it is dead, or about to be.
-[[noreturn]] void throw_dead(const Launched& zygote, std::optional<std::string> reason = {}) {
-    (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 10s);
-    ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), false, true);
-    std::string how = status.signaled() ? status.describe() : "died";
-    if (status.exited()) how += ": it " + status.describe();
-    if (!reason) reason = take_boot_failure(zygote.control.get());
-    if (reason) how += ": " + *reason;
-    throw ServerDied(fmt::format("the fork server (process {}) {}", zygote.pid, how));
-}
-
 // For those that must not throw: a process that cannot be waited for has not ended yet.
 bool ends_within(int pidfd, std::chrono::milliseconds time) noexcept {
     try {
@@ -168,6 +163,16 @@ bool ends_within(int pidfd, std::chrono::milliseconds time) noexcept {
 }
 
 }  // namespace
+
+void throw_dead(const Launched& zygote, std::optional<std::string> reason) {
+    (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 10s);
+    ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), false, true);
+    std::string how = status.signaled() ? status.describe() : "died";
+    if (status.exited()) how += ": it " + status.describe();
+    if (!reason) reason = take_boot_failure(zygote.control.get());
+    if (reason) how += ": " + *reason;
+    throw ServerDied(fmt::format("the fork server (process {}) {}", zygote.pid, how));
+}
 
 void zygote_main(Fd control) {
     end_boot();

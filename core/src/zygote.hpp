@@ -11,6 +11,8 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "launch.hpp"
@@ -60,6 +62,10 @@ class Zygote final : public Launcher {
     std::uint64_t settled_ = 0;      // up to here each child has an owner, or is gone
     const std::function<Launched()> start_again_;
 };
+
+// Throws a std::system_error that says how it ended. Its socket is closed: it is dead, or about to
+// be. Without a reason, it is asked of the socket.
+[[noreturn]] void throw_dead(const Launched& zygote, std::optional<std::string> reason = {});
 
 // The zygote's loop.
 void zygote_main(Fd control);

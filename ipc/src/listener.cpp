@@ -1,6 +1,7 @@
 #include <sidestep/listener.hpp>
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -60,8 +61,11 @@ class SocketFile {
     }
     // Once: later the inode's number may be another's.
     void remove() noexcept {
+        if (std::exchange(owner_, 0) != ::getpid()) return;
         struct stat status;
-        if (std::exchange(owner_, 0) != ::getpid() || ::lstat(path_.c_str(), &status) < 0) return;
+        constexpr int kTries = 20;  // what memory was short for a moment ago must not stay for ever
+        for (int tries = 0; ::lstat(path_.c_str(), &status) < 0; (void)::poll(nullptr, 0, 1))
+            if (errno != ENOMEM || ++tries == kTries) return;
         if (status.st_dev == device_ && status.st_ino == inode_) ::unlink(path_.c_str());
     }
 

@@ -331,6 +331,7 @@ TEST_CASE("what the preload function throws is thrown by the start, and there is
     CHECK_THROWS_WITH(start_forkserver(), Contains("left a thread running"));
     set_forkserver_preload(die_in_preload);
     CHECK_THROWS_AS(p.start(), std::system_error);
+    CHECK_THROWS_WITH(p.start(), Contains("signal 9") && !Contains("No child processes"));
     set_forkserver_preload(nullptr);
     p.start();
     CHECK(p.join().success());

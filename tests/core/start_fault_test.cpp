@@ -215,6 +215,18 @@ TEST_CASE("a child of which neither it nor its fork server can tell goes with th
     CHECK(test::nothing_left_since(before));
 }
 
+TEST_CASE("a fork server goes on after an answer that it could not send at once",
+          "[zygote][fault][injected]") {
+    auto zygote = Zygote::fork_here();
+    Launched first = zygote->launch(&leave_with_7, {});
+    CHECK(sys::wait_pidfd(first.pidfd.get(), true).code() == 7);
+    Fault fault(Call::sendmsg, ENOMEM, 0, 3, zygote->process().pid);
+    for (int i = 0; i < 3; ++i) {
+        Launched child = zygote->launch(&leave_with_7, {});
+        CHECK(sys::wait_pidfd(child.pidfd.get(), true).code() == 7);
+    }
+}
+
 TEST_CASE("an answer of the fork server that cannot be received for good leaves no child",
           "[zygote][fault][injected]") {
     auto before = test::Resources::now();

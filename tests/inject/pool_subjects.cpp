@@ -133,6 +133,10 @@ void throw_one(sidestep::Pool& pool) {
     expect_throw<std::domain_error>([&] { future.get(); }, "a task that throws");
 }
 
+void interrupt_this() {
+    if (kill(getpid(), SIGINT) != 0) throw std::runtime_error("the subject's own kill");
+}
+
 }  // namespace
 
 void use_pool(sidestep::StartMethod method) {
@@ -188,9 +192,9 @@ void use_pool_insight(sidestep::StartMethod method) {
         sidestep::InterruptGuard guard(pool);
         auto running = pool.submit(run_on, 0);
         while (!running.running() && !running.ready()) std::this_thread::yield();
-        kill(getpid(), SIGINT);
+        interrupt_this();
         while (guard.interrupts() < 1) std::this_thread::yield();
-        kill(getpid(), SIGINT);
+        interrupt_this();
         expect_throw<sidestep::CancelledError>([&] { running.get(); }, "what Ctrl-C ended");
     });
 }
