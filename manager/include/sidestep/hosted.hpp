@@ -1,0 +1,173 @@
+// The server's side of an object: a monitor, as each call's body finds it. Internal.
+//
+// One call at a time is in an object. A call that waits (wait_here) lets others in meanwhile; so a
+// get() that waits for an item holds up no put().
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <thread>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include <sidestep/deadline.hpp>
+#include <sidestep/task.hpp>
+
+namespace sidestep::inline v0::detail {
+
+// Who calls: one thread of one client.
+struct Caller {
+    std::uint64_t client = 0;
+    std::uint64_t thread = 0;
+    int pid = 0;
+    bool operator==(const Caller&) const = default;
+};
+
+class Hosted {
+  public:
+    explicit Hosted(std::uint64_t type) : type_(type) {}
+    virtual ~Hosted() = default;
+    Hosted(const Hosted&) = delete;
+    Hosted& operator=(const Hosted&) = delete;
+
+    std::uint64_t type() const { return type_; }
+    virtual void* object() = 0;
+    // A client's connection has ended: what it holds goes. Called inside of the monitor, of those
+    // that hold things for clients.
+    virtual bool holds_for_clients() const { return false; }
+    virtual void client_gone(std::uint64_t client) { (void)client; }
+
+    // A thread that is inside may enter again: an object may call itself.
+    void enter();
+    void leave();
+    // For who is inside: outside until ready(), or the deadline (then false), or `give_up`, which
+    // wake() has looked at.
+    bool wait(const std::function<bool()>& ready, const Deadline& deadline,
+              const std::function<bool()>& give_up);
+    void wake();
+
+  private:
+    void enter_with(std::unique_lock<std::mutex>& lock, unsigned depth);
+
+    const std::uint64_t type_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    // Guarded by mutex_.
+    std::thread::id inside_;
+    unsigned depth_ = 0;
+    unsigned waiting_ = 0;
+};
+
+template <class T>
+constexpr std::uint64_t hosted_type() {
+    return hash_text(type_text<T>());
+}
+
+template <class T>
+class HostedObject final : public Hosted {
+  public:
+    template <class... Args>
+    explicit HostedObject(Args&&... args)
+        : Hosted(hosted_type<T>()), value_(std::forward<Args>(args)...) {}
+    void* object() override { return &value_; }
+    bool holds_for_clients() const override {
+        return requires(T & value) { value.client_gone(std::uint64_t(0)); };
+    }
+    void client_gone(std::uint64_t client) override {
+        if constexpr (requires { value_.client_gone(client); }) value_.client_gone(client);
+    }
+
+  private:
+    T value_;
+};
+
+// --- for the bodies of calls, in the server ----------------------------------------------------
+
+// The object of the call that this thread runs. Throws std::logic_error if it is of another type.
+Hosted& hosted_here(std::uint64_t type);
+Caller caller_here();
+// Lets others into the object until ready(). False: the deadline passed. Throws if the caller's
+// connection ends: nobody waits any more.
+bool wait_here(const std::function<bool()>& ready, const Deadline& deadline);
+// Wakes the calls that wait in the object of this call, so that they look again; from any thread.
+std::function<void()> waker_here();
+// Takes an object over; its first reference is the caller's. Returns its number.
+std::uint64_t host_here(std::shared_ptr<Hosted> object);
+
+// While it lives, this thread is in the object of its call.
+template <class T>
+class HostedScope {
+  public:
+    HostedScope() : hosted_(hosted_here(hosted_type<T>())) { hosted_.enter(); }
+    ~HostedScope() { hosted_.leave(); }
+    HostedScope(const HostedScope&) = delete;
+    HostedScope& operator=(const HostedScope&) = delete;
+    T& operator*() const { return *static_cast<T*>(hosted_.object()); }
+
+  private:
+    Hosted& hosted_;
+};
+
+template <class... Args>
+std::tuple<Args...> read_arguments(InputArchive& arguments) {
+    arguments.allow_functions();  // whoever calls has proved to be one of us
+    std::tuple<Args...> values{make_blank<Args>()...};
+    arguments(values);
+    arguments.expect_end();
+    return values;
+}
+template <class Invoke, class Values>
+void answer(OutputArchive& result, Invoke&& invoke, Values&& values) {
+    if constexpr (std::is_void_v<decltype(std::apply(invoke, std::move(values)))>) {
+        std::apply(invoke, std::move(values));
+    } else {
+        const auto& value = std::apply(invoke, std::move(values));
+        result(value);
+    }
+}
+
+template <class T, class... Args>
+struct MakeBody {
+    static void run(InputArchive& arguments, OutputArchive& result) {
+        auto values = read_arguments<Args...>(arguments);
+        result(host_here(std::apply(
+            [](Args&... args) { return std::make_shared<HostedObject<T>>(std::move(args)...); },
+            values)));
+    }
+};
+// method: a pointer to a member function of T or of one of its bases.
+template <class T, auto method, class... Args>
+struct MethodBody {
+    static void run(InputArchive& arguments, OutputArchive& result) {
+        auto values = read_arguments<Args...>(arguments);
+        HostedScope<T> object;
+        answer(
+            result,
+            [&](Args&&... args) -> decltype(auto) {
+                return std::invoke(method, *object, std::move(args)...);
+            },
+            values);
+    }
+};
+// f(T&, args...)
+template <class T, class F, class... Args>
+struct FunctionBody {
+    static void run(InputArchive& arguments, OutputArchive& result) {
+        F f = load_callable<F>(arguments);
+        auto values = read_arguments<Args...>(arguments);
+        HostedScope<T> object;
+        answer(
+            result,
+            [&](Args&&... args) -> decltype(auto) {
+                return std::invoke(f, *object, std::move(args)...);
+            },
+            values);
+    }
+};
+
+}  // namespace sidestep::detail

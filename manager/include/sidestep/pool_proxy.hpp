@@ -1,0 +1,71 @@
+// PoolProxy: a Pool whose workers are the server's children, used by all who have the proxy. A
+// Manager makes it: manager.pool(4).
+//
+//     auto pool = manager.pool(4);
+//     sidestep::Process user([](sidestep::PoolProxy p) { p.submit(resize, path).get(); }, pool);
+//
+// Ownership: the pool ends, when its tasks are finished, with the last proxy.
+// Threads, Fork, Peer death: as Proxy (proxy.hpp). A task takes a thread of the server while it
+//            runs; the tasks of one thread run beside each other.
+// Errors:    what the task throws, by type. What befalls it in the pool (WorkerLost...) arrives as
+//            RemoteError, whose message tells it.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include <sidestep/pool.hpp>
+#include <sidestep/proxy.hpp>
+
+namespace sidestep::inline v0 {
+
+namespace detail {
+
+struct PoolObject {
+    explicit PoolObject(unsigned processes) : pool({.processes = processes}) {}
+    unsigned processes() const { return pool.processes(); }
+    Pool pool;
+};
+
+// Runs f in the pool, and waits for it without holding up others.
+template <class F>
+struct RunInPool {
+    Bound<F> f;
+
+    template <class... Args>
+    auto operator()(PoolObject& object, Args&&... args) const {
+        auto future = object.pool.submit(f, std::forward<Args>(args)...);
+        auto done = std::make_shared<std::atomic<bool>>(false);
+        future.add_done_callback([done, wake = waker_here()](const auto&) {
+            *done = true;
+            wake();
+        });
+        (void)wait_here([&] { return done->load(); }, {});
+        return future.get();
+    }
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(f);
+    }
+};
+
+}  // namespace detail
+
+class PoolProxy : public Proxy<detail::PoolObject> {
+  public:
+    using Proxy::Proxy;
+
+    // f(args...) in a worker of the pool; what can be a task (task.hpp).
+    template <class F, class... Args>
+    auto submit(F&& f, Args&&... args) const {
+        using Callable = std::decay_t<F>;
+        detail::check_task<Callable, detail::Stored<Args>...>();
+        return Proxy::submit(detail::RunInPool<Callable>{Bound<Callable>(std::forward<F>(f), {})},
+                             std::forward<Args>(args)...);
+    }
+    unsigned processes() const { return call<&Object::processes>(); }
+};
+
+}  // namespace sidestep

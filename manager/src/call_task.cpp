@@ -1,0 +1,89 @@
+#include "call_task.hpp"
+
+#include <unistd.h>
+
+#include <sidestep/remote_error.hpp>
+
+#include "server_link.hpp"
+
+namespace sidestep::inline v0::detail {
+
+CallTask::CallTask(std::shared_ptr<ServerLink> link, std::uint64_t object, std::uint64_t caller,
+                   const TaskEntry* entry)
+    : link_(std::move(link)), object_(object), caller_(caller), entry_(entry) {
+    belong_to(::getpid());
+    (void)start();  // it cannot be taken back
+}
+
+CallTask::~CallTask() {
+    if (!link_->same_process() || seen_.load(std::memory_order_relaxed)) return;
+    if (!threw_ && !lost_) return;
+    link_->note_unseen(object_, decode_error());
+}
+
+std::string CallTask::method() const { return entry_ ? describe_entry(*entry_) : "(a reference)"; }
+
+void CallTask::answer(std::vector<std::byte> bytes) {
+    (void)try_finish([&] { bytes_ = std::move(bytes); });
+}
+void CallTask::answer_error(std::vector<std::byte> bytes) {
+    (void)try_finish([&] {
+        bytes_ = std::move(bytes);
+        threw_ = true;
+    });
+}
+void CallTask::lose(std::exception_ptr error) {
+    (void)try_finish([&] { lost_ = std::move(error); });
+}
+
+bool CallTask::wait(const Deadline& deadline) {
+    if (done()) return true;
+    if (!link_->same_process()) return LocalTaskBase::wait(deadline);
+    WaitScope waits;
+    (void)link_->wait_until([this] { return done(); }, deadline);
+    return done();
+}
+bool CallTask::poll() {
+    if (!done() && link_->same_process()) link_->poll();
+    return done();
+}
+bool CallTask::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
+    if (!LocalTaskBase::listen(queue, tag)) return false;
+    link_->read_in_background();
+    return true;
+}
+bool CallTask::add_callback(std::function<void()>& callback) {
+    // Who reads an answer does not run it: it may take its time, or make calls of its own.
+    std::function<void()> posted = [link = link_, callback] { link->post(callback); };
+    if (!LocalTaskBase::add_callback(posted)) return false;
+    seen_.store(true, std::memory_order_relaxed);  // it is the callback's
+    link_->read_in_background();
+    return true;
+}
+
+const void* CallTask::value() const {
+    if (std::exception_ptr failure = error()) std::rethrow_exception(failure);
+    return nullptr;
+}
+std::exception_ptr CallTask::error() const {
+    seen_.store(true, std::memory_order_relaxed);
+    return decode_error();
+}
+
+// By who asks: a `load` of the user's hurts nobody else.
+std::exception_ptr CallTask::decode_error() const {
+    if (std::exception_ptr other = LocalTaskBase::error()) return other;
+    if (lost_) return lost_;
+    if (!threw_) return nullptr;
+    std::call_once(decoded_, [this] {
+        try {
+            InputArchive archive(bytes_);
+            error_ = load_exception(archive);
+        } catch (...) {
+            error_ = std::current_exception();
+        }
+    });
+    return error_;
+}
+
+}  // namespace sidestep::detail

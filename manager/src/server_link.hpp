@@ -1,0 +1,136 @@
+// This process's connection to one server of objects.
+//
+// No thread reads it: whoever waits for an answer does, one at a time, and hands out what comes;
+// the others sleep until they have theirs, or it is their turn to read. So a call costs no change
+// of threads here, and the process can be forked.
+//
+// Threads: thread-safe.
+// Fork:    a link belongs to the process that made it; a forked child leaves its copy alone.
+// Peer death: all calls fail with ActorLost, at once for who waits.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <sidestep/connection.hpp>
+#include <sidestep/held_object.hpp>
+#include <sidestep/process.hpp>
+
+#include "call_task.hpp"
+#include "fork_marker.hpp"
+#include "object_frame.hpp"
+
+namespace sidestep::inline v0::detail {
+
+class ObjectServer;
+
+class ServerLink : public std::enable_shared_from_this<ServerLink> {
+  public:
+    // This process's link to the server: the one that there is, or a new one. In the server itself
+    // it is a short cut: calls run in the thread that makes them.
+    static std::shared_ptr<ServerLink> to(const ServerName& server);
+    // For who ends the server: everything that is under way fails.
+    static void close(const std::shared_ptr<ServerLink>& link) noexcept;
+
+    explicit ServerLink(ServerName server);
+    ~ServerLink();
+
+    const ServerName& server() const { return server_; }
+    bool same_process() const noexcept { return here_.same_process(); }
+    bool broken() const;
+    // It is this process's child: its end can be told. Before the first call.
+    void set_process(std::shared_ptr<Process> process);
+
+    // Throws what `write` throws; nothing was sent then.
+    TaskRef call(std::uint64_t object, const CallKind& kind, const WriteArguments& write);
+    // A reference goes on its way: returns its ticket, which the server knows by now.
+    std::uint64_t pin(std::uint64_t object);
+    void claim(std::uint64_t object, std::uint64_t ticket);
+    void release(std::uint64_t object) noexcept;
+    void flush(std::uint64_t object);
+    // On stderr, what flush() would have thrown.
+    void report_unseen() noexcept;
+
+    // For CallTask.
+    bool wait_until(const std::function<bool()>& ready, const Deadline& deadline);
+    void poll() {
+        (void)wait_until([] { return false; }, std::chrono::steady_clock::now());
+    }
+    // Until nothing is pending, and no callback is left, a thread reads, and runs those.
+    void read_in_background();
+    void post(std::function<void()> callback);
+    void note_unseen(std::uint64_t object, const std::exception_ptr& error) noexcept;
+
+  private:
+    struct PerObject {
+        std::size_t outstanding = 0;
+        std::exception_ptr error;  // the first that nobody has seen
+    };
+    struct Pending {
+        Ref<CallTask> task;
+        bool waits = false;  // the next of the same thread may have begun
+    };
+    static constexpr std::size_t kMostPending = 4096;
+
+    TaskRef send(const FrameHead& head, const HeapBuffer& body, const OutgoingFds& fds,
+                 const TaskEntry* entry);
+    void send_alone(FrameKind kind, std::uint64_t object, std::uint64_t ticket);
+    void read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
+    void hand_out(ObjectFrame frame);
+    void take(std::uint64_t request, const std::function<void(CallTask&)>& finish);
+    void serve_callbacks();
+    void break_off() noexcept;
+    void fail_all(std::map<std::uint64_t, Pending> calls) noexcept;
+    std::exception_ptr lost(const CallTask& call, bool began) const;
+
+    // Constant after construction.
+    const ServerName server_;
+    const ForkMarker here_;
+    ObjectServer* const local_;  // null: it is another process
+
+    std::mutex sending_;     // held while a frame is written
+    Connection connection_;  // written with `sending_`, read by who has `reading_`
+
+    mutable std::mutex mutex_;
+    std::condition_variable changed_;
+    // Guarded by mutex_.
+    bool reading_ = false;
+    bool background_ = false;
+    bool broken_ = false;
+    std::uint64_t last_request_ = 0;
+    std::map<std::uint64_t, Pending> pending_;
+    std::map<std::uint64_t, PerObject> objects_;
+    Callbacks callbacks_;  // of calls that were answered
+    std::shared_ptr<Process> process_;
+};
+
+// One reference to an object.
+class HeldObject {
+  public:
+    // Takes one over that the server counts already.
+    HeldObject(std::shared_ptr<ServerLink> link, std::uint64_t object)
+        : server_(link->server()), object_(object), link_(std::move(link)) {}
+    ~HeldObject();
+    HeldObject(const HeldObject&) = delete;
+    HeldObject& operator=(const HeldObject&) = delete;
+
+    const ServerName& server() const { return server_; }
+    std::uint64_t object() const { return object_; }
+    // In a forked child, a new one, with a reference of its own.
+    std::shared_ptr<ServerLink> link();
+
+  private:
+    void leave_parents_link() noexcept;
+    const ServerName server_;
+    const std::uint64_t object_;
+    std::shared_ptr<ServerLink> link_;  // guarded by the registry's mutex
+};
+
+}  // namespace sidestep::detail

@@ -1,0 +1,241 @@
+// Locks, semaphores, conditions, events, barriers in a server.
+#include <catch2/catch.hpp>
+
+#include <sidestep/barrier.hpp>
+#include <sidestep/manager.hpp>
+#include <sidestep/process.hpp>
+
+#include <unistd.h>
+
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "process_support.hpp"
+#include "support.hpp"
+
+namespace mp = sidestep;
+using namespace std::chrono_literals;
+
+namespace {
+// Runs f(argument) in a process, to its end.
+template <class F, class Proxy>
+void in_a_process(F f, const Proxy& argument) {
+    mp::Process process(f, argument);
+    process.start();
+    process.join();
+    process.rethrow();
+    CHECK(process.exitcode() == 0);
+}
+void expect(bool holds, const char* what) {
+    if (!holds) throw std::runtime_error(what);
+}
+}  // namespace
+
+TEST_CASE("another process sees an event, and clears it",
+          "[manager][event][py:TestSyncManagerTypes.test_event]") {
+    mp::Manager manager;
+    auto event = manager.event();
+    event.set();
+    in_a_process(
+        [](mp::EventProxy o) {
+            expect(o.is_set(), "it is set");
+            o.wait();
+            o.clear();
+            expect(!o.wait_for(1ms), "it is clear");
+        },
+        event);
+    CHECK_FALSE(event.is_set());
+    CHECK_FALSE(event.wait_for(1ms));
+}
+
+TEST_CASE("who waits when an event is set passes, even if it is cleared at once",
+          "[manager][event]") {
+    mp::Manager manager;
+    auto event = manager.event();
+    auto passed = event.submit<&mp::detail::EventObject::wait>(mp::Timeout::forever().time());
+    CHECK(test::eventually([&] {
+        event.set();
+        event.clear();
+        return passed.wait_for(1ms);
+    }));
+    CHECK(passed.get());
+}
+
+TEST_CASE("a lock whose process ended is free, and its next holder is told",
+          "[manager][lock][py:TestSyncManagerTypes.test_lock]") {
+    mp::Manager manager;
+    auto lock = manager.lock();
+    in_a_process([](mp::LockProxy o) { o.lock(); }, lock);
+    lock.lock();
+    CHECK(lock.owner_died());
+    CHECK(lock.holder() == ::getpid());
+    CHECK_FALSE(lock.try_lock());
+    CHECK_FALSE(lock.try_lock_for(1ms));
+    lock.unlock();
+    CHECK_THROWS_AS(lock.unlock(), std::logic_error);  // it is free
+    lock.lock();
+    CHECK_FALSE(lock.owner_died());
+    in_a_process(
+        [](mp::LockProxy o) {
+            expect(!o.try_lock(), "it is held");
+            try {
+                o.unlock();
+            } catch (const std::logic_error&) {
+                return;
+            }
+            expect(false, "unlock of another's lock throws");
+        },
+        lock);
+    lock.unlock();
+    CHECK_FALSE(lock.holder());
+}
+
+TEST_CASE("another process takes a recursive lock and gives it back",
+          "[manager][lock][py:TestSyncManagerTypes.test_rlock]") {
+    mp::Manager manager;
+    auto lock = manager.rlock();
+    in_a_process(
+        [](mp::RLockProxy o) {
+            o.lock();
+            o.lock();
+            o.unlock();
+            o.unlock();
+        },
+        lock);
+    std::scoped_lock twice(lock);
+    CHECK_FALSE(lock.owner_died());
+    CHECK(lock.try_lock());
+    lock.unlock();
+    std::thread([&] { CHECK_FALSE(lock.try_lock()); }).join();
+}
+
+TEST_CASE("another process takes a permit, this one gives it back",
+          "[manager][semaphore][py:TestSyncManagerTypes.test_semaphore]") {
+    mp::Manager manager;
+    auto semaphore = manager.semaphore();
+    in_a_process([](mp::SemaphoreProxy o) { o.acquire(); }, semaphore);
+    CHECK(semaphore.value() == 0);
+    CHECK_FALSE(semaphore.try_acquire());
+    CHECK_FALSE(semaphore.try_acquire_for(1ms));
+    semaphore.release();
+    semaphore.release(2);
+    CHECK(semaphore.value() == 3);
+    CHECK_THROWS_AS(semaphore.release(~0u), std::overflow_error);
+}
+
+TEST_CASE("a bounded semaphore has no more permits than it was made with",
+          "[manager][semaphore][py:TestSyncManagerTypes.test_bounded_semaphore]") {
+    mp::Manager manager;
+    auto semaphore = manager.bounded_semaphore();
+    in_a_process([](mp::SemaphoreProxy o) { o.acquire(); }, semaphore);
+    semaphore.release();
+    CHECK_THROWS_AS(semaphore.release(), std::logic_error);
+    CHECK(semaphore.value() == 1);
+}
+
+TEST_CASE("another process takes the lock of a condition and gives it back",
+          "[manager][condition][py:TestSyncManagerTypes.test_condition]") {
+    mp::Manager manager;
+    auto condition = manager.condition();
+    in_a_process(
+        [](mp::ConditionProxy o) {
+            o.lock();
+            o.unlock();
+        },
+        condition);
+    CHECK_THROWS_AS(condition.wait(), std::logic_error);
+    CHECK_THROWS_AS(condition.notify_one(), std::logic_error);
+    CHECK(condition.try_lock());
+    CHECK_FALSE(condition.wait_for(1ms));
+    condition.unlock();
+}
+
+TEST_CASE("a condition wakes as many as it is told to", "[manager][condition]") {
+    mp::Manager manager;
+    auto condition = manager.condition();
+    auto ready = manager.value<int>(0);
+    std::atomic<int> woken{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 3; ++i)
+        threads.emplace_back([&] {
+            std::scoped_lock lock(condition);
+            condition.wait();
+            ++woken;
+        });
+    CHECK(test::eventually([&] { return condition.waiting() == 3; }));
+    auto notify = [&](unsigned count) {
+        std::scoped_lock lock(condition);
+        condition.notify(count);
+    };
+    notify(1);
+    CHECK(test::eventually([&] { return woken == 1; }));
+    CHECK(condition.waiting() == 2);
+    notify(5);
+    for (auto& thread : threads) thread.join();
+    CHECK(woken == 3);
+    std::thread setter([&] {
+        ready.set(1);
+        notify(1);
+    });
+    condition.lock();
+    condition.wait([&] { return ready.get() == 1; });
+    CHECK_FALSE(condition.wait_for(1ms, [] { return false; }));
+    condition.unlock();
+    setter.join();
+}
+
+TEST_CASE("another process resets a barrier",
+          "[manager][barrier][py:TestSyncManagerTypes.test_barrier]") {
+    mp::Manager manager;
+    auto barrier = manager.barrier(5);
+    in_a_process(
+        [](mp::BarrierProxy o) {
+            expect(o.parties() == 5, "five parties");
+            o.reset();
+        },
+        barrier);
+    CHECK(barrier.n_waiting() == 0);
+    CHECK_FALSE(barrier.broken());
+    CHECK_THROWS_AS(manager.barrier(0), std::invalid_argument);
+}
+
+TEST_CASE("a barrier lets all pass, breaks when one is late, and is reset", "[manager][barrier]") {
+    mp::Manager manager;
+    auto barrier = manager.barrier(2);
+    std::atomic<unsigned> sum{0};
+    std::thread other([&] { sum += barrier.wait(); });
+    sum += barrier.wait();
+    other.join();
+    CHECK(sum == 1);
+    CHECK_THROWS_AS(barrier.wait_for(1ms), mp::BrokenBarrierError);
+    CHECK(barrier.broken());
+    CHECK_THROWS_AS(barrier.wait(), mp::BrokenBarrierError);
+    barrier.reset();
+    std::thread interrupted([&] { CHECK_THROWS_AS(barrier.wait(), mp::BrokenBarrierError); });
+    CHECK(test::eventually([&] { return barrier.n_waiting() == 1; }));
+    barrier.reset();
+    interrupted.join();
+    CHECK_FALSE(barrier.broken());
+    barrier.abort();
+    CHECK_THROWS_AS(barrier.wait(), mp::BrokenBarrierError);
+}
+
+TEST_CASE("more calls wait than there are CPUs, and none holds up another", "[manager][event]") {
+    mp::Manager manager;
+    auto go = manager.event();
+    auto value = manager.value<int>(0);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 60; ++i)
+        threads.emplace_back([&] {
+            go.wait();
+            value.update([](int& n) { ++n; });
+        });
+    CHECK(value.get() == 0);
+    go.set();
+    for (auto& thread : threads) thread.join();
+    CHECK(value.get() == 60);
+}

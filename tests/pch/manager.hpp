@@ -1,0 +1,19 @@
+// As core.hpp, for what uses managers.
+#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for listeners
+
+#include <algorithm>
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <sidestep/manager.hpp>
+#include <sidestep/pool.hpp>
