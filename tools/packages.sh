@@ -8,7 +8,8 @@ build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libf
     libssl-dev libspdlog-dev"
 test_packages="catch2 python3"
 ci_packages="ccache clang cmake libgtest-dev clang-format libclang-rt-dev libbenchmark-dev universal-ctags git strace
-    python3-dev pybind11-dev clang-19 lld libbz2-dev"
+    python3-dev pybind11-dev clang-19 lld libbz2-dev libc++-dev libc++abi-dev"
+arm_packages="g++-aarch64-linux-gnu qemu-user"
 package_packages="dpkg-dev debhelper lintian cmake"
 bench_packages="libbenchmark-dev python3 python3-dev pybind11-dev python3-joblib python3-billiard
     python3-pebble python3-mpi4py openmpi-bin parallel findutils cmake libzmq3-dev

@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <tuple>
+
 #include <sidestep/actor_lost.hpp>
 #include <sidestep/remote_error.hpp>
 
@@ -83,6 +85,7 @@ ObjectServer::ObjectServer(ServerName name)
       self_(std::make_shared<Client>(0, Connection())),
       readers_(many_threads("clients")),
       callers_(many_threads("calls")) {
+    std::tie(bell_, ring_) = Pipe();
     the_server.store(this, std::memory_order_release);
 }
 
@@ -107,7 +110,7 @@ ObjectServer::CurrentCall& ObjectServer::current() {
 
 void ObjectServer::run(Listener& listener, Connection& owner) {
     for (;;) {
-        std::vector<Waitable> things{listener, owner};
+        std::vector<Waitable> things{listener, owner, bell_};
         std::vector<std::shared_ptr<Client>> watched;
         {
             std::lock_guard lock(mutex_);
@@ -119,6 +122,7 @@ void ObjectServer::run(Listener& listener, Connection& owner) {
         }
         for (const Waitable& ready : wait(things)) {
             if (ready == owner) return end_clients();
+            if (ready == bell_) (void)bell_.recv_bytes();
             if (ready == listener) {
                 accept(listener);
                 continue;
@@ -159,6 +163,8 @@ void ObjectServer::read(const std::shared_ptr<Client>& client) {
     }
     client->cut();
     forget(client);
+    std::lock_guard lock(ringing_);
+    ring_.send_bytes("gone");
 }
 
 void ObjectServer::receive(const std::shared_ptr<Client>& client, ObjectFrame frame) {

@@ -123,6 +123,10 @@ class ObjectServer {
     std::uint64_t last_object_ = 0;
     std::uint64_t last_client_ = 0;
 
+    // Told when a client is gone: run() stops watching its process.
+    std::mutex ringing_;  // held while it is rung
+    Connection bell_, ring_;
+
     ThreadPool readers_;
     ThreadPool callers_;
 };

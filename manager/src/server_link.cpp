@@ -82,7 +82,7 @@ ServerLink::ServerLink(ServerName server)
     if (local_) return;
     try {
         connection_ = Client(server_.address, {.authkey = server_.authkey});
-    } catch (const std::system_error& error) {
+    } catch (const std::exception& error) {  // nobody listens, or it dies during the handshake
         TaskError::Details details;
         details.pid = server_.pid;
         details.note = error.what();
@@ -232,8 +232,8 @@ void ServerLink::note_unseen(std::uint64_t object, const std::exception_ptr& err
 bool ServerLink::wait_until(const std::function<bool()>& ready, const Deadline& deadline) {
     std::unique_lock lock(mutex_);
     for (bool late = false; !ready(); late = is_over(deadline)) {
-        if (late || broken_ || local_) return ready();
-        if (reading_) {
+        if (late || local_) return ready();
+        if (reading_ || broken_) {  // who found the end fails all calls
             if (deadline)
                 changed_.wait_until(lock, *deadline);
             else

@@ -108,19 +108,21 @@ TEST_CASE("a process with a manager of shared memory ends in silence, and leaves
           "[manager][shared_memory]"
           "[py:_TestSharedMemory.test_shared_memory_SharedMemoryManager_reuses_resource_tracker]") {
     const auto before = test::Resources::now();
-    auto [here, there] = mp::Pipe();
-    mp::Process user(
-        [](mp::Connection out) {
-            ::close(STDERR_FILENO);
-            if (::dup2(out.fd(), STDERR_FILENO) < 0) mp::exit_process(1);
-            mp::SharedMemoryManager manager;
-            auto list = manager.shareable_list({std::int64_t(1)});
-            if (!is_there(list.memory().name())) mp::exit_process(2);
-        },
-        std::move(there));
-    user.start();
-    user.join();
-    CHECK(user.exitcode() == 0);
-    CHECK_THROWS_AS(here.recv_bytes(), mp::EndOfStream);
+    {
+        auto [here, there] = mp::Pipe();
+        mp::Process user(
+            [](mp::Connection out) {
+                ::close(STDERR_FILENO);
+                if (::dup2(out.fd(), STDERR_FILENO) < 0) mp::exit_process(1);
+                mp::SharedMemoryManager manager;
+                auto list = manager.shareable_list({std::int64_t(1)});
+                if (!is_there(list.memory().name())) mp::exit_process(2);
+            },
+            std::move(there));
+        user.start();
+        user.join();
+        CHECK(user.exitcode() == 0);
+        CHECK_THROWS_AS(here.recv_bytes(), mp::EndOfStream);
+    }
     CHECK(test::nothing_left_since(before));
 }
