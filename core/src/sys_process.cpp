@@ -163,8 +163,14 @@ std::optional<std::size_t> thread_count() {
         throw_errno(errno, "opendir(/proc/self/task), to count the threads");
     }
     if (count > 0) return count;
-    // Whoever has one thread may ask for this, and nothing happens (unshare(2)).
-    if (::unshare(CLONE_THREAD) == 0) return 1;
+    // Whoever has one thread may ask for this, and nothing happens (unshare(2)). One that was just
+    // joined may still be on its way out, which cannot be seen here.
+    constexpr int kTries = 20;
+    for (int tries = 0; tries < kTries; ++tries) {
+        if (::unshare(CLONE_THREAD) == 0) return 1;
+        if (errno != EINVAL) break;
+        (void)::poll(nullptr, 0, 1);
+    }
     return {};
 }
 

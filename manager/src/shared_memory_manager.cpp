@@ -20,7 +20,8 @@ SharedMemory SharedMemoryManager::shared_memory(std::size_t size) {
 ShareableList SharedMemoryManager::shareable_list(std::span<const ShareableItem> items) {
     ShareableList made(items);
     SharedMemory block = shared_memory(made.memory().size());
-    std::ranges::copy(made.memory().bytes(), block.bytes().begin());
+    auto bytes = made.memory().bytes();
+    std::copy(bytes.begin(), bytes.end(), block.bytes().begin());
     return ShareableList(open_only, block.name());
 }
 
