@@ -110,19 +110,24 @@ TEST_CASE("a task that changes the states of those behind it costs one of them a
     auto method = GENERATE(from_range(methods()));
     unsigned state = GENERATE(0u, 2u, 3u, 7u, ~0u);
     CAPTURE(state);
-    test::SharedWords words(test::kWords);
-    mp::Pool pool({.processes = 1, .start_method = method});
-    auto wild = pool.submit(change_those_behind, words.path(), state);
-    test::await(words[kTell]);
-    std::vector<mp::Future<int>> behind;
-    for (int i = 0; i < 4; ++i) behind.push_back(pool.submit(test::add, i, 1));
-    words[kGate] = 1;
-    int lost = 0;
-    for (int i = 0; i < 4; ++i)
-        lost += !is_value_or_blamed(behind[static_cast<std::size_t>(i)], i + 1);
-    CHECK(lost <= 1);
-    CHECK(get(wild) > 0);
-    CHECK(get(pool.submit({.timeout = 60s}, test::add, 2, 3)) == 5);
+    bool changed = false;
+    // Those behind may be taken back before it looks: then another round.
+    for (int round = 0; round < 100 && !changed; ++round) {
+        test::SharedWords words(test::kWords);
+        mp::Pool pool({.processes = 1, .start_method = method});
+        auto wild = pool.submit(change_those_behind, words.path(), state);
+        test::await(words[kTell]);
+        std::vector<mp::Future<int>> behind;
+        for (int i = 0; i < 4; ++i) behind.push_back(pool.submit(test::add, i, 1));
+        words[kGate] = 1;
+        int lost = 0;
+        for (int i = 0; i < 4; ++i)
+            lost += !is_value_or_blamed(behind[static_cast<std::size_t>(i)], i + 1);
+        CHECK(lost <= 1);
+        changed = get(wild) > 0;
+        CHECK(get(pool.submit({.timeout = 60s}, test::add, 2, 3)) == 5);
+    }
+    CHECK(changed);
 }
 
 TEST_CASE("a task that changes its own state is lost, and runs once", "[pool][faults][scribble]") {
