@@ -292,7 +292,7 @@ TEST_CASE("answers of the bound handshake that are cut, or name MD5, are refused
           "[ipc][handshake]") {
     Credentials credentials = {"secret", MacHash::sha256, true};
     for (std::string answer : {"", "{sha256}", "{md5}", "{sha1}", "no name"})
-        for (std::size_t more : {0, 16, 39, 40, 72, 200}) {
+        for (std::size_t more : {0U, 16U, 39U, 40U, 72U, 200U}) {
             Handshake listener(Side::listener, credentials);
             (void)listener.take_output();
             feed(listener, test::frame("#ANSWER#" + answer + std::string(more, 'x')));
