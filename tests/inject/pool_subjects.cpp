@@ -157,8 +157,8 @@ void use_pool(sidestep::StartMethod method) {
                                                   {"resize", change_size},
                                                   {"callbacks", call_back<sidestep::Pool>},
                                                   {"map_async", map_beside<sidestep::Pool>}};
-    for (auto [name, action] : steps) {
-        if (step_twice(name, [&] { action(*pool); })) continue;
+    for (const auto& each : steps) {
+        if (step_twice(each.first, [&] { each.second(*pool); })) continue;
         // A pool that broke says so at every call: with the fault gone, a new one works.
         step("drop", [&] { pool.reset(); });
         if (!step_twice("make", make)) return;

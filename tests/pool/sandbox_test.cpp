@@ -20,6 +20,29 @@ namespace {
 
 constexpr std::size_t kMiB = std::size_t(1) << 20;
 
+int works(StartMethod method) {
+    Pool pool({.processes = 3, .start_method = method});
+    if (pool.map(test::square, test::numbers(0L, 100L)).at(99) != 99 * 99) return 1;
+    std::string large(8 * kMiB, 'y');
+    if (pool.submit([](const std::string& text) { return text + text; }, large).get().size() !=
+        16 * kMiB)
+        return 2;
+    try {
+        pool.submit([] { ::raise(SIGKILL); }).get();
+        return 3;
+    } catch (const WorkerLost&) {
+    }
+    return pool.submit(test::square, 5L).get() == 25 ? 0 : 4;
+}
+
+const StartMethod kMethods[] = {StartMethod::spawn, StartMethod::fork, StartMethod::forkserver};
+
+}  // namespace
+
+#ifndef TEST_SANITIZED  // they use more memory than any of these limits
+
+namespace {
+
 // Until it is killed. (Not dumpable: nobody but root may look into it.)
 std::size_t grow(std::size_t bytes, bool dumpable) {
     if (!dumpable) prctl(PR_SET_DUMPABLE, 0);
@@ -51,26 +74,7 @@ int keeps_limit(StartMethod method, bool dumpable) {
     }
 }
 
-int works(StartMethod method) {
-    Pool pool({.processes = 3, .start_method = method});
-    if (pool.map(test::square, test::numbers(0L, 100L)).at(99) != 99 * 99) return 1;
-    std::string large(8 * kMiB, 'y');
-    if (pool.submit([](const std::string& text) { return text + text; }, large).get().size() !=
-        16 * kMiB)
-        return 2;
-    try {
-        pool.submit([] { ::raise(SIGKILL); }).get();
-        return 3;
-    } catch (const WorkerLost&) {
-    }
-    return pool.submit(test::square, 5L).get() == 25 ? 0 : 4;
-}
-
-const StartMethod kMethods[] = {StartMethod::spawn, StartMethod::fork, StartMethod::forkserver};
-
 }  // namespace
-
-#ifndef TEST_SANITIZED  // they use more memory than any of these limits
 
 TEST_CASE("a memory limit is kept of a worker that may not be looked into", "[pool][sandbox]") {
     for (StartMethod method : kMethods) {

@@ -306,7 +306,7 @@ TEST_CASE("each of several threads that join() comes back after the last callbac
           "[pool][shutdown][callback]") {
     auto method = GENERATE(from_range(methods()));
     mp::Pool pool({.processes = 1, .start_method = method});
-    std::atomic<bool> go_on{false}, called{false}, second_joins{false};
+    std::atomic<bool> called{false}, second_joins{false};
     std::atomic<int> wrong{0};
     pool.submit(test::add, 1, 2).add_done_callback([&](const auto&) {
         (void)test::eventually([&] { return second_joins.load(); });
