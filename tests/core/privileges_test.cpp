@@ -80,8 +80,6 @@ Said run(const std::string& program, std::vector<std::string> methods,
     subprocess::Args args = methods;
     options.capture_output = true;
     options.timeout = test::kPatience;
-    // Nobody may trace a program with privileges: what looks for leaks ends it with an error.
-    ::setenv("LSAN_OPTIONS", "detect_leaks=0", 1);
     auto done = subprocess::run(args, options);
     return {done.returncode, done.std_out, done.std_err};
 }
