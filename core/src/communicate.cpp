@@ -84,7 +84,7 @@ bool talk(PopenState& state, const sys::Deadline& deadline, const TalkCallbacks&
     hear(pump, state.out, state.talk.out, callbacks.on_stdout, callbacks.collect, state.text);
     hear(pump, state.err, state.talk.err, callbacks.on_stderr, callbacks.collect, state.text);
     if (state.drain_timeout)
-        pump.end_after({state.child.pidfd.get()}, *state.drain_timeout, state.talk.drained_by);
+        pump.end_after({state.child.fd()}, *state.drain_timeout, state.talk.drained_by);
     return pump.run(deadline) && state.wait_until(deadline);
 }
 
@@ -132,7 +132,7 @@ void kill_and_reap(PopenState& state) {
     pump.add_reader(state.out, state.talk.out.bytes);
     pump.add_reader(state.err, state.talk.err.bytes);
     sys::Deadline drained_by;
-    pump.end_after({state.child.pidfd.get()}, grace, drained_by);
+    pump.end_after({state.child.fd()}, grace, drained_by);
     pump.run({});
     state.in = {};
     state.wait_until({});

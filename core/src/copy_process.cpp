@@ -143,7 +143,7 @@ void make_sibling(const Fd& socket) {
     ::_exit(0);
 }
 
-ForkedChild fork_through_copy() {
+sys::ProcessHandle<Fd> fork_through_copy() {
     sys::SocketPair socket = sys::make_socketpair();
     int between = fork_child();
     if (between == 0) {
@@ -172,10 +172,9 @@ ForkedChild fork_through_copy() {
 
 }  // namespace
 
-ForkedChild fork_child_with_pidfd() {
+sys::ProcessHandle<Fd> fork_child_with_pidfd() {
     if (sys::is_refusal(pidfd_open_error())) return fork_through_copy();
-    ForkedChild child;
-    child.pid = fork_child();
+    sys::ProcessHandle<Fd> child{fork_child(), Fd()};
     if (child.pid == 0) return child;
     try {
         child.pidfd = sys::pidfd_open(child.pid);

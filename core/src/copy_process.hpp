@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "fd.hpp"
+#include "process_handle.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -34,10 +35,7 @@ Copied copy_as_sibling(Rungs rungs) noexcept;
 
 // fork_child(), with a pidfd. Where pidfd_open(2) is refused, another copy of the process makes the
 // child: clone(2) gives a pidfd even there. Throws std::system_error.
-struct ForkedChild {
-    int pid = 0;  // 0 in the child
-    Fd pidfd;
-};
-ForkedChild fork_child_with_pidfd();
+// In the child, the pid is 0.
+sys::ProcessHandle<Fd> fork_child_with_pidfd();
 
 }  // namespace sidestep

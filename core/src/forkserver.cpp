@@ -42,7 +42,7 @@ void send_preload(const Launched& server) {
 
 // Waits until it has run the preload hook; throws what that threw.
 void await_ready(const Launched& server) {
-    pollfd entries[2] = {{server.control.get(), POLLIN, 0}, {server.pidfd.get(), POLLIN, 0}};
+    pollfd entries[2] = {{server.control.get(), POLLIN, 0}, {server.fd(), POLLIN, 0}};
     while (poll(entries, 2, -1) < 0)
         if (errno != EINTR) throw_errno(errno, "poll(fork server)");
     std::optional<Blob> answer;

@@ -24,6 +24,7 @@
 #include "init_place.hpp"
 #include "lifeline.hpp"
 #include "privileges.hpp"
+#include "process_handle.hpp"
 #include "sys.hpp"
 #include "sys_socket.hpp"
 
@@ -50,10 +51,10 @@ void occupy_standard_descriptors(Fd& control) {
 // A process that ends with several threads gives its children away before the last of them has
 // closed its sockets: it may take a moment more.
 bool ends_now(int pid) {
-    Fd pidfd;
-    if (sys::find_process(pid, pidfd) == ESRCH) return true;
-    pollfd entry = {.fd = pidfd.get(), .events = POLLIN, .revents = 0};
-    return pidfd && poll(&entry, 1, 1000) > 0;
+    int error = 0;
+    sys::ProcessHandle<Fd> process = sys::find(pid, error);
+    if (error == ESRCH) return true;
+    return process && process.wait_for_end(sys::Clock::now() + std::chrono::seconds(1));
 }
 
 bool is_hung_up(int socket) {

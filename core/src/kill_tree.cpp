@@ -30,6 +30,7 @@
 #include "error.hpp"
 #include "own_proc.hpp"
 #include "popen_state.hpp"
+#include "process_handle.hpp"
 
 namespace sidestep::inline v0::subprocess {
 namespace {
@@ -79,19 +80,12 @@ std::optional<Relations> relations_of(int pid) {
 }
 
 // Nothing if there is no such process.
-Fd open_process(int pid) {
-    Fd pidfd;
-    int error = sys::find_process(pid, pidfd);
+sys::ProcessHandle<Fd> open_process(int pid) {
+    int error = 0;
+    sys::ProcessHandle<Fd> process = sys::find(pid, error);
     check_room(error, fmt::format("pidfd_open({})", pid));
-    return sys::above_stdio(std::move(pidfd));
-}
-
-void send(int pidfd, int signal) noexcept {
-    try {
-        sys::pidfd_send_signal(pidfd, signal);
-    } catch (const std::exception&) {
-        // A descendant that became someone else (setuid): not ours to kill.
-    }
+    process.pidfd = sys::above_stdio(std::move(process.pidfd));
+    return process;
 }
 
 class Tree {
@@ -110,7 +104,8 @@ class Tree {
 
     void kill() noexcept {
         if (leads_group_) ::kill(-root_, SIGKILL);
-        for (auto& [pid, pidfd] : outside_) send(pidfd.get(), SIGKILL);
+        // What cannot be signalled became someone else (setuid): not ours to kill.
+        for (auto& [pid, process] : outside_) (void)process.try_signal(SIGKILL);
     }
 
     // Waits for the ends of the others in the child's group and session. False at the deadline.
@@ -119,9 +114,9 @@ class Tree {
             found = false;
             for (int pid : all_pids()) {
                 if (pid == root_ || !is_in_group_or_session(pid)) continue;
-                Fd pidfd = open_process(pid);
-                if (!pidfd || !is_in_group_or_session(pid) || sys::has_ended(pidfd.get())) continue;
-                if (!sys::wait_for_exit(pidfd.get(), deadline)) return false;
+                auto process = open_process(pid);
+                if (!process || !is_in_group_or_session(pid) || process.has_ended()) continue;
+                if (!process.wait_for_end(deadline)) return false;
                 found = true;  // it may have started others
             }
         }
@@ -148,7 +143,7 @@ class Tree {
     bool is_member(int pid) const {
         if (pid == root_) return true;
         if (auto known = outside_.find(pid); known != outside_.end())
-            return !sys::has_ended(known->second.get());
+            return !known->second.has_ended();
         return in_group_.contains(pid) && is_in_group(pid);
     }
 
@@ -161,34 +156,31 @@ class Tree {
         if (!relations) return false;
         if (in_group(*relations)) return in_group_.insert(pid).second;
         if (!belongs_outside(*relations)) return false;
-        Fd pidfd = open_process(pid);
+        auto process = open_process(pid);
         relations = relations_of(pid);
-        if (!pidfd || !relations || !belongs_outside(*relations)) return false;
-        int opened = pidfd.get();
-        outside_.emplace(pid, std::move(pidfd));  // first: what is stopped must be known
-        send(opened, SIGSTOP);
+        if (!process || !relations || !belongs_outside(*relations)) return false;
+        auto known = outside_.emplace(pid, std::move(process)).first;  // before it is stopped
+        (void)known->second.try_signal(SIGSTOP);
         return true;
     }
 
     int root_;
     bool leads_group_;
     bool leads_session_;
-    std::set<int> in_group_;     // who was seen there: they are stopped and killed with it
-    std::map<int, Fd> outside_;  // the others
+    std::set<int> in_group_;  // who was seen there: they are stopped and killed with it
+    std::map<int, sys::ProcessHandle<Fd>> outside_;  // the others
 };
-
-// Its number may be someone else's: it was reaped, but not by us (SIGCHLD is ignored).
-bool is_lost(int pidfd) { return sys::wait_pidfd(pidfd, false, true).lost(); }
 
 }  // namespace
 
-void kill_process_tree(int pid, int pidfd, bool leads_group, bool leads_session) {
-    if (is_lost(pidfd)) return;
-    send(pidfd, SIGSTOP);
-    Tree tree(pid, leads_group, leads_session);
+void kill_process_tree(const sys::ProcessHandle<Fd>& child, bool leads_group, bool leads_session) {
+    // Its number may be someone else's: it was reaped, but not by us (SIGCHLD is ignored).
+    if (child.peek().lost()) return;
+    (void)child.try_signal(SIGSTOP);
+    Tree tree(child.pid, leads_group, leads_session);
     auto kill_known = [&]() noexcept {
         tree.kill();
-        send(pidfd, SIGKILL);
+        (void)child.try_signal(SIGKILL);
     };
     try {
         for (int round = 0; round < 100 && tree.stop_new_members(); ++round) {
@@ -198,10 +190,6 @@ void kill_process_tree(int pid, int pidfd, bool leads_group, bool leads_session)
         throw;
     }
     kill_known();
-}
-
-void signal_group(int pid, int pidfd, int signal) {
-    if (!is_lost(pidfd)) ::kill(-pid, signal);
 }
 
 bool wait_for_group(int pid, bool leads_session, const sys::Deadline& deadline) {

@@ -47,9 +47,10 @@ class Spawner final : public Launcher {
         options.blocked_signals = std::vector<int>{};
         options.restore_signals = false;  // what is ignored stays ignored, as with fork
         spawn::Child child = spawn::start(program.arguments, options);
-        return take_over(
-            {child.pid, std::move(child.pidfd), std::move(control.first), std::move(lifeline)},
-            entry);
+        return take_over({{child.pid, std::move(child.pidfd)},
+                          std::move(control.first),
+                          std::move(lifeline)},
+                         entry);
     }
 };
 
@@ -60,7 +61,7 @@ class Forker final : public Launcher {
         sys::SocketPair control = sys::make_socketpair();
         sys::Pipe lifeline;
         if (how.dies_with_us) lifeline = sys::make_pipe();
-        ForkedChild made = fork_child_with_pidfd();
+        sys::ProcessHandle<Fd> made = fork_child_with_pidfd();
         int pid = made.pid;
         if (pid == 0) {
             control.first.reset();
@@ -69,8 +70,7 @@ class Forker final : public Launcher {
             boot(std::move(control.second));
         }
         if (how.own_group) (void)::setpgid(pid, pid);  // whoever is faster
-        return take_over(
-            {pid, std::move(made.pidfd), std::move(control.first), std::move(lifeline)}, entry);
+        return take_over({std::move(made), std::move(control.first), std::move(lifeline)}, entry);
     }
 };
 
@@ -169,16 +169,17 @@ void require_single_thread(const char* purpose, std::size_t own_threads) {
 
 Launched take_over(NewChild child, BootMain entry) {
     try {
-        if (!child.pidfd) child.pidfd = sys::pidfd_open(child.pid);
-        Launched launched{child.pid, std::move(child.pidfd), std::move(child.control),
-                          std::move(child.lifeline.write_end)};
+        auto& [pid, pidfd] = child.process;
+        if (!pidfd) pidfd = sys::pidfd_open(pid);
+        Launched launched{
+            {pid, std::move(pidfd)}, std::move(child.control), std::move(child.lifeline.write_end)};
         send_boot_message(launched, entry, child.lifeline.read_end);
         return launched;
     } catch (...) {
         // Closed first: then it ends even where it must not be signalled.
         child.control.reset();
         child.lifeline = {};
-        discard_child(child.pid);
+        discard_child(child.process.pid);
         throw;
     }
 }
@@ -188,11 +189,11 @@ void discard(Launched child) noexcept {
     child.control.reset();
     child.lifeline.reset();
     try {
-        (void)sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
+        (void)child.signal(SIGKILL);
     } catch (const std::system_error&) {  // of another user: it ends as its sockets are closed
     }
     try {
-        (void)sys::wait_pidfd(child.pidfd.get(), true);
+        (void)child.wait();
     } catch (const std::system_error&) {
     }
 }

@@ -14,13 +14,12 @@
 #include "boot.hpp"
 #include "fd.hpp"
 #include "parent_fd.hpp"
+#include "process_handle.hpp"
 #include "sys.hpp"
 
 namespace sidestep::inline v0 {
 
-struct Launched {
-    int pid = 0;
-    ParentFd pidfd;
+struct Launched : sys::ProcessHandle<ParentFd> {
     ParentFd control;   // our end of the control socket
     ParentFd lifeline;  // the child is killed when this closes
 };
@@ -44,8 +43,7 @@ class Launcher {
 // A child that was started a moment ago, and what belongs to it. An empty lifeline is none; an
 // empty pidfd is opened here.
 struct NewChild {
-    int pid = 0;
-    Fd pidfd;
+    sys::ProcessHandle<Fd> process;
     Fd control;
     sys::Pipe lifeline;
 };

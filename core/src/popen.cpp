@@ -34,7 +34,7 @@ class Detached {
         std::lock_guard lock(mutex_);
         std::erase_if(children_, [](const spawn::Child& child) {
             try {
-                return !sys::wait_pidfd(child.pidfd.get(), false).running();
+                return !child.reap().running();
             } catch (...) {
                 return true;
             }
@@ -232,7 +232,7 @@ void PopenState::end_by_policy() {
 ExitStatus PopenState::reap() {
     if (!status.running()) return status;
     struct rusage used = {};
-    status = sys::wait_pidfd(child.pidfd.get(), false, false, &used);
+    status = child.reap(&used);
     if (!status.running() && !status.lost()) usage = usage_of(used);
     return status;
 }
@@ -243,7 +243,7 @@ bool PopenState::wait_until(const sys::Deadline& deadline) {
             std::lock_guard lock(mutex);
             if (!status.running()) return true;
         }
-        if (!sys::wait_for_exit(child.pidfd.get(), deadline)) return false;
+        if (!child.wait_for_end(deadline)) return false;
         std::lock_guard lock(mutex);
         if (!reap().running()) return true;
     }
@@ -252,9 +252,9 @@ bool PopenState::wait_until(const sys::Deadline& deadline) {
 void PopenState::kill_as_configured_locked() {
     if (!status.running()) return;
     if (kill_whole_tree)
-        kill_process_tree(child.pid, child.pidfd.get(), leads_group, leads_session);
+        kill_process_tree(child, leads_group, leads_session);
     else
-        sys::pidfd_send_signal(child.pidfd.get(), SIGKILL);
+        child.signal(SIGKILL);
 }
 
 ExitStatus PopenState::stop(const StopLadder& ladder, bool whole_tree) {
@@ -268,12 +268,12 @@ ExitStatus PopenState::stop(const StopLadder& ladder, bool whole_tree) {
             if (step.signal == SIGKILL)
                 kill_as_configured_locked();
             else if (group)
-                signal_group(child.pid, child.pidfd.get(), step.signal);
+                child.signal_group(step.signal);
             else
-                sys::pidfd_send_signal(child.pidfd.get(), step.signal);
+                child.signal(step.signal);
         }
         sys::Deadline deadline = detail::deadline_after(step.wait);
-        bool ended = group ? sys::wait_for_exit(child.pidfd.get(), deadline) : wait_until(deadline);
+        bool ended = group ? child.wait_for_end(deadline) : wait_until(deadline);
         if (!ended) continue;
         if (!group || step.signal == SIGKILL) break;
         if (step.signal == 0) deadline = sys::Clock::now();  // the patience was for the child
@@ -298,7 +298,7 @@ PopenState& PopenAccess::state(const Popen& child) {
 
 const Args& Popen::args() const { return PopenAccess::state(*this).args; }
 int Popen::pid() const { return PopenAccess::state(*this).child.pid; }
-int Popen::pidfd() const { return PopenAccess::state(*this).child.pidfd.get(); }
+int Popen::pidfd() const { return PopenAccess::state(*this).child.fd(); }
 PipeWriter& Popen::std_in() { return PopenAccess::state(*this).in; }
 PipeReader& Popen::std_out() { return PopenAccess::state(*this).out; }
 PipeReader& Popen::std_err() { return PopenAccess::state(*this).err; }
@@ -345,7 +345,7 @@ Output Popen::communicate(std::optional<std::string> input, std::optional<Timeou
 void Popen::send_signal(int signal) {
     PopenState& state = PopenAccess::state(*this);
     std::lock_guard lock(state.mutex);
-    if (state.reap().running()) sys::pidfd_send_signal(state.child.pidfd.get(), signal);
+    if (state.reap().running()) state.child.signal(signal);
 }
 void Popen::terminate() { send_signal(SIGTERM); }
 void Popen::kill() { send_signal(SIGKILL); }
@@ -354,8 +354,7 @@ void Popen::kill_tree() {
     PopenState& state = PopenAccess::state(*this);
     std::lock_guard lock(state.mutex);
     if (state.status.running())
-        kill_process_tree(state.child.pid, state.child.pidfd.get(), state.leads_group,
-                          state.leads_session);
+        kill_process_tree(state.child, state.leads_group, state.leads_session);
 }
 
 ExitStatus Popen::stop(const StopLadder& ladder) {

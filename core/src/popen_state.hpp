@@ -108,9 +108,7 @@ void kill_and_reap(PopenState& state);
 // from being reaped meanwhile; nothing is done if someone else has reaped it. Throws
 // std::system_error if there was no room to look for descendants; those that were found, the child
 // and its group are killed then, too.
-void kill_process_tree(int pid, int pidfd, bool leads_group, bool leads_session);
-// A signal for the group that the child leads, unless its number may be someone else's.
-void signal_group(int pid, int pidfd, int signal);
+void kill_process_tree(const sys::ProcessHandle<Fd>& child, bool leads_group, bool leads_session);
 // Waits until the child is alone in its group and session. False at the deadline, or at once if
 // there was no room to look.
 bool wait_for_group(int pid, bool leads_session, const sys::Deadline& deadline);

@@ -182,7 +182,7 @@ int ProcessCore::pid() {
 int ProcessCore::sentinel() {
     Held held(*this);
     check_child("wait for");
-    return child_.pidfd.get();
+    return child_.fd();
 }
 
 bool ProcessCore::started_here() {
@@ -224,7 +224,7 @@ bool ProcessCore::is_alive() {
 
 ExitStatus ProcessCore::reap_locked() {
     if (stage_ != Stage::running || !made_here()) return status_;
-    status_ = sys::wait_pidfd(child_.pidfd.get(), false);
+    status_ = child_.reap();
     if (status_.running()) return status_;
     stage_ = Stage::ended;
     read_report();
@@ -241,7 +241,7 @@ bool ProcessCore::wait_until(const sys::Deadline& deadline) {
         Held held(*this);
         check_child("join");
         if (!reap_locked().running()) return true;
-        pidfd = child_.pidfd.get();
+        pidfd = child_.fd();  // it may be closed meanwhile, by another thread
     }
     if (!sys::wait_for_exit(pidfd, deadline)) return false;
     return !try_reap().running();
@@ -312,7 +312,7 @@ void ProcessCore::send_signal(int signal) {
     // The group's number is reserved while the child is unreaped.
     if (own_group_ && ::kill(-child_.pid, signal) == 0) return;
     try {
-        (void)sys::pidfd_send_signal(child_.pidfd.get(), signal);
+        (void)child_.signal(signal);
     } catch (const std::system_error& error) {
         // We gave up the rights to it. The kernel ends it with its own, if it is bound to us.
         if (signal != SIGKILL || !child_.lifeline || error.code().value() != EPERM) throw;

@@ -17,6 +17,7 @@
 #include "parent_fd.hpp"
 #include "per_process.hpp"
 #include "process_core.hpp"
+#include "process_handle.hpp"
 #include "sys.hpp"
 
 namespace sidestep::inline v0 {
@@ -157,22 +158,22 @@ namespace {
 
 struct Parent {
     std::mutex mutex;
-    ParentFd pidfd;  // kept as long as this process: sentinel() gives it away
+    sys::ProcessHandle<ParentFd> process;  // kept as long as this one: sentinel() gives it away
 };
 PerProcess<Parent> parents;
 
-// The parent's pidfd; -1: it has ended.
-int parent_pidfd(int pid) {
+// The parent's; null: it has ended.
+const sys::ProcessHandle<ParentFd>* parent_handle(int pid) {
     Parent& parent = parents.get();
     std::lock_guard lock(parent.mutex);
-    if (parent.pidfd) return parent.pidfd.get();
-    Fd fd;
-    int error = sys::find_process(pid, fd);
+    if (parent.process) return &parent.process;
+    int error = 0;
+    sys::ProcessHandle<Fd> found = sys::find(pid, error);
     // While it is our parent, its number is its own; so if it is after, it was before.
-    if (error == ESRCH || ::getppid() != pid) return -1;
+    if (error == ESRCH || ::getppid() != pid) return nullptr;
     if (error != 0) throw_errno(error, fmt::format("pidfd_open({}), the parent process", pid));
-    parent.pidfd = std::move(fd);
-    return parent.pidfd.get();
+    parent.process = {pid, std::move(found.pidfd)};
+    return &parent.process;
 }
 
 }  // namespace
@@ -186,13 +187,13 @@ std::optional<ParentProcess> parent_process() {
 bool ParentProcess::is_alive() const { return ::getppid() == pid_; }
 void ParentProcess::join() const { (void)join_for(Timeout::forever()); }
 bool ParentProcess::join_for(Timeout timeout) const {
-    int pidfd = parent_pidfd(pid_);
-    return pidfd < 0 || sys::wait_for_exit(pidfd, detail::deadline_after(timeout));
+    const auto* parent = parent_handle(pid_);
+    return !parent || parent->wait_for_end(detail::deadline_after(timeout));
 }
 int ParentProcess::sentinel() const {
-    int pidfd = parent_pidfd(pid_);
-    if (pidfd < 0) throw std::logic_error("the parent process has ended: it has no sentinel");
-    return pidfd;
+    const auto* parent = parent_handle(pid_);
+    if (!parent) throw std::logic_error("the parent process has ended: it has no sentinel");
+    return parent->fd();
 }
 
 unsigned cpu_count() {

@@ -268,20 +268,20 @@ Child start(const Description& description) {
     plan.failure = &failure;
     Started started = start_by_best(plan, description.needs_fork(), failure);
     if (started.pid < 0) throw_failure(description, {StartStep::spawn, started.error});
-    Fd pidfd(started.pidfd);
-    if (failure.error == 0 && pidfd.get() <= STDERR_FILENO) {
+    Child child{{started.pid, Fd(started.pidfd)}, {}};
+    if (failure.error == 0 && child.fd() <= STDERR_FILENO) {
         try {
-            pidfd = pidfd.duplicate();
+            child.pidfd = child.pidfd.duplicate();
         } catch (const std::system_error&) {  // the child that runs would be nobody's
             ::kill(started.pid, SIGKILL);
             failure = {StartStep::spawn, EMFILE};
         }
     }
     if (failure.error != 0) {
-        sys::wait_pidfd(pidfd.get(), true);
+        (void)child.wait();
         throw_failure(description, failure);
     }
-    return {started.pid, std::move(pidfd), {}};
+    return child;
 }
 
 Child start(const subprocess::Args& args, const subprocess::Options& options) {

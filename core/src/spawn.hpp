@@ -7,14 +7,13 @@
 
 #include "fd.hpp"
 #include "parent_fd.hpp"
+#include "process_handle.hpp"
 #include "spawn_description.hpp"
 
 namespace sidestep::inline v0::spawn {
 
-// A child that runs its program. The owner reaps it: wait_pidfd(pidfd).
-struct Child {
-    int pid = -1;
-    Fd pidfd;
+// A child that runs its program. The owner reaps it.
+struct Child : sys::ProcessHandle<Fd> {
     ParentFd lifeline;  // with die_with_parent: close it, and the child dies
 };
 

@@ -154,9 +154,9 @@ class ServerDied final : public std::system_error {
 }
 
 // For those that must not throw: a process that cannot be waited for has not ended yet.
-bool ends_within(int pidfd, std::chrono::milliseconds time) noexcept {
+bool ends_within(const Launched& child, std::chrono::milliseconds time) noexcept {
     try {
-        return sys::wait_for_exit(pidfd, sys::Clock::now() + time);
+        return child.wait_for_end(sys::Clock::now() + time);
     } catch (const std::exception&) {
         return false;
     }
@@ -165,8 +165,8 @@ bool ends_within(int pidfd, std::chrono::milliseconds time) noexcept {
 }  // namespace
 
 void throw_dead(const Launched& zygote, std::optional<std::string> reason) {
-    (void)sys::wait_for_exit(zygote.pidfd.get(), sys::Clock::now() + 10s);
-    ExitStatus status = sys::wait_pidfd(zygote.pidfd.get(), false, true);
+    (void)zygote.wait_for_end(sys::Clock::now() + 10s);
+    ExitStatus status = zygote.peek();
     std::string how = status.signaled() ? status.describe() : "died";
     if (status.exited()) how += ": it " + status.describe();
     if (!reason) reason = take_boot_failure(zygote.control.get());
@@ -205,13 +205,11 @@ Zygote::~Zygote() {
     // End of file: it leaves. Shut down, not only closed: a process that was forked since may hold
     // a copy of the descriptor. The other direction stays open, for what it said last.
     ::shutdown(self_.control.get(), SHUT_WR);
-    if (!ends_within(self_.pidfd.get(), 1s)) kill_server();
+    if (!ends_within(self_, 1s)) kill_server();
     end_server();
 }
 
-bool Zygote::is_running() const {
-    return !sys::wait_for_exit(self_.pidfd.get(), sys::Clock::now());
-}
+bool Zygote::is_running() const { return !self_.wait_for_end(sys::Clock::now()); }
 
 Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
     try {
@@ -239,11 +237,10 @@ Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
         if (code == EPIPE || code == ECONNRESET || code == ENOTCONN) throw_dead(self_);
         throw;
     }
-    Fd pidfd;
-    int pid = receive_child(request.number, pidfd);
+    sys::ProcessHandle<Fd> child = receive_child(request.number);
     // The child does the same: when this returns, it is in its group, whoever is faster.
-    (void)setpgid(pid, options.own_group ? pid : request.group);
-    return take_over({pid, std::move(pidfd), std::move(control.first), std::move(lifeline)}, entry);
+    (void)setpgid(child.pid, options.own_group ? child.pid : request.group);
+    return take_over({std::move(child), std::move(control.first), std::move(lifeline)}, entry);
 }
 
 // --- the conversation --------------------------------------------------------------------------
@@ -252,9 +249,8 @@ Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
 // an earlier request is either the second one to it, or that to a request that failed, whose child
 // is nobody's.
 
-// The pid of the child of this request. Without a pidfd it was the child who told; then the zygote
-// is dead.
-int Zygote::receive_child(std::uint64_t number, Fd& pidfd) {
+// The child of this request. Without a pidfd it was the child who told; then the zygote is dead.
+sys::ProcessHandle<Fd> Zygote::receive_child(std::uint64_t number) {
     sys::Deadline deadline = sys::Clock::now() + kAnswerTime;
     int told = 0;
     for (;;) {
@@ -271,7 +267,7 @@ int Zygote::receive_child(std::uint64_t number, Fd& pidfd) {
         if (ready == Ready::nothing || answer.closed) {
             if (told != 0) {
                 settled_ = number;
-                return told;
+                return {told, Fd()};
             }
             if (server_died_ || answer.closed) throw_dead(self_);
             kill_server();  // or it would stay
@@ -295,15 +291,14 @@ int Zygote::receive_child(std::uint64_t number, Fd& pidfd) {
                               "limit (ulimit -n, RLIMIT_NOFILE)"
                             : "recvmsg(the fork server's new child)");
         }
-        pidfd = std::move(answer.pidfd);
-        return answer.pid;
+        return {answer.pid, std::move(answer.pidfd)};
     }
 }
 
 Zygote::Ready Zygote::await_answer(const sys::Deadline& deadline) {
     // Once it is dead, only what is in the socket counts, and its end.
     pollfd entries[2] = {{self_.control.get(), POLLIN, 0},
-                         {server_died_ ? -1 : self_.pidfd.get(), POLLIN, 0}};
+                         {server_died_ ? -1 : self_.fd(), POLLIN, 0}};
     int n;
     for (int tries = 0;; ++tries) {
         n = poll(entries, 2, sys::poll_timeout(deadline));
@@ -382,10 +377,7 @@ void Zygote::end_server() noexcept {
 // By the kernel, with its own rights, and by a signal: it may be of another user by now.
 void Zygote::kill_server() noexcept {
     self_.lifeline.reset();
-    try {
-        (void)sys::pidfd_send_signal(self_.pidfd.get(), SIGKILL);
-    } catch (const std::system_error&) {
-    }
+    (void)self_.try_signal(SIGKILL);
 }
 
 }  // namespace sidestep

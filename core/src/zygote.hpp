@@ -47,7 +47,7 @@ class Zygote final : public Launcher {
         bool closed = false;
     };
     Launched request_child(BootMain entry, const LaunchOptions& options);
-    int receive_child(std::uint64_t number, Fd& pidfd);
+    sys::ProcessHandle<Fd> receive_child(std::uint64_t number);
     Ready await_answer(const sys::Deadline& deadline);
     Answer receive_answer();
     Answer receive_without_pidfd();

@@ -13,6 +13,7 @@
 
 #include "fork_page.hpp"
 #include "own_proc.hpp"
+#include "process_handle.hpp"
 #include "sys.hpp"
 
 namespace sidestep::inline v0 {
@@ -90,16 +91,16 @@ bool is_alive(OwnerId owner) noexcept {
     // Our own number with another word: of one who had it before us, or written over. So is 0.
     if ((has_start(self) && pid_of(owner) == pid_of(self)) || pid_of(owner) == 0) return false;
     int saved = errno, pid = pid_of(owner);
-    Fd pidfd;
-    int error = sys::find_process(pid, pidfd);
+    int error = 0;
+    sys::ProcessHandle<Fd> process = sys::find(pid, error);
     bool alive = error != ESRCH;
     if (alive) {
         // The start time is read after the pidfd was opened: if it is the owner's, so is the pidfd.
         auto start = start_time(pid);
         if (start && has_start(owner) && *start != start_of(owner))
             alive = false;
-        else if (pidfd)
-            alive = !sys::has_ended(pidfd.get());
+        else if (process)
+            alive = !process.has_ended();
     }
     errno = saved;
     return alive;

@@ -1,5 +1,6 @@
-#include "sys.hpp"
+#include "process_handle.hpp"
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,6 +42,63 @@ TEST_CASE("a status that someone else took is lost, never success", "[core][sys]
     waitpid(pid, nullptr, 0);
     CHECK(sys::wait_pidfd(pidfd.get(), true).lost());
     CHECK_FALSE(sys::pidfd_send_signal(pidfd.get(), SIGTERM));
+}
+
+TEST_CASE("a process's handle waits for it, looks at it and signals it", "[core][sys]") {
+    sys::ProcessHandle<sidestep::Fd> child{start_child(0, SIGSTOP), {}};
+    CHECK_FALSE(child);
+    child.pidfd = sys::pidfd_open(child.pid);
+    REQUIRE(test::eventually([&] { return child.is_stopped(); }));
+    CHECK_FALSE(child.has_ended());
+    CHECK_FALSE(child.wait_for_end(sys::Clock::now()));
+    CHECK(child.peek().running());
+    CHECK(child.reap().running());
+    CHECK(child.signal(SIGKILL));
+    CHECK(child.wait_for_end({}));
+    CHECK(child.has_ended());
+    CHECK(child.peek().signal() == SIGKILL);  // leaves it
+    struct rusage usage = {};
+    CHECK(child.reap(&usage).signal() == SIGKILL);
+    CHECK(usage.ru_maxrss > 0);
+    CHECK(child.reap().lost());
+    CHECK_FALSE(child.signal(SIGTERM));
+    CHECK(child.try_signal(SIGTERM) == ESRCH);
+}
+
+TEST_CASE("a group is signalled as long as its leader is unreaped", "[core][sys]") {
+    sys::ProcessHandle<sidestep::Fd> leader{fork(), {}};
+    if (leader.pid == 0) {
+        setpgid(0, 0);
+        pause();
+        _exit(0);
+    }
+    setpgid(leader.pid, leader.pid);  // whoever is faster
+    leader.pidfd = sys::pidfd_open(leader.pid);
+    int member = fork();
+    if (member == 0) {
+        setpgid(0, leader.pid);
+        pause();
+        _exit(0);
+    }
+    setpgid(member, leader.pid);
+    leader.signal(SIGKILL);
+    CHECK(leader.wait_for_end({}));
+    leader.signal_group(SIGTERM);  // the leader is a zombie: the number is still its own
+    int status = 0;
+    CHECK(waitpid(member, &status, 0) == member);
+    CHECK(WTERMSIG(status) == SIGTERM);
+    CHECK(leader.wait().signal() == SIGKILL);
+    leader.signal_group(SIGTERM);  // whose number it is now is not known
+}
+
+TEST_CASE("a process is found by its number, or it is said that there is none", "[core][sys]") {
+    int error = -1;
+    CHECK(sys::find(getpid(), error));
+    CHECK(error == 0);
+    int gone = start_child(0);
+    waitpid(gone, nullptr, 0);
+    CHECK_FALSE(sys::find(gone, error));
+    CHECK(error == ESRCH);
 }
 
 TEST_CASE("descriptors travel inside messages", "[core][sys]") {
