@@ -43,7 +43,7 @@ void ChildProcess::rethrow() const { core().rethrow(); }
 
 // --- Process -----------------------------------------------------------------------------------
 
-Process::Process(std::unique_ptr<detail::ProcessTask> task, ProcessOptions options)
+Process::Process(std::unique_ptr<detail::SentCall> task, ProcessOptions options)
     : ChildProcess(std::make_shared<detail::ProcessCore>(std::move(task), std::move(options))),
       exceptions_at_start_(std::uncaught_exceptions()) {}
 

@@ -47,7 +47,7 @@ std::string what_of(const std::exception_ptr& error) {
 
 }  // namespace
 
-ProcessCore::ProcessCore(std::unique_ptr<ProcessTask> task, ProcessOptions options)
+ProcessCore::ProcessCore(std::unique_ptr<SentCall> task, ProcessOptions options)
     : name_(std::move(options.name)),
       authkey_(options.authkey ? std::move(*options.authkey) : identity().authkey),
       daemon_(options.daemon.value_or(identity().daemon)),
@@ -87,7 +87,7 @@ void ProcessCore::start() {
             "the process \"{}\" cannot be started here: this is a forked copy of the process that "
             "made it",
             name_));
-    std::unique_ptr<ProcessTask> done;  // destroyed without the lock: it is the application's
+    std::unique_ptr<SentCall> done;  // destroyed without the lock: it is the application's
     StartMethod method = method_ ? *method_ : get_start_method();
     int pid = 0;
     {

@@ -30,7 +30,7 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     // From SIGTERM to SIGKILL, for those that are ended.
     static constexpr std::chrono::seconds kGrace{1};
 
-    ProcessCore(std::unique_ptr<ProcessTask> task, ProcessOptions options);
+    ProcessCore(std::unique_ptr<SentCall> task, ProcessOptions options);
 
     const std::string& name() const { return name_; }
     const std::string& authkey() const { return authkey_; }
@@ -91,7 +91,7 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     // Guarded by `mutex_`. A child is reaped with it held, so that no signal meets a free pid.
     std::mutex mutex_;
     Stage stage_ = Stage::made;
-    std::unique_ptr<ProcessTask> task_;
+    std::unique_ptr<SentCall> task_;
     int pid_ = 0;
     Launched child_;
     ExitStatus status_;

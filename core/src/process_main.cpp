@@ -27,7 +27,7 @@ namespace {
 std::optional<Blob> received;
 const BootEntry kProcessEntry [[gnu::init_priority(200)]] (&process_main);
 // Of the thread that forks; in the child, its only one.
-thread_local std::unique_ptr<detail::ProcessTask>* inherited_task = nullptr;
+thread_local std::unique_ptr<detail::SentCall>* inherited_task = nullptr;
 
 void settle_in(const ProcessSetup& setup) {
     set_identity(
@@ -69,10 +69,13 @@ void report_exception(const Fd& control) noexcept {
 }
 
 void run_task(const detail::TaskId& id, InputArchive& arguments) {
-    const detail::TaskEntry& entry = detail::require_entry(id, "the process's task");
-    detail::HeapBuffer nowhere;
-    OutputArchive result(nowhere);
-    entry.run(arguments, result);
+    auto task = detail::load_sent_call(id, "the process's task", arguments);
+    arguments.expect_end();
+    // It has arguments of its own now: what they were decoded from can go, and so can the task that
+    // a forked child has inherited.
+    received.reset();
+    if (inherited_task) std::exchange(inherited_task, nullptr)->reset();
+    task->call();
 }
 
 std::string describe(const std::exception_ptr& thrown) {
@@ -88,15 +91,10 @@ std::string describe(const std::exception_ptr& thrown) {
 
 }  // namespace
 
-InheritedTask::InheritedTask(std::unique_ptr<detail::ProcessTask>& task) noexcept {
+InheritedTask::InheritedTask(std::unique_ptr<detail::SentCall>& task) noexcept {
     inherited_task = &task;
 }
 InheritedTask::~InheritedTask() { inherited_task = nullptr; }
-
-void detail::release_arguments() noexcept {
-    received.reset();
-    if (inherited_task) std::exchange(inherited_task, nullptr)->reset();
-}
 
 void print_current_exception(const std::string& head) noexcept {
     try {

@@ -54,7 +54,7 @@ Launched launch_from_forkserver(BootMain entry, const LaunchOptions& options);
 // when it has its own. (It would hold copies of the descriptors in it.)
 class InheritedTask {
   public:
-    explicit InheritedTask(std::unique_ptr<detail::ProcessTask>& task) noexcept;
+    explicit InheritedTask(std::unique_ptr<detail::SentCall>& task) noexcept;
     ~InheritedTask();
     InheritedTask(const InheritedTask&) = delete;
     InheritedTask& operator=(const InheritedTask&) = delete;

@@ -70,6 +70,16 @@ const TaskEntry& require_entry(const TaskId& id, std::string_view whose) {
                                          why_unresolved({id.where.module, id.where.offset})));
 }
 
+std::unique_ptr<SentCall> load_sent_call(const TaskId& id, std::string_view whose,
+                                         InputArchive& archive) {
+    const TaskEntry& entry = require_entry(id, whose);
+    if (!entry.load)
+        throw SerializationError(fmt::format(
+            "the code of {} is that of a task with a result ({}): the bytes are damaged", whose,
+            describe_entry(entry)));
+    return entry.load(archive);
+}
+
 std::string describe_entry(const TaskEntry& entry) {
     // "constexpr const char* sidestep::detail::type_text() [with T = BODY]", clang: "[T = BODY]".
     std::string text = entry.type_name;

@@ -226,7 +226,7 @@ OwnerId Barrier::View::find_dead() {
     return 0;
 }
 
-Barrier::Barrier(unsigned parties, std::shared_ptr<detail::BarrierAction> action,
+Barrier::Barrier(unsigned parties, std::shared_ptr<detail::SentCall> action,
                  BarrierOptions options)
     : action_(std::move(action)) {
     if (parties == 0 || parties > kMaxParties)
@@ -304,7 +304,7 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
 // By the last to arrive: the others sleep until the round ends, or until they find us dead.
 unsigned Barrier::complete(View& all, unsigned index, std::uint32_t round) {
     try {
-        if (action_) action_->run();
+        if (action_) action_->call();
     } catch (...) {
         Locked lock(all);
         if (all.round() == round) all.break_round(Cause::threw, ::getpid());
@@ -361,7 +361,9 @@ bool Barrier::broken() const {
 void Barrier::save(OutputArchive& archive) const {
     ref_.save(archive, kBarrierName);
     archive(action_ != nullptr);
-    if (action_) action_->save(archive);
+    if (!action_) return;
+    archive(action_->id().where, action_->id().signature);
+    action_->save(archive);
 }
 
 void Barrier::load(InputArchive& archive) {
@@ -388,16 +390,7 @@ void Barrier::load(InputArchive& archive) {
             "could name any code; pass it as an argument of a task or a Process");
     detail::TaskId id;
     archive(id.where, id.signature);
-    const detail::TaskEntry& entry = detail::require_entry(id, "the Barrier's action");
-    detail::HeapBuffer nothing;
-    detail::ActionReceiver receiver(nothing);
-    entry.run(archive, receiver);
-    action_ = std::move(receiver.action);
+    action_ = detail::load_sent_call(id, "the Barrier's action", archive);
 }
 
-namespace detail {
-
-void save_action_id(OutputArchive& archive, const TaskId& id) { archive(id.where, id.signature); }
-
-}  // namespace detail
 }  // namespace sidestep

@@ -29,6 +29,13 @@ const std::string& reference_result(const std::string& text) { return text; }
 int answer() { return 42; }
 void fail(int) { throw std::out_of_range("no such thing"); }
 
+Bytes written(const SentCall& call) {
+    HeapBuffer buffer;
+    sidestep::OutputArchive archive(buffer);
+    call.save(archive);
+    return {buffer.bytes().begin(), buffer.bytes().end()};
+}
+
 struct Tools {
     static int twice(int x) { return 2 * x; }
     int member(int x) const { return x; }
@@ -219,6 +226,45 @@ TEST_CASE("damaged arguments are refused by the trampoline, not called with", "[
     CHECK(calls == 0);
     run_entry(entry, good);
     CHECK(calls == 1);
+}
+
+TEST_CASE("a call that is sent is made anew by its entry, and called when that is wanted",
+          "[core][task]") {
+    calls = 0;
+    auto sent = make_sent_call(&count_up, 1);
+    CHECK(sent->function() == reinterpret_cast<const void*>(&count_up));
+    Bytes bytes = written(*sent);
+    sidestep::InputArchive archive(bytes);
+    auto arrived = load_sent_call(sent->id(), "a test", archive);
+    archive.expect_end();
+    CHECK(calls == 0);
+    arrived->call();
+    CHECK(calls == 1);
+    sent->call();  // it can be called here, too
+    CHECK(calls == 2);
+    run_entry(sent->entry(), bytes);  // and where it arrives, at once
+    CHECK(calls == 3);
+}
+
+TEST_CASE("a call that is sent is refused where its bytes or its entry are not a call's",
+          "[core][task]") {
+    calls = 0;
+    auto sent = make_sent_call(&count_up, 1);
+    Bytes good = written(*sent);
+    for (std::size_t size = 0; size < good.size(); ++size) {
+        Bytes cut(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(size));
+        CHECK_THROWS_AS(run_entry(sent->entry(), cut), SerializationError);
+    }
+    Bytes longer = good;
+    longer.push_back(std::byte{});
+    CHECK_THROWS_AS(run_entry(sent->entry(), longer), SerializationError);
+    sidestep::InputArchive archive(good);
+    CHECK_THROWS_WITH(
+        load_sent_call(task_id<CallOf<decltype(&count_up), int>>(), "a test", archive),
+        Catch::Contains("the code of a test is that of a task with a result"));
+    CHECK_THROWS_WITH(load_sent_call(TaskId{}, "a test", archive),
+                      Catch::Contains("the code of a test is not in this process"));
+    CHECK(calls == 0);
 }
 
 TEST_CASE("what a task throws passes through its trampoline", "[core][task]") {

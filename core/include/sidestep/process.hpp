@@ -87,53 +87,6 @@ namespace detail {
 
 class ProcessCore;
 
-// A callable with its arguments, waiting for start().
-class ProcessTask {
-  public:
-    virtual ~ProcessTask() = default;
-    virtual TaskId id() const = 0;
-    virtual void save(OutputArchive& archive) const = 0;
-};
-
-// In the child: the arguments are decoded; the memory that they came in can go.
-void release_arguments() noexcept;
-
-template <class F, class... Args>
-struct ProcessCall {
-    static void run(InputArchive& arguments, OutputArchive&) {
-        F f = load_callable<F>(arguments);
-        std::tuple<Args...> values{make_blank<Args>()...};
-        arguments(values);
-        arguments.expect_end();
-        release_arguments();
-        std::apply(f, std::move(values));
-    }
-};
-
-template <class F, class... Args>
-class TypedProcessTask final : public ProcessTask {
-  public:
-    template <class G, class... Given>
-    explicit TypedProcessTask(G&& f, Given&&... args)
-        : f_(std::forward<G>(f)), args_(std::forward<Given>(args)...) {}
-    TaskId id() const override { return task_id<ProcessCall<F, Args...>>(); }
-    void save(OutputArchive& archive) const override {
-        save_callable<F>(archive, f_);
-        archive(args_);
-    }
-
-  private:
-    F f_;
-    std::tuple<Args...> args_;
-};
-
-template <class F, class... Args>
-std::unique_ptr<ProcessTask> make_process_task(F&& f, Args&&... args) {
-    check_callable<std::decay_t<F>, Stored<Args>...>();
-    return std::make_unique<TypedProcessTask<std::decay_t<F>, Stored<Args>...>>(
-        std::forward<F>(f), std::forward<Args>(args)...);
-}
-
 }  // namespace detail
 
 // A child process of this one: what active_children() lists. A small value; copies are the same
@@ -194,11 +147,11 @@ class Process : public ChildProcess {
     requires(!std::derived_from<std::remove_cvref_t<F>, ChildProcess> &&
              !std::same_as<std::remove_cvref_t<F>, ProcessOptions>) explicit Process(F&& f,
                                                                                      Args&&... args)
-        : Process(detail::make_process_task(std::forward<F>(f), std::forward<Args>(args)...),
+        : Process(detail::make_sent_call(std::forward<F>(f), std::forward<Args>(args)...),
                   ProcessOptions{}) {}
     template <class F, class... Args>
     Process(ProcessOptions options, F&& f, Args&&... args)
-        : Process(detail::make_process_task(std::forward<F>(f), std::forward<Args>(args)...),
+        : Process(detail::make_sent_call(std::forward<F>(f), std::forward<Args>(args)...),
                   std::move(options)) {}
     Process(Process&& other) noexcept = default;
     Process& operator=(Process&& other) noexcept;
@@ -213,7 +166,7 @@ class Process : public ChildProcess {
     void detach() noexcept { core_.reset(); }
 
   private:
-    Process(std::unique_ptr<detail::ProcessTask> task, ProcessOptions options);
+    Process(std::unique_ptr<detail::SentCall> task, ProcessOptions options);
     void end() noexcept;
 
     int exceptions_at_start_;

@@ -29,6 +29,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -66,15 +67,19 @@ std::uint64_t check_word(const CodeAddress& address, std::uint64_t signature) no
 // Throws SerializationError if this process has no such code.
 const void* resolve_code(const CodeAddress& address);
 
+class SentCall;
+
 // The constant that describes one task type; its address is the task's identity.
 struct TaskEntry {
     static constexpr std::uint64_t kMagic = 0x6b73617470657473;
     using Run = void (*)(InputArchive& arguments, OutputArchive& result);
+    using Load = std::unique_ptr<SentCall> (*)(InputArchive& arguments);
 
     std::uint64_t magic;
     std::uint64_t signature;  // of the body's type name: guards against a stale or foreign entry
     Run run;
     const char* type_name;  // __PRETTY_FUNCTION__ of the body's type
+    Load load = nullptr;    // of a SentCall: makes it, to be called later
 };
 struct TaskId {
     CodeAddress where;  // of the TaskEntry
@@ -100,12 +105,20 @@ constexpr std::uint64_t hash_text(std::string_view text) {  // FNV-1a
     return hash;
 }
 
-// Body: a type with `static void run(InputArchive&, OutputArchive&)`.
+template <class Body>
+constexpr TaskEntry::Load load_of() {
+    if constexpr (requires { &Body::load; })
+        return &Body::load;
+    else
+        return nullptr;
+}
+// Body: a type with `static void run(InputArchive&, OutputArchive&)`; and a `load`, if it can.
 // Hidden: each library has its own, and a worker needs none but the one that submitted. (Else those
 // of all libraries would be one, that of the library that was loaded first.)
 template <class Body>
 [[gnu::visibility("hidden")]] inline constexpr TaskEntry kTaskEntry{
-    TaskEntry::kMagic, hash_text(type_text<Body>()), &Body::run, type_text<Body>()};
+    TaskEntry::kMagic, hash_text(type_text<Body>()), &Body::run, type_text<Body>(),
+    load_of<Body>()};
 template <class Body>
 [[gnu::visibility("hidden")]] const TaskId& task_id() {
     static const TaskId id = identify(kTaskEntry<Body>);
@@ -257,13 +270,28 @@ constexpr void check_task() {
     }
 }
 
-// Call f(args...) once.
+// A callable with its arguments: how it is written, and read back.
+template <class F, class... Args>
+struct CallParts {
+    F f;
+    std::tuple<Args...> args;
+
+    void save(OutputArchive& archive) const {
+        save_callable<F>(archive, f);
+        archive(args);
+    }
+    static CallParts load(InputArchive& archive) {
+        CallParts parts{load_callable<F>(archive), std::tuple<Args...>{make_blank<Args>()...}};
+        archive(parts.args);
+        return parts;
+    }
+};
+
+// Call f(args...) once, for its result.
 template <class F, class... Args>
 struct Call {
     static void run(InputArchive& arguments, OutputArchive& result) {
-        F f = load_callable<F>(arguments);
-        std::tuple<Args...> values{make_blank<Args>()...};
-        arguments(values);
+        auto [f, values] = CallParts<F, Args...>::load(arguments);
         arguments.expect_end();
         CallTimes* times = result.times();
         if (times) times->arguments_read();
@@ -283,6 +311,56 @@ struct Call {
         }
     }
 };
+
+// A callable with its arguments, of any types, which is called for what it does: the target of a
+// Process, the initializer and the finalizer of a pool, the action of a Barrier. It is sent by
+// id() and save(), and made anew by its entry's load().
+class SentCall {
+  public:
+    virtual ~SentCall() = default;
+    virtual const TaskEntry& entry() const = 0;
+    virtual const TaskId& id() const = 0;
+    virtual const void* function() const = 0;  // for messages; null: it is no function pointer
+    virtual void save(OutputArchive& archive) const = 0;
+    // What it returns is dropped. Arguments are moved from: with any, it is called once.
+    virtual void call() = 0;
+};
+// Throws SerializationError if it is no SentCall of this process: "the code of " whose...
+std::unique_ptr<SentCall> load_sent_call(const TaskId& id, std::string_view whose,
+                                         InputArchive& archive);
+
+template <class F, class... Args>
+class SentCallOf final : public SentCall {
+    using Parts = CallParts<F, Args...>;
+
+  public:
+    explicit SentCallOf(Parts parts) : parts_(std::move(parts)) {}
+    const TaskEntry& entry() const override { return kTaskEntry<SentCallOf>; }
+    const TaskId& id() const override { return task_id<SentCallOf>(); }
+    const void* function() const override { return function_address(parts_.f); }
+    void save(OutputArchive& archive) const override { parts_.save(archive); }
+    void call() override { (void)std::apply(parts_.f, std::move(parts_.args)); }
+
+    static std::unique_ptr<SentCall> load(InputArchive& archive) {
+        return std::make_unique<SentCallOf>(Parts::load(archive));
+    }
+    static void run(InputArchive& arguments, OutputArchive&) {
+        SentCallOf made(Parts::load(arguments));
+        arguments.expect_end();
+        made.call();
+    }
+
+  private:
+    Parts parts_;
+};
+template <class F, class... Args>
+std::unique_ptr<SentCall> make_sent_call(F&& f, Args&&... args) {
+    using Callable = std::decay_t<F>;
+    check_callable<Callable, Stored<Args>...>();
+    return std::make_unique<SentCallOf<Callable, Stored<Args>...>>(
+        CallParts<Callable, Stored<Args>...>{
+            std::forward<F>(f), std::tuple<Stored<Args>...>(std::forward<Args>(args)...)});
+}
 
 }  // namespace detail
 

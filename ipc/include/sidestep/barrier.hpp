@@ -46,51 +46,10 @@ struct BarrierOptions {
     std::optional<Timeout> timeout = {};  // of wait(); none: for ever
 };
 
-namespace detail {
-
-// The action of a barrier, which travels as a task does.
-class BarrierAction {
-  public:
-    virtual ~BarrierAction() = default;
-    virtual void run() = 0;
-    virtual void save(OutputArchive& archive) const = 0;
-};
-// Where a travelled action's maker puts it: an archive, because that is what a task writes to.
-struct ActionReceiver : OutputArchive {
-    using OutputArchive::OutputArchive;
-    std::shared_ptr<BarrierAction> action;
-};
-void save_action_id(OutputArchive& archive, const TaskId& id);
-
-template <class F>
-class ActionOf final : public BarrierAction {
-  public:
-    explicit ActionOf(F f) : f_(std::move(f)) {}
-    void run() override { f_(); }
-    void save(OutputArchive& archive) const override;
-
-  private:
-    F f_;
-};
-template <class F>
-struct MakeAction {
-    static void run(InputArchive& arguments, OutputArchive& result) {
-        static_cast<ActionReceiver&>(result).action =
-            std::make_shared<ActionOf<F>>(load_callable<F>(arguments));
-    }
-};
-template <class F>
-void ActionOf<F>::save(OutputArchive& archive) const {
-    save_action_id(archive, task_id<MakeAction<F>>());
-    save_callable(archive, f_);
-}
-
-}  // namespace detail
-
 class Barrier {
   public:
     explicit Barrier(unsigned parties, BarrierOptions options = {})
-        : Barrier(parties, std::shared_ptr<detail::BarrierAction>(), options) {}
+        : Barrier(parties, std::shared_ptr<detail::SentCall>(), options) {}
     // The last party to arrive calls action() before any goes on. What it throws comes out of its
     // wait(), and breaks the barrier. It travels with the handle, so it is what can be a task: a
     // function, a captureless lambda, a functor with `serialize`, bind(f, args...). Such a barrier
@@ -125,12 +84,12 @@ class Barrier {
 
   private:
     struct State;
-    Barrier(unsigned parties, std::shared_ptr<detail::BarrierAction> action,
+    Barrier(unsigned parties, std::shared_ptr<detail::SentCall> action,
             BarrierOptions options);
     template <class F>
-    static std::shared_ptr<detail::BarrierAction> make_action(F action) {
+    static std::shared_ptr<detail::SentCall> make_action(F action) {
         detail::check_task<F>();
-        return std::make_shared<detail::ActionOf<F>>(std::move(action));
+        return detail::make_sent_call(std::move(action));
     }
     struct View;
     void leave_at_end();
@@ -140,7 +99,7 @@ class Barrier {
     detail::ObjectRef ref_;
     std::uint32_t parties_ = 0;     // as the barrier was made
     std::int64_t timeout_ns_ = -1;  // negative: none
-    std::shared_ptr<detail::BarrierAction> action_;
+    std::shared_ptr<detail::SentCall> action_;
     std::shared_ptr<void> leaver_;  // leaves when the process drops its last handle
 };
 

@@ -19,35 +19,16 @@ class WorkerHook {
     requires(!std::same_as<std::decay_t<F>, WorkerHook> && std::invocable<std::decay_t<F>&>)
         WorkerHook(
             F&& f)  // NOLINT: implicit, so that PoolOptions{.initializer = f} reads as it should
-        : kind_(make_kind(std::forward<F>(f))),
-          save_([f = std::decay_t<F>(f)](OutputArchive& archive) {
-              detail::save_callable<std::decay_t<F>>(archive, f);
-          }) {}
+        : call_(detail::make_sent_call(std::forward<F>(f))) {}
 
-    explicit operator bool() const { return static_cast<bool>(kind_); }
+    explicit operator bool() const { return call_ != nullptr; }
 
     // Internal.
-    const detail::TaskKind& kind() const { return *kind_; }
-    void save(OutputArchive& archive) const { save_(archive); }
+    detail::TaskKind kind() const { return {call_->id(), call_->entry(), call_->function()}; }
+    void save(OutputArchive& archive) const { call_->save(archive); }
 
   private:
-    template <class F>
-    struct Body {
-        static void run(InputArchive& arguments, OutputArchive&) {
-            F f = detail::load_callable<F>(arguments);
-            arguments.expect_end();
-            (void)f();
-        }
-    };
-    template <class F>
-    static std::shared_ptr<const detail::TaskKind> make_kind(F&& f) {
-        using Callable = std::decay_t<F>;
-        detail::check_callable<Callable>();
-        return std::make_shared<detail::TaskKind>(detail::task_kind<Body<Callable>>(f));
-    }
-
-    std::shared_ptr<const detail::TaskKind> kind_;
-    std::function<void(OutputArchive&)> save_;
+    std::shared_ptr<const detail::SentCall> call_;
 };
 
 }  // namespace sidestep
