@@ -23,7 +23,7 @@ BUILD = ROOT / "build" / "decide"
 RING, CORE = "ipc/src/task_ring.hpp", "pool/src/pool_core.cpp"
 WAIT = "pool/src/dispatch/wait_room.cpp"
 WORKER = "pool/src/worker.cpp"
-TASK, SPIN, SEGMENT = "pool/include/sidestep/pool_task.hpp", "ipc/src/spin.cpp", "ipc/src/segment.cpp"
+TASK, SPIN, SEGMENT = "pool/include/sidestep/detail/pool_task.hpp", "ipc/src/spin.cpp", "ipc/src/segment.cpp"
 
 
 def slot(size):

@@ -1,4 +1,4 @@
-#include <sidestep/call_times.hpp>
+#include <sidestep/detail/call_times.hpp>
 
 #include <algorithm>
 

@@ -47,10 +47,9 @@ class Spawner final : public Launcher {
         options.blocked_signals = std::vector<int>{};
         options.restore_signals = false;  // what is ignored stays ignored, as with fork
         spawn::Child child = spawn::start(program.arguments, options);
-        return take_over({{child.pid, std::move(child.pidfd)},
-                          std::move(control.first),
-                          std::move(lifeline)},
-                         entry);
+        return take_over(
+            {{child.pid, std::move(child.pidfd)}, std::move(control.first), std::move(lifeline)},
+            entry);
     }
 };
 

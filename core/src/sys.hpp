@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-#include <sidestep/deadline.hpp>
+#include <sidestep/detail/deadline.hpp>
 #include <sidestep/exit_status.hpp>
 
 #include "fd.hpp"

@@ -1,4 +1,4 @@
-#include <sidestep/task.hpp>
+#include <sidestep/detail/sent_call.hpp>
 
 #include <dlfcn.h>
 #include <elfutils/libdwfl.h>

@@ -226,8 +226,7 @@ OwnerId Barrier::View::find_dead() {
     return 0;
 }
 
-Barrier::Barrier(unsigned parties, std::shared_ptr<detail::SentCall> action,
-                 BarrierOptions options)
+Barrier::Barrier(unsigned parties, std::shared_ptr<detail::SentCall> action, BarrierOptions options)
     : action_(std::move(action)) {
     if (parties == 0 || parties > kMaxParties)
         throw std::invalid_argument(

@@ -33,7 +33,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include <sidestep/queue_core.hpp>
+#include <sidestep/detail/queue_core.hpp>
 
 #include "event_count.hpp"
 #include "owner_lock.hpp"

@@ -4,6 +4,8 @@
 #include <span>
 #include <stdexcept>
 
+#include <sidestep/archive.hpp>
+
 #include "mapped_segment.hpp"
 #include "participant.hpp"
 #include "wait_word.hpp"

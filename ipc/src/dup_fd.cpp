@@ -6,6 +6,8 @@
 
 #include <cerrno>
 
+#include <sidestep/archive.hpp>
+
 #include "error.hpp"
 
 namespace sidestep::inline v0 {

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <map>
 
+#include <sidestep/archive.hpp>
+
 #include "error.hpp"
 #include "participant.hpp"
 

@@ -16,7 +16,7 @@
 #include <memory>
 #include <mutex>
 
-#include <sidestep/object_ref.hpp>
+#include <sidestep/detail/object_ref.hpp>
 
 #include "participant.hpp"
 #include "segment.hpp"

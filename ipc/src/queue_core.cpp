@@ -1,4 +1,4 @@
-#include <sidestep/queue_core.hpp>
+#include <sidestep/detail/queue_core.hpp>
 
 #include <fmt/format.h>
 #include <poll.h>

@@ -6,7 +6,7 @@
 // holders end. Whoever has the queue can ask whether there is such a lock.
 #pragma once
 
-#include <sidestep/queue_core.hpp>
+#include <sidestep/detail/queue_core.hpp>
 
 #include <memory>
 

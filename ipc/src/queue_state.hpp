@@ -1,7 +1,7 @@
 // What a queue is: in shared memory (State), and in each process (Local).
 #pragma once
 
-#include <sidestep/queue_core.hpp>
+#include <sidestep/detail/queue_core.hpp>
 
 #include <algorithm>
 #include <atomic>

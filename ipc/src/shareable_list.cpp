@@ -6,7 +6,8 @@
 #include <cstring>
 #include <stdexcept>
 
-#include <sidestep/object_ref.hpp>
+#include <sidestep/archive.hpp>
+#include <sidestep/detail/object_ref.hpp>
 
 namespace sidestep::inline v0 {
 namespace {
@@ -142,6 +143,7 @@ ShareableList::ShareableList(OpenOnly, std::string name, SharedMemoryOptions opt
     check();
 }
 
+void ShareableList::save(OutputArchive& archive) const { archive(memory_); }
 void ShareableList::load(InputArchive& archive) {
     archive(memory_);
     check();

@@ -13,7 +13,8 @@
 #include <system_error>
 #include <thread>
 
-#include <sidestep/object_ref.hpp>
+#include <sidestep/archive.hpp>
+#include <sidestep/detail/object_ref.hpp>
 
 #include "error.hpp"
 #include "fd.hpp"

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include <sidestep/local_task.hpp>
+#include <sidestep/detail/local_task.hpp>
 #include <sidestep/task.hpp>
 
 namespace sidestep::inline v0::detail {

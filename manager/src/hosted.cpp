@@ -1,4 +1,4 @@
-#include <sidestep/hosted.hpp>
+#include <sidestep/detail/hosted.hpp>
 
 #include <stdexcept>
 

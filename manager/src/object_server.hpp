@@ -24,7 +24,7 @@
 #include <vector>
 
 #include <sidestep/connection.hpp>
-#include <sidestep/hosted.hpp>
+#include <sidestep/detail/hosted.hpp>
 #include <sidestep/thread_pool.hpp>
 
 #include "call_task.hpp"

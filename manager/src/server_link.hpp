@@ -20,7 +20,7 @@
 #include <vector>
 
 #include <sidestep/connection.hpp>
-#include <sidestep/held_object.hpp>
+#include <sidestep/detail/held_object.hpp>
 #include <sidestep/process.hpp>
 
 #include "call_task.hpp"

@@ -1,4 +1,4 @@
-#include <sidestep/sync_objects.hpp>
+#include <sidestep/detail/sync_objects.hpp>
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include <sidestep/chunk.hpp>
+#include <sidestep/detail/chunk.hpp>
 
 #include <algorithm>
 #include <cstring>

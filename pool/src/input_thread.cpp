@@ -1,6 +1,8 @@
-#include <sidestep/input_thread.hpp>
+#include <sidestep/detail/input_thread.hpp>
 
 #include <chrono>
+
+#include <sidestep/detail/completion_queue.hpp>
 
 #include "service_thread.hpp"
 

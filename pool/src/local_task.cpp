@@ -1,4 +1,4 @@
-#include <sidestep/local_task.hpp>
+#include <sidestep/detail/local_task.hpp>
 
 #include <unistd.h>
 

@@ -12,7 +12,7 @@
 #include <new>
 #include <system_error>
 
-#include <sidestep/printed_output.hpp>
+#include <sidestep/detail/printed_output.hpp>
 
 #include "error.hpp"
 #include "sys.hpp"

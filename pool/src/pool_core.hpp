@@ -27,10 +27,10 @@
 #include <set>
 #include <vector>
 
+#include <sidestep/detail/pool_task.hpp>
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/pool_options.hpp>
 #include <sidestep/pool_stats.hpp>
-#include <sidestep/pool_task.hpp>
 
 #include "arena.hpp"
 #include "crash_stack.hpp"

@@ -2,8 +2,8 @@
 #include <new>
 #include <vector>
 
-#include <sidestep/call_times.hpp>
-#include <sidestep/forced_unwind.hpp>
+#include <sidestep/detail/call_times.hpp>
+#include <sidestep/detail/forced_unwind.hpp>
 #include <sidestep/this_task.hpp>
 
 #include "pool_core.hpp"

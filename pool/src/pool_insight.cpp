@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include <sidestep/call_times.hpp>
+#include <sidestep/detail/call_times.hpp>
 
 #include "pool_core.hpp"
 #include "process_memory.hpp"

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <new>
 
-#include <sidestep/chunk.hpp>
+#include <sidestep/detail/chunk.hpp>
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
 

@@ -2,7 +2,7 @@
 // rest becomes a task of its own.
 #include <new>
 
-#include <sidestep/chunk.hpp>
+#include <sidestep/detail/chunk.hpp>
 
 #include "partial_result.hpp"
 #include "pool_core.hpp"

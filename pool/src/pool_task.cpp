@@ -1,4 +1,4 @@
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/pool_task.hpp>
 
 #include <algorithm>
 #include <new>

@@ -11,7 +11,7 @@
 #include <chrono>
 #include <new>
 
-#include <sidestep/chunk.hpp>
+#include <sidestep/detail/chunk.hpp>
 #include <sidestep/pool_errors.hpp>
 
 #include "error.hpp"

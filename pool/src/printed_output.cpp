@@ -1,4 +1,4 @@
-#include <sidestep/printed_output.hpp>
+#include <sidestep/detail/printed_output.hpp>
 
 #include <stdio_ext.h>
 

@@ -9,9 +9,9 @@
 #include <stdexcept>
 #include <utility>
 
+#include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/detail/task_state.hpp>
 #include <sidestep/exit_hooks.hpp>
-#include <sidestep/forced_unwind.hpp>
-#include <sidestep/task_state.hpp>
 
 #include "make_thread.hpp"
 #include "per_process.hpp"

@@ -11,7 +11,7 @@
 #include <thread>
 #include <utility>
 
-#include <sidestep/task_state.hpp>
+#include <sidestep/detail/task_state.hpp>
 
 namespace sidestep::inline v0::detail {
 

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include <sidestep/archive.hpp>
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/pool_task.hpp>
 
 #include "fd.hpp"
 

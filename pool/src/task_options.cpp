@@ -8,8 +8,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include <sidestep/detail/task_state.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/task_state.hpp>
 #include <sidestep/this_task.hpp>
 
 #include "sys.hpp"

@@ -1,4 +1,5 @@
-#include <sidestep/task_state.hpp>
+#include <sidestep/detail/completion_queue.hpp>
+#include <sidestep/detail/task_state.hpp>
 
 #include <fmt/format.h>
 
@@ -6,8 +7,8 @@
 #include <cstdio>
 #include <stdexcept>
 
+#include <sidestep/detail/local_task.hpp>
 #include <sidestep/future.hpp>
-#include <sidestep/local_task.hpp>
 
 #include "sys.hpp"
 

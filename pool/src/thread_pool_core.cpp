@@ -10,8 +10,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include <sidestep/forced_unwind.hpp>
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/detail/pool_task.hpp>
 
 #include "error.hpp"
 #include "make_thread.hpp"

@@ -12,10 +12,10 @@
 #include <optional>
 #include <utility>
 
-#include <sidestep/call_times.hpp>
-#include <sidestep/chunk.hpp>
-#include <sidestep/forced_unwind.hpp>
-#include <sidestep/printed_output.hpp>
+#include <sidestep/detail/call_times.hpp>
+#include <sidestep/detail/chunk.hpp>
+#include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/detail/printed_output.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>

@@ -9,7 +9,7 @@
 #include <catch2/catch.hpp>
 #include <cstring>
 
-#include <sidestep/deadline.hpp>
+#include <sidestep/detail/deadline.hpp>
 #include <sidestep/subprocess.hpp>
 
 #include "fd.hpp"

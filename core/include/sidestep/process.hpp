@@ -59,12 +59,12 @@
 #include <utility>
 #include <vector>
 
+#include <sidestep/detail/sent_call.hpp>
 #include <sidestep/exit_hooks.hpp>
 #include <sidestep/exit_status.hpp>
 #include <sidestep/init.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/start_method.hpp>
-#include <sidestep/task.hpp>
 #include <sidestep/timeout.hpp>
 
 namespace sidestep::inline v0 {

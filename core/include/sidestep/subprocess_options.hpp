@@ -15,8 +15,8 @@
 #include <filesystem>
 #include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <optional>
-#include <ranges>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -52,12 +52,15 @@ class Args {
 
     Args(std::initializer_list<Argument> words);
     Args(std::vector<std::string> words) : words_(std::move(words)) {}
-    template <std::ranges::input_range Range>
-    requires std::convertible_to<std::ranges::range_reference_t<Range>, Argument> &&
-        (!std::convertible_to<Range, std::filesystem::path>)&&(
-            !std::same_as<std::remove_cvref_t<Range>,
-                          Args>)&&(!std::same_as<std::remove_cvref_t<Range>,
-                                                 std::vector<std::string>>)Args(Range&& words) {
+    // Any range of words. (Said without <ranges>, which is larger than all of this.)
+    template <class Range>
+    requires requires(Range& words) {
+        { *std::ranges::begin(words) } -> std::convertible_to<Argument>;
+        std::ranges::end(words);
+    } &&(!std::convertible_to<Range, std::filesystem::path>)&&(
+        !std::same_as<std::remove_cvref_t<Range>, Args>)&&(!std::same_as<std::remove_cvref_t<Range>,
+                                                                         std::vector<std::string>>)
+        Args(Range&& words) {
         for (auto&& word : words)
             words_.push_back(Argument(std::forward<decltype(word)>(word)).str());
     }

@@ -31,8 +31,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include <sidestep/object_ref.hpp>
-#include <sidestep/task.hpp>
+#include <sidestep/detail/object_ref.hpp>
+#include <sidestep/detail/sent_call.hpp>
 #include <sidestep/timeout.hpp>
 
 namespace sidestep::inline v0 {
@@ -84,8 +84,7 @@ class Barrier {
 
   private:
     struct State;
-    Barrier(unsigned parties, std::shared_ptr<detail::SentCall> action,
-            BarrierOptions options);
+    Barrier(unsigned parties, std::shared_ptr<detail::SentCall> action, BarrierOptions options);
     template <class F>
     static std::shared_ptr<detail::SentCall> make_action(F action) {
         detail::check_task<F>();

@@ -13,7 +13,7 @@
 
 #include <utility>
 
-#include <sidestep/archive.hpp>
+#include <sidestep/detail/travel.hpp>
 
 namespace sidestep::inline v0 {
 

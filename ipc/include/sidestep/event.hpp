@@ -12,7 +12,7 @@
 #include <chrono>
 #include <string>
 
-#include <sidestep/object_ref.hpp>
+#include <sidestep/detail/object_ref.hpp>
 
 namespace sidestep::inline v0 {
 

@@ -27,7 +27,7 @@
 #include <memory>
 #include <optional>
 
-#include <sidestep/object_ref.hpp>
+#include <sidestep/detail/object_ref.hpp>
 
 namespace sidestep::inline v0 {
 

@@ -44,7 +44,7 @@
 #include <utility>
 #include <vector>
 
-#include <sidestep/queue_core.hpp>
+#include <sidestep/detail/queue_core.hpp>
 #include <sidestep/task.hpp>
 
 namespace sidestep::inline v0 {

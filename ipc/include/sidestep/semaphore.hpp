@@ -26,7 +26,7 @@
 #include <chrono>
 #include <cstdint>
 
-#include <sidestep/object_ref.hpp>
+#include <sidestep/detail/object_ref.hpp>
 
 namespace sidestep::inline v0 {
 

@@ -65,7 +65,7 @@ class ShareableList {
     SharedMemory& memory() { return memory_; }
     const SharedMemory& memory() const { return memory_; }
 
-    void save(OutputArchive& archive) const { archive(memory_); }
+    void save(OutputArchive& archive) const;
     void load(InputArchive& archive);
 
   private:

@@ -36,7 +36,7 @@
 #include <string>
 #include <vector>
 
-#include <sidestep/archive.hpp>
+#include <sidestep/detail/travel.hpp>
 
 namespace sidestep::inline v0 {
 

@@ -22,7 +22,7 @@
 #include <span>
 #include <utility>
 
-#include <sidestep/object_ref.hpp>
+#include <sidestep/detail/object_ref.hpp>
 #include <sidestep/task.hpp>
 
 namespace sidestep::inline v0 {

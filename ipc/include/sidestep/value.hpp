@@ -30,8 +30,9 @@
 #include <type_traits>
 #include <utility>
 
+#include <sidestep/archive.hpp>
+#include <sidestep/detail/object_ref.hpp>
 #include <sidestep/lock.hpp>
-#include <sidestep/object_ref.hpp>
 
 namespace sidestep::inline v0 {
 

@@ -35,6 +35,7 @@
 #include <vector>
 
 #include <sidestep/container_proxies.hpp>
+#include <sidestep/detail/hook_maker.hpp>
 #include <sidestep/exit_status.hpp>
 #include <sidestep/proxy.hpp>
 #include <sidestep/queue_proxies.hpp>

@@ -42,9 +42,10 @@
 #include <utility>
 
 #include <sidestep/actor_lost.hpp>
+#include <sidestep/detail/held_object.hpp>
+#include <sidestep/detail/hosted.hpp>
+#include <sidestep/detail/result_reader.hpp>
 #include <sidestep/future.hpp>
-#include <sidestep/held_object.hpp>
-#include <sidestep/hosted.hpp>
 #include <sidestep/task.hpp>
 
 namespace sidestep::inline v0 {

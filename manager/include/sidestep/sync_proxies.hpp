@@ -17,8 +17,8 @@
 #include <optional>
 #include <utility>
 
+#include <sidestep/detail/sync_objects.hpp>
 #include <sidestep/proxy.hpp>
-#include <sidestep/sync_objects.hpp>
 #include <sidestep/timeout.hpp>
 
 namespace sidestep::inline v0 {

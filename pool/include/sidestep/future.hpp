@@ -28,17 +28,13 @@
 #include <exception>
 #include <functional>
 #include <optional>
-#include <span>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
+#include <sidestep/detail/task_state.hpp>
 #include <sidestep/pool_errors.hpp>
-#include <sidestep/remote_error.hpp>
-#include <sidestep/task.hpp>
-#include <sidestep/task_state.hpp>
 
 namespace sidestep::inline v0 {
 
@@ -68,24 +64,11 @@ inline constexpr bool kCopies<std::pair<A, B>> = kCopies<A>&& kCopies<B>;
 template <class... Ts>
 inline constexpr bool kCopies<std::tuple<Ts...>> = (kCopies<Ts> && ...);
 
+// Reads a result that travelled. Incomplete here: a file that asks a Future for its result includes
+// what starts tasks (<sidestep/pool.hpp>, thread_pool.hpp, promise.hpp, manager.hpp), or
+// <sidestep/detail/result_reader.hpp>. One that only hands Futures on needs no cereal.
 template <class T>
-T decode_bytes(std::span<const std::byte> bytes) {
-    InputArchive archive(bytes);
-    if constexpr (std::is_void_v<T>) {
-        archive.expect_end();
-    } else {
-        T value = make_blank<T>();
-        archive(value);
-        archive.expect_end();
-        return value;
-    }
-}
-
-// Others never travel: their futures are of tasks in this process.
-template <class T>
-inline constexpr bool kReadable = std::is_void_v<T> ||
-                                  ((std::is_default_constructible_v<T> ||
-                                    std::is_constructible_v<T, Blank>)&&Travels<T>);
+struct ResultReader;
 
 template <class T>
 T result_of(const TaskState& task) {
@@ -97,8 +80,8 @@ T result_of(const TaskState& task) {
         else  // there is one, and the first to ask gets it
             return std::move(*static_cast<T*>(const_cast<void*>(here)));
     }
-    if constexpr (kReadable<T>)
-        return decode_bytes<T>(task.result());
+    if constexpr (ResultReader<T>::kReads)
+        return ResultReader<T>::read(task.result());
     else
         throw_empty_future();
 }
@@ -106,9 +89,9 @@ T result_of(const TaskState& task) {
 template <class T>
 std::exception_ptr failure_of(const TaskState& task) {
     if (std::exception_ptr error = task.error()) return error;
-    if constexpr (kReadable<T> && !std::is_void_v<T> && !std::is_arithmetic_v<T>) {
+    if constexpr (ResultReader<T>::kReads && !std::is_void_v<T> && !std::is_arithmetic_v<T>) {
         try {
-            if (!task.value()) (void)decode_bytes<T>(task.result());
+            if (!task.value()) (void)ResultReader<T>::read(task.result());
         } catch (...) {
             return std::current_exception();
         }

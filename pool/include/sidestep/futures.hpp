@@ -16,6 +16,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include <sidestep/detail/completion_queue.hpp>
 #include <sidestep/future.hpp>
 
 namespace sidestep::inline v0 {

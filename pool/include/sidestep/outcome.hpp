@@ -17,7 +17,7 @@
 #include <variant>
 #include <vector>
 
-#include <sidestep/input_thread.hpp>
+#include <sidestep/detail/input_thread.hpp>
 
 namespace sidestep::inline v0 {
 

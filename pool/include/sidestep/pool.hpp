@@ -70,6 +70,9 @@
 #include <utility>
 #include <vector>
 
+#include <sidestep/detail/hook_maker.hpp>
+#include <sidestep/detail/result_reader.hpp>
+#include <sidestep/detail/stored.hpp>
 #include <sidestep/futures.hpp>
 #include <sidestep/init.hpp>
 #include <sidestep/pool_errors.hpp>
@@ -77,7 +80,6 @@
 #include <sidestep/pool_options.hpp>
 #include <sidestep/pool_stats.hpp>
 #include <sidestep/remote_error.hpp>
-#include <sidestep/stored.hpp>
 #include <sidestep/stream.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>

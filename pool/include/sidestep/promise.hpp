@@ -12,8 +12,9 @@
 #include <new>
 #include <utility>
 
+#include <sidestep/detail/local_task.hpp>
+#include <sidestep/detail/result_reader.hpp>
 #include <sidestep/future.hpp>
-#include <sidestep/local_task.hpp>
 
 namespace sidestep::inline v0 {
 

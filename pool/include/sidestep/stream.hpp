@@ -39,11 +39,12 @@
 #include <utility>
 #include <vector>
 
-#include <sidestep/chunk.hpp>
+#include <sidestep/detail/chunk.hpp>
+#include <sidestep/detail/completion_queue.hpp>
+#include <sidestep/detail/pool_task.hpp>
+#include <sidestep/detail/stored.hpp>
 #include <sidestep/outcome.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/pool_task.hpp>
-#include <sidestep/stored.hpp>
 
 namespace sidestep::inline v0 {
 

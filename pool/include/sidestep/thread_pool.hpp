@@ -42,9 +42,9 @@
 #include <utility>
 #include <vector>
 
+#include <sidestep/detail/local_task.hpp>
 #include <sidestep/future.hpp>
 #include <sidestep/futures.hpp>
-#include <sidestep/local_task.hpp>
 #include <sidestep/pool_face.hpp>
 #include <sidestep/pool_options.hpp>
 #include <sidestep/pool_stats.hpp>

@@ -14,12 +14,13 @@
 #include <utility>
 #include <vector>
 
-#include <sidestep/chunk.hpp>
+#include <sidestep/detail/chunk.hpp>
+#include <sidestep/detail/completion_queue.hpp>
+#include <sidestep/detail/local_task.hpp>
+#include <sidestep/detail/stored.hpp>
 #include <sidestep/future.hpp>
-#include <sidestep/local_task.hpp>
 #include <sidestep/outcome.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/stored.hpp>
 #include <sidestep/this_task.hpp>
 
 namespace sidestep::inline v0 {

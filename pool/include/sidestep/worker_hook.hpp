@@ -4,10 +4,19 @@
 #include <concepts>
 #include <memory>
 #include <type_traits>
+#include <utility>
 
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/travel.hpp>
 
 namespace sidestep::inline v0 {
+
+namespace detail {
+class SentCall;
+struct TaskKind;
+// Incomplete here: a file that makes a WorkerHook includes <sidestep/pool.hpp> or manager.hpp, too.
+template <class F>
+struct HookMaker;
+}  // namespace detail
 
 // Made from what can be a task without arguments: a function, a captureless lambda, a functor with
 // `serialize`, bind(f, args...). What it returns is dropped.
@@ -19,13 +28,13 @@ class WorkerHook {
     requires(!std::same_as<std::decay_t<F>, WorkerHook> && std::invocable<std::decay_t<F>&>)
         WorkerHook(
             F&& f)  // NOLINT: implicit, so that PoolOptions{.initializer = f} reads as it should
-        : call_(detail::make_sent_call(std::forward<F>(f))) {}
+        : call_(detail::HookMaker<std::decay_t<F>>::make(std::forward<F>(f))) {}
 
     explicit operator bool() const { return call_ != nullptr; }
 
     // Internal.
-    detail::TaskKind kind() const { return {call_->id(), call_->entry(), call_->function()}; }
-    void save(OutputArchive& archive) const { call_->save(archive); }
+    detail::TaskKind kind() const;
+    void save(OutputArchive& archive) const;
 
   private:
     std::shared_ptr<const detail::SentCall> call_;

@@ -6,7 +6,7 @@
 #include <map>
 #include <vector>
 
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/pool_task.hpp>
 
 #include "dispatch/task_list.hpp"
 #include "sys.hpp"

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/pool_task.hpp>
 
 namespace sidestep::inline v0::detail {
 

@@ -7,7 +7,7 @@
 
 #include <functional>
 
-#include <sidestep/task_state.hpp>
+#include <sidestep/detail/task_state.hpp>
 
 #include "task/hold.hpp"
 #include "worker_protocol.hpp"

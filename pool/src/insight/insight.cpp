@@ -2,7 +2,7 @@
 
 #include <string_view>
 
-#include <sidestep/call_times.hpp>
+#include <sidestep/detail/call_times.hpp>
 
 namespace sidestep::inline v0::detail {
 namespace {

@@ -12,7 +12,7 @@
 #include <new>
 #include <utility>
 
-#include <sidestep/call_times.hpp>
+#include <sidestep/detail/call_times.hpp>
 
 #include "error.hpp"
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/pool_task.hpp>
 
 #include "fork_marker.hpp"
 #include "launch.hpp"

@@ -4,7 +4,7 @@
 #include <new>
 #include <utility>
 
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/pool_task.hpp>
 
 namespace sidestep::inline v0::detail {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <exception>
 
-#include <sidestep/pool_task.hpp>
+#include <sidestep/detail/pool_task.hpp>
 
 #include "arena.hpp"
 #include "service_thread.hpp"

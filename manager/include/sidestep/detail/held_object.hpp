@@ -5,8 +5,8 @@
 #include <functional>
 #include <memory>
 
+#include <sidestep/detail/task_state.hpp>
 #include <sidestep/task.hpp>
-#include <sidestep/task_state.hpp>
 
 namespace sidestep::inline v0::detail {
 

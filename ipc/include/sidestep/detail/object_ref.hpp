@@ -5,24 +5,16 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string_view>
 #include <type_traits>
 
-#include <sidestep/archive.hpp>
-#include <sidestep/deadline.hpp>
+#include <sidestep/damaged_error.hpp>
+#include <sidestep/detail/deadline.hpp>
+#include <sidestep/detail/travel.hpp>
 
 namespace sidestep::inline v0 {
 
 class MappedSegment;
-
-// What lies in shared memory is not what any call could have made of it: a process that shares the
-// object (or another small one, which lie side by side) wrote over it. The object is lost: make a
-// new one. To find who did it, run those processes under AddressSanitizer or valgrind.
-class DamagedError : public std::runtime_error {
-  public:
-    using std::runtime_error::runtime_error;
-};
 
 namespace detail {
 

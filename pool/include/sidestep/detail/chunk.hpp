@@ -25,9 +25,9 @@
 #include <utility>
 #include <vector>
 
-#include <sidestep/call_times.hpp>
-#include <sidestep/forced_unwind.hpp>
-#include <sidestep/printed_output.hpp>
+#include <sidestep/detail/call_times.hpp>
+#include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/detail/printed_output.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>

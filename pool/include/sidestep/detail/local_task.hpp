@@ -9,7 +9,7 @@
 #include <utility>
 #include <variant>
 
-#include <sidestep/task_state.hpp>
+#include <sidestep/detail/task_state.hpp>
 
 namespace sidestep::inline v0::detail {
 

@@ -16,7 +16,7 @@
 #include <mutex>
 #include <utility>
 
-#include <sidestep/task_state.hpp>
+#include <sidestep/detail/task_state.hpp>
 
 namespace sidestep::inline v0::detail {
 

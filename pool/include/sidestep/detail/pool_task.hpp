@@ -1,9 +1,9 @@
 // A task of a process pool. Internal: users hold a Future.
 #pragma once
 
+#include <sidestep/detail/task_state.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/task_options.hpp>
-#include <sidestep/task_state.hpp>
 
 namespace sidestep::inline v0::detail {
 

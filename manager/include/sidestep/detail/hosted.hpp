@@ -15,7 +15,7 @@
 #include <type_traits>
 #include <utility>
 
-#include <sidestep/deadline.hpp>
+#include <sidestep/detail/deadline.hpp>
 #include <sidestep/task.hpp>
 
 namespace sidestep::inline v0::detail {

@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <deque>
-#include <filesystem>
 #include <forward_list>
 #include <list>
 #include <map>
@@ -45,6 +45,15 @@ void read_elements(InputArchive& archive, Container& values, std::size_t count) 
         archive(values.back());
     }
 }
+
+// std::filesystem::path. To include its header here would cost each user a quarter of a second, and
+// who has a path has it.
+template <class T>
+concept FilePath = requires(const T& path) {
+    T::preferred_separator;
+    T::auto_format;
+    { path.native() } -> std::same_as<const typename T::string_type&>;
+};
 
 }  // namespace detail
 
@@ -155,17 +164,15 @@ void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive,
     text.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
-}  // namespace sidestep
-
-namespace std::filesystem {
-
-inline void CEREAL_SAVE_FUNCTION_NAME(sidestep::OutputArchive& archive, const path& value) {
-    archive(value.native());
+template <detail::FilePath Path>
+void CEREAL_SAVE_FUNCTION_NAME(OutputArchive& archive, const Path& path) {
+    archive(path.native());
 }
-inline void CEREAL_LOAD_FUNCTION_NAME(sidestep::InputArchive& archive, path& value) {
-    std::string text;
+template <detail::FilePath Path>
+void CEREAL_LOAD_FUNCTION_NAME(InputArchive& archive, Path& path) {
+    typename Path::string_type text;
     archive(text);
-    value = std::move(text);
+    path = std::move(text);
 }
 
-}  // namespace std::filesystem
+}  // namespace sidestep

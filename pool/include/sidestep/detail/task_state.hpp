@@ -5,21 +5,17 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <list>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
-#include <sidestep/deadline.hpp>
+#include <sidestep/detail/deadline.hpp>
 #include <sidestep/task_output.hpp>
 
 namespace sidestep::inline v0::detail {
@@ -54,27 +50,7 @@ class Ref {
     T* state_ = nullptr;
 };
 
-// Where somebody who waits for several tasks is told which of them are done.
-class CompletionQueue {
-  public:
-    // Makes room for one more push().
-    void expect();
-    // Never throws after an expect() of its own.
-    void push(std::size_t tag);
-    bool empty() const;
-    // Takes the next one, if there is one.
-    std::optional<std::size_t> pop();
-    // Waits until there is one. False: the deadline passed.
-    bool wait(const Deadline& deadline);
-
-  private:
-    mutable std::mutex mutex_;
-    std::condition_variable pushed_;
-    // Guarded by mutex_.
-    std::vector<std::size_t> tags_;  // from next_ on; those before were popped
-    std::size_t next_ = 0;
-    std::size_t expected_ = 0;
-};
+class CompletionQueue;
 
 using Callbacks = std::list<std::function<void()>>;  // a list: they move without an allocation
 

@@ -8,7 +8,7 @@
 #include <list>
 #include <optional>
 
-#include <sidestep/hosted.hpp>
+#include <sidestep/detail/hosted.hpp>
 
 namespace sidestep::inline v0::detail {
 

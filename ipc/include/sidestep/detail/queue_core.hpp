@@ -10,7 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include <sidestep/object_ref.hpp>
+#include <sidestep/archive.hpp>
+#include <sidestep/detail/object_ref.hpp>
 
 namespace sidestep::inline v0 {
 
