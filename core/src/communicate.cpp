@@ -77,7 +77,7 @@ void begin_talk(PopenState& state) {
     take_over(state.err, talk.err, state.text);
 }
 
-bool talk(PopenState& state, const sys::Deadline& deadline, const TalkCallbacks& callbacks) {
+bool talk(PopenState& state, const detail::Deadline& deadline, const TalkCallbacks& callbacks) {
     if (!state.talk.started) begin_talk(state);
     Pump pump(state.pipe_size_chosen);
     pump.add_writer(state.in, state.talk.input, state.talk.sent);
@@ -131,7 +131,7 @@ void kill_and_reap(PopenState& state) {
     Pump pump(true);
     pump.add_reader(state.out, state.talk.out.bytes);
     pump.add_reader(state.err, state.talk.err.bytes);
-    sys::Deadline drained_by;
+    detail::Deadline drained_by;
     pump.end_after({state.child.fd()}, grace, drained_by);
     pump.run({});
     state.in = {};

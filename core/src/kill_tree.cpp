@@ -1,5 +1,3 @@
-// Killing a child with all its descendants.
-//
 // Found are: whoever is in the child's process group or session, if it leads one, and descendants
 // whose chain of parents is unbroken. All are stopped before the next look, so that the tree cannot
 // grow while it is searched.
@@ -12,6 +10,8 @@
 //
 // Zombies count: a process whose main thread has ended is one to all appearances, while its other
 // threads go on.
+#include "kill_tree.hpp"
+
 #include <dirent.h>
 #include <fmt/format.h>
 #include <signal.h>
@@ -21,6 +21,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <system_error>
@@ -29,8 +30,7 @@
 
 #include "error.hpp"
 #include "own_proc.hpp"
-#include "popen_state.hpp"
-#include "process_handle.hpp"
+#include "sys.hpp"
 
 namespace sidestep::inline v0::subprocess {
 namespace {

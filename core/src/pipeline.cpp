@@ -28,7 +28,7 @@ std::vector<Popen> start_members(const std::vector<Args>& commands, const Option
 
 // Feeds the first, reads the last and every std_err, waits for all. False at the deadline.
 bool talk_to_all(std::vector<Popen>& members, const Options& options,
-                 const sys::Deadline& deadline) {
+                 const detail::Deadline& deadline) {
     PopenState& first = PopenAccess::state(members.front());
     PopenState& last = PopenAccess::state(members.back());
     first.talk.input = options.input.value_or("");
@@ -93,7 +93,7 @@ CompletedPipeline pipeline(const std::vector<Args>& commands, const Options& opt
         throw std::invalid_argument(
             "pipeline() cannot merge std_err into std_out for all members: redirect std_err "
             "elsewhere, or run the member as {\"sh\", \"-c\", \"... 2>&1\"}");
-    sys::Deadline deadline = detail::deadline_after(options.timeout);
+    detail::Deadline deadline = detail::deadline_after(options.timeout);
     std::vector<Popen> members = start_members(commands, options);
     bool in_time = false;
     try {

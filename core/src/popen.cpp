@@ -1,18 +1,15 @@
 #include <sidestep/popen.hpp>
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <ostream>
 #include <stdexcept>
 #include <vector>
 
-#include "error.hpp"
 #include "popen_state.hpp"
 #include "subprocess_pipes_impl.hpp"
 
@@ -26,13 +23,13 @@ using Kind = Redirect::Kind;
 // touches only what was ours.
 class Detached {
   public:
-    void add(spawn::Child child) {
+    void add(PopenChild child) {
         std::lock_guard lock(mutex_);
         children_.push_back(std::move(child));
     }
     void sweep() noexcept {
         std::lock_guard lock(mutex_);
-        std::erase_if(children_, [](const spawn::Child& child) {
+        std::erase_if(children_, [](const PopenChild& child) {
             try {
                 return !child.reap().running();
             } catch (...) {
@@ -47,22 +44,8 @@ class Detached {
 
   private:
     std::mutex mutex_;
-    std::vector<spawn::Child> children_;
+    std::vector<PopenChild> children_;
 };
-
-ResourceUsage usage_of(const struct rusage& from) {
-    auto time = [](const timeval& t) {
-        return std::chrono::seconds(t.tv_sec) + std::chrono::microseconds(t.tv_usec);
-    };
-    auto count = [](long n) { return static_cast<std::uint64_t>(n); };
-    return {.user_time = time(from.ru_utime),
-            .system_time = time(from.ru_stime),
-            .max_resident_bytes = count(from.ru_maxrss) * 1024,
-            .minor_faults = count(from.ru_minflt),
-            .major_faults = count(from.ru_majflt),
-            .voluntary_switches = count(from.ru_nvcsw),
-            .involuntary_switches = count(from.ru_nivcsw)};
-}
 
 void check(bool allowed, const char* message) {
     if (!allowed) throw std::invalid_argument(message);
@@ -78,73 +61,11 @@ void check_fields_of_run(const Options& options) {
           "on_stdout and on_stderr belong to run(): here, std_out().lines() yields the lines");
 }
 
-// Descriptors of a start: the child's ends are closed when it is over, whatever comes.
-struct Streams {
-    Fd null;
-    sys::Pipe in, out, err;
-    spawn::Stdio stdio;
-};
-
-void set_pipe_size(const Fd& fd, int size) {
-    if (::fcntl(fd.get(), F_SETPIPE_SZ, size) >= 0) return;
-    throw StartError(StartStep::pipe, errno, {},
-                     fmt::format("pipesize = {}: no pipe may be as large here (limits: "
-                                 "fs.pipe-max-size, and fs.pipe-user-pages-soft for all pipes of a "
-                                 "user together)",
-                                 size));
-}
-
-// Returns the descriptor that becomes the child's stream; -1: inherited.
-int open_stream(const Redirect& redirect, Fd sys::Pipe::*child_end, sys::Pipe& pipe, Streams& all,
-                int pipesize) {
-    switch (redirect.kind()) {
-        case Kind::pipe:
-            pipe = sys::make_pipe();
-            if (pipesize > 0) set_pipe_size(pipe.write_end, pipesize);
-            return (pipe.*child_end).get();
-        case Kind::devnull:
-            if (!all.null) all.null = sys::open_dev_null();
-            return all.null.get();
-        case Kind::fd:
-            return redirect.fd();
-        case Kind::stdout_:
-            return all.stdio.out >= 0 ? all.stdio.out : STDOUT_FILENO;
-        case Kind::inherit:
-            break;
-    }
-    return -1;
-}
-
-Streams open_streams(const Options& options) {
-    Streams all;
-    try {
-        all.stdio.in =
-            open_stream(options.std_in, &sys::Pipe::read_end, all.in, all, options.pipesize);
-        all.stdio.out =
-            open_stream(options.std_out, &sys::Pipe::write_end, all.out, all, options.pipesize);
-        all.stdio.err =
-            open_stream(options.std_err, &sys::Pipe::write_end, all.err, all, options.pipesize);
-    } catch (const StartError&) {
-        throw;
-    } catch (const std::system_error& e) {
-        throw StartError(StartStep::pipe, e.code().value(), {},
-                         std::string("cannot prepare the child's streams (limit on descriptors: "
-                                     "ulimit -n; on pipes: fs.pipe-user-pages-soft)"));
-    }
-    return all;
-}
-
 void check_redirects(const Options& options) {
     const Redirect* streams[] = {&options.std_in, &options.std_out, &options.std_err};
     for (const Redirect* stream : streams)
         check(stream->kind() != Kind::fd || stream->fd() >= 0,
               "a negative number is no descriptor to redirect to");
-}
-
-// A background process group cannot read from the terminal: a child that shall, stays in ours.
-bool reads_from_terminal(const Options& options) {
-    if (options.std_in.kind() == Kind::fd) return ::isatty(options.std_in.fd()) == 1;
-    return options.std_in.kind() == Kind::inherit && ::isatty(STDIN_FILENO) == 1;
 }
 
 }  // namespace
@@ -164,33 +85,12 @@ PopenState::PopenState(const Args& command, const Options& options)
     check(options.bufsize >= -1, "bufsize is -1 (default), 0 (unbuffered), 1 (lines) or a size");
     check(options.bufsize != 1 || text.on,
           "bufsize = 1 means line by line, which needs text mode: add .text = true");
-    bool own_group = kill_whole_tree && !options.process_group && !options.start_new_session &&
-                     !reads_from_terminal(options);
-    if (own_group) {
-        Options grouped = options;
-        grouped.process_group = 0;
-        start(grouped);
-    } else {
-        start(options);
-    }
-}
-
-void PopenState::start(const Options& options) {
     Detached::instance().sweep();
-    spawn::Description description(args, options);
-    Streams streams = open_streams(options);
-    // All that may fail comes before the child, which nobody would wait for.
-    if (streams.in.write_end)
-        in = PipeAccess::writer(std::move(streams.in.write_end), options.bufsize, text);
-    if (streams.out.read_end)
-        out = PipeAccess::reader(std::move(streams.out.read_end), options.bufsize, text);
-    if (streams.err.read_end)
-        err = PipeAccess::reader(std::move(streams.err.read_end), options.bufsize, text);
-    description.set_stdio(streams.stdio);
-    leads_group = description.leads_group();
-    leads_session = options.start_new_session;
-    child = spawn::start(description);
-    child.lifeline = description.take_lifeline();
+    PopenStart start(args, options, kill_whole_tree);
+    if (start.in) in = PipeAccess::writer(std::move(start.in), options.bufsize, text);
+    if (start.out) out = PipeAccess::reader(std::move(start.out), options.bufsize, text);
+    if (start.err) err = PipeAccess::reader(std::move(start.err), options.bufsize, text);
+    child = start.start();
 }
 
 PopenState::~PopenState() {
@@ -225,19 +125,17 @@ void PopenState::end_by_policy() {
     if (ends) wait_until({});
     std::lock_guard lock(mutex);
     if (!reap().running()) return;
-    if (on_destroy != OnDestroy::detach) child.lifeline.reset();
+    if (on_destroy != OnDestroy::detach) child.close_lifeline();
     Detached::instance().add(std::move(child));
 }
 
 ExitStatus PopenState::reap() {
     if (!status.running()) return status;
-    struct rusage used = {};
-    status = child.reap(&used);
-    if (!status.running() && !status.lost()) usage = usage_of(used);
+    status = child.reap(&usage);
     return status;
 }
 
-bool PopenState::wait_until(const sys::Deadline& deadline) {
+bool PopenState::wait_until(const detail::Deadline& deadline) {
     for (;;) {
         {
             std::lock_guard lock(mutex);
@@ -252,7 +150,7 @@ bool PopenState::wait_until(const sys::Deadline& deadline) {
 void PopenState::kill_as_configured_locked() {
     if (!status.running()) return;
     if (kill_whole_tree)
-        kill_process_tree(child, leads_group, leads_session);
+        child.kill_tree();
     else
         child.signal(SIGKILL);
 }
@@ -260,7 +158,7 @@ void PopenState::kill_as_configured_locked() {
 ExitStatus PopenState::stop(const StopLadder& ladder, bool whole_tree) {
     // A group is stopped when all of it has ended. The child is not reaped before: that keeps the
     // group's number.
-    bool group = whole_tree && leads_group;
+    bool group = whole_tree && child.leads_group();
     for (const StopStep& step : ladder) {
         if (step.signal != 0) {
             std::lock_guard lock(mutex);
@@ -272,12 +170,13 @@ ExitStatus PopenState::stop(const StopLadder& ladder, bool whole_tree) {
             else
                 child.signal(step.signal);
         }
-        sys::Deadline deadline = detail::deadline_after(step.wait);
+        detail::Deadline deadline = detail::deadline_after(step.wait);
         bool ended = group ? child.wait_for_end(deadline) : wait_until(deadline);
         if (!ended) continue;
         if (!group || step.signal == SIGKILL) break;
-        if (step.signal == 0) deadline = sys::Clock::now();  // the patience was for the child
-        if (wait_for_group(child.pid, leads_session, deadline)) break;
+        if (step.signal == 0)
+            deadline = std::chrono::steady_clock::now();  // the patience was for the child
+        if (child.wait_for_group(deadline)) break;
     }
     std::lock_guard lock(mutex);
     return group ? reap() : status;
@@ -297,7 +196,7 @@ PopenState& PopenAccess::state(const Popen& child) {
 }
 
 const Args& Popen::args() const { return PopenAccess::state(*this).args; }
-int Popen::pid() const { return PopenAccess::state(*this).child.pid; }
+int Popen::pid() const { return PopenAccess::state(*this).child.pid(); }
 int Popen::pidfd() const { return PopenAccess::state(*this).child.fd(); }
 PipeWriter& Popen::std_in() { return PopenAccess::state(*this).in; }
 PipeReader& Popen::std_out() { return PopenAccess::state(*this).out; }
@@ -353,8 +252,7 @@ void Popen::kill() { send_signal(SIGKILL); }
 void Popen::kill_tree() {
     PopenState& state = PopenAccess::state(*this);
     std::lock_guard lock(state.mutex);
-    if (state.status.running())
-        kill_process_tree(state.child, state.leads_group, state.leads_session);
+    if (state.status.running()) state.child.kill_tree();
 }
 
 ExitStatus Popen::stop(const StopLadder& ladder) {

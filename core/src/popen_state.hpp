@@ -11,9 +11,8 @@
 #include <sidestep/popen.hpp>
 
 #include "fork_marker.hpp"
+#include "popen_child.hpp"
 #include "pump.hpp"
-#include "spawn.hpp"
-#include "sys.hpp"
 #include "text_codec.hpp"
 
 namespace sidestep::inline v0::subprocess {
@@ -32,7 +31,7 @@ struct Conversation {
     std::size_t sent = 0;
     Heard out;
     Heard err;
-    sys::Deadline drained_by;  // with drain_timeout, from the end of the child on
+    detail::Deadline drained_by;  // with drain_timeout, from the end of the child on
 };
 
 struct PopenState {
@@ -41,12 +40,10 @@ struct PopenState {
     PopenState(const PopenState&) = delete;
     PopenState& operator=(const PopenState&) = delete;
 
-    void start(const Options& options);
-
     // Looks once; `lock` is held.
     ExitStatus reap();
     // False at the deadline.
-    bool wait_until(const sys::Deadline& deadline);
+    bool wait_until(const detail::Deadline& deadline);
     void end_by_policy();
     // SIGKILL to the child, or to its tree if kill_tree is set. `mutex` is held.
     void kill_as_configured_locked();
@@ -56,9 +53,7 @@ struct PopenState {
     ForkMarker owner;  // the process that may signal and reap the child: not one that it forks
     Args args;
     TextMode text;
-    spawn::Child child;
-    bool leads_group = false;
-    bool leads_session = false;
+    PopenChild child;
     bool kill_whole_tree = false;
     std::optional<Timeout> drain_timeout;
     bool pipe_size_chosen = false;
@@ -91,7 +86,7 @@ struct TalkCallbacks {
 void begin_talk(PopenState& state);
 // Feeds and reads the child to the end of its pipes, then waits for its end. False at the
 // deadline: the conversation can be resumed. Closes the pipes when it is done.
-bool talk(PopenState& state, const sys::Deadline& deadline, const TalkCallbacks& callbacks = {});
+bool talk(PopenState& state, const detail::Deadline& deadline, const TalkCallbacks& callbacks = {});
 // Adds a stream of a conversation. Without on_line it is collected; with it, if `collect` is set.
 void hear(Pump& pump, PipeReader& pipe, Heard& heard, const LineCallback& on_line, bool collect,
           const TextMode& text);
@@ -103,14 +98,5 @@ Output take_output(PopenState& state);
 // Kills the child, or its tree if kill_tree is set, reads for a short while what it left in the
 // pipes, and reaps it.
 void kill_and_reap(PopenState& state);
-
-// SIGKILL for the child and all its descendants, each stopped first. The caller keeps the child
-// from being reaped meanwhile; nothing is done if someone else has reaped it. Throws
-// std::system_error if there was no room to look for descendants; those that were found, the child
-// and its group are killed then, too.
-void kill_process_tree(const sys::ProcessHandle<Fd>& child, bool leads_group, bool leads_session);
-// Waits until the child is alone in its group and session. False at the deadline, or at once if
-// there was no room to look.
-bool wait_for_group(int pid, bool leads_session, const sys::Deadline& deadline);
 
 }  // namespace sidestep::subprocess

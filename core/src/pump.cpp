@@ -18,57 +18,6 @@ namespace sidestep::inline v0::subprocess {
 
 namespace {
 
-bool is_over(const sys::Deadline& deadline) { return deadline && sys::Clock::now() >= *deadline; }
-
-}  // namespace
-
-// Cuts a stream of pieces into lines.
-class Pump::LineSplitter {
-  public:
-    LineSplitter(LineCallback callback, const TextMode& text) : callback_(std::move(callback)) {
-        if (text.on) decoder_.emplace(text);
-    }
-
-    // Stops between two lines when the deadline has come.
-    void feed(std::string_view bytes, const sys::Deadline& deadline) {
-        if (decoder_)
-            decoder_->decode(bytes, rest_);
-        else
-            rest_ += bytes;
-        std::size_t begin = 0;
-        for (std::size_t end; (end = rest_.find('\n', begin)) != std::string::npos;) {
-            callback_(std::string_view(rest_).substr(begin, end - begin));
-            begin = end + 1;
-            if (is_over(deadline)) break;
-        }
-        rest_.erase(0, begin);
-    }
-
-    void finish() {
-        if (decoder_) {
-            decoder_->finish(rest_);
-            feed_end();
-        }
-        if (!rest_.empty()) callback_(std::exchange(rest_, {}));
-    }
-
-    std::string take_rest() { return std::exchange(rest_, {}); }
-
-  private:
-    void feed_end() {
-        std::size_t end = rest_.find('\n');
-        if (end == std::string::npos) return;
-        callback_(std::string_view(rest_).substr(0, end));
-        rest_.erase(0, end + 1);
-    }
-
-    LineCallback callback_;
-    std::optional<TextDecoder> decoder_;
-    std::string rest_;
-};
-
-namespace {
-
 // A pipe that carries much gets the capacity that any user may have (fs.pipe-max-size): fewer
 // switches between the two processes. Small talk is not worth the memory.
 constexpr std::size_t kMuch = 1 << 20;
@@ -102,7 +51,7 @@ void Pump::add_reader(PipeReader& pipe, const LineReader& reader) {
     if (!pipe) return;
     readers_.push_back({.pipe = pipe,
                         .collected = reader.collected,
-                        .lines = std::make_shared<LineSplitter>(reader.on_line, reader.text),
+                        .lines = std::make_unique<LineSplitter>(reader.on_line, reader.text),
                         .undelivered = reader.undelivered});
 }
 
@@ -130,7 +79,7 @@ bool Pump::run(const sys::Deadline& deadline) {
 bool Pump::run_in_time() {
     while (!finished()) {
         if (!wait()) return false;
-        if (drained_by() && is_over(drained_by())) return read_what_is_there();
+        if (drained_by() && detail::is_over(drained_by())) return read_what_is_there();
     }
     return true;
 }
@@ -156,7 +105,7 @@ bool Pump::wait() {
     if (drained_by() && (!until || *drained_by() < *until)) until = drained_by();
     int n = ::poll(entries.data(), entries.size(), sys::poll_timeout(until));
     if (n < 0 && errno != EINTR) throw_errno(errno, "poll(the child's pipes)");
-    if (is_over(deadline_)) return false;
+    if (detail::is_over(deadline_)) return false;
     if (n <= 0) return true;
 
     for (std::size_t i = pidfds; i < entries.size(); ++i)
@@ -225,7 +174,7 @@ bool Pump::read_what_is_there() {
         std::size_t end = reader.total + static_cast<std::size_t>(bytes);
         for (std::size_t before = reader.total; reader.pipe && reader.total < end;) {
             read(reader, sys::read_now);
-            if (is_over(deadline_)) return false;
+            if (detail::is_over(deadline_)) return false;
             if (std::exchange(before, reader.total) == reader.total) break;
         }
         if (!reader.pipe) continue;

@@ -6,21 +6,18 @@
 
 #include <sys/types.h>
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <sidestep/subprocess_pipes.hpp>
 
+#include "line_splitter.hpp"
 #include "sys.hpp"
 #include "text_codec.hpp"
 
 namespace sidestep::inline v0::subprocess {
-
-using LineCallback = std::function<void(std::string_view)>;
 
 // Who gets a stream line by line. The pointers may be null.
 struct LineReader {
@@ -49,7 +46,6 @@ class Pump {
     bool run(const sys::Deadline& deadline);
 
   private:
-    class LineSplitter;
     struct Writer {
         PipeWriter& pipe;
         const std::string& input;
@@ -58,7 +54,7 @@ class Pump {
     struct Reader {
         PipeReader& pipe;
         std::string* collected;
-        std::shared_ptr<LineSplitter> lines = nullptr;
+        std::unique_ptr<LineSplitter> lines = nullptr;
         std::string* undelivered = nullptr;
         std::size_t total = 0;
         bool grown = false;

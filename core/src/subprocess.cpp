@@ -65,7 +65,7 @@ namespace {
 
 // With `collect`, what the callbacks got as well.
 CompletedProcess run_and_collect(const Args& args, const Options& options, bool collect) {
-    sys::Deadline deadline = detail::deadline_after(options.timeout);
+    detail::Deadline deadline = detail::deadline_after(options.timeout);
     Popen child(args, for_popen(options));
     PopenState& state = PopenAccess::state(child);
     try {

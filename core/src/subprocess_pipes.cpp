@@ -1,41 +1,18 @@
 #include <sidestep/subprocess_pipes.hpp>
 
-#include <poll.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <stdexcept>
 #include <utility>
 
-#include "error.hpp"
 #include "large_text.hpp"
-#include "sigpipe.hpp"
+#include "pipe_io.hpp"
 #include "subprocess_pipes_impl.hpp"
-#include "sys.hpp"
 
 namespace sidestep::inline v0::subprocess {
 namespace {
 
 constexpr std::size_t kReadBytes = 65536;
-
-void wait_for(int fd, short events) {
-    pollfd entry = {.fd = fd, .events = events, .revents = 0};
-    while (::poll(&entry, 1, -1) < 0)
-        if (errno != EINTR) throw_errno(errno, "poll(pipe)");
-}
-
-std::size_t read_once(int fd, char* to, std::size_t size) {
-    for (;;) {
-        ssize_t n = ::read(fd, to, size);
-        if (n >= 0) return static_cast<std::size_t>(n);
-        if (errno == EAGAIN)
-            wait_for(fd, POLLIN);
-        else if (errno != EINTR)
-            throw_errno(errno, "read from the child's pipe");
-    }
-}
 
 template <class Impl>
 Impl& open_pipe(const std::unique_ptr<Impl>& impl, const char* remedy) {
@@ -54,27 +31,6 @@ constexpr const char* kWriterRemedy = ".std_in = PIPE";
 constexpr int kStreamBytes = 4096;
 
 }  // namespace
-
-void write_all(int fd, std::string_view bytes) {
-    if (bytes.empty()) return;
-    SigpipeGuard guard;
-    while (!bytes.empty()) {
-        ssize_t n = ::write(fd, bytes.data(), bytes.size());
-        if (n >= 0) {
-            bytes.remove_prefix(static_cast<std::size_t>(n));
-            continue;
-        }
-        int error = errno;
-        if (error == EPIPE) {
-            guard.raised();
-            throw_errno(error, "write to the child's std_in (it has closed it, or is gone)");
-        }
-        if (error == EAGAIN)
-            wait_for(fd, POLLOUT);
-        else if (error != EINTR)
-            throw_errno(error, "write to the child's std_in");
-    }
-}
 
 // --- PipeReader ------------------------------------------------------------------------------
 
@@ -95,7 +51,7 @@ bool PipeReaderImpl::fill(std::size_t size) {
     std::size_t most = read_ahead ? bytes.size() : std::min(bytes.size(), size);
     std::size_t before = buffer_.size();
     while (buffer_.size() == before && !ended_ && fd) {  // half a character yields nothing
-        std::string_view piece(bytes.data(), read_once(fd.get(), bytes.data(), most));
+        std::string_view piece(bytes.data(), read_pipe(fd.get(), bytes.data(), most));
         ended_ = piece.empty();
         std::string text;
         if (decoder) {
@@ -211,7 +167,7 @@ void PipeWriterImpl::write(std::string_view text, int gather) {
     if (encoder) text = encoded = encode(text);
     if (gather <= 0) {
         flush();
-        return write_all(fd.get(), text);
+        return write_pipe(fd.get(), text);
     }
     gathered += text;
     bool full = gather > 1 && gathered.size() >= static_cast<std::size_t>(gather);
@@ -220,7 +176,7 @@ void PipeWriterImpl::write(std::string_view text, int gather) {
 
 void PipeWriterImpl::flush() {
     // Given up on failure, too: the destructor must not fail on it again.
-    write_all(fd.get(), std::exchange(gathered, {}));
+    write_pipe(fd.get(), std::exchange(gathered, {}));
 }
 
 void PipeWriterImpl::report() {
@@ -264,20 +220,17 @@ std::ostream& PipeWriterImpl::as_stream() {
 
 void PipeWriterImpl::close() {
     Fd closing = std::move(fd);  // whatever is thrown
-    write_all(closing.get(), std::exchange(gathered, {}));
+    write_pipe(closing.get(), std::exchange(gathered, {}));
     std::string tail;
     if (encoder) encoder->finish(tail);
-    write_all(closing.get(), tail);
+    write_pipe(closing.get(), tail);
     report();
 }
 
 void PipeWriterImpl::abandon() noexcept {
     Fd closing = std::move(fd);
     if (!closing || gathered.empty()) return;
-    // The child is gone, or does not read: nobody is there to be told.
-    SigpipeGuard guard;
-    if (sys::write_now(closing.get(), gathered.data(), gathered.size()) < 0 && errno == EPIPE)
-        guard.raised();
+    write_pipe_now(closing.get(), gathered);
 }
 
 PipeWriter::PipeWriter() noexcept = default;

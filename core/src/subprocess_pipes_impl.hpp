@@ -90,8 +90,4 @@ struct PipeAccess {
     }
 };
 
-// Writes all of it to a pipe, without SIGPIPE; throws std::system_error (EPIPE too). Waits where
-// the descriptor is non-blocking.
-void write_all(int fd, std::string_view bytes);
-
 }  // namespace sidestep::subprocess
