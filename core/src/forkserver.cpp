@@ -1,4 +1,6 @@
-// The fork server of a process: a zygote that was spawned, and starts again when it died.
+// A zygote that was spawned, and is started again when it died.
+#include "forkserver.hpp"
+
 #include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
@@ -15,9 +17,8 @@
 #include "blob.hpp"
 #include "boot_failure.hpp"
 #include "error.hpp"
-#include "log_settings.hpp"
+#include "log_line.hpp"
 #include "per_process.hpp"
-#include "process_protocol.hpp"
 #include "start_defaults.hpp"
 #include "sys.hpp"
 #include "zygote.hpp"

@@ -1,11 +1,7 @@
-// What a child inherits of its parent's log, and how the library itself logs.
+// What a child inherits of its parent's log.
 #pragma once
 
-#include <fmt/format.h>
-
 #include <cstdint>
-
-#include <sidestep/logging.hpp>
 
 namespace sidestep::inline v0 {
 
@@ -21,17 +17,5 @@ struct LogSettings {
 };
 LogSettings log_settings();
 void inherit_log_settings(const LogSettings& settings);
-
-// Formats only what will be written. Never throws: a log that fails must not fail a process.
-template <class... Args>
-void log_line(LogLevel level, SourceLine where, fmt::format_string<Args...> format,
-              Args&&... args) noexcept {
-    try {
-        Logger& logger = get_logger();
-        if (logger.is_enabled(level))
-            logger.log(level, fmt::format(format, std::forward<Args>(args)...), where);
-    } catch (...) {
-    }
-}
 
 }  // namespace sidestep

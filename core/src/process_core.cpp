@@ -12,6 +12,8 @@
 #include "blob.hpp"
 #include "boot_failure.hpp"
 #include "error.hpp"
+#include "forkserver.hpp"
+#include "log_line.hpp"
 #include "log_settings.hpp"
 #include "process_protocol.hpp"
 #include "process_state.hpp"

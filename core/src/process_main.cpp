@@ -14,6 +14,7 @@
 #include "blob.hpp"
 #include "boot_failure.hpp"
 #include "error.hpp"
+#include "log_line.hpp"
 #include "log_settings.hpp"
 #include "process_protocol.hpp"
 #include "process_state.hpp"

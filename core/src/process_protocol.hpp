@@ -44,12 +44,6 @@ enum class ReportKind : std::uint32_t { taken_over = 1, threw = 2 };
 
 // A child's life, from boot() on.
 void process_main(Fd control);
-// The fork server's: answers one blob, an exception or empty, when it is ready.
-void forkserver_main(Fd control);
-
-// A child of the fork server of this process, which is started if need be.
-Launched launch_from_forkserver(BootMain entry, const LaunchOptions& options);
-
 // While a process is forked: the child has a copy of the task that it was sent, and destroys it
 // when it has its own. (It would hold copies of the descriptors in it.)
 class InheritedTask {

@@ -13,7 +13,7 @@
 
 #include "error.hpp"
 #include "kept_value.hpp"
-#include "log_settings.hpp"
+#include "log_line.hpp"
 #include "parent_fd.hpp"
 #include "per_process.hpp"
 #include "process_core.hpp"
