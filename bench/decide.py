@@ -20,10 +20,10 @@ import results
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "decide"
-RING, CORE = "ipc/src/task_ring.hpp", "pool/src/pool_core.cpp"
+RING, CORE = "ipc/src/queue/task_ring.hpp", "pool/src/pool_core.cpp"
 WAIT = "pool/src/dispatch/wait_room.cpp"
 WORKER = "pool/src/worker.cpp"
-TASK, SPIN, SEGMENT = "pool/include/sidestep/detail/pool_task.hpp", "ipc/src/spin.cpp", "ipc/src/segment.cpp"
+TASK, SPIN, SEGMENT = "pool/include/sidestep/detail/pool_task.hpp", "ipc/src/sync/spin.cpp", "ipc/src/memory/segment.cpp"
 
 
 def slot(size):

@@ -10,9 +10,9 @@
 #include <cstring>
 #include <new>
 
-#include "segment.hpp"
-#include "spin.hpp"
-#include "task_ring.hpp"
+#include "memory/segment.hpp"
+#include "queue/task_ring.hpp"
+#include "sync/spin.hpp"
 
 namespace bench {
 namespace {

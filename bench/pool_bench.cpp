@@ -34,7 +34,7 @@
 #include <sidestep/pool.hpp>
 
 #include "floor.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace mp = sidestep;
 using Clock = std::chrono::steady_clock;

@@ -11,9 +11,9 @@
 #include <sidestep/pool_proxy.hpp>
 #include <sidestep/process.hpp>
 
-#include "fork_marker.hpp"
 #include "object_server.hpp"
 #include "server_link.hpp"
+#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0 {
 

@@ -10,8 +10,8 @@
 #include <sidestep/actor_lost.hpp>
 #include <sidestep/remote_error.hpp>
 
-#include "sys.hpp"
-#include "sys_socket.hpp"
+#include "sys/sys.hpp"
+#include "sys/sys_socket.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -28,9 +28,9 @@
 #include <sidestep/thread_pool.hpp>
 
 #include "call_task.hpp"
-#include "fd.hpp"
-#include "fork_marker.hpp"
 #include "object_frame.hpp"
+#include "sys/fd.hpp"
+#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0::detail {
 

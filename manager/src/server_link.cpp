@@ -12,9 +12,9 @@
 #include <sidestep/actor_lost.hpp>
 #include <sidestep/exit_hooks.hpp>
 
-#include "make_thread.hpp"
 #include "object_server.hpp"
-#include "per_process.hpp"
+#include "sys/make_thread.hpp"
+#include "sys/per_process.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

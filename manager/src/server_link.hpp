@@ -24,8 +24,8 @@
 #include <sidestep/process.hpp>
 
 #include "call_task.hpp"
-#include "fork_marker.hpp"
 #include "object_frame.hpp"
+#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -17,11 +17,11 @@
 #include <sidestep/pool.hpp>
 #include <sidestep/thread_pool.hpp>
 
-#include "error.hpp"
-#include "fork_marker.hpp"
-#include "per_process.hpp"
 #include "pool_core.hpp"
 #include "service_thread.hpp"
+#include "sys/error.hpp"
+#include "sys/fork_marker.hpp"
+#include "sys/per_process.hpp"
 #include "thread_pool_core.hpp"
 
 namespace sidestep::inline v0 {

@@ -4,7 +4,7 @@
 
 #include <new>
 
-#include "fork_child.hpp"
+#include "spawn/fork_child.hpp"
 
 namespace sidestep::inline v0::detail {
 void Orphans::add(int group) noexcept {

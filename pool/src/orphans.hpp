@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -14,8 +14,8 @@
 
 #include <sidestep/detail/printed_output.hpp>
 
-#include "error.hpp"
-#include "sys.hpp"
+#include "sys/error.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 namespace {

@@ -8,7 +8,7 @@
 
 #include <sidestep/task_output.hpp>
 
-#include "fd.hpp"
+#include "sys/fd.hpp"
 
 namespace sidestep::inline v0 {
 

@@ -9,9 +9,9 @@
 
 #include <sidestep/pool_errors.hpp>
 
-#include "error.hpp"
 #include "spare_errors.hpp"
-#include "spin.hpp"
+#include "sync/spin.hpp"
+#include "sys/error.hpp"
 #include "task_fds.hpp"
 
 namespace sidestep::inline v0::detail {

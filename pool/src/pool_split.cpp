@@ -4,8 +4,8 @@
 
 #include <sidestep/detail/chunk.hpp>
 
-#include "partial_result.hpp"
 #include "pool_core.hpp"
+#include "queue/partial_result.hpp"
 #include "spare_errors.hpp"
 
 namespace sidestep::inline v0::detail {

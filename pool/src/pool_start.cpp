@@ -16,13 +16,13 @@
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
 
-#include "boot_failure.hpp"
-#include "error.hpp"
 #include "inner_threads.hpp"
 #include "pool_core.hpp"
 #include "pool_events.hpp"
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
+#include "start/boot_failure.hpp"
+#include "sys/error.hpp"
 #include "task_fds.hpp"
 
 namespace sidestep::inline v0::detail {

@@ -14,10 +14,10 @@
 #include <sidestep/detail/chunk.hpp>
 #include <sidestep/pool_errors.hpp>
 
-#include "error.hpp"
 #include "pool_core.hpp"
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
+#include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <string>
 
-#include "own_proc.hpp"
-#include "sys.hpp"
+#include "sys/own_proc.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 namespace {

@@ -7,9 +7,9 @@
 
 #include <sidestep/archive.hpp>
 
-#include "arena.hpp"
-#include "partial_result.hpp"
-#include "task_ring.hpp"
+#include "memory/arena.hpp"
+#include "queue/partial_result.hpp"
+#include "queue/task_ring.hpp"
 #include "worker_meter.hpp"
 
 namespace sidestep::inline v0 {

@@ -13,8 +13,8 @@
 #include <sidestep/detail/task_state.hpp>
 #include <sidestep/exit_hooks.hpp>
 
-#include "make_thread.hpp"
-#include "per_process.hpp"
+#include "sys/make_thread.hpp"
+#include "sys/per_process.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

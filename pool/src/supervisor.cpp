@@ -16,10 +16,10 @@
 
 #include <sidestep/pool_errors.hpp>
 
-#include "error.hpp"
 #include "pool_core.hpp"
 #include "pool_events.hpp"
 #include "spare_errors.hpp"
+#include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

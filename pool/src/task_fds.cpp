@@ -7,7 +7,7 @@
 #include <system_error>
 #include <utility>
 
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 namespace {

@@ -21,7 +21,7 @@
 #include <sidestep/archive.hpp>
 #include <sidestep/detail/pool_task.hpp>
 
-#include "fd.hpp"
+#include "sys/fd.hpp"
 
 namespace sidestep::inline v0 {
 

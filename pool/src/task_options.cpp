@@ -12,7 +12,7 @@
 #include <sidestep/pool_options.hpp>
 #include <sidestep/this_task.hpp>
 
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -10,7 +10,7 @@
 #include <sidestep/detail/local_task.hpp>
 #include <sidestep/future.hpp>
 
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
 

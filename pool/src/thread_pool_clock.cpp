@@ -4,9 +4,9 @@
 
 #include <sidestep/pool_errors.hpp>
 
-#include "demangle.hpp"
 #include "spare_errors.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
+#include "text/demangle.hpp"
 #include "thread_pool_core.hpp"
 
 namespace sidestep::inline v0::detail {

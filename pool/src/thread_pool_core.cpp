@@ -13,10 +13,10 @@
 #include <sidestep/detail/forced_unwind.hpp>
 #include <sidestep/detail/pool_task.hpp>
 
-#include "error.hpp"
-#include "make_thread.hpp"
 #include "spare_errors.hpp"
-#include "sys.hpp"
+#include "sys/error.hpp"
+#include "sys/make_thread.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 namespace detail {

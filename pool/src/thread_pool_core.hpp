@@ -20,12 +20,12 @@
 #include <sidestep/pool_stats.hpp>
 #include <sidestep/thread_pool.hpp>
 
-#include "fork_marker.hpp"
 #include "insight/task_names.hpp"
 #include "insight/trace_writer.hpp"
 #include "life/lifecycle.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
+#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -9,8 +9,8 @@
 
 #include <sidestep/pool_errors.hpp>
 
-#include "demangle.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
+#include "text/demangle.hpp"
 #include "thread_pool_core.hpp"
 
 namespace sidestep::inline v0::detail {

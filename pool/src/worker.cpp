@@ -20,13 +20,13 @@
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
 
-#include "boot.hpp"
-#include "boot_failure.hpp"
-#include "error.hpp"
 #include "inner_threads.hpp"
-#include "lifeline.hpp"
 #include "result_buffer.hpp"
-#include "spin.hpp"
+#include "start/boot.hpp"
+#include "start/boot_failure.hpp"
+#include "start/lifeline.hpp"
+#include "sync/spin.hpp"
+#include "sys/error.hpp"
 #include "task_fds.hpp"
 #include "worker_heap.hpp"
 #include "worker_protocol.hpp"

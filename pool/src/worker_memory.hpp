@@ -4,9 +4,9 @@
 #include <cstddef>
 #include <vector>
 
-#include "arena.hpp"
-#include "segment.hpp"
-#include "task_ring.hpp"
+#include "memory/arena.hpp"
+#include "memory/segment.hpp"
+#include "queue/task_ring.hpp"
 #include "worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {

@@ -6,7 +6,7 @@
 #include <chrono>
 #include <cstdint>
 
-#include "event_count.hpp"
+#include "sync/event_count.hpp"
 
 namespace sidestep::inline v0 {
 

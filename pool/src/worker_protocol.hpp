@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #include "crash_stack.hpp"
-#include "event_count.hpp"
 #include "output_capture.hpp"
-#include "task_ring.hpp"
+#include "queue/task_ring.hpp"
+#include "sync/event_count.hpp"
 #include "worker_meter.hpp"
 
 namespace sidestep::inline v0 {

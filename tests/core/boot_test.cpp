@@ -1,4 +1,4 @@
-#include "boot.hpp"
+#include "start/boot.hpp"
 
 #include <signal.h>
 #include <sys/socket.h>
@@ -11,7 +11,7 @@
 #include <sidestep/subprocess.hpp>
 
 #include "launch_support.hpp"
-#include "spawn.hpp"
+#include "spawn/spawn.hpp"
 #include "support.hpp"
 
 using namespace sidestep;

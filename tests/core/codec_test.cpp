@@ -1,5 +1,5 @@
 // Text mode: what becomes of bytes that are no text, in encodings of all kinds.
-#include "text_codec.hpp"
+#include "text/text_codec.hpp"
 
 #include <catch2/catch.hpp>
 #include <sidestep/subprocess.hpp>

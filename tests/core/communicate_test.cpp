@@ -11,9 +11,9 @@
 #include <catch2/catch.hpp>
 #include <sidestep/subprocess.hpp>
 
-#include "fd.hpp"
 #include "subprocess_support.hpp"
 #include "support.hpp"
+#include "sys/fd.hpp"
 
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;

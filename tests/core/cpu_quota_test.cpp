@@ -1,12 +1,12 @@
 // Quotas of control groups, read from made-up systems.
-#include "cpu_quota.hpp"
+#include "sys/cpu_quota.hpp"
 
 #include <filesystem>
 #include <fstream>
 
 #include <catch2/catch.hpp>
 
-#include "own_program.hpp"
+#include "start/own_program.hpp"
 #include "support.hpp"
 
 namespace fs = std::filesystem;

@@ -23,7 +23,7 @@
 #include "sandbox.hpp"
 #include "subprocess_support.hpp"
 #include "support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;

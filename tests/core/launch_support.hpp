@@ -4,8 +4,8 @@
 #include <memory>
 #include <string>
 
-#include "launch.hpp"
-#include "sys.hpp"
+#include "start/launch.hpp"
+#include "sys/sys.hpp"
 
 namespace test {
 

@@ -1,4 +1,4 @@
-#include "launch.hpp"
+#include "start/launch.hpp"
 
 #include <signal.h>
 #include <sys/prctl.h>

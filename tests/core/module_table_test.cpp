@@ -1,4 +1,4 @@
-#include "module_table.hpp"
+#include "travel/module_table.hpp"
 
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -16,7 +16,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "module_id.hpp"
+#include "travel/module_id.hpp"
 
 using sidestep::Contents;
 using sidestep::locate;

@@ -14,7 +14,7 @@
 
 #include "subprocess_support.hpp"
 #include "support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;

@@ -21,9 +21,9 @@
 #include <sidestep/subprocess.hpp>
 #include <sidestep/task.hpp>
 
-#include "boot.hpp"
 #include "launch_support.hpp"
 #include "sandbox.hpp"
+#include "start/boot.hpp"
 #include "support.hpp"
 
 using namespace sidestep;

@@ -15,7 +15,7 @@
 #include <sidestep/subprocess.hpp>
 
 #include "process_support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace {
 

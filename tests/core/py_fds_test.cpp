@@ -7,7 +7,7 @@
 #include <catch2/catch.hpp>
 
 #include "py_support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 using namespace py;
 

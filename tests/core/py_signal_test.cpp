@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "py_support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 using namespace py;
 

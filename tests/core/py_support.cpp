@@ -18,8 +18,8 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "spawn_description.hpp"
-#include "sys.hpp"
+#include "spawn/spawn_description.hpp"
+#include "sys/sys.hpp"
 
 namespace py {
 namespace {

@@ -13,8 +13,8 @@
 
 #include <sidestep/subprocess.hpp>
 
-#include "fd.hpp"
 #include "support.hpp"
+#include "sys/fd.hpp"
 
 namespace py {
 

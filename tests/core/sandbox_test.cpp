@@ -13,14 +13,14 @@
 #include <sidestep/process.hpp>
 #include <sidestep/subprocess.hpp>
 
-#include "boot_failure.hpp"
-#include "copy_process.hpp"
-#include "fork_marker.hpp"
 #include "launch_support.hpp"
-#include "lifeline.hpp"
-#include "own_proc.hpp"
 #include "sandbox.hpp"
+#include "spawn/copy_process.hpp"
+#include "start/boot_failure.hpp"
+#include "start/lifeline.hpp"
 #include "support.hpp"
+#include "sys/fork_marker.hpp"
+#include "sys/own_proc.hpp"
 
 using namespace sidestep;
 using test::Refusal;

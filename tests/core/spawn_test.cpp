@@ -1,5 +1,5 @@
 // The contract of a start, on every primitive: clone3, clone, fork.
-#include "spawn.hpp"
+#include "spawn/spawn.hpp"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -16,7 +16,7 @@
 
 #include "subprocess_support.hpp"
 #include "support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sp = sidestep::subprocess;
 namespace spawn = sidestep::spawn;

@@ -18,12 +18,12 @@
 #include <sidestep/process.hpp>
 #include <sidestep/remote_error.hpp>
 
-#include "cpu_quota.hpp"
 #include "faults.hpp"
-#include "parent_fd.hpp"
 #include "process_support.hpp"
-#include "sys.hpp"
-#include "zygote.hpp"
+#include "start/zygote.hpp"
+#include "sys/cpu_quota.hpp"
+#include "sys/parent_fd.hpp"
+#include "sys/sys.hpp"
 
 using namespace sidestep;
 using Catch::Matchers::Contains;

@@ -12,7 +12,7 @@
 
 #include "subprocess_support.hpp"
 #include "support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sp = sidestep::subprocess;
 namespace fs = std::filesystem;

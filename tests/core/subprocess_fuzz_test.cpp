@@ -20,7 +20,7 @@
 
 #include "subprocess_support.hpp"
 #include "support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sp = sidestep::subprocess;
 namespace spawn = sidestep::spawn;

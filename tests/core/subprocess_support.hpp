@@ -8,7 +8,7 @@
 
 #include <sidestep/subprocess.hpp>
 
-#include "spawn_description.hpp"
+#include "spawn/spawn_description.hpp"
 
 namespace test {
 

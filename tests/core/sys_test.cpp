@@ -1,4 +1,4 @@
-#include "process_handle.hpp"
+#include "sys/process_handle.hpp"
 
 #include <sys/resource.h>
 #include <sys/wait.h>

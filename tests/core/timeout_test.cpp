@@ -12,7 +12,7 @@
 #include <sidestep/detail/deadline.hpp>
 #include <sidestep/subprocess.hpp>
 
-#include "fd.hpp"
+#include "sys/fd.hpp"
 #include "time_cases.hpp"
 
 namespace sp = sidestep::subprocess;

@@ -1,4 +1,4 @@
-#include "zygote.hpp"
+#include "start/zygote.hpp"
 
 #include <signal.h>
 #include <sys/wait.h>

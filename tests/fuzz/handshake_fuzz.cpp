@@ -2,7 +2,7 @@
 //
 // Holds: who does not know the key is never authenticated, however the bytes are cut; and if any
 // byte between two honest sides is changed, at least one of them fails.
-#include "handshake.hpp"
+#include "connection/handshake.hpp"
 
 #include <algorithm>
 #include <cstdlib>

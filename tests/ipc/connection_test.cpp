@@ -15,8 +15,8 @@
 #include <map>
 #include <thread>
 
+#include "connection/frame.hpp"
 #include "connection_support.hpp"
-#include "frame.hpp"
 
 using namespace sidestep;
 using namespace std::chrono_literals;

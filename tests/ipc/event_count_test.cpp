@@ -1,4 +1,4 @@
-#include "event_count.hpp"
+#include "sync/event_count.hpp"
 
 #include <unistd.h>
 
@@ -10,7 +10,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "segment.hpp"
+#include "memory/segment.hpp"
 #include "support.hpp"
 
 using sidestep::DeathEpoch;

@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "connection_support.hpp"
-#include "sys_socket.hpp"
+#include "sys/sys_socket.hpp"
 
 using namespace sidestep;
 

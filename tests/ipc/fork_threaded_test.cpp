@@ -10,7 +10,7 @@
 #include <sidestep/shared_object.hpp>
 
 #include "processes.hpp"
-#include "spin.hpp"
+#include "sync/spin.hpp"
 
 #ifndef TEST_SANITIZED  // their allocators do not work in the child of a process with threads
 

@@ -1,5 +1,5 @@
 // White box: the handshake's state machine, without sockets.
-#include "handshake.hpp"
+#include "connection/handshake.hpp"
 
 #include <openssl/evp.h>
 #include <sys/socket.h>
@@ -10,8 +10,8 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "connection/credentials.hpp"
 #include "connection_support.hpp"
-#include "credentials.hpp"
 
 using namespace sidestep;
 using State = Handshake::State;

@@ -1,6 +1,6 @@
 // What the parent copies of a result that is being written is of one piece, or thrown away. Two
 // threads in one process, under ThreadSanitizer too.
-#include "partial_result.hpp"
+#include "queue/partial_result.hpp"
 
 #include <algorithm>
 #include <atomic>

@@ -1,4 +1,4 @@
-#include "participant.hpp"
+#include "memory/participant.hpp"
 
 #include <sys/syscall.h>
 
@@ -7,9 +7,9 @@
 
 #include <catch2/catch.hpp>
 
-#include "copy_process.hpp"
 #include "processes.hpp"
 #include "sandbox.hpp"
+#include "spawn/copy_process.hpp"
 
 using sidestep::is_alive;
 using sidestep::OwnerId;

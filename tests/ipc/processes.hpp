@@ -19,7 +19,7 @@
 #include <sidestep/archive.hpp>
 
 #include "support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace test {
 

@@ -13,7 +13,7 @@
 
 #include "processes.hpp"
 
-#include "mapped_segment.hpp"
+#include "memory/mapped_segment.hpp"
 
 namespace test {
 

@@ -17,7 +17,7 @@
 #include <sidestep/shared_heap.hpp>
 #include <sidestep/sync.hpp>
 
-#include "byte_ring.hpp"
+#include "queue/byte_ring.hpp"
 #include "scribble.hpp"
 #include "support.hpp"
 

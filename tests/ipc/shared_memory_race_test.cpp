@@ -15,7 +15,7 @@
 
 #include "support.hpp"
 
-#include "participant.hpp"
+#include "memory/participant.hpp"
 #include "processes.hpp"
 
 using namespace sidestep;

@@ -16,7 +16,7 @@
 #include "private_shm.hpp"
 #include "support.hpp"
 
-#include "participant.hpp"
+#include "memory/participant.hpp"
 
 using namespace sidestep;
 using test::as_user;

@@ -13,9 +13,9 @@
 
 #include <catch2/catch.hpp>
 
-#include "segment.hpp"
+#include "memory/segment.hpp"
+#include "queue/task_ring.hpp"
 #include "support.hpp"
-#include "task_ring.hpp"
 
 using namespace sidestep;
 

@@ -1,4 +1,4 @@
-#include "spin.hpp"
+#include "sync/spin.hpp"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>

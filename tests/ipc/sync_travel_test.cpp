@@ -7,7 +7,7 @@
 
 #include "support.hpp"
 
-#include "mapped_segment.hpp"
+#include "memory/mapped_segment.hpp"
 #include "processes.hpp"
 
 using namespace sidestep;

@@ -1,4 +1,4 @@
-#include "task_ring.hpp"
+#include "queue/task_ring.hpp"
 
 #include <atomic>
 #include <cstring>

@@ -9,7 +9,7 @@
 #include <sidestep/detail/pool_task.hpp>
 
 #include "dispatch/task_list.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <utility>
 
-#include "spin.hpp"
+#include "sync/spin.hpp"
 
 namespace sidestep::inline v0::detail {
 

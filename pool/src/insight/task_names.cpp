@@ -2,7 +2,7 @@
 
 #include <new>
 
-#include "demangle.hpp"
+#include "text/demangle.hpp"
 
 namespace sidestep::inline v0::detail {
 

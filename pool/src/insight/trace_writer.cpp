@@ -14,7 +14,7 @@
 
 #include <sidestep/detail/call_times.hpp>
 
-#include "error.hpp"
+#include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

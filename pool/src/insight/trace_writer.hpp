@@ -19,9 +19,9 @@
 
 #include <sidestep/exit_status.hpp>
 
-#include "fd.hpp"
 #include "insight/task_names.hpp"
 #include "service_thread.hpp"
+#include "sys/fd.hpp"
 
 namespace sidestep::inline v0::detail {
 

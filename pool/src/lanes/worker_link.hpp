@@ -11,13 +11,13 @@
 
 #include <sidestep/detail/pool_task.hpp>
 
-#include "fork_marker.hpp"
-#include "launch.hpp"
 #include "output_capture.hpp"
-#include "sys.hpp"
+#include "queue/task_ring.hpp"
+#include "start/launch.hpp"
+#include "sys/fork_marker.hpp"
+#include "sys/sys.hpp"
 #include "task/failure_kind.hpp"
 #include "task_fds.hpp"
-#include "task_ring.hpp"
 #include "worker_memory.hpp"
 #include "worker_meter.hpp"
 

@@ -5,7 +5,7 @@
 #include <array>
 #include <cstddef>
 
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -6,7 +6,7 @@
 
 #include <sidestep/detail/pool_task.hpp>
 
-#include "arena.hpp"
+#include "memory/arena.hpp"
 #include "service_thread.hpp"
 #include "task/hold.hpp"
 

@@ -4,8 +4,8 @@
 
 #include <sidestep/init.hpp>
 
-#include "launch.hpp"
-#include "sys.hpp"
+#include "start/launch.hpp"
+#include "sys/sys.hpp"
 
 using namespace sidestep;
 

@@ -1,0 +1,82 @@
+#include "sys/parent_fd.hpp"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <mutex>
+#include <vector>
+
+#include "sys/per_process.hpp"
+
+namespace sidestep::inline v0 {
+namespace {
+
+struct List {
+    std::mutex mutex;
+    std::vector<int> fds;  // guarded by mutex
+};
+PerProcess<List> lists;
+// The list of the process that forks, locked. Null: it has none, so no descriptors either.
+List* frozen = nullptr;
+
+// The handlers run inside of fork(2), under the C library's lock: they allocate nothing. So the
+// list is made when forks begin to be watched, and a child takes over the copy that it has.
+void before_fork() noexcept {
+    frozen = lists.find();
+    if (frozen) frozen->mutex.lock();
+}
+void in_parent() noexcept {
+    if (frozen) frozen->mutex.unlock();
+}
+void in_child() noexcept {
+    if (!frozen) return;
+    for (int fd : frozen->fds) ::close(fd);
+    frozen->fds.clear();
+    lists.take_over_copy();
+    frozen->mutex.unlock();
+}
+
+bool watch_forks() {
+    static const bool watching = [] {
+        (void)lists.get();
+        return ::pthread_atfork(&before_fork, &in_parent, &in_child) == 0;
+    }();
+    return watching;
+}
+// When the program is loaded, so that no fork() comes while a thread is in there.
+[[maybe_unused]] const bool watching = watch_forks();
+
+}  // namespace
+
+ParentFd::ParentFd(Fd fd) : owner_(::getpid()) {
+    if (!fd) return;
+    (void)watch_forks();  // this may be a static object's
+    List& list = lists.get();
+    std::lock_guard lock(list.mutex);
+    list.fds.push_back(fd.get());
+    fd_ = fd.release();
+}
+
+ParentFd& ParentFd::operator=(ParentFd&& other) noexcept {
+    if (this == &other) return *this;
+    reset();
+    fd_ = std::exchange(other.fd_, -1);
+    owner_ = other.owner_;
+    return *this;
+}
+
+void ParentFd::reset() noexcept {
+    int fd = std::exchange(fd_, -1);
+    if (fd < 0 || owner_ != ::getpid()) return;
+    List& list = *lists.find();  // it was made with the first descriptor
+    std::lock_guard lock(list.mutex);
+    auto found = std::find(list.fds.begin(), list.fds.end(), fd);
+    if (found != list.fds.end()) {
+        *found = list.fds.back();
+        list.fds.pop_back();
+    }
+    ::close(fd);  // with the list locked: a fork sees both or neither
+}
+
+}  // namespace sidestep

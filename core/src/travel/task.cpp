@@ -1,0 +1,131 @@
+#include <sidestep/detail/sent_call.hpp>
+
+#include <dlfcn.h>
+#include <elfutils/libdwfl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <memory>
+
+#include "text/demangle.hpp"
+#include "travel/module_table.hpp"
+
+namespace sidestep::inline v0::detail {
+
+CodeAddress locate_code(const void* function) {
+    ModuleAddress at = locate(function);
+    return {at.module, at.offset};
+}
+
+std::uint64_t check_word(const CodeAddress& address, std::uint64_t signature) noexcept {
+    std::uint64_t word = signature;
+    for (std::uint64_t part : {address.module, address.offset}) {
+        word = (word ^ part) * 0x9e3779b97f4a7c15u;  // an odd constant: nothing is lost
+        word ^= word >> 32;
+    }
+    return word;
+}
+
+void throw_function_refused() {
+    throw SerializationError(
+        "cannot deserialize: a bind() of a function pointer came in a message, a result or an "
+        "item of a queue, where anybody could name any function; pass it as an argument of a task "
+        "or a Process, or bind() a captureless lambda or a functor instead");
+}
+
+void throw_function_damaged() {
+    throw SerializationError(
+        "cannot deserialize: a function pointer is damaged, or the function is of another type "
+        "than the one that is read");
+}
+
+const void* resolve_code(const CodeAddress& address) {
+    const void* code = resolve({address.module, address.offset}, Contents::code, 1);
+    if (!code)
+        throw SerializationError(
+            fmt::format("a function that was named to this process ({}) is not in it: {}",
+                        ::getpid(), why_unresolved({address.module, address.offset})));
+    return code;
+}
+
+TaskId identify(const TaskEntry& entry) {
+    ModuleAddress at = locate(&entry);
+    return {{at.module, at.offset}, entry.signature};
+}
+
+const TaskEntry* find_entry(const TaskId& id) {
+    const void* at =
+        resolve({id.where.module, id.where.offset}, Contents::constants, sizeof(TaskEntry));
+    if (!at || reinterpret_cast<std::uintptr_t>(at) % alignof(TaskEntry) != 0) return nullptr;
+    auto* entry = static_cast<const TaskEntry*>(at);
+    bool genuine = entry->magic == TaskEntry::kMagic && entry->signature == id.signature;
+    return genuine ? entry : nullptr;
+}
+
+const TaskEntry& require_entry(const TaskId& id, std::string_view whose) {
+    if (const TaskEntry* entry = find_entry(id)) return *entry;
+    throw SerializationError(fmt::format("the code of {} is not in this process ({}): {}", whose,
+                                         ::getpid(),
+                                         why_unresolved({id.where.module, id.where.offset})));
+}
+
+std::unique_ptr<SentCall> load_sent_call(const TaskId& id, std::string_view whose,
+                                         InputArchive& archive) {
+    const TaskEntry& entry = require_entry(id, whose);
+    if (!entry.load)
+        throw SerializationError(fmt::format(
+            "the code of {} is that of a task with a result ({}): the bytes are damaged", whose,
+            describe_entry(entry)));
+    return entry.load(archive);
+}
+
+std::string describe_entry(const TaskEntry& entry) {
+    // "constexpr const char* sidestep::detail::type_text() [with T = BODY]", clang: "[T = BODY]".
+    std::string text = entry.type_name;
+    std::size_t begin = text.find("T = ");
+    if (begin != std::string::npos) text = text.substr(begin + 4, text.rfind(']') - begin - 4);
+    for (const char* prefix : {"sidestep::detail::", "sidestep::"}) {
+        std::size_t length = std::strlen(prefix);
+        for (std::size_t at; (at = text.find(prefix)) != std::string::npos;) text.erase(at, length);
+    }
+    return text;
+}
+
+namespace {
+
+// Names come from the modules alone. Where the environment says so (DEBUGINFOD_URLS), libdwfl's own
+// way asks servers for more: it waits for them, and writes and reads files at a place that the
+// environment names. That is no way for a message, and a hole in a program with privileges.
+int find_no_debuginfo(Dwfl_Module*, void**, const char*, Dwarf_Addr, const char*, const char*,
+                      GElf_Word, char**) {
+    return -1;
+}
+
+// The symbol that covers the address, from the modules' symbol tables (elfutils' libdwfl).
+std::string symbol_of(const void* address) {
+    static const Dwfl_Callbacks callbacks = {dwfl_linux_proc_find_elf, find_no_debuginfo, nullptr,
+                                             nullptr};
+    std::unique_ptr<Dwfl, decltype(&dwfl_end)> session(dwfl_begin(&callbacks), &dwfl_end);
+    if (!session || dwfl_linux_proc_report(session.get(), getpid()) != 0 ||
+        dwfl_report_end(session.get(), nullptr, nullptr) != 0)
+        return {};
+    auto at = reinterpret_cast<std::uintptr_t>(address);
+    Dwfl_Module* module = dwfl_addrmodule(session.get(), at);
+    const char* name = module ? dwfl_module_addrname(module, at) : nullptr;
+    return name ? demangle(name) : std::string();
+}
+
+}  // namespace
+
+std::string describe_function(const void* function) {
+    std::string name = symbol_of(function);
+    if (!name.empty()) return name;
+    Dl_info info = {};
+    if (dladdr(function, &info) == 0 || !info.dli_fname) return fmt::format("{}", function);
+    auto offset = reinterpret_cast<std::uintptr_t>(function) -
+                  reinterpret_cast<std::uintptr_t>(info.dli_fbase);
+    return fmt::format("function at {:#x} of {}", offset, info.dli_fname);
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,118 @@
+#include "connection/inbox.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <system_error>
+
+#include "sys/error.hpp"
+
+namespace sidestep::inline v0::detail {
+
+std::size_t Inbox::fill(int fd, Channel channel, std::size_t count) {
+    SIDESTEP_ASSERT(count <= kWindow);
+    while (end_ - begin_ < count) {
+        make_room(count);
+        std::size_t size = receive(fd, channel, {memory_.get() + end_, kWindow - end_});
+        if (size == 0) break;
+        end_ += size;
+    }
+    return end_ - begin_;
+}
+
+// Room for `count` bytes from begin_ on, and behind end_ for a read that is worth its system call.
+void Inbox::make_room(std::size_t count) {
+    if (memory_ == nullptr) memory_.reset(new std::byte[kWindow]);
+    if (begin_ == end_) begin_ = end_ = 0;  // the part that the cache holds
+    bool is_enough = kWindow - begin_ >= count && kWindow - end_ >= kWindow / 2;
+    if (is_enough) return;
+    std::memmove(memory_.get(), memory_.get() + begin_, end_ - begin_);
+    end_ -= begin_;
+    begin_ = 0;
+}
+
+std::size_t Inbox::receive(int fd, Channel channel, std::span<std::byte> buffer) {
+    switch (channel) {
+        case Channel::file:
+            return sys::read_some(fd, buffer);
+        case Channel::socket:
+            return sys::receive_some(fd, buffer, false);
+        case Channel::unix_socket:
+            break;
+    }
+    try {
+        sys::Received received = sys::receive_with_fds(fd, buffer);
+        if (!received.fds.empty() || received.fds_lost) {
+            Batch batch = {consumed_ + (end_ - begin_) + received.size, {}, received.fds_lost};
+            if (fds_held() + received.fds.size() > kMostFds)
+                batch.lost = true;  // here they are closed
+            else
+                for (Fd& one : received.fds) batch.fds.emplace_back(one.release());
+            batches_.push_back(std::move(batch));
+        }
+        return received.size;
+    } catch (const std::system_error& error) {
+        // A Unix socket says this behind its last byte if the peer left messages unread.
+        if (error.code().value() == ECONNRESET) return 0;
+        throw;
+    }
+}
+
+std::size_t Inbox::fds_held() const {
+    std::size_t count = 0;
+    for (const Batch& batch : batches_) count += batch.fds.size();
+    return count;
+}
+
+bool Inbox::read_exactly(int fd, Channel channel, std::span<std::byte> buffer) {
+    std::size_t here = std::min(buffer.size(), end_ - begin_);
+    if (here > 0) std::memcpy(buffer.data(), memory_.get() + begin_, here);
+    consume(here);
+    buffer = buffer.subspan(here);
+    while (!buffer.empty()) {
+        std::size_t size = channel == Channel::file ? sys::read_some(fd, buffer)
+                                                    : sys::receive_some(fd, buffer, true);
+        if (size == 0) return false;
+        consumed_ += size;
+        buffer = buffer.subspan(size);
+    }
+    return true;
+}
+
+void Inbox::take_fds(IncomingFds& to) {
+    while (!batches_.empty() && batches_.front().end <= consumed_) {
+        for (DupFd& fd : batches_.front().fds) to.add(std::move(fd));
+        if (batches_.front().lost) to.set_lost();
+        batches_.pop_front();
+    }
+}
+
+void Inbox::save(OutputArchive& archive) const {
+    std::span<const std::byte> ahead = bytes();
+    archive(static_cast<std::uint32_t>(ahead.size()), static_cast<std::uint32_t>(batches_.size()));
+    archive.write(ahead.data(), ahead.size());
+    for (const Batch& batch : batches_) {
+        archive(batch.end - consumed_, batch.lost, static_cast<std::uint32_t>(batch.fds.size()));
+        for (const DupFd& fd : batch.fds) fd.save(archive);
+    }
+}
+
+void Inbox::load(InputArchive& archive) {
+    std::uint32_t size = 0, batches = 0;
+    archive(size, batches);
+    if (size > kWindow) throw_bad_length(size, kWindow);
+    std::span<const std::byte> ahead = archive.view(size);
+    make_room(kWindow);
+    std::memcpy(memory_.get(), ahead.data(), size);
+    end_ = size;
+    while (batches-- > 0) {
+        Batch batch = {};
+        std::uint32_t fds = 0;
+        archive(batch.end, batch.lost, fds);
+        while (fds-- > 0) batch.fds.emplace_back().load(archive);
+        batches_.push_back(std::move(batch));
+    }
+}
+
+}  // namespace sidestep::detail
