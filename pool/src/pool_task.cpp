@@ -13,26 +13,22 @@ namespace sidestep::inline v0::detail {
 static_assert(PoolTask::kInline == TaskSlot::kInline);
 
 PoolTask::PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind)
-    : core_(std::move(core)),
-      id_(kind.id),
-      entry_(&kind.entry),
-      function_(kind.function),
-      arguments_(*this) {}
+    : TaskRecord(kind), core_(std::move(core)), arguments_(*this) {}
 
 PoolTask::~PoolTask() {
-    if (argument_block_) core_->free_argument(argument_block_);  // kept, or never submitted
-    if (result_block_) core_->free_result(*memory_, result_block_);
+    if (given.block) core_->free_argument(given.block);  // kept, or never submitted
+    if (outcome.block) core_->free_result(*outcome.memory, outcome.block);
 }
 
 PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
                              const TaskOptions* options) {
     PoolTaskRef task(new PoolTask(core, kind));
-    task->options_ = core->default_options();
-    task->priority_ = core->options().task.priority;
+    task->options = core->default_options();
+    task->priority = core->options().task.priority;
     if (options) {
         task->own_options_ = std::make_unique<TaskOptions>(merged(*options, core->options().task));
-        task->options_ = task->own_options_.get();
-        task->priority_ = task->options_->priority;
+        task->options = task->own_options_.get();
+        task->priority = task->options->priority;
     }
     return task;
 }
@@ -53,70 +49,70 @@ std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
 
 void PoolTask::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     // A part of a chunk may be wanted once more, when all of it is done.
-    if (task->is_chunk() && task->options_ && task->options_->retry.max_attempts > 1)
+    if (task->is_chunk() && task->options && task->options->retry.max_attempts > 1)
         task->keep_arguments();
     task->core_->submit(task, sink, begun);
 }
 
-PoolTask::KeptArguments::~KeptArguments() {
+TaskRecord::KeptArguments::~KeptArguments() {
     if (block) core->free_argument(block);
 }
 
 void PoolTask::keep_arguments() {
-    if (kept_) return;
+    if (given.kept) return;
     auto kept = std::make_shared<KeptArguments>();
     kept->core = core_;
     kept->size = arguments_.size();
-    if (!argument_block_) kept->inline_bytes.assign(bytes_, bytes_ + kept->size);
-    kept->block = std::exchange(argument_block_, 0);  // from here on nothing throws
-    kept->descriptors.swap(descriptors_);
-    kept_ = std::move(kept);
+    if (!given.block) kept->inline_bytes.assign(inline_bytes, inline_bytes + kept->size);
+    kept->block = std::exchange(given.block, 0);  // from here on nothing throws
+    kept->descriptors.swap(given.descriptors);
+    given.kept = std::move(kept);
 }
 
 PoolTask::ArgumentView PoolTask::argument_view() const {
-    if (!kept_) return {argument_block_, arguments_.size(), bytes_, &descriptors_};
-    return {kept_->block, kept_->size, kept_->inline_bytes.data(), &kept_->descriptors};
+    if (!given.kept) return {given.block, arguments_.size(), inline_bytes, &given.descriptors};
+    const KeptArguments& kept = *given.kept;
+    return {kept.block, kept.size, kept.inline_bytes.data(), &kept.descriptors};
 }
 
-// The items [begin, end) of this chunk, as a task of their own.
-PoolTaskRef PoolTask::part(std::uint32_t begin, std::uint32_t end) {
-    PoolTaskRef task(new PoolTask(core_, {id_, *entry_, function_}));
+PoolTaskRef PoolTask::part(std::uint32_t from, std::uint32_t to) {
+    PoolTaskRef task(new PoolTask(core_, {id, *entry, function}));
     keep_arguments();
-    task->kept_ = kept_;
-    task->options_ = options_;
+    task->given.kept = given.kept;
+    task->options = options;
     if (own_options_) {
         task->own_options_ = std::make_unique<TaskOptions>(*own_options_);
-        task->options_ = task->own_options_.get();
+        task->options = task->own_options_.get();
     }
-    task->priority_ = priority_;
-    task->items_begin_ = begin;
-    task->items_end_ = end;
-    task->first_item_ = first_item_;
+    task->priority = priority;
+    task->items.begin = from;
+    task->items.end = to;
+    task->items.first = items.first;
     return task;
 }
 
 PoolTaskRef PoolTask::run_item_again(const PoolTaskRef& task, std::uint32_t item,
                                      const std::exception_ptr& error) {
-    const TaskOptions* options = task->options_;
-    if (!options || task->attempts_ + 1u >= options->retry.max_attempts) return {};
+    const TaskOptions* options = task->options;
+    if (!options || task->failures.attempts + 1u >= options->retry.max_attempts) return {};
     if (!wants_retry(options->retry, error)) return {};
-    PoolTaskRef part = task->part(task->items_begin_ + item, task->items_begin_ + item + 1);
-    part->attempts_ = static_cast<std::uint16_t>(task->attempts_ + 1);
-    part->crashes_ = task->crashes_;
-    part->out_of_memory_ = task->out_of_memory_;
+    PoolTaskRef part = task->part(task->items.begin + item, task->items.begin + item + 1);
+    part->failures.attempts = static_cast<std::uint16_t>(task->failures.attempts + 1);
+    part->failures.crashes = task->failures.crashes;
+    part->failures.out_of_memory = task->failures.out_of_memory;
     task->core_->submit_again(part);
     return part;
 }
 
 // Doubles, and so copies each byte about once; a large piece gets exactly what it needs.
-void PoolTask::Arguments::grow(std::size_t more) {
+void PoolTask::ArgumentBuffer::grow(std::size_t more) {
     PoolCore& core = *task_->core_;
     std::size_t used = size();
     BlockId larger = core.allocate_argument(std::max(used + more, 2 * capacity()));
     std::byte* data = core.argument_data(larger);
     std::memcpy(data, begin(), used);
-    if (task_->argument_block_) core.free_argument(task_->argument_block_);
-    task_->argument_block_ = larger;
+    if (task_->given.block) core.free_argument(task_->given.block);
+    task_->given.block = larger;
     set_window(data, used, Arena::capacity(larger));
 }
 
@@ -184,10 +180,11 @@ void require_done(const TaskState& task) {
 }  // namespace
 
 std::span<const std::byte> PoolTask::reply() const {
-    if (!own_result_.empty()) return own_result_;
-    const std::byte* data =
-        result_block_ ? memory_->results.data() + Arena::offset(result_block_) : bytes_;
-    return {data, result_size_};
+    if (!outcome.bytes.empty()) return outcome.bytes;
+    const std::byte* data = outcome.block
+                                ? outcome.memory->results.data() + Arena::offset(outcome.block)
+                                : inline_bytes;
+    return {data, outcome.size};
 }
 
 // A chunk that was split has the results of its first items, whatever befell the others.
@@ -198,7 +195,7 @@ std::span<const std::byte> PoolTask::result() const {
 
 std::exception_ptr PoolTask::error() const {
     require_done(*this);
-    if (failure_ || has_value_) return failure_;
+    if (outcome.failure || outcome.has_value) return outcome.failure;
     try {
         InputArchive archive(reply());
         return load_exception(archive);
@@ -211,7 +208,7 @@ const TaskOutput* PoolTask::output() const {
     static const TaskOutput nothing;
     require_done(*this);
     if (core_->options().output == Output::pass) return nullptr;
-    if (!output_lost_) return output_ ? output_.get() : &nothing;
+    if (!outcome.output_lost) return outcome.output ? outcome.output.get() : &nothing;
     static const std::string note = std::string(kOutputNote) +
                                     "what the task wrote is lost: there was no memory to take it "
                                     "over when it ended]\n";

@@ -9,8 +9,6 @@ bool PoolCore::wait(const std::function<bool()>& ready, const Deadline& deadline
     return owned_here() ? wait_room_.wait(ready, deadline) : ready();
 }
 
-void PoolCore::wake_waiters() noexcept { wait_room_.wake_all(); }
-
 bool PoolCore::wait_done(const PoolTask& task, const Deadline& deadline) {
     return wait([&] { return task.done(); }, deadline);
 }
@@ -26,9 +24,9 @@ PoolTaskRef PoolCore::wait_next(Completions& sink) {
     wait([&] { return sink.first_ != nullptr; }, {});
     Lock lock(mutex_);
     PoolTask* task = sink.first_;
-    sink.first_ = task->next_;
+    sink.first_ = task->next;
     if (!sink.first_) sink.last_ = nullptr;
-    task->next_ = nullptr;
+    task->next = nullptr;
     return PoolTaskRef(task);
 }
 
@@ -45,19 +43,13 @@ void PoolCore::forget(Completions& sink) noexcept {
     if (!owned_here()) return;
     Lock lock(mutex_);
     auto leave = [&](PoolTask* task) {
-        if (task && task->sink_ == &sink) task->sink_ = nullptr;
+        if (task->sink == &sink) task->sink = nullptr;
     };
-    backlog_.for_each(leave);
-    for (PoolTask* task : judged_) leave(task);
-    for (WorkerLink& link : links_) {
-        if (!link.memory) continue;
-        for (std::uint64_t i = link.ring().consumed(); i < link.ring().published(); ++i)
-            leave(link.shadow[link.ring().position(i)]);
-        if (link.eviction) leave(link.eviction->task);
-    }
+    tasks_.dispatcher.for_each_task(leave);
+    for (PoolTask* task : policies_.retries.asked()) leave(task);
     PoolTask* listed = std::exchange(sink.first_, nullptr);
     lock.unlock();
-    while (listed) PoolTaskRef last(std::exchange(listed, listed->next_));  // P2
+    while (listed) PoolTaskRef last(std::exchange(listed, listed->next));  // P2
 }
 
 }  // namespace sidestep::detail

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <new>
 #include <string>
+#include <utility>
 
 #include "sys/own_proc.hpp"
 #include "sys/sys.hpp"
@@ -59,5 +61,14 @@ std::optional<std::size_t> proportional_memory(int pid) {
 }
 
 std::optional<std::uint64_t> oom_kills() { return number_after("/proc/vmstat", "oom_kill "); }
+
+bool OomKills::rose() noexcept {
+    try {
+        auto kills = oom_kills(), before = std::exchange(seen_, kills);
+        return kills && before && *before < *kills;
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+}
 
 }  // namespace sidestep

@@ -20,4 +20,14 @@ std::optional<std::size_t> proportional_memory(int pid);
 // How often the kernel's OOM killer has struck on this machine, since it started.
 std::optional<std::uint64_t> oom_kills();
 
+// Whether it has since it was last asked. Threads: the caller serialises.
+class OomKills {
+  public:
+    void start() { seen_ = oom_kills(); }
+    bool rose() noexcept;
+
+  private:
+    std::optional<std::uint64_t> seen_;
+};
+
 }  // namespace sidestep

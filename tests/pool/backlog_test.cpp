@@ -6,8 +6,8 @@
 #include <catch2/catch.hpp>
 
 #include "dispatch/backlog.hpp"
+#include "life/timers.hpp"
 #include "room_support.hpp"
-#include "supervise/timers.hpp"
 
 using namespace sidestep::detail;
 using test::Tasks;

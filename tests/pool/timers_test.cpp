@@ -3,7 +3,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "supervise/timers.hpp"
+#include "life/timers.hpp"
 
 using sidestep::detail::Timers;
 using Purpose = Timers::Purpose;

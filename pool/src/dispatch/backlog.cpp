@@ -3,17 +3,17 @@
 namespace sidestep::inline v0::detail {
 
 void Backlog::push(PoolTask* task) {
-    task->place_ = PoolTask::Place::backlog;
+    task->place = PoolTask::Place::backlog;
     of(list_of(*task)).push(task);
 }
 
 void Backlog::push_back(PoolTask* task) {
-    task->place_ = PoolTask::Place::backlog;
+    task->place = PoolTask::Place::backlog;
     of(list_of(*task)).push_old(task);
 }
 
 void Backlog::remove(PoolTask& task) {
-    if (task.place_ == PoolTask::Place::delayed)
+    if (task.place == PoolTask::Place::delayed)
         std::erase_if(paused_, [&](const auto& entry) { return entry.second == &task; });
     else
         of(list_of(task)).remove(&task);
@@ -28,7 +28,7 @@ PoolTask* Backlog::pop_anything() {
 
 void Backlog::pause(PoolTask* task, sys::Clock::time_point end) {
     paused_.emplace(end, task);
-    task->place_ = PoolTask::Place::delayed;
+    task->place = PoolTask::Place::delayed;
 }
 
 sys::Deadline Backlog::first_pause_ends() const {

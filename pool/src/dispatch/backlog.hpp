@@ -26,7 +26,7 @@ class Backlog {
     explicit Backlog(std::uint32_t workers) : keyed_(workers), held_(workers) {}
 
     ListNumber list_of(const PoolTask& task) const {
-        std::uint64_t key = task.options_ ? task.options_->key : 0;
+        std::uint64_t key = task.options ? task.options->key : 0;
         return key ? static_cast<ListNumber>(key % keyed_.size()) : kAnyWorker;
     }
     bool empty(ListNumber list = kAnyWorker) const { return of(list).empty(); }
@@ -49,7 +49,7 @@ class Backlog {
 
     // Once a task had a priority, each new one may have to overtake what is in the rings.
     void note_priority(const PoolTask& task) {
-        has_priorities_ = has_priorities_ || task.priority_ != 0;
+        has_priorities_ = has_priorities_ || task.priority != 0;
     }
     bool has_priorities() const { return has_priorities_; }
 

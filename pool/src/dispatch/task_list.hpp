@@ -13,18 +13,18 @@ class TaskList {
     bool empty() const { return !first_; }
     std::uint64_t size() const { return size_; }
     PoolTask* first() const { return first_; }
-    static PoolTask* next(const PoolTask* task) { return task->next_; }
+    static PoolTask* next(const PoolTask* task) { return task->next; }
 
     // A new task: it comes behind its equals.
     void push(PoolTask* task) {
         PoolTask* before = last_;
-        while (before && comes_before(task, before)) before = before->previous_;
-        insert(task, before ? before->next_ : first_);
+        while (before && comes_before(task, before)) before = before->previous;
+        insert(task, before ? before->next : first_);
     }
     // One that was begun before, or was in a ring: likely to be among the first.
     void push_old(PoolTask* task) {
         PoolTask* next = first_;
-        while (next && comes_before(next, task)) next = next->next_;
+        while (next && comes_before(next, task)) next = next->next;
         insert(task, next);
     }
     PoolTask* pop() {
@@ -33,22 +33,22 @@ class TaskList {
         return task;
     }
     void remove(PoolTask* task) {
-        (task->next_ ? task->next_->previous_ : last_) = task->previous_;
-        (task->previous_ ? task->previous_->next_ : first_) = task->next_;
-        task->next_ = task->previous_ = nullptr;
+        (task->next ? task->next->previous : last_) = task->previous;
+        (task->previous ? task->previous->next : first_) = task->next;
+        task->next = task->previous = nullptr;
         --size_;
     }
 
   private:
     static bool comes_before(const PoolTask* a, const PoolTask* b) {
-        if (a->priority_ != b->priority_) return a->priority_ > b->priority_;
-        return a->serial_ < b->serial_;
+        if (a->priority != b->priority) return a->priority > b->priority;
+        return a->serial < b->serial;
     }
     void insert(PoolTask* task, PoolTask* next) {
-        task->next_ = next;
-        task->previous_ = next ? next->previous_ : last_;
-        (next ? next->previous_ : last_) = task;
-        (task->previous_ ? task->previous_->next_ : first_) = task;
+        task->next = next;
+        task->previous = next ? next->previous : last_;
+        (next ? next->previous : last_) = task;
+        (task->previous ? task->previous->next : first_) = task;
         ++size_;
     }
 

@@ -5,13 +5,13 @@
 namespace sidestep::inline v0::detail {
 
 void TaskEnd::complete(PoolTask* task, Hold& hold) noexcept {
-    if (task->argument_block_) arguments_.free(std::exchange(task->argument_block_, 0));
-    task->place_ = PoolTask::Place::done;
+    if (task->given.block) arguments_.free(std::exchange(task->given.block, 0));
+    task->place = PoolTask::Place::done;
     ++completed_;
-    if (!task->has_value_) ++(task->cancelled_ ? cancelled_ : failed_);
-    if (Completions* sink = task->sink_) {
-        task->next_ = nullptr;
-        (sink->last_ ? sink->last_->next_ : sink->first_) = task;
+    if (!task->outcome.has_value) ++(task->outcome.cancelled ? cancelled_ : failed_);
+    if (Completions* sink = task->sink) {
+        task->next = nullptr;
+        (sink->last_ ? sink->last_->next : sink->first_) = task;
         sink->last_ = task;
         // The sink's list holds a reference of its own.
         task->add_reference();
@@ -26,12 +26,12 @@ void TaskEnd::complete(PoolTask* task, Hold& hold) noexcept {
 }
 
 void TaskEnd::fail(PoolTask* task, std::exception_ptr error, Hold& hold) noexcept {
-    task->failure_ = std::move(error);
+    task->outcome.failure = std::move(error);
     complete(task, hold);
 }
 
 void TaskEnd::cancel(PoolTask* task, const std::exception_ptr& error, Hold& hold) noexcept {
-    task->cancelled_ = true;
+    task->outcome.cancelled = true;
     fail(task, error, hold);
 }
 

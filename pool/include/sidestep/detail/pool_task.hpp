@@ -7,13 +7,11 @@
 
 namespace sidestep::inline v0::detail {
 
-class Backlog;
+class Lane;
 class PoolCore;
-class Hold;
-class TaskEnd;
-class TaskList;
-class WorkerMemory;
 class PoolTask;
+class TaskEnd;
+class WorkerMemory;
 using PoolTaskRef = Ref<PoolTask>;
 
 // Throws what submit() would.
@@ -72,75 +70,10 @@ class TaskDescriptors final : public FdSink {
     std::vector<Lasting> lasting;
 };
 
-// Written by the submitter until submit(); by the pool, under its mutex, until done() is true;
-// constant from then on.
-class PoolTask final : public TaskState {
-  public:
+// What the rooms of a pool keep about a task: plain data. Written by the submitter until submit();
+// by the pool, under its mutex, until done() is true; constant from then on.
+struct TaskRecord {
     static constexpr std::size_t kInline = 152;
-
-    // Starts a task of this kind; write its arguments, then submit(). Options: null for the pool's.
-    static PoolTaskRef create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
-                              const TaskOptions* options = nullptr);
-    OutputBuffer& arguments() { return arguments_; }
-    FdSink* fds() { return &descriptors_; }  // descriptors in the arguments go with the task
-    // Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it
-    // was; so if it is joined), or terminated (begun: CancelledError), BrokenPool if it is broken.
-    static void submit(const PoolTaskRef& task, Completions* sink = nullptr, bool begun = false);
-    // Takes it back if no worker has begun it.
-    bool cancel_waiting();
-
-    // A chunk of a map: so many items, the first of which is the `first`-th of the input. What
-    // befalls one of them costs the others nothing.
-    void set_chunk(std::uint32_t items, std::uint64_t first) {
-        items_end_ = items;
-        first_item_ = first;
-    }
-    // Once done: how many items were run, from the first on. They are all, or what came after is in
-    // other tasks, which run already: the item that ended this one (or its error), and the rest.
-    std::uint32_t items_done() const { return items_done_; }
-    struct Split {
-        std::exception_ptr error;  // of the item, or
-        PoolTaskRef again;         //   this, which runs it once more
-        PoolTaskRef rest;          // null: there is none
-    };
-    const Split* split() const { return split_.get(); }
-    // Runs an item that failed once more, if its options allow that; else null.
-    static PoolTaskRef run_item_again(const PoolTaskRef& task, std::uint32_t item,
-                                      const std::exception_ptr& error);
-
-    bool wait(const Deadline& deadline) override;
-    bool poll() override;
-    bool running() override;
-    bool cancel() override;
-    bool cancelled() const override { return done() && cancelled_; }
-    bool listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) override;
-    void forget(const std::shared_ptr<CompletionQueue>& queue) override;
-    bool add_callback(std::function<void()>& callback) override;
-    const void* owner() const override { return core_.get(); }
-    bool wait_until(const std::function<bool()>& ready, const Deadline& deadline) override;
-    std::span<const std::byte> result() const override;
-    std::exception_ptr error() const override;
-    const TaskOutput* output() const override;
-
-    std::uint64_t duration_ns() const { return duration_ns_; }
-
-  private:
-    friend class Backlog;
-    friend class PoolCore;
-    friend class Hold;
-    friend class TaskEnd;
-    friend class TaskList;
-    friend class Completions;
-
-    // The arguments: inline first, in the args arena when they grow.
-    class Arguments final : public OutputBuffer {
-      public:
-        explicit Arguments(PoolTask& task) : task_(&task) { set_window(task.bytes_, 0, kInline); }
-
-      private:
-        void grow(std::size_t more) override;
-        PoolTask* task_;
-    };
 
     // Arguments that a task shares with the parts that it was split into. The last one to go frees
     // them, which takes the pool's mutex.
@@ -152,6 +85,97 @@ class PoolTask final : public TaskState {
         std::vector<std::byte> inline_bytes;
         TaskDescriptors descriptors;
     };
+    // Once done: what became of the items of a chunk that come after those that were run.
+    struct Split {
+        std::exception_ptr error;  // of the item, or
+        PoolTaskRef again;         //   this, which runs it once more
+        PoolTaskRef rest;          // null: there is none
+    };
+    enum class Place : unsigned char { new_, backlog, lane, stopping, delayed, asked, done };
+    struct Failures {
+        std::uint16_t attempts = 0;  // that failed
+        std::uint16_t crashes = 0;
+        std::uint16_t out_of_memory = 0;
+    };
+    struct Items {  // of a chunk; 0, 0: it is none
+        std::uint32_t begin = 0, end = 0;
+        std::uint32_t done = 0;
+        std::uint64_t first = 0;  // of the input's items
+    };
+    struct Arguments {
+        std::uint64_t block = 0;              // in the args arena; 0: inline_bytes
+        std::shared_ptr<KeptArguments> kept;  // instead of its own
+        TaskDescriptors descriptors;
+    };
+    struct Outcome {
+        bool has_value = false;    // the bytes are a value's (else an error's, or `failure`)
+        bool cancelled = false;    // by cancel()
+        bool output_lost = false;  // there was no memory for `output`
+        std::uint64_t block = 0;   // in the memory's arena; 0: inline_bytes, or `bytes`
+        std::size_t size = 0;
+        std::uint64_t duration_ns = 0;
+        std::shared_ptr<WorkerMemory> memory;
+        std::exception_ptr failure;
+        std::vector<std::byte> bytes;        // where inline_bytes cannot have them
+        std::unique_ptr<TaskOutput> output;  // null: it wrote nothing, or that is not captured
+    };
+
+    explicit TaskRecord(const TaskKind& kind)
+        : id(kind.id), entry(&kind.entry), function(kind.function) {}
+
+    const TaskId id;
+    const TaskEntry* const entry;
+    const void* const function;
+    const TaskOptions* options = nullptr;  // null: none
+    std::int32_t priority = 0;
+    Place place = Place::new_;
+    Failures failures;
+    Items items;
+    std::uint64_t serial = 0;
+    Lane* lane = nullptr;            // that has it,
+    std::uint64_t index = 0;         // there: its place in the order of all that the lane was given
+    std::uint64_t submitted_ns = 0;  // steady clock; 0: its wait is not measured
+    Completions* sink = nullptr;
+    PoolTask* next = nullptr;  // in a TaskList, then in the sink
+    PoolTask* previous = nullptr;
+    PoolTask* next_dropped = nullptr;  // completed, its reference to be dropped (Hold)
+    std::unique_ptr<Split> parts;
+    Arguments given;
+    Outcome outcome;
+    alignas(16) std::byte inline_bytes[kInline];  // arguments, then the result
+};
+
+class PoolTask final : public TaskState, public TaskRecord {
+  public:
+    // Starts a task of this kind; write its arguments, then submit(). Options: null for the pool's.
+    static PoolTaskRef create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
+                              const TaskOptions* options = nullptr);
+    OutputBuffer& arguments() { return arguments_; }
+    FdSink* fds() { return &given.descriptors; }  // those in the arguments go with the task
+    // Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it
+    // was; so if it is joined), or terminated (begun: CancelledError), BrokenPool if it is broken.
+    static void submit(const PoolTaskRef& task, Completions* sink = nullptr, bool begun = false);
+    // Takes it back if no worker has begun it.
+    bool cancel_waiting();
+
+    // A chunk of a map: so many items, the first of which is the `first`-th of the input. What
+    // befalls one of them costs the others nothing.
+    void set_chunk(std::uint32_t count, std::uint64_t first) {
+        items.end = count;
+        items.first = first;
+    }
+    bool is_chunk() const { return items.end > 0; }
+    // Once done: how many items were run, from the first on. They are all, or what came after is in
+    // other tasks, which run already: the item that ended this one (or its error), and the rest.
+    std::uint32_t items_done() const { return items.done; }
+    const Split* split() const { return parts.get(); }
+    // Runs an item that failed once more, if its options allow that; else null.
+    static PoolTaskRef run_item_again(const PoolTaskRef& task, std::uint32_t item,
+                                      const std::exception_ptr& error);
+    // For the pool: the items [from, to) of this chunk, as a task of their own.
+    PoolTaskRef part(std::uint32_t from, std::uint32_t to);
+    // Keeps the arguments for parts, or for a worker that may read them longer than this task is.
+    void keep_arguments();
     struct ArgumentView {
         std::uint64_t block;
         std::size_t size;
@@ -160,56 +184,45 @@ class PoolTask final : public TaskState {
     };
     ArgumentView argument_view() const;
 
+    bool wait(const Deadline& deadline) override;
+    bool poll() override;
+    bool running() override;
+    bool cancel() override;
+    bool cancelled() const override { return done() && outcome.cancelled; }
+    bool listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) override;
+    void forget(const std::shared_ptr<CompletionQueue>& queue) override;
+    bool add_callback(std::function<void()>& callback) override;
+    const void* owner() const override { return core_.get(); }
+    bool wait_until(const std::function<bool()>& ready, const Deadline& deadline) override;
+    std::span<const std::byte> result() const override;
+    std::exception_ptr error() const override;
+    const TaskOutput* output() const override;
+    std::uint64_t duration_ns() const { return outcome.duration_ns; }
+
+    using TaskState::listeners;   // for who ends the task,
+    using TaskState::listeners_;  //   as these
+    using TaskState::mark_done;
+
+  private:
+    // The arguments: inline first, in the args arena when they grow.
+    class ArgumentBuffer final : public OutputBuffer {
+      public:
+        explicit ArgumentBuffer(PoolTask& task) : task_(&task) {
+            set_window(task.inline_bytes, 0, kInline);
+        }
+
+      private:
+        void grow(std::size_t more) override;
+        PoolTask* task_;
+    };
+
     PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind);
     ~PoolTask() override;
     std::span<const std::byte> reply() const;
-    void keep_arguments();
-    PoolTaskRef part(std::uint32_t begin, std::uint32_t end);
-    template <class Read>
-    void store_output(Read read) noexcept;
-    bool is_chunk() const { return items_end_ > 0; }
 
-    // Constant after construction.
     const std::shared_ptr<PoolCore> core_;
-    const TaskId id_;
-    const TaskEntry* const entry_;
-    const void* const function_;
     std::unique_ptr<TaskOptions> own_options_;
-    const TaskOptions* options_ = nullptr;  // null: none
-    // See above.
-    enum class Place : unsigned char { new_, backlog, ring, evicted, delayed, judged, done };
-    Place place_ = Place::new_;
-    bool has_value_ = false;      // reply() holds the value's bytes (else an error's, or failure_)
-    bool cancelled_ = false;      // by cancel()
-    bool output_lost_ = false;    // there was no memory for output_
-    std::uint16_t attempts_ = 0;  // that failed
-    std::uint16_t crashes_ = 0;
-    std::uint16_t out_of_memory_ = 0;
-    std::int32_t priority_ = 0;
-    std::uint32_t items_begin_ = 0, items_end_ = 0;  // of a chunk; 0, 0: it is none
-    std::uint32_t items_done_ = 0;
-    std::uint64_t first_item_ = 0;
-    std::shared_ptr<KeptArguments> kept_;  // instead of its own
-    std::unique_ptr<Split> split_;
-    std::uint32_t link_ = 0;   // in a ring: whose,
-    std::uint64_t index_ = 0;  //   and at which index
-    std::uint64_t serial_ = 0;
-    std::uint64_t duration_ns_ = 0;
-    std::uint64_t submitted_ns_ = 0;    // steady clock; 0: its wait is not measured
-    std::uint64_t argument_block_ = 0;  // in the args arena
-    std::uint64_t result_block_ = 0;    // in memory_'s arena
-    std::size_t result_size_ = 0;
-    std::shared_ptr<WorkerMemory> memory_;
-    std::exception_ptr failure_;
-    std::vector<std::byte> own_result_;   // where bytes_ cannot have it
-    std::unique_ptr<TaskOutput> output_;  // null: it wrote nothing, or that is not captured
-    Completions* sink_ = nullptr;
-    PoolTask* next_ = nullptr;  // in a TaskList, then in the sink
-    PoolTask* previous_ = nullptr;
-    PoolTask* next_dropped_ = nullptr;  // completed, its reference to be dropped (Hold)
-    Arguments arguments_;
-    TaskDescriptors descriptors_;
-    alignas(16) std::byte bytes_[kInline];  // inline arguments, then the inline result
+    ArgumentBuffer arguments_;
 };
 
 }  // namespace sidestep::detail

@@ -3,11 +3,19 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 
 #include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
+
+// As late as can be said at most: the longest durations mean "never".
+inline sys::Clock::time_point saturating_add(sys::Clock::time_point now,
+                                             std::chrono::nanoseconds duration) {
+    auto longest = sys::Clock::time_point::max() - now;
+    return duration >= longest ? sys::Clock::time_point::max() : now + duration;
+}
 
 // One due time for each purpose; the supervisor sleeps until the first of them. Nothing here takes
 // memory, or looks at the clock.

@@ -1,0 +1,119 @@
+#include "lanes/inline_lane.hpp"
+
+#include <unistd.h>
+
+#include <new>
+#include <utility>
+#include <vector>
+
+#include <sidestep/detail/call_times.hpp>
+#include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/this_task.hpp>
+
+#include "insight/task_facts.hpp"
+#include "spare_errors.hpp"
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+constexpr std::uint32_t kNoLimit32 = ~std::uint32_t(0);
+
+// The descriptors of a task's arguments, for the same process.
+class InlineFds final : public FdSource {
+  public:
+    explicit InlineFds(const TaskDescriptors& fds) : fds_(&fds) {}
+    int get(std::uint64_t number) override { return Fd::duplicate_of(find(number)).release(); }
+
+  private:
+    int find(std::uint64_t number) const {
+        for (const auto& each : fds_->lasting)
+            if (number == (TaskDescriptors::kLasting | each.identity)) return each.fd;
+        if (number < fds_->numbers.size()) return fds_->numbers[number];
+        throw SerializationError("the task's arguments name a descriptor that did not come");
+    }
+
+    const TaskDescriptors* fds_;
+};
+
+}  // namespace
+
+InlineLane::InlineLane(const Pool& pool, Again again)
+    : Lane(0), pool_(pool), again_(std::move(again)) {
+    pid = pool.pid;
+    load.works = true;
+    load.most = kNoLimit32;
+}
+
+bool InlineLane::start(PoolTask& task, Hold& hold) {
+    hold.unlock();
+    InPool here(pool_.itself);
+    HeapBuffer result;
+    std::exception_ptr error;
+    do {
+        std::uint64_t begun = steady_now_ns();
+        result.clear();
+        error = attempt(task, result);
+        note(task, begun, error != nullptr);
+    } while (error && again_(task, error));
+    std::vector<std::byte> bytes;
+    try {
+        bytes.assign(result.bytes().begin(), result.bytes().end());
+    } catch (const std::bad_alloc&) {
+        error = spare_errors().no_memory;
+    }
+    hold.lock();
+    if (error) {
+        pool_.task_end.fail(&task, error, hold);
+        return true;
+    }
+    task.outcome.bytes = std::move(bytes);
+    task.outcome.size = result.size();
+    task.outcome.has_value = true;
+    task.items.done = task.items.end - task.items.begin;
+    pool_.task_end.complete(&task, hold);
+    return true;
+}
+
+std::exception_ptr InlineLane::attempt(const PoolTask& task, OutputBuffer& result) {
+    PoolTask::ArgumentView arguments = task.argument_view();
+    const std::byte* data =
+        arguments.block ? pool_.arguments.data(arguments.block) : arguments.inline_bytes;
+    TaskContext context;
+    context.number = context.item = task.serial;
+    context.seed = pool_.seed;
+    context.attempt = task.failures.attempts + 1u;
+    context.worker = 0;
+    context.items_begin = task.items.begin;
+    context.items_end = task.items.end;
+    TaskScope scope(context);
+    try {
+        InlineFds fds(*arguments.fds);
+        InputArchive input({data, arguments.size}, &fds);
+        OutputArchive output(result);
+        task.entry->run(input, output);
+        return nullptr;
+    } catch (...) {
+        pass_on_forced_unwind();
+        return std::current_exception();
+    }
+}
+
+// Tracks of a trace are threads here.
+void InlineLane::note(const PoolTask& task, std::uint64_t begun_ns, bool failed) {
+    std::uint64_t duration = steady_now_ns() - begun_ns;
+    PoolLock lock(pool_.mutex);
+    if (task.failures.attempts > 0) pool_.insight.note_retry();
+    pool_.insight.note_run(facts_of(task), {0, static_cast<std::uint32_t>(::gettid()), pool_.pid,
+                                            begun_ns, duration, failed ? "error" : "value"});
+}
+
+TaskError::Details InlineLane::describe(const PoolTask& task) const {
+    TaskError::Details details;
+    details.pid = pid;
+    details.task = task.serial;
+    details.task_type = describe_entry(*task.entry);
+    details.function = task.function;
+    return details;
+}
+
+}  // namespace sidestep::detail

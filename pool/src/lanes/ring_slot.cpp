@@ -1,0 +1,81 @@
+#include "lanes/ring_slot.hpp"
+
+#include <cstring>
+#include <new>
+
+#include <sidestep/detail/chunk.hpp>
+
+#include "memory/arena.hpp"
+#include "queue/partial_result.hpp"
+#include "worker_protocol.hpp"
+
+namespace sidestep::inline v0::detail {
+
+bool SlotReply::is_sound(const PoolTask* task, std::size_t results_size) const {
+    if (task && serial != task->serial) return false;
+    if (sum !=
+        SlotSum::of_reply({serial, raw_kind, block, size, begun_ns, duration_ns}, inline_bytes))
+        return false;
+    if (kind == ReplyKind::stopped) return !task;
+    if (kind != ReplyKind::value && kind != ReplyKind::error) return false;
+    if (block == 0) return size <= PoolTask::kInline;
+    return Arena::is_valid(block, results_size) && size <= Arena::capacity(block);
+}
+
+void fill_slot(TaskSlot& slot, const PoolTask& task, const PoolTask::ArgumentView& arguments) {
+    slot.serial = task.serial;
+    slot.module = task.id.where.module;
+    slot.offset = task.id.where.offset;
+    slot.signature = task.id.signature;
+    slot.size = arguments.size;
+    slot.fds = static_cast<std::uint32_t>(arguments.fds->numbers.size());
+    slot.attempt = static_cast<std::uint16_t>(task.failures.attempts + 1);
+    slot.timed = task.is_chunk() && task.options && task.options->timeout.count() > 0;
+    slot.items_begin = task.items.begin;
+    slot.items_end = task.items.end;
+    slot.block = arguments.block;
+    slot.reply = ReplyKind::none;
+    if (task.is_chunk()) {  // relaxed: published with the rest
+        slot.started_ns.store(0, std::memory_order_relaxed);
+        slot.progress.store(0, std::memory_order_relaxed);
+        slot.partial_block.store(0, std::memory_order_relaxed);
+    }
+    if (!slot.block) std::memcpy(slot.inline_bytes, arguments.inline_bytes, arguments.size);
+    slot.sum = SlotSum::of_task(slot, arguments.inline_bytes);
+}
+
+void fill_with_request_to_leave(TaskSlot& slot) {
+    slot.module = slot.serial = slot.block = slot.size = 0;
+    slot.offset = kStopOffset;
+    slot.sum = SlotSum::of_task(slot, slot.inline_bytes);
+}
+
+std::optional<PartialResult> copy_partial(const TaskSlot& slot, const Segment& results,
+                                          std::uint64_t most) noexcept try {
+    static constexpr int kLooks = 8;  // it may still be running, and move them meanwhile
+    std::uint64_t bits = (most + 7) / 8;
+    for (int i = 0; i < kLooks; ++i) {
+        PartialLook look(slot);
+        std::uint64_t items = ChunkProgress::items(look.progress),
+                      size = ChunkProgress::bytes(look.progress);
+        if (items == 0) return PartialResult{0, std::vector<std::byte>(bits)};
+        bool is_possible = items <= most && size >= bits &&
+                           (look.block == 0 ? size <= PoolTask::kInline
+                                            : Arena::is_valid(look.block, results.size()) &&
+                                                  size <= Arena::capacity(look.block));
+        if (!is_possible) {
+            if (look.still_holds()) return {};
+            continue;  // these two do not belong together
+        }
+        const std::byte* data =
+            look.block ? results.data() + Arena::offset(look.block) : slot.inline_bytes;
+        PartialResult partial{static_cast<std::uint32_t>(items), std::vector<std::byte>(size)};
+        copy_racing(partial.bytes.data(), data, size);
+        if (look.still_holds()) return partial;
+    }
+    return {};
+} catch (const std::bad_alloc&) {
+    return {};
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,36 @@
+// What befalls one item of a chunk costs that item alone: what the worker had finished is kept, the
+// rest becomes a task of its own.
+#pragma once
+
+#include <exception>
+
+#include <sidestep/detail/pool_task.hpp>
+
+#include "lanes/lane.hpp"
+#include "policy/pool_rooms.hpp"
+#include "policy/retry_desk.hpp"
+#include "task/failure_kind.hpp"
+
+namespace sidestep::inline v0::detail {
+
+class ChunkRecovery {
+  public:
+    ChunkRecovery(const PoolRooms& rooms, RetryDesk& retries) : rooms_(rooms), retries_(retries) {}
+
+    // The chunk at the front of the lane was ended while it ran: it completes with what it has
+    // finished, and what is left of it runs on. False: it is no chunk, or nobody can tell what it
+    // had, or there is no memory for its parts; it is as it was.
+    bool recover(Lane& lane, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
+                 Hold& hold) noexcept POOL_LOCKED;
+    // The pool has one more task, a part of another one.
+    void add_part(const PoolTaskRef& task) POOL_LOCKED;
+
+  private:
+    bool split(Lane& lane, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
+               Hold& hold) POOL_LOCKED;
+
+    const PoolRooms rooms_;
+    RetryDesk& retries_;
+};
+
+}  // namespace sidestep::detail

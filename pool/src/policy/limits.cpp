@@ -1,0 +1,152 @@
+#include "policy/limits.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "lanes/lane_errors.hpp"
+#include "process_memory.hpp"
+#include "spare_errors.hpp"
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr std::chrono::nanoseconds kMemoryLook = 20ms;
+constexpr auto kPolicies = Timers::Purpose::policies;
+
+bool has_timeout(const TaskOptions& options) {
+    return options.timeout.count() > 0 && options.timeout != kNoTimeout;
+}
+
+bool has_memory_limit(const TaskOptions& options) {
+    return options.memory_limit > 0 && options.memory_limit != kNoLimit;
+}
+
+// What the process may be held to; nothing: nobody can tell.
+std::optional<std::size_t> used_memory(int pid, const MemoryLook& look) {
+    auto resident = resident_memory(pid);
+    if (resident && *resident <= look.limit) return resident;  // cheap, and never too small
+    if (auto used = proportional_memory(pid)) return used;
+    // One that may not be looked into: by how much it has grown. What it shared with its parent
+    // when it started is not its own.
+    if (auto own = private_memory(pid)) return *own - std::min(*own, look.at_start);
+    return {};
+}
+
+}  // namespace
+
+void Limits::watch(const PoolTask& task, Hold& hold) {
+    const TaskOptions& options = *task.options;
+    auto pause = kNoTimeout;
+    if (has_timeout(options)) pause = options.timeout;
+    if (has_memory_limit(options)) pause = std::min(pause, kMemoryLook);
+    if (pause == kNoTimeout) return;
+    any_in_lanes_ = true;
+    if (pause >= pause_) return;
+    pause_ = pause;
+    rooms_.timers.set(kPolicies, saturating_add(sys::Clock::now(), pause));
+    hold.kick_supervisor();
+}
+
+void Limits::look_within(std::chrono::nanoseconds pause) {
+    any_in_lanes_ = true;
+    pause_ = std::min(pause_, pause);
+}
+
+void Limits::enforce(Hold& hold) {
+    Timers& timers = rooms_.timers;
+    Backlog& backlog = rooms_.dispatcher.backlog();
+    auto now = sys::Clock::now();
+    // The supervisor wakes for many reasons, and to look at all that is in flight costs more than
+    // the tasks. Only what was stopped or put off can be due before the time that was found.
+    bool none_put_off = stopper_.is_idle() && !backlog.first_pause_ends();
+    bool early = timers.is_set(kPolicies) && !timers.is_due(kPolicies, now);
+    if (early && none_put_off) return;
+    timers.clear(kPolicies);  // also when nothing is left to look at: what is past keeps it awake
+    if (!any_in_lanes_ && none_put_off) return;
+    std::uint64_t completed = rooms_.task_end.completed();
+    bool rested = retries_.end_pauses(now, hold);
+    pause_ = kNoTimeout;
+    bool looks = std::exchange(any_in_lanes_, false);
+    for (Lane* lane : rooms_.dispatcher.lanes()) {
+        if (lane->stopping) (void)lane->drain(hold);  // it may have ended in time
+        stopper_.climb(*lane, now, hold);
+        if (looks) enforce_in(*lane, now, hold);
+        if (lane->stopping && lane->stopping->step != Stopping::Step::killed)
+            timers.set_earlier(kPolicies, lane->stopping->next_at);
+    }
+    if (rested) rooms_.dispatcher.refill(hold);
+    if (any_in_lanes_) timers.set_earlier(kPolicies, saturating_add(now, pause_));
+    if (sys::Deadline end = backlog.first_pause_ends()) timers.set_earlier(kPolicies, *end);
+    if (rooms_.task_end.completed() == completed) return;
+    rooms_.dispatcher.refill(hold);
+    hold.wake_waiters();
+}
+
+// A task that has not begun cannot be late before its whole timeout has passed from now on.
+void Limits::enforce_in(Lane& lane, Time now, Hold& hold) {
+    for (std::uint32_t i = 0; i < lane.load.in_flight; ++i) {
+        PoolTask* task = lane.task_at(i);
+        if (!task || !task->options) continue;
+        const TaskOptions& options = *task->options;
+        if (has_timeout(options)) {
+            std::chrono::nanoseconds left = options.timeout;
+            LaneFront front;
+            if (i == 0) front = lane.look_at_front(now);
+            if (front.runs) left -= now - front.begun;
+            if (left.count() <= 0) return time_out(lane, *task, front.item, hold);
+            look_within(left);
+        }
+        if (!has_memory_limit(options)) continue;
+        if (i == 0 && lane.pid != 0 && lane.front_runs()) {
+            lane.memory_look.task = task->serial;
+            lane.memory_look.limit = options.memory_limit;
+        }
+        look_within(kMemoryLook);
+    }
+}
+
+void Limits::enforce_memory() {
+    for (Lane* lane : rooms_.dispatcher.own_lanes()) {
+        MemoryLook look = lane->memory_look;
+        lane->memory_look.task = 0;
+        if (look.task == 0 || lane->pid == 0) continue;
+        std::optional<std::size_t> used = used_memory(lane->pid, look);
+        if (used && *used <= look.limit) continue;
+        Hold hold(rooms_.mutex, rooms_.sleepers);
+        // Nobody can tell: it cannot be held to its limit.
+        stop_too_large(*lane, look, used.value_or(0), hold);
+    }
+}
+
+// The number is of a moment ago: the task that runs now may have begun since, and is looked at
+// again.
+void Limits::stop_too_large(Lane& lane, const MemoryLook& look, std::size_t used, Hold& hold) {
+    if (rooms_.life.ending() || !lane.front_runs()) return;
+    PoolTask* task = lane.task_at(0);
+    if (!task || task->serial != look.task || !task->options) return;
+    auto error = error_about<OutOfMemory>(lane, *task, spare_errors().out_of_memory,
+                                          [&](TaskError::Details& details) {
+                                              details.limit = look.limit;
+                                              details.used = used;
+                                          });
+    (void)stopper_.stop(lane, FailureKind::out_of_memory, std::move(error), hold);
+    rooms_.dispatcher.refill(hold);
+    hold.wake_waiters();
+}
+
+// item: the one that is late. If the worker has gone on to the next one meanwhile, that is not.
+void Limits::time_out(Lane& lane, const PoolTask& task, std::uint64_t item, Hold& hold) {
+    auto error = error_about<TaskTimeout>(
+        lane, task, spare_errors().timed_out, [&](TaskError::Details& details) {
+            details.limit = static_cast<std::uint64_t>(task.options->timeout.count());
+        });
+    LaneFront front = lane.look_at_front(sys::Clock::now());
+    if (front.runs && front.item == item &&
+        stopper_.stop(lane, FailureKind::timeout, std::move(error), hold))
+        return;
+    look_within(std::chrono::nanoseconds(0));  // look again at once
+}
+
+}  // namespace sidestep::detail

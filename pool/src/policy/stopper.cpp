@@ -1,0 +1,120 @@
+#include "policy/stopper.hpp"
+
+#include <signal.h>
+
+#include <utility>
+
+#include "policy/pool_end.hpp"
+#include "policy/task_notes.hpp"
+#include "spare_errors.hpp"
+
+namespace sidestep::inline v0::detail {
+
+bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold& hold) {
+    PoolTask* task = lane.task_at(0);
+    if (!lane.stop(hold)) return false;
+    task->outcome.cancelled = kind == FailureKind::cancelled;
+    note_stopped(rooms_.insight, lane, *task, kind);
+    ++count_;
+    Stopping& stopping = *lane.stopping;
+    stopping.kind = kind;
+    stopping.key = task->options ? task->options->key : 0;
+    stopping.next_at = sys::Clock::now();
+    if (kind == FailureKind::out_of_memory) {
+        stopping.step = Stopping::Step::killed;  // no time to ask
+        lane.signal(SIGKILL, hold);
+    } else {
+        stopping.next_at = saturating_add(stopping.next_at, rooms_.options.stop_grace);
+    }
+    if (kind != FailureKind::cancelled && chunks_.recover(lane, task, kind, error, hold)) {
+        // What was not finished is in new tasks: nothing is left of this one to be run again.
+    } else if (retries_.may_retry(*task, kind)) {
+        task->place = PoolTask::Place::stopping;
+        stopping.task = task;
+        stopping.error = std::move(error);
+    } else {
+        stopping.arguments = std::exchange(task->given.block, 0);
+        rooms_.task_end.fail(task, std::move(error), hold);
+    }
+    stopping.kept = task->given.kept;
+    hold.kick_supervisor();
+    return true;
+}
+
+void Stopper::stopped(Stopping done, Hold& hold) noexcept {
+    --count_;
+    if (done.arguments) rooms_.arguments.free(done.arguments);
+    if (done.kept) hold.drop_later(std::move(done.kept));
+    if (!done.task) return;
+    if (rooms_.life.ending())
+        fail_at_end(rooms_, done.task, hold);
+    else
+        retries_.retry_or_fail(done.task, done.kind, std::move(done.error), hold);
+}
+
+void Stopper::climb(Lane& lane, sys::Clock::time_point now, Hold& hold) {
+    if (!lane.stopping) return;
+    Stopping& stopping = *lane.stopping;
+    if (stopping.step == Stopping::Step::killed) return;
+    if (now >= stopping.next_at && stopping.step == Stopping::Step::asked) {
+        stopping.step = Stopping::Step::terminated;
+        stopping.next_at = saturating_add(now, rooms_.options.terminate_grace);
+        lane.signal(SIGTERM, hold);
+    } else if (now >= stopping.next_at) {
+        stopping.step = Stopping::Step::killed;
+        return lane.signal(SIGKILL, hold);
+    }
+    rooms_.timers.set_earlier(Timers::Purpose::policies, stopping.next_at);
+}
+
+// Takes the task out of wherever it waits. False: a lane has it, and has begun it.
+bool Stopper::forget_waiting(PoolTask& task, Hold& hold) {
+    switch (task.place) {
+        case PoolTask::Place::backlog:
+        case PoolTask::Place::delayed:
+            rooms_.dispatcher.backlog().remove(task);
+            return true;
+        case PoolTask::Place::lane:
+            // What is behind it in the lane comes back too, and goes to whoever is free.
+            if (!task.lane->take_back_task(task, hold)) return false;
+            rooms_.dispatcher.backlog().remove(task);
+            return true;
+        case PoolTask::Place::stopping:
+            task.lane->stopping->task = nullptr;
+            task.lane->stopping->arguments = std::exchange(task.given.block, 0);
+            return true;
+        case PoolTask::Place::asked:
+            retries_.forget(task);
+            return true;
+        case PoolTask::Place::new_:
+        case PoolTask::Place::done:
+            break;
+    }
+    return false;
+}
+
+bool Stopper::cancel(PoolTask& task, bool running_too, Hold& hold) {
+    if (task.place == PoolTask::Place::done) return task.outcome.cancelled;
+    if (task.place == PoolTask::Place::new_ || rooms_.life.ending()) return false;
+    const std::exception_ptr& error = spare_errors().cancelled;
+    // A worker goes on meanwhile: at the third look at the latest the task is not where it was, or
+    // runs, or its worker is dead and the supervisor is to sort what that had.
+    for (int look = 0; look < 3 && task.place != PoolTask::Place::done; ++look) {
+        if (forget_waiting(task, hold)) {
+            rooms_.task_end.cancel(&task, error, hold);
+            break;
+        }
+        if (!running_too) break;
+        Lane& lane = *task.lane;
+        if (lane.front_runs() && lane.task_at(0) == &task) {
+            (void)stop(lane, FailureKind::cancelled, error, hold);
+            break;
+        }
+        (void)lane.drain(hold);  // what was in front of it has ended, or it has
+    }
+    rooms_.dispatcher.refill(hold);
+    hold.wake_waiters();
+    return task.outcome.cancelled;
+}
+
+}  // namespace sidestep::detail

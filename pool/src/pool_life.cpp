@@ -1,0 +1,125 @@
+// The end of a pool, and other things that its owner asks for.
+#include <chrono>
+#include <stdexcept>
+
+#include "pool_core.hpp"
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+constexpr std::chrono::seconds kTerminateGrace{1};  // from SIGTERM to SIGKILL
+
+}  // namespace
+
+void PoolCore::close() {
+    require_owner();
+    Lock lock(mutex_);
+    tasks_.life.close();
+}
+
+void PoolCore::interrupt() {
+    require_owner();
+    {
+        Lock lock(mutex_);
+        if (!tasks_.life.interrupt()) return;
+    }
+    cancel_waiting();
+}
+
+void PoolCore::cancel_waiting() {
+    require_owner();
+    Hold hold(mutex_, *this);
+    tasks_.life.cancel_maps();
+    drain(hold);
+    policies_.end.cancel_waiting(hold);
+    hold.wake_waiters();
+}
+
+void PoolCore::resize(unsigned workers) {
+    require_owner();
+    Hold hold(mutex_, *this);
+    tasks_.life.require_accepting();
+    supervision_.fleet.resize(workers, hold);
+}
+
+void PoolCore::terminate() {
+    require_owner();
+    Hold hold(mutex_, *this);
+    if (!tasks_.life.terminate()) return;
+    policies_.end.cancel_all(hold);
+    tasks_.timers.set(Timers::Purpose::terminate, sys::Clock::now() + kTerminateGrace);
+    hold.kick_supervisor();
+    hold.wake_waiters();
+}
+
+// What join() does, without the thread that is running exit(3): that thread's callback, map or
+// question to Retry::when ends nevermore.
+void PoolCore::end_with_process() noexcept {
+    terminate();
+    {
+        Hold hold(mutex_, *this);
+        tasks_.life.seal();
+        hold.kick_supervisor();
+    }
+    (void)wait([this]() POOL_LOCKED { return supervision_.supervisor.is_done(); },
+               sys::Clock::now() + 2 * kTerminateGrace);
+}
+
+void PoolCore::run_in_background(std::function<void()> work) {
+    require_owner();
+    {
+        Lock lock(mutex_);
+        tasks_.life.require_accepting();
+    }
+    background_.start("sidestep-map", std::move(work));
+}
+
+void PoolCore::join() {
+    require_owner();
+    {
+        Lock lock(mutex_);
+        if (tasks_.life.running())
+            throw std::logic_error("join() before close() or terminate(): it would wait for ever");
+    }
+    if (in_own_thread())
+        throw std::logic_error(
+            "join() in a callback of the pool's own futures would wait for itself: call it in "
+            "another thread, or let the pool end here, which does not wait");
+    std::lock_guard only_one(joining_one_);  // who comes second waits for all of it, too
+    background_.join();                      // what they wait for is done, or fails
+    // In one step with the look: a stream may submit at any time.
+    auto nothing_left = [this]() POOL_LOCKED {
+        if (tasks_.task_end.outstanding() > 0 || tasks_.life.waits_for_maps()) return false;
+        tasks_.life.seal();
+        return true;
+    };
+    wait(nothing_left, {});
+    {
+        Hold hold(mutex_, *this);
+        if (tasks_.life.closed()) supervision_.fleet.ask_all_to_leave(hold);
+        hold.kick_supervisor();
+    }
+    wait([this]() POOL_LOCKED { return supervision_.supervisor.is_done(); }, {});
+    Supervising since_its_thread_is_gone;
+    ServiceThread& supervisor = supervision_.supervisor.thread();
+    if (supervisor.joinable()) supervisor.join();
+    supervision_.starter.stop();  // a fork server goes now, though futures may keep this object
+    policies_.retries.thread().stop();  // it may have callbacks called
+    callbacks_.stop();
+    tasks_.insight.end_trace();  // whoever joins waits for the file
+}
+
+bool PoolCore::in_own_thread() {
+    return callbacks_.is_this_thread() || policies_.retries.thread().is_this_thread() ||
+           background_.is_this_thread() || InPool::is_here(*this);
+}
+
+// They exist in the parent only.
+void PoolCore::abandon() {
+    supervision_.supervisor.thread().abandon();
+    callbacks_.abandon();
+    policies_.retries.thread().abandon();
+    background_.abandon();
+}
+
+}  // namespace sidestep::detail
