@@ -45,9 +45,9 @@ MappedSegment::Key MappedSegment::key_of(int fd) {
 }
 
 std::shared_ptr<MappedSegment> MappedSegment::enter(Segment segment) {
+    Registry& all = registry();  // first: a segment's destructor must not be what makes it
     Key key = key_of(segment.fd().get());
     std::shared_ptr<MappedSegment> made(new MappedSegment(std::move(segment), key));
-    Registry& all = registry();
     std::lock_guard lock(all.mutex);
     all.known[key] = made;
     return made;

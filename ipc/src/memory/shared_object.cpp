@@ -107,6 +107,7 @@ ObjectRef store_value(std::span<const std::byte> bytes, std::uint64_t type, Valu
 }
 
 std::shared_ptr<void> dropper_of(const ObjectRef& ref) {
+    (void)Kept::instance();  // here: when the value goes, there may be no memory for it
     OwnerId creator = this_process();
     return std::shared_ptr<void>(nullptr, [ref, creator](void*) {
         if (this_process() != creator) return;  // a forked child's copy

@@ -62,7 +62,7 @@ ProducerHold::~ProducerHold() {
     fd_.reset();
     try {
         QueueCore::end_without_producers(*queue_);
-    } catch (const DamagedError&) {  // whoever uses the queue next is told
+    } catch (const std::exception&) {  // damaged: whoever uses the queue next is told
     }
 }
 
