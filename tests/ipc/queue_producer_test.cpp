@@ -3,7 +3,9 @@
 #include <sidestep/queue.hpp>
 
 #include <poll.h>
-#include <sys/eventfd.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/timerfd.h>
 
 #include <numeric>
 #include <thread>
@@ -244,7 +246,7 @@ TEST_CASE("another file's descriptor is no producer", "[ipc][queue][producer]") 
     queue.save(archive);
     std::vector<sidestep::Fd> own;
     for (int fd : fds.fds) own.push_back(sidestep::Fd::duplicate_of(fd));
-    std::uint64_t number = 1;  // the eventfd
+    std::uint64_t number = 1;  // the timer
     archive(number);
     test::FdDealer dealer(std::move(own));
     sidestep::InputArchive input(buffer.bytes(), &dealer);
@@ -255,22 +257,34 @@ TEST_CASE("another file's descriptor is no producer", "[ipc][queue][producer]") 
     CHECK_THROWS_AS(arrived.put(1), QueueClosed);
 }
 
-TEST_CASE("an event descriptor that was filled and made blocking holds up nobody", "[ipc][queue]") {
-    bool filled = GENERATE(false, true);
-    test::Child child([&] {
-        ::alarm(20);
-        Numbers queue;
-        int fd = queue.fd();
+// Who shares a queue sets its descriptor, drains it and makes it blocking between any two
+// instructions of a call.
+TEST_CASE("whatever others do to a queue's descriptor meanwhile, no call waits for them",
+          "[ipc][queue]") {
+    Numbers queue;
+    int fd = queue.fd();
+    test::SharedPage<std::atomic<int>> turns;
+    test::Child other([&] {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
         sidestep::sys::set_nonblocking(fd, false);
-        if (filled) ::eventfd_write(fd, 0xfffffffffffffffe);
-        queue.put(1);
-        if (!filled) {
-            eventfd_t value = 0;
-            ::eventfd_read(fd, &value);
+        itimerspec past = {.it_interval = {}, .it_value = {.tv_sec = 0, .tv_nsec = 1}}, none = {};
+        for (;; ++*turns) {
+            std::uint64_t word = 0xfffffffffffffffe;
+            ::timerfd_settime(fd, 0, *turns % 2 == 0 ? &past : &none, nullptr);
+            pollfd entry = {.fd = fd, .events = POLLIN | POLLOUT, .revents = 0};
+            if (::poll(&entry, 1, 0) <= 0) continue;
+            if (entry.revents & POLLOUT) (void)!::write(fd, &word, sizeof word);
+            if (entry.revents & POLLIN) (void)!::read(fd, &word, sizeof word);
         }
-        (void)queue.get();
+    });
+    test::Child user([&] {
+        ::alarm(60);
+        for (int i = 0; i < 20'000 || *turns < 20'000; ++i) {
+            queue.put(i);
+            if (queue.get() != i) return 1;
+        }
         queue.shut_down();
         return 0;
     });
-    CHECK(child.wait() == 0);
+    CHECK(user.wait() == 0);
 }

@@ -2,9 +2,10 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <unistd.h>
+#include <sys/timerfd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <climits>
 #include <optional>
 
@@ -24,15 +25,26 @@ std::uint64_t kind_of(QueueCore::Kind kind) {
     return kind == QueueCore::Kind::plain ? kPlainKind : kJoinableKind;
 }
 
-// The eventfd is a flag: where a write would block, it is set already. Whoever has it may have
-// filled or read it, and made it one that blocks: it is asked first.
-void set_event(const Fd& event) {
-    std::uint64_t one = 1;
-    if (sys::is_ready(event.get(), POLLOUT)) (void)!::write(event.get(), &one, sizeof one);
+// The flag that fd() gives out is a timer: readable when its time has come, silent when it has
+// none. Others have it too, and may set it, read it, make it blocking at any moment: it is never
+// read or written here, so nothing that they do makes a call wait. (An eventfd is written, and that
+// with a lock held.)
+Fd make_event() {
+    Fd event(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!event) sys::throw_call(errno, "timerfd_create(Queue)");
+    return sys::above_stdio(std::move(event));
 }
-void clear_event(const Fd& event) {
-    std::uint64_t count = 0;
-    if (sys::is_ready(event.get(), POLLIN)) (void)!::read(event.get(), &count, sizeof count);
+void set_event(const Fd& event) noexcept {
+    constexpr int kLatenessMs = 1;  // of the timer's interrupt, at most
+    itimerspec past = {};
+    past.it_value.tv_nsec = 1;
+    pollfd entry = {.fd = event.get(), .events = POLLIN, .revents = 0};
+    if (::timerfd_settime(event.get(), TFD_TIMER_ABSTIME, &past, nullptr) == 0)
+        (void)::poll(&entry, 1, kLatenessMs);
+}
+void clear_event(const Fd& event) noexcept {
+    itimerspec none = {};
+    (void)::timerfd_settime(event.get(), 0, &none, nullptr);
 }
 
 void check_options(QueueCore::Kind kind, const QueueOptions& options) {
@@ -107,7 +119,7 @@ QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
     state->max_records = constants.max_records;
     state->lease = constants.lease;
     local_ = std::make_shared<Local>(ObjectRef(std::move(segment), state), constants,
-                                     std::make_shared<QueueEvent>(sys::make_eventfd()));
+                                     std::make_shared<QueueEvent>(make_event()));
 }
 
 QueueCore::Local& QueueCore::local() const {
@@ -207,17 +219,17 @@ void QueueCore::reclaim(Local& own) {
                  std::size_t(own.constant.units) * kUnit - hot);
 }
 
-// By the holder of P: the eventfd is readable.
+// By the holder of P: the flag is readable.
 void QueueCore::signal(Local& own) {
     set_event(own.event->fd);
     own.state.signalled = 1;
 }
 
-// The eventfd falls silent, if the queue is empty.
+// The flag falls silent, if the queue is empty.
 void QueueCore::settle(Local& own) {
     State& all = own.state;
     OwnerGuard lock(all.ring.put_lock);
-    // Who died holding P may have left the eventfd set and the flag not.
+    // Who died holding P may have left the timer set and the word not.
     bool signalled = all.signalled || all.ring.put_lock.recovered();
     if (!signalled || own.ring.size() > 0 || all.has(State::kShut)) return;
     all.signalled = 0;  // before: a kill between leaves a false alarm

@@ -50,7 +50,7 @@ struct QueueCore::State {
     std::uint32_t lease = 0;
     // Bits are set by the holder of P, for ever.
     alignas(kCacheLine) std::atomic<std::uint32_t> flags{0};
-    std::uint32_t signalled = 0;  // guarded by P: the eventfd has been written
+    std::uint32_t signalled = 0;  // guarded by P: the timer of fd() is set
     RingWords ring;
     alignas(kCacheLine) WaitWord items;
     alignas(kCacheLine) WaitWord space;
@@ -94,7 +94,8 @@ class AdaptiveSpin {
     std::atomic<unsigned> tries_{0};
 };
 
-// The eventfd that queues' fd() gives out: every handle of the queue in a process may share it.
+// The timer that a queue's fd() gives out, a flag that can be polled: every handle of the queue in
+// a process may share it.
 struct QueueEvent {
     explicit QueueEvent(Fd own) : fd(std::move(own)) {}
     const Fd fd;
