@@ -316,6 +316,20 @@ TEST_CASE("trouble of our own is not blamed on the peer", "[ipc][handshake]") {
     CHECK(broken.reason().find("broke off") != std::string::npos);
 }
 
+TEST_CASE("a listener whose last word does not go out lets nobody in", "[ipc][handshake]") {
+    Credentials credentials = {"secret"};
+    int fds[2];
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
+    DupFd ours(fds[0]), theirs(fds[1]);
+    Handshake listener(Side::listener, credentials), client(Side::client, credentials);
+    CHECK(advance(ours.fd(), listener));  // the challenge
+    CHECK(advance(theirs.fd(), client));  // the answer
+    REQUIRE(::shutdown(ours.fd(), SHUT_WR) == 0);
+    CHECK_FALSE(advance(ours.fd(), listener));
+    CHECK(listener.state() == State::failed);
+    CHECK(listener.reason().find("broke off") != std::string::npos);
+}
+
 TEST_CASE("a hash that OpenSSL does not have is named with its reason", "[ipc][handshake]") {
     test::ForkedChild child([] {
         if (EVP_set_default_properties(nullptr, "provider=none-such") != 1) return 2;

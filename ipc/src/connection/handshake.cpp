@@ -113,7 +113,8 @@ void Handshake::received(std::size_t size) {
 }
 
 void Handshake::fail(std::string reason) {
-    if (over()) return;
+    // Also after the last message, if that does not go out: the peer would wait for it.
+    if (state_ == State::failed) return;
     state_ = State::failed;
     reason_ = std::move(reason);
 }
