@@ -41,6 +41,8 @@ int planned_error(Call call) {
 
 }  // namespace
 
+void (*after_poll)() = nullptr;
+
 Fault::Fault(Call call, int error, int skip, int times, int pid) {
     plan->maker = ::getpid();
     plan->pid = pid;
@@ -70,8 +72,10 @@ ssize_t recvmsg(int fd, msghdr* message, int flags) {
 int poll(pollfd* entries, nfds_t count, int timeout) {
     if (int error = test::planned_error(test::Call::poll)) return errno = error, -1;
     timespec time = {timeout / 1000, timeout % 1000 * 1000000L};
-    return static_cast<int>(
+    auto ready = static_cast<int>(
         ::syscall(SYS_ppoll, entries, count, timeout < 0 ? nullptr : &time, nullptr, 0));
+    if (test::after_poll != nullptr) test::after_poll();
+    return ready;
 }
 
 }  // extern "C"

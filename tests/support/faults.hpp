@@ -25,4 +25,7 @@ class Fault {
     bool happened() const;
 };
 
+// Called behind each poll(2), as whatever another process does in that moment; null: nothing.
+extern void (*after_poll)();
+
 }  // namespace test

@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <iterator>
+#include <new>
 
 #include "sys/error.hpp"
 #include "sys/sigpipe.hpp"
@@ -61,18 +63,25 @@ struct alignas(cmsghdr) FdControl {
     std::byte bytes[CMSG_SPACE(kMaxFdsPerSend * sizeof(int))];
 };
 
-std::vector<Fd> take_fds(msghdr& header) {
-    std::vector<Fd> fds;
+// Without memory for a list of them they are closed, and count as lost: the bytes have come, and
+// the place in the stream with them.
+void take_fds(msghdr& header, Received& received) {
+    Fd came[kMaxFdsPerSend];  // all are owned before anything can fail
+    std::size_t count = 0;
     for (cmsghdr* c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-        std::size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count; ++i) {
+        std::size_t more = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (std::size_t i = 0; i < more && count < kMaxFdsPerSend; ++i) {
             int fd;
             std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-            fds.emplace_back(fd);
+            came[count++] = above_stdio(Fd(fd));
         }
     }
-    return fds;
+    try {
+        received.fds.assign(std::make_move_iterator(came), std::make_move_iterator(came + count));
+    } catch (const std::bad_alloc&) {
+        received.fds_lost = true;
+    }
 }
 
 // connect(2) on a Unix socket waits for room in the backlog, and only SO_SNDTIMEO bounds that.
@@ -232,8 +241,8 @@ Received receive_with_fds(int socket, std::span<std::byte> buffer) {
         header.msg_controllen = sizeof control;
         return ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
     });
-    if (header.msg_controllen != 0) received.fds = take_fds(header);
     received.fds_lost = (header.msg_flags & MSG_CTRUNC) != 0;
+    if (header.msg_controllen != 0) take_fds(header, received);
     return received;
 }
 

@@ -62,7 +62,7 @@ std::size_t send_some(int socket, std::span<const std::byte> head, std::span<con
 std::size_t receive_some(int socket, std::span<std::byte> buffer, bool fill);
 struct Received {
     std::size_t size = 0;      // 0: the end of the stream
-    bool fds_lost = false;     // the kernel had no room in this process's table of descriptors
+    bool fds_lost = false;     // no room in this process's table of descriptors, or no memory
     std::vector<Fd> fds = {};  // O_CLOEXEC
 };
 Received receive_with_fds(int socket, std::span<std::byte> buffer);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <string>
 #include <system_error>
 
@@ -43,19 +44,29 @@ std::size_t Inbox::receive(int fd, Channel channel, std::span<std::byte> buffer)
     }
     try {
         sys::Received received = sys::receive_with_fds(fd, buffer);
-        if (!received.fds.empty() || received.fds_lost) {
-            Batch batch = {consumed_ + (end_ - begin_) + received.size, {}, received.fds_lost};
-            if (fds_held() + received.fds.size() > kMostFds)
-                batch.lost = true;  // here they are closed
-            else
-                for (Fd& one : received.fds) batch.fds.emplace_back(one.release());
-            batches_.push_back(std::move(batch));
-        }
+        if (!received.fds.empty() || received.fds_lost) keep_fds(received);
         return received.size;
     } catch (const std::system_error& error) {
         // A Unix socket says this behind its last byte if the peer left messages unread.
         if (error.code().value() == ECONNRESET) return 0;
         throw;
+    }
+}
+
+// The bytes are off the socket: what is thrown now would lose them. So descriptors for which there
+// is no memory are closed, and whose message they came with is told.
+void Inbox::keep_fds(sys::Received& received) noexcept {
+    const std::uint64_t end = consumed_ + (end_ - begin_) + received.size;
+    try {
+        Batch& batch = batches_.emplace_back();
+        batch.end = end;
+        batch.lost = true;  // until all are kept
+        if (received.fds_lost || fds_held() + received.fds.size() > kMostFds) return;
+        batch.fds.reserve(received.fds.size());
+        for (Fd& one : received.fds) batch.fds.emplace_back(one.release());
+        batch.lost = false;
+    } catch (const std::bad_alloc&) {
+        if (batches_.empty() || batches_.back().end != end) lost_end_ = end;
     }
 }
 
@@ -81,6 +92,10 @@ bool Inbox::read_exactly(int fd, Channel channel, std::span<std::byte> buffer) {
 }
 
 void Inbox::take_fds(IncomingFds& to) {
+    if (lost_end_ != 0 && lost_end_ <= consumed_) {
+        lost_end_ = 0;
+        to.set_lost();
+    }
     while (!batches_.empty() && batches_.front().end <= consumed_) {
         for (DupFd& fd : batches_.front().fds) to.add(std::move(fd));
         if (batches_.front().lost) to.set_lost();
@@ -90,8 +105,10 @@ void Inbox::take_fds(IncomingFds& to) {
 
 void Inbox::save(OutputArchive& archive) const {
     std::span<const std::byte> ahead = bytes();
-    archive(static_cast<std::uint32_t>(ahead.size()), static_cast<std::uint32_t>(batches_.size()));
+    const std::size_t batches = batches_.size() + (lost_end_ != 0);
+    archive(static_cast<std::uint32_t>(ahead.size()), static_cast<std::uint32_t>(batches));
     archive.write(ahead.data(), ahead.size());
+    if (lost_end_ != 0) archive(lost_end_ - consumed_, true, std::uint32_t(0));
     for (const Batch& batch : batches_) {
         archive(batch.end - consumed_, batch.lost, static_cast<std::uint32_t>(batch.fds.size()));
         for (const DupFd& fd : batch.fds) fd.save(archive);

@@ -54,13 +54,14 @@ class Inbox {
 
   private:
     struct Batch {
-        std::uint64_t end;  // where in the stream the bytes ended that came with them
+        std::uint64_t end = 0;  // where in the stream the bytes ended that came with them
         std::vector<DupFd> fds;
         bool lost = false;
     };
     // An honest peer's: those of the message that is being read, and of the one whose first bytes
     // came with its last ones. A malicious one attaches some to every byte.
     static constexpr std::size_t kMostFds = 2 * sys::kMaxFdsPerSend;
+    void keep_fds(sys::Received& received) noexcept;
     std::size_t fds_held() const;
     std::size_t receive(int fd, Channel channel, std::span<std::byte> buffer);
     void make_room(std::size_t count);
@@ -69,6 +70,8 @@ class Inbox {
     std::size_t begin_ = 0, end_ = 0;
     std::uint64_t consumed_ = 0;  // offset of begin_ in the stream
     std::deque<Batch> batches_;   // rarely any
+    // Where bytes ended whose descriptors are lost, and for which there is no batch; 0: none.
+    std::uint64_t lost_end_ = 0;
 };
 
 }  // namespace sidestep::detail

@@ -96,7 +96,8 @@ int IncomingFds::get(std::uint64_t number) {
     if (lost_ || full)
         throw SerializationError(
             "descriptors of this message were lost: this process has no room for more open "
-            "descriptors (ulimit -n), or the sender attached more than a message may have");
+            "descriptors (ulimit -n), or no memory, or the sender attached more than a message may "
+            "have");
     throw SerializationError(fmt::format(
         "cannot deserialize: descriptor {} is not among the {} that came with the message", number,
         fds_.size()));

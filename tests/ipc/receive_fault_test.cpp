@@ -1,0 +1,145 @@
+// Memory that is used up while something arrives, or goes: what has come is not mixed up.
+#include <sidestep/connection.hpp>
+#include <sidestep/queue.hpp>
+#include <sidestep/shared.hpp>
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <system_error>
+
+#include <catch2/catch.hpp>
+
+#include "faults.hpp"
+#include "scribble.hpp"
+#include "support.hpp"
+#include "sys.hpp"
+
+using namespace sidestep;
+using test::Call;
+using test::Fault;
+
+// The first in its program: what is made once for a process is not there yet.
+TEST_CASE("whatever allocation fails for good in a process's first shared object, it throws",
+          "[ipc][fault][injected]") {
+    auto with = GENERATE(0, 1, 2);
+    constexpr int kAllOfThem = 40;
+    for (int skip = 0; skip < kAllOfThem; ++skip) {
+        CAPTURE(with, skip);
+        test::Child child([&] {
+            std::string text(100, 'x');
+            Fault fault(Call::allocation, ENOMEM, skip, Fault::kEver);
+            try {
+                if (with == 0) Array<double> numbers(100'000);
+                if (with == 1) Shared<std::string> shared(text);
+                if (with == 2) Queue<int>().producer().close();
+            } catch (const std::bad_alloc&) {
+            }
+        });
+        CHECK(child.wait() == 0);
+    }
+}
+
+TEST_CASE("whatever allocation fails while a message with descriptors is received, no byte is lost",
+          "[ipc][connection][fault][injected]") {
+    bool large = GENERATE(false, true);
+    bool happened = true;
+    int refused = 0;
+    for (int skip = 0; happened; ++skip) {
+        CAPTURE(large, skip);
+        auto before = test::Resources::now();
+        {
+            auto [here, there] = Pipe();
+            auto [one, other] = Pipe();
+            std::string text(large ? 100'000 : 10, 't');
+            test::Child sender([&] {
+                here.send(std::pair(DupFd::duplicate_of(one.fd()), text));
+                here.send(7);
+            });
+            auto receive = [&] {
+                auto [fd, came] = there.recv<std::pair<DupFd, std::string>>();
+                return fd.fd() >= 0 && came == text;
+            };
+            bool again = false, right = false;
+            try {
+                Fault fault(Call::allocation, ENOMEM, skip);
+                right = receive();
+                happened = fault.happened();
+            } catch (const std::bad_alloc&) {
+                again = true;
+            } catch (const SerializationError&) {
+                ++refused;  // its descriptor was lost, and that is told
+            }
+            CHECK((right || happened));
+            here.close();
+            // Either nothing was taken, or the message is gone; or nothing is received any more.
+            try {
+                if (again) right = receive();
+                int number = there.recv<int>();
+                CHECK(number == 7);
+            } catch (const SerializationError& error) {  // the int, read as what is gone
+                CHECK(again);
+                CHECK_THAT(error.what(), Catch::Contains("another type"));
+            } catch (const std::system_error& error) {
+                CHECK(again);
+                CHECK(error.code().value() == EBADF);
+            }
+            CHECK(sender.wait() == 0);
+        }
+        CHECK(test::nothing_left_since(before));
+    }
+    CHECK(refused > 0);
+}
+
+TEST_CASE("a producer of a damaged queue leaves without memory", "[ipc][queue][fault][injected]") {
+    test::Child child([] {
+        Queue<int> queue;
+        auto producer = queue.producer();
+        test::PartnersView partner(queue);
+        std::span<std::byte> words = partner.regions()[0].subspan(sizeof(ObjectHeader), 1 << 10);
+        std::memset(words.data(), 0xff, words.size());
+        Fault fault(Call::allocation, ENOMEM, 0, Fault::kEver);
+        producer.close();
+    });
+    CHECK(child.wait() == 0);
+}
+
+namespace {
+int queues_fd = -1;
+// What who shares a queue may do to its descriptor, between a look and what follows it.
+void fill_and_drain() {
+    std::uint64_t word = 0xfffffffffffffffe;
+    sys::set_nonblocking(queues_fd, true);
+    (void)!::read(queues_fd, &word, sizeof word);
+    word = 0xfffffffffffffffe;
+    (void)!::write(queues_fd, &word, sizeof word);
+    sys::set_nonblocking(queues_fd, false);
+}
+void drain() {
+    std::uint64_t word = 0;
+    sys::set_nonblocking(queues_fd, true);
+    (void)!::read(queues_fd, &word, sizeof word);
+    sys::set_nonblocking(queues_fd, false);
+}
+}  // namespace
+
+TEST_CASE("no call of a queue waits for what others did to its descriptor a moment ago",
+          "[ipc][queue][fault]") {
+    auto* meanwhile = GENERATE(&fill_and_drain, &drain);
+    test::Child child([&] {
+        ::alarm(20);
+        Queue<int> queue;
+        queues_fd = queue.fd();
+        test::after_poll = meanwhile;
+        for (int i = 0; i < 10; ++i) {
+            queue.put(i);
+            if (queue.get() != i) return 1;
+        }
+        queue.shut_down();
+        return 0;
+    });
+    CHECK(child.wait() == 0);
+}
