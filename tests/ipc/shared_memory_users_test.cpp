@@ -8,10 +8,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <filesystem>
 #include <random>
 #include <string>
 
 #include <catch2/catch.hpp>
+
+#include <sidestep/connection.hpp>
 
 #include "private_shm.hpp"
 #include "support.hpp"
@@ -259,4 +264,112 @@ TEST_CASE("a folder, a fifo, a link of any kind in the place of a block are refu
                          Catch::Contains("symbolic links") && Catch::Contains("is a hard link"));
     CHECK(std::count(said.begin(), said.end(), '\n') == 5);
     CHECK(said.find("no error") == std::string::npos);
+}
+
+TEST_CASE("another user's block is not received in a message; root's is, and a task's argument",
+          "[ipc][shm][users]") {
+    CHECK(in_private_shm([]() -> std::string {
+              as_user(kMallory, [] { return make_file("mallorys"), ""; });
+              SharedMemory own(create_only, "roots", 100);
+              SharedMemory foreign(open_only, "mallorys", {.any_owner = true});
+              auto [here, there] = Pipe();
+              here.send(own);
+              here.send(foreign);
+              detail::HeapBuffer bytes;
+              test::FdCollector fds;
+              OutputArchive output(bytes, &fds);
+              output(foreign);
+              return as_user(kAlice, [&]() -> std::string {
+                  if (there.recv<SharedMemory>().size() != 100) return "root's is another";
+                  std::string error = error_of([&] { (void)there.recv<SharedMemory>(); });
+                  if (error.find(fmt::format("belongs to user {}", kMallory)) == error.npos)
+                      return "received: " + error;
+                  std::vector<Fd> own_fds;
+                  own_fds.push_back(Fd::duplicate_of(fds.fds.at(0)));
+                  test::FdDealer dealer(std::move(own_fds));
+                  InputArchive arguments(bytes.bytes(), &dealer);
+                  arguments.allow_functions();
+                  SharedMemory received{detail::Blank{}};
+                  arguments(received);
+                  return received.size() == 4096 ? "right" : "of another size";
+              });
+          }) == "right");
+}
+
+namespace {
+
+// A link or a file under one of the names, as a process of the same user may leave it.
+void scribble_name(std::minstd_rand& random) {
+    auto any = [&](auto... choices) {
+        std::array<std::string, sizeof...(choices)> all{choices...};
+        return all[random() % all.size()];
+    };
+    auto number = [&] { return fmt::format("{:x}", std::uint64_t(random()) * random()); };
+    struct stat status = {};
+    std::string name = any("live", "letters", "a", "b", "c");
+    (void)::stat(path_of(name).c_str(), &status);
+    std::string inode = fmt::format("{:x}", status.st_ino), dead = fmt::format("{:x}", 1u << 30);
+    std::string text = any(number(), "-", number() + "-" + number(), number() + "-" + inode,
+                           name == "letters" ? dead : dead + "-" + inode, "0-" + number(),
+                           std::string(60, 'f'), std::string(300, '-'));
+    std::string mark = mark_of(any("", name, name));
+    if (mark != mark_of("letters") || text.find(inode) == text.npos) {
+        (void)std::filesystem::remove_all(mark);
+        if (random() % 8 == 0)
+            (void)::mkdir(mark.c_str(), 0700);
+        else
+            (void)::symlink(text.c_str(), mark.c_str());
+    }
+    if (name == "live" || name == "letters") return;
+    (void)std::filesystem::remove_all(path_of(name));
+    switch (random() % 5) {
+        case 0:
+            return (void)::mkfifo(path_of(name).c_str(), 0600);
+        case 1:
+            return (void)::mkdir(path_of(name).c_str(), 0700);
+        case 2:
+            return (void)::symlink(path_of("letters").c_str(), path_of(name).c_str());
+        case 3:
+            return make_file(name);
+    }
+}
+
+std::string round_of_names(std::minstd_rand& random) {
+    SharedMemory live(create_only, "live", 100);
+    live.bytes()[0] = std::byte(7);
+    make_file("letters");
+    for (int i = 0; i < 12; ++i) {
+        scribble_name(random);
+        for (const char* name : {"a", "b", "live", "letters"}) {
+            (void)error_of([&] { SharedMemory(create_only, name, 100).close(); });
+            (void)error_of([&] { SharedMemory(open_only, name).close(); });
+        }
+        (void)error_of([] { SharedMemory(open_or_create, "c", 100).unlink(); });
+        (void)remove_stale_names();
+    }
+    if (!is_there(path_of("letters"))) return "a file that was no block is gone";
+    if (SharedMemory(open_only, "live").bytes()[0] != std::byte(7)) return "a block in use is gone";
+    live.unlink();
+    for (const auto& entry : std::filesystem::directory_iterator("/dev/shm"))
+        (void)std::filesystem::remove_all(entry.path());
+    return {};
+}
+
+}  // namespace
+
+TEST_CASE("whatever is made of names and links, what is used or no block stays, and nobody hangs",
+          "[ipc][shm][users][scribble]") {
+    const char* wanted = std::getenv("SCRIBBLE_ROUNDS");
+    const int rounds = wanted ? std::atoi(wanted) : 300;
+    unsigned seed = Catch::rngSeed() != 0 ? Catch::rngSeed() : std::random_device{}();
+    CAPTURE(seed);
+    CHECK(in_private_shm([&]() -> std::string {
+              for (int i = 0; i < rounds; ++i) {
+                  ::alarm(60);  // for each
+                  std::minstd_rand random(seed + static_cast<unsigned>(i) * 7919);
+                  std::string wrong = round_of_names(random);
+                  if (!wrong.empty()) return fmt::format("round {}: {}", i, wrong);
+              }
+              return "right";
+          }) == "right");
 }

@@ -21,8 +21,8 @@
 //             block (its mode is 0600) nor be taken for its maker: a block of another user's is not
 //             opened, unless by .any_owner. What they can do is to have a name first (EEXIST, and
 //             its owner in the message), and to keep names of the dead from being removed for as
-//             long as they hold the folder locked. A SharedMemory that arrives as a descriptor is
-//             whosever the sender chose: it is as trusted as the sender.
+//             long as they hold the folder locked. One that arrives in a message is refused
+//             in the same way, unless it is root's; in a task's arguments the sender has decided.
 // Errors:     std::invalid_argument for a bad name or size; std::system_error: EEXIST, ENOENT, or
 //             ENOSPC if /dev/shm is full (memory is reserved at once: no SIGBUS for want of it),
 //             EFBIG beyond `ulimit -f`; of opening: EPERM for another user's block, EWOULDBLOCK if

@@ -63,9 +63,9 @@ class SocketFile {
     void remove() noexcept {
         if (std::exchange(owner_, 0) != ::getpid()) return;
         struct stat status;
-        constexpr int kTries = 20;  // what memory was short for a moment ago must not stay for ever
+        constexpr int kTries = 20;  // what could not be looked at a moment ago must not stay
         for (int tries = 0; ::lstat(path_.c_str(), &status) < 0; (void)::poll(nullptr, 0, 1))
-            if (errno != ENOMEM || ++tries == kTries) return;
+            if (errno == ENOENT || ++tries == kTries) return;
         if (status.st_dev == device_ && status.st_ino == inode_) ::unlink(path_.c_str());
     }
 

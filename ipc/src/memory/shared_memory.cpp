@@ -79,7 +79,9 @@ struct SharedMemory::Block {
                             block->name.name));
         // Of a file that came by a descriptor from elsewhere, the number means nothing here.
         struct stat folder = {};
-        bool is_here = ::stat("/dev/shm", &folder) == 0 && folder.st_dev == status.st_dev;
+        bool has_folder = ::stat("/dev/shm", &folder) == 0;
+        if (!has_folder && errno != ENOENT) throw_errno(errno, "stat(/dev/shm)");
+        bool is_here = has_folder && folder.st_dev == status.st_dev;
         block->inode = is_here ? status.st_ino : 0;
         block->mapping = sys::map_shared(fd.get(), static_cast<std::size_t>(status.st_size),
                                          sys::Access::read_write);
@@ -219,6 +221,14 @@ void SharedMemory::load(InputArchive& archive) {
     struct stat status = {};
     if (::fstat(fd.get(), &status) < 0 || !S_ISREG(status.st_mode))
         throw SerializationError("cannot receive a SharedMemory: its descriptor is no file");
+    // As by name (N5), but for a task's arguments: who gives this process its work may have opened
+    // it with .any_owner. (What is root's, root alone can truncate, and root can anyway.)
+    if (!archive.functions_allowed() && status.st_uid != ::geteuid() && status.st_uid != 0)
+        throw SerializationError(fmt::format(
+            "cannot receive the SharedMemory \"{}\": its file belongs to user {}, who can read and "
+            "change what is written into it, and truncate it (SIGBUS). If that user is trusted, "
+            "open it by its name with .any_owner = true",
+            named.name, status.st_uid));
     block_ = Block::map(std::move(named), std::move(fd));
 }
 

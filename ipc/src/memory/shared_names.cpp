@@ -98,10 +98,16 @@ bool mark_says(const BlockName& name, const std::string& text) noexcept {
     return ::readlink(name.mark.c_str(), target, sizeof target - 1) > 0 && text == target;
 }
 
-// N6.
-bool names(const BlockName& name, ino_t inode) noexcept {
+// N6. Nothing: it cannot be told now (errno says why), and then neither name nor link is touched.
+std::optional<bool> names(const BlockName& name, ino_t inode) noexcept {
+    constexpr int kTries = 20;  // what cannot be told in a moment may be in the next
     struct stat status = {};
-    return ::lstat(name.path.c_str(), &status) == 0 && status.st_ino == inode;
+    for (int tries = 0; ::lstat(name.path.c_str(), &status) < 0; ++tries) {
+        if (errno == ENOENT) return false;
+        if (tries == kTries) return {};
+        ::sched_yield();
+    }
+    return status.st_ino == inode;
 }
 
 // N3 and N5, for the holder of the folder's lock.
@@ -122,7 +128,9 @@ bool unlink_unused(const BlockName& name, ino_t inode) {
 bool remove_leftover(const BlockName& name) {
     std::optional<Mark> mark = read_mark(name);
     if (!mark) return false;
-    if (names(name, mark->inode)) {
+    std::optional<bool> named = names(name, mark->inode);
+    if (!named) return false;
+    if (*named) {
         if (is_alive(mark->creator) || !unlink_unused(name, mark->inode)) return false;
         (void)::unlink(name.mark.c_str());
         return true;
@@ -182,14 +190,18 @@ bool publish_name(const Fd& fd, const BlockName& name, const std::string& text) 
 
 void withdraw_name(const BlockName& name, ino_t inode, const std::string& text) noexcept {
     FolderLock lock;
-    if (names(name, inode)) (void)::unlink(name.path.c_str());
+    std::optional<bool> named = names(name, inode);
+    if (!named) return;  // its link is there still, and tells whoever comes next
+    if (*named) (void)::unlink(name.path.c_str());
     if (mark_says(name, text)) (void)::unlink(name.mark.c_str());
 }
 
 void remove_name(const BlockName& name, ino_t inode) {
     FolderLock lock;
     bool is_there = ::faccessat(AT_FDCWD, name.path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
-    if (is_there && !names(name, inode))
+    std::optional<bool> named = names(name, inode);
+    if (!named) throw_errno(errno, fmt::format("lstat({})", name.path));
+    if (is_there && !*named)
         throw_errno(ENOENT, fmt::format("unlink(SharedMemory \"{}\"): the name is gone, and "
                                         "another block has it by now",
                                         name.name));
