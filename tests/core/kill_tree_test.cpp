@@ -258,3 +258,13 @@ TEST_CASE("a group's end is not taken for granted where nobody can tell",
               return test::eventually([&] { return kill(left, 0) < 0; }) ? 0 : 1;
           }) == 0);
 }
+
+TEST_CASE("a group that cannot be signalled as one is killed one by one",
+          "[core][subprocess][kill_tree]") {
+    CHECK(test::where_refused({{SYS_kill, EPERM}}, [] {
+              const std::string one = "sleep 60 & echo $!; ";  // no test can end it here
+              Family family(one + one, 2, {.kill_tree = true});
+              family.child.kill_tree();
+              return family.child.wait() == -SIGKILL && family.nobody_left() ? 0 : 1;
+          }) == 0);
+}

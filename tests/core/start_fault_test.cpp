@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <memory>
@@ -13,13 +14,16 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include <catch2/catch.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/remote_error.hpp>
+#include <sidestep/subprocess.hpp>
 
 #include "faults.hpp"
 #include "process_support.hpp"
+#include "start/boot_failure.hpp"
 #include "start/zygote.hpp"
 #include "sys/cpu_quota.hpp"
 #include "sys/parent_fd.hpp"
@@ -428,4 +432,49 @@ TEST_CASE("a process ends in order without memory: hooks are run, daemons are en
               if (with_children && (daemon.is_alive() || other.exitcode() != 4)) return 2;
               return 0;
           }) == 0);
+}
+
+TEST_CASE("why a child did not start is told later if there is no memory now",
+          "[process][fault][injected]") {
+    const std::string why = "a text that is too long for a string without memory of its own";
+    CHECK(in_fork([&] {
+              sys::SocketPair control = sys::make_socketpair();
+              begin_boot(control.second.get());
+              report_boot_failure(why.c_str());
+              try {
+                  Fault fault(Call::allocation, ENOMEM);
+                  (void)take_boot_failure(control.first.get());
+                  return 1;
+              } catch (const std::bad_alloc&) {
+              }
+              return take_boot_failure(control.first.get()) == why ? 0 : 2;
+          }) == 0);
+}
+
+TEST_CASE("a forked child starts programs, whatever another thread was at", "[subprocess][fault]") {
+    constexpr int kGivenUp = 64, kForks = 60;
+    std::vector<int> given_up;
+    for (int i = 0; i < kGivenUp; ++i) {
+        subprocess::Popen child({"sleep", "1000"});
+        given_up.push_back(child.pid());
+        child.detach();
+    }
+    std::atomic<bool> over{false};
+    std::thread busy([&] {  // looks after those that were given up, again and again
+        while (!over) try {
+                (void)subprocess::run({std::string("no\0name", 7)});
+            } catch (const std::invalid_argument&) {  // that is seen behind the look
+            }
+    });
+    int wrong = 0;
+    for (int i = 0; i < kForks && wrong == 0; ++i)
+        wrong = in_fork([] { return subprocess::run({"true"}).returncode; });
+    over = true;
+    busy.join();
+    CHECK(wrong == 0);
+    for (int pid : given_up) ::kill(pid, SIGKILL);
+    CHECK(test::eventually([&] {  // whoever comes next reaps them
+        (void)subprocess::run({"true"});
+        return ::waitpid(-1, nullptr, WNOHANG) < 0;
+    }));
 }

@@ -28,6 +28,25 @@ pid_t start_child(int exit_code, int signal = 0) {
 
 }  // namespace
 
+TEST_CASE("a file that cannot be read to its end is not read", "[sys]") {
+    CHECK(sys::read_file("/proc/self/status").value_or("").find("Pid:") != std::string::npos);
+    // Nothing is mapped at its first byte: EIO.
+    CHECK_FALSE(sys::read_file("/proc/self/mem"));
+    CHECK(errno == EIO);
+}
+
+TEST_CASE("a process's descriptor is no standard stream", "[sys]") {
+    int pid = ::fork();
+    if (pid == 0) {
+        ::close(STDIN_FILENO);
+        sidestep::Fd pidfd;
+        ::_exit(sys::find_process(::getpid(), pidfd) == 0 && pidfd.get() > STDERR_FILENO ? 0 : 1);
+    }
+    int status = -1;
+    REQUIRE(::waitpid(pid, &status, 0) == pid);
+    CHECK(status == 0);
+}
+
 TEST_CASE("waiting on a pidfd yields the exit code or the signal", "[core][sys]") {
     sidestep::Fd exits = sys::pidfd_open(start_child(7));
     CHECK(sys::wait_pidfd(exits.get(), true).code() == 7);

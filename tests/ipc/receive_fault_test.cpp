@@ -16,7 +16,7 @@
 #include "faults.hpp"
 #include "scribble.hpp"
 #include "support.hpp"
-#include "sys.hpp"
+#include "sys/sys.hpp"
 
 using namespace sidestep;
 using test::Call;

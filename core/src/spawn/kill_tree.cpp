@@ -84,7 +84,6 @@ sys::ProcessHandle<Fd> open_process(int pid) {
     int error = 0;
     sys::ProcessHandle<Fd> process = sys::find(pid, error);
     check_room(error, fmt::format("pidfd_open({})", pid));
-    process.pidfd = sys::above_stdio(std::move(process.pidfd));
     return process;
 }
 
@@ -103,8 +102,8 @@ class Tree {
     }
 
     void kill() noexcept {
-        if (leads_group_) ::kill(-root_, SIGKILL);
         // What cannot be signalled became someone else (setuid): not ours to kill.
+        if (leads_group_ && ::kill(-root_, SIGKILL) < 0 && errno != ESRCH) kill_group_singly();
         for (auto& [pid, process] : outside_) (void)process.try_signal(SIGKILL);
     }
 
@@ -124,6 +123,14 @@ class Tree {
     }
 
   private:
+    // They are stopped, and must not stay so because they cannot be signalled as one.
+    void kill_group_singly() noexcept {
+        for (int pid : in_group_) try {
+                sys::ProcessHandle<Fd> process = open_process(pid);
+                if (process && is_in_group(pid)) (void)process.try_signal(SIGKILL);
+            } catch (const std::exception&) {  // no room to look
+            }
+    }
     bool in_group(const Relations& relations) const {
         return leads_group_ && relations.group == root_;
     }

@@ -41,7 +41,7 @@ void report_boot_failure(const char* text) noexcept {
     end_boot();
 }
 
-std::optional<std::string> take_boot_failure(int control) noexcept {
+std::optional<std::string> take_boot_failure(int control) {
     BootFailure failure;
     failure.magic = 0;
     ssize_t size = -1;
@@ -50,8 +50,9 @@ std::optional<std::string> take_boot_failure(int control) noexcept {
     do size = ::recv(control, &failure, sizeof failure, MSG_PEEK | MSG_DONTWAIT);
     while (size < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
     if (size != sizeof failure || failure.magic != BootFailure::kMagic) return {};
+    std::string text(failure.text, ::strnlen(failure.text, sizeof failure.text));
     (void)::recv(control, &failure, sizeof failure, MSG_DONTWAIT);
-    return std::string(failure.text, ::strnlen(failure.text, sizeof failure.text));
+    return text;
 }
 
 }  // namespace sidestep

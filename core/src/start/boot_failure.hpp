@@ -20,7 +20,8 @@ void report_boot_failure(const char* text) noexcept;
 
 // --- in the parent -----------------------------------------------------------------------------
 
-// Takes the message off the socket if it is the next one there. Does not wait.
-std::optional<std::string> take_boot_failure(int control) noexcept;
+// Takes the message off the socket if it is the next one there. Does not wait. Throws
+// std::bad_alloc, and has taken nothing then.
+std::optional<std::string> take_boot_failure(int control);
 
 }  // namespace sidestep

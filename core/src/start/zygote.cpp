@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,7 +32,11 @@ constexpr auto kAnswerTime = 30s;  // a fork takes microseconds; a stopped zygot
 constexpr auto kLastWords = 5s;    // of the child of a zygote that died
 constexpr int kTries = 20;         // a call that failed for want of memory
 
-void pause_before_next_try() noexcept { (void)::poll(nullptr, 0, 1); }
+// Not by poll(2), which may be what has failed.
+void pause_before_next_try() noexcept {
+    constexpr timespec kPause = {.tv_sec = 0, .tv_nsec = 1'000'000};
+    (void)::nanosleep(&kPause, nullptr);
+}
 
 // Blocked, and not ignored: a SIGINT for a child that was just forked waits in the child, and none
 // that is pending here is inherited (fork(2)).
@@ -303,13 +308,29 @@ Zygote::Ready Zygote::await_answer(const sys::Deadline& deadline) {
     for (int tries = 0;; ++tries) {
         n = poll(entries, 2, sys::poll_timeout(deadline));
         if (n >= 0) break;
-        if (errno != EINTR && tries == kTries) throw_errno(errno, "poll(fork server)");
+        if (errno != EINTR && tries == kTries) return look_for_answer(deadline);
         if (errno != EINTR) pause_before_next_try();
     }
     if (n == 0) return Ready::nothing;
     if (entries[0].revents != 0) return Ready::answer;
     server_died_ = true;
     return Ready::server_died;
+}
+
+// Without poll(2), for which there is no memory: an answer that stays there is a child that nobody
+// reaps.
+Zygote::Ready Zygote::look_for_answer(const sys::Deadline& deadline) {
+    for (;;) {
+        std::byte first;
+        ssize_t size = ::recv(self_.control.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT);
+        if (size >= 0 || (errno != EAGAIN && errno != EINTR)) return Ready::answer;
+        if (!server_died_ && !sys::wait_pidfd(self_.pidfd.get(), false, true).running()) {
+            server_died_ = true;
+            return Ready::server_died;
+        }
+        if (detail::is_over(deadline)) return Ready::nothing;
+        pause_before_next_try();
+    }
 }
 
 Zygote::Answer Zygote::receive_answer() {

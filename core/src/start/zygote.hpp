@@ -49,6 +49,7 @@ class Zygote final : public Launcher {
     Launched request_child(BootMain entry, const LaunchOptions& options);
     sys::ProcessHandle<Fd> receive_child(std::uint64_t number);
     Ready await_answer(const sys::Deadline& deadline);
+    Ready look_for_answer(const sys::Deadline& deadline);
     Answer receive_answer();
     Answer receive_without_pidfd();
     void settle(std::uint64_t number, int pid) noexcept;

@@ -12,6 +12,7 @@
 
 #include "subprocess/popen_state.hpp"
 #include "subprocess/subprocess_pipes_impl.hpp"
+#include "sys/per_process.hpp"
 
 namespace sidestep::inline v0::subprocess {
 namespace {
@@ -33,19 +34,17 @@ class Detached {
             try {
                 return !child.reap().running();
             } catch (...) {
-                return true;
+                return false;  // nobody can tell now: it is looked at again
             }
         });
-    }
-    static Detached& instance() {
-        static auto* only = new Detached;  // never destroyed: a Popen may be static
-        return *only;
     }
 
   private:
     std::mutex mutex_;
     std::vector<PopenChild> children_;
 };
+// A forked child has none, and its parent's mutex may be locked for ever.
+PerProcess<Detached> detached;
 
 void check(bool allowed, const char* message) {
     if (!allowed) throw std::invalid_argument(message);
@@ -85,7 +84,7 @@ PopenState::PopenState(const Args& command, const Options& options)
     check(options.bufsize >= -1, "bufsize is -1 (default), 0 (unbuffered), 1 (lines) or a size");
     check(options.bufsize != 1 || text.on,
           "bufsize = 1 means line by line, which needs text mode: add .text = true");
-    Detached::instance().sweep();
+    detached.get().sweep();
     PopenStart start(args, options, kill_whole_tree);
     if (start.in) in = PipeAccess::writer(std::move(start.in), options.bufsize, text);
     if (start.out) out = PipeAccess::reader(std::move(start.out), options.bufsize, text);
@@ -104,7 +103,7 @@ PopenState::~PopenState() {
             // Nobody to tell: the kernel refused to wait for or to signal our own child.
         }
     }
-    Detached::instance().sweep();
+    if (Detached* mine = detached.find()) mine->sweep();
 }
 
 void PopenState::end_by_policy() {
@@ -126,7 +125,7 @@ void PopenState::end_by_policy() {
     std::lock_guard lock(mutex);
     if (!reap().running()) return;
     if (on_destroy != OnDestroy::detach) child.close_lifeline();
-    Detached::instance().add(std::move(child));
+    detached.get().add(std::move(child));
 }
 
 ExitStatus PopenState::reap() {

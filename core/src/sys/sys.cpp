@@ -352,7 +352,13 @@ std::optional<std::string> read_file(const char* path) {
     constexpr std::size_t kLimit = 16 << 20;
     while (text.size() < kLimit) {
         ssize_t n = retry([&] { return ::read(fd.get(), chunk, sizeof chunk); });
-        if (n <= 0) break;
+        if (n < 0) {  // what came before it is not the file
+            int error = errno;
+            fd.reset();
+            errno = error;
+            return {};
+        }
+        if (n == 0) break;
         text.append(chunk, static_cast<std::size_t>(n));
     }
     return text;

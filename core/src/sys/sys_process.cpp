@@ -139,7 +139,7 @@ bool wait_for_exit(int pidfd, const Deadline& deadline) {
 int find_process(int pid, Fd& pidfd) noexcept {
     long fd = syscall(SYS_pidfd_open, pid, 0);
     if (fd >= 0) {
-        pidfd.reset(static_cast<int>(fd));
+        pidfd = above_stdio(Fd(static_cast<int>(fd)));
         return 0;
     }
     int error = errno;
