@@ -197,6 +197,8 @@ void use_connections() {
     step_twice("key", refuse_a_key);
 }
 
+void remove_what_is_kept() { remove_the_name(); }
+
 void use_shared_memory() {
     step_twice("without a name", share_without_a_name);
     step_twice("by name", share_by_name);

@@ -181,13 +181,14 @@ int main(int argc, char** argv) {
     counting = true;
     try {
         action();
-        subjects::step("the end of the fork server", [] { sidestep::stop_forkserver(); });
     } catch (const std::exception& e) {  // of what stands between steps
         Exempt guard;
         say(std::string("ERROR between steps: ") + e.what());
     }
+    subjects::step("the end of the fork server", [] { sidestep::stop_forkserver(); });
     counting = false;
     test::arm_injector(false);
+    subjects::remove_what_is_kept();
     say_what_is_left();
     return 0;
 }

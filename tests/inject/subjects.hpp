@@ -56,5 +56,7 @@ void use_subprocess();
 void use_locks();
 void use_connections();
 void use_shared_memory();
+// Without faults: removes what a step that failed was told to keep.
+void remove_what_is_kept();
 
 }  // namespace subjects
