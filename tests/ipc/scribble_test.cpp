@@ -1,11 +1,12 @@
 // Processes that share an object with one that writes over its memory: the object may be lost, and
 // an error says so. Nobody hangs, crashes, or gets a wrong result in silence. Each round makes an
-// object, writes over it, and uses it. --rng-seed gives the seed.
+// object, writes over it, and uses it. SCRIBBLE_ROUNDS makes a run long, --rng-seed repeats it.
 #include <signal.h>
 #include <sys/prctl.h>
 
 #include <climits>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -37,15 +38,17 @@ struct Progress {
 };
 
 // Rounds in a child, whose crash, hang or wrong result is found here. As many as there is time for,
-// but `least`.
+// but `least`; or as many as the environment says.
 void in_rounds(int least, const std::function<void(Random&)>& round) {
     unsigned seed = Catch::rngSeed() != 0 ? Catch::rngSeed() : std::random_device{}();
-    constexpr int kMost = 600;
     constexpr auto kTime = 4s;
+    const char* wanted = std::getenv("SCRIBBLE_ROUNDS");
+    const int most = wanted ? std::atoi(wanted) : 600;
+    if (wanted) least = most;
     test::SharedPage<Progress> progress;
     test::Child child([&] {
         auto end = std::chrono::steady_clock::now() + kTime;
-        for (int i = 0; i < kMost && (i < least || std::chrono::steady_clock::now() < end); ++i) {
+        for (int i = 0; i < most && (i < least || std::chrono::steady_clock::now() < end); ++i) {
             progress->round = i;
             Random random(seed + static_cast<unsigned>(i) * 7919);
             try {

@@ -2,10 +2,12 @@
 // worker, with an error that says so; nobody else hangs, crashes or gets a wrong result. (What lies
 // in the ring is found by the names of mappings: this looks inside.)
 //
-// SCRIBBLE_SEED repeats a run, SCRIBBLE_ROUNDS and SCRIBBLE_SECONDS make it long.
+// SCRIBBLE_SEED repeats a run, SCRIBBLE_ROUNDS and SCRIBBLE_SECONDS make it long, SCRIBBLE_TARGET
+// (a number of Target) has it write into one mapping alone.
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -193,6 +195,10 @@ TEST_CASE("a cursor that was overwritten costs the worker that finds it",
 namespace {
 
 enum class Target : unsigned { ring, slots, words, results, control };
+unsigned from_environment(const char* name, unsigned otherwise) {
+    const char* text = std::getenv(name);
+    return text ? static_cast<unsigned>(std::strtoul(text, nullptr, 10)) : otherwise;
+}
 struct Answer {
     int number = 0;
     std::string text;
@@ -263,7 +269,9 @@ class Lane {
 
   private:
     void round() {
-        Target target = static_cast<Target>(random_() % 20 == 0 ? 4 : random_() % 4);
+        unsigned chosen = random_() % 20 == 0 ? 4 : static_cast<unsigned>(random_() % 4);
+        chosen = std::min(from_environment("SCRIBBLE_TARGET", chosen), 4u);
+        auto target = static_cast<Target>(chosen);
         struct Sent {
             mp::Future<Answer> future;
             int number;
@@ -318,11 +326,6 @@ class Lane {
     mp::Future<int> wild_;
     const std::vector<long> numbers_ = test::numbers(0L, 100L);
 };
-
-unsigned from_environment(const char* name, unsigned otherwise) {
-    const char* text = std::getenv(name);
-    return text ? static_cast<unsigned>(std::strtoul(text, nullptr, 10)) : otherwise;
-}
 
 }  // namespace
 
