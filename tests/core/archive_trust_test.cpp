@@ -162,7 +162,12 @@ TEMPLATE_TEST_CASE("a megabyte that claims to be more takes a small multiple of 
                    "[core][archive][trust]", (std::vector<Block, Counted<Block>>),
                    (std::vector<User, Counted<User>>), (std::deque<User, Counted<User>>),
                    (std::list<User, Counted<User>>), (std::forward_list<User, Counted<User>>),
-                   (std::vector<std::list<User>, Counted<std::list<User>>>)) {
+                   (std::vector<std::list<User>, Counted<std::list<User>>>),
+                   (std::vector<std::tuple<int, Block>, Counted<std::tuple<int, Block>>>),
+                   (std::deque<std::pair<Block, User>, Counted<std::pair<Block, User>>>),
+                   (std::vector<std::array<User, 8>, Counted<std::array<User, 8>>>),
+                   (std::list<std::tuple<User, User>, Counted<std::tuple<User, User>>>),
+                   (std::map<int, User, std::less<>, Counted<std::pair<const int, User>>>)) {
     constexpr std::uint64_t kBytes = 1 << 20;
     Bytes bytes = joined({saved(kBytes), Bytes(kBytes, std::byte{0})});
     live = peak = 0;
