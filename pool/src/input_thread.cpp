@@ -37,10 +37,13 @@ void InputThread::run() {
         }
         lock.lock();
         overdue_ = false;
-        if (got) {
-            keep_();
-            ++kept_;
-        }
+        if (got) try {
+                keep_();
+                ++kept_;
+            } catch (...) {  // no memory to keep it: the input ends there, and says so
+                got = false;
+                error = std::current_exception();
+            }
         ended_ = !got;
         error_ = error;
         if (ended_ || (tell_at_ > 0 && kept_ >= tell_at_)) pulled_.notify_one();
