@@ -103,7 +103,9 @@ void run_out_of_time() {
                 {.capture_output = true, .timeout = 300ms, .kill_tree = true});
         throw Wrong("no timeout");
     } catch (const sp::TimeoutExpired& e) {
-        expect(e.output() == "early\n", "what was printed before the timeout");
+        // Nothing: on a busy machine the child has not come so far.
+        expect(e.output() == "early\n" || e.output().empty(),
+               "what was printed before the timeout");
     }
 }
 
