@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <sidestep/actor_lost.hpp>
+#include <sidestep/exposed.hpp>
 #include <sidestep/remote_error.hpp>
 
 #include "server_link.hpp"
@@ -9,8 +11,12 @@
 namespace sidestep::inline v0::detail {
 
 CallTask::CallTask(std::shared_ptr<ServerLink> link, std::uint64_t object, std::uint64_t caller,
-                   const TaskEntry* entry)
-    : link_(std::move(link)), object_(object), caller_(caller), entry_(entry) {
+                   const CallKind* kind)
+    : link_(std::move(link)),
+      object_(object),
+      caller_(caller),
+      entry_(kind ? &kind->entry : nullptr),
+      method_(kind ? kind->method : nullptr) {
     belong_to(::getpid());
     (void)start();  // it cannot be taken back
 }
@@ -21,7 +27,10 @@ CallTask::~CallTask() {
     link_->note_unseen(object_, decode_error());
 }
 
-std::string CallTask::method() const { return entry_ ? describe_entry(*entry_) : "(a reference)"; }
+std::string CallTask::method() const {
+    if (method_) return "the method " + readable_method(method_);
+    return entry_ ? describe_entry(*entry_) : "(a reference)";
+}
 
 void CallTask::answer(std::vector<std::byte> bytes) {
     (void)try_finish([&] { bytes_ = std::move(bytes); });
@@ -79,6 +88,10 @@ std::exception_ptr CallTask::decode_error() const {
         try {
             InputArchive archive(bytes_);
             error_ = load_exception(archive);
+            std::rethrow_exception(error_);
+        } catch (const NotExposed& error) {
+            // The server knows by which name it was asked; what that is, this program knows.
+            if (method_) error_ = std::make_exception_ptr(error.named(method()));
         } catch (...) {
             error_ = std::current_exception();
         }

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include <sidestep/detail/held_object.hpp>
 #include <sidestep/detail/local_task.hpp>
 #include <sidestep/task.hpp>
 
@@ -20,7 +21,7 @@ class ServerLink;
 class CallTask final : public LocalTaskBase {
   public:
     CallTask(std::shared_ptr<ServerLink> link, std::uint64_t object, std::uint64_t caller,
-             const TaskEntry* entry);
+             const CallKind* kind);
     ~CallTask() override;
 
     std::uint64_t object() const { return object_; }
@@ -46,7 +47,8 @@ class CallTask final : public LocalTaskBase {
     // Constant after construction.
     const std::shared_ptr<ServerLink> link_;
     const std::uint64_t object_, caller_;
-    const TaskEntry* const entry_;
+    const TaskEntry* const entry_;  // null: no call of a user's
+    const char* const method_;      // null: a function
     // Constant once done().
     std::vector<std::byte> bytes_;  // of the value, or the error
     bool threw_ = false;

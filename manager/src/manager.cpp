@@ -11,6 +11,7 @@
 #include <sidestep/pool_proxy.hpp>
 #include <sidestep/process.hpp>
 
+#include "connection/tls.hpp"
 #include "object_server.hpp"
 #include "server_link.hpp"
 #include "sys/fork_marker.hpp"
@@ -72,7 +73,9 @@ Manager::Manager(ManagerOptions options) : impl_(std::make_unique<Impl>()) {
     (void)wait({impl_->control, impl_->process->sentinel()});
     detail::ServerName name;
     try {
-        name = {impl_->control.recv<UnixAddress>(), setup.authkey, impl_->process->pid()};
+        name = {.address = impl_->control.recv<UnixAddress>(),
+                .authkey = setup.authkey,
+                .pid = impl_->process->pid()};
     } catch (const EndOfStream&) {
         impl_->process->join();
         impl_->process->rethrow();
@@ -84,7 +87,25 @@ Manager::Manager(ManagerOptions options) : impl_(std::make_unique<Impl>()) {
     server_->set_process(impl_->process);
 }
 
+Manager::Manager(std::shared_ptr<detail::ServerLink> session)
+    : server_(std::move(session)), impl_(std::make_unique<Impl>()) {}
+
+Manager Manager::connect(const Address& address, const ConnectOptions& options) {
+    if (options.timeout && options.timeout->count() <= 0)
+        throw std::invalid_argument("ConnectOptions::timeout must be positive, or none");
+    if (options.lost_after.count() <= 0)
+        throw std::invalid_argument("ConnectOptions::lost_after must be positive");
+    detail::ServerName server{.address = address,
+                              .authkey = options.authkey,
+                              .is_manager_server = true,
+                              .lost_after = options.lost_after.time()};
+    if (server.encrypted()) (void)TlsKey::of(*server.authkey);
+    return Manager(
+        detail::ServerLink::connect(std::move(server), detail::deadline_after(options.timeout)));
+}
+
 Manager::~Manager() {
+    if (!impl_->process && impl_->here.same_process()) return;  // others may have its session, too
     if (impl_->here.same_process())
         shutdown();
     else  // a copy in a forked child: see HeldObject
@@ -93,6 +114,7 @@ Manager::~Manager() {
 
 void Manager::shutdown() noexcept {
     if (!server_) return;
+    if (!impl_->process) return detail::ServerLink::close(server_);
     try {
         if (impl_->process->is_alive()) impl_->control.send_bytes("stop");
         if (!impl_->process->join_for(impl_->stop_grace)) impl_->process->kill();
@@ -103,9 +125,13 @@ void Manager::shutdown() noexcept {
     detail::ServerLink::close(server_);
 }
 
-int Manager::pid() const { return impl_->process->pid(); }
-bool Manager::is_alive() const { return impl_->process->is_alive(); }
-std::optional<int> Manager::exitcode() const { return impl_->process->exitcode(); }
+int Manager::pid() const { return server_->server().pid; }
+bool Manager::is_alive() const {
+    return impl_->process ? impl_->process->is_alive() : !server_->broken();
+}
+std::optional<int> Manager::exitcode() const {
+    return impl_->process ? impl_->process->exitcode() : std::nullopt;
+}
 
 LockProxy Manager::lock() { return face<LockProxy>(false); }
 RLockProxy Manager::rlock() { return face<RLockProxy>(true); }

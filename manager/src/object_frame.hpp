@@ -10,19 +10,43 @@
 // waits    | server | number  | -      | -      | -    | - (it has begun, and others may now)
 // value    | server | number  | -      | -      | -    | result
 // error    | server | number  | -      | -      | -    | exception
+// and of a ManagerServer, whose clients may be other programs:
+// hello    | client | number  | -      | -      | -    | kProtocol; value: a Welcome
+// get      | client | number  | -      | -      | -    | name, type; value: object, functions?
+// invoke   | client | number  | thread | object | -    | the method's name, arguments
+// beat     | both   | -       | -      | -      | -    | - (a server answers with one)
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
+#include <sidestep/address.hpp>
 #include <sidestep/connection.hpp>
 #include <sidestep/task.hpp>
 
 namespace sidestep::inline v0::detail {
 
-enum class FrameKind : std::uint8_t { call, pin, claim, release, waits, value, error };
+// Between programs of other builds: what changes the frames changes this.
+constexpr std::uint32_t kProtocol = 1;
+
+enum class FrameKind : std::uint8_t {
+    call,
+    pin,
+    claim,
+    release,
+    waits,
+    value,
+    error,
+    hello,
+    get,
+    invoke,
+    beat
+};
 
 struct FrameHead {
     FrameKind kind = FrameKind::call;
@@ -59,15 +83,39 @@ struct ObjectFrame {
     }
 };
 
-// How a client finds a server: in each proxy.
-struct ServerName {
-    Address address;
-    std::string authkey;
+// What a ManagerServer says of itself.
+struct Welcome {
+    std::uint32_t protocol = kProtocol;
+    std::uint64_t server = 0;  // its ServerName::id
     int pid = 0;
+    std::chrono::nanoseconds lost_after{};  // a client that is silent for so long is taken for dead
 
     template <class Archive>
     void serialize(Archive& archive) {
-        archive(address, authkey, pid);
+        archive(protocol, server, pid, lost_after);
+    }
+};
+
+// How a client finds a server: in each proxy.
+struct ServerName {
+    Address address;
+    std::optional<std::string> authkey;
+    int pid = 0;
+    // Of a ManagerServer: random, so that one that is started at the same address is another one.
+    std::uint64_t id = 0;
+    bool is_manager_server = false;
+    std::chrono::nanoseconds lost_after{};  // of this client's session
+
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(address, authkey, pid, id, is_manager_server, lost_after);
+    }
+    bool encrypted() const {
+        return is_manager_server && authkey && std::holds_alternative<TcpAddress>(address);
+    }
+    // One for each server.
+    std::string key() const {
+        return is_manager_server ? "#" + std::to_string(id) : to_string(address);
     }
 };
 

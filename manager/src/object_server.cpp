@@ -2,59 +2,24 @@
 
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include <tuple>
+#include <algorithm>
 
-#include <sidestep/actor_lost.hpp>
-#include <sidestep/remote_error.hpp>
-
+#include "object_client.hpp"
+#include "sys/per_process.hpp"
 #include "sys/sys.hpp"
 #include "sys/sys_socket.hpp"
 
 namespace sidestep::inline v0::detail {
-
-struct ObjectServer::Client {
-    Client(std::uint64_t its_number, Connection stream)
-        : number(its_number), connection(std::move(stream)) {}
-
-    void send(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
-        std::lock_guard lock(sending);
-        if (gone) return;
-        try {
-            connection.send(ObjectFrame{{kind, request, 0, 0, {}}, body, {}, {}, {}});
-        } catch (...) {  // it is dead, or cut off
-            cut();
-        }
-    }
-    void cut() noexcept { ::shutdown(connection.fd(), SHUT_RDWR); }
-
-    // Constant after construction.
-    const std::uint64_t number;
-    Fd process;  // a pidfd; none: not of this machine, or not to be seen
-    int pid = 0;
-
-    std::mutex sending;             // held while a frame is written
-    Connection connection;          // read by its own thread
-    std::atomic<bool> gone{false};  // set with the server's mutex held
-
-    // Guarded by the server's mutex: object -> references.
-    std::map<std::uint64_t, std::uint64_t> references;
-
-    std::mutex queueing;
-    // Guarded by queueing: by caller, those that have calls.
-    std::map<std::uint64_t, Strand> strands;
-};
-
 namespace {
-std::atomic<ObjectServer*> the_server{nullptr};
-thread_local ObjectServer::CurrentCall* current_call = nullptr;
 
-// For more than any machine has: a call that waits has a thread.
-ThreadPoolOptions many_threads(const char* name) {
-    return {.threads = 4096, .thread_name_prefix = name};
-}
+// The servers of this process.
+struct Servers {
+    std::mutex mutex;
+    std::vector<ObjectServer*> all;  // guarded by mutex
+};
+PerProcess<Servers> servers;
 
 // Readable at the process's end. None: it cannot be seen, or is gone, and its connection will tell.
 Fd watch(int pid) {
@@ -66,51 +31,45 @@ Fd watch(int pid) {
     }
 }
 
-[[noreturn]] void throw_no_object(std::uint64_t object) {
-    throw NoSuchObject(fmt::format(
-        "there is no object {} at this server (any more): nobody had a proxy of it when it was "
-        "asked for. Keep one until the receiver of a copy has used it",
-        object));
+void silence(const Fd& bell) {
+    std::uint64_t rung = 0;
+    (void)!::read(bell.get(), &rung, sizeof rung);
 }
+
 }  // namespace
 
 ObjectServer* ObjectServer::here(const ServerName& server) {
-    ObjectServer* there = the_server.load(std::memory_order_acquire);
-    return there && there->here_.same_process() && there->name_.address == server.address ? there
-                                                                                          : nullptr;
+    Servers& known = servers.get();
+    std::lock_guard lock(known.mutex);
+    for (ObjectServer* there : known.all)
+        if (there->name_.key() == server.key()) return there;
+    return nullptr;
 }
 
-ObjectServer::ObjectServer(ServerName name)
+ObjectServer::ObjectServer(ServerName name, ServerRules rules)
     : name_(std::move(name)),
-      self_(std::make_shared<Client>(0, Connection())),
-      readers_(many_threads("clients")),
-      callers_(many_threads("calls")) {
-    std::tie(bell_, ring_) = Pipe();
-    the_server.store(this, std::memory_order_release);
+      rules_(std::move(rules)),
+      self_(std::make_shared<Client>(0, Connection())) {
+    table_.add_client(self_->number);
+    bell_ = sys::make_eventfd();
+    Servers& known = servers.get();
+    std::lock_guard lock(known.mutex);
+    known.all.push_back(this);
 }
 
 ObjectServer::~ObjectServer() {
     // Objects hold proxies, whose ends ask for this server: one after the other, while it is there.
-    for (;;) {
-        std::shared_ptr<Hosted> object;
-        std::lock_guard lock(mutex_);
-        if (objects_.empty()) break;
-        object = std::move(objects_.begin()->second.object);
-        objects_.erase(objects_.begin());
-    }
-    the_server.store(nullptr, std::memory_order_release);
-}
-
-ObjectServer::CurrentCall& ObjectServer::current() {
-    if (!current_call) throw std::logic_error("no call of an object runs in this thread");
-    return *current_call;
+    while (std::shared_ptr<Hosted> object = table_.take_any()) object.reset();
+    Servers& known = servers.get();
+    std::lock_guard lock(known.mutex);
+    std::erase(known.all, this);
 }
 
 // --- clients ---------------------------------------------------------------------------------
 
 void ObjectServer::run(Listener& listener, Connection& owner) {
     for (;;) {
-        std::vector<Waitable> things{listener, owner, bell_};
+        std::vector<Waitable> things{listener, owner, bell_.get()};
         std::vector<std::shared_ptr<Client>> watched;
         {
             std::lock_guard lock(mutex_);
@@ -122,7 +81,7 @@ void ObjectServer::run(Listener& listener, Connection& owner) {
         }
         for (const Waitable& ready : wait(things)) {
             if (ready == owner) return end_clients();
-            if (ready == bell_) (void)bell_.recv_bytes();
+            if (ready == bell_.get()) silence(bell_);
             if (ready == listener) {
                 accept(listener);
                 continue;
@@ -141,6 +100,7 @@ void ObjectServer::accept(Listener& listener) {
     try {
         std::optional<Connection> connection = listener.accept_for(Timeout());
         if (!connection) return;
+        connection->limit_silence(rules_.lost_after);
         {
             std::lock_guard lock(mutex_);
             client = std::make_shared<Client>(++last_client_, std::move(*connection));
@@ -148,7 +108,8 @@ void ObjectServer::accept(Listener& listener) {
             client->process = watch(client->pid);
             clients_.emplace(client->number, client);
         }
-        (void)readers_.submit([this, client] { read(client); });
+        table_.add_client(client->number);
+        readers_.run([this, client] { read(client); });
     } catch (const AuthenticationError&) {
     } catch (...) {  // this process is short of something, for a while
         if (client) forget(client);
@@ -158,57 +119,72 @@ void ObjectServer::accept(Listener& listener) {
 
 void ObjectServer::read(const std::shared_ptr<Client>& client) {
     try {
-        for (;;) receive(client, client->connection.recv<ObjectFrame>());
+        for (;;) receive(client, client->connection.recv<ObjectFrame>(rules_.max_call_bytes));
     } catch (...) {  // its end, or what no client of ours sends
     }
     client->cut();
     forget(client);
-    std::lock_guard lock(ringing_);
-    ring_.send_bytes("gone");
+    const std::uint64_t one = 1;
+    (void)!::write(bell_.get(), &one, sizeof one);
 }
 
 void ObjectServer::receive(const std::shared_ptr<Client>& client, ObjectFrame frame) {
+    const FrameHead& head = frame.head;
     InputArchive body(frame.bytes);
     std::uint64_t ticket = 0;
-    switch (frame.head.kind) {
+    switch (head.kind) {
         case FrameKind::call:
+        case FrameKind::invoke:
             return queue_call(client, std::move(frame));
-        case FrameKind::pin: {
-            Answer answer{FrameKind::value, {}};
-            try {
+        case FrameKind::pin:
+            return reply(client, head, [&](OutputArchive&) {
                 body(ticket);
-                pin(*client, frame.head.object, ticket);
-            } catch (...) {
-                refuse(std::current_exception(), answer);
-            }
-            return client->send(answer.kind, frame.head.request, answer.bytes.bytes());
-        }
+                table_.pin(client->number, head.object, ticket);
+            });
         case FrameKind::claim:
             body(ticket);
-            return claim(*client, frame.head.object, ticket);
+            return table_.claim(client->number, head.object, ticket);
         case FrameKind::release:
-            return release(*client, frame.head.object);
+            return table_.release(client->number, head.object);
+        case FrameKind::get:
+            return reply(client, head, [&](OutputArchive& result) {
+                std::string name, type;
+                body(name, type);
+                auto found = table_.get(client->number, name, type);
+                result(found.number, found.exposure->functions);
+            });
+        case FrameKind::hello:
+            return reply(client, head, [&](OutputArchive& result) {
+                result(Welcome{kProtocol, name_.id, ::getpid(),
+                               rules_.lost_after.value_or(Timeout::forever()).time()});
+            });
+        case FrameKind::beat:
+            return client->send(FrameKind::beat, 0, {});
         default:
             throw SerializationError("this is no frame that a client sends");
     }
 }
 
-// What it holds goes: outside of the mutex, since objects hold proxies.
+void ObjectServer::reply(const std::shared_ptr<Client>& client, const FrameHead& head,
+                         const std::function<void(OutputArchive&)>& write) {
+    Answer answer;
+    try {
+        OutputArchive archive(answer.bytes);
+        write(archive);
+    } catch (...) {
+        refuse(std::current_exception(), answer);
+    }
+    client->send(answer.kind, head.request, answer.bytes.bytes());
+}
+
+// What it holds goes: outside of the mutexes, since objects hold proxies.
 void ObjectServer::forget(const std::shared_ptr<Client>& client) {
-    std::vector<std::shared_ptr<Hosted>> all, dropped;
     {
         std::lock_guard lock(mutex_);
         client->gone = true;
         clients_.erase(client->number);
-        for (auto& [number, entry] : objects_) all.push_back(entry.object);
-        for (auto [object, count] : client->references) dropped.push_back(drop(object, count));
-        client->references.clear();
-        std::erase_if(tickets_, [&](const auto& ticket) {
-            if (ticket.second.client != client->number) return false;
-            dropped.push_back(drop(ticket.second.object, 1));
-            return true;
-        });
     }
+    ObjectTable::Dropped all = table_.all(), dropped = table_.remove_client(client->number);
     {
         std::lock_guard lock(client->queueing);
         for (auto& [caller, strand] : client->strands) strand.calls.clear();
@@ -222,220 +198,53 @@ void ObjectServer::forget(const std::shared_ptr<Client>& client) {
     }
 }
 
+bool ObjectServer::has_left(const Client& client) const { return ending_ || client.gone; }
+
+// What runs is finished, and answered; what waits is given up.
 void ObjectServer::end_clients() {
-    std::vector<std::shared_ptr<Client>> all;
-    std::vector<std::shared_ptr<Hosted>> objects;
+    ending_ = true;
+    std::vector<std::shared_ptr<Client>> all, waiting;
     {
         std::lock_guard lock(mutex_);
-        self_->gone = true;
         for (auto& [number, client] : clients_) all.push_back(client);
-        for (auto& [number, entry] : objects_) objects.push_back(entry.object);
+    }
+    for (auto& client : all) {
+        std::lock_guard lock(client->queueing);
+        if (client->unanswered > 0) waiting.push_back(client);
+    }
+    for (auto& object : table_.all()) object->wake();
+    callers_.shutdown();
+    for (auto& client : all) client->finish();
+    // Over TCP, to close before all that a client sent is read would take the last answers from it:
+    // who waits for some is to close first.
+    const Deadline deadline = deadline_after(Timeout(std::chrono::seconds(1)));
+    const bool is_tcp = std::holds_alternative<TcpAddress>(name_.address);
+    auto has_gone = [](const auto& client) { return client->gone.load(); };
+    while (is_tcp && !std::all_of(waiting.begin(), waiting.end(), has_gone)) {
+        if (wait({bell_.get()}, Timeout(*deadline)).empty()) break;
+        silence(bell_);
     }
     for (auto& client : all) client->cut();
-    for (auto& object : objects) object->wake();
-    objects.clear();
     readers_.shutdown();
-    callers_.shutdown();
+    self_->gone = true;
 }
 
-// --- calls -----------------------------------------------------------------------------------
-
-// The object is looked up now: a call counts, until it has run, as a reference to it.
-void ObjectServer::queue_call(const std::shared_ptr<Client>& client, ObjectFrame frame) {
-    const std::uint64_t caller = frame.head.caller;
-    Call call{std::move(frame), nullptr, nullptr};
-    if (call.frame.head.object != 0) {
-        try {
-            call.object = find(call.frame.head.object);
-        } catch (...) {
-            call.refused = std::current_exception();
-        }
-    }
-    std::lock_guard lock(client->queueing);
-    Strand& strand = client->strands[caller];
-    strand.calls.push_back(std::move(call));
-    if (!std::exchange(strand.has_thread, true))
-        (void)callers_.submit([this, client, caller] { run_strand(client, caller); });
-}
-
-void ObjectServer::run_strand(const std::shared_ptr<Client>& client, std::uint64_t caller) {
-    for (;;) {
-        Call call;
-        {
-            std::lock_guard lock(client->queueing);
-            auto strand = client->strands.find(caller);
-            if (strand->second.calls.empty()) {
-                client->strands.erase(strand);
-                return;
-            }
-            call = std::move(strand->second.calls.front());
-            strand->second.calls.pop_front();
-        }
-        if (run_call(client, std::move(call))) return;
-    }
-}
-
-void ObjectServer::let_next_begin(CurrentCall& call) {
-    if (call.client == self_ || std::exchange(call.waits, true)) return;
-    // Told first: of what comes after it the client knows that it may have begun.
-    call.client->send(FrameKind::waits, call.request, {});
-    const std::uint64_t caller = call.caller.thread;
-    std::lock_guard lock(call.client->queueing);
-    auto strand = call.client->strands.find(caller);
-    if (strand->second.calls.empty())
-        call.client->strands.erase(strand);
-    else
-        (void)callers_.submit([this, client = call.client, caller] { run_strand(client, caller); });
-}
-
-// True: it has waited, and its strand has another thread.
-bool ObjectServer::run_call(const std::shared_ptr<Client>& client, Call call) {
-    const FrameHead head = call.frame.head;
-    Answer answer{FrameKind::value, {}};
-    CurrentCall current{*this,
-                        client,
-                        {client->number, head.caller, client->pid},
-                        std::move(call.object),
-                        head.request};
-    if (call.refused)
-        refuse(call.refused, answer);
-    else
-        execute(current, head, call.frame.bytes, &call.frame.incoming, answer);
-    client->send(answer.kind, head.request, answer.bytes.bytes());
-    return current.waits;
-}
-
-void ObjectServer::execute(CurrentCall& call, const FrameHead& head,
-                           std::span<const std::byte> body, FdSource* fds, Answer& answer) {
-    CurrentCall* outer = std::exchange(current_call, &call);
-    try {
-        const TaskEntry& entry = require_entry(head.task, "the call's method");
-        InputArchive arguments(body, fds);
-        OutputArchive result(answer.bytes);
-        entry.run(arguments, result);
-    } catch (...) {
-        refuse(std::current_exception(), answer);
-    }
-    current_call = outer;
-}
-
-void ObjectServer::refuse(const std::exception_ptr& why, Answer& answer) {
-    answer.kind = FrameKind::error;
-    answer.bytes.clear();
-    try {
-        OutputArchive archive(answer.bytes);
-        try {
-            std::rethrow_exception(why);
-        } catch (...) {
-            save_current_exception(archive,
-                                   fmt::format("  in the server of objects {}\n", ::getpid()));
-        }
-    } catch (...) {  // no memory: the client finds an error that cannot be read
-        answer.bytes.clear();
-    }
-}
-
-void ObjectServer::call_here(const FrameHead& head, std::span<const std::byte> body,
-                             std::span<const int> fds, CallTask& task) {
-    Answer answer{FrameKind::value, {}};
-    try {
-        IncomingFds copies;
-        for (int fd : fds) copies.add(DupFd::duplicate_of(fd));
-        std::shared_ptr<Hosted> object = head.object != 0 ? find(head.object) : nullptr;
-        CurrentCall current{*this, self_, {0, head.caller, ::getpid()}, std::move(object)};
-        execute(current, head, body, &copies, answer);
-    } catch (...) {
-        refuse(std::current_exception(), answer);
-    }
-    auto bytes = answer.bytes.bytes();
-    std::vector<std::byte> owned(bytes.begin(), bytes.end());
-    if (answer.kind == FrameKind::value)
-        task.answer(std::move(owned));
-    else
-        task.answer_error(std::move(owned));
-}
-
-// --- references --------------------------------------------------------------------------------
-
-std::shared_ptr<Hosted> ObjectServer::find(std::uint64_t object) {
-    std::lock_guard lock(mutex_);
-    auto found = objects_.find(object);
-    if (found == objects_.end()) throw_no_object(object);
-    return found->second.object;
-}
-
-std::uint64_t ObjectServer::host(Client& client, std::shared_ptr<Hosted> object) {
-    std::lock_guard lock(mutex_);
-    if (client.gone) throw std::runtime_error("the client is gone");
-    const std::uint64_t number = ++last_object_;
-    objects_.emplace(number, Entry{std::move(object), 1});
-    ++client.references[number];
-    return number;
-}
-
-void ObjectServer::pin(Client& client, std::uint64_t object, std::uint64_t ticket) {
-    std::lock_guard lock(mutex_);
-    auto found = objects_.find(object);
-    if (found == objects_.end()) throw_no_object(object);
-    if (client.gone) throw std::runtime_error("the client is gone");
-    if (!tickets_.emplace(ticket, Ticket{object, client.number}).second)
-        throw std::invalid_argument("this ticket is in use");
-    ++found->second.references;
-}
-
-// A ticket's reference becomes the client's. Of an object that is gone there is none: its calls
-// will say so.
-void ObjectServer::claim(Client& client, std::uint64_t object, std::uint64_t ticket) {
-    std::lock_guard lock(mutex_);
-    auto found = objects_.find(object);
-    if (found == objects_.end() || client.gone) return;
-    ++client.references[object];
-    auto pinned = tickets_.find(ticket);
-    if (pinned != tickets_.end() && pinned->second.object == object)
-        tickets_.erase(pinned);
-    else
-        ++found->second.references;
-}
-
-void ObjectServer::release(Client& client, std::uint64_t object) {
-    std::shared_ptr<Hosted> dropped;  // destroyed outside of the mutex
-    std::lock_guard lock(mutex_);
-    auto held = client.references.find(object);
-    if (held == client.references.end()) return;
-    if (--held->second == 0) client.references.erase(held);
-    dropped = drop(object, 1);
-}
-
-// With the mutex held.
-std::shared_ptr<Hosted> ObjectServer::drop(std::uint64_t object, std::uint64_t count) {
-    auto found = objects_.find(object);
-    if (found == objects_.end()) return nullptr;
-    found->second.references -= std::min(count, found->second.references);
-    if (found->second.references > 0) return nullptr;
-    std::shared_ptr<Hosted> last = std::move(found->second.object);
-    objects_.erase(found);
-    return last;
-}
+// --- references within the server ------------------------------------------------------------
 
 // Whose call this is: in the server itself, the client for whom it runs.
 void ObjectServer::pin_here(std::uint64_t object, std::uint64_t ticket) {
-    pin(current_call ? *current_call->client : *self_, object, ticket);
+    CurrentCall* call = current_or_none();
+    table_.pin(call ? call->client->number : self_->number, object, ticket);
 }
 void ObjectServer::claim_here(std::uint64_t object, std::uint64_t ticket) {
-    claim(*self_, object, ticket);
+    table_.claim(self_->number, object, ticket);
 }
-void ObjectServer::release_here(std::uint64_t object) { release(*self_, object); }
-
-bool wait_here(const std::function<bool()>& ready, const Deadline& deadline) {
-    ObjectServer::CurrentCall& call = ObjectServer::current();
-    if (ready()) return true;
-    if (is_over(deadline)) return false;
-    call.server.let_next_begin(call);
-    auto client = call.client;
-    WaitScope waits;
-    const bool done = call.object->wait(ready, deadline, [&] { return client->gone.load(); });
-    if (!done && client->gone) throw std::runtime_error("the client is gone");
-    return done;
+void ObjectServer::release_here(std::uint64_t object) { table_.release(self_->number, object); }
+std::uint64_t ObjectServer::get_here(const std::string& name, const std::string& type) {
+    return table_.get(self_->number, name, type).number;
+}
+std::uint64_t ObjectServer::host(Client& client, std::shared_ptr<Hosted> object) {
+    return table_.add(client.number, std::move(object));
 }
 
 // --- the process -------------------------------------------------------------------------------
@@ -450,7 +259,8 @@ void serve_objects(ServerSetup setup, Connection owner) {
         entry.run(arguments, result);
     }
     Listener listener({.authkey = setup.authkey});
-    ObjectServer server({listener.address(), setup.authkey, ::getpid()});
+    ObjectServer server(
+        {.address = listener.address(), .authkey = setup.authkey, .pid = ::getpid()});
     owner.send(std::get<UnixAddress>(listener.address()));
     server.run(listener, owner);
 }

@@ -10,7 +10,6 @@
 #include <system_error>
 
 #include <sidestep/actor_lost.hpp>
-#include <sidestep/exit_hooks.hpp>
 
 #include "object_server.hpp"
 #include "sys/make_thread.hpp"
@@ -18,26 +17,6 @@
 
 namespace sidestep::inline v0::detail {
 namespace {
-
-struct LinkRegistry {
-    std::mutex mutex;
-    // Guarded by mutex. They stay: a worker's next task has the same proxies.
-    std::map<std::string, std::shared_ptr<ServerLink>> links;
-    bool reports_at_exit = false;
-};
-PerProcess<LinkRegistry> registry;
-
-// What calls threw whose futures were dropped is not lost in silence.
-void report_at_exit() {
-    std::vector<std::shared_ptr<ServerLink>> all;
-    {
-        LinkRegistry& known = registry.get();
-        std::lock_guard lock(known.mutex);
-        for (auto& [address, link] : known.links)
-            if (link) all.push_back(link);
-    }
-    for (auto& link : all) link->report_unseen();
-}
 
 // What the calls of one thread are known by at the server.
 std::uint64_t this_caller() {
@@ -53,48 +32,21 @@ std::uint64_t new_ticket() {
 
 }  // namespace
 
-std::shared_ptr<ServerLink> ServerLink::to(const ServerName& server) {
-    LinkRegistry& known = registry.get();
-    std::lock_guard lock(known.mutex);
-    if (!std::exchange(known.reports_at_exit, true)) at_exit(&report_at_exit);
-    std::shared_ptr<ServerLink>& link = known.links[to_string(server.address)];
-    if (!link || link->broken()) {
-        link.reset();
-        std::erase_if(known.links, [&](const auto& other) {
-            return &other.second != &link && (!other.second || other.second->broken());
-        });
-        link = std::make_shared<ServerLink>(server);
-    }
-    return link;
-}
-
-void ServerLink::close(const std::shared_ptr<ServerLink>& link) noexcept {
-    LinkRegistry& known = registry.get();
-    {
-        std::lock_guard lock(known.mutex);
-        std::erase_if(known.links, [&](const auto& other) { return other.second == link; });
-    }
-    link->break_off();
-}
-
-ServerLink::ServerLink(ServerName server)
-    : server_(std::move(server)), local_(ObjectServer::here(server_)) {
-    if (local_) return;
-    try {
-        connection_ = Client(server_.address, {.authkey = server_.authkey});
-    } catch (const std::exception& error) {  // nobody listens, or it dies during the handshake
-        TaskError::Details details;
-        details.pid = server_.pid;
-        details.note = error.what();
-        throw ActorLost(std::move(details), 0, "to be connected to", false);
-    }
-}
+ServerLink::ServerLink(ServerName server, ObjectServer* local)
+    : server_(std::move(server)), local_(local) {}
+ServerLink::ServerLink(ServerName server, Connection connection)
+    : server_(std::move(server)), local_(nullptr), connection_(std::move(connection)) {}
 
 ServerLink::~ServerLink() {
-    if (!same_process()) return;
+    if (!same_process()) {
+        beats_.abandon();
+        return;
+    }
     report_unseen();
     // Copies in forked children keep the socket open, but not the connection.
     if (!connection_.closed()) ::shutdown(connection_.fd(), SHUT_RDWR);
+    beating_.stop();
+    if (beats_.joinable()) beats_.join();
 }
 
 void ServerLink::report_unseen() noexcept {
@@ -128,16 +80,22 @@ void ServerLink::set_process(std::shared_ptr<Process> process) {
 
 TaskRef ServerLink::call(std::uint64_t object, const CallKind& kind, const WriteArguments& write) {
     HeapBuffer body;
-    OutgoingFds fds(true);
+    OutgoingFds fds(local_ || connection_.carries_fds());
     OutputArchive archive(body, &fds);
+    FrameHead head{FrameKind::call, 0, this_caller(), object, kind.id};
+    if (server_.is_manager_server && !local_ && kind.method) {
+        head.kind = FrameKind::invoke;
+        head.task = {};
+        archive(std::string(kind.method));
+    }
     write(archive);
-    return send({FrameKind::call, 0, this_caller(), object, kind.id}, body, fds, &kind.entry);
+    return send(head, body, fds, &kind);
 }
 
 TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const OutgoingFds& fds,
-                         const TaskEntry* entry) {
-    Ref<CallTask> task(new CallTask(shared_from_this(), head.object, head.caller, entry));
-    if (local_) {
+                         const CallKind* kind) {
+    Ref<CallTask> task(new CallTask(shared_from_this(), head.object, head.caller, kind));
+    if (local_ && !broken()) {
         local_->call_here(head, body.bytes(), fds.fds(), *task);
         return task;
     }
@@ -146,8 +104,9 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
     FrameHead numbered = head;
     std::lock_guard order(sending_);
     {
-        std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
         if (broken_) {
+            lock.unlock();
             task->lose(lost(*task, false));
             return task;
         }
@@ -168,20 +127,36 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
 
 std::uint64_t ServerLink::pin(std::uint64_t object) {
     const std::uint64_t ticket = new_ticket();
-    if (local_) {
+    if (local_ && !broken()) {
         local_->pin_here(object, ticket);
         return ticket;
     }
-    HeapBuffer body;
-    OutputArchive archive(body);
-    archive(ticket);
-    TaskRef task = send({FrameKind::pin, 0, 0, object, {}}, body, OutgoingFds(false), nullptr);
-    (void)task->wait({});
-    (void)task->value();
+    TaskRef task = ask(FrameKind::pin, object, [&](OutputArchive& archive) { archive(ticket); });
     return ticket;
 }
 
+// Not a call, but it is answered.
+TaskRef ServerLink::ask(FrameKind kind, std::uint64_t object, const WriteArguments& write) {
+    HeapBuffer body;
+    OutputArchive archive(body);
+    write(archive);
+    TaskRef task = send({kind, 0, 0, object, {}}, body, OutgoingFds(false), nullptr);
+    (void)task->wait({});
+    (void)task->value();
+    return task;
+}
+
+std::pair<std::uint64_t, bool> ServerLink::get(const std::string& name, const std::string& type) {
+    if (local_ && !broken()) return {local_->get_here(name, type), true};
+    TaskRef task = ask(FrameKind::get, 0, [&](OutputArchive& archive) { archive(name, type); });
+    std::pair<std::uint64_t, bool> found;
+    InputArchive archive(task->result());
+    archive(found.first, found.second);
+    return found;
+}
+
 void ServerLink::claim(std::uint64_t object, std::uint64_t ticket) {
+    if (broken()) return;
     if (local_)
         local_->claim_here(object, ticket);
     else
@@ -190,6 +165,7 @@ void ServerLink::claim(std::uint64_t object, std::uint64_t ticket) {
 
 void ServerLink::release(std::uint64_t object) noexcept {
     try {
+        if (broken()) return;
         if (local_)
             local_->release_here(object);
         else
@@ -199,7 +175,6 @@ void ServerLink::release(std::uint64_t object) noexcept {
 }
 
 void ServerLink::send_alone(FrameKind kind, std::uint64_t object, std::uint64_t ticket) {
-    if (broken()) return;
     std::span body = std::as_bytes(std::span(&ticket, 1));
     std::lock_guard order(sending_);
     try {
@@ -239,28 +214,38 @@ bool ServerLink::wait_until(const std::function<bool()>& ready, const Deadline& 
             else
                 changed_.wait(lock);
         } else {
-            read_one(lock, deadline);
+            (void)read_one(lock, deadline);
         }
     }
     return true;
 }
 
-void ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
+// True: something came.
+bool ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
     reading_ = true;
     lock.unlock();
     try {
         std::optional<Timeout> left;
         if (deadline) left = Timeout(*deadline);
-        if (connection_.poll(left)) hand_out(connection_.recv<ObjectFrame>());
-    } catch (...) {  // its end, or what no server sends
-        break_off();
+        if (connection_.poll(left)) {
+            lock.lock();
+            in_frame_ = true;
+            lock.unlock();
+            hand_out(connection_.recv<ObjectFrame>());
+        }
+    } catch (const std::exception& error) {  // its end, or what no server sends
+        end_session(error.what());
     }
     lock.lock();
+    const bool came = std::exchange(in_frame_, false);
+    if (came) unanswered_beats_ = 0;
     reading_ = false;
     changed_.notify_all();
+    return came;
 }
 
 void ServerLink::hand_out(ObjectFrame frame) {
+    if (frame.head.kind == FrameKind::beat) return;
     if (frame.head.kind == FrameKind::waits) {
         std::lock_guard lock(mutex_);
         auto found = pending_.find(frame.head.request);
@@ -335,6 +320,14 @@ void ServerLink::post(std::function<void()> callback) {
 
 // --- the server's end --------------------------------------------------------------------------
 
+void ServerLink::end_session(std::string why) noexcept {
+    {
+        std::lock_guard lock(mutex_);
+        if (end_.empty()) end_ = std::move(why);
+    }
+    break_off();
+}
+
 void ServerLink::break_off() noexcept {
     std::map<std::uint64_t, Pending> calls;
     {
@@ -343,6 +336,7 @@ void ServerLink::break_off() noexcept {
         calls.swap(pending_);
     }
     if (!connection_.closed()) ::shutdown(connection_.fd(), SHUT_RDWR);
+    beating_.stop();
     fail_all(std::move(calls));
     std::lock_guard lock(mutex_);
     std::erase_if(objects_, [](const auto& object) { return !object.second.error; });
@@ -366,88 +360,18 @@ void ServerLink::fail_all(std::map<std::uint64_t, Pending> calls) noexcept {
 std::exception_ptr ServerLink::lost(const CallTask& call, bool began) const {
     TaskError::Details details;
     details.pid = server_.pid;
+    if (server_.is_manager_server) {
+        {
+            std::lock_guard lock(mutex_);
+            details.note = end_;
+        }
+        return std::make_exception_ptr(Disconnected(
+            std::move(details), call.object(), call.method(), began, to_string(server_.address)));
+    }
     if (process_ && process_->join_for(std::chrono::seconds(2)))
         details.exit_status = process_->exit_status();
     return std::make_exception_ptr(
         ActorLost(std::move(details), call.object(), call.method(), began));
-}
-
-// --- references --------------------------------------------------------------------------------
-
-HeldObject::~HeldObject() {
-    if (link_->same_process())
-        link_->release(object_);
-    else
-        leave_parents_link();
-}
-
-// Its locks may be held by threads that this process does not have, and there may be waiters in
-// them: it is not to be destroyed here.
-void HeldObject::leave_parents_link() noexcept {
-    (void)new (std::nothrow) std::shared_ptr<ServerLink>(link_);
-}
-
-std::shared_ptr<ServerLink> HeldObject::link() {
-    LinkRegistry& known = registry.get();
-    {
-        std::lock_guard lock(known.mutex);
-        if (link_->same_process()) return link_;
-    }
-    std::shared_ptr<ServerLink> own = ServerLink::to(server_);
-    std::lock_guard lock(known.mutex);
-    if (!link_->same_process()) {
-        own->claim(object_, 0);
-        leave_parents_link();
-        link_ = own;
-    }
-    return link_;
-}
-
-namespace {
-HeldObject& held(const HeldRef& object) {
-    if (!object)
-        throw std::logic_error(
-            "this proxy refers to no object: it is a default one, or was moved from");
-    return *object;
-}
-}  // namespace
-
-TaskRef start_call(const HeldRef& object, const CallKind& kind, const WriteArguments& write) {
-    return held(object).link()->call(object->object(), kind, write);
-}
-HeldRef make_object(const std::shared_ptr<ServerLink>& link, const CallKind& kind,
-                    const WriteArguments& write) {
-    TaskRef task = link->call(0, kind, write);
-    (void)task->wait({});
-    (void)task->value();  // throws
-    std::uint64_t object = 0;
-    InputArchive archive(task->result());
-    archive(object);
-    return std::make_shared<HeldObject>(link, object);
-}
-void flush_calls(const HeldRef& object) { held(object).link()->flush(object->object()); }
-std::uint64_t object_number(const HeldRef& object) { return held(object).object(); }
-bool same_object(const HeldRef& a, const HeldRef& b) {
-    return a == b ||
-           (a && b && a->object() == b->object() && a->server().address == b->server().address);
-}
-
-void save_held(const HeldRef& object, OutputArchive& archive) {
-    archive(object != nullptr);
-    if (!object) return;
-    const std::uint64_t ticket = object->link()->pin(object->object());
-    archive(object->server(), object->object(), ticket);
-}
-HeldRef load_held(InputArchive& archive) {
-    bool any = false;
-    archive(any);
-    if (!any) return nullptr;
-    ServerName server;
-    std::uint64_t object = 0, ticket = 0;
-    archive(server, object, ticket);
-    std::shared_ptr<ServerLink> link = ServerLink::to(server);
-    link->claim(object, ticket);
-    return std::make_shared<HeldObject>(std::move(link), object);
 }
 
 }  // namespace sidestep::detail

@@ -4,9 +4,13 @@
 // the others sleep until they have theirs, or it is their turn to read. So a call costs no change
 // of threads here, and the process can be forked.
 //
+// A link to a ManagerServer is a session. A thread beats: it tells the server that this process
+// lives, takes what came if nobody else reads, and ends the session if the server is silent. It
+// reads no more than that, so that a call costs no change of threads there either.
+//
 // Threads: thread-safe.
 // Fork:    a link belongs to the process that made it; a forked child leaves its copy alone.
-// Peer death: all calls fail with ActorLost, at once for who waits.
+// Peer death: all calls fail with ActorLost (Disconnected), at once for who waits.
 #pragma once
 
 #include <atomic>
@@ -16,7 +20,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sidestep/connection.hpp>
@@ -25,6 +31,7 @@
 
 #include "call_task.hpp"
 #include "object_frame.hpp"
+#include "service_thread.hpp"
 #include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -36,10 +43,16 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     // This process's link to the server: the one that there is, or a new one. In the server itself
     // it is a short cut: calls run in the thread that makes them.
     static std::shared_ptr<ServerLink> to(const ServerName& server);
+    // A new session at a ManagerServer, or the one that this process has there.
+    static std::shared_ptr<ServerLink> connect(ServerName server, const Deadline& deadline);
     // For who ends the server: everything that is under way fails.
+    // The same, of a server in this process that is about to be destroyed.
+    static void close_local(const ServerName& server) noexcept;
     static void close(const std::shared_ptr<ServerLink>& link) noexcept;
 
-    explicit ServerLink(ServerName server);
+    // local: within the server itself.
+    ServerLink(ServerName server, ObjectServer* local);
+    ServerLink(ServerName server, Connection connection);
     ~ServerLink();
 
     const ServerName& server() const { return server_; }
@@ -50,6 +63,8 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
 
     // Throws what `write` throws; nothing was sent then.
     TaskRef call(std::uint64_t object, const CallKind& kind, const WriteArguments& write);
+    // What a ManagerServer exposes: its number, and whether functions may be called of it.
+    std::pair<std::uint64_t, bool> get(const std::string& name, const std::string& type);
     // A reference goes on its way: returns its ticket, which the server knows by now.
     std::uint64_t pin(std::uint64_t object);
     void claim(std::uint64_t object, std::uint64_t ticket);
@@ -73,6 +88,17 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
         std::size_t outstanding = 0;
         std::exception_ptr error;  // the first that nobody has seen
     };
+    // The pauses between beats, and their end.
+    class Beating {
+      public:
+        void stop();
+        bool pause(std::chrono::nanoseconds time);
+
+      private:
+        std::mutex mutex_;
+        std::condition_variable stopped_;
+        bool ended_ = false;  // guarded by mutex_
+    };
     struct Pending {
         Ref<CallTask> task;
         bool waits = false;  // the next of the same thread may have begun
@@ -80,9 +106,15 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     static constexpr std::size_t kMostPending = 4096;
 
     TaskRef send(const FrameHead& head, const HeapBuffer& body, const OutgoingFds& fds,
-                 const TaskEntry* entry);
+                 const CallKind* kind);
+    TaskRef ask(FrameKind kind, std::uint64_t object, const WriteArguments& write);
+    // With a session that the server watches, for its life: see session_beats.cpp.
+    void start_beating();
+    void beat();
+    bool send_beat();
+    void end_session(std::string why) noexcept;
     void send_alone(FrameKind kind, std::uint64_t object, std::uint64_t ticket);
-    void read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
+    bool read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
     void hand_out(ObjectFrame frame);
     void take(std::uint64_t request, const std::function<void(CallTask&)>& finish);
     void serve_callbacks();
@@ -94,6 +126,8 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     const ServerName server_;
     const ForkMarker here_;
     ObjectServer* const local_;  // null: it is another process
+    ServiceThread beats_;        // of a session
+    Beating beating_;
 
     std::mutex sending_;     // held while a frame is written
     Connection connection_;  // written with `sending_`, read by who has `reading_`
@@ -102,8 +136,11 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     std::condition_variable changed_;
     // Guarded by mutex_.
     bool reading_ = false;
+    bool in_frame_ = false;  // who reads has begun to: the silence of the connection counts
     bool background_ = false;
     bool broken_ = false;
+    std::string end_;                // why, of a session
+    unsigned unanswered_beats_ = 0;  // since anything came
     std::uint64_t last_request_ = 0;
     std::map<std::uint64_t, Pending> pending_;
     std::map<std::uint64_t, PerObject> objects_;
@@ -115,14 +152,16 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
 class HeldObject {
   public:
     // Takes one over that the server counts already.
-    HeldObject(std::shared_ptr<ServerLink> link, std::uint64_t object)
-        : server_(link->server()), object_(object), link_(std::move(link)) {}
+    HeldObject(std::shared_ptr<ServerLink> link, std::uint64_t object, bool functions = true)
+        : server_(link->server()), object_(object), functions_(functions), link_(std::move(link)) {}
     ~HeldObject();
     HeldObject(const HeldObject&) = delete;
     HeldObject& operator=(const HeldObject&) = delete;
 
     const ServerName& server() const { return server_; }
     std::uint64_t object() const { return object_; }
+    // False: only exposed methods may be called.
+    bool takes_functions() const { return functions_; }
     // In a forked child, a new one, with a reference of its own.
     std::shared_ptr<ServerLink> link();
 
@@ -130,6 +169,7 @@ class HeldObject {
     void leave_parents_link() noexcept;
     const ServerName server_;
     const std::uint64_t object_;
+    const bool functions_;
     std::shared_ptr<ServerLink> link_;  // guarded by the registry's mutex
 };
 

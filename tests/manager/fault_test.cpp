@@ -123,8 +123,8 @@ TEST_CASE("a server that is killed fails the calls of other processes and thread
     auto never = manager.event();
     auto inside = manager.semaphore(0);
     auto waiter = [](mp::EventProxy event, mp::SemaphoreProxy here) {
-        here.release();
         try {
+            here.release();
             event.wait();
         } catch (const mp::ActorLost&) {
             return;
@@ -137,8 +137,8 @@ TEST_CASE("a server that is killed fails the calls of other processes and thread
     std::atomic<int> lost{0};
     for (int i = 0; i < 3; ++i)
         threads.emplace_back([&] {
-            inside.release();
             try {
+                inside.release();
                 never.wait();
             } catch (const mp::ActorLost&) {
                 ++lost;

@@ -36,6 +36,11 @@
 //             fails in the middle of its message (no memory in the kernel, a cancelled thread) is
 //             the last one: the later ones say so (EBADF), and the other side finds a message cut
 //             short (over a pipe: when this end is closed).
+// Encrypted:  what a Listener and a Client with `encrypted` make (listener.hpp) belongs to the
+// process
+//             that made it: it cannot be sent elsewhere, and in a forked child all calls fail
+//             (EBADF). EBADMSG: something came that the other side did not send; ECONNRESET: the
+//             stream was cut off (its process was killed, or somebody between cut it).
 // Limits:     253 descriptors in a message: of a peer that sends more, twice as many are open here
 //             at most, and the others are lost; a message may name them 1024 times. A length is
 //             only believed as far as bytes arrive: memory grows with them. See archive.hpp for
@@ -83,11 +88,14 @@ class BufferTooShort : public std::runtime_error {
 };
 
 enum class Direction : std::uint8_t { both, receive_only, send_only };
+class Connection;
 
 namespace detail {
 
-enum class Channel : std::uint8_t { unix_socket, socket, file };
+enum class Channel : std::uint8_t { unix_socket, socket, file, tls };
 class Inbox;
+class TlsStream;
+struct Source;
 
 // What send() puts in front of a value, so that it is read as what it is.
 struct MessageType {
@@ -135,6 +143,9 @@ class IncomingFds final : public FdSource {
     std::size_t copies_ = 0;
     bool lost_ = false;  // the process's table of descriptors was full, or there were too many
 };
+
+// Takes over a socket on which the handshake of TLS is done.
+Connection secure_connection(int fd, std::shared_ptr<TlsStream> tls);
 
 }  // namespace detail
 
@@ -201,6 +212,11 @@ class Connection {
     // stream. Waits for it `timeout`; without a value, as long as it takes.
     bool poll(std::optional<Timeout> timeout = Timeout()) const;
 
+    // From now on recv throws std::system_error (ETIMEDOUT) when nothing at all comes for so long,
+    // before a message or in the middle of one; in the middle, nothing can be received any more.
+    // So does send, when nothing is taken. Of sockets only.
+    void limit_silence(std::optional<Timeout> limit) { silence_ = limit; }
+
     // Throws if the connection is closed.
     int fd() const;
     bool closed() const noexcept { return fd_ < 0; }
@@ -232,6 +248,8 @@ class Connection {
     detail::HeapBuffer& begin_message();
     void send_message(const detail::HeapBuffer& message, std::span<const int> fds);
     void stop_sending(int error) noexcept;
+    std::size_t send_some(std::span<const std::byte> head, std::span<const std::byte> body,
+                          std::span<const int> fds);
     void write_frame(std::span<const std::byte> body, std::span<const int> fds);
     std::span<const std::byte> receive_message(detail::IncomingFds& fds,
                                                std::optional<std::size_t> max_length);
@@ -246,12 +264,15 @@ class Connection {
     void stop_receiving() noexcept;
     void expect_readable() const;
     void expect_writable() const;
+    detail::Source source() const;
+    friend Connection detail::secure_connection(int fd, std::shared_ptr<detail::TlsStream> tls);
     friend void send_handle(Connection& connection, int fd);
     friend DupFd recv_handle(Connection& connection);
 
     int fd_ = -1;
     detail::Channel channel_ = detail::Channel::file;
-    bool writable_ = false;  // constant while open
+    bool writable_ = false;                   // constant while open
+    std::shared_ptr<detail::TlsStream> tls_;  // of Channel::tls
 
     // the sending thread's
     std::optional<int> torn_by_;                    // what ended a send in the middle of a frame
@@ -259,6 +280,7 @@ class Connection {
 
     // the receiving thread's
     bool readable_ = false;
+    std::optional<Timeout> silence_;
     std::unique_ptr<detail::Inbox> inbox_;  // from the first recv on
     std::unique_ptr<std::byte[]> large_;    // a message that did not fit the inbox
     std::size_t large_size_ = 0;

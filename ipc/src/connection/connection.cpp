@@ -12,6 +12,7 @@
 
 #include "connection/frame.hpp"
 #include "connection/inbox.hpp"
+#include "connection/tls.hpp"
 #include "sys/error.hpp"
 #include "sys/sys_socket.hpp"
 
@@ -76,6 +77,8 @@ Connection& Connection::operator=(Connection&& other) noexcept {
     channel_ = other.channel_;
     readable_ = other.readable_;
     writable_ = other.writable_;
+    tls_ = std::move(other.tls_);
+    silence_ = other.silence_;
     torn_by_ = std::exchange(other.torn_by_, {});
     outgoing_ = std::move(other.outgoing_);
     inbox_ = std::move(other.inbox_);
@@ -87,6 +90,8 @@ Connection& Connection::operator=(Connection&& other) noexcept {
 Connection::~Connection() { close(); }
 
 void Connection::close() noexcept {
+    if (tls_ && tls_.use_count() == 1 && fd_ >= 0) tls_->say_goodbye(fd_);
+    tls_.reset();
     Fd(std::exchange(fd_, -1)).reset();
     outgoing_.reset();
     inbox_.reset();
@@ -95,13 +100,28 @@ void Connection::close() noexcept {
 }
 
 int Connection::release() {
+    if (tls_ != nullptr)
+        throw std::logic_error(
+            "cannot release the descriptor: what goes through it is encrypted, with keys that only "
+            "this connection has");
     if (buffered())
         throw std::logic_error(
             "cannot release the descriptor: messages were read ahead; receive them first");
     return std::exchange(fd_, -1);
 }
 
-bool Connection::buffered() const noexcept { return inbox_ != nullptr && !inbox_->bytes().empty(); }
+bool Connection::buffered() const noexcept {
+    return (inbox_ != nullptr && !inbox_->bytes().empty()) || (tls_ != nullptr && tls_->pending());
+}
+
+detail::Source Connection::source() const { return {fd_, channel_, tls_.get(), silence_}; }
+
+Connection detail::secure_connection(int fd, std::shared_ptr<TlsStream> tls) {
+    Connection connection(fd);
+    connection.channel_ = Channel::tls;
+    connection.tls_ = std::move(tls);
+    return connection;
+}
 
 detail::Inbox& Connection::inbox() {
     if (inbox_ == nullptr) inbox_ = std::make_unique<detail::Inbox>();
@@ -120,6 +140,9 @@ Connection Connection::duplicate() const {
     result.readable_ = readable_;
     result.writable_ = writable_;
     result.torn_by_ = torn_by_;
+    result.channel_ = channel_;
+    result.tls_ = tls_;
+    result.silence_ = silence_;
     return result;
 }
 
@@ -165,6 +188,10 @@ void Connection::stop_receiving() noexcept {
 
 void Connection::save(OutputArchive& archive) const {
     if (fd_ < 0) throw SerializationError("cannot send a closed connection");
+    if (tls_ != nullptr)
+        throw SerializationError(
+            "an encrypted connection cannot travel: its keys stay in the process that made it; let "
+            "the other one connect");
     if (torn_by_)
         throw SerializationError(
             "cannot pass a connection on: a send failed in the middle of its message; open a new "
@@ -214,6 +241,31 @@ void Connection::send_bytes(std::span<const std::byte> bytes, std::size_t offset
     write_frame(bytes.subspan(offset, size.value_or(bytes.size() - offset)), {});
 }
 
+namespace {
+std::size_t send_some_within(int socket, std::span<const std::byte> bytes, Timeout silence) {
+    for (const detail::Deadline deadline = detail::deadline_after(silence);;) {
+        if (!sys::wait_ready(socket, POLLOUT, deadline))
+            throw_errno(ETIMEDOUT, fmt::format("send: the other side has taken nothing for {} ms",
+                                               silence.count() / 1'000'000));
+        if (auto sent = sys::try_send(socket, bytes)) return *sent;
+    }
+}
+}  // namespace
+
+std::size_t Connection::send_some(std::span<const std::byte> head, std::span<const std::byte> body,
+                                  std::span<const int> fds) {
+    switch (channel_) {
+        case detail::Channel::file:
+            return sys::write_some(fd_, head, body);
+        case detail::Channel::tls:
+            return tls_->send_some(fd_, head, body, silence_);
+        default:
+            if (silence_ && fds.empty())
+                return send_some_within(fd_, head.empty() ? body : head, *silence_);
+            return sys::send_some(fd_, head, body, fds);
+    }
+}
+
 void Connection::write_frame(std::span<const std::byte> body, std::span<const int> fds) {
     FrameHeader header = encode_header(body.size());
     std::span<const std::byte> head = header.span();
@@ -227,9 +279,7 @@ void Connection::write_frame(std::span<const std::byte> body, std::span<const in
     bool begun = false;
     try {
         while (!head.empty() || !body.empty()) {
-            std::size_t sent = channel_ == detail::Channel::file
-                                   ? sys::write_some(fd_, head, body)
-                                   : sys::send_some(fd_, head, body, fds);
+            std::size_t sent = send_some(head, body, fds);
             begun = true;
             fds = {};  // they went with the first byte
             std::size_t of_head = std::min(sent, head.size());
@@ -239,6 +289,7 @@ void Connection::write_frame(std::span<const std::byte> body, std::span<const in
     } catch (const std::system_error& error) {
         // Where the other side has gone, each later send says so anyway.
         int code = error.code().value();
+        begun = begun || channel_ == detail::Channel::tls;  // a part of a record may be on its way
         if (begun && code != EPIPE && code != ECONNRESET) stop_sending(code);
         throw;
     } catch (const std::exception&) {
@@ -260,13 +311,13 @@ void Connection::stop_sending(int error) noexcept {
 // --- receiving -------------------------------------------------------------------------------
 
 void Connection::read_exactly(std::span<std::byte> buffer) {
-    if (!inbox_->read_exactly(fd_, channel_, buffer)) throw_cut_short();
+    if (!inbox_->read_exactly(source(), buffer)) throw_cut_short();
 }
 
 // The length of the next message, whose first byte is then the next to read. Only here, before the
 // first byte, is the end of the stream clean.
 std::size_t Connection::read_header(std::optional<std::size_t> max_length) {
-    std::size_t got = inbox_->fill(fd_, channel_, FrameHeader::kShort);
+    std::size_t got = inbox_->fill(source(), FrameHeader::kShort);
     if (got == 0) throw EndOfStream("the other side has closed the connection");
     if (got < FrameHeader::kShort) {
         inbox_->consume(got);
@@ -337,7 +388,7 @@ std::span<const std::byte> Connection::receive_message(detail::IncomingFds& fds,
         if (size > detail::Inbox::kWindow) {
             message = read_large(size);
         } else {
-            if (inbox_->fill(fd_, channel_, size) < size) throw_cut_short();
+            if (inbox_->fill(source(), size) < size) throw_cut_short();
             message = inbox_->bytes().first(size);
             inbox_->consume(size);
         }
@@ -404,7 +455,7 @@ DupFd recv_handle(Connection& connection) {
         throw SerializationError(
             "recv_handle: this connection cannot carry descriptors: it is not a Unix socket");
     detail::Inbox& inbox = connection.inbox();
-    if (inbox.fill(connection.fd_, connection.channel_, 1) == 0)
+    if (inbox.fill(connection.source(), 1) == 0)
         throw EndOfStream("the other side has closed the connection");
     inbox.consume(1);
     detail::IncomingFds fds;

@@ -1,5 +1,8 @@
 #include "connection/inbox.hpp"
 
+#include <fmt/format.h>
+#include <poll.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -7,15 +10,16 @@
 #include <string>
 #include <system_error>
 
+#include "connection/tls.hpp"
 #include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
 
-std::size_t Inbox::fill(int fd, Channel channel, std::size_t count) {
+std::size_t Inbox::fill(const Source& source, std::size_t count) {
     SIDESTEP_ASSERT(count <= kWindow);
     while (end_ - begin_ < count) {
         make_room(count);
-        std::size_t size = receive(fd, channel, {memory_.get() + end_, kWindow - end_});
+        std::size_t size = receive(source, {memory_.get() + end_, kWindow - end_});
         if (size == 0) break;
         end_ += size;
     }
@@ -33,17 +37,30 @@ void Inbox::make_room(std::size_t count) {
     begin_ = 0;
 }
 
-std::size_t Inbox::receive(int fd, Channel channel, std::span<std::byte> buffer) {
-    switch (channel) {
+namespace {
+// For who has a limit on silence; others wait in the call that reads, and TLS sees to it itself.
+void wait_for_bytes(const Source& source) {
+    if (!source.silence || source.tls) return;
+    if (!sys::wait_ready(source.fd, POLLIN, deadline_after(source.silence)))
+        throw_errno(ETIMEDOUT, fmt::format("recv: the other side has been silent for {} ms",
+                                           source.silence->count() / 1'000'000));
+}
+}  // namespace
+
+std::size_t Inbox::receive(const Source& source, std::span<std::byte> buffer) {
+    wait_for_bytes(source);
+    switch (source.channel) {
         case Channel::file:
-            return sys::read_some(fd, buffer);
+            return sys::read_some(source.fd, buffer);
         case Channel::socket:
-            return sys::receive_some(fd, buffer, false);
+            return sys::receive_some(source.fd, buffer, false);
+        case Channel::tls:
+            return source.tls->receive_some(source.fd, buffer, source.silence);
         case Channel::unix_socket:
             break;
     }
     try {
-        sys::Received received = sys::receive_with_fds(fd, buffer);
+        sys::Received received = sys::receive_with_fds(source.fd, buffer);
         if (!received.fds.empty() || received.fds_lost) keep_fds(received);
         return received.size;
     } catch (const std::system_error& error) {
@@ -76,14 +93,18 @@ std::size_t Inbox::fds_held() const {
     return count;
 }
 
-bool Inbox::read_exactly(int fd, Channel channel, std::span<std::byte> buffer) {
+bool Inbox::read_exactly(const Source& source, std::span<std::byte> buffer) {
     std::size_t here = std::min(buffer.size(), end_ - begin_);
     if (here > 0) std::memcpy(buffer.data(), memory_.get() + begin_, here);
     consume(here);
     buffer = buffer.subspan(here);
     while (!buffer.empty()) {
-        std::size_t size = channel == Channel::file ? sys::read_some(fd, buffer)
-                                                    : sys::receive_some(fd, buffer, true);
+        wait_for_bytes(source);
+        const bool wait_for_all = !source.silence;
+        std::size_t size = source.channel == Channel::file ? sys::read_some(source.fd, buffer)
+                           : source.channel == Channel::tls
+                               ? source.tls->receive_some(source.fd, buffer, source.silence)
+                               : sys::receive_some(source.fd, buffer, wait_for_all);
         if (size == 0) return false;
         consumed_ += size;
         buffer = buffer.subspan(size);

@@ -15,14 +15,26 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include <sidestep/connection.hpp>
+#include <sidestep/timeout.hpp>
 
 #include "sys/sys_socket.hpp"
 
 namespace sidestep::inline v0::detail {
+
+class TlsStream;
+
+// Where the bytes come from.
+struct Source {
+    int fd;
+    Channel channel;
+    TlsStream* tls;                  // of Channel::tls
+    std::optional<Timeout> silence;  // nothing comes for so long: ETIMEDOUT
+};
 
 class Inbox {
   public:
@@ -34,7 +46,7 @@ class Inbox {
 
     // Reads until at least `count` bytes are here; returns how many are: fewer only at the end of
     // the stream.
-    std::size_t fill(int fd, Channel channel, std::size_t count);
+    std::size_t fill(const Source& source, std::size_t count);
     // Takes `count` of the bytes that are here.
     void consume(std::size_t count) {
         begin_ += count;
@@ -44,7 +56,7 @@ class Inbox {
     std::uint64_t consumed() const { return consumed_; }
     // Takes exactly as many bytes as the buffer has room for, and reads none beyond. False: the
     // stream ended before.
-    bool read_exactly(int fd, Channel channel, std::span<std::byte> buffer);
+    bool read_exactly(const Source& source, std::span<std::byte> buffer);
     // Moves the descriptors of everything consumed so far.
     void take_fds(IncomingFds& to);
 
@@ -63,7 +75,7 @@ class Inbox {
     static constexpr std::size_t kMostFds = 2 * sys::kMaxFdsPerSend;
     void keep_fds(sys::Received& received) noexcept;
     std::size_t fds_held() const;
-    std::size_t receive(int fd, Channel channel, std::span<std::byte> buffer);
+    std::size_t receive(const Source& source, std::span<std::byte> buffer);
     void make_room(std::size_t count);
 
     std::unique_ptr<std::byte[]> memory_;  // kWindow bytes, from the first use on

@@ -16,6 +16,7 @@
 #include "connection/credentials.hpp"
 #include "connection/handshake.hpp"
 #include "connection/socket_address.hpp"
+#include "connection/tls.hpp"
 #include "sys/error.hpp"
 #include "sys/fork_marker.hpp"
 
@@ -100,6 +101,8 @@ Fd bind_to(const Address& address, int backlog, SocketFile& file) {
 
 void validate(const ListenerOptions& options) {
     if (options.backlog < 1) throw std::invalid_argument("ListenerOptions::backlog must be >= 1");
+    if (options.encrypted && !options.authkey)
+        throw std::invalid_argument("ListenerOptions::encrypted needs an authkey");
     if (options.max_handshakes < 1)
         throw std::invalid_argument("ListenerOptions::max_handshakes must be >= 1");
     if (options.handshake_timeout.count() <= 0)
@@ -113,6 +116,7 @@ class Listener::Impl {
         if (options_.authkey)
             credentials_ =
                 make_credentials(*options_.authkey, options_.digest, options_.legacy_md5);
+        if (options_.encrypted) tls_key_ = TlsKey::of(*options_.authkey);
         socket_ = bind_to(options_.address, options_.backlog, file_);
         address_ = from_kernel(sys::own_address(socket_.get()));
         desk_ = new Desk(socket_.get());
@@ -149,7 +153,8 @@ class Listener::Impl {
               give_up(when) {}
         Fd socket;
         Address peer;
-        Handshake handshake;
+        Handshake handshake;                     // with `tls`, for the reason alone
+        std::shared_ptr<detail::TlsStream> tls;  // null: not encrypted
         sys::Deadline give_up;
     };
     using Pendings = std::list<Pending>;  // oldest first: all have the same timeout
@@ -171,13 +176,16 @@ class Listener::Impl {
     std::optional<Connection> take_event(Desk& desk, int fd);
     std::optional<Connection> greet(Desk& desk);
     std::optional<Connection> go_on(Desk& desk, Pendings::iterator peer);
-    Connection let_in(Fd socket, const Address& peer);
+    bool advance_tls(Pending& peer);
+    Connection let_in(Fd socket, const Address& peer,
+                      std::shared_ptr<detail::TlsStream> tls = nullptr);
     [[noreturn]] void turn_away(Desk& desk, Pendings::iterator peer, const char* reason = nullptr);
     bool is_stranger(int socket) const;
 
     // constant after construction
     ListenerOptions options_;
     Credentials credentials_;
+    std::optional<TlsKey> tls_key_;  // none: not encrypted
     Address address_ = UnixAddress{};
     SocketFile file_;
 
@@ -274,12 +282,16 @@ std::optional<Connection> Listener::Impl::greet(Desk& desk) {
     watch(desk.epoll.get(), socket.get());
     desk.pending.emplace_back(std::move(socket), std::move(peer), credentials_,
                               detail::deadline_after(options_.handshake_timeout));
+    if (tls_key_)
+        desk.pending.back().tls =
+            std::make_shared<detail::TlsStream>(detail::TlsStream::Side::listener, *tls_key_);
     return go_on(desk, std::prev(desk.pending.end()));
 }
 
 std::optional<Connection> Listener::Impl::go_on(Desk& desk, Pendings::iterator peer) {
     try {
-        if (advance(peer->socket.get(), peer->handshake)) return {};
+        if (peer->tls ? advance_tls(*peer) : advance(peer->socket.get(), peer->handshake))
+            return {};
     } catch (...) {
         desk.pending.erase(peer);
         throw;
@@ -287,9 +299,18 @@ std::optional<Connection> Listener::Impl::go_on(Desk& desk, Pendings::iterator p
     if (peer->handshake.state() == Handshake::State::failed) turn_away(desk, peer);
     Fd socket = std::move(peer->socket);
     Address address = std::move(peer->peer);
+    std::shared_ptr<detail::TlsStream> tls = std::move(peer->tls);
     desk.pending.erase(peer);
     (void)::epoll_ctl(desk.epoll.get(), EPOLL_CTL_DEL, socket.get(), nullptr);
-    return let_in(std::move(socket), address);
+    return let_in(std::move(socket), address, std::move(tls));
+}
+
+// True: it goes on.
+bool Listener::Impl::advance_tls(Pending& peer) {
+    using Progress = detail::TlsStream::Progress;
+    const Progress progress = peer.tls->advance(peer.socket.get());
+    if (progress == Progress::failed) peer.handshake.fail(peer.tls->reason());
+    return progress == Progress::goes_on;
 }
 
 namespace {
@@ -301,8 +322,10 @@ std::string describe_process(int pid) {
 
 }  // namespace
 
-Connection Listener::Impl::let_in(Fd socket, const Address& peer) {
-    Connection connection(socket.get());
+Connection Listener::Impl::let_in(Fd socket, const Address& peer,
+                                  std::shared_ptr<detail::TlsStream> tls) {
+    Connection connection =
+        tls ? detail::secure_connection(socket.get(), std::move(tls)) : Connection(socket.get());
     (void)socket.release();
     std::lock_guard lock(last_accepted_mutex_);
     last_accepted_ = peer;

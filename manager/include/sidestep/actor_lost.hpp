@@ -7,6 +7,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include <sidestep/pool_errors.hpp>
 
@@ -26,16 +27,63 @@ class ActorLost : public WorkerLost {
     // may have run, in part or as a whole.
     bool began() const { return began_; }
 
+  protected:
+    ActorLost(Details details, std::uint64_t object, std::string method, bool began,
+              std::string text);
+
   private:
     std::shared_ptr<const std::string> text_, method_;
     std::uint64_t object_;
     bool began_;
 };
 
+// The session at a ManagerServer is over: the server ended, the network failed, or one side was
+// silent for longer than `lost_after`. What this process had there (references, locks, calls) is
+// gone or will be; Manager::connect() begins a new session, with new proxies.
+class Disconnected : public ActorLost {
+  public:
+    // details.note: why. address: the server's.
+    Disconnected(Details details, std::uint64_t object, std::string method, bool began,
+                 const std::string& address);
+};
+
 // The server has no such object (any more): nobody had a proxy of it when this one arrived.
 class NoSuchObject : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;
+};
+
+// A ManagerServer does not offer what was asked for: what() names that, and what it does offer.
+class NotExposed : public std::runtime_error {
+  public:
+    NotExposed() : NotExposed("", "", {}) {}  // to be read into
+    // what: "the method JobBoard::results"; of what: "the object \"board\"".
+    NotExposed(const std::string& what, const std::string& of_what,
+               std::vector<std::string> exposed);
+
+    const std::string& asked() const { return state_->asked; }
+    // The names of what there is.
+    const std::vector<std::string>& exposed() const { return state_->exposed; }
+    // The same, of who knows better what was asked for.
+    NotExposed named(const std::string& what) const;
+
+    template <class Archive>
+    void save(Archive& archive) const {
+        archive(state_->asked, state_->of_what, state_->exposed);
+    }
+    template <class Archive>
+    void load(Archive& archive) {
+        State state;
+        archive(state.asked, state.of_what, state.exposed);
+        *this = NotExposed(state.asked, state.of_what, std::move(state.exposed));
+    }
+
+  private:
+    struct State {
+        std::string asked, of_what;
+        std::vector<std::string> exposed;
+    };
+    std::shared_ptr<const State> state_;  // shared: exceptions are copied
 };
 
 }  // namespace sidestep

@@ -34,9 +34,13 @@
 #include <utility>
 #include <vector>
 
+#include <sidestep/address.hpp>
 #include <sidestep/container_proxies.hpp>
 #include <sidestep/detail/hook_maker.hpp>
 #include <sidestep/exit_status.hpp>
+#include <sidestep/faces.hpp>
+#include <sidestep/init.hpp>
+#include <sidestep/listener.hpp>
 #include <sidestep/proxy.hpp>
 #include <sidestep/queue_proxies.hpp>
 #include <sidestep/start_method.hpp>
@@ -44,9 +48,21 @@
 #include <sidestep/timeout.hpp>
 #include <sidestep/worker_hook.hpp>
 
+#include <sidestep/manager_server.hpp>  // IWYU pragma: export
+
 namespace sidestep::inline v0 {
 
 class PoolProxy;
+
+struct ConnectOptions {
+    std::optional<std::string> authkey = std::nullopt;
+    // For connecting, the handshake and the server's first answer together; none: as long as it
+    // takes. (Making the key of TLS, about 60 ms once for each authkey, is not counted.)
+    std::optional<Timeout> timeout = std::chrono::seconds(30);
+    // A server of which nothing is heard for so long, though it is asked four times meanwhile, is
+    // taken for gone; and it for this client. Its own limit holds if that is shorter. Positive.
+    Timeout lost_after = std::chrono::seconds(30);
+};
 
 struct ManagerOptions {
     // Of the server's process. Empty: "Manager-N".
@@ -67,6 +83,24 @@ class Manager {
     ~Manager();
     Manager(const Manager&) = delete;
     Manager& operator=(const Manager&) = delete;
+
+    // A session at a ManagerServer of another program, on this machine or elsewhere: get() and its
+    // proxies are all that there is of such a Manager. A process has one for each server: what is
+    // connected again is the same, as long as it lasts. It ends with the last proxy, or with
+    // shutdown(). pid() is on the server's machine; it is alive while the session is; make() and
+    // the faces throw NotExposed.
+    // Throws std::system_error (ECONNREFUSED: nobody listens; ETIMEDOUT; EHOSTUNREACH...),
+    // AuthenticationError (the key is another one), SerializationError (another version of this
+    // library that says other things).
+    static Manager connect(const Address& address, const ConnectOptions& options = {});
+    // A proxy of what the server exposes by this name: of a T, or of a face (Queue<int>, Lock,
+    // Pool...; manager_server.hpp has them all). Throws NotExposed if there is no such name, or if
+    // it is of another type; a Manager that is no server's client has none.
+    template <class T>
+    detail::FaceProxy<T> get(const std::string& name) {
+        return detail::FaceProxy<T>(
+            detail::find_object(server_, name, typeid(detail::FaceObject<T>).name()));
+    }
 
     // T(args...), made in the server. Throws what its constructor throws.
     template <class T, class... Args>
@@ -114,8 +148,8 @@ class Manager {
     // Include <sidestep/pool_proxy.hpp>. 0: as many as CPUs.
     PoolProxy pool(unsigned processes = 0);
 
-    // Ends the server: calls that wait are given up, those that run are finished, all others fail
-    // (ActorLost). Idempotent.
+    // Ends the server: calls that wait are given up, those that run are finished and answered, all
+    // others fail (ActorLost). Of a session: ends that. Idempotent.
     void shutdown() noexcept;
 
     // Of the server.
@@ -124,6 +158,7 @@ class Manager {
     std::optional<int> exitcode() const;
 
   private:
+    explicit Manager(std::shared_ptr<detail::ServerLink> session);
     template <class T, class... Args>
     detail::HeldRef make_held(Args... args) {
         static_assert(std::is_constructible_v<T, Args&&...>,

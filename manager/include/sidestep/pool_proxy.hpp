@@ -9,6 +9,11 @@
 //            runs; the tasks of one thread run beside each other.
 // Errors:    what the task throws, by type. What befalls it in the pool (WorkerLost...) arrives as
 //            RemoteError, whose message tells it.
+//
+// Of a ManagerServer (manager_server.hpp), by name: server.expose<Pool>("cores", 4), or with a pool
+// of the program's own, expose<Pool>("cores", std::make_shared<Pool>()); and on the other machine
+// manager.get<Pool>("cores"). The client has to be the same program, of the same build: what it
+// submits is a function of the program. (Another one gets SerializationError.)
 #pragma once
 
 #include <atomic>
@@ -16,6 +21,7 @@
 #include <memory>
 #include <utility>
 
+#include <sidestep/exposed.hpp>
 #include <sidestep/pool.hpp>
 #include <sidestep/proxy.hpp>
 
@@ -24,9 +30,11 @@ namespace sidestep::inline v0 {
 namespace detail {
 
 struct PoolObject {
-    explicit PoolObject(unsigned processes) : pool({.processes = processes}) {}
-    unsigned processes() const { return pool.processes(); }
-    Pool pool;
+    explicit PoolObject(unsigned processes)
+        : pool(std::make_shared<Pool>(PoolOptions{.processes = processes})) {}
+    explicit PoolObject(std::shared_ptr<Pool> users) : pool(std::move(users)) {}
+    unsigned processes() const { return pool->processes(); }
+    const std::shared_ptr<Pool> pool;
 };
 
 // Runs f in the pool, and waits for it without holding up others.
@@ -36,7 +44,7 @@ struct RunInPool {
 
     template <class... Args>
     auto operator()(PoolObject& object, Args&&... args) const {
-        auto future = object.pool.submit(f, std::forward<Args>(args)...);
+        auto future = object.pool->submit(f, std::forward<Args>(args)...);
         auto done = std::make_shared<std::atomic<bool>>(false);
         future.add_done_callback([done, wake = waker_here()](const auto&) {
             *done = true;
@@ -67,5 +75,22 @@ class PoolProxy : public Proxy<detail::PoolObject> {
     }
     unsigned processes() const { return call<&Object::processes>(); }
 };
+
+namespace detail {
+
+template <>
+struct FaceMethods<PoolObject> : MethodList<PoolObject, &PoolObject::processes> {
+    static constexpr bool kFunctions = true;
+};
+template <>
+struct FaceOf<Pool> {
+    using Proxy = PoolProxy;
+    template <class... Args>
+    static std::shared_ptr<PoolObject> make(Args&&... args) {
+        return std::make_shared<PoolObject>(std::forward<Args>(args)...);
+    }
+};
+
+}  // namespace detail
 
 }  // namespace sidestep

@@ -62,6 +62,8 @@ struct Signature<R (C::*)(P...)> {
     using Values = std::tuple<Stored<P>...>;
     template <class T, auto method>
     using Body = MethodBody<T, method, Stored<P>...>;
+    template <class T, auto method>
+    using Exposed = ExposedBody<T, method, Stored<P>...>;
 };
 template <class R, class C, class... P>
 struct Signature<R (C::*)(P...) const> : Signature<R (C::*)(P...)> {};
@@ -118,9 +120,11 @@ class Proxy {
         using Result = typename detail::ResultOfMethod<T, method, Values>::type;
         detail::check_result<Result>();
         Values values(std::forward<Args>(args)...);
-        return Future<Result>(detail::start_call(
-            object_, detail::call_kind<typename Signature::template Body<T, method>>(),
-            [&](OutputArchive& archive) { archive(values); }));
+        return Future<Result>(
+            detail::start_call(object_,
+                               detail::call_kind<typename Signature::template Body<T, method>>(
+                                   detail::method_name<method>()),
+                               [&](OutputArchive& archive) { archive(values); }));
     }
     template <class F, class... Args>
     requires(!std::is_member_pointer_v<std::decay_t<F>>) auto submit(F&& f, Args&&... args) const {

@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
+#include <type_traits>
+#include <typeinfo>
 
 #include <sidestep/detail/task_state.hpp>
 #include <sidestep/task.hpp>
@@ -14,13 +17,22 @@ class ServerLink;  // this process's connection to one server
 class HeldObject;  // a reference to an object there; the last copy gives it back
 using HeldRef = std::shared_ptr<HeldObject>;
 
+// The method as the type of its pointer, which has the result, and its name, which has the rest.
+template <class Pointer, Pointer method>
+struct MethodTag;
+template <auto method>
+const char* method_name() {
+    return typeid(MethodTag<std::remove_const_t<decltype(method)>, method>*).name();
+}
+
 struct CallKind {
     const TaskId& id;
     const TaskEntry& entry;
+    const char* method = nullptr;  // method_name(); null: it is a function
 };
 template <class Body>
-CallKind call_kind() {
-    return {task_id<Body>(), kTaskEntry<Body>};
+CallKind call_kind(const char* method = nullptr) {
+    return {task_id<Body>(), kTaskEntry<Body>, method};
 }
 using WriteArguments = std::function<void(OutputArchive&)>;
 
@@ -30,6 +42,9 @@ TaskRef start_call(const HeldRef& object, const CallKind& kind, const WriteArgum
 // The same, of a body that makes an object: returns the reference to it.
 HeldRef make_object(const std::shared_ptr<ServerLink>& link, const CallKind& kind,
                     const WriteArguments& write);
+// What a ManagerServer exposes by this name. Throws NotExposed.
+HeldRef find_object(const std::shared_ptr<ServerLink>& link, const std::string& name,
+                    const char* type);
 void flush_calls(const HeldRef& object);
 std::uint64_t object_number(const HeldRef& object);
 bool same_object(const HeldRef& a, const HeldRef& b);

@@ -114,12 +114,16 @@ class HostedScope {
 };
 
 template <class... Args>
-std::tuple<Args...> read_arguments(InputArchive& arguments) {
-    arguments.allow_functions();  // whoever calls has proved to be one of us
+std::tuple<Args...> read_values(InputArchive& arguments) {
     std::tuple<Args...> values{make_blank<Args>()...};
     arguments(values);
     arguments.expect_end();
     return values;
+}
+template <class... Args>
+std::tuple<Args...> read_arguments(InputArchive& arguments) {
+    arguments.allow_functions();  // whoever calls has proved to be one of us
+    return read_values<Args...>(arguments);
 }
 template <class Invoke, class Values>
 void answer(OutputArchive& result, Invoke&& invoke, Values&& values) {
@@ -140,18 +144,28 @@ struct MakeBody {
             values)));
     }
 };
+template <class T, auto method, class... Args>
+void invoke_here(std::tuple<Args...> values, OutputArchive& result) {
+    HostedScope<T> object;
+    answer(
+        result,
+        [&](Args&&... args) -> decltype(auto) {
+            return std::invoke(method, *object, std::move(args)...);
+        },
+        values);
+}
 // method: a pointer to a member function of T or of one of its bases.
 template <class T, auto method, class... Args>
 struct MethodBody {
     static void run(InputArchive& arguments, OutputArchive& result) {
-        auto values = read_arguments<Args...>(arguments);
-        HostedScope<T> object;
-        answer(
-            result,
-            [&](Args&&... args) -> decltype(auto) {
-                return std::invoke(method, *object, std::move(args)...);
-            },
-            values);
+        invoke_here<T, method>(read_arguments<Args...>(arguments), result);
+    }
+};
+// The same of a client of a ManagerServer, who may name no functions.
+template <class T, auto method, class... Args>
+struct ExposedBody {
+    static void run(InputArchive& arguments, OutputArchive& result) {
+        invoke_here<T, method>(read_values<Args...>(arguments), result);
     }
 };
 // f(T&, args...)

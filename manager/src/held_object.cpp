@@ -1,0 +1,103 @@
+#include <sidestep/detail/held_object.hpp>
+
+#include <fmt/format.h>
+
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include <sidestep/actor_lost.hpp>
+
+#include "link_registry.hpp"
+#include "server_link.hpp"
+
+namespace sidestep::inline v0::detail {
+
+HeldObject::~HeldObject() {
+    if (link_->same_process())
+        link_->release(object_);
+    else
+        leave_parents_link();
+}
+
+// Its locks may be held by threads that this process does not have, and there may be waiters in
+// them: it is not to be destroyed here.
+void HeldObject::leave_parents_link() noexcept {
+    (void)new (std::nothrow) std::shared_ptr<ServerLink>(link_);
+}
+
+std::shared_ptr<ServerLink> HeldObject::link() {
+    LinkRegistry& known = link_registry();
+    {
+        std::lock_guard lock(known.mutex);
+        if (link_->same_process()) return link_;
+    }
+    std::shared_ptr<ServerLink> own = ServerLink::to(server_);
+    std::lock_guard lock(known.mutex);
+    if (!link_->same_process()) {
+        own->claim(object_, 0);
+        leave_parents_link();
+        link_ = own;
+    }
+    return link_;
+}
+
+namespace {
+HeldObject& held(const HeldRef& object) {
+    if (!object)
+        throw std::logic_error(
+            "this proxy refers to no object: it is a default one, or was moved from");
+    return *object;
+}
+}  // namespace
+
+TaskRef start_call(const HeldRef& object, const CallKind& kind, const WriteArguments& write) {
+    if (!kind.method && !held(object).takes_functions())
+        throw NotExposed(fmt::format("the function {}", describe_entry(kind.entry)),
+                         fmt::format("object {} of the ManagerServer {}", object->object(),
+                                     to_string(object->server().address)),
+                         {"some of its methods"});
+    return held(object).link()->call(object->object(), kind, write);
+}
+HeldRef make_object(const std::shared_ptr<ServerLink>& link, const CallKind& kind,
+                    const WriteArguments& write) {
+    TaskRef task = link->call(0, kind, write);
+    (void)task->wait({});
+    (void)task->value();  // throws
+    std::uint64_t object = 0;
+    InputArchive archive(task->result());
+    archive(object);
+    return std::make_shared<HeldObject>(link, object);
+}
+HeldRef find_object(const std::shared_ptr<ServerLink>& link, const std::string& name,
+                    const char* type) {
+    auto [object, functions] = link->get(name, type);
+    return std::make_shared<HeldObject>(link, object, functions);
+}
+void flush_calls(const HeldRef& object) { held(object).link()->flush(object->object()); }
+std::uint64_t object_number(const HeldRef& object) { return held(object).object(); }
+bool same_object(const HeldRef& a, const HeldRef& b) {
+    return a == b ||
+           (a && b && a->object() == b->object() && a->server().key() == b->server().key());
+}
+
+void save_held(const HeldRef& object, OutputArchive& archive) {
+    archive(object != nullptr);
+    if (!object) return;
+    const std::uint64_t ticket = object->link()->pin(object->object());
+    archive(object->server(), object->object(), object->takes_functions(), ticket);
+}
+HeldRef load_held(InputArchive& archive) {
+    bool any = false;
+    archive(any);
+    if (!any) return nullptr;
+    ServerName server;
+    std::uint64_t object = 0, ticket = 0;
+    bool functions = false;
+    archive(server, object, functions, ticket);
+    std::shared_ptr<ServerLink> link = ServerLink::to(server);
+    link->claim(object, ticket);
+    return std::make_shared<HeldObject>(std::move(link), object, functions);
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,139 @@
+#include <sidestep/manager_server.hpp>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <random>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include <sidestep/connection.hpp>
+
+#include "object_server.hpp"
+#include "server_link.hpp"
+#include "sys/fork_marker.hpp"
+#include "sys/make_thread.hpp"
+
+namespace sidestep::inline v0 {
+namespace {
+
+std::uint64_t new_id() {
+    std::random_device random;
+    return (std::uint64_t(random()) << 32 | random()) | 1;  // 0 is none
+}
+
+bool is_loopback(const std::string& host) {
+    return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
+
+ListenerOptions checked(const ManagerServerOptions& options) {
+    const auto* tcp = std::get_if<TcpAddress>(&options.address);
+    if (tcp && !options.authkey && !is_loopback(tcp->host))
+        throw std::invalid_argument(
+            fmt::format("a ManagerServer at {} without an authkey would be open to everybody who "
+                        "can reach this "
+                        "machine: give ManagerServerOptions::authkey, or listen at 127.0.0.1",
+                        to_string(options.address)));
+    if (options.lost_after.count() <= 0)
+        throw std::invalid_argument("ManagerServerOptions::lost_after must be positive");
+    if (options.max_call_bytes < 1)
+        throw std::invalid_argument("ManagerServerOptions::max_call_bytes must be positive");
+    return {.address = options.address,
+            .authkey = options.authkey,
+            .encrypted = tcp && options.authkey,
+            .handshake_timeout = options.handshake_timeout,
+            .max_handshakes = options.max_handshakes};
+}
+
+}  // namespace
+
+struct ManagerServer::Impl {
+    explicit Impl(const ManagerServerOptions& options)
+        : listener(checked(options)),
+          server({.address = listener.address(),
+                  .authkey = options.authkey,
+                  .pid = ::getpid(),
+                  .id = new_id(),
+                  .is_manager_server = true,
+                  .lost_after = options.lost_after.time()},
+                 {.exposed_only = true,
+                  .lost_after = options.lost_after,
+                  .max_call_bytes = options.max_call_bytes}) {
+        std::tie(stop_here, stop_there) = Pipe();
+    }
+
+    // Constant after construction.
+    const ForkMarker process;
+    Listener listener;
+    detail::ObjectServer server;
+    Connection stop_here, stop_there;
+
+    std::mutex mutex;
+    std::condition_variable changed;
+    // Guarded by mutex.
+    enum class State { made, serving, ended } state = State::made;
+    bool stopping = false;
+    std::thread thread;
+};
+
+ManagerServer::ManagerServer(ManagerServerOptions options)
+    : impl_(std::make_unique<Impl>(options)) {}
+
+ManagerServer::~ManagerServer() {
+    if (impl_->process.same_process())
+        stop();
+    else  // a forked child's copy: its parent's threads may have been in the middle of anything
+        (void)impl_.release();
+}
+
+void ManagerServer::add(detail::Exposure exposure, std::shared_ptr<detail::Hosted> object) {
+    impl_->server.expose(std::move(exposure), std::move(object));
+}
+detail::HeldRef ManagerServer::find(const std::string& name, const char* type) {
+    {
+        std::lock_guard lock(impl_->mutex);
+        if (impl_->stopping) throw std::logic_error("the ManagerServer was stopped");
+    }
+    return detail::find_object(detail::ServerLink::to(impl_->server.name()), name, type);
+}
+
+void ManagerServer::start() {
+    std::lock_guard lock(impl_->mutex);
+    if (impl_->thread.joinable()) throw std::logic_error("the ManagerServer was started already");
+    impl_->thread = make_thread([this] { serve(); });
+}
+
+void ManagerServer::serve() {
+    {
+        std::lock_guard lock(impl_->mutex);
+        if (impl_->stopping) return;
+        if (impl_->state != Impl::State::made)
+            throw std::logic_error("a ManagerServer serves once: make another one");
+        impl_->state = Impl::State::serving;
+    }
+    impl_->server.run(impl_->listener, impl_->stop_there);
+    std::lock_guard lock(impl_->mutex);
+    impl_->state = Impl::State::ended;
+    impl_->changed.notify_all();
+}
+
+void ManagerServer::stop() noexcept {
+    if (!impl_->process.same_process()) return;
+    std::thread thread;
+    {
+        std::unique_lock lock(impl_->mutex);
+        if (!std::exchange(impl_->stopping, true)) impl_->stop_here.close();
+        impl_->changed.wait(lock, [&] { return impl_->state != Impl::State::serving; });
+        thread = std::move(impl_->thread);
+    }
+    if (thread.joinable()) thread.join();
+    impl_->listener.close();
+    detail::ServerLink::close_local(impl_->server.name());
+}
+
+const Address& ManagerServer::address() const { return impl_->listener.address(); }
+
+}  // namespace sidestep

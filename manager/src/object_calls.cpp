@@ -1,0 +1,241 @@
+// The calls of an ObjectServer: in which thread each runs, what may be called, and what is
+// answered.
+#include "object_server.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include <sidestep/actor_lost.hpp>
+#include <sidestep/remote_error.hpp>
+
+#include "object_client.hpp"
+#include "text/demangle.hpp"
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+thread_local ObjectServer::CurrentCall* current_call = nullptr;
+
+[[maybe_unused]] const bool registered_error = register_exception<NotExposed>();
+
+// A call's end that is answered to nobody.
+struct GivenUp : std::runtime_error {
+    GivenUp() : std::runtime_error("nobody waits for this call any more") {}
+};
+
+std::vector<std::string> names_of(const Exposure& exposure) {
+    std::vector<std::string> names;
+    for (const ExposedMethod& method : exposure.methods)
+        names.push_back(readable_method(method.name));
+    return names;
+}
+
+}  // namespace
+
+// "sidestep::detail::MethodTag<int (Board::*)() const, &(Board::take() const)>*" is a type and a
+// name, with parameters only where the compiler wants them: "int Board::take() const".
+std::string readable_method(const char* method_name) {
+    std::string text = demangle(method_name);
+    constexpr std::string_view kUnnamed = "(anonymous namespace)::";
+    for (std::size_t at; (at = text.find(kUnnamed)) != text.npos;) text.erase(at, kUnnamed.size());
+    const std::size_t begin = text.find('<'), comma = text.rfind(", &"), end = text.rfind('>');
+    if (begin == text.npos || comma == text.npos || end == text.npos || end < comma) return text;
+    const std::string type = text.substr(begin + 1, comma - begin - 1);
+    std::string name = text.substr(comma + 3, end - comma - 3);
+    if (name.starts_with('(')) name.erase(0, 1);
+    name = name.substr(0, name.find('('));
+    const std::size_t star = type.find("::*)"), open = type.rfind('(', star);
+    if (star == type.npos || open == type.npos) return name;
+    return type.substr(0, open) + name + type.substr(star + 4);
+}
+
+ObjectServer::CurrentCall* ObjectServer::current_or_none() noexcept { return current_call; }
+ObjectServer::CurrentCall& ObjectServer::current() {
+    if (!current_call) throw std::logic_error("no call of an object runs in this thread");
+    return *current_call;
+}
+
+// The object is looked up now: a call counts, until it has run, as a reference to it.
+void ObjectServer::queue_call(const std::shared_ptr<Client>& client, ObjectFrame frame) {
+    if (ending_) return;
+    const FrameHead head = frame.head;
+    Call call{std::move(frame), {}, nullptr};
+    try {
+        if (head.object != 0) call.target = table_.find(head.object);
+    } catch (...) {
+        call.refused = std::current_exception();
+    }
+    try {
+        std::lock_guard lock(client->queueing);
+        if (client->unanswered >= kMostUnanswered)
+            throw SerializationError("more calls wait than a client of ours sends");
+        Strand& strand = client->strands[head.caller];
+        strand.calls.push_back(std::move(call));
+        ++client->unanswered;
+        if (!strand.has_thread) start_strand(client, head.caller);
+        strand.has_thread = true;
+    } catch (
+        const std::system_error&) {  // there is no thread for it: it was the strand's only call
+        std::exception_ptr why = std::current_exception();
+        {
+            std::lock_guard lock(client->queueing);
+            client->strands.erase(head.caller);
+            --client->unanswered;
+        }
+        reply(client, head, [&](OutputArchive&) { std::rethrow_exception(why); });
+    } catch (const std::logic_error&) {  // the server has ended meanwhile
+    }
+}
+
+void ObjectServer::start_strand(const std::shared_ptr<Client>& client, std::uint64_t caller) {
+    callers_.run([this, client, caller] { run_strand(client, caller); });
+}
+
+void ObjectServer::run_strand(const std::shared_ptr<Client>& client, std::uint64_t caller) {
+    for (;;) {
+        Call call;
+        {
+            std::lock_guard lock(client->queueing);
+            auto strand = client->strands.find(caller);
+            if (strand->second.calls.empty()) {
+                client->strands.erase(strand);
+                return;
+            }
+            call = std::move(strand->second.calls.front());
+            strand->second.calls.pop_front();
+        }
+        if (run_call(client, std::move(call))) return;
+    }
+}
+
+void ObjectServer::let_next_begin(CurrentCall& call) {
+    if (call.client == self_ || std::exchange(call.waits, true)) return;
+    // Told first: of what comes after it the client knows that it may have begun.
+    call.client->send(FrameKind::waits, call.request, {});
+    const std::uint64_t caller = call.caller.thread;
+    std::lock_guard lock(call.client->queueing);
+    auto strand = call.client->strands.find(caller);
+    if (strand->second.calls.empty()) {
+        call.client->strands.erase(strand);
+        return;
+    }
+    try {
+        start_strand(call.client, caller);
+    } catch (...) {  // there is no thread: the next one begins when this one has ended
+        call.waits = false;
+    }
+}
+
+// True: it has waited, and its strand has another thread.
+bool ObjectServer::run_call(const std::shared_ptr<Client>& client, Call call) {
+    if (ending_) return false;
+    const FrameHead head = call.frame.head;
+    Answer answer;
+    CurrentCall current{*this,
+                        client,
+                        {client->number, head.caller, client->pid},
+                        call.target.object,
+                        head.request};
+    if (call.refused)
+        refuse(call.refused, answer);
+    else
+        execute(current, head, call.target.exposure.get(), call.frame.bytes, &call.frame.incoming,
+                answer);
+    call = {};  // what it refers to goes before the answer, which the client may wait for
+    current.object = nullptr;
+    if (!current.given_up) client->send(answer.kind, head.request, answer.bytes.bytes());
+    std::lock_guard lock(client->queueing);
+    --client->unanswered;
+    return current.waits;
+}
+
+// Throws NotExposed for what a client of a ManagerServer may not call.
+TaskEntry::Run ObjectServer::body_of(const CurrentCall& call, const FrameHead& head,
+                                     const Exposure* exposure, InputArchive& arguments) const {
+    const bool is_stranger = rules_.exposed_only && call.client != self_;
+    if (head.kind == FrameKind::call) {
+        if (is_stranger && !exposure) throw NotExposed("to make an object", "this server", {});
+        if (is_stranger && !exposure->functions)
+            throw NotExposed("a function", fmt::format("the object \"{}\"", exposure->name),
+                             names_of(*exposure));
+        return require_entry(head.task, "the call's method").run;
+    }
+    std::string name;
+    arguments(name);
+    if (!exposure) throw NotExposed("this method", fmt::format("object {}", head.object), {});
+    for (const ExposedMethod& method : exposure->methods)
+        if (name == method.name) return method.run;
+    throw NotExposed("this method", fmt::format("the object \"{}\"", exposure->name),
+                     names_of(*exposure));
+}
+
+void ObjectServer::execute(CurrentCall& call, const FrameHead& head, const Exposure* exposure,
+                           std::span<const std::byte> body, FdSource* fds, Answer& answer) {
+    call.outer = std::exchange(current_call, &call);
+    try {
+        InputArchive arguments(body, fds);
+        OutputArchive result(answer.bytes);
+        body_of(call, head, exposure, arguments)(arguments, result);
+    } catch (const GivenUp&) {
+        call.given_up = true;
+        refuse(std::current_exception(), answer);
+    } catch (...) {
+        refuse(std::current_exception(), answer);
+    }
+    current_call = call.outer;
+}
+
+void ObjectServer::refuse(const std::exception_ptr& why, Answer& answer) {
+    answer.kind = FrameKind::error;
+    answer.bytes.clear();
+    try {
+        OutputArchive archive(answer.bytes);
+        try {
+            std::rethrow_exception(why);
+        } catch (...) {
+            save_current_exception(archive,
+                                   fmt::format("  in the server of objects {}\n", ::getpid()));
+        }
+    } catch (...) {  // no memory: the client finds an error that cannot be read
+        answer.bytes.clear();
+    }
+}
+
+void ObjectServer::call_here(const FrameHead& head, std::span<const std::byte> body,
+                             std::span<const int> fds, CallTask& task) {
+    Answer answer;
+    try {
+        IncomingFds copies;
+        for (int fd : fds) copies.add(DupFd::duplicate_of(fd));
+        ObjectTable::Found found =
+            head.object != 0 ? table_.find(head.object) : ObjectTable::Found();
+        CurrentCall current{*this, self_, {0, head.caller, ::getpid()}, std::move(found.object)};
+        execute(current, head, found.exposure.get(), body, &copies, answer);
+    } catch (...) {
+        refuse(std::current_exception(), answer);
+    }
+    auto bytes = answer.bytes.bytes();
+    std::vector<std::byte> owned(bytes.begin(), bytes.end());
+    if (answer.kind == FrameKind::value)
+        task.answer(std::move(owned));
+    else
+        task.answer_error(std::move(owned));
+}
+
+bool wait_here(const std::function<bool()>& ready, const Deadline& deadline) {
+    ObjectServer::CurrentCall& call = ObjectServer::current();
+    if (ready()) return true;
+    if (is_over(deadline)) return false;
+    call.server.let_next_begin(call);
+    auto client = call.client;
+    const ObjectServer& server = call.server;
+    WaitScope waits;
+    const bool done = call.object->wait(ready, deadline, [&] { return server.has_left(*client); });
+    if (!done && server.has_left(*client)) throw GivenUp();
+    return done;
+}
+
+}  // namespace sidestep::detail

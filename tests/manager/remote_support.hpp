@@ -1,0 +1,89 @@
+// Servers of objects in programs of their own, for tests.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <sidestep/connection.hpp>
+#include <sidestep/manager.hpp>
+#include <sidestep/process.hpp>
+#include <sidestep/subprocess.hpp>
+
+#include "other_shared.hpp"
+
+namespace test {
+
+// Serves in another process, until the destructor. the callable captures nothing.
+class RemoteServer {
+  public:
+    template <class Expose>
+    explicit RemoteServer(Expose, sidestep::Address address = sidestep::TcpAddress{},
+                          std::chrono::milliseconds lost_after = std::chrono::seconds(30)) {
+        auto [here, there] = sidestep::Pipe();
+        control_ = std::move(here);
+        process_ = std::make_unique<sidestep::Process>(
+            sidestep::ProcessOptions{.daemon = true},
+            [](sidestep::Address at, std::chrono::milliseconds limit, sidestep::Connection owner) {
+                sidestep::ManagerServer server(
+                    {.address = at, .authkey = "secret", .lost_after = limit});
+                Expose{}(server);
+                server.start();
+                owner.send(server.address());
+                try {
+                    (void)owner.recv_bytes();
+                } catch (const std::exception&) {
+                }
+                server.stop();
+            },
+            address, lost_after, std::move(there));
+        process_->start();
+        address_ = control_.recv<sidestep::Address>();
+    }
+    ~RemoteServer() {
+        control_.close();
+        process_->join();
+    }
+    RemoteServer(const RemoteServer&) = delete;
+    RemoteServer& operator=(const RemoteServer&) = delete;
+
+    const sidestep::Address& address() const { return address_; }
+    int pid() const { return process_->pid(); }
+    sidestep::Process& process() { return *process_; }
+    sidestep::Manager connect(
+        std::chrono::milliseconds lost_after = std::chrono::seconds(30)) const {
+        return sidestep::Manager::connect(address_,
+                                          {.authkey = "secret", .lost_after = lost_after});
+    }
+
+  private:
+    sidestep::Connection control_;
+    std::unique_ptr<sidestep::Process> process_;
+    sidestep::Address address_;
+};
+
+// other_server.cpp, by another compiler.
+class OtherServer {
+  public:
+    explicit OtherServer(const std::string& program)
+        : process_({program},
+                   {.std_in = sidestep::subprocess::PIPE, .std_out = sidestep::subprocess::PIPE}) {
+        for (std::string_view line : process_.std_out().lines()) {
+            address_.port = static_cast<std::uint16_t>(std::stoi(std::string(line)));
+            break;
+        }
+    }
+    ~OtherServer() {
+        process_.std_in().close();
+        process_.wait();
+    }
+    OtherServer(const OtherServer&) = delete;
+    OtherServer& operator=(const OtherServer&) = delete;
+    const sidestep::TcpAddress& address() const { return address_; }
+
+  private:
+    sidestep::subprocess::Popen process_;
+    sidestep::TcpAddress address_;
+};
+
+}  // namespace test
