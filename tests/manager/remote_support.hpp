@@ -1,6 +1,11 @@
 // Servers of objects in programs of their own, for tests.
 #pragma once
 
+#include <signal.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -11,8 +16,34 @@
 #include <sidestep/subprocess.hpp>
 
 #include "other_shared.hpp"
+#include "support.hpp"
 
 namespace test {
+
+// Stops a process, and returns when all of its threads stand still; goes on at the end of the
+// scope.
+class Stopped {
+  public:
+    explicit Stopped(int pid) : pid_(pid) {
+        ::kill(pid, SIGSTOP);
+        (void)eventually([&] {
+            for (const auto& task :
+                 std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+                std::ifstream file(task.path() / "stat");
+                std::string text((std::istreambuf_iterator<char>(file)), {});
+                const auto name_end = text.rfind(") ");
+                if (name_end == text.npos || text[name_end + 2] != 'T') return false;
+            }
+            return true;
+        });
+    }
+    ~Stopped() { ::kill(pid_, SIGCONT); }
+    Stopped(const Stopped&) = delete;
+    Stopped& operator=(const Stopped&) = delete;
+
+  private:
+    const int pid_;
+};
 
 // Serves in another process, until the destructor. the callable captures nothing.
 class RemoteServer {

@@ -124,15 +124,16 @@ TEST_CASE("a server that stands still is lost after lost_after, and not before i
     // Longer than lost_after: the server is silent, but it answers the beats.
     CHECK_FALSE(event.wait_for(700ms));
     CHECK(echo.call<&Echo::echo>("alive") == "alive");
-    ::kill(server.pid(), SIGSTOP);
-    try {
-        (void)echo.call<&Echo::echo>("stopped");
-        FAIL("it was answered");
-    } catch (const mp::Disconnected& lost) {
-        CHECK_THAT(lost.what(), Contains("200 ms"));
-        CHECK(lost.began());
+    {
+        test::Stopped stopped(server.pid());
+        try {
+            (void)echo.call<&Echo::echo>("stopped");
+            FAIL("it was answered");
+        } catch (const mp::Disconnected& lost) {
+            CHECK_THAT(lost.what(), Contains("200 ms"));
+            CHECK(lost.began());
+        }
     }
-    ::kill(server.pid(), SIGCONT);
     // To connect again is one call.
     mp::Manager again = server.connect();
     CHECK(again.get<Echo>("echo").call<&Echo::echo>("back") == "back");
@@ -142,9 +143,8 @@ TEST_CASE("a server that stands still is lost after lost_after, and not before i
 TEST_CASE("a session that nobody uses is found dead, too", "[manager][session][beat]") {
     test::RemoteServer server(kExposeAll, any_address());
     mp::Manager manager = server.connect(200ms);
-    ::kill(server.pid(), SIGSTOP);
+    test::Stopped stopped(server.pid());
     CHECK(test::eventually([&] { return !manager.is_alive(); }));
-    ::kill(server.pid(), SIGCONT);
 }
 
 TEST_CASE("a client that stands still loses its lock, and what comes back is another one",
@@ -158,10 +158,11 @@ TEST_CASE("a client that stands still loses its lock, and what comes back is ano
     auto lock = manager.get<mp::Lock>("lock");
     // It lives: its beats keep the lock, for longer than the limit.
     CHECK_FALSE(lock.try_lock_for(900ms));
-    ::kill(client.pid(), SIGSTOP);
-    lock.lock();
-    CHECK(lock.owner_died());
-    ::kill(client.pid(), SIGCONT);
+    {
+        test::Stopped stopped(client.pid());
+        lock.lock();
+        CHECK(lock.owner_died());
+    }
     client.join();
     CHECK(client.exitcode() == 7);
     lock.unlock();
