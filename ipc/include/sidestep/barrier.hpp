@@ -7,9 +7,9 @@
 //     broken          | BrokenBarrierError          | broken  | filling
 //
 // A timeout, an action that throws, abort(), the death of a party, and a process that writes over
-// its memory (where that can be told) break the barrier; the
-// message of BrokenBarrierError says which it was, and of which process. Time limits count until
-// all parties have come: they do not end while the action runs.
+// its memory (where that can be told) break the barrier; the message of BrokenBarrierError says
+// which it was, and of which process. Time limits count until all parties have come: they do not
+// end while the action runs.
 //
 // Ownership:  it lives in shared memory without a name, for as long as any handle does.
 // Threads:    thread-safe and process-shared; a party is a thread of any process. A handle is a

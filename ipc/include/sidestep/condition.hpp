@@ -1,6 +1,6 @@
 // Condition: waiting, with a lock, for what another process does.
 //
-//     mp::Condition changed;                       // with a lock of its own, an RLock
+//     sidestep::Condition changed;                 // with a lock of its own, an RLock
 //     {   std::scoped_lock lock(changed);          //     std::scoped_lock lock(changed);
 //         changed.wait([&] { return ready(); });   //     make_ready();
 //     }                                            //     changed.notify_all();

@@ -181,7 +181,7 @@ class TypedQueue : public PutsItems<TypedQueue<T, kind>, T> {
     // takes one, too: if the task is taken back from a worker, for another one or since it was
     // cancelled, that worker lets go of it within a second of the end of the task that it runs.
     //
-    //     mp::Queue<Line> lines(64);
+    //     sidestep::Queue<Line> lines(64);
     //     for (auto& path : paths) processes.emplace_back(read, path, lines.producer());
     //     ...                              // start them: that lets go of the arguments
     //     for (;;) use(lines.get());       // QueueShutDown, when the last of them is through

@@ -1,8 +1,8 @@
 // SharedHeap: containers of Boost.Interprocess (vector, map, string, your own) in memory that
 // processes share.
 //
-//     mp::SharedHeap heap(64 << 20);
-//     using Allocator = mp::SharedHeap::Allocator<int>;
+//     sidestep::SharedHeap heap(64 << 20);
+//     using Allocator = sidestep::SharedHeap::Allocator<int>;
 //     using Numbers = boost::interprocess::vector<int, Allocator>;
 //     std::scoped_lock lock(heap.mutex());
 //     Numbers& numbers = heap.find_or_construct<Numbers>("numbers", heap.allocator<int>());

@@ -1,7 +1,9 @@
 // Shared<T>: a value that is stored once, and loaded once by each process that uses it.
 //
-//     mp::Shared<std::vector<double>> model(load_model());
-//     pool.map(predict, ...);  // double predict(const mp::Shared<std::vector<double>>& model, ...)
+//     double predict(const sidestep::Shared<Model>& model, const Row& row);
+//
+//     sidestep::Shared<Model> model(load_model());
+//     auto results = pool.map(sidestep::bind(predict, model), rows);
 //
 // The value is serialized into shared memory when the handle is made. Passing the handle costs the
 // same whatever its size; each process reads the value back on first use, and keeps it for the next

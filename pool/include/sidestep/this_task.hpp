@@ -1,8 +1,7 @@
 // What a task can ask about itself while it runs.
 //
-// Threads: the answers are those of the task that runs in the calling thread. Outside a task:
-// false,
-//          0, -1.
+// Threads: the answers are those of the task that runs in the calling thread. In any other thread:
+//          false, 0, -1.
 #pragma once
 
 #include <atomic>

@@ -11,9 +11,8 @@
 // the program; what Pool has for that (processes) this has not.
 //
 // Ownership: the pool owns its threads. ~ThreadPool closes and joins (all tasks are finished);
-// while
-//            an exception unwinds the stack, tasks that have not begun are cancelled first. One
-//            that ends in a task or a callback of its own does not wait there: its tasks are
+//            while an exception unwinds the stack, tasks that have not begun are cancelled first.
+//            One that ends in a task or a callback of its own does not wait there: its tasks are
 //            finished in the background, and the end of the program waits for them. It does not
 //            move.
 // Threads:   thread-safe. Threads are started when there is work for them. A task that waits for a
@@ -26,9 +25,8 @@
 // Errors:    get() throws what the task threw, the object itself. std::logic_error after close();
 //            BrokenPool when the initializer failed.
 // Limits:    what runs cannot be stopped, only asked to (this_task::stop_requested()): cancel() of
-// a
-//            running task is false; a timeout (each attempt's) fails the future, and asks; there is
-//            no other attempt then. memory_limit needs a process: std::invalid_argument. 4096
+//            a running task is false; a timeout (each attempt's) fails the future, and asks; there
+//            is no other attempt then. memory_limit needs a process: std::invalid_argument. 4096
 //            threads.
 #pragma once
 
