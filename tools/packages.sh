@@ -3,7 +3,8 @@
 # Nothing is installed that is there already, and the network is not touched when nothing is missing.
 
 # What a build needs, what the tests need on top, what CI needs beyond that, what tools/package needs,
-# and what tools/bench needs: the peers that ours are measured beside.
+# what tools/bench needs (the peers that ours are measured beside), and what tools/docs needs: to make the
+# site, and to run the code in it.
 build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev
     libssl-dev libspdlog-dev"
 test_packages="catch2 python3"
@@ -14,6 +15,7 @@ package_packages="dpkg-dev debhelper lintian cmake"
 bench_packages="libbenchmark-dev python3 python3-dev pybind11-dev python3-joblib python3-billiard
     python3-pebble python3-mpi4py openmpi-bin parallel findutils cmake libzmq3-dev
     libiceoryx-posh-dev iceoryx"
+docs_packages="python3 python3-sphinx furo python3-myst-parser doxygen pkg-config libgtest-dev catch2 gdb"
 
 need_packages() {
     missing=""
