@@ -180,7 +180,8 @@ class Checker:
             done = self.command(["g++", "-std=c++20", "-O0", "-g1", "-Wall", "-Wextra", "-Wno-unused",
                                  *self.flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
             if done.returncode:
-                raise SystemExit(done.stderr)
+                raise SystemExit(f"tools/docs: the headers do not compile: g++ ends with {done.returncode}\n"
+                                 f"{done.stderr}")
         return header
 
     def fail(self, block, text):
