@@ -156,6 +156,7 @@ void Connection::expect_readable() const {
 
 void Connection::expect_writable() const {
     if (fd_ < 0) throw_errno(EBADF, "cannot send: the connection is closed");
+    if (tls_ != nullptr) tls_->expect_own();  // before anything: the socket is its parent's, too
     if (!writable_)
         throw_errno(EBADF, "cannot send: this end only receives; send on the other one");
     if (torn_by_)

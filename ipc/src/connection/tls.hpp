@@ -70,6 +70,8 @@ class TlsStream {
     // Receives at least one byte; 0: the other side said goodbye. ETIMEDOUT, as above.
     std::size_t receive_some(int socket, std::span<std::byte> buffer,
                              const std::optional<Timeout>& silence);
+    // Throws (EBADF) in a forked child.
+    void expect_own() const;
     // Something was decrypted already: the socket need not be readable.
     bool pending() const noexcept;
     // Tells the other side that no more comes, if that needs no waiting.
@@ -82,7 +84,6 @@ class TlsStream {
         int error = 0;
     };
     friend struct TlsIo;
-    void expect_own() const;
     [[noreturn]] void throw_broken(const char* what) const;
 
     const ForkMarker process_;
