@@ -22,8 +22,11 @@
 //             until the Manager ends. The default one refers to nothing.
 // Threads:    thread-safe; copies are the same object. No thread is started, but for Future's
 //             callbacks, wait() over several futures, and co_await: one while such calls last.
+//             A session at a ManagerServer has one, which beats (manager.hpp): a Pool forks beside
+//             it, a Process by StartMethod::fork is refused.
 // Fork:       a forked child makes a connection of its own at its first use of a proxy. Until then
 //             its copy does not count: the parent's has to last as long.
+// Of a ManagerServer: exposed methods only, else NotExposed; Disconnected is its ActorLost.
 // Peer death: ActorLost from all calls that were not answered, and from all that follow. A client
 //             that dies loses its references, and what it had queued is dropped.
 // Errors:     what the method throws, by type (remote_error.hpp); ActorLost, NoSuchObject;
