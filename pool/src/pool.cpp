@@ -141,9 +141,9 @@ Pool& Pool::global() {
 }
 
 unsigned Pool::processes() const { return core_->workers(); }
-std::vector<int> Pool::worker_pids() const { return core_->worker_pids(); }
-PoolStats Pool::stats() const { return core_->stats(); }
-void Pool::trace(const std::string& path) { core_->trace(path); }
-void Pool::trace_stop() { core_->trace_stop(); }
+std::vector<int> Pool::worker_pids() const { return core_->view().worker_pids(); }
+PoolStats Pool::stats() const { return core_->view().stats(); }
+void Pool::trace(const std::string& path) { core_->view().trace(path); }
+void Pool::trace_stop() { core_->view().trace_stop(); }
 
 }  // namespace sidestep

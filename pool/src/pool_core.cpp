@@ -1,7 +1,6 @@
 #include "pool_core.hpp"
 
 #include <signal.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -34,20 +33,23 @@ PoolOptions fitted(PoolOptions options) {
 PoolCore::PoolCore(const PoolOptions& options)
     : options_(fitted(options)),
       has_default_options_(options.task.says_anything()),
-      owner_pid_(::getpid()),
       shared_(options_),
       tasks_(options_, shared_, callbacks_),
       rooms_{options_,         mutex_,          *this,          tasks_.life,      tasks_.timers,
              tasks_.arguments, tasks_.task_end, tasks_.insight, tasks_.dispatcher},
       policies_(rooms_),
-      supervision_(rooms_, shared_, policies_, tasks_.pace, owner_pid_),
+      supervision_(rooms_, shared_, policies_, tasks_.pace, owner_.pid()),
       inline_lane_({*this, mutex_, tasks_.arguments, tasks_.task_end, tasks_.insight, options_.seed,
-                    owner_pid_},
+                    owner_.pid()},
                    [this](PoolTask& task, const std::exception_ptr& error) {
                        return policies_.retries.retry_here(task, error);
                    }),
       wait_room_(mutex_, *this, *shared_.control, shared_.spin,
-                 [this](Hold& hold) POOL_LOCKED { return drain(hold); }) {
+                 [this](Hold& hold)
+                     POOL_LOCKED { return tasks_.dispatcher.drain(tasks_.life.ending(), hold); }),
+      desk_(rooms_, {owner_, policies_.retries, policies_.stopper}, wait_room_),
+      memory_(owner_, rooms_, tasks_.pace),
+      view_(rooms_, {owner_, supervision_.workers, supervision_.fleet, supervision_.supervisor}) {
     if (*options_.processes == 0) tasks_.dispatcher.add(inline_lane_);
 }
 
@@ -57,11 +59,11 @@ void PoolCore::start() {
     Supervising until_the_thread_does;
     WorkerStarter& starter = supervision_.starter;
     starter.save_hooks([this](std::size_t size) -> WorkerStarter::Block {
-        BlockId block = allocate_argument(size);
-        return {block, argument_data(block)};
+        BlockId block = memory_.allocate(size);
+        return {block, memory_.data(block)};
     });
     supervision_.deaths.start();
-    if (options_.max_memory_growth > 0 && !private_memory(owner_pid_))
+    if (options_.max_memory_growth > 0 && !private_memory(owner_.pid()))
         throw std::runtime_error(
             "PoolOptions::max_memory_growth cannot be watched: /proc/PID/statm cannot be read; "
             "mount "
@@ -77,21 +79,7 @@ void PoolCore::start() {
     }
 }
 
-std::vector<int> PoolCore::worker_pids() {
-    require_owner();
-    Lock lock(mutex_);
-    return supervision_.fleet.pids();
-}
-
 // --- submitting --------------------------------------------------------------------------------
-
-// Before the mutex is taken: in a forked copy a thread that exists no more may hold it for ever.
-void PoolCore::require_owner() const {
-    if (!owned_here())
-        throw std::logic_error(
-            "this pool belongs to the process that made it, and this is a forked copy: make a pool "
-            "of its own here");
-}
 
 bool PoolCore::accepting() {
     if (!owned_here()) return false;
@@ -100,13 +88,13 @@ bool PoolCore::accepting() {
 }
 
 void PoolCore::check_open() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     tasks_.life.require_accepting();
 }
 
 void PoolCore::begin_map() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     tasks_.life.begin_map();
 }
@@ -118,7 +106,7 @@ void PoolCore::end_map() {
 }
 
 void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
-    require_owner();
+    owner_.require_here();
     Hold hold(mutex_, *this);
     tasks_.life.require_accepting(begun);
     policies_.retries.expect(*task);
@@ -144,7 +132,7 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
 
 // A part of a chunk, for the stream that has that: also after close().
 void PoolCore::submit_again(const PoolTaskRef& task) {
-    require_owner();
+    owner_.require_here();
     Hold hold(mutex_, *this);
     policies_.chunks.add_part(task);
     if (!tasks_.life.allows_retries() || tasks_.life.sealed())
@@ -157,45 +145,6 @@ void PoolCore::submit_again(const PoolTaskRef& task) {
     }
     policies_.retries.run_again(task.get(), hold);
     tasks_.dispatcher.refill(hold);
-}
-
-bool PoolCore::drain(Hold& hold) { return tasks_.dispatcher.drain(tasks_.life.ending(), hold); }
-
-bool PoolCore::running(PoolTask& task) {
-    if (!owned_here()) return false;
-    Hold hold(mutex_, *this);
-    if (drain(hold)) hold.wake_waiters();
-    return task.place == PoolTask::Place::lane && task.lane->front_runs() &&
-           task.lane->task_at(0) == &task;
-}
-
-bool PoolCore::cancel(PoolTask& task, Cancel mode) {
-    if (!owned_here()) return false;
-    Hold hold(mutex_, *this);
-    if (drain(hold)) hold.wake_waiters();
-    return policies_.stopper.cancel(task, mode == Cancel::running_too, hold);
-}
-
-// --- memory ------------------------------------------------------------------------------------
-
-BlockId PoolCore::allocate_argument(std::size_t size) {
-    require_owner();
-    Lock lock(mutex_);
-    return tasks_.arguments.allocate(size);
-}
-
-void PoolCore::free_argument(BlockId block) noexcept {
-    if (!owned_here()) return;
-    Lock lock(mutex_);
-    tasks_.arguments.free(block);
-}
-
-void PoolCore::free_result(WorkerMemory& memory, BlockId block) noexcept {
-    if (!owned_here()) return;
-    Hold hold(mutex_, *this);
-    memory.take_back(block);
-    // The queue to the worker is full: the rest follows when the worker has taken some.
-    if (memory.owes()) tasks_.pace.want(false, hold);
 }
 
 }  // namespace sidestep::detail

@@ -24,20 +24,20 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
-#include <vector>
 
 #include <sidestep/detail/pool_task.hpp>
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/pool_stats.hpp>
 
+#include "argument_memory.hpp"
 #include "dispatch/wait_room.hpp"
+#include "future_desk.hpp"
 #include "lanes/inline_lane.hpp"
+#include "life/pool_owner.hpp"
 #include "pool_parts.hpp"
+#include "pool_view.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
-#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -52,10 +52,9 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void start() POOL_UNLOCKED;
 
     std::uint32_t workers() const { return supervision_.fleet.target(); }
-    std::vector<int> worker_pids() POOL_UNLOCKED;
-    PoolStats stats() POOL_UNLOCKED;
-    void trace(const std::string& path) POOL_UNLOCKED;
-    void trace_stop();
+    PoolView& view() { return view_; }
+    FutureDesk& desk() { return desk_; }
+    ArgumentMemory& memory() { return memory_; }
 
     // What tasks get that say nothing else; null: nothing.
     const TaskOptions* default_options() const {
@@ -70,25 +69,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void begin_map() POOL_UNLOCKED;
     void end_map() POOL_UNLOCKED;
     void run_in_background(std::function<void()> work) POOL_UNLOCKED;
-    enum class Cancel { waiting_only, running_too };
-    bool cancel(PoolTask& task, Cancel mode) POOL_UNLOCKED;
-    bool running(PoolTask& task) POOL_UNLOCKED;
-    // False: the task is done.
-    bool add_listener(PoolTask& task, const std::function<void(TaskListeners&)>& add) POOL_UNLOCKED;
     CallbackThread& callbacks() { return callbacks_; }
-    bool wait(const std::function<bool()>& ready, const Deadline& deadline) POOL_UNLOCKED;
-    bool wait_done(const PoolTask& task, const Deadline& deadline) POOL_UNLOCKED;
-    PoolTaskRef wait_next(Completions& sink) POOL_UNLOCKED;
-    void forget(Completions& sink) noexcept POOL_UNLOCKED;
-    void poll() POOL_UNLOCKED;
-
-    BlockId allocate_argument(std::size_t size) POOL_UNLOCKED;
-    void free_argument(BlockId block) noexcept POOL_UNLOCKED;
-    // Unchecked: where a block lies does not change.
-    std::byte* argument_data(BlockId block) const SIDESTEP_UNCHECKED {
-        return tasks_.arguments.data(block);
-    }
-    void free_result(WorkerMemory& memory, BlockId block) noexcept POOL_UNLOCKED;
 
     void close() POOL_UNLOCKED;
     // Like close(), for maps that were begun, too; what waits is cancelled, nothing is run again.
@@ -100,7 +81,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void cancel_waiting() POOL_UNLOCKED;                  // all of them
     void resize(unsigned workers) POOL_UNLOCKED;
     bool accepting() POOL_UNLOCKED;  // false: closed, broken, or a forked copy
-    bool owned_here() const { return marker_.same_process(); }
+    bool owned_here() const { return owner_.is_here(); }
     // This thread runs callbacks of the pool's futures or Retry::when, or is in a map: it cannot
     // join().
     bool in_own_thread() override;
@@ -109,16 +90,12 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
   private:
     using Lock = PoolLock;
 
-    void require_owner() const;
-    bool drain(Hold& hold) POOL_LOCKED;
-    void read_memory(PoolStats& stats) POOL_UNLOCKED;
     void wake_waiters() noexcept override { wait_room_.wake_all(); }
     void kick_supervisor() noexcept override { supervision_.supervisor.kick(); }
 
     const PoolOptions options_;
     const bool has_default_options_;
-    const int owner_pid_;
-    const ForkMarker marker_;
+    const PoolOwner owner_;
     PoolShared shared_;
     CallbackThread callbacks_;
     BackgroundThreads background_;    // they feed maps to the workers
@@ -131,6 +108,9 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     PoolSupervision supervision_;
     InlineLane inline_lane_;  // if there are no workers
     WaitRoom wait_room_;
+    FutureDesk desk_;
+    ArgumentMemory memory_;
+    PoolView view_;
 };
 
 }  // namespace sidestep::detail

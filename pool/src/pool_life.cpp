@@ -12,13 +12,13 @@ constexpr std::chrono::seconds kTerminateGrace{1};  // from SIGTERM to SIGKILL
 }  // namespace
 
 void PoolCore::close() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     tasks_.life.close();
 }
 
 void PoolCore::interrupt() {
-    require_owner();
+    owner_.require_here();
     {
         Lock lock(mutex_);
         if (!tasks_.life.interrupt()) return;
@@ -27,23 +27,23 @@ void PoolCore::interrupt() {
 }
 
 void PoolCore::cancel_waiting() {
-    require_owner();
+    owner_.require_here();
     Hold hold(mutex_, *this);
     tasks_.life.cancel_maps();
-    drain(hold);
+    tasks_.dispatcher.drain(tasks_.life.ending(), hold);
     policies_.end.cancel_waiting(hold);
     hold.wake_waiters();
 }
 
 void PoolCore::resize(unsigned workers) {
-    require_owner();
+    owner_.require_here();
     Hold hold(mutex_, *this);
     tasks_.life.require_accepting();
     supervision_.fleet.resize(workers, hold);
 }
 
 void PoolCore::terminate() {
-    require_owner();
+    owner_.require_here();
     Hold hold(mutex_, *this);
     if (!tasks_.life.terminate()) return;
     policies_.end.cancel_all(hold);
@@ -61,12 +61,12 @@ void PoolCore::end_with_process() noexcept {
         tasks_.life.seal();
         hold.kick_supervisor();
     }
-    (void)wait([this]() POOL_LOCKED { return supervision_.supervisor.is_done(); },
-               sys::Clock::now() + 2 * kTerminateGrace);
+    (void)desk_.wait([this]() POOL_LOCKED { return supervision_.supervisor.is_done(); },
+                     sys::Clock::now() + 2 * kTerminateGrace);
 }
 
 void PoolCore::run_in_background(std::function<void()> work) {
-    require_owner();
+    owner_.require_here();
     {
         Lock lock(mutex_);
         tasks_.life.require_accepting();
@@ -75,7 +75,7 @@ void PoolCore::run_in_background(std::function<void()> work) {
 }
 
 void PoolCore::join() {
-    require_owner();
+    owner_.require_here();
     {
         Lock lock(mutex_);
         if (tasks_.life.running())
@@ -93,13 +93,13 @@ void PoolCore::join() {
         tasks_.life.seal();
         return true;
     };
-    wait(nothing_left, {});
+    desk_.wait(nothing_left, {});
     {
         Hold hold(mutex_, *this);
         if (tasks_.life.closed()) supervision_.fleet.ask_all_to_leave(hold);
         hold.kick_supervisor();
     }
-    wait([this]() POOL_LOCKED { return supervision_.supervisor.is_done(); }, {});
+    desk_.wait([this]() POOL_LOCKED { return supervision_.supervisor.is_done(); }, {});
     Supervising since_its_thread_is_gone;
     ServiceThread& supervisor = supervision_.supervisor.thread();
     if (supervisor.joinable()) supervisor.join();

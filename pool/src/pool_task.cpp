@@ -16,8 +16,8 @@ PoolTask::PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind)
     : TaskRecord(kind), core_(std::move(core)), arguments_(*this) {}
 
 PoolTask::~PoolTask() {
-    if (given.block) core_->free_argument(given.block);  // kept, or never submitted
-    if (outcome.block) core_->free_result(*outcome.memory, outcome.block);
+    if (given.block) core_->memory().free(given.block);  // kept, or never submitted
+    if (outcome.block) core_->memory().free_result(*outcome.memory, outcome.block);
 }
 
 PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
@@ -55,7 +55,7 @@ void PoolTask::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
 }
 
 TaskRecord::KeptArguments::~KeptArguments() {
-    if (block) core->free_argument(block);
+    if (block) core->memory().free(block);
 }
 
 void PoolTask::keep_arguments() {
@@ -106,12 +106,12 @@ PoolTaskRef PoolTask::run_item_again(const PoolTaskRef& task, std::uint32_t item
 
 // Doubles, and so copies each byte about once; a large piece gets exactly what it needs.
 void PoolTask::ArgumentBuffer::grow(std::size_t more) {
-    PoolCore& core = *task_->core_;
+    ArgumentMemory& memory = task_->core_->memory();
     std::size_t used = size();
-    BlockId larger = core.allocate_argument(std::max(used + more, 2 * capacity()));
-    std::byte* data = core.argument_data(larger);
+    BlockId larger = memory.allocate(std::max(used + more, 2 * capacity()));
+    std::byte* data = memory.data(larger);
     std::memcpy(data, begin(), used);
-    if (task_->given.block) core.free_argument(task_->given.block);
+    if (task_->given.block) memory.free(task_->given.block);
     task_->given.block = larger;
     set_window(data, used, Arena::capacity(larger));
 }
@@ -140,32 +140,32 @@ std::uint64_t TaskDescriptors::put_lasting(int fd, std::uint64_t identity,
 }
 
 bool PoolTask::wait(const Deadline& deadline) {
-    return done() || core_->wait_done(*this, deadline);
+    return done() || core_->desk().wait([this] { return done(); }, deadline);
 }
 
 bool PoolTask::wait_until(const std::function<bool()>& ready, const Deadline& deadline) {
-    return core_->wait(ready, deadline);
+    return core_->desk().wait(ready, deadline);
 }
 
 bool PoolTask::poll() {
-    if (!done()) core_->poll();
+    if (!done()) core_->desk().poll();
     return done();
 }
 
-bool PoolTask::running() { return core_->running(*this); }
-bool PoolTask::cancel() { return core_->cancel(*this, PoolCore::Cancel::running_too); }
-bool PoolTask::cancel_waiting() { return core_->cancel(*this, PoolCore::Cancel::waiting_only); }
+bool PoolTask::running() { return core_->desk().running(*this); }
+bool PoolTask::cancel() { return core_->desk().cancel(*this, true); }
+bool PoolTask::cancel_waiting() { return core_->desk().cancel(*this, false); }
 
 bool PoolTask::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
-    return core_->add_listener(*this, [&](TaskListeners& l) { l.add(queue, tag); });
+    return core_->desk().add_listener(*this, [&](TaskListeners& l) { l.add(queue, tag); });
 }
 
 void PoolTask::forget(const std::shared_ptr<CompletionQueue>& queue) {
-    core_->add_listener(*this, [&](TaskListeners& l) { l.forget(queue); });
+    core_->desk().add_listener(*this, [&](TaskListeners& l) { l.forget(queue); });
 }
 
 bool PoolTask::add_callback(std::function<void()>& callback) {
-    return core_->add_listener(*this, [&](TaskListeners& l) {
+    return core_->desk().add_listener(*this, [&](TaskListeners& l) {
         core_->callbacks().start();  // here: the pool has not ended while this task is not done
         l.callbacks.push_back(std::move(callback));
     });
@@ -217,7 +217,7 @@ const TaskOutput* PoolTask::output() const {
 }
 
 Completions::Completions(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}
-Completions::~Completions() { core_->forget(*this); }
-PoolTaskRef Completions::next() { return core_->wait_next(*this); }
+Completions::~Completions() { core_->desk().forget(*this, first_); }
+PoolTaskRef Completions::next() { return core_->desk().wait_next(first_, last_); }
 
 }  // namespace sidestep::detail

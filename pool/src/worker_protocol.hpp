@@ -69,7 +69,7 @@ inline constexpr std::uint64_t kInitializerFds = 0;
 inline constexpr std::uint64_t kFinalizerFds = ~std::uint64_t(0);  // kept for longest: see TaskFds
 
 // Sent with five descriptors: ring, result arena, args arena (read-only), control page, an eventfd
-// (write-only: see WorkerLink::bell); and two more if output is captured.
+// (write-only: see WorkerProcess::bell); and two more if output is captured.
 struct WorkerSetup {
     static constexpr std::uint64_t kMagic = 0x7075746573647473;
     static constexpr std::size_t kFds = 5;

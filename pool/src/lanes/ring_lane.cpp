@@ -220,53 +220,17 @@ void RingLane::look(Hold& hold) {
         load.stuck = same ? load.stuck + 1 : 0;
         last_front_ = front;
         // Twice, since it writes one of them after the other.
-        bool doubtful = !condition_.corrupt && contradicts_itself();
+        bool doubtful = !condition_.corrupt && contradicts_itself(ring(), memory_->words());
         if (doubtful && ((condition_.doubtful && same) || !ring().is_sound())) condemn(hold);
         condition_.doubtful = doubtful;
     }
     refresh();
 }
 
-bool RingLane::wants_looks() const {
-    return condition_.alive &&
-           (condition_.fd_socket_full || condition_.doubtful || load.in_flight >= 2);
-}
-
-// What the worker's words say of the task at its front cannot be: a task has written over them.
-bool RingLane::contradicts_itself() const {
-    if (!ring().is_sound()) return true;
-    if (load.in_flight == 0) return false;
-    switch (ring().front_state()) {
-        case SlotState::ready:  // but begun. Relaxed: at the second look it counts, or after death
-            return memory_->words().begun.load(std::memory_order_relaxed) > ring().consumed();
-        case SlotState::taken:  // but it sleeps
-            return condition_.alive && ring().sleeping();
-        default:
-            return false;  // drain() judges it
-    }
-}
-
 bool RingLane::let_go_of_handles() {
     if (!condition_.alive) return false;
     sent_fds_.take_back(process.control());
     return !sent_fds_.empty();
-}
-
-WorkerStats RingLane::stats() const {
-    WorkerTally sum = tally;
-    if (condition_.alive) sum.add(memory_->words(), sys::Clock::now());
-    WorkerStats stats;
-    stats.index = number;
-    stats.pid = pid;
-    stats.stopped = condition_.alive && sys::is_stopped(process.launched.pidfd.get());
-    stats.tasks = tasks_ended;
-    stats.restarts = sum.launches > 0 ? sum.launches - 1 : 0;
-    stats.start = sum.start;
-    stats.init = sum.init;
-    stats.wait = sum.wait;
-    stats.work = sum.work;
-    stats.serialize = sum.serialize;
-    return stats;
 }
 
 }  // namespace sidestep::detail

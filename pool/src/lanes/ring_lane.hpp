@@ -2,14 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include <sidestep/exit_status.hpp>
 #include <sidestep/pool_options.hpp>
-#include <sidestep/pool_stats.hpp>
 
 #include "lanes/front_clock.hpp"
 #include "lanes/lane.hpp"
@@ -86,12 +84,10 @@ class RingLane final : public Lane {
     void end_tasks(const ExitStatus& status, OomKills& kills, Hold& hold) noexcept POOL_LOCKED;
     // The supervisor's look, now and then: for one that is stopped, or contradicts itself.
     void look(Hold& hold) POOL_LOCKED;
-    bool wants_looks() const POOL_LOCKED;  // soon
     // Keeps the worker no shared objects that are gone. True: it keeps some.
     bool let_go_of_handles() POOL_LOCKED;
-    WorkerStats stats() const POOL_LOCKED;
     const Condition& condition() const { return condition_; }
-    WorkerMemory* memory() { return memory_.get(); }
+    WorkerMemory* memory() const { return memory_.get(); }
     WorkerOutput* output() { return output_.get(); }
 
     WorkerProcess process;
@@ -102,9 +98,6 @@ class RingLane final : public Lane {
     void refresh() POOL_LOCKED;
     void take_reply(const SlotReply& reply, PoolTask* task, Hold& hold) POOL_LOCKED;
     void end_stopping(Hold& hold) noexcept POOL_LOCKED;
-    bool contradicts_itself() const POOL_LOCKED;
-    std::exception_ptr lost_error(const PoolTask& task, const ExitStatus& status,
-                                  OomKills& kills) noexcept POOL_LOCKED;
 
     LaneEvents& events_;
     Timers& timers_ POOL_GUARDED;

@@ -13,6 +13,26 @@
 #include "worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
+namespace {
+
+std::exception_ptr lost_error(const RingLane& lane, const PoolTask& task, const ExitStatus& status,
+                              OomKills& kills) noexcept POOL_LOCKED {
+    bool is_corrupt = lane.condition().corrupt;
+    bool oom_killed = status.signal() == SIGKILL && !is_corrupt && kills.rose();
+    return error_about<WorkerLost>(
+        lane, task, spare_errors().lost, [&](TaskError::Details& details) {
+            details.exit_status = status;
+            details.stack = crash_addresses(lane.memory()->crash());
+            details.note = last_words(details.output);
+            if (is_corrupt)
+                details.note =
+                    "it had overwritten its shared memory, or written to the pool's socket, so the "
+                    "pool stopped it";
+            details.oom_killed = oom_killed;
+        });
+}
+
+}  // namespace
 
 void RingLane::open(Parts parts) noexcept {
     auto now = sys::Clock::now();
@@ -93,7 +113,8 @@ void RingLane::end_tasks(const ExitStatus& status, OomKills& kills, Hold& hold) 
     // It found out itself, or left words that contradict each other.
     const WorkerWords& words = memory_->words();
     auto damage = static_cast<Damage>(words.damaged.load(std::memory_order_relaxed));
-    if (damage != Damage::none || contradicts_itself()) condition_.corrupt = true;
+    if (damage != Damage::none || contradicts_itself(ring(), words, condition_.alive))
+        condition_.corrupt = true;
     RingParent& its = ring();
     // Two words have to agree that the front was not begun: a stray write into one of them must not
     // have a task run twice. (One whose arguments were overwritten is taken, and not begun.)
@@ -108,26 +129,10 @@ void RingLane::end_tasks(const ExitStatus& status, OomKills& kills, Hold& hold) 
             events_.handed_back(*task, hold);
         } else {
             if (output_) keep_output(*output_, *task);
-            events_.lost(*this, *task, lost_error(*task, status, kills), hold);
+            events_.lost(*this, *task, lost_error(*this, *task, status, kills), hold);
         }
     }
     load = {};
-}
-
-std::exception_ptr RingLane::lost_error(const PoolTask& task, const ExitStatus& status,
-                                        OomKills& kills) noexcept {
-    bool oom_killed = status.signal() == SIGKILL && !condition_.corrupt && kills.rose();
-    return error_about<WorkerLost>(
-        *this, task, spare_errors().lost, [&](TaskError::Details& details) {
-            details.exit_status = status;
-            details.stack = crash_addresses(memory_->crash());
-            details.note = last_words(details.output);
-            if (condition_.corrupt)
-                details.note =
-                    "it had overwritten its shared memory, or written to the pool's socket, so the "
-                    "pool stopped it";
-            details.oom_killed = oom_killed;
-        });
 }
 
 TaskError::Details RingLane::describe(const PoolTask& task) const {

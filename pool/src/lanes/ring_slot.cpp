@@ -50,6 +50,19 @@ void fill_with_request_to_leave(TaskSlot& slot) {
     slot.sum = SlotSum::of_task(slot, slot.inline_bytes);
 }
 
+bool contradicts_itself(RingParent& ring, const WorkerWords& words, bool is_alive) {
+    if (!ring.is_sound()) return true;
+    if (ring.in_flight() == 0) return false;
+    switch (ring.front_state()) {
+        case SlotState::ready:  // but begun. Relaxed: at the second look it counts, or after death
+            return words.begun.load(std::memory_order_relaxed) > ring.consumed();
+        case SlotState::taken:  // but it sleeps
+            return is_alive && ring.sleeping();
+        default:
+            return false;  // drain() judges it
+    }
+}
+
 std::optional<PartialResult> copy_partial(const TaskSlot& slot, const Segment& results,
                                           std::uint64_t most) noexcept try {
     static constexpr int kLooks = 8;  // it may still be running, and move them meanwhile

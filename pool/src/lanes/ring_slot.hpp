@@ -11,6 +11,7 @@
 #include "lanes/lane.hpp"
 #include "memory/segment.hpp"
 #include "queue/task_ring.hpp"
+#include "worker_meter.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -44,6 +45,9 @@ struct SlotReply {
 void fill_slot(TaskSlot& slot, const PoolTask& task, const PoolTask::ArgumentView& arguments);
 // The request to leave, which is no task.
 void fill_with_request_to_leave(TaskSlot& slot);
+// What the words of a living worker, or of a dead one, say of the task at its front cannot be: a
+// task has written over them.
+bool contradicts_itself(RingParent& ring, const WorkerWords& words, bool is_alive = true);
 // Copies the finished items' results out of a worker's memory. Nothing: what it wrote makes no
 // sense, or there is no memory for the copy.
 std::optional<PartialResult> copy_partial(const TaskSlot& slot, const Segment& results,

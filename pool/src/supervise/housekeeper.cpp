@@ -11,6 +11,11 @@ constexpr auto kLetGo = 1s;  // how often it is looked whether workers keep obje
 constexpr std::chrono::nanoseconds kTrimLook = 20ms;
 constexpr std::chrono::nanoseconds kLongestTrimLook = 250ms;  // while nothing is written
 
+bool wants_looks(const RingLane& lane) {
+    const RingLane::Condition& is = lane.condition();
+    return is.alive && (is.fd_socket_full || is.doubtful || lane.load.in_flight >= 2);
+}
+
 }  // namespace
 
 void Housekeeper::tidy(sys::Clock::time_point now, Hold& hold) {
@@ -33,7 +38,7 @@ void Housekeeper::look_at_lanes(sys::Clock::time_point now, Hold& hold) {
     LookPace::Found found{false, false, rooms_.task_end.outstanding() > 0,
                           rooms_.task_end.completed()};
     for (Worker& worker : workers_) {
-        found.soon = found.soon || worker.lane.wants_looks();
+        found.soon = found.soon || wants_looks(worker.lane);
         // Workers take a queue full of blocks at a time, when they need one or have nothing to do.
         found.owes = found.owes || (worker.lane.memory() && worker.lane.memory()->owes());
     }

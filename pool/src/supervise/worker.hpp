@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 
+#include <sidestep/pool_stats.hpp>
+
 #include "lanes/ring_lane.hpp"
 #include "sys/sys.hpp"
 
@@ -23,6 +25,9 @@ struct Worker {
     std::optional<std::size_t> private_memory;  // at the last look; see Fleet::measure_growth()
     std::string boot_failure;                   // what it said when it could not start
 };
+
+// What is shown of it.
+WorkerStats stats_of(const RingLane& lane) POOL_LOCKED;
 
 // They stay where they are. Added in the supervisor's thread only.
 using Workers = std::deque<Worker>;

@@ -31,7 +31,6 @@ class Completions {
     PoolTaskRef next();
 
   private:
-    friend class PoolCore;
     friend class TaskEnd;
     std::shared_ptr<PoolCore> core_;
     PoolTask* first_ = nullptr;  // guarded by the core's mutex, as is last_

@@ -1,0 +1,70 @@
+#include "pool_view.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "process_memory.hpp"
+
+namespace sidestep::inline v0::detail {
+
+std::vector<int> PoolView::worker_pids() {
+    pool_.owner.require_here();
+    PoolLock lock(rooms_.mutex);
+    return pool_.fleet.pids();
+}
+
+PoolStats PoolView::stats() {
+    pool_.owner.require_here();
+    PoolStats stats;
+    std::vector<SlowTasks::Entry> slowest;
+    {
+        Hold hold(rooms_.mutex, rooms_.sleepers);
+        const TaskEnd& ends = rooms_.task_end;
+        if (rooms_.dispatcher.drain(rooms_.life.ending(), hold)) hold.wake_waiters();
+        for (Worker& worker : pool_.workers) {
+            stats.workers.push_back(stats_of(worker.lane));
+            if (worker.lane.front_runs() && worker.lane.task_at(0)) ++stats.running;
+        }
+        if (pool_.workers.empty()) stats.running = ends.outstanding();
+        stats.submitted = ends.begun();
+        stats.completed = ends.completed();
+        stats.failed = ends.failed();
+        stats.cancelled = ends.cancelled();
+        stats.waiting = ends.outstanding() - std::min(ends.outstanding(), stats.running);
+        slowest = rooms_.insight.snapshot(stats);
+    }
+    for (const SlowTasks::Entry& task : slowest)  // names take their time
+        stats.slowest.push_back(rooms_.insight.named(task));
+    read_memory(stats);
+    return stats;
+}
+
+// Without the mutex: it takes time. So a process may end meanwhile, and another one get its number.
+void PoolView::read_memory(PoolStats& stats) {
+    for (WorkerStats& worker : stats.workers) {
+        if (worker.pid == 0) continue;
+        worker.resident = resident_memory(worker.pid);
+        worker.proportional = proportional_memory(worker.pid);
+    }
+    PoolLock lock(rooms_.mutex);
+    for (WorkerStats& worker : stats.workers)
+        if (pool_.workers[worker.index].lane.pid != worker.pid)
+            worker.resident = worker.proportional = 0;
+}
+
+void PoolView::trace(const std::string& path) {
+    pool_.owner.require_here();
+    {
+        PoolLock lock(rooms_.mutex);
+        if (pool_.supervisor.is_done())
+            throw std::logic_error("Pool::trace(): the pool has ended, nothing will happen in it");
+    }
+    rooms_.insight.start_trace(path);
+}
+
+void PoolView::trace_stop() {
+    pool_.owner.require_here();
+    rooms_.insight.stop_trace();
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,40 @@
+// A pool, as it is shown: its statistics, its traces, its workers.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <sidestep/pool_stats.hpp>
+
+#include "life/pool_owner.hpp"
+#include "policy/pool_rooms.hpp"
+#include "supervise/fleet.hpp"
+#include "supervise/supervisor.hpp"
+#include "supervise/worker.hpp"
+
+namespace sidestep::inline v0::detail {
+
+// Threads: thread-safe. Each call throws std::logic_error in a forked copy.
+class PoolView {
+  public:
+    struct Pool {  // all of it outlives this object
+        const PoolOwner& owner;
+        Workers& workers POOL_GUARDED;
+        const Fleet& fleet;
+        const Supervisor& supervisor;
+    };
+    PoolView(const PoolRooms& rooms, const Pool& pool) : rooms_(rooms), pool_(pool) {}
+
+    std::vector<int> worker_pids() POOL_UNLOCKED;
+    PoolStats stats() POOL_UNLOCKED;
+    void trace(const std::string& path) POOL_UNLOCKED;
+    void trace_stop();
+
+  private:
+    void read_memory(PoolStats& stats) POOL_UNLOCKED;
+
+    const PoolRooms& rooms_;
+    const Pool pool_;
+};
+
+}  // namespace sidestep::detail
