@@ -179,10 +179,10 @@ class Run {
                      static_cast<std::ptrdiff_t>(roll(std::min<std::size_t>(models_.size(), 64))));
         auto& [task, model] = *at;
         bool running_too = roll(2) == 0;
+        Hold hold(pool_.mutex, pool_);
         bool runs = task->place == PoolTask::Place::lane && task->lane->task_at(0) == task &&
                     static_cast<FakeLane*>(task->lane)->runs();
         bool cancels = model.end == Model::End::none && (!runs || running_too);
-        Hold hold(pool_.mutex, pool_);
         bool cancelled = pool_.policies.stopper.cancel(*task, running_too, hold);
         if (cancels) model.end = Model::End::cancelled;
         CHECK(cancelled == (model.end == Model::End::cancelled));
