@@ -18,8 +18,8 @@ PAGES = set()
 NAME = re.compile(
     r"(?<![\w`.~&*=>])(\.\w+ = [\w:]+|(?:\w+::)*~?\w{2,}\((?!s\))[\w, .&*]*\)|(?:\w+::)*\w+<[\w:, *]+>(?:\([^()]*\))?|(?:\w+::)+~?\w+"
     r"|(?:\w+/)?\w+\.hpp|\w+(?:_\w+)+)(?![\w`(<])")
-# Headers that are installed since others include them; in these is nothing to be called.
-INTERNAL = {"archive_types", "chunk", "stored", "local_task", "pool_task", "task_state", "input_thread"}
+# What users name and is declared in a header of detail/: shown with the header that includes it.
+PARTS = {"queue": "queue_core"}
 # Classes of namespace detail whose members are those of public classes.
 FACES = re.compile(r"class (TypedQueue|PutsItems|QueueProducer|SemaphoreBase|LockableProxy)\b(?!.*;)")
 
@@ -311,6 +311,9 @@ class Reference:
         copies.mkdir(parents=True, exist_ok=True)
         for _, header in self.headers():
             (copies / header.name).write_text(for_doxygen(header.read_text()))
+            if header.stem in PARTS:
+                part = header.parent / f"detail/{PARTS[header.stem]}.hpp"
+                (copies / part.name).write_text(for_doxygen(part.read_text()))
         (self.folder / "Doxyfile").write_text(f"""
             INPUT = {copies.parent}
             STRIP_FROM_PATH = {copies.parent}
@@ -379,6 +382,10 @@ class Reference:
         out = [header.name, "=" * len(header.name), "", ".. code-block:: cpp", "",
                f"   #include <sidestep/{header.name}>", ""] + comment_of(compound)
         items = []
+        if header.stem in PARTS:  # in front
+            part = self.read(f"{PARTS[header.stem].replace('_', '__')}_8hpp")
+            items = [(0, None, inner.get("refid")) for inner in part.findall("innerclass")
+                     if not inner.text.startswith("sidestep::detail::")]
         classes = {inner.text: inner for inner in compound.findall("innerclass")}
         for name, inner in classes.items():
             parent, last = name.rsplit("::", 1) if "<" not in name else ("sidestep", name)
