@@ -13,6 +13,8 @@
 #include <thread>
 #include <utility>
 
+#include <sidestep/detail/hook_maker.hpp>
+
 #include "inner_threads.hpp"
 #include "service_thread.hpp"
 #include "sys/error.hpp"
