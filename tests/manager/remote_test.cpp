@@ -171,7 +171,7 @@ TEST_CASE("what is not exposed is refused, with what was asked and what there is
     CHECK_THROWS_AS(local.get<Board>("board"), mp::NotExposed);
 }
 
-TEST_CASE("faces are exposed by name [py:_TestRemoteManager.test_remote]", "[manager][remote]") {
+TEST_CASE("faces are exposed by name", "[manager][remote][py:_TestRemoteManager.test_remote]") {
     FOR_EACH_START_METHOD();
     mp::ManagerServer server({.address = mp::TcpAddress{}, .authkey = "secret"});
     server.expose<mp::Queue<std::string>>("words", 16);
@@ -243,10 +243,8 @@ TEST_CASE("faces are exposed by name [py:_TestRemoteManager.test_remote]", "[man
     CHECK_THROWS_AS(totals.update("one", [](int& n) { ++n; }), mp::NotExposed);
 }
 
-TEST_CASE(
-    "a server is made again at the same address at once [py:_TestManagerRestart."
-    "test_rapid_restart]",
-    "[manager][remote]") {
+TEST_CASE("a server is made again at the same address at once",
+          "[manager][remote][py:_TestManagerRestart.test_rapid_restart]") {
     mp::TcpAddress address;
     mp::Proxy<Board> old;
     for (int round = 0; round < 3; ++round) {
