@@ -24,7 +24,7 @@ struct Range {
     bool holds(std::uintptr_t address) const { return address >= begin && address < end; }
 };
 
-struct Segment : Range {
+struct LoadSegment : Range {
     bool code = false, constants = false;
 };
 
@@ -32,17 +32,17 @@ struct Module {
     std::uint64_t id = 0;
     std::uintptr_t base = 0;
     std::string name;
-    std::vector<Segment> segments;
+    std::vector<LoadSegment> segments;
     Range read_only_later;  // part of a segment that can be written until it is relocated
     bool has_double = false;
 
     bool holds(std::uintptr_t address) const {
         return std::any_of(segments.begin(), segments.end(),
-                           [&](const Segment& s) { return s.holds(address); });
+                           [&](const LoadSegment& s) { return s.holds(address); });
     }
     // Where what lies at the address and is of that kind ends; 0 if nothing does.
     std::uintptr_t end_of(std::uintptr_t address, Contents contents) const {
-        for (const Segment& s : segments) {
+        for (const LoadSegment& s : segments) {
             if (!s.holds(address)) continue;
             if (contents == Contents::code ? s.code : s.constants) return s.end;
         }
@@ -72,7 +72,7 @@ Module describe(const dl_phdr_info& info) {
     }
     // Linked with -z norelro: constants with addresses in them lie among the variables.
     if (module.read_only_later.end == 0)
-        for (Segment& s : module.segments) s.constants |= !s.code;
+        for (LoadSegment& s : module.segments) s.constants |= !s.code;
     return module;
 }
 
@@ -98,7 +98,7 @@ int add_module(dl_phdr_info* info, std::size_t, void* data) {
     scan.fresh->closed = info->dlpi_subs;
     Module module = describe(*info);
     bool has_code = std::any_of(module.segments.begin(), module.segments.end(),
-                                [](const Segment& s) { return s.code; });
+                                [](const LoadSegment& s) { return s.code; });
     // The vDSO belongs to the kernel: nothing of a program lies in it.
     if (!has_code || module.holds(::getauxval(AT_SYSINFO_EHDR))) return 0;
     std::optional<std::uint64_t> id = known_id(scan, module);

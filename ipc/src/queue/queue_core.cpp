@@ -47,7 +47,7 @@ void clear_event(const Fd& event) noexcept {
     (void)::timerfd_settime(event.get(), 0, &none, nullptr);
 }
 
-void check_options(QueueCore::Kind kind, const QueueOptions& options) {
+void check_queue_options(QueueCore::Kind kind, const QueueOptions& options) {
     if (options.max_bytes < kLeastBytes || options.max_bytes > kMostBytes)
         throw std::invalid_argument(fmt::format(
             "a queue of {} bytes: give .max_bytes from 4 KiB to 32 GiB", options.max_bytes));
@@ -100,7 +100,7 @@ QueueCore::Local::Local(ObjectRef reference, const QueueConstants& constants,
       event(std::move(its_event)) {}
 
 QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
-    check_options(kind, options);
+    check_queue_options(kind, options);
     static_assert(sizeof(State) <= State::kBytesBegin);
     std::size_t fixed = State::kBytesBegin + loans_size(options.lease);
     std::size_t wanted = (options.max_bytes + 4095) / 4096 * 4096;

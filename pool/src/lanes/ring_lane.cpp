@@ -21,7 +21,6 @@ constexpr std::uint64_t kStartNs = 2'000'000;  // a worker that has not said it 
 constexpr std::uint64_t kUnresponsiveNs =
     1'000'000'000;  // one that may be stopped: the last resort
 constexpr std::uint64_t kNoFront = ~std::uint64_t(0);
-constexpr auto kLetGo = 1s;  // how often it is looked whether workers keep objects that are gone
 
 // False: not now: the socket is full, or there is no memory. Descriptors that cannot be sent at all
 // (the application closed them) are left out: the worker says of the task that they did not come.

@@ -10,6 +10,9 @@
 
 namespace sidestep::inline v0::detail {
 
+// How often it is looked whether workers keep objects that are gone.
+constexpr std::chrono::seconds kLetGo{1};
+
 // As late as can be said at most: the longest durations mean "never".
 inline sys::Clock::time_point saturating_add(sys::Clock::time_point now,
                                              std::chrono::nanoseconds duration) {

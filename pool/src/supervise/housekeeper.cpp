@@ -7,7 +7,6 @@ namespace sidestep::inline v0::detail {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr auto kLetGo = 1s;  // how often it is looked whether workers keep objects that are gone
 constexpr std::chrono::nanoseconds kTrimLook = 20ms;
 constexpr std::chrono::nanoseconds kLongestTrimLook = 250ms;  // while nothing is written
 
