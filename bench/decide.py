@@ -20,7 +20,7 @@ import results
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "decide"
-RING, CORE = "ipc/src/queue/task_ring.hpp", "pool/src/pool_core.cpp"
+RING, DISPATCHER = "ipc/src/queue/task_ring.hpp", "pool/src/dispatch/dispatcher.cpp"
 WAIT = "pool/src/dispatch/wait_room.cpp"
 WORKER = "pool/src/worker.cpp"
 TASK, SPIN, SEGMENT = "pool/include/sidestep/detail/pool_task.hpp", "ipc/src/sync/spin.cpp", "ipc/src/memory/segment.cpp"
@@ -33,8 +33,8 @@ def slot(size):
 
 
 def prefetch(wake_ups, ns):
-    return [(CORE, "kPrefetchWakeUps = 64;", f"kPrefetchWakeUps = {wake_ups};"),
-            (CORE, "kPrefetchNs = 250'000;", f"kPrefetchNs = {ns};")]
+    return [(DISPATCHER, "kPrefetchWakeUps = 64;", f"kPrefetchWakeUps = {wake_ups};"),
+            (DISPATCHER, "kPrefetchNs = 250'000;", f"kPrefetchNs = {ns};")]
 
 
 def announce(wake_ups):

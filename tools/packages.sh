@@ -13,7 +13,7 @@ ci_packages="ccache clang cmake libgtest-dev clang-format libclang-rt-dev libben
 arm_packages="g++-aarch64-linux-gnu qemu-user"
 package_packages="dpkg-dev debhelper lintian cmake"
 bench_packages="libbenchmark-dev python3 python3-dev pybind11-dev python3-joblib python3-billiard
-    python3-pebble python3-mpi4py openmpi-bin parallel findutils cmake libzmq3-dev
+    python3-pebble python3-mpi4py openmpi-bin parallel cmake libzmq3-dev
     libiceoryx-posh-dev iceoryx"
 docs_packages="python3 python3-sphinx furo python3-myst-parser doxygen pkg-config libgtest-dev catch2 gdb"
 

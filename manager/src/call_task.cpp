@@ -3,7 +3,7 @@
 #include <unistd.h>
 
 #include <sidestep/actor_lost.hpp>
-#include <sidestep/exposed.hpp>
+#include <sidestep/detail/exposed.hpp>
 #include <sidestep/remote_error.hpp>
 
 #include "server_link.hpp"

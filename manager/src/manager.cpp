@@ -113,7 +113,7 @@ Manager::~Manager() {
 }
 
 void Manager::shutdown() noexcept {
-    if (!server_) return;
+    if (!server_ || !impl_->here.same_process()) return;
     if (!impl_->process) return detail::ServerLink::close(server_);
     try {
         if (impl_->process->is_alive()) impl_->control.send_bytes("stop");

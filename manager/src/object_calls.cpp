@@ -227,14 +227,16 @@ void ObjectServer::call_here(const FrameHead& head, std::span<const std::byte> b
 
 bool wait_here(const std::function<bool()>& ready, const Deadline& deadline) {
     ObjectServer::CurrentCall& call = ObjectServer::current();
+    auto client = call.client;
+    // Its locks were freed already, or are next (forget()): it may take none now.
+    if (client->gone) throw GivenUp();
     if (ready()) return true;
     if (is_over(deadline)) return false;
     call.server.let_next_begin(call);
-    auto client = call.client;
     const ObjectServer& server = call.server;
     WaitScope waits;
     const bool done = call.object->wait(ready, deadline, [&] { return server.has_left(*client); });
-    if (!done && server.has_left(*client)) throw GivenUp();
+    if (client->gone || (!done && server.has_left(*client))) throw GivenUp();
     return done;
 }
 

@@ -2,8 +2,7 @@
 // names some are exposed.
 //
 // Threads: thread-safe. What is dropped is returned, or destroyed outside of the mutex: objects
-// hold
-//          proxies of their own.
+//          hold proxies of their own.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +13,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include <sidestep/detail/exposed.hpp>
 #include <sidestep/detail/hosted.hpp>
-#include <sidestep/exposed.hpp>
 
 namespace sidestep::inline v0::detail {
 

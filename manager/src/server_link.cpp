@@ -45,8 +45,11 @@ ServerLink::~ServerLink() {
     report_unseen();
     // Copies in forked children keep the socket open, but not the connection.
     if (!connection_.closed()) ::shutdown(connection_.fd(), SHUT_RDWR);
-    beating_.stop();
-    if (beats_.joinable()) beats_.join();
+    beating_->stop();
+    if (beats_.is_this_thread())
+        beats_.leave();
+    else if (beats_.joinable())
+        beats_.join();
 }
 
 void ServerLink::report_unseen() noexcept {
@@ -287,10 +290,16 @@ void ServerLink::read_in_background() {
         background_ = true;
     }
     // It ends when there is nothing more to do, and touches nothing once it has let go of the link.
-    make_thread([self = shared_from_this()]() mutable {
-        self->serve_callbacks();
-        self.reset();
-    }).detach();
+    try {
+        make_thread([self = shared_from_this()]() mutable {
+            self->serve_callbacks();
+            self.reset();
+        }).detach();
+    } catch (...) {  // the next one tries again
+        std::lock_guard lock(mutex_);
+        background_ = false;
+        throw;
+    }
 }
 
 void ServerLink::serve_callbacks() {
@@ -336,7 +345,7 @@ void ServerLink::break_off() noexcept {
         calls.swap(pending_);
     }
     if (!connection_.closed()) ::shutdown(connection_.fd(), SHUT_RDWR);
-    beating_.stop();
+    beating_->stop();
     fail_all(std::move(calls));
     std::lock_guard lock(mutex_);
     std::erase_if(objects_, [](const auto& object) { return !object.second.error; });

@@ -127,7 +127,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     const ForkMarker here_;
     ObjectServer* const local_;  // null: it is another process
     ServiceThread beats_;        // of a session
-    Beating beating_;
+    const std::shared_ptr<Beating> beating_ = std::make_shared<Beating>();
 
     std::mutex sending_;     // held while a frame is written
     Connection connection_;  // written with `sending_`, read by who has `reading_`

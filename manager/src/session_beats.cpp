@@ -33,9 +33,16 @@ void ServerLink::start_beating() {
     if (!server_.is_manager_server || Timeout(server_.lost_after).is_forever()) return;
     const auto interval = std::max<std::chrono::nanoseconds>(server_.lost_after / kBeats,
                                                              std::chrono::milliseconds(1));
-    beats_.start("sidestep-beat", ServiceThread::Runs::library_code, [this, interval] {
-        while (beating_.pause(interval)) beat();
-    });
+    // The link is held for a beat only. A call that nobody waits for may be the last that holds it:
+    // then it ends in this thread, when the answer is read.
+    auto body = [link = weak_from_this(), beating = beating_, interval] {
+        while (beating->pause(interval)) {
+            auto self = link.lock();
+            if (!self) return;
+            self->beat();
+        }
+    };
+    beats_.start("sidestep-beat", ServiceThread::Runs::library_code, std::move(body));
 }
 
 void ServerLink::beat() {

@@ -72,8 +72,8 @@ void LockObject::restore(unsigned depth) {
 
 bool ConditionObject::wait(Nanoseconds timeout) {
     lock_.expect_held("wait");
-    const unsigned depth = lock_.release_all();
     auto place = waiters_.insert(waiters_.end(), false);
+    const unsigned depth = lock_.release_all();
     bool notified = false;
     try {
         notified = wait_here([&] { return *place; }, deadline_after(Timeout(timeout)));

@@ -11,8 +11,7 @@
 // P2 References are dropped outside the mutex (Hold::drop_later()): the last one frees shared
 //    memory, which takes the mutex.
 // P3 What a worker wrote is checked against what its lane knows before it is believed; a worker
-// that
-//    wrote nonsense is killed, and its tasks are sorted by the lane's records alone.
+//    that wrote nonsense is killed, and its tasks are sorted by the lane's records alone.
 // P4 What completes a task takes no memory: that was had when the task was submitted, or there is a
 //    spare (spare_errors.hpp). What is only noted (statistics, output, a retry) goes without when
 //    memory is used up. So no drain, and no event of the supervisor, throws for want of memory with

@@ -57,6 +57,11 @@ void ServiceThread::join() {
     if (runs_ == Runs::library_code) --running_threads;
 }
 
+void ServiceThread::leave() {
+    thread_.detach();
+    if (runs_ == Runs::library_code) --running_threads;
+}
+
 void ServiceThread::abandon() {
     if (thread_.joinable()) thread_.detach();
 }

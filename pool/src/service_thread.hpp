@@ -35,6 +35,7 @@ class ServiceThread {
         thread_.swap(other.thread_);
         std::swap(runs_, other.runs_);
     }
+    void leave();    // in the thread itself: it ends, and nobody joins it
     void abandon();  // in a forked child, where it does not exist
 
   private:

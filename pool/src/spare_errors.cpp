@@ -30,16 +30,6 @@ const SpareErrors& spare_errors() noexcept {
     return *errors;
 }
 
-std::string text_of(const std::exception_ptr& error) {
-    try {
-        std::rethrow_exception(error);
-    } catch (const std::exception& e) {
-        return e.what();
-    } catch (...) {
-        return "something that is no std::exception";
-    }
-}
-
 namespace {
 [[maybe_unused]] const SpareErrors& when_loaded = spare_errors();
 }

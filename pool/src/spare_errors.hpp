@@ -22,9 +22,6 @@ struct SpareErrors {
 // Made when the program is loaded, and never destroyed.
 const SpareErrors& spare_errors() noexcept;
 
-// What it says of itself.
-std::string text_of(const std::exception_ptr& error);
-
 // What `make` returns; if it throws, that is if there is no memory for it, the spare.
 template <class Make>
 std::exception_ptr made_or(const std::exception_ptr& spare, Make make) noexcept {

@@ -87,7 +87,6 @@ class WorkerMeter {
 // The parent's: sums over the processes of one worker.
 struct WorkerTally {
     std::uint64_t launches = 0;
-    std::uint64_t tasks = 0;
     std::chrono::steady_clock::time_point launch_began{};  // of the last one
     std::chrono::nanoseconds start{0}, init{0}, wait{0}, work{0}, serialize{0};
 

@@ -11,20 +11,11 @@
 
 using Catch::Matchers::Contains;
 using test::run_example;
+using test::TemporaryFolder;
 namespace fs = std::filesystem;
 namespace sp = sidestep::subprocess;
 
 namespace {
-
-// A folder of its own that goes with the test.
-struct TemporaryFolder {
-    TemporaryFolder() {
-        std::string pattern = (fs::temp_directory_path() / "sidestep-wordcount-XXXXXX").string();
-        path = mkdtemp(pattern.data());
-    }
-    ~TemporaryFolder() { fs::remove_all(path); }
-    fs::path path;
-};
 
 // The first `count` lines that say "NUMBER WORD".
 std::vector<std::string> most_frequent(const std::string& output, std::size_t count) {

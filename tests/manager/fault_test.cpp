@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -184,6 +185,47 @@ TEST_CASE("a killed client's locks are free, its waits are over, its references 
     gone.wait();
     CHECK(test::eventually([&] { return barrier.broken(); }));
     holder.join();
+}
+
+TEST_CASE("a call of a killed client that waits for the lock which it held does not get it",
+          "[manager][death]") {
+    mp::Manager manager;
+    auto lock = manager.lock();
+    for (int round = 0; round < 10; ++round) {
+        auto ready = manager.event();
+        mp::Process holder(
+            [](mp::LockProxy l, mp::EventProxy r) {
+                l.lock();
+                std::thread([&] {
+                    (void)l.submit<&mp::detail::LockObject::lock>(mp::Timeout::forever().time());
+                    r.set();
+                }).join();
+                for (;;) ::pause();
+            },
+            lock, ready);
+        holder.start();
+        ready.wait();
+        holder.kill();
+        REQUIRE(lock.try_lock_for(test::kPatience));
+        lock.unlock();
+        holder.join();
+    }
+}
+
+TEST_CASE("a forked child's copy of a Manager leaves its parent's session alone",
+          "[manager][fork]") {
+    mp::Manager manager;
+    auto list = manager.list<int>();
+    const int child = ::fork();
+    if (child == 0) {
+        manager.shutdown();
+        ::_exit(0);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+    list.append(1);
+    CHECK(list.size() == 1);
 }
 
 TEST_CASE("a forked child with a copy of its parent's socket keeps none of its locks",

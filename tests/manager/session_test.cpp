@@ -20,6 +20,7 @@
 #include "object_frame.hpp"
 #include "process_support.hpp"
 #include "remote_support.hpp"
+#include "service_thread.hpp"
 #include "support.hpp"
 
 namespace mp = sidestep;
@@ -145,6 +146,18 @@ TEST_CASE("a session that nobody uses is found dead, too", "[manager][session][b
     mp::Manager manager = server.connect(200ms);
     test::Stopped stopped(server.pid());
     CHECK(test::eventually([&] { return !manager.is_alive(); }));
+}
+
+TEST_CASE("a session that only a call holds, which nobody waits for, ends with its answer",
+          "[manager][session][beat]") {
+    test::RemoteServer server(kExposeAll, any_address());
+    const auto before = mp::detail::ServiceThread::count();
+    {
+        mp::Manager manager = server.connect(200ms);
+        auto echo = manager.get<Echo>("echo");
+        (void)echo.submit<&Echo::echo>("nobody hears it");
+    }
+    CHECK(test::eventually([&] { return mp::detail::ServiceThread::count() == before; }));
 }
 
 TEST_CASE("a client that stands still loses its lock, and what comes back is another one",

@@ -6,9 +6,11 @@
 #include <atomic>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/this_task.hpp>
 #include <sidestep/thread_pool.hpp>
 
 #include "support.hpp"
@@ -42,6 +44,24 @@ TEST_CASE("a pool without workers may be closed while another thread's task is t
         submits.join();
         CHECK_THROWS_AS(pool.submit(fail, 1), std::logic_error);
     }
+}
+
+TEST_CASE("Retry::when is asked within its task: it knows which attempt has failed",
+          "[pool][thread_pool][inline][retry]") {
+    std::vector<unsigned> attempts;
+    mp::TaskOptions options{.retry = {.max_attempts = 3, .when = [&](const std::exception_ptr&) {
+                                          attempts.push_back(mp::this_task::attempt());
+                                          return true;
+                                      }}};
+    SECTION("without workers") {
+        mp::Pool pool({.processes = 0});
+        CHECK_THROWS_AS(pool.submit(options, fail, 1).get(), std::runtime_error);
+    }
+    SECTION("in a thread") {
+        mp::ThreadPool pool({.threads = 1});
+        CHECK_THROWS_AS(pool.submit(options, fail, 1).get(), std::runtime_error);
+    }
+    CHECK(attempts == std::vector<unsigned>{1, 2});
 }
 
 TEST_CASE("a pool without workers may be interrupted by terminate() in another thread",

@@ -19,6 +19,7 @@
 
 #include <sidestep/thread_pool.hpp>
 
+#include "paced.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -307,37 +308,6 @@ TEST_CASE("each allocation in a thread of a ThreadPool may fail",
     CHECK(rounds > 1);
 }
 
-namespace {
-
-// 0, 1, 2...: no container, so a thread of the stream's pulls them.
-class Numbers {
-  public:
-    explicit Numbers(int end) : end_(end) {}
-    class Iterator {
-      public:
-        using value_type = int;
-        using difference_type = std::ptrdiff_t;
-        explicit Iterator(Numbers* of) : of_(of) {}
-        int operator*() const { return of_->at_; }
-        Iterator& operator++() {
-            ++of_->at_;
-            return *this;
-        }
-        void operator++(int) { ++*this; }
-        bool operator==(std::default_sentinel_t) const { return of_->at_ == of_->end_; }
-
-      private:
-        Numbers* of_;
-    };
-    Iterator begin() { return Iterator(this); }
-    std::default_sentinel_t end() const { return {}; }
-
-  private:
-    int end_, at_ = 0;
-};
-
-}  // namespace
-
 TEST_CASE("each allocation in the thread that pulls a stream's input may fail",
           "[pool][thread_pool][no_memory]") {
     constexpr long kItems = 3000;
@@ -348,7 +318,9 @@ TEST_CASE("each allocation in the thread that pulls a stream's input may fail",
         Exhausted memory(rounds, false);
         long sum = 0;
         try {
-            for (int i : pool.imap([](int n) { return n; }, Numbers(kItems))) sum += i;
+            for (int i :
+                 pool.imap([](int n) { return n; }, test::Paced(kItems, [](int) { return true; })))
+                sum += i;
             CHECK(sum == kItems * (kItems - 1) / 2);
         } catch (const std::bad_alloc&) {
             ++refused;

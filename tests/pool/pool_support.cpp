@@ -28,19 +28,7 @@ std::vector<StartMethod> methods() {
     return all;
 }
 
-std::string name_of(StartMethod method) {
-    switch (method) {
-        case StartMethod::spawn:
-            return "spawn";
-        case StartMethod::fork:
-            return "fork";
-        case StartMethod::fork_threaded:
-            return "fork_threaded";
-        case StartMethod::forkserver:
-            return "forkserver";
-    }
-    return "?";
-}
+std::string name_of(StartMethod method) { return std::string(to_string(method)); }
 
 StartMethod method_named(const std::string& name) {
     for (StartMethod m : {StartMethod::spawn, StartMethod::fork, StartMethod::fork_threaded,

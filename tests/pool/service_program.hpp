@@ -1,4 +1,4 @@
-// The programs of service_test.cpp and shortage_test.cpp, a part of pool_program.
+// The programs of service_test.cpp, a part of pool_program.
 #pragma once
 
 #include <optional>

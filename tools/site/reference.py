@@ -229,7 +229,7 @@ def for_doxygen(text):
 
 # --- pages -----------------------------------------------------------------------------------------
 
-SKIPPED = re.compile(r"^(save|load|serialize|~\w+|operator==|operator=)$")
+SKIPPED = re.compile(r"^(save|load|serialize|CEREAL_\w+|~\w+|operator==|operator=)$")
 
 
 def text_of(element, name=None):
@@ -388,7 +388,7 @@ class Reference:
                      if not inner.text.startswith("sidestep::detail::")]
         classes = {inner.text: inner for inner in compound.findall("innerclass")}
         for name, inner in classes.items():
-            parent, last = name.rsplit("::", 1) if "<" not in name else ("sidestep", name)
+            parent, last = name.split("<")[0].rsplit("::", 1)
             if parent.startswith("sidestep::detail") and not FACES.match("class " + last):
                 continue
             if inner.get("prot") != "private" and parent not in classes:

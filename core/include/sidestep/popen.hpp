@@ -18,7 +18,7 @@
 //            A signal to a child that is gone does nothing.
 // Errors:    std::invalid_argument (options), StartError (the failing step, errno, path),
 //            TimeoutExpired, std::system_error.
-// Limits:    needs pidfds: Linux 5.4.
+// Limits:    as all of this library, Linux 5.9.
 #pragma once
 
 #include <initializer_list>

@@ -37,16 +37,6 @@ std::string working_folder() {
     return ::getcwd(path, sizeof path) ? path : "";
 }
 
-std::string what_of(const std::exception_ptr& error) {
-    try {
-        std::rethrow_exception(error);
-    } catch (const std::exception& e) {
-        return e.what();
-    } catch (...) {
-        return "something that is no std::exception";
-    }
-}
-
 }  // namespace
 
 ProcessCore::ProcessCore(std::unique_ptr<SentCall> task, ProcessOptions options)
@@ -295,7 +285,7 @@ void ProcessCore::rethrow() {
         if (!thrown_ && report_error_ && status.exited() && status.code() != 0)
             throw std::runtime_error(
                 fmt::format("the process \"{}\" {}; what it threw, if it did, cannot be told: {}",
-                            name_, status.describe(), what_of(report_error_)));
+                            name_, status.describe(), text_of(report_error_)));
         if (status.exited() && !taken_over_)
             throw std::runtime_error(fmt::format(
                 "the process \"{}\" {} before it began: {}", name_, status.describe(),

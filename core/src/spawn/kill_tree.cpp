@@ -102,8 +102,8 @@ class Tree {
     }
 
     void kill() noexcept {
-        // What cannot be signalled became someone else (setuid): not ours to kill.
         if (leads_group_ && ::kill(-root_, SIGKILL) < 0 && errno != ESRCH) kill_group_singly();
+        // What cannot be signalled became someone else (setuid): not ours to kill.
         for (auto& [pid, process] : outside_) (void)process.try_signal(SIGKILL);
     }
 

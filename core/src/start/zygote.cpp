@@ -324,7 +324,7 @@ Zygote::Ready Zygote::look_for_answer(const sys::Deadline& deadline) {
         std::byte first;
         ssize_t size = ::recv(self_.control.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT);
         if (size >= 0 || (errno != EAGAIN && errno != EINTR)) return Ready::answer;
-        if (!server_died_ && !sys::wait_pidfd(self_.pidfd.get(), false, true).running()) {
+        if (!server_died_ && !self_.peek().running()) {
             server_died_ = true;
             return Ready::server_died;
         }

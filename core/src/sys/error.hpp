@@ -1,6 +1,8 @@
 // How errors are made: one helper for failed system calls, one assertion that is always on.
 #pragma once
 
+#include <exception>
+#include <string>
 #include <string_view>
 
 namespace sidestep::inline v0 {
@@ -9,6 +11,9 @@ namespace sidestep::inline v0 {
 // throw_errno(errno, "memfd_create(ring)"). errno is the caller's to read, on the line after the
 // call.
 [[noreturn]] void throw_errno(int error, std::string_view what);
+
+// What an exception says, for a message that tells of it.
+std::string text_of(const std::exception_ptr& error);
 
 [[noreturn]] void assertion_failed(const char* condition, const char* file, int line) noexcept;
 

@@ -146,6 +146,21 @@ void send_message(int socket, std::span<const std::byte> bytes, std::span<const 
     if (sent < 0) throw_errno(errno, "sendmsg");
 }
 
+std::size_t own_fds(msghdr& header, std::span<Fd> place) noexcept {
+    std::size_t count = 0;
+    for (cmsghdr* c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+        std::size_t more = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (std::size_t i = 0; i < more; ++i) {
+            int number;
+            std::memcpy(&number, CMSG_DATA(c) + i * sizeof(int), sizeof number);
+            Fd fd = above_stdio(Fd(number));
+            if (count < place.size()) place[count++] = std::move(fd);
+        }
+    }
+    return count;
+}
+
 Message receive_message(int socket, std::span<std::byte> buffer) {
     alignas(cmsghdr) ControlBuffer control;
     iovec part = {buffer.data(), buffer.size()};
@@ -161,16 +176,7 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
     message.size = size > 0 ? static_cast<std::size_t>(size) : 0;
     if (size < 0) return message;
     Fd received[kMaxFds];  // all are owned before anything can fail
-    std::size_t count = 0;
-    for (cmsghdr* c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-        std::size_t more = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < more && count < kMaxFds; ++i) {
-            int fd;
-            std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-            received[count++] = above_stdio(Fd(fd));
-        }
-    }
+    std::size_t count = own_fds(header, received);
     message.fds.assign(std::make_move_iterator(received),
                        std::make_move_iterator(received + count));
     if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))

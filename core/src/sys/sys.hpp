@@ -23,6 +23,8 @@
 
 #include "sys/fd.hpp"
 
+struct msghdr;  // <sys/socket.h>
+
 struct rusage;
 
 namespace sidestep::inline v0::sys {
@@ -127,6 +129,9 @@ struct Message {
     std::vector<Fd> fds;   // O_CLOEXEC
     bool closed = false;
 };
+// Owns the descriptors that recvmsg(2) has received, before anything can fail; returns how many.
+// Those for which there is no place are closed.
+std::size_t own_fds(msghdr& header, std::span<Fd> place) noexcept;
 // Receives one message. Throws if it was larger than `buffer`, or carried more than 64 fds.
 Message receive_message(int socket, std::span<std::byte> buffer);
 

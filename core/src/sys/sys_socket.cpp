@@ -67,16 +67,7 @@ struct alignas(cmsghdr) FdControl {
 // the place in the stream with them.
 void take_fds(msghdr& header, Received& received) {
     Fd came[kMaxFdsPerSend];  // all are owned before anything can fail
-    std::size_t count = 0;
-    for (cmsghdr* c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-        std::size_t more = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < more && count < kMaxFdsPerSend; ++i) {
-            int fd;
-            std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-            came[count++] = above_stdio(Fd(fd));
-        }
-    }
+    std::size_t count = own_fds(header, came);
     try {
         received.fds.assign(std::make_move_iterator(came), std::make_move_iterator(came + count));
     } catch (const std::bad_alloc&) {

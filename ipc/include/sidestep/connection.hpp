@@ -37,10 +37,9 @@
 //             the last one: the later ones say so (EBADF), and the other side finds a message cut
 //             short (over a pipe: when this end is closed).
 // Encrypted:  what a Listener and a Client with `encrypted` make (listener.hpp) belongs to the
-// process
-//             that made it: it cannot be sent elsewhere, and in a forked child all calls fail
-//             (EBADF). EBADMSG: something came that the other side did not send; ECONNRESET: the
-//             stream was cut off (its process was killed, or somebody between cut it).
+//             process that made it: it cannot be sent elsewhere, and in a forked child all calls
+//             fail (EBADF). EBADMSG: something came that the other side did not send; ECONNRESET:
+//             the stream was cut off (its process was killed, or somebody between cut it).
 // Limits:     253 descriptors in a message: of a peer that sends more, twice as many are open here
 //             at most, and the others are lost; a message may name them 1024 times. A length is
 //             only believed as far as bytes arrive: memory grows with them. See archive.hpp for

@@ -11,7 +11,7 @@
 //
 // Trust:      the key proves who is there; it does not encrypt what follows, nor notice who carries
 //             it all from one side to the other: across a network, set `encrypted` on both sides.
-//             Then all is TLS 1.3 with a key that is derived from the authkey (tls.hpp): nobody on
+//             Then all is TLS 1.3 with a key that is derived from the authkey: nobody on
 //             the way reads, changes or injects anything. Who records a handshake can try weak
 //             keys at home: take a random one, of 16 bytes or more.
 //             Between two programs of this library each proof is bound to its side and to both
@@ -35,9 +35,9 @@
 //             is short of something, try again), AuthenticationError for each peer that fails, and
 //             std::invalid_argument for an address or option that cannot be.
 // Limits:     A peer that has not proved the key yet costs a descriptor and 600 bytes (encrypted:
-//             some 30 KiB, and half a millisecond of CPU), for
-//             handshake_timeout at most; its messages are limited to 256 bytes; descriptors that
-//             it sends are dropped by the kernel. max_handshakes of them run side by side, so that
+//             some 30 KiB, and half a millisecond of CPU), for handshake_timeout at most; its
+//             messages are limited to 256 bytes; descriptors that it sends are dropped by the
+//             kernel. max_handshakes of them run side by side, so that
 //             slow ones do not keep the others waiting; beyond that the oldest is given up.
 #pragma once
 
@@ -66,7 +66,7 @@ enum class Digest { sha256, sha384, sha3_256, sha3_384 };
 
 struct ListenerOptions {
     Address address = UnixAddress{};                    // the default: a fresh abstract name
-    std::optional<std::string> authkey = std::nullopt;  // none: everybody is let in
+    std::optional<std::string> authkey = std::nullopt;  // none: no handshake; see Trust
     int backlog = 128;                                  // connections that may wait for accept()
     Digest digest = Digest::sha256;
     // Also takes the HMAC-MD5 of Python before 3.12 as a proof. MD5 is broken as a hash, though

@@ -8,11 +8,9 @@
 //
 // Threads:    one thread may send while another receives.
 // Fork:       it belongs to the process that made it: two that go on with the same keys and
-// counters
-//             would give both away. In a forked child all calls throw (EBADF).
+//             counters would give both away. In a forked child all calls throw (EBADF).
 // Errors:     std::system_error: EBADMSG for what is no record of this session (altered, injected,
-// no
-//             TLS), ECONNRESET where the stream ends without a goodbye.
+//             no TLS), ECONNRESET where the stream ends without a goodbye.
 #pragma once
 
 #include <cstddef>

@@ -1,8 +1,7 @@
 // A piece of shared memory without a name: a sealed memfd and its mapping.
 //
 // Ownership:  the memory lives as long as some process maps it or holds its descriptor, and
-// vanishes
-//             with the last: nothing is left after kill -9 of everybody.
+//             vanishes with the last: nothing is left after kill -9 of everybody.
 // Size:       reserved sparse; pages appear on first touch. A segment is made as large as it may
 //             ever get, so that it grows without remapping and without moving pointers.
 // Fork:       a forked child has the mapping too, unless dont_fork() was called on it.

@@ -9,9 +9,8 @@
 //    effect of an operation, a batch included. Killed before it: nothing has happened. After it: it
 //    is done. There is nothing to repair, and the number of records is exact.
 // Q3 What `seen_head` says is at or behind the head, `seen_tail` at or behind the tail: less room,
-// or
-//    fewer records, than there are. They spare each side the other's cache line: a look at it costs
-//    the other side more than all the rest of an operation.
+//    or fewer records, than there are. They spare each side the other's cache line: a look at it
+//    costs the other side more than all the rest of an operation.
 //
 // Q4 The places and numbers that others may have written over are checked before they are used, and
 //    so is the word in front of a record: it has a check that depends on the record's number, so

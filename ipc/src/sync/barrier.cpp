@@ -41,8 +41,8 @@ struct BarrierFailure {
 };
 
 // B1 Everything is guarded by `lock`, except that who waits reads (and sleeps on) `word` without
-// it. B2 A round ends by one store to `word`: its number, and whether it and the 31 before it
-// failed.
+//    it.
+// B2 A round ends by one store to `word`: its number, and whether it and the 31 before it failed.
 //    Who waits in round r goes on when the number is not r any more, and reads the outcome there.
 // B3 Arrived are the parties of the current round; known are those of the round before, too. If one
 //    of them is dead, the round fails. So does it if the lock's holder died.

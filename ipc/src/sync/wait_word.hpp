@@ -12,8 +12,7 @@
 // W2 Wake-ups are hints, and can be lost: the notifier may be killed before the system call, the
 //    woken before it acts. So every sleep is bounded (BoundedSleep), and sleepers look again.
 // W3 notify_one() clears the bit though others may sleep on. Who was woken sets it again
-// (prepare()),
-//    and passes the wake-up on if there may be more to have: the baton.
+//    (prepare()), and passes the wake-up on if there may be more to have: the baton.
 #pragma once
 
 #include <algorithm>

@@ -36,9 +36,9 @@
 
 #include <sidestep/address.hpp>
 #include <sidestep/container_proxies.hpp>
+#include <sidestep/detail/faces.hpp>
 #include <sidestep/detail/hook_maker.hpp>
 #include <sidestep/exit_status.hpp>
-#include <sidestep/faces.hpp>
 #include <sidestep/init.hpp>
 #include <sidestep/listener.hpp>
 #include <sidestep/proxy.hpp>

@@ -6,26 +6,26 @@
 //     server.expose<sidestep::Pool>("cores", 4);           // <sidestep/pool_proxy.hpp>
 //     server.serve();                                      // or start(): in threads of its own
 //
-//     auto manager = sidestep::Manager::connect(sidestep::TcpAddress{"host", 4711}, {.authkey =
-//     key}); auto board = manager.get<JobBoard>("board");         // a Proxy<JobBoard> auto jobs =
-//     manager.get<sidestep::Queue<int>>("jobs");
+//     auto manager = sidestep::Manager::connect(sidestep::TcpAddress{"host", 4711},
+//                                               {.authkey = key});
+//     auto board = manager.get<JobBoard>("board");          // a Proxy<JobBoard>
+//     auto jobs = manager.get<sidestep::Queue<int>>("jobs");
 //
 // A client can be another program, built by another compiler, if it has the declarations: a method
 // is known by its mangled name. Where standard types are parameters, both need the same standard
 // library.
 //
 // Threads:    thread-safe, but for destroying. One call at a time is in an object (proxy.hpp),
-// calls
-//             of the program's own through object() included: what the program does to an exposed
-//             object without a proxy needs a lock of its own.
+//             calls of the program's own through object() included: what the program does to an
+//             exposed object without a proxy needs a lock of its own.
 // Ownership:  an exposed object stays until the server's end. ~ManagerServer stops. It does not
-// move. Fork:       a forked child has no server: its copy does nothing. Peer death: a client is
-// gone when its connection ends, or when nothing is heard of it for
+//             move.
+// Fork:       a forked child has no server: its copy does nothing.
+// Peer death: a client is gone when its connection ends, or when nothing is heard of it for
 //             `lost_after`: its references and queued calls go, its locks are free (owner_died()),
 //             what it was in the middle of finishes. If it comes back, it is another one.
 // Trust:      with an authkey nobody else gets in: over TCP all is TLS 1.3 with a key made of it,
-// on
-//             Unix sockets both sides prove it (listener.hpp). Without one, a Unix socket is for
+//             on Unix sockets both sides prove it (listener.hpp). Without one, a Unix socket is for
 //             this user, and TCP for everybody on this machine; beyond it there is none
 //             (std::invalid_argument). Who has the key can call what is exposed, with any values,
 //             and nothing else; values name no functions. A Pool is another matter: its clients run
@@ -33,9 +33,8 @@
 // Errors:     std::system_error as Listener's (EADDRINUSE...), std::logic_error for a name that is
 //             taken, and for a second start().
 // Limits:     a thread for each client, and one for each call that runs; 8192 calls of one client
-// are
-//             unanswered at a time (one that sends more is cut off), and 65536 references of one
-//             are on their way.
+//             are unanswered at a time (one that sends more is cut off), and 65536 references of
+//             one are on their way.
 #pragma once
 
 #include <cstddef>
@@ -45,8 +44,8 @@
 #include <utility>
 
 #include <sidestep/address.hpp>
-#include <sidestep/exposed.hpp>
-#include <sidestep/faces.hpp>
+#include <sidestep/detail/exposed.hpp>
+#include <sidestep/detail/faces.hpp>
 #include <sidestep/timeout.hpp>
 
 namespace sidestep::inline v0 {

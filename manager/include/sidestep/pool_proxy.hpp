@@ -21,7 +21,7 @@
 #include <memory>
 #include <utility>
 
-#include <sidestep/exposed.hpp>
+#include <sidestep/detail/exposed.hpp>
 #include <sidestep/pool.hpp>
 #include <sidestep/proxy.hpp>
 

@@ -28,7 +28,7 @@ class Dispatcher {
     // `lanes`: how many there will be at first.
     Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pace);
 
-    // Strong guarantee. The lane outlives this object.
+    // Strong guarantee. The destructor uses no lane.
     void add(Lane& lane) POOL_LOCKED { lanes_.push_back(&lane); }
     const std::vector<Lane*>& lanes() const POOL_LOCKED { return lanes_; }
     // Unchecked: lanes are added in the supervisor's thread only. (What of a lane it may read

@@ -49,12 +49,15 @@ bool InlineLane::start(PoolTask& task, Hold& hold) {
     InPool here(pool_.itself);
     HeapBuffer result;
     std::exception_ptr error;
-    do {
+    for (bool again = true; again;) {
+        TaskContext context = context_of(task);
+        TaskScope scope(context);  // Retry::when and the pause before the next attempt are in it
         std::uint64_t begun = steady_now_ns();
         result.clear();
         error = attempt(task, result);
         note(task, begun, error != nullptr);
-    } while (error && again_(task, error));
+        again = error && again_(task, error);
+    }
     std::vector<std::byte> bytes;
     try {
         bytes.assign(result.bytes().begin(), result.bytes().end());
@@ -64,6 +67,7 @@ bool InlineLane::start(PoolTask& task, Hold& hold) {
     hold.lock();
     if (error) {
         pool_.task_end.fail(&task, error, hold);
+        hold.wake_waiters();
         return true;
     }
     task.outcome.bytes = std::move(bytes);
@@ -71,13 +75,11 @@ bool InlineLane::start(PoolTask& task, Hold& hold) {
     task.outcome.has_value = true;
     task.items.done = task.items.end - task.items.begin;
     pool_.task_end.complete(&task, hold);
+    hold.wake_waiters();
     return true;
 }
 
-std::exception_ptr InlineLane::attempt(const PoolTask& task, OutputBuffer& result) {
-    PoolTask::ArgumentView arguments = task.argument_view();
-    const std::byte* data =
-        arguments.block ? pool_.arguments.data(arguments.block) : arguments.inline_bytes;
+TaskContext InlineLane::context_of(const PoolTask& task) const {
     TaskContext context;
     context.number = context.item = task.serial;
     context.seed = pool_.seed;
@@ -85,7 +87,13 @@ std::exception_ptr InlineLane::attempt(const PoolTask& task, OutputBuffer& resul
     context.worker = 0;
     context.items_begin = task.items.begin;
     context.items_end = task.items.end;
-    TaskScope scope(context);
+    return context;
+}
+
+std::exception_ptr InlineLane::attempt(const PoolTask& task, OutputBuffer& result) {
+    PoolTask::ArgumentView arguments = task.argument_view();
+    const std::byte* data =
+        arguments.block ? pool_.arguments.data(arguments.block) : arguments.inline_bytes;
     try {
         InlineFds fds(*arguments.fds);
         InputArchive input({data, arguments.size}, &fds);

@@ -41,6 +41,7 @@ class InlineLane final : public Lane {
     TaskError::Details describe(const PoolTask& task) const POOL_LOCKED override;
 
   private:
+    TaskContext context_of(const PoolTask& task) const;
     // Null: it has a result.
     std::exception_ptr attempt(const PoolTask& task, OutputBuffer& result) POOL_UNLOCKED;
     void note(const PoolTask& task, std::uint64_t begun_ns, bool failed) POOL_UNLOCKED;

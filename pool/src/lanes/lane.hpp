@@ -76,9 +76,16 @@ struct PartialResult {
 
 // The task whose memory the supervisor is to look at.
 struct MemoryLook {
-    std::uint64_t task = 0;    // 0: none
-    std::size_t limit = 0;     // what it may use
-    std::size_t at_start = 0;  // what its worker used when it began, without what it shares
+    std::uint64_t task = 0;  // 0: none
+    std::size_t limit = 0;   // what it may use
+    // What its worker used when it began, without what it shares; none: not known yet.
+    std::optional<std::size_t> at_start;
+
+    // By how much that has grown to `own`. The first number that is known is where it began.
+    std::size_t growth(std::size_t own) {
+        if (!at_start) at_start = own;
+        return own > *at_start ? own - *at_start : 0;
+    }
 };
 
 class Lane {

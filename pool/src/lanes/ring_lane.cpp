@@ -70,7 +70,6 @@ bool RingLane::start(PoolTask& task, Hold& hold) {
     }
     RingParent& its = ring();
     fill_slot(its.next(), task, arguments);
-    task.index = its.published();
     in_flight_tasks_[its.position(its.published())] = &task;
     its.publish();
     its.wake();
@@ -189,7 +188,7 @@ LaneFront RingLane::look_at_front(Time now) {
     LaneFront front;
     // SYNC(partial): acquire, so that the start that is read next is that item's, or a later one's.
     if (is_chunk) front.item = ChunkProgress::items(slot.progress.load(std::memory_order_acquire));
-    front.runs = front_runs();
+    front.runs = front_runs() && !condition_.corrupt;  // or its worker dies, and tells more
     // Relaxed: hints.
     std::uint64_t word = is_chunk ? slot.started_ns.load(std::memory_order_relaxed) : 0;
     if (word == 0) word = memory_->words().since.load(std::memory_order_relaxed) >> 1;

@@ -25,8 +25,8 @@ namespace sidestep::inline v0::detail {
 // What a worker wrote is checked against what the parent knows itself before it is believed; one
 // that wrote nonsense is killed, and its tasks are sorted by the parent's own records.
 //
-// Threads: the caller serialises, by the pool's mutex; the process, and whether there is one,
-// change in the supervisor's thread only.
+// Threads: the caller serialises, by the pool's mutex; `pid`, the process's pidfd and control
+// socket, `alive` and `ready` change in the supervisor's thread only.
 class RingLane final : public Lane {
   public:
     // What the pool knows of the worker.

@@ -73,6 +73,7 @@ void RingLane::close() noexcept {
 
 void RingLane::set_ready() {
     condition_.ready = true;
+    load.unresponsive = false;  // what was taken back from it, it had not been able to begin
     tally.start += sys::Clock::now() - tally.launch_began;
     refresh();
 }

@@ -24,13 +24,13 @@ bool has_memory_limit(const TaskOptions& options) {
 }
 
 // What the process may be held to; nothing: nobody can tell.
-std::optional<std::size_t> used_memory(int pid, const MemoryLook& look) {
+std::optional<std::size_t> used_memory(int pid, MemoryLook& look) {
     auto resident = resident_memory(pid);
     if (resident && *resident <= look.limit) return resident;  // cheap, and never too small
     if (auto used = proportional_memory(pid)) return used;
     // One that may not be looked into: by how much it has grown. What it shared with its parent
     // when it started is not its own.
-    if (auto own = private_memory(pid)) return *own - std::min(*own, look.at_start);
+    if (auto own = private_memory(pid)) return look.growth(*own);
     return {};
 }
 
@@ -112,7 +112,7 @@ void Limits::enforce_memory() {
         MemoryLook look = lane->memory_look;
         lane->memory_look.task = 0;
         if (look.task == 0 || lane->pid == 0) continue;
-        std::optional<std::size_t> used = used_memory(lane->pid, look);
+        std::optional<std::size_t> used = used_memory(lane->pid, lane->memory_look);
         if (used && *used <= look.limit) continue;
         Hold hold(rooms_.mutex, rooms_.sleepers);
         // Nobody can tell: it cannot be held to its limit.

@@ -11,8 +11,8 @@
 
 namespace sidestep::inline v0::detail {
 
-// Sends each of them where it belongs: to its end, to the backlog, or to a policy. It may be
-// referred to before it is made (a dispatcher wants it); all that it refers to outlives it.
+// Sends each of them where it belongs: to its end, to the backlog, or to a policy. All
+// that it refers to outlives it.
 class Outcomes final : public LaneEvents {
   public:
     struct Policies {

@@ -1,5 +1,5 @@
-// Whether a task that failed is run again, and when. No other class reads Retry, but for the stream
-// that runs one item of a chunk again (PoolTask::run_item_again).
+// Whether a task that failed is run again, and when. No other class reads Retry, but for PoolTask:
+// what it has to have had memory for (submit), and an item of a chunk (run_item_again).
 #pragma once
 
 #include <exception>

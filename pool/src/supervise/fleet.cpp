@@ -222,12 +222,12 @@ void Fleet::retire_old(sys::Clock::time_point now, Hold& hold) {
         return;
     Worker* oldest = nullptr;  // or each would wait for its turn until the first are young
     for (Worker& worker : pool_.workers) {
-        const RingLane& lane = worker.lane;
+        RingLane& lane = worker.lane;
         if (!lane.condition().alive || lane.condition().leaving || lane.stopping) continue;
         if (oldest && oldest->started_at <= worker.started_at) continue;
         bool old = options.max_age.count() > 0 && now - worker.started_at > options.max_age.time();
         bool large = options.max_memory_growth > 0 && worker.private_memory &&
-                     *worker.private_memory > lane.memory_look.at_start + options.max_memory_growth;
+                     lane.memory_look.growth(*worker.private_memory) > options.max_memory_growth;
         if (old || large) oldest = &worker;
     }
     if (!oldest) return;

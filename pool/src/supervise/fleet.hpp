@@ -32,7 +32,7 @@ class Fleet {
     };
     Fleet(const PoolRooms& rooms, const Pool& pool);
 
-    // The first ones. Throws what went wrong, having cleaned up.
+    // The first ones. Throws what went wrong; then discard_all().
     void start() SUPERVISOR_ONLY POOL_UNLOCKED;
     // They end, as the pool cannot be started.
     void discard_all() noexcept SUPERVISOR_ONLY POOL_UNLOCKED;

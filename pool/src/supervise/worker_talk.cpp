@@ -53,8 +53,11 @@ void WorkerTalk::look(Worker& worker) {
     try {
         message = sys::receive_message(control, std::as_writable_bytes(std::span(&ready, 1)));
     } catch (const std::system_error& error) {
-        if (error.code().value() == EMSGSIZE) distrust(lane);
-        return;  // what was for want of memory is tried again
+        const int code = error.code().value();
+        if (code == EAGAIN) return;
+        if (code == ENOMEM || code == ENOBUFS) throw;  // tried again in a moment
+        if (code != EMSGSIZE) loop_.remove(control);   // it would be told of this for ever
+        return distrust(lane);
     }
     if (message.closed) return handle_closed(lane);
     if (lane.condition().ready || message.size != sizeof ready ||
@@ -85,8 +88,8 @@ void WorkerTalk::handle_closed(RingLane& lane) {
 // It takes tasks, or its initializer threw.
 void WorkerTalk::handle_ready(Worker& worker, const WorkerReady& ready) {
     RingLane& lane = worker.lane;
-    std::size_t memory = 0;  // what it says is said once: nothing else may end this
-    trouble_.attempt([&] { memory = private_memory(lane.pid).value_or(0); });
+    std::optional<std::size_t> memory;  // what it says is said once: nothing else may end this
+    trouble_.attempt([&] { memory = private_memory(lane.pid); });
     std::exception_ptr reason;
     if (ready.error_block) reason = broken_pool([&] { return initializer_error(lane, ready); });
     Hold hold(rooms_.mutex, rooms_.sleepers);

@@ -131,8 +131,7 @@ struct TaskRecord {
     Failures failures;
     Items items;
     std::uint64_t serial = 0;
-    Lane* lane = nullptr;            // that has it,
-    std::uint64_t index = 0;         // there: its place in the order of all that the lane was given
+    Lane* lane = nullptr;            // that has it
     std::uint64_t submitted_ns = 0;  // steady clock; 0: its wait is not measured
     Completions* sink = nullptr;
     PoolTask* next = nullptr;  // in a TaskList, then in the sink

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include <sidestep/container_proxies.hpp>
-#include <sidestep/exposed.hpp>
+#include <sidestep/detail/exposed.hpp>
 #include <sidestep/queue_proxies.hpp>
 #include <sidestep/sync_proxies.hpp>
 

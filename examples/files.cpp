@@ -25,8 +25,13 @@ long count_lines(const std::string& path) {
 int main(int argc, char** argv) {
     mp::init();
     std::vector<std::string> paths;
-    for (const fs::path& path : fs::directory_iterator(argc > 1 ? argv[1] : "."))
-        if (!fs::is_directory(path)) paths.push_back(path.string());
+    try {
+        for (const fs::path& path : fs::directory_iterator(argc > 1 ? argv[1] : "."))
+            if (!fs::is_directory(path)) paths.push_back(path.string());
+    } catch (const fs::filesystem_error& e) {
+        std::fprintf(stderr, "%s\n", e.what());
+        return 2;
+    }
     std::sort(paths.begin(), paths.end());
 
     mp::Pool pool;

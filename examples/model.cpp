@@ -16,10 +16,11 @@ struct Model {  // it is not serialized: it never leaves its worker
     double score(const std::string& text) const {
         double sum = 0;
         for (char c : text) {
-            auto found = weights.find(static_cast<char>(std::tolower(c)));
+            auto found =
+                weights.find(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
             if (found != weights.end()) sum += found->second;
         }
-        return sum / static_cast<double>(text.size());
+        return text.empty() ? 0 : sum / static_cast<double>(text.size());
     }
     std::map<char, double> weights;
 };

@@ -48,9 +48,13 @@ int main(int argc, char** argv) {
 
     mp::Pool pool;
     std::ofstream file(path, std::ios::app);
+    if (!file) return std::perror(path.c_str()), 1;
+    std::size_t written = 0;
     for (auto& item : pool.imap_unordered(simulate, points, {.chunksize = 1}).outcomes())
-        if (item)  // one that failed is not written: the next start tries it again
+        if (item) {  // one that failed is not written: the next start tries it again
             file << points[item.index()].name() << "," << item.value() << std::endl;
-    std::printf("%zu points were there, %zu are new\n", done.size(), points.size());
-    return file ? 0 : 1;
+            ++written;
+        }
+    std::printf("%zu points were there, %zu are new\n", done.size(), written);
+    return file && written == points.size() ? 0 : 1;
 }
