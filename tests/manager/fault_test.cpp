@@ -224,7 +224,7 @@ TEST_CASE("a forked child's copy of a Manager leaves its parent's session alone"
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);
     CHECK(status == 0);
-    list.append(1);
+    list.push_back(1);
     CHECK(list.size() == 1);
 }
 

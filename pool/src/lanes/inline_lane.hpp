@@ -7,8 +7,8 @@
 #include <functional>
 
 #include <sidestep/this_task.hpp>
-#include "insight/insight.hpp"
 
+#include "insight/insight.hpp"
 #include "lanes/lane.hpp"
 #include "service_thread.hpp"
 #include "task/task_end.hpp"

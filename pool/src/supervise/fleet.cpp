@@ -10,6 +10,7 @@
 
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
+#include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
