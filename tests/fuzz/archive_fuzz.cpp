@@ -9,8 +9,21 @@
 
 #include <cereal/types/polymorphic.hpp>
 
+#include <array>
 #include <cstdlib>
+#include <deque>
+#include <filesystem>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
 #include <string>
+#include <tuple>
+#include <unordered_map>
+#include <variant>
+#include <vector>
 
 #include "memory.hpp"
 

@@ -99,7 +99,7 @@ TEST_CASE("an encrypted connection carries messages of all sizes both ways", "[i
     auto address = GENERATE(Address(TcpAddress{}), Address(UnixAddress{}));
     Listener listener({.address = address, .authkey = "secret", .encrypted = true});
     auto [server, client] = connect(listener);
-    for (std::size_t size : {0, 1, 16383, 16384, 16385, 100000, 3000000}) {
+    for (const std::size_t size : {0U, 1U, 16383U, 16384U, 16385U, 100000U, 3000000U}) {
         const std::string message(size, 'x');
         std::thread sends([&, &c = client] { c.send_bytes(message); });
         CHECK(server.recv_bytes() == message);
