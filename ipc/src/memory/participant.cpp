@@ -28,8 +28,11 @@ std::atomic<std::uint64_t> threads{0};
 std::optional<std::uint64_t> start_time(int pid) noexcept {
     if (!proc_is_ours()) return {};  // it is that of another process with this number
     char path[40], text[1024];
-    std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    Fd file(::open(path, O_RDONLY | O_CLOEXEC));
+    std::snprintf(path, sizeof path, "/proc/%d", pid);
+    // Not by the whole path: that of one's own stat the user-mode emulator of QEMU answers itself,
+    // with another start time than the kernel tells everybody else.
+    Fd folder(::open(path, O_PATH | O_DIRECTORY | O_CLOEXEC));
+    Fd file(folder ? ::openat(folder.get(), "stat", O_RDONLY | O_CLOEXEC) : -1);
     if (!file) return {};
     ssize_t size = ::read(file.get(), text, sizeof text - 1);
     if (size <= 0) return {};
