@@ -90,13 +90,13 @@ void boot_or_throw(Fd control) {
     check_peer(control);
     BootMessage message;
     auto bytes = std::as_writable_bytes(std::span(&message, 1));
-    sys::Message received = sys::receive_message(control.get(), bytes);
-    if (received.closed) _exit(1);  // the parent is gone
-    if (received.size != sizeof message || message.magic != BootMessage::kMagic ||
-        received.fds.size() != message.has_lifeline)
+    sys::Message arrived = sys::receive_message(control.get(), bytes);
+    if (arrived.closed) _exit(1);  // the parent is gone
+    if (arrived.size != sizeof message || message.magic != BootMessage::kMagic ||
+        arrived.fds.size() != message.has_lifeline)
         throw std::runtime_error("the start message is not one of this version of Sidestep");
     if (message.has_lifeline) {
-        armed_lifeline = received.fds[0].release();
+        armed_lifeline = arrived.fds[0].release();
         arm_lifeline(armed_lifeline, message.parent_pid);
     }
     const void* entry = resolve(message.entry, Contents::code, 1);
