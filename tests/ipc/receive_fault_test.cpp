@@ -52,12 +52,12 @@ TEST_CASE("whatever allocation fails while a message with descriptors is receive
         CAPTURE(large, skip);
         auto before = test::Resources::now();
         {
-            auto [here, there] = Pipe();
-            auto [one, other] = Pipe();
+            auto ends = Pipe(), sent = Pipe();
+            Connection& there = ends.second;
             std::string text(large ? 100'000 : 10, 't');
             test::Child sender([&] {
-                here.send(std::pair(DupFd::duplicate_of(one.fd()), text));
-                here.send(7);
+                ends.first.send(std::pair(DupFd::duplicate_of(sent.first.fd()), text));
+                ends.first.send(7);
             });
             auto receive = [&] {
                 auto [fd, came] = there.recv<std::pair<DupFd, std::string>>();
@@ -74,7 +74,7 @@ TEST_CASE("whatever allocation fails while a message with descriptors is receive
                 ++refused;  // its descriptor was lost, and that is told
             }
             CHECK((right || happened));
-            here.close();
+            ends.first.close();
             // Either nothing was taken, or the message is gone; or nothing is received any more.
             try {
                 if (again) right = receive();

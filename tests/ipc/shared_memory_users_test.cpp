@@ -272,9 +272,10 @@ TEST_CASE("another user's block is not received in a message; root's is, and a t
               as_user(kMallory, [] { return make_file("mallorys"), ""; });
               SharedMemory own(create_only, "roots", 100);
               SharedMemory foreign(open_only, "mallorys", {.any_owner = true});
-              auto [here, there] = Pipe();
-              here.send(own);
-              here.send(foreign);
+              auto ends = Pipe();
+              Connection& there = ends.second;
+              ends.first.send(own);
+              ends.first.send(foreign);
               detail::HeapBuffer bytes;
               test::FdCollector fds;
               OutputArchive output(bytes, &fds);
