@@ -8,6 +8,9 @@
 build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev
     libssl-dev libspdlog-dev"
 test_packages="catch2 python3"
+# What cluster/ is built with, and what its tests launch and make hosts of; where they are missing,
+# neither is built, and the tests are skipped.
+mpi_packages="libopenmpi-dev openmpi-bin libmpich-dev mpich iproute2 util-linux"
 ci_packages="ccache clang cmake libgtest-dev clang-format libclang-rt-dev libbenchmark-dev universal-ctags git strace
     python3-dev pybind11-dev clang-19 lld libbz2-dev libc++-dev libc++abi-dev"
 arm_packages="g++-aarch64-linux-gnu qemu-user"

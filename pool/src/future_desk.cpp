@@ -22,6 +22,7 @@ bool FutureDesk::running(PoolTask& task) {
     if (!pool_.owner.is_here()) return false;
     Hold hold(rooms_.mutex, rooms_.sleepers);
     drain(hold);
+    if (task.place == PoolTask::Place::elsewhere) return true;
     return task.place == PoolTask::Place::lane && task.lane->front_runs() &&
            task.lane->task_at(0) == &task;
 }

@@ -65,12 +65,23 @@ PoolOptions checked(PoolOptions options) {
     return options;
 }
 
+// From here on `options` say how many workers this host has.
+detail::HostPlan share_out(PoolOptions& options) {
+    detail::HostPlan plan;
+    if (options.processes == 0u) options.hosts = nullptr;  // tasks run in this process
+    if (!options.hosts) return plan;
+    plan.options = options;
+    plan.shares = options.hosts->share_out(options.processes);
+    options.processes = plan.shares.front().processes;
+    return plan;
+}
+
 }  // namespace
 
-Pool::Pool(PoolOptions options)
-    : core_(std::make_shared<detail::PoolCore>(checked(options))),
-      exceptions_at_start_(std::uncaught_exceptions()) {
-    core_->start();
+Pool::Pool(PoolOptions options) : exceptions_at_start_(std::uncaught_exceptions()) {
+    detail::HostPlan plan = share_out(options);
+    core_ = std::make_shared<detail::PoolCore>(checked(options));
+    core_->start(plan);
 }
 
 Pool::~Pool() {
@@ -104,6 +115,10 @@ void Pool::resize(unsigned processes) {
         throw std::logic_error(
             "Pool::resize(): this pool has no workers (processes = 0), and gets "
             "none; make another one");
+    if (core_->has_hosts())
+        throw std::logic_error(
+            "Pool::resize(): this pool has workers on several hosts, and keeps their number; make "
+            "another one");
     if (processes < 1 || processes > kMaxWorkers)
         throw std::invalid_argument(
             fmt::format("Pool::resize({}): a pool has 1 to {} workers", processes, kMaxWorkers));
@@ -141,6 +156,18 @@ Pool& Pool::global() {
 }
 
 unsigned Pool::processes() const { return core_->workers(); }
+std::vector<PoolHost> Pool::hosts() const {
+    std::vector<PoolHost> hosts;
+    for (const detail::Hosts::Share& share : core_->view().hosts()) {
+        auto same = [&](const PoolHost& host) { return host.name == share.name; };
+        auto known = std::find_if(hosts.begin(), hosts.end(), same);
+        if (known == hosts.end())
+            hosts.push_back({share.name, share.processes});
+        else
+            known->processes += share.processes;
+    }
+    return hosts;
+}
 std::vector<int> Pool::worker_pids() const { return core_->view().worker_pids(); }
 PoolStats Pool::stats() const { return core_->view().stats(); }
 void Pool::trace(const std::string& path) { core_->view().trace(path); }

@@ -38,6 +38,7 @@ PoolCore::PoolCore(const PoolOptions& options)
       rooms_{options_,         mutex_,          *this,          tasks_.life,      tasks_.timers,
              tasks_.arguments, tasks_.task_end, tasks_.insight, tasks_.dispatcher},
       policies_(rooms_),
+      hosts_(rooms_, {policies_.retries, policies_.chunks, policies_.end}),
       supervision_(rooms_, shared_, policies_, tasks_.pace, owner_.pid()),
       inline_lane_({*this, mutex_, tasks_.arguments, tasks_.task_end, tasks_.insight, options_.seed,
                     owner_.pid()},
@@ -49,13 +50,14 @@ PoolCore::PoolCore(const PoolOptions& options)
                      POOL_LOCKED { return tasks_.dispatcher.drain(tasks_.life.ending(), hold); }),
       desk_(rooms_, {owner_, policies_.retries, policies_.stopper}, wait_room_),
       memory_(owner_, rooms_, tasks_.pace),
-      view_(rooms_, {owner_, supervision_.workers, supervision_.fleet, supervision_.supervisor}) {
+      view_(rooms_,
+            {owner_, supervision_.workers, supervision_.fleet, supervision_.supervisor, hosts_}) {
     if (*options_.processes == 0) tasks_.dispatcher.add(inline_lane_);
 }
 
 PoolCore::~PoolCore() { SIDESTEP_ASSERT(!supervision_.supervisor.thread().joinable()); }
 
-void PoolCore::start() {
+void PoolCore::start(const HostPlan& plan) {
     Supervising until_the_thread_does;
     WorkerStarter& starter = supervision_.starter;
     starter.save_hooks([this](std::size_t size) -> WorkerStarter::Block {
@@ -71,12 +73,23 @@ void PoolCore::start() {
     if (*options_.processes > 0) starter.make_launcher();
     supervision_.supervisor.open();
     try {
+        if (starter.hooks_have_handles()) OtherHosts::require_no_hosts(plan);
+        hosts_.open(plan, shared_from_this());  // they start their workers while this one does
         supervision_.fleet.start();
         supervision_.supervisor.start();
     } catch (...) {  // those that were started must not stay
         supervision_.fleet.discard_all();
+        Lock lock(mutex_);
+        hosts_.end(true);
         throw;
     }
+}
+
+void PoolCore::hosts_told(std::uint32_t lane, std::vector<HostEvent> events) {
+    Hold hold(mutex_, *this);
+    hosts_.told(lane, std::move(events), hold);
+    if (!tasks_.life.ending()) tasks_.dispatcher.refill(hold);
+    hold.wake_waiters();
 }
 
 // --- submitting --------------------------------------------------------------------------------
@@ -109,6 +122,7 @@ void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
     owner_.require_here();
     Hold hold(mutex_, *this);
     tasks_.life.require_accepting(begun);
+    if (has_hosts()) OtherHosts::require_no_handles(*task);
     policies_.retries.expect(*task);
     tasks_.task_end.begin(*task);
     Dispatcher& dispatcher = tasks_.dispatcher;

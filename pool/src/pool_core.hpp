@@ -6,8 +6,8 @@
 // first one leads, the others sleep), else the supervisor.
 //
 // P1 Each task that was submitted and is not done is in exactly one place: the backlog, a lane, a
-//    lane's `stopping`, or the retry desk, where Retry::when is asked. TaskEnd::complete() is
-//    called once for each.
+//    lane's `stopping`, another host, or the retry desk, where Retry::when is asked.
+//    TaskEnd::complete() is called once for each.
 // P2 References are dropped outside the mutex (Hold::drop_later()): the last one frees shared
 //    memory, which takes the mutex.
 // P3 What a worker wrote is checked against what its lane knows before it is believed; a worker
@@ -23,6 +23,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include <sidestep/detail/pool_task.hpp>
 #include <sidestep/pool_errors.hpp>
@@ -31,8 +32,10 @@
 #include "argument_memory.hpp"
 #include "dispatch/wait_room.hpp"
 #include "future_desk.hpp"
+#include "lanes/host_lane.hpp"
 #include "lanes/inline_lane.hpp"
 #include "life/pool_owner.hpp"
+#include "policy/other_hosts.hpp"
 #include "pool_parts.hpp"
 #include "pool_view.hpp"
 #include "service_thread.hpp"
@@ -42,15 +45,19 @@ namespace sidestep::inline v0::detail {
 
 class PoolCore final : public std::enable_shared_from_this<PoolCore>,
                        public EndingPool,
+                       public HostListener,
                        private Sleepers {
   public:
     explicit PoolCore(const PoolOptions& options);
     ~PoolCore();
 
     // Starts the workers and the supervisor; throws what went wrong, having cleaned up.
-    void start() POOL_UNLOCKED;
+    void start(const HostPlan& plan = {}) POOL_UNLOCKED;
 
-    std::uint32_t workers() const { return supervision_.fleet.target(); }
+    // Of all hosts.
+    std::uint32_t workers() const { return supervision_.fleet.target() + hosts_.workers(); }
+    bool has_hosts() const { return hosts_.workers() > 0; }
+    void hosts_told(std::uint32_t lane, std::vector<HostEvent> events) override POOL_UNLOCKED;
     PoolView& view() { return view_; }
     FutureDesk& desk() { return desk_; }
     ArgumentMemory& memory() { return memory_; }
@@ -104,6 +111,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     PoolTasks tasks_;
     const PoolRooms rooms_;
     PoolPolicies policies_;
+    OtherHosts hosts_;
     PoolSupervision supervision_;
     InlineLane inline_lane_;  // if there are no workers
     WaitRoom wait_room_;

@@ -60,6 +60,12 @@ std::string stack_text(const std::vector<const void*>& addresses) {
     return text;
 }
 
+// "4211", or "4211 on host b".
+std::string worker_text(const TaskError::Details& details) {
+    return details.host.empty() ? fmt::format("{}", details.pid)
+                                : fmt::format("{} on host {}", details.pid, details.host);
+}
+
 }  // namespace
 
 std::vector<std::string> WorkerLost::stack() const {
@@ -73,7 +79,8 @@ WorkerLost::WorkerLost(Details details)
               return fmt::format(
                   "worker {} {} while it ran {}; {}{}this task alone is lost: look at what it "
                   "does there, or run it again{}",
-                  d.pid, d.exit_status.describe(), name, d.note.empty() ? "" : d.note + "; ",
+                  worker_text(d), d.exit_status.describe(), name,
+                  d.note.empty() ? "" : d.note + "; ",
                   d.oom_killed ? "the kernel's OOM killer was at work on this machine: give "
                                  "the task less to do at a time, or a memory_limit; "
                                : "",
@@ -91,7 +98,7 @@ TaskTimeout::TaskTimeout(Details details)
                     return fmt::format(
                         "{} ran longer than its timeout of {} ms in worker {}, and "
                         "was stopped: give it less to do, or more time",
-                        name, d.limit / 1'000'000, d.pid);
+                        name, d.limit / 1'000'000, worker_text(d));
                 }) {}
 
 OutOfMemory::OutOfMemory(Details details)
@@ -109,7 +116,7 @@ OutOfMemory::OutOfMemory(Details details)
                   "{} used {} MiB in worker {}, more than its memory_limit of "
                   "{} MiB, and was killed: give it less to do at a time, or a "
                   "higher limit",
-                  name, d.used >> 20, d.pid, d.limit >> 20);
+                  name, d.used >> 20, worker_text(d), d.limit >> 20);
           }) {}
 
 }  // namespace sidestep

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include <sidestep/this_task.hpp>
+
 #include "process_memory.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -11,6 +13,14 @@ std::vector<int> PoolView::worker_pids() {
     pool_.owner.require_here();
     PoolLock lock(rooms_.mutex);
     return pool_.fleet.pids();
+}
+
+std::vector<Hosts::Share> PoolView::hosts() {
+    pool_.owner.require_here();
+    std::vector<Hosts::Share> shares{{this_task::host(), pool_.fleet.target()}};
+    PoolLock lock(rooms_.mutex);
+    pool_.hosts.add_shares(shares);
+    return shares;
 }
 
 PoolStats PoolView::stats() {
@@ -26,6 +36,8 @@ PoolStats PoolView::stats() {
             if (worker.lane.front_runs() && worker.lane.task_at(0)) ++stats.running;
         }
         if (pool_.workers.empty()) stats.running = ends.outstanding();
+        stats.hosts.push_back(own_host_stats());
+        pool_.hosts.add_stats(stats.hosts);
         stats.submitted = ends.begun();
         stats.completed = ends.completed();
         stats.failed = ends.failed();
@@ -36,6 +48,17 @@ PoolStats PoolView::stats() {
     for (const SlowTasks::Entry& task : slowest)  // names take their time
         stats.slowest.push_back(rooms_.insight.named(task));
     read_memory(stats);
+    return stats;
+}
+
+HostStats PoolView::own_host_stats() const {
+    HostStats stats;
+    stats.name = this_task::host();
+    stats.processes = pool_.fleet.target();
+    for (const Worker& worker : pool_.workers) {
+        stats.tasks += worker.lane.tasks_ended;
+        stats.in_flight += worker.lane.load.in_flight;
+    }
     return stats;
 }
 

@@ -6,7 +6,9 @@
 
 #include <sidestep/pool_stats.hpp>
 
+#include "lanes/host_lane.hpp"
 #include "life/pool_owner.hpp"
+#include "policy/other_hosts.hpp"
 #include "policy/pool_rooms.hpp"
 #include "supervise/fleet.hpp"
 #include "supervise/supervisor.hpp"
@@ -22,15 +24,18 @@ class PoolView {
         Workers& workers POOL_GUARDED;
         const Fleet& fleet;
         const Supervisor& supervisor;
+        const OtherHosts& hosts POOL_GUARDED;
     };
     PoolView(const PoolRooms& rooms, const Pool& pool) : rooms_(rooms), pool_(pool) {}
 
     std::vector<int> worker_pids() POOL_UNLOCKED;
+    std::vector<Hosts::Share> hosts() POOL_UNLOCKED;  // this one first
     PoolStats stats() POOL_UNLOCKED;
     void trace(const std::string& path) POOL_UNLOCKED;
     void trace_stop();
 
   private:
+    HostStats own_host_stats() const POOL_LOCKED;
     void read_memory(PoolStats& stats) POOL_UNLOCKED;
 
     const PoolRooms& rooms_;

@@ -1,5 +1,7 @@
 #include <sidestep/this_task.hpp>
 
+#include <sys/utsname.h>
+
 namespace sidestep::inline v0 {
 namespace detail {
 
@@ -33,6 +35,14 @@ unsigned attempt() noexcept { return detail::task_context()->attempt; }
 std::uint64_t random_seed() noexcept {
     const detail::TaskContext& c = *detail::task_context();
     return mix(mix(c.seed) + c.item);
+}
+
+const std::string& host() {
+    static const std::string* name = [] {  // never destroyed: tasks run until the end
+        utsname names{};
+        return new std::string(::uname(&names) == 0 ? names.nodename : "localhost");
+    }();
+    return *name;
 }
 
 }  // namespace this_task

@@ -14,12 +14,14 @@
 #include <cstring>
 #include <exception>
 #include <iostream>
+#include <utility>
 
 #include <sidestep/exit_hooks.hpp>
 
 #include "spawn/fork_child.hpp"
 #include "start/boot.hpp"
 #include "start/boot_failure.hpp"
+#include "start/init_hook.hpp"
 #include "start/init_place.hpp"
 #include "start/lifeline.hpp"
 #include "start/privileges.hpp"
@@ -34,6 +36,7 @@ namespace {
 std::atomic<bool> init_called{false};
 std::atomic<bool> booted{false};
 constinit const BootEntry* first_entry = nullptr;
+constinit InitHook init_hook = nullptr;
 
 // Descriptors 0 to 2 are open from here on, and none of ours is among them: the application may
 // have closed its own, and then the next one that is opened would be taken for stdin or stdout.
@@ -131,7 +134,14 @@ int control_socket(const char* text) {
     std::_Exit(1);
 }
 
+// Once, although init() may be called again.
+void call_hook() {
+    if (InitHook hook = std::exchange(init_hook, nullptr)) hook();
+}
+
 }  // namespace
+
+void set_init_hook(InitHook hook) noexcept { init_hook = hook; }
 
 BootEntry::BootEntry(BootMain main) noexcept : main_(main), next_(first_entry) {
     first_entry = this;
@@ -149,10 +159,10 @@ void init() {
         note_init_place(__builtin_return_address(0));
     }
     const char* text = std::getenv(kBootVariable);
-    if (!text) return;
+    if (!text) return call_hook();
     if (has_file_privileges()) {  // who executed this program has less: no parent of a worker
         unsetenv(kBootVariable);
-        return;
+        return call_hook();
     }
     if (init_place().before_main) refuse_before_main();
     int fd = control_socket(text);

@@ -15,6 +15,7 @@
 #include "spawn/copy_process.hpp"
 #include "spawn/fork_child.hpp"
 #include "spawn/spawn.hpp"
+#include "start/hidden_variables.hpp"
 #include "start/init_place.hpp"
 #include "start/own_program.hpp"
 #include "start/privileges.hpp"
@@ -41,6 +42,7 @@ class Spawner final : public Launcher {
         options.std_in = subprocess::DEVNULL;
         options.env =
             subprocess::Environment::extend({{kBootVariable, std::to_string(kControlFd)}});
+        for (const std::string& name : hidden_variables()) options.env->remove(name);
         for (const auto& [name, value] : how.environment) options.env->set(name, value);
         options.pass_fds = {{control.second.get(), kControlFd}};
         if (how.own_group) options.process_group = 0;

@@ -87,6 +87,14 @@
 namespace sidestep::inline v0 {
 
 class InterruptGuard;
+namespace detail {
+struct PoolAccess;
+}
+
+struct PoolHost {
+    std::string name;        // what this_task::host() says there
+    unsigned processes = 0;  // workers
+};
 
 class Pool : public PoolFace<Pool> {
   public:
@@ -121,9 +129,12 @@ class Pool : public PoolFace<Pool> {
     // its tasks. Throws what the constructor throws.
     static Pool& global();
 
-    // The number of workers, and the process ids of those that are alive now.
+    // The number of workers, of all hosts; and the process ids of those that are alive now, of this
+    // one.
     unsigned processes() const;
     std::vector<int> worker_pids() const;
+    // The hosts that have workers of this pool, this one first. More than one: cluster.hpp.
+    std::vector<PoolHost> hosts() const;
 
     // What the pool and each of its workers have done so far: see pool_stats.hpp. Reads the memory
     // use of each worker from /proc: up to milliseconds for each that is large.
@@ -147,6 +158,7 @@ class Pool : public PoolFace<Pool> {
   private:
     friend class PoolFace<Pool>;
     friend class InterruptGuard;
+    friend struct detail::PoolAccess;
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
         using Callable = std::decay_t<F>;

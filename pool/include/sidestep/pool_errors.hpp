@@ -8,12 +8,17 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sidestep/exit_status.hpp>
 #include <sidestep/task_output.hpp>
 
 namespace sidestep::inline v0 {
+
+namespace detail {
+struct TaskErrorAccess;
+}
 
 // Base of what a pool says about itself.
 class PoolError : public std::runtime_error {
@@ -39,6 +44,7 @@ class TaskError : public PoolError {
         std::uint64_t limit = 0;            // TaskTimeout: nanoseconds; OutOfMemory: bytes
         std::uint64_t used = 0;             // OutOfMemory: bytes
         TaskOutput output;                  // that was captured until then
+        std::string host;                   // empty: this one
     };
 
     const char* what() const noexcept override;
@@ -49,8 +55,11 @@ class TaskError : public PoolError {
     // What the task had written to stdout and stderr, if PoolOptions::output captures that; in a
     // map, since its chunk began.
     const TaskOutput& output() const { return details().output; }
+    // Where its worker was, in a pool over several hosts (cluster.hpp); empty: on this one.
+    const std::string& host() const { return details().host; }
 
   protected:
+    friend struct detail::TaskErrorAccess;
     using Describe = std::string (*)(const Details& details, const std::string& name);
     TaskError(const char* text, Details details, Describe describe);
     const Details& details() const;
@@ -98,6 +107,17 @@ class OutOfMemory : public TaskError {
 class BrokenPool : public PoolError {
   public:
     using PoolError::PoolError;
+};
+
+// The host that had this task was lost: cut off, or its agent died (cluster.hpp). The task may have
+// run, in part or as a whole. Nothing is known of what it did.
+class HostLost : public PoolError {
+  public:
+    HostLost(std::string host, const std::string& what) : PoolError(what), host_(std::move(host)) {}
+    const std::string& host() const { return host_; }
+
+  private:
+    std::string host_;
 };
 
 // A result was set twice, or for a task that was cancelled.

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include <sidestep/start_method.hpp>
@@ -12,6 +13,10 @@
 #include <sidestep/worker_hook.hpp>
 
 namespace sidestep::inline v0 {
+
+namespace detail {
+class Hosts;
+}
 
 struct PoolOptions {
     // Worker processes, 1 to 1024. Nothing: one for each CPU that this process may use (affinity
@@ -91,6 +96,9 @@ struct PoolOptions {
     // back to the system when there was nothing to do for a second. Where RLIMIT_AS is lower, as
     // much as fits.
     std::size_t arena_bytes = std::size_t(16) << 30;
+
+    // The other hosts of this program's job: set by cluster() (cluster.hpp). Null: there are none.
+    std::shared_ptr<detail::Hosts> hosts = nullptr;
 };
 
 struct ShutdownOptions {

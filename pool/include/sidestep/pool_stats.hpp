@@ -47,6 +47,17 @@ struct WorkerStats {
     std::optional<std::size_t> resident = 0, proportional = 0;
 };
 
+// A host with workers, in a pool over several (cluster.hpp). Of those on other hosts, the rows by
+// worker above tell nothing.
+struct HostStats {
+    std::string name;
+    unsigned processes = 0;       // workers there
+    std::uint64_t tasks = 0;      // that ended there, with a value or an error that they threw
+    std::uint64_t in_flight = 0;  // that it has now
+    std::uint64_t failures = 0;   // tasks that cost a worker there, or ran too long
+    bool lost = false;            // nothing is heard of it any more
+};
+
 // A task that took long.
 struct SlowTask {
     std::uint64_t number = 0;  // in its pool, from 1
@@ -56,8 +67,10 @@ struct SlowTask {
 };
 
 struct PoolStats {
-    // By index. Empty for a pool that runs its tasks in this process (processes = 0).
+    // By index: this host's. Empty for a pool that runs its tasks in this process (processes = 0).
     std::vector<WorkerStats> workers;
+    // This host, then the others of a pool over several.
+    std::vector<HostStats> hosts;
 
     // From submit until a worker began it, without retries. Of tasks shorter than 2 microseconds
     // one in 16 is measured: a look at the clock costs a tenth of the shortest.

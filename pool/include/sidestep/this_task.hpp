@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 
 namespace sidestep::inline v0 {
 
@@ -66,6 +67,9 @@ unsigned attempt() noexcept;
 // map from the item's place in the input: the same in each run of the program, whichever worker it
 // runs in. (SplitMix64: Steele, Lea, Flood, OOPSLA 2014.)
 std::uint64_t random_seed() noexcept;
+
+// The name of the machine that the caller runs on, in a task or not: what uname(2) says.
+const std::string& host();
 
 }  // namespace this_task
 

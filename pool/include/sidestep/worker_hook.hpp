@@ -2,9 +2,11 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <sidestep/detail/travel.hpp>
 
@@ -12,6 +14,7 @@ namespace sidestep::inline v0 {
 
 namespace detail {
 class SentCall;
+struct TaskId;
 struct TaskKind;
 // Incomplete here: a file that makes a WorkerHook includes <sidestep/pool.hpp> or manager.hpp, too.
 template <class F>
@@ -35,6 +38,8 @@ class WorkerHook {
     // Internal.
     detail::TaskKind kind() const;
     void save(OutputArchive& archive) const;
+    // One that came from another host. Throws SerializationError if this program has no such code.
+    static WorkerHook sent(const detail::TaskId& id, std::vector<std::uint8_t> arguments);
 
   private:
     std::shared_ptr<const detail::SentCall> call_;

@@ -22,6 +22,7 @@ Dispatcher::Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pa
 }
 
 void Dispatcher::place(PoolTask* task, Hold& hold) {
+    if (elsewhere_ && elsewhere_->take_by_key(*task)) return;
     backlog_.note_priority(*task);
     if (backlog_.has_priorities() && overtake(*task, hold)) {
         backlog_.push(task);
@@ -31,9 +32,10 @@ void Dispatcher::place(PoolTask* task, Hold& hold) {
     Lane* lane = nullptr;
     if (!backlog_.empty(list))
         lane = nullptr;  // it waits behind those
-    else if (list == Backlog::kAnyWorker)
+    else if (list == Backlog::kAnyWorker) {
         lane = pick();
-    else if (has_room(*lanes_[list]) && !is_held(list))
+        if (elsewhere_ && goes_elsewhere(task, lane)) return;
+    } else if (has_room(*lanes_[list]) && !is_held(list))
         lane = lanes_[list];
     if (!lane) return backlog_.push(task);
     (void)give(*lane, task, hold);
@@ -87,12 +89,25 @@ void Dispatcher::fill(Hold& hold) {
     if (backlog_.keys_moved()) look_for_held_keys();
     for (std::uint32_t i = 0; i < backlog_.workers(); ++i)
         while (!backlog_.empty(i) && has_room(*lanes_[i]) && !backlog_.is_held(i))
-            (void)give(*lanes_[i], backlog_.pop(i), hold);
+            if (PoolTask* task = backlog_.pop(i); !elsewhere_ || !elsewhere_->take_by_key(*task))
+                (void)give(*lanes_[i], task, hold);
     while (!backlog_.empty()) {
         Lane* lane = pick();
+        if (elsewhere_ && goes_elsewhere(nullptr, lane)) continue;
         if (!lane) return;
         (void)give(*lane, backlog_.pop(), hold);  // or another lane takes it
     }
+}
+
+// True: the task (null: the first one that waits) has begun a way that ends sooner than that lane
+// (null: any) would begin it.
+bool Dispatcher::goes_elsewhere(PoolTask* task, const Lane* lane) {
+    if (!elsewhere_->is_sooner(lane ? cost(*lane) : ~std::uint64_t(0), task_ns_)) return false;
+    if (task) return elsewhere_->take(*task, task_ns_);
+    task = backlog_.pop();
+    if (elsewhere_->take(*task, task_ns_)) return true;
+    backlog_.push_back(task);
+    return false;
 }
 
 void Dispatcher::flush(Hold& hold) {

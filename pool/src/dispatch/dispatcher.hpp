@@ -8,6 +8,7 @@
 #include <sidestep/detail/pool_task.hpp>
 
 #include "dispatch/backlog.hpp"
+#include "dispatch/elsewhere.hpp"
 #include "dispatch/look_pace.hpp"
 #include "lanes/lane.hpp"
 #include "sync/supervisor_role.hpp"
@@ -36,6 +37,10 @@ class Dispatcher {
     const std::vector<Lane*>& own_lanes() const SUPERVISOR_ONLY SIDESTEP_UNCHECKED {
         return lanes_;
     }
+
+    // Null: there is nothing but lanes. It outlives this object.
+    void set_elsewhere(Elsewhere* elsewhere) POOL_LOCKED { elsewhere_ = elsewhere; }
+    Elsewhere* elsewhere() const POOL_LOCKED { return elsewhere_; }
 
     // A new task, behind its equals; it is in no other place.
     void place(PoolTask* task, Hold& hold) POOL_LOCKED;
@@ -67,12 +72,14 @@ class Dispatcher {
                 if (PoolTask* task = lane->task_at(i)) f(task);
             if (lane->stopping && lane->stopping->task) f(lane->stopping->task);
         }
+        if (elsewhere_) elsewhere_->for_each_task(f);
     }
 
   private:
     bool overtake(const PoolTask& task, Hold& hold) POOL_LOCKED;
     bool give(Lane& lane, PoolTask* task, Hold& hold) POOL_LOCKED;
     void fill(Hold& hold) POOL_LOCKED;
+    bool goes_elsewhere(PoolTask* task, const Lane* lane) POOL_LOCKED;
     void flush(Hold& hold) POOL_LOCKED;
     Lane* pick() POOL_LOCKED;
     bool crowded() const POOL_LOCKED;
@@ -89,6 +96,7 @@ class Dispatcher {
     const Machine machine_;
     LookPace& pace_;
     std::vector<Lane*> lanes_ POOL_GUARDED;  // by number
+    Elsewhere* elsewhere_ POOL_GUARDED = nullptr;
     Backlog backlog_ POOL_GUARDED;
     std::uint32_t last_used_ POOL_GUARDED = 0;  // the lane that was chosen last
     bool gathered_ POOL_GUARDED = false;        // some lane is to be flushed

@@ -25,20 +25,30 @@ void ChunkRecovery::add_part(const PoolTaskRef& task) {
 bool ChunkRecovery::split(Lane& lane, PoolTask* task, FailureKind kind,
                           const std::exception_ptr& error, Hold& hold) {
     if (!task->is_chunk()) return false;
-    PoolTask::Items& items = task->items;
-    std::optional<PartialResult> partial = lane.partial(items.end - items.begin);
+    std::optional<PartialResult> partial = lane.partial(task->items.end - task->items.begin);
     if (!partial) return false;
+    PoolTaskRef rest = split_at(task, std::move(*partial), kind, error, hold);
+    if (rest && rooms_.life.interrupted())
+        rooms_.task_end.cancel(rest.get(), spare_errors().interrupted, hold);
+    else if (rest)
+        rooms_.dispatcher.backlog().push_back(rest.get());
+    return true;
+}
+
+PoolTaskRef ChunkRecovery::split_at(PoolTask* task, PartialResult partial, FailureKind kind,
+                                    const std::exception_ptr& error, Hold& hold) {
+    PoolTask::Items& items = task->items;
     auto take_results = [&] {
-        items.done = partial->items;
-        task->outcome.bytes = std::move(partial->bytes);
+        items.done = partial.items;
+        task->outcome.bytes = std::move(partial.bytes);
         task->outcome.size = task->outcome.bytes.size();
         task->outcome.has_value = true;
     };
-    std::uint32_t item = items.begin + partial->items;
+    std::uint32_t item = items.begin + partial.items;
     if (item == items.end) {  // all was done, but for saying so
         take_results();
         rooms_.task_end.complete(task, hold);
-        return true;
+        return {};
     }
     auto split = std::make_unique<PoolTask::Split>();
     if (item + 1 < items.end) split->rest = task->part(item + 1, items.end);
@@ -59,11 +69,7 @@ bool ChunkRecovery::split(Lane& lane, PoolTask* task, FailureKind kind,
     task->parts = std::move(split);
     rooms_.task_end.complete(task, hold);
     if (again) retries_.retry_or_fail(again.get(), kind, error, hold);
-    if (rest && rooms_.life.interrupted())
-        rooms_.task_end.cancel(rest.get(), spare_errors().interrupted, hold);
-    else if (rest)
-        rooms_.dispatcher.backlog().push_back(rest.get());
-    return true;
+    return rest;
 }
 
 }  // namespace sidestep::detail

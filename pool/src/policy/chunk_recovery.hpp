@@ -22,6 +22,11 @@ class ChunkRecovery {
     // had, or there is no memory for its parts; it is as it was.
     bool recover(Lane& lane, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
                  Hold& hold) noexcept POOL_LOCKED;
+    // The same for one that had finished so much elsewhere. What comes after the item that is to
+    // blame is a task of its own, which is returned: it has no place yet. Null: nothing does. Throws
+    // std::bad_alloc; then the task is as it was.
+    PoolTaskRef split_at(PoolTask* task, PartialResult partial, FailureKind kind,
+                         const std::exception_ptr& error, Hold& hold) POOL_LOCKED;
     // The pool has one more task, a part of another one.
     void add_part(const PoolTaskRef& task) POOL_LOCKED;
 

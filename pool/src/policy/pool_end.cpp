@@ -27,6 +27,7 @@ void PoolEnd::break_down(std::exception_ptr reason, Hold& hold) noexcept {
     rooms_.life.break_down(std::move(reason));
     for_each_waiting([&](PoolTask* task) POOL_LOCKED { fail_at_end(rooms_, task, hold); });
     for (Lane* lane : rooms_.dispatcher.lanes()) lane->signal(SIGKILL, hold);
+    if (Elsewhere* elsewhere = rooms_.dispatcher.elsewhere()) elsewhere->end(true);
 }
 
 void PoolEnd::cancel_all(Hold& hold) {
@@ -34,10 +35,12 @@ void PoolEnd::cancel_all(Hold& hold) {
         rooms_.task_end.cancel(task, spare_errors().terminated, hold);
     });
     for (Lane* lane : rooms_.dispatcher.lanes()) lane->signal(SIGTERM, hold);
+    if (Elsewhere* elsewhere = rooms_.dispatcher.elsewhere()) elsewhere->end(true);
 }
 
 void PoolEnd::cancel_waiting(Hold& hold) {
     for (Lane* lane : rooms_.dispatcher.lanes()) lane->take_back(0, hold);
+    if (Elsewhere* elsewhere = rooms_.dispatcher.elsewhere()) elsewhere->cancel_waiting();
     for_each_waiting([&](PoolTask* task) POOL_LOCKED {
         rooms_.task_end.cancel(task, spare_errors().shut_down, hold);
     });

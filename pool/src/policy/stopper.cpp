@@ -87,6 +87,7 @@ bool Stopper::forget_waiting(PoolTask& task, Hold& hold) {
             retries_.forget(task);
             return true;
         case PoolTask::Place::new_:
+        case PoolTask::Place::elsewhere:
         case PoolTask::Place::done:
             break;
     }
@@ -96,6 +97,8 @@ bool Stopper::forget_waiting(PoolTask& task, Hold& hold) {
 bool Stopper::cancel(PoolTask& task, bool running_too, Hold& hold) {
     if (task.place == PoolTask::Place::done) return task.outcome.cancelled;
     if (task.place == PoolTask::Place::new_ || rooms_.life.ending()) return false;
+    if (task.place == PoolTask::Place::elsewhere)
+        return rooms_.dispatcher.elsewhere()->cancel(task, running_too, hold);
     const std::exception_ptr& error = spare_errors().cancelled;
     // A worker goes on meanwhile: at the third look at the latest the task is not where it was, or
     // runs, or its worker is dead and the supervisor is to sort what that had.

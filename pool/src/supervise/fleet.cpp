@@ -164,6 +164,7 @@ void Fleet::respawn_due() {
 
 void Fleet::ask_all_to_leave(Hold& hold) {
     for (Worker& worker : pool_.workers) worker.lane.ask_to_leave(hold);
+    if (Elsewhere* elsewhere = rooms_.dispatcher.elsewhere()) elsewhere->end(false);
 }
 
 bool Fleet::all_gone() const {

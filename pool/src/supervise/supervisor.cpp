@@ -51,7 +51,9 @@ void Supervisor::run() {
             Hold hold(rooms_.mutex, rooms_.sleepers);
             Lifecycle& life = rooms_.life;
             if (rooms_.dispatcher.drain(life.ending(), hold)) hold.wake_waiters();
-            ends = (life.sealed() || life.broken()) && pool_.fleet.all_gone();
+            const Elsewhere* elsewhere = rooms_.dispatcher.elsewhere();
+            ends = (life.sealed() || life.broken()) && pool_.fleet.all_gone() &&
+                   (!elsewhere || elsewhere->has_ended());
             timeout = next_timeout();
         });
         if (ends) break;

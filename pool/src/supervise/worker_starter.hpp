@@ -34,6 +34,9 @@ class WorkerStarter {
         std::byte* data;
     };
     void save_hooks(const std::function<Block(std::size_t)>& memory) SUPERVISOR_ONLY;
+    bool hooks_have_handles() const SUPERVISOR_ONLY {
+        return !initializer_fds_.empty() || !finalizer_fds_.empty();
+    }
     // With the fork methods a template is forked now. Throws as make_launcher() does.
     void make_launcher() SUPERVISOR_ONLY;
     // A fork server goes now.

@@ -20,8 +20,12 @@ class TaskEnd {
     TaskEnd(Arena& arguments, CallbackThread& callbacks)
         : arguments_(arguments), callbacks_(callbacks) {}
 
-    // The pool has one more task. (From the first one on: numbers are never reused.)
-    void begin(PoolTask& task) POOL_LOCKED { task.serial = ++begun_; }
+    // The pool has one more task. (From the first one on: numbers are never reused. One that was
+    // made on another host has its number from there.)
+    void begin(PoolTask& task) POOL_LOCKED {
+        ++begun_;
+        if (task.serial == 0) task.serial = begun_;
+    }
     // The task has its result, and is in no list. The pool's reference to it is dropped later.
     void complete(PoolTask* task, Hold& hold) noexcept POOL_LOCKED;
     void fail(PoolTask* task, std::exception_ptr error, Hold& hold) noexcept POOL_LOCKED;

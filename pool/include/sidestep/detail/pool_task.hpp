@@ -90,7 +90,16 @@ struct TaskRecord {
         PoolTaskRef again;         //   this, which runs it once more
         PoolTaskRef rest;          // null: there is none
     };
-    enum class Place : unsigned char { new_, backlog, lane, stopping, delayed, asked, done };
+    enum class Place : unsigned char {
+        new_,
+        backlog,
+        lane,
+        elsewhere,
+        stopping,
+        delayed,
+        asked,
+        done
+    };
     struct Failures {
         std::uint16_t attempts = 0;  // that failed
         std::uint16_t crashes = 0;
@@ -132,6 +141,8 @@ struct TaskRecord {
     Items items;
     std::uint64_t serial = 0;
     Lane* lane = nullptr;            // that has it
+    std::uint64_t number = 0;        // elsewhere: its number there, and
+    std::uint32_t host = 0;          //   the host whose it is
     std::uint64_t submitted_ns = 0;  // steady clock; 0: its wait is not measured
     Completions* sink = nullptr;
     PoolTask* next = nullptr;  // in a TaskList, then in the sink
@@ -167,6 +178,22 @@ class PoolTask final : public TaskState, public TaskRecord {
     // other tasks, which run already: the item that ended this one (or its error), and the rest.
     std::uint32_t items_done() const { return items.done; }
     const Split* split() const { return parts.get(); }
+    // What a task is that was made on another host: see HostOrder.
+    void set_origin(std::uint64_t its_serial, const Items& its_items, std::uint16_t attempts) {
+        serial = its_serial;
+        items = its_items;
+        failures.attempts = attempts;
+    }
+    // Once done: bytes of a value or of an error; or an error of the pool's, and no bytes.
+    struct Ending {
+        bool has_value;
+        std::span<const std::byte> bytes;
+        std::exception_ptr failure;
+    };
+    Ending ending() const {
+        return {outcome.has_value, outcome.failure ? std::span<const std::byte>() : reply(),
+                outcome.failure};
+    }
     // Runs an item that failed once more, if its options allow that; else null.
     static PoolTaskRef run_item_again(const PoolTaskRef& task, std::uint32_t item,
                                       const std::exception_ptr& error);

@@ -1,0 +1,322 @@
+#include "agent.hpp"
+
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include <sidestep/remote_error.hpp>
+
+#include "pool_access.hpp"
+#include "pool_core.hpp"
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+constexpr auto kFarewellTime = std::chrono::seconds(5);  // for what was said last
+
+FailureKind kind_of_failure(const std::exception_ptr& failure, WiredDetails& details, bool& known) {
+    known = true;
+    try {
+        std::rethrow_exception(failure);
+    } catch (const WorkerLost& error) {
+        details = wired(TaskErrorAccess::details(error));
+        return FailureKind::crash;
+    } catch (const TaskTimeout& error) {
+        details = wired(TaskErrorAccess::details(error));
+        return FailureKind::timeout;
+    } catch (const OutOfMemory& error) {
+        details = wired(TaskErrorAccess::details(error));
+        return FailureKind::out_of_memory;
+    } catch (const CancelledError&) {
+        return FailureKind::cancelled;
+    } catch (...) {
+        known = false;
+        return FailureKind::error;
+    }
+}
+
+std::vector<std::uint8_t> saved(const std::exception_ptr& failure) {
+    HeapBuffer buffer;
+    OutputArchive archive(buffer);
+    try {
+        std::rethrow_exception(failure);
+    } catch (...) {
+        save_current_exception(archive, fmt::format("  on host {}\n", this_task::host()));
+    }
+    auto* begin = reinterpret_cast<const std::uint8_t*>(buffer.begin());
+    return {begin, begin + buffer.size()};
+}
+
+}  // namespace
+
+// A pool here, for one over there.
+struct Agent::AgentPool {
+    std::uint32_t number = 0;
+    std::unique_ptr<Pool> pool;      // null: it could not be made, or is ending
+    std::shared_ptr<PoolCore> core;  // of the pool
+    ServiceThread ending;            // waits for the end of the pool
+    bool is_broken = false;          // that was said
+    std::size_t ended_tag = 0;       // comes when it has ended; 0: it is not to end yet
+    std::unordered_map<std::uint64_t, std::size_t> tags;  // by the number over there
+};
+
+Agent::Agent(Transport& transport) : transport_(transport) {}
+Agent::~Agent() { terminate_all(); }
+
+void Agent::terminate_all() noexcept {
+    for (auto& [number, pool] : pools_) {
+        if (pool->core) pool->core->terminate();
+        if (pool->ending.joinable()) pool->ending.join();
+        pool->pool.reset();
+    }
+    pools_.clear();
+}
+
+int Agent::run(const Hello& own) {
+    say(framed(MessageKind::hello, own));
+    BackOff back_off;
+    while (!ends_) {
+        bool any = transport_.progress();
+        while (auto frame = transport_.receive()) {
+            any = true;
+            if (!handle(*frame)) break;
+        }
+        any = take_finished() || any;
+        if (transport_.lost()) {  // there is no other but the first process
+            exit_code_ = 1;
+            break;
+        }
+        if (any) {
+            back_off.reset();
+            continue;
+        }
+        if (unsigned us = back_off.next(!flights_.empty()))
+            (void)finished_->wait(sys::Clock::now() + std::chrono::microseconds(us));
+    }
+    terminate_all();
+    if (exit_code_ == 0) say(framed(MessageKind::farewell, Nothing{}));
+    auto deadline = sys::Clock::now() + kFarewellTime;
+    while (!transport_.all_sent() && sys::Clock::now() < deadline) (void)transport_.progress();
+    return exit_code_;
+}
+
+// False: nothing more is taken.
+bool Agent::handle(const ReceivedFrame& frame) {
+    InputArchive archive(frame.head);
+    switch (kind_of(archive)) {
+        case MessageKind::open:
+            open(unpacked<OpenPool>(archive));
+            return true;
+        case MessageKind::submit:
+            submit(unpacked<SubmitTask>(archive), frame.body);
+            return true;
+        case MessageKind::cancel:
+            cancel(unpacked<TaskNumber>(archive));
+            return true;
+        case MessageKind::close:
+            end(unpacked<PoolWord>(archive).pool, false);
+            return true;
+        case MessageKind::terminate:
+            end(unpacked<PoolWord>(archive).pool, true);
+            return true;
+        case MessageKind::ping:
+            say(framed(MessageKind::pong, Nothing{}));
+            return true;
+        case MessageKind::refused:
+            std::fprintf(stderr, "sidestep: %s\n", unpacked<Refused>(archive).why.c_str());
+            exit_code_ = 1;
+            break;
+        case MessageKind::goodbye:
+            break;
+        default:
+            throw SerializationError("the first process sent what only agents send");
+    }
+    ends_ = true;
+    return false;
+}
+
+// --- pools -------------------------------------------------------------------------------------
+
+void Agent::open(OpenPool request) {
+    auto& pool = pools_[request.pool];
+    pool = std::make_unique<AgentPool>();
+    pool->number = request.pool;
+    try {
+        PoolOptions options = request.options;
+        options.processes = request.processes;
+        options.start_method = StartMethod::forkserver;
+        options.initializer = unwired(std::move(request.initializer));
+        options.finalizer = unwired(std::move(request.finalizer));
+        pool->pool = std::make_unique<Pool>(options);
+        pool->core = PoolAccess::core(*pool->pool);
+    } catch (const std::exception& error) {
+        tell_broken(*pool, fmt::format("the pool is broken: its workers cannot be started: {}",
+                                       error.what()));
+    }
+}
+
+void Agent::tell_broken(AgentPool& pool, const std::string& why) {
+    if (!std::exchange(pool.is_broken, true))
+        say(framed(MessageKind::broken, PoolWord{pool.number, why}));
+}
+
+void Agent::end(std::uint32_t number, bool now) {
+    auto found = pools_.find(number);
+    if (found == pools_.end()) return;
+    AgentPool& pool = *found->second;
+    if (now && pool.core) pool.core->terminate();
+    if (pool.ended_tag != 0) return;
+    pool.ended_tag = ++last_tag_;
+    finished_->expect();
+    if (!pool.core) return finished_->push(pool.ended_tag);
+    if (!now) pool.core->close();
+    // It waits for the last tasks, and for workers that may take their time to leave.
+    pool.ending.start("sidestep-end", ServiceThread::Runs::library_code, [this, &pool] {
+        pool.core->join();
+        finished_->push(pool.ended_tag);
+    });
+}
+
+// Its end was waited for.
+void Agent::finish(AgentPool& pool) {
+    if (pool.ending.joinable()) pool.ending.join();
+    while (!pool.tags.empty()) {  // what failed to be submitted again, when it ended
+        auto found = flights_.find(pool.tags.begin()->second);
+        Flight flight = std::move(found->second);
+        flights_.erase(found);
+        answer(std::move(flight));
+    }
+    std::uint32_t number = pool.number;
+    pools_.erase(number);
+    say(framed(MessageKind::closed, PoolWord{number, {}}));
+}
+
+// --- tasks -------------------------------------------------------------------------------------
+
+void Agent::submit(const SubmitTask& request, std::span<const std::byte> arguments) {
+    auto found = pools_.find(request.pool);
+    if (found == pools_.end() || !found->second->core) return;  // broken, which was said
+    AgentPool& pool = *found->second;
+    try {
+        TaskKind kind{request.id, require_entry(request.id, "the task"), nullptr};
+        TaskOptions options;
+        options.timeout = std::chrono::nanoseconds(request.timeout_ns);
+        options.memory_limit = request.memory_limit;
+        options.key = request.key;
+        options.priority = request.priority;
+        PoolTaskRef task =
+            PoolTask::create(pool.core, kind, request.has_options ? &options : nullptr);
+        task->arguments().write(arguments.data(), arguments.size());
+        task->set_origin(request.number,
+                         {.begin = request.items_begin,
+                          .end = request.items_end,
+                          .done = 0,
+                          .first = request.first_item},
+                         request.attempts);
+        PoolTask::submit(task);  // from here on it has an answer of its own
+        watch(pool, request.number, std::move(task));
+    } catch (...) {
+        answer_failure({request.pool, request.number, {}}, std::current_exception());
+    }
+}
+
+void Agent::watch(AgentPool& pool, std::uint64_t number, PoolTaskRef task) {
+    std::size_t tag = ++last_tag_;
+    pool.tags[number] = tag;
+    PoolTask& watched = *task;
+    flights_[tag] = {pool.number, number, std::move(task)};
+    if (!watched.listen(finished_, tag)) {
+        finished_->expect();
+        finished_->push(tag);
+    }
+}
+
+void Agent::cancel(const TaskNumber& request) {
+    auto pool = pools_.find(request.pool);
+    if (pool == pools_.end()) return;
+    auto tag = pool->second->tags.find(request.number);
+    if (tag == pool->second->tags.end()) return;  // it has been answered
+    PoolTaskRef task = flights_.at(tag->second).task;
+    (void)(request.running_too ? task->cancel() : task->cancel_waiting());
+}
+
+bool Agent::take_finished() {
+    for (auto& [number, pool] : pools_)
+        if (pool->core && !pool->tags.empty()) pool->core->desk().poll();
+    bool any = false;
+    while (auto tag = finished_->pop()) {
+        any = true;
+        auto found = flights_.find(*tag);
+        if (found != flights_.end()) {
+            Flight flight = std::move(found->second);
+            flights_.erase(found);
+            answer(std::move(flight));
+            continue;
+        }
+        for (auto& [number, pool] : pools_)
+            if (pool->ended_tag == *tag) {
+                finish(*pool);
+                break;
+            }
+    }
+    return any;
+}
+
+void Agent::answer(Flight flight) {
+    auto pool = pools_.find(flight.pool);
+    if (pool != pools_.end()) pool->second->tags.erase(flight.number);
+    PoolTask& task = *flight.task;
+    PoolTask::Ending ending = task.ending();
+    if (ending.failure) return answer_failure(flight, ending.failure);
+    if (task.split()) return answer_failure(flight, task.split()->error);
+    TaskReply reply{flight.pool, flight.number, ending.has_value, task.duration_ns(), {}};
+    if (const TaskOutput* output = task.output()) reply.output.output = *output;
+    Frame frame = framed(MessageKind::reply, reply);
+    frame.body = ending.bytes;
+    frame.keep = std::make_shared<PoolTaskRef>(std::move(flight.task));
+    say(std::move(frame));
+}
+
+void Agent::answer_failure(const Flight& flight, const std::exception_ptr& error) {
+    TaskFailure failure;
+    failure.pool = flight.pool;
+    failure.number = flight.number;
+    bool known = false;
+    FailureKind kind = kind_of_failure(error, failure.details, known);
+    failure.kind = static_cast<std::uint8_t>(kind);
+    if (kind == FailureKind::cancelled)
+        return say(framed(MessageKind::cancelled, TaskNumber{flight.pool, flight.number}));
+    auto pool = pools_.find(flight.pool);
+    if (!known) {
+        try {
+            std::rethrow_exception(error);
+        } catch (const BrokenPool& broken) {
+            if (pool != pools_.end()) tell_broken(*pool->second, broken.what());
+            return;
+        } catch (...) {
+            failure.other_error = saved(error);
+        }
+    }
+    Frame frame;
+    if (PoolTask* task = flight.task.get()) {
+        if (const TaskOutput* output = task->output()) failure.output.output = *output;
+        if (const PoolTask::Split* split = task->split()) {
+            failure.is_chunk = true;
+            failure.items = task->items_done();
+            if (split->rest && pool != pools_.end()) {
+                failure.rest = ++last_rest_;
+                watch(*pool->second, failure.rest, split->rest);
+            }
+            frame.body = task->ending().bytes;
+            frame.keep = std::make_shared<PoolTaskRef>(flight.task);
+        }
+    }
+    frame.head = packed(MessageKind::failure, failure);
+    say(std::move(frame));
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,65 @@
+// The process of a job that runs tasks on its host, for the first process.
+//
+// For each pool over there it has a Pool here, without retries: timeouts, memory limits, output and
+// what is left of a chunk are settled here. It runs no task itself, so it always answers.
+//
+// Threads: one, which alone calls the transport; the pools have theirs.
+// Peer death: without the first process all pools are terminated, and run() returns.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include <sidestep/pool.hpp>
+
+#include "messages.hpp"
+#include "service_thread.hpp"
+#include "transport.hpp"
+
+namespace sidestep::inline v0::detail {
+
+class Agent {
+  public:
+    explicit Agent(Transport& transport);
+    ~Agent();
+
+    // Says hello, and works until it is told goodbye. What main() returns then.
+    int run(const Hello& own);
+
+  private:
+    struct AgentPool;
+    struct Flight {
+        std::uint32_t pool = 0;
+        std::uint64_t number = 0;
+        PoolTaskRef task;
+    };
+
+    bool handle(const ReceivedFrame& frame);
+    void open(OpenPool request);
+    void submit(const SubmitTask& request, std::span<const std::byte> arguments);
+    void cancel(const TaskNumber& request);
+    void end(std::uint32_t pool, bool now);
+    void finish(AgentPool& pool);
+    void watch(AgentPool& pool, std::uint64_t number, PoolTaskRef task);
+    bool take_finished();
+    void answer(Flight flight);
+    void answer_failure(const Flight& flight, const std::exception_ptr& failure);
+    void tell_broken(AgentPool& pool, const std::string& why);
+    void say(Frame frame) { transport_.send(0, std::move(frame)); }
+    void terminate_all() noexcept;
+
+    Transport& transport_;
+    std::map<std::uint32_t, std::unique_ptr<AgentPool>> pools_;
+    std::unordered_map<std::size_t, Flight> flights_;  // by the tag in finished_
+    std::shared_ptr<CompletionQueue> finished_ = std::make_shared<CompletionQueue>();
+    std::size_t last_tag_ = 0;
+    std::uint64_t last_rest_ = std::uint64_t(1) << 63;  // numbers of ours, for what chunks left
+    bool ends_ = false;
+    int exit_code_ = 0;
+};
+
+}  // namespace sidestep::detail

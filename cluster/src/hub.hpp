@@ -1,0 +1,102 @@
+// The first process of a job: what it knows of the others, and the one thread that talks to them.
+//
+// H1 The transport belongs to the hub's thread from start() to stop(), before and after to their
+//    caller.
+// H2 mutex_ is taken last: pools call with their own mutex held. Nothing is called with it held,
+//    and frames are dropped without it, since their bodies belong to pools.
+// H3 A pool is told of one event after the other, in the hub's thread, until it was told that its
+//    lane has ended: HostClosed or HostGone, which comes once for each lane.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lanes/host_lane.hpp"
+#include "messages.hpp"
+#include "service_thread.hpp"
+#include "shares.hpp"
+#include "sys/sys.hpp"
+#include "transport.hpp"
+
+namespace sidestep::inline v0::detail {
+
+struct HubTimes {
+    // For all others to say hello.
+    std::chrono::nanoseconds welcome = std::chrono::seconds(60);
+    // How often the others are asked whether they are there, while there are pools; and after how
+    // long without a word a host is lost.
+    std::chrono::nanoseconds ping = std::chrono::seconds(1);
+    std::chrono::nanoseconds lost = std::chrono::seconds(30);
+};
+
+class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
+  public:
+    explicit Hub(std::unique_ptr<Transport> transport, HubTimes times = {});
+    ~Hub() override;
+
+    // Waits until all have said hello. Throws std::runtime_error, which names the host: one that
+    // runs another build of the program, or says nothing. All are told, then.
+    void welcome(const Hello& own);
+    void start();
+    // Says goodbye to all; what pools have with them is lost. False: some host was lost before.
+    bool stop() noexcept;
+    // What is worth a word before all begins: ranks that are bound to fewer CPUs than there are.
+    std::string warning() const { return bound_too_tightly(hellos_); }
+
+    std::vector<Share> share_out(std::optional<unsigned> processes) const override;
+    std::unique_ptr<HostLane> open(std::size_t host, const PoolOptions& options, unsigned processes,
+                                   std::uint32_t lane,
+                                   std::shared_ptr<HostListener> listener) override;
+
+  private:
+    friend class AgentLane;
+    struct Lane {
+        std::shared_ptr<HostListener> listener;  // the pool
+        std::uint32_t place = 0;                 // what the pool calls it
+        int rank = 0;
+    };
+    using LaneId = std::uint32_t;  // what agents call a pool
+    struct Peer {
+        sys::Clock::time_point heard{};
+        bool lost = false;
+    };
+
+    void post(int rank, Frame frame, int expected_answers = 0);  // thread-safe
+    void run();
+    bool send_posted();
+    void take(const ReceivedFrame& frame);
+    void note(LaneId lane, HostEvent event) { events_[lane].push_back(std::move(event)); }
+    bool tell();
+    bool has_lanes() const;
+    void look_at_times();
+    void lose(int rank, const std::string& why);
+    void say_goodbye();
+
+    const std::unique_ptr<Transport> transport_;
+    const HubTimes times_;
+    std::vector<Hello> hellos_;  // by rank; constant after welcome()
+    ServiceThread thread_;
+
+    // Owned by the hub's thread.
+    std::vector<Peer> peers_;  // by rank
+    std::map<LaneId, std::vector<HostEvent>> events_;
+    sys::Clock::time_point pinged_{};
+    bool any_lost_ = false;
+
+    mutable std::mutex mutex_;
+    // Guarded by mutex_.
+    std::condition_variable posted_one_;
+    std::vector<std::pair<int, Frame>> posted_;
+    std::map<LaneId, Lane> lanes_;  // that were not told the last
+    LaneId last_lane_ = 0;
+    std::int64_t expected_ = 0;  // answers
+    bool sleeps_ = false, stops_ = false, stopped_ = true;
+};
+
+}  // namespace sidestep::detail

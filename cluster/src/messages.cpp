@@ -1,0 +1,136 @@
+#include "messages.hpp"
+
+#include <fmt/format.h>
+#include <link.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include <sidestep/detail/hook_maker.hpp>
+#include <sidestep/this_task.hpp>
+
+#include "sys/sys.hpp"
+#include "travel/module_id.hpp"
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+// The program, which comes first, and what has a copy of this library in it.
+std::string own_build() {
+    struct Search {
+        std::string text;
+        bool first = true;
+    } search;
+    dl_iterate_phdr(
+        [](dl_phdr_info* info, std::size_t, void* data) {
+            auto& found = *static_cast<Search*>(data);
+            if (found.first || has_this_library(*info))
+                found.text += fmt::format("{}{:016x}", found.first ? "" : " ", module_id(*info));
+            found.first = false;
+            return 0;
+        },
+        &search);
+    return search.text;
+}
+
+void add_affinity(Hello& hello) {
+    hello.cpus_of_host = static_cast<std::uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
+    hello.cpus_bound_to = hello.cpus_of_host;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (::sched_getaffinity(0, sizeof set, &set) != 0) return;  // more than a set has: not bound
+    hello.cpus_bound_to = static_cast<std::uint32_t>(CPU_COUNT(&set));
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+        if (CPU_ISSET(cpu, &set)) hello.affinity += fmt::format("{} ", cpu);
+}
+
+}  // namespace
+
+Hello introduce() {
+    Hello hello;
+    hello.host = this_task::host();
+    hello.program = own_build();
+    hello.cpus = static_cast<std::uint32_t>(sys::usable_cpus());
+    add_affinity(hello);
+    hello.pid = ::getpid();
+    return hello;
+}
+
+WiredHook wired(const WorkerHook& hook) {
+    WiredHook wire;
+    if (!hook) return wire;
+    wire.given = true;
+    wire.id = hook.kind().id;
+    HeapBuffer buffer;
+    OutputArchive archive(buffer);
+    hook.save(archive);
+    auto* begin = reinterpret_cast<const std::uint8_t*>(buffer.begin());
+    wire.arguments.assign(begin, begin + buffer.size());
+    return wire;
+}
+
+WorkerHook unwired(WiredHook hook) {
+    return hook.given ? WorkerHook::sent(hook.id, std::move(hook.arguments)) : WorkerHook();
+}
+
+WiredDetails wired(const TaskError::Details& details) {
+    WiredDetails wire;
+    wire.pid = details.pid;
+    wire.worker_index = details.worker_index;
+    wire.item = details.item;
+    const ExitStatus& status = details.exit_status;
+    wire.ended = status.exited()     ? 1
+                 : status.signaled() ? 2 + status.core_dumped()
+                 : status.lost()     ? 4
+                                     : 0;
+    wire.status = status.exited() ? status.code() : status.signal();
+    for (const void* address : details.stack) {
+        try {
+            wire.stack.push_back(locate_code(address));
+        } catch (const std::exception&) {  // code of no module: it has no name elsewhere
+        }
+    }
+    wire.note = details.note;
+    wire.oom_killed = details.oom_killed;
+    wire.limit = details.limit;
+    wire.used = details.used;
+    wire.output.output = details.output;
+    return wire;
+}
+
+TaskError::Details unwired(WiredDetails wire) {
+    TaskError::Details details;
+    details.pid = wire.pid;
+    details.worker_index = wire.worker_index;
+    details.item = wire.item;
+    if (wire.ended == 1) details.exit_status = ExitStatus::from_exit_code(wire.status);
+    if (wire.ended == 2 || wire.ended == 3)
+        details.exit_status = ExitStatus::from_signal(wire.status, wire.ended == 3);
+    if (wire.ended == 4) details.exit_status = ExitStatus::lost_status();
+    for (const CodeAddress& address : wire.stack) {
+        try {
+            details.stack.push_back(resolve_code(address));
+        } catch (const SerializationError&) {  // a library that is not loaded here
+        }
+    }
+    details.note = std::move(wire.note);
+    details.oom_killed = wire.oom_killed;
+    details.limit = wire.limit;
+    details.used = wire.used;
+    if (wire.output.output) details.output = std::move(*wire.output.output);
+    return details;
+}
+
+MessageKind kind_of(InputArchive& archive) {
+    std::uint8_t kind = 0;
+    archive(kind);
+    if (kind < static_cast<std::uint8_t>(MessageKind::hello) ||
+        kind > static_cast<std::uint8_t>(MessageKind::farewell))
+        throw SerializationError(
+            fmt::format("a message between hosts is of no known kind ({})", kind));
+    return static_cast<MessageKind>(kind);
+}
+
+}  // namespace sidestep::detail

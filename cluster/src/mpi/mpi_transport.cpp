@@ -1,0 +1,186 @@
+#include "mpi/mpi_transport.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+// In front of each frame in a batch.
+struct FrameSizes {
+    std::uint64_t head = 0, body = 0;
+};
+
+void append(std::vector<std::byte>& bytes, const void* data, std::size_t size) {
+    auto* begin = static_cast<const std::byte*>(data);
+    bytes.insert(bytes.end(), begin, begin + size);
+}
+
+bool all_done(std::vector<MPI_Request>& requests) {
+    int done = 1;
+    if (!requests.empty())
+        MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
+    return done != 0;
+}
+
+}  // namespace
+
+MpiTransport::MpiTransport() {
+    MPI_Comm_dup(MPI_COMM_WORLD, &comm_);
+    int size = 0;
+    MPI_Comm_rank(comm_, &rank_);
+    MPI_Comm_size(comm_, &size);
+    peers_.resize(static_cast<std::size_t>(size));
+}
+
+MpiTransport::~MpiTransport() {
+    for (Peer& peer : peers_) {  // nobody waits for these
+        for (Batch& batch : peer.batches)
+            if (batch.request != MPI_REQUEST_NULL) MPI_Request_free(&batch.request);
+        // MPI may write there until the end of the process.
+        if (!peer.batches.empty()) new std::list<Batch>(std::move(peer.batches));
+    }
+}
+
+void MpiTransport::send(int to, Frame frame) {
+    peers_[static_cast<std::size_t>(to)].queue.push_back(std::move(frame));
+    ++unsent_;
+}
+
+bool MpiTransport::progress() {
+    bool any = false;
+    while (probe()) any = true;
+    for (std::size_t i = 0; i < peers_.size(); ++i) {
+        int rank = static_cast<int>(i);
+        Peer& peer = peers_[i];
+        any = finish_batches(rank, peer) || any;
+        any = finish_bodies(peer) || any;
+        any = finish_sends(peer) || any;
+        any = send_some(rank, peer) || any;
+    }
+    return any;
+}
+
+std::optional<ReceivedFrame> MpiTransport::receive() {
+    if (ready_.empty()) return {};
+    ReceivedFrame frame = std::move(ready_.front());
+    ready_.pop_front();
+    return frame;
+}
+
+// --- sending -----------------------------------------------------------------------------------
+
+bool MpiTransport::send_some(int to, Peer& peer) {
+    bool any = false;
+    while (!peer.queue.empty() && peer.sending.size() < kMostBatches) {
+        begin_batch(to, peer);
+        any = true;
+    }
+    return any;
+}
+
+// What waits goes together; for more nobody waits.
+void MpiTransport::begin_batch(int to, Peer& peer) {
+    Sending& sending = peer.sending.emplace_back();
+    while (!peer.queue.empty() && sending.batch.size() < kBatchBytes) {
+        Frame frame = std::move(peer.queue.front());
+        peer.queue.pop_front();
+        ++sending.frames;
+        FrameSizes sizes{frame.head.size(), frame.body.size()};
+        append(sending.batch, &sizes, sizeof sizes);
+        append(sending.batch, frame.head.data(), frame.head.size());
+        if (frame.body.size() <= kBatchBytes)
+            append(sending.batch, frame.body.data(), frame.body.size());
+        else
+            sending.large.push_back(std::move(frame));
+    }
+    auto post = [&](const std::byte* data, std::size_t size, int tag) {
+        MPI_Isend(data, static_cast<int>(size), MPI_BYTE, to, tag, comm_,
+                  &sending.requests.emplace_back(MPI_REQUEST_NULL));
+    };
+    post(sending.batch.data(), sending.batch.size(), kBatchTag);
+    for (const Frame& frame : sending.large)
+        for (std::size_t at = 0; at < frame.body.size(); at += kPieceBytes)
+            post(frame.body.data() + at, std::min(kPieceBytes, frame.body.size() - at), kBodyTag);
+}
+
+bool MpiTransport::finish_sends(Peer& peer) {
+    bool any = false;
+    for (auto at = peer.sending.begin(); at != peer.sending.end();) {
+        if (!all_done(at->requests)) {
+            ++at;
+            continue;
+        }
+        unsent_ -= at->frames;
+        at = peer.sending.erase(at);
+        any = true;
+    }
+    return any;
+}
+
+// --- receiving ---------------------------------------------------------------------------------
+
+bool MpiTransport::probe() {
+    int found = 0, size = 0;
+    MPI_Message message = MPI_MESSAGE_NULL;
+    MPI_Status status;
+    MPI_Improbe(MPI_ANY_SOURCE, kBatchTag, comm_, &found, &message, &status);
+    if (!found) return false;
+    MPI_Get_count(&status, MPI_BYTE, &size);
+    Batch& batch = peers_[static_cast<std::size_t>(status.MPI_SOURCE)].batches.emplace_back();
+    batch.bytes.resize(static_cast<std::size_t>(size));
+    MPI_Imrecv(batch.bytes.data(), size, MPI_BYTE, &message, &batch.request);
+    return true;
+}
+
+bool MpiTransport::finish_batches(int from, Peer& peer) {
+    bool any = false;
+    while (!peer.batches.empty()) {
+        Batch& batch = peer.batches.front();
+        int done = 0;
+        MPI_Test(&batch.request, &done, MPI_STATUS_IGNORE);
+        if (!done) break;
+        unpack(from, peer, batch.bytes);
+        peer.batches.pop_front();
+        any = true;
+    }
+    return any;
+}
+
+// Sizes are believed: it is this program that wrote them.
+void MpiTransport::unpack(int from, Peer& peer, const std::vector<std::byte>& bytes) {
+    for (const std::byte* at = bytes.data(); at < bytes.data() + bytes.size();) {
+        FrameSizes sizes;
+        std::memcpy(&sizes, at, sizeof sizes);
+        at += sizeof sizes;
+        Incoming& incoming = peer.incoming.emplace_back();
+        incoming.frame.from = from;
+        incoming.frame.head.assign(at, at + sizes.head);
+        at += sizes.head;
+        std::vector<std::byte>& body = incoming.frame.body;
+        if (sizes.body <= kBatchBytes) {
+            body.assign(at, at + sizes.body);
+            at += sizes.body;
+            continue;
+        }
+        body.resize(sizes.body);
+        for (std::size_t done = 0; done < sizes.body; done += kPieceBytes)
+            MPI_Irecv(body.data() + done,
+                      static_cast<int>(std::min<std::size_t>(kPieceBytes, sizes.body - done)),
+                      MPI_BYTE, from, kBodyTag, comm_,
+                      &incoming.pieces.emplace_back(MPI_REQUEST_NULL));
+    }
+}
+
+bool MpiTransport::finish_bodies(Peer& peer) {
+    bool any = false;
+    while (!peer.incoming.empty() && all_done(peer.incoming.front().pieces)) {
+        ready_.push_back(std::move(peer.incoming.front().frame));
+        peer.incoming.pop_front();
+        any = true;
+    }
+    return any;
+}
+
+}  // namespace sidestep::detail

@@ -1,0 +1,78 @@
+// Frames over MPI (MPI 3.1, its C interface). Compiled for each MPI.
+//
+// On the wire: messages of many frames each, up to 64 KiB. A body that is larger than that comes in
+// messages of its own, which are received where it is to be; messages from one rank keep their
+// order (MPI 3.1, 3.5). No call waits: two ranks that sent each other something large would wait
+// for ever. An error in MPI ends the job: so it is set up by default, and a part of a job is of no
+// use.
+#pragma once
+
+#include <mpi.h>
+
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <optional>
+#include <vector>
+
+#include "transport.hpp"
+
+namespace sidestep::inline v0::detail {
+
+class MpiTransport final : public Transport {
+  public:
+    // Requires: MPI is initialized. Collective: all ranks of the job make one.
+    MpiTransport();
+    // Requires: what was sent has left. What comes still is dropped.
+    ~MpiTransport() override;
+
+    int rank() const override { return rank_; }
+    int size() const override { return static_cast<int>(peers_.size()); }
+    void send(int to, Frame frame) override;
+    bool progress() override;
+    std::optional<ReceivedFrame> receive() override;
+    bool all_sent() const override { return unsent_ == 0; }
+
+  private:
+    static constexpr int kBatchTag = 1, kBodyTag = 2;
+    static constexpr std::size_t kBatchBytes = std::size_t(64) << 10;
+    static constexpr std::size_t kPieceBytes = std::size_t(256) << 20;  // MPI's counts are ints
+    static constexpr std::size_t kMostBatches = 8;                      // on their way to one rank
+
+    struct Sending {
+        std::vector<std::byte> batch;
+        std::vector<Frame> large;  // whose bodies go by themselves
+        std::vector<MPI_Request> requests;
+        std::size_t frames = 0;
+    };
+    struct Batch {
+        std::vector<std::byte> bytes;
+        MPI_Request request = MPI_REQUEST_NULL;
+    };
+    struct Incoming {
+        ReceivedFrame frame;
+        std::vector<MPI_Request> pieces;
+    };
+    struct Peer {
+        std::deque<Frame> queue;
+        std::list<Sending> sending;  // a list: MPI has the addresses of what is in it
+        std::list<Batch> batches;
+        std::list<Incoming> incoming;
+    };
+
+    bool send_some(int to, Peer& peer);
+    void begin_batch(int to, Peer& peer);
+    bool finish_sends(Peer& peer);
+    bool probe();
+    bool finish_batches(int from, Peer& peer);
+    void unpack(int from, Peer& peer, const std::vector<std::byte>& bytes);
+    bool finish_bodies(Peer& peer);
+
+    MPI_Comm comm_ = MPI_COMM_NULL;
+    int rank_ = 0;
+    std::vector<Peer> peers_;
+    std::deque<ReceivedFrame> ready_;
+    std::size_t unsent_ = 0;  // frames
+};
+
+}  // namespace sidestep::detail

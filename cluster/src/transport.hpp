@@ -1,0 +1,67 @@
+// Frames between the processes of a job: one for each rank.
+//
+// Threads: a transport belongs to one thread at a time: the one that calls it. (MPI is asked by one
+//          thread alone, and never waits.)
+// Peer death: MPI ends the whole job. A transport that knows more says who is lost.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace sidestep::inline v0::detail {
+
+// What is sent: a head, and a body that stays where it is until it is sent.
+struct Frame {
+    std::vector<std::byte> head;
+    std::span<const std::byte> body;
+    std::shared_ptr<const void> keep;  // the body lives as long as this
+};
+struct ReceivedFrame {
+    int from = 0;
+    std::vector<std::byte> head, body;
+};
+
+class Transport {
+  public:
+    virtual ~Transport() = default;
+    virtual int rank() const = 0;
+    virtual int size() const = 0;
+    // Only queues. Frames to one rank arrive in the order in which they were sent.
+    virtual void send(int to, Frame frame) = 0;
+    // Does what can be done without waiting. False: there was nothing.
+    virtual bool progress() = 0;
+    // The next frame that has come; nothing: there is none now.
+    virtual std::optional<ReceivedFrame> receive() = 0;
+    // What was queued has left this process.
+    virtual bool all_sent() const = 0;
+    // A rank that is gone, each once; nothing: there is none.
+    virtual std::optional<int> lost() { return {}; }
+};
+
+// How long to sleep between two looks: not at all while something happens, then twice as long each
+// time. A thread that waits for MPI in MPI takes a whole CPU.
+class BackOff {
+  public:
+    static constexpr unsigned kLooksAtOnce = 100;
+    static constexpr unsigned kFirstUs = 20, kLastBusyUs = 100, kLastIdleUs = 1000;
+
+    void reset() { looks_ = 0, us_ = kFirstUs; }
+    // Microseconds; 0: look again at once. busy: an answer is on its way.
+    unsigned next(bool busy) {
+        if (looks_ < kLooksAtOnce) return ++looks_, 0;
+        unsigned most = busy ? kLastBusyUs : kLastIdleUs;
+        unsigned now = us_ < most ? us_ : most;
+        us_ = 2 * now;
+        return now;
+    }
+
+  private:
+    unsigned looks_ = 0, us_ = kFirstUs;
+};
+
+}  // namespace sidestep::detail

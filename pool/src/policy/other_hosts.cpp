@@ -1,0 +1,347 @@
+#include "policy/other_hosts.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <utility>
+#include <variant>
+
+#include <sidestep/detail/call_times.hpp>
+#include <sidestep/remote_error.hpp>
+
+#include "insight/task_facts.hpp"
+#include "spare_errors.hpp"
+
+namespace sidestep::inline v0::detail {
+
+void OtherHosts::open(const HostPlan& plan, const std::shared_ptr<HostListener>& pool) {
+    if (plan.shares.size() < 2) return;
+    {
+        PoolLock lock(rooms_.mutex);
+        for (std::size_t i = 1; i < plan.shares.size(); ++i) {
+            HostLink& host = hosts_.emplace_back();
+            host.index = static_cast<std::uint32_t>(i - 1);
+            host.name = plan.shares[i].name;
+            host.workers = plan.shares[i].processes;
+            workers_ += host.workers;
+        }
+        if (workers_ > 0) rooms_.dispatcher.set_elsewhere(this);
+    }
+    for (std::uint32_t i = 0; i + 1 < plan.shares.size(); ++i) {
+        unsigned workers = plan.shares[i + 1].processes;
+        if (workers == 0) continue;
+        auto lane = plan.options.hosts->open(i + 1, plan.options, workers, i, pool);
+        PoolLock lock(rooms_.mutex);
+        hosts_[i].lane = std::move(lane);
+    }
+}
+
+void OtherHosts::require_no_hosts(const HostPlan& plan) {
+    if (plan.shares.size() < 2) return;
+    throw std::invalid_argument(
+        "PoolOptions::initializer or finalizer has a handle of shared memory, a lock or a queue: "
+        "those exist on this host alone, and this pool has workers on others");
+}
+
+void OtherHosts::require_no_handles(const PoolTask& task) {
+    if (task.argument_view().fds->empty()) return;
+    throw std::invalid_argument(
+        "an argument of this task is or has a handle of shared memory, a lock, a queue or another "
+        "descriptor: that exists on this host alone, and this pool has workers on others. Pass the "
+        "data by value, use a Manager that listens on the network, or a pool without cluster()");
+}
+
+void OtherHosts::add_shares(std::vector<Hosts::Share>& shares) const {
+    for (const HostLink& host : hosts_)
+        if (host.workers > 0) shares.push_back({host.name, host.workers});
+}
+
+void OtherHosts::add_stats(std::vector<HostStats>& stats) const {
+    for (const HostLink& host : hosts_)
+        if (host.workers > 0)
+            stats.push_back({host.name, host.workers, host.done, host.tasks.size(), host.failures,
+                             host.lost});
+}
+
+// --- which tasks go there ----------------------------------------------------------------------
+
+HostLink* OtherHosts::soonest(std::uint64_t task_ns) {
+    HostLink* best = nullptr;
+    for (HostLink& host : hosts_)
+        if (host.has_room(task_ns) && (!best || host.cost(task_ns) < best->cost(task_ns)))
+            best = &host;
+    return best;
+}
+
+bool OtherHosts::is_sooner(std::uint64_t ns, std::uint64_t task_ns) const {
+    for (const HostLink& host : hosts_)
+        if (host.has_room(task_ns) && host.cost(task_ns) < ns) return true;
+    return false;
+}
+
+bool OtherHosts::take(PoolTask& task, std::uint64_t task_ns) noexcept {
+    HostLink* host = soonest(task_ns);
+    return host && start_on(*host, task);
+}
+
+// Tasks with one key have one worker; which host's, the key says. Null: one of this host's.
+HostLink* OtherHosts::host_of_key(std::uint64_t key) {
+    std::uint64_t own = rooms_.dispatcher.lanes().size();
+    std::uint64_t place = key % (own + workers_);
+    if (key == 0 || place < own) return nullptr;
+    place -= own;
+    for (HostLink& host : hosts_) {
+        if (place < host.workers) return host.takes_tasks() ? &host : nullptr;
+        place -= host.workers;
+    }
+    return nullptr;
+}
+
+// However much waits there.
+bool OtherHosts::take_by_key(PoolTask& task) noexcept {
+    if (!task.options || task.options->key == 0) return false;
+    HostLink* host = host_of_key(task.options->key);
+    return host && start_on(*host, task);
+}
+
+// False: there is no memory to remember that, and nothing has happened.
+bool OtherHosts::start_on(HostLink& host, PoolTask& task) noexcept {
+    std::uint64_t number = task.serial;
+    try {
+        if (task.given.block) task.keep_arguments();  // they are sent later
+        PoolTask::ArgumentView arguments = task.argument_view();
+        const std::byte* data = arguments.block ? rooms_.arguments.data(arguments.block)
+                                                : arguments.inline_bytes;
+        HostOrder order{number,
+                        task.id,
+                        task.options,
+                        task.items.begin,
+                        task.items.end,
+                        task.items.first,
+                        task.failures.attempts,
+                        {data, arguments.size},
+                        task.given.kept};
+        host.tasks.emplace(number, &task);
+        host.lane->start(order);
+    } catch (const std::exception&) {
+        host.tasks.erase(number);
+        return false;
+    }
+    task.place = PoolTask::Place::elsewhere;
+    task.host = host.index;
+    task.number = number;
+    return true;
+}
+
+// --- what becomes of them ----------------------------------------------------------------------
+
+void OtherHosts::told(std::uint32_t number, std::vector<HostEvent> events, Hold& hold) {
+    HostLink& host = hosts_[number];
+    for (HostEvent& event : events) {
+        if (host.ended) break;
+        std::visit([&](auto& each) POOL_LOCKED { take(host, each, hold); }, event);
+    }
+}
+
+// The task that it had by this number; null: nobody waits for that.
+PoolTask* OtherHosts::end_on(HostLink& host, std::uint64_t number) {
+    auto found = host.tasks.find(number);
+    if (found == host.tasks.end()) return nullptr;
+    PoolTask* task = found->second;
+    host.tasks.erase(found);
+    return task;
+}
+
+// A track of its own in traces, behind those of the workers here.
+void OtherHosts::note(const HostLink& host, PoolTask& task, std::uint64_t duration_ns,
+                      const char* outcome) {
+    task.submitted_ns = 0;
+    auto track = static_cast<std::uint32_t>(rooms_.dispatcher.lanes().size()) + host.index;
+    rooms_.insight.note_run(
+        facts_of(task), {track, track, 0, steady_now_ns() - duration_ns, duration_ns, outcome});
+}
+
+namespace {
+
+void take_output(PoolTask& task, std::optional<TaskOutput>& output) noexcept {
+    if (!output) return;
+    try {
+        task.outcome.output = std::make_unique<TaskOutput>(std::move(*output));
+    } catch (const std::bad_alloc&) {
+        task.outcome.output_lost = true;
+    }
+}
+
+std::exception_ptr host_error(const HostLink& host, const PoolTask& task,
+                              HostFailure& failure) noexcept {
+    if (failure.error) return failure.error;
+    const SpareErrors& spare = spare_errors();
+    std::exception_ptr least = spare.lost;
+    if (failure.kind == FailureKind::timeout) least = spare.timed_out;
+    if (failure.kind == FailureKind::out_of_memory) least = spare.out_of_memory;
+    return made_or(least, [&] {
+        TaskError::Details details = std::move(failure.details);
+        details.task = task.serial;
+        details.task_type = describe_entry(*task.entry);
+        details.function = task.function;
+        details.host = host.name;
+        if (failure.kind == FailureKind::timeout)
+            return std::make_exception_ptr(TaskTimeout(std::move(details)));
+        if (failure.kind == FailureKind::out_of_memory)
+            return std::make_exception_ptr(OutOfMemory(std::move(details)));
+        return std::make_exception_ptr(WorkerLost(std::move(details)));
+    });
+}
+
+}  // namespace
+
+void OtherHosts::take(HostLink& host, HostReply& reply, Hold& hold) {
+    PoolTask* task = end_on(host, reply.number);
+    if (!task) return;
+    ++host.done;
+    note(host, *task, reply.duration_ns, reply.is_value ? "value" : "error");
+    rooms_.dispatcher.learn(reply.duration_ns);
+    take_output(*task, reply.output);
+    TaskReply here{reply.is_value, reply.bytes, 0, reply.duration_ns};
+    if (!reply.is_value && policies_.retries.may_retry(*task, FailureKind::error) &&
+        policies_.retries.retry_reply(*task, here, hold))
+        return;
+    if (reply.bytes.size() > PoolTask::kInline) {  // without a copy
+        task->outcome.bytes = std::move(reply.bytes);
+        task->items.done = task->items.end - task->items.begin;
+        task->outcome.size = task->outcome.bytes.size();
+        task->outcome.has_value = reply.is_value;
+        task->outcome.duration_ns = reply.duration_ns;
+    } else {
+        keep_reply(here, *task);
+    }
+    rooms_.task_end.complete(task, hold);
+}
+
+void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
+    PoolTask* task = end_on(host, failure.number);
+    if (!task) {
+        if (failure.chunk && failure.chunk->rest)
+            host.lane->cancel(failure.chunk->rest, HostLane::Cancel::running_too);
+        return;
+    }
+    ++host.failures;
+    note(host, *task, 0, "failed");
+    take_output(*task, failure.output);
+    std::exception_ptr error = host_error(host, *task, failure);
+    auto& chunk = failure.chunk;
+    if (!chunk || !task->is_chunk() || chunk->items > task->items.end - task->items.begin)
+        return policies_.retries.retry_or_fail(task, failure.kind, std::move(error), hold);
+    std::uint64_t number = chunk->rest;
+    PoolTaskRef rest;
+    try {
+        rest = policies_.chunks.split_at(task, {chunk->items, std::move(chunk->bytes)}, failure.kind, error, hold);
+    } catch (const std::bad_alloc&) {
+        host.lane->cancel(number, HostLane::Cancel::running_too);
+        return policies_.retries.retry_or_fail(task, failure.kind, std::move(error), hold);
+    }
+    if (!rest) return;
+    if (rooms_.life.interrupted()) {
+        host.lane->cancel(number, HostLane::Cancel::running_too);
+        return rooms_.task_end.cancel(rest.get(), spare_errors().interrupted, hold);
+    }
+    if (number == 0) return rooms_.dispatcher.backlog().push_back(rest.get());  // it did not keep it
+    try {
+        host.tasks.emplace(number, rest.get());
+        rest->place = PoolTask::Place::elsewhere;
+        rest->host = host.index;
+        rest->number = number;
+    } catch (const std::bad_alloc&) {
+        rooms_.task_end.fail(rest.get(), spare_errors().no_memory, hold);
+    }
+}
+
+void OtherHosts::take(HostLink& host, HostCancelled& cancelled, Hold& hold) {
+    PoolTask* task = end_on(host, cancelled.number);
+    if (!task) return;
+    if (rooms_.life.ending()) return fail_at_end(rooms_, task, hold);
+    rooms_.task_end.cancel(task, rooms_.life.running() ? spare_errors().cancelled : spare_errors().shut_down,
+                     hold);
+}
+
+void OtherHosts::take(HostLink& host, HostBroken& broken, Hold& hold) {
+    if (rooms_.life.ending()) return;
+    policies_.end.break_down(broken_pool([&] { return fmt::format("{} (on host {})", broken.why, host.name); }),
+               hold);
+}
+
+void OtherHosts::take(HostLink& host, HostClosed&, Hold& hold) {
+    host.ended = true;
+    for (const auto& [number, task] : std::exchange(host.tasks, {}))
+        if (task) fail_at_end(rooms_, task, hold);
+    hold.kick_supervisor();
+}
+
+void OtherHosts::take(HostLink& host, HostGone& gone, Hold& hold) {
+    host.ended = host.lost = true;
+    std::exception_ptr error = made_or(spare_errors().lost, [&] {
+        return std::make_exception_ptr(HostLost(
+            host.name, fmt::format("host {} is lost: {}; the tasks that it had may have run, in "
+                                   "part or as a whole",
+                                   host.name, gone.why)));
+    });
+    for (const auto& [number, task] : std::exchange(host.tasks, {})) {
+        if (!task) continue;
+        if (rooms_.life.ending())
+            fail_at_end(rooms_, task, hold);
+        else
+            policies_.retries.retry_or_fail(task, FailureKind::crash, error, hold);
+    }
+    hold.kick_supervisor();
+}
+
+// --- their end ---------------------------------------------------------------------------------
+
+bool OtherHosts::cancel(PoolTask& task, bool running_too, Hold& hold) {
+    HostLink& host = hosts_[task.host];
+    if (!running_too) {
+        host.lane->cancel(task.number, HostLane::Cancel::waiting_only);
+        return false;
+    }
+    host.lane->cancel(task.number, HostLane::Cancel::running_too);
+    host.tasks.at(task.number) = nullptr;  // it is in the host's way until that says so
+    rooms_.task_end.cancel(&task, spare_errors().cancelled, hold);
+    hold.wake_waiters();
+    return true;
+}
+
+void OtherHosts::cancel_waiting() {
+    for (HostLink& host : hosts_)
+        for (const auto& [number, task] : host.tasks)
+            if (task) host.lane->cancel(number, HostLane::Cancel::waiting_only);
+}
+
+// If there is no memory to tell it, it is told by the next call, or hears of the end of this one.
+void OtherHosts::end(bool now) noexcept {
+    for (HostLink& host : hosts_) {
+        if (!host.takes_tasks()) continue;
+        try {
+            if (now)
+                host.lane->terminate();
+            else
+                host.lane->close();
+        } catch (const std::bad_alloc&) {
+        }
+    }
+}
+
+bool OtherHosts::has_ended() const {
+    for (const HostLink& host : hosts_)
+        if (host.takes_tasks()) return false;
+    return true;
+}
+
+void OtherHosts::for_each_task(const std::function<void(PoolTask*)>& f) const {
+    for (const HostLink& host : hosts_)
+        for (const auto& [number, task] : host.tasks)
+            if (task) f(task);
+}
+
+}  // namespace sidestep::detail

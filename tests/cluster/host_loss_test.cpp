@@ -1,0 +1,146 @@
+// What is lost with a host, and that it is never taken for a result.
+#include <unistd.h>
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include "pool_support.hpp"
+#include "thread_job.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using sidestep::Pool;
+using test::SharedWords;
+using test::ThreadJob;
+
+constexpr std::uint64_t kOnHost1 = 1, kOnHost2 = 3;
+
+// Once a host is cut off, it is lost at the second look.
+const sidestep::detail::HubTimes kSoon{.welcome = 60s, .ping = 50ms, .lost = 10s};
+
+int begins_and_stays(const std::string& path) {
+    ++SharedWords::attach(path)[0];
+    while (!sidestep::this_task::stop_requested()) ::usleep(1000);  // style-ok: in a worker
+    return 0;
+}
+bool begun(SharedWords& words, std::uint64_t count) {
+    return test::eventually([&] { return words[0] >= count; });
+}
+
+}  // namespace
+
+TEST_CASE("The tasks of a host that has ended fail with HostLost, the others go on", "[cluster]") {
+    ThreadJob job(2);
+    SharedWords words(1);
+    Pool pool(job.options());
+    auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
+    REQUIRE(begun(words, 1));
+    job.end(1);
+    try {
+        (void)lost.get();
+        FAIL("its host is lost");
+    } catch (const sidestep::HostLost& error) {
+        CHECK(error.host() == "host1");
+        CHECK_THAT(error.what(), Catch::Contains("host1 is lost"));
+    }
+    CHECK(pool.submit({.key = kOnHost2}, test::add, 1, 2).get() == 3);
+    // Its keys have gone to this host.
+    CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+    CHECK(pool.map(test::square, test::numbers(0L, 100L)).back() == 99 * 99);
+    CHECK(pool.stats().hosts[1].lost);
+}
+
+TEST_CASE("A host that is cut off is lost when it has been silent for long", "[cluster]") {
+    auto times = kSoon;
+    times.lost = 200ms;
+    ThreadJob job(1, 2, times);
+    SharedWords words(1);
+    Pool pool(job.options());
+    auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
+    REQUIRE(begun(words, 1));
+    job.cut_off(1);
+    CHECK_THROWS_AS(lost.get(), sidestep::HostLost);
+    pool.close();
+    pool.join();  // which does not wait for it
+}
+
+TEST_CASE("A host that answers, however long its tasks run, is not lost", "[cluster]") {
+    ThreadJob job(1, 1, kSoon);
+    SharedWords words(1);
+    Pool pool(job.options());
+    auto future = pool.submit({.timeout = 500ms, .key = kOnHost1}, begins_and_stays, words.path());
+    CHECK_THROWS_AS(future.get(), sidestep::TaskTimeout);
+    CHECK_FALSE(pool.stats().hosts[1].lost);
+}
+
+TEST_CASE("A task whose host is lost is run again elsewhere, if its options say so", "[cluster]") {
+    ThreadJob job(2);
+    SharedWords words(1);
+    Pool pool(job.options());
+    auto second_time = [](const std::string& path) {
+        if (sidestep::this_task::attempt() > 1) return sidestep::this_task::attempt();
+        return static_cast<unsigned>(begins_and_stays(path));
+    };
+    auto future =
+        pool.submit({.retry = {.max_attempts = 2}, .key = kOnHost1}, second_time, words.path());
+    REQUIRE(begun(words, 1));
+    job.end(1);
+    CHECK(future.get() == 2);
+}
+
+TEST_CASE("An agent that talks nonsense is given up", "[cluster]") {
+    ThreadJob job(1);
+    SharedWords words(1);
+    Pool pool(job.options());
+    auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
+    REQUIRE(begun(words, 1));
+    SECTION("of no known kind") { job.say(1, {std::byte(200)}); }
+    SECTION("nothing at all") { job.say(1, {}); }
+    SECTION("a reply that breaks off") {
+        job.say(1, {std::byte(int(sidestep::detail::MessageKind::reply)), std::byte(1)});
+    }
+    CHECK_THROWS_AS(lost.get(), sidestep::HostLost);
+}
+
+TEST_CASE("An answer to what nobody asked is dropped", "[cluster]") {
+    ThreadJob job(1);
+    Pool pool(job.options());
+    using namespace sidestep::detail;
+    job.say(1, packed(MessageKind::reply,
+                      TaskReply{.pool = 1, .number = 77, .is_value = true, .output = {}}));
+    job.say(1, packed(MessageKind::reply,
+                      TaskReply{.pool = 99, .number = 1, .is_value = true, .output = {}}));
+    job.say(1, packed(MessageKind::closed, PoolWord{99, {}}));
+    CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+}
+
+TEST_CASE("Without the first process an agent ends its pools and goes", "[cluster]") {
+    auto wires = std::make_shared<test::Wires>(2);
+    test::ThreadTransport first(wires, 0), second(wires, 1);
+    int exit_code = 0;
+    std::thread agent(
+        [&] { exit_code = sidestep::detail::Agent(second).run(ThreadJob::hello(1, 2)); });
+    using namespace sidestep::detail;
+    OpenPool open;
+    open.pool = 1;
+    open.processes = 2;
+    first.send(1, framed(MessageKind::open, open));
+    first.send(1, framed(MessageKind::ping, Nothing{}));
+    bool answered = test::eventually([&] {
+        auto frame = first.receive();
+        if (!frame) return false;
+        sidestep::InputArchive archive(frame->head);
+        return kind_of(archive) == MessageKind::pong;
+    });
+    CHECK(answered);
+    {
+        std::lock_guard lock(wires->mutex);
+        wires->gone.insert(0);
+    }
+    agent.join();
+    CHECK(exit_code == 1);  // and no worker is left: the listener looks
+}

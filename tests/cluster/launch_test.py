@@ -1,0 +1,241 @@
+"""Runs programs under an MPI's launcher on three hosts (hosts.py), and looks at what they say and leave.
+
+launch_test.py openmpi|mpich PROGRAM EXAMPLE OTHER_MPIS_PROGRAM [NAME]: all rows, or those with NAME in
+their name. Exit status 77: it cannot be tested here, and why is said.
+"""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import hosts
+
+# Open MPI 4.1 notices a host that was cut off after 480 s unless it is told otherwise.
+KEEPALIVE = ["--mca", "oob_tcp_keepalive_time", "4", "--mca", "oob_tcp_keepalive_intvl", "1", "--mca",
+             "oob_tcp_keepalive_probes", "3"]
+mpi = sys.argv[1]
+program, example, foreign = [os.path.abspath(path) for path in sys.argv[2:5]]
+three = None  # hosts.Hosts
+
+
+class Failed(Exception):
+    pass
+
+
+def check(holds, what, process=None):
+    if not holds:
+        raise Failed(f"{what}{'' if process is None else seen(process)}")
+
+
+def seen(process):
+    return f"\n  exit code {process.returncode}\n  stdout: {process.out}\n  stderr: {process.err[-3000:]}"
+
+
+def finish(process):
+    """Waits for its end (it is under `timeout`); nothing may be left on any host."""
+    process.out, process.err = process.communicate()
+    process.left = three.left_after(5)
+    check(not process.left, f"left on the hosts: {process.left}", process)
+    return process
+
+
+def launched(*words, **more):
+    return finish(three.launch(mpi, *words, **more))
+
+
+def passes(process, text):
+    check(process.returncode == 0 and process.out == text, f"expected {text!r}", process)
+
+
+def fails(process, *texts):
+    check(process.returncode != 0, "it did not fail", process)
+    check(process.returncode != 124, "it hung", process)
+    for text in texts:
+        check(text in process.err + process.out, f"expected {text!r}", process)
+    check("complete" not in process.out, "a part was taken for the whole", process)
+
+
+def begin_busy(**more):
+    """All workers of all hosts run something that does not end."""
+    process = three.launch(mpi, program, "busy", **more)
+    line = process.stdout.readline()
+    if line.split() != [*hosts.NAMES, "busy"]:
+        finish(process)
+        raise Failed(f"expected to be busy, not {line!r}{seen(process)}")
+    return process
+
+
+def agent_on(name):
+    """The one that has no parent of its own name: the others are its workers."""
+    known = three.on(name)
+    ours = {pid for pid, comm in known.items() if comm == os.path.basename(program)[:15]}
+    for pid in ours:
+        with open(f"/proc/{pid}/stat") as stat:
+            if int(stat.read().rsplit(")", 1)[1].split()[1]) not in ours:
+                return pid
+    raise Failed(f"there is no agent on {name}: {known}")
+
+
+# --- what runs as on one machine ---------------------------------------------------------------
+
+def row_tour_by_itself():
+    process = subprocess.run([example], capture_output=True, text=True, timeout=30)
+    check(re.fullmatch(r"\d+ workers on 1 hosts\n1 hosts took part\n1048576\n3 values, 1 lost\n",
+                       process.stdout), f"{process}")
+
+
+def row_tour():
+    process = launched(example)
+    check(process.returncode == 0 and re.fullmatch(
+        r"\d+ workers on 3 hosts\n3 hosts took part\n1048576\n3 values, 1 lost\n", process.out),
+        "the tour", process)
+
+
+def row_workers_are_where_they_should_be():
+    passes(launched(program, "hosts"), "host0 1\nhost1 1\nhost2 1\n")
+
+
+def row_one_process_is_no_job():
+    passes(launched(program, "hosts", hosts=["host0"]), "host0 1\n")
+
+
+def row_local_by_environment():
+    process = three.launch(mpi, program, "hosts", hosts=["host0", "host1"],
+                           environment={"SIDESTEP_CLUSTER": "local"})
+    finish(process)
+    check(sorted(process.out.split("\n")) == ["", "host0 1", "host1 1"], "each by itself", process)
+
+
+def row_launchers_variables_are_kept_from_workers():
+    passes(launched(program, "environment"), "0 variables\n")
+
+
+def row_large_payloads_both_ways():
+    passes(launched(program, "payloads"), "equal\n")
+
+
+def row_several_pools():
+    passes(launched(program, "several"), "2000 3000\n" * 3)
+
+
+# --- the failure table -------------------------------------------------------------------------
+
+def row_worker_dies():
+    passes(launched(program, "crash"), "1 lost, 1 again, 2000\n")
+
+
+def row_agent_is_killed():
+    process = begin_busy()
+    os.kill(agent_on("host1"), signal.SIGKILL)
+    fails(finish(process))
+
+
+def row_all_of_a_host_is_killed():
+    process = begin_busy()
+    for pid in three.on("host2"):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    fails(finish(process))
+
+
+def row_first_process_is_killed():
+    process = begin_busy()
+    os.kill(agent_on("host0"), signal.SIGKILL)
+    fails(finish(process))
+
+
+def row_host_is_cut_off():
+    # Open MPI finds out by itself, and ends all; with MPICH it is the pool that does.
+    process = (begin_busy(options=KEEPALIVE, seconds=25) if mpi == "openmpi" else
+               begin_busy(seconds=25, environment={"SIDESTEP_HOST_TIMEOUT": "2"}))
+    three.cut_off("host1")
+    try:
+        process.wait()  # for the launcher alone: what is on the lost host has its pipes, too
+        three.end_all()
+        process.out, process.err = process.communicate()
+    finally:
+        three.join_again("host1")
+    fails(process, "communication" if mpi == "openmpi" else "lost host1")
+
+
+def signalled(number):
+    process = begin_busy()
+    launcher = next(pid for pid, comm in three.on("host0").items() if comm.startswith("mpi"))
+    os.kill(launcher, number)
+    fails(finish(process))
+
+
+def row_interrupted():
+    signalled(signal.SIGINT)
+
+
+def row_terminated():
+    signalled(signal.SIGTERM)
+
+
+def row_exit_without_an_end():
+    passes(launched(program, "leaves"), "leaving\n")
+
+
+def row_uncaught_exception():
+    fails(launched(program, "throws"), "nobody catches this")
+
+
+def row_another_build_on_one_host():
+    three.inside("host1", "mount", "--bind", example, program)
+    try:
+        process = launched(program, "hosts")
+    finally:
+        three.inside("host1", "umount", program)
+    fails(process, "the program on host host1 is another build", "start the same file on all hosts")
+
+
+def row_bound_to_one_cpu():
+    if os.cpu_count() == 1:
+        return
+    process = launched(program, "hosts", bind="core")
+    passes(process, "host0 1\nhost1 1\nhost2 1\n")
+    check("may use 1 of its" in process.err and "--bind-to none" in process.err, "no warning", process)
+
+
+def row_launcher_of_another_mpi():
+    if not os.path.exists(foreign):
+        return
+    fails(launched(foreign, "hosts"), "do not belong together")
+
+
+def main():
+    global three
+    launcher = f"mpirun.{mpi}"
+    if not shutil.which(launcher):
+        print(f"skipped: {launcher} is not installed")
+        return 77
+    wanted = sys.argv[5] if len(sys.argv) > 5 else ""
+    rows = [(name, row) for name, row in globals().items() if name.startswith("row_") and wanted in name]
+    failed = 0
+    try:
+        with hosts.Hosts() as three:
+            for name, row in rows:
+                begin = time.monotonic()
+                try:
+                    row()
+                    result = "ok"
+                except Failed as error:
+                    failed += 1
+                    result = f"FAILED: {error}"
+                    three.end_all()
+                print(f"{mpi} {name[4:].replace('_', ' ')}: {result} "
+                      f"({time.monotonic() - begin:.1f} s)", flush=True)
+    except hosts.NotHere as why:
+        print(f"skipped: {why}")
+        return 77
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

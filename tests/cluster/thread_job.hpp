@@ -1,0 +1,129 @@
+// A job in one process: its ranks are threads, and what they say goes through memory. So all but
+// MPI itself runs without a launcher, and hosts can be cut off.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <sidestep/pool.hpp>
+
+#include "agent.hpp"
+#include "hub.hpp"
+
+namespace test {
+
+namespace detail = sidestep::detail;
+
+// What the ranks of a job share.
+struct Wires {
+    explicit Wires(int n) : inboxes(static_cast<std::size_t>(n)) {}
+
+    std::mutex mutex;
+    // Guarded by mutex.
+    std::vector<std::deque<detail::ReceivedFrame>> inboxes;  // by rank
+    std::set<int> cut;   // what they say, and what is said to them, is lost
+    std::set<int> gone;  // that was seen by who is told of it
+};
+
+class ThreadTransport final : public detail::Transport {
+  public:
+    ThreadTransport(std::shared_ptr<Wires> wires, int rank)
+        : wires_(std::move(wires)), rank_(rank) {}
+
+    int rank() const override { return rank_; }
+    int size() const override { return static_cast<int>(wires_->inboxes.size()); }
+    void send(int to, detail::Frame frame) override {
+        detail::ReceivedFrame sent{rank_, std::move(frame.head), {}};
+        sent.body.assign(frame.body.begin(), frame.body.end());
+        std::lock_guard lock(wires_->mutex);
+        if (wires_->cut.count(to) + wires_->cut.count(rank_) > 0) return;
+        wires_->inboxes[static_cast<std::size_t>(to)].push_back(std::move(sent));
+    }
+    bool progress() override { return false; }
+    std::optional<detail::ReceivedFrame> receive() override {
+        std::lock_guard lock(wires_->mutex);
+        auto& inbox = wires_->inboxes[static_cast<std::size_t>(rank_)];
+        if (inbox.empty()) return {};
+        detail::ReceivedFrame frame = std::move(inbox.front());
+        inbox.pop_front();
+        return frame;
+    }
+    bool all_sent() const override { return true; }
+    std::optional<int> lost() override {
+        std::lock_guard lock(wires_->mutex);
+        for (int rank : wires_->gone)
+            if (rank != rank_ && (rank == 0 || rank_ == 0) && told_.insert(rank).second)
+                return rank;
+        return {};
+    }
+
+  private:
+    const std::shared_ptr<Wires> wires_;
+    const int rank_;
+    std::set<int> told_;
+};
+
+// Each rank but the first has an agent, on a host of its own by name. The first has one worker of
+// its own, and the others as many as are asked for.
+class ThreadJob {
+  public:
+    explicit ThreadJob(int agents, unsigned cpus = 2, detail::HubTimes times = {})
+        : wires_(std::make_shared<Wires>(agents + 1)) {
+        detail::Hello own = hello(0, 1);
+        hub_ = std::make_shared<detail::Hub>(std::make_unique<ThreadTransport>(wires_, 0), times);
+        for (int rank = 1; rank <= agents; ++rank)
+            agents_.emplace_back([this, rank, said = hello(rank, cpus)] {
+                ThreadTransport transport(wires_, rank);
+                (void)detail::Agent(transport).run(said);
+            });
+        hub_->welcome(own);
+        hub_->start();
+    }
+    ~ThreadJob() {
+        (void)hub_->stop();
+        {
+            std::lock_guard lock(wires_->mutex);
+            wires_->gone.insert(0);  // for those that were cut off
+        }
+        for (std::thread& agent : agents_) agent.join();
+    }
+
+    sidestep::PoolOptions options(sidestep::PoolOptions options = {}) const {
+        options.start_method = sidestep::StartMethod::forkserver;
+        options.hosts = hub_;
+        return options;
+    }
+    void cut_off(int rank) {
+        std::lock_guard lock(wires_->mutex);
+        wires_->cut.insert(rank);
+    }
+    void end(int rank) {
+        std::lock_guard lock(wires_->mutex);
+        wires_->gone.insert(rank);
+    }
+    // Something that an agent would not say.
+    void say(int rank, std::vector<std::byte> head) {
+        ThreadTransport(wires_, rank).send(0, {std::move(head), {}, {}});
+    }
+
+    static detail::Hello hello(int rank, unsigned cpus) {
+        detail::Hello hello = detail::introduce();
+        hello.host = rank == 0 ? hello.host : "host" + std::to_string(rank);
+        hello.cpus = rank == 0 ? 1 : cpus;
+        hello.cpus_bound_to = hello.cpus_of_host;
+        return hello;
+    }
+
+  private:
+    std::shared_ptr<Wires> wires_;
+    std::shared_ptr<detail::Hub> hub_;
+    std::vector<std::thread> agents_;
+};
+
+}  // namespace test
