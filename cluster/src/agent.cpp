@@ -273,7 +273,7 @@ void Agent::answer(Flight flight) {
     PoolTask::Ending ending = task.ending();
     if (ending.failure) return answer_failure(flight, ending.failure);
     if (task.split()) return answer_failure(flight, task.split()->error);
-    TaskReply reply{flight.pool, flight.number, ending.has_value, task.duration_ns(), {}};
+    WiredReply reply{flight.pool, flight.number, ending.has_value, task.duration_ns(), {}};
     if (const TaskOutput* output = task.output()) reply.output.output = *output;
     Frame frame = framed(MessageKind::reply, reply);
     frame.body = ending.bytes;
@@ -282,7 +282,7 @@ void Agent::answer(Flight flight) {
 }
 
 void Agent::answer_failure(const Flight& flight, const std::exception_ptr& error) {
-    TaskFailure failure;
+    WiredFailure failure;
     failure.pool = flight.pool;
     failure.number = flight.number;
     bool known = false;

@@ -203,7 +203,7 @@ bool Hub::send_posted() {
 
 namespace {
 
-HostFailure host_failure(TaskFailure wire, std::vector<std::byte> body) {
+HostFailure host_failure(WiredFailure wire, std::vector<std::byte> body) {
     HostFailure failure;
     failure.number = wire.number;
     if (wire.kind > static_cast<std::uint8_t>(FailureKind::cancelled))
@@ -229,14 +229,14 @@ void Hub::take(const ReceivedFrame& frame) {
         InputArchive archive(frame.head);
         switch (kind_of(archive)) {
             case MessageKind::reply: {
-                auto reply = unpacked<TaskReply>(archive);
+                auto reply = unpacked<WiredReply>(archive);
                 note(reply.pool, HostReply{reply.number, reply.is_value, std::move(frame.body),
                                            reply.duration_ns, std::move(reply.output.output)});
                 answers = 1;
                 break;
             }
             case MessageKind::failure: {
-                auto failure = unpacked<TaskFailure>(archive);
+                auto failure = unpacked<WiredFailure>(archive);
                 LaneId lane = failure.pool;
                 answers = failure.rest ? 0 : 1;
                 note(lane, host_failure(std::move(failure), std::move(frame.body)));

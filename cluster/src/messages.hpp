@@ -166,7 +166,7 @@ struct WiredOutput {
     }
 };
 
-struct TaskReply {
+struct WiredReply {
     std::uint32_t pool = 0;
     std::uint64_t number = 0;
     bool is_value = false;
@@ -202,7 +202,7 @@ struct WiredDetails {
 WiredDetails wired(const TaskError::Details& details);
 TaskError::Details unwired(WiredDetails details);
 
-struct TaskFailure {
+struct WiredFailure {
     std::uint32_t pool = 0;
     std::uint64_t number = 0;
     std::uint8_t kind = 0;                  // FailureKind

@@ -111,9 +111,9 @@ TEST_CASE("An answer to what nobody asked is dropped", "[cluster]") {
     Pool pool(job.options());
     using namespace sidestep::detail;
     job.say(1, packed(MessageKind::reply,
-                      TaskReply{.pool = 1, .number = 77, .is_value = true, .output = {}}));
+                      WiredReply{.pool = 1, .number = 77, .is_value = true, .output = {}}));
     job.say(1, packed(MessageKind::reply,
-                      TaskReply{.pool = 99, .number = 1, .is_value = true, .output = {}}));
+                      WiredReply{.pool = 99, .number = 1, .is_value = true, .output = {}}));
     job.say(1, packed(MessageKind::closed, PoolWord{99, {}}));
     CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
 }

@@ -13,41 +13,40 @@
 //     srun -N 8 --ntasks-per-node=1 -c 32 --mpi=pmix ./program
 //
 // Started by itself, the program does not touch MPI, and the pool has this machine's workers.
-// docs/cluster.md takes you from an installation to two real hosts.
+// docs/guide/cluster.md takes you from an installation to two real hosts.
 //
-// How: the launcher starts the program on each host. In the first process init() returns; the
-// others
-//      become agents, one for each host, which run worker processes, as a pool on one machine does:
-//      a task that crashes costs a worker process, and not the job. A pool has a worker for each
-//      CPU that the processes may use (processes = n: n in all, this host's first); processes of
-//      one host that may use the same CPUs share them, and this one leaves one to the program.
-// What is the same: all that a Pool does: maps and streams, timeouts, memory limits, retries,
+// How:  the launcher starts the program on each host. In the first process init() returns; the
+//      others become agents, one for each host, which run worker processes, as a pool on one
+//      machine does: a task that crashes costs a worker process, and not the job. A pool has a
+//      worker for each CPU that the processes may use (processes = n: n in all, this host's
+//      first); processes of one host that may use the same CPUs share them, and this one leaves
+//      one to the program.
+// The same:  all that a Pool does: maps and streams, timeouts, memory limits, retries,
 //      priorities, keys, cancelling, captured output, initializers (in each worker of each host).
 //      Where a task ran tell this_task::host() in it, and TaskError::host().
-// What is not: shared memory, locks, queues and other handles exist on one host; a task or hook
-// with
-//      one is refused by submit() (std::invalid_argument). resize() is refused. To cancel a task
-//      that another host has is always possible, and running() says true of it, begun or not: the
-//      host has a few milliseconds of work ahead. stats() and trace() tell of each other host as a
-//      whole, a trace by one track for each. Workers of such a pool are started by the fork server.
+// Not the same:  shared memory, locks, queues and other handles exist on one host; a task or hook
+//      with one is refused by submit() (std::invalid_argument). resize() is refused. To cancel a
+//      task that another host has is always possible, and running() says true of it, begun or not:
+//      the host has a few milliseconds of work ahead. stats() and trace() tell of each other host
+//      as a whole, a trace by one track for each. Workers of such a pool are started by the fork
+//      server.
 // Threads: as a pool. One more thread calls MPI, and no other does: a program that wants MPI for
 //      itself cannot have it (MPI_Init() fails after init()).
-// Fork:   a forked copy has no hosts: cluster() gives it this machine's workers.
-// Peer death:
-//      a worker    costs its task (WorkerLost, or a retry), whatever its host.
-//      a process of the job, its host, or the launcher: MPI ends the whole job, with an exit code
-//                  that is not 0, and nothing is left. If it does not (a host that was cut off),
-//                  tasks fail with HostLost after 30 seconds of silence (SIDESTEP_HOST_TIMEOUT, in
-//                  the environment of the first process, in seconds); retries run elsewhere, and
-//                  when the program ends, the job is aborted, exit code 1.
-//      So no result of a part is ever taken for the whole. Hosts cannot be added.
+// Fork: a forked copy has no hosts: cluster() gives it this machine's workers.
+// Peer death: a worker's costs its task (WorkerLost, or a retry), whatever its host. That of a
+//      process of the job, of its host or of the launcher: MPI ends the whole job, with an exit
+//      code that is not 0, and nothing is left. If it does not (a host that was cut off), tasks
+//      fail with HostLost after 30 seconds of silence (SIDESTEP_HOST_TIMEOUT, in the environment
+//      of the first process, in seconds); retries run elsewhere, and when the program ends, the
+//      job is aborted, exit code 1. So no result of a part is ever taken for the whole. Hosts
+//      cannot be added.
 // Trust: none of its own: whoever may start processes in the job, or write to its network, is
 //      trusted.
 // Errors: said on stderr, and the job ends: another build of the program on some host, which is
 //      named; processes that are no job for this MPI (the mpirun of another one). A process that is
 //      bound to a part of its host's CPUs is warned of.
-// Environment: the launcher's variables are kept from workers. (Not from a child that you start by
-//      subprocess: if it uses MPI, give it an environment without them.) SIDESTEP_CLUSTER=local:
+// Environment:  the launcher's variables are kept from workers. (Not from a child that you start by
+//      subprocess: if it uses MPI, give it an environment without them.) `SIDESTEP_CLUSTER=local`:
 //      this machine alone, whatever started the program.
 #pragma once
 

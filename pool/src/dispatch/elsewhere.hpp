@@ -1,4 +1,5 @@
-// Where tasks may run but in lanes: on other hosts. All that a dispatcher and the policies know of it.
+// Where tasks may run but in lanes: on other hosts. All that a dispatcher and the policies know of
+// it.
 #pragma once
 
 #include <cstdint>

@@ -23,8 +23,8 @@ class ChunkRecovery {
     bool recover(Lane& lane, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
                  Hold& hold) noexcept POOL_LOCKED;
     // The same for one that had finished so much elsewhere. What comes after the item that is to
-    // blame is a task of its own, which is returned: it has no place yet. Null: nothing does. Throws
-    // std::bad_alloc; then the task is as it was.
+    // blame is a task of its own, which is returned: it has no place yet. Null: nothing comes.
+    // Throws std::bad_alloc; then the task is as it was.
     PoolTaskRef split_at(PoolTask* task, PartialResult partial, FailureKind kind,
                          const std::exception_ptr& error, Hold& hold) POOL_LOCKED;
     // The pool has one more task, a part of another one.

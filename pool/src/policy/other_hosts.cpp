@@ -50,7 +50,7 @@ void OtherHosts::require_no_handles(const PoolTask& task) {
     throw std::invalid_argument(
         "an argument of this task is or has a handle of shared memory, a lock, a queue or another "
         "descriptor: that exists on this host alone, and this pool has workers on others. Pass the "
-        "data by value, use a Manager that listens on the network, or a pool without cluster()");
+        "data by value, or use a pool without cluster()");
 }
 
 void OtherHosts::add_shares(std::vector<Hosts::Share>& shares) const {
@@ -61,8 +61,8 @@ void OtherHosts::add_shares(std::vector<Hosts::Share>& shares) const {
 void OtherHosts::add_stats(std::vector<HostStats>& stats) const {
     for (const HostLink& host : hosts_)
         if (host.workers > 0)
-            stats.push_back({host.name, host.workers, host.done, host.tasks.size(), host.failures,
-                             host.lost});
+            stats.push_back(
+                {host.name, host.workers, host.done, host.tasks.size(), host.failures, host.lost});
 }
 
 // --- which tasks go there ----------------------------------------------------------------------
@@ -112,17 +112,12 @@ bool OtherHosts::start_on(HostLink& host, PoolTask& task) noexcept {
     try {
         if (task.given.block) task.keep_arguments();  // they are sent later
         PoolTask::ArgumentView arguments = task.argument_view();
-        const std::byte* data = arguments.block ? rooms_.arguments.data(arguments.block)
-                                                : arguments.inline_bytes;
-        HostOrder order{number,
-                        task.id,
-                        task.options,
-                        task.items.begin,
-                        task.items.end,
-                        task.items.first,
-                        task.failures.attempts,
-                        {data, arguments.size},
-                        task.given.kept};
+        const std::byte* data =
+            arguments.block ? rooms_.arguments.data(arguments.block) : arguments.inline_bytes;
+        HostOrder order{
+            number,         task.id,          task.options,           task.items.begin,
+            task.items.end, task.items.first, task.failures.attempts, {data, arguments.size},
+            task.given.kept};
         host.tasks.emplace(number, &task);
         host.lane->start(order);
     } catch (const std::exception&) {
@@ -159,8 +154,8 @@ void OtherHosts::note(const HostLink& host, PoolTask& task, std::uint64_t durati
                       const char* outcome) {
     task.submitted_ns = 0;
     auto track = static_cast<std::uint32_t>(rooms_.dispatcher.lanes().size()) + host.index;
-    rooms_.insight.note_run(
-        facts_of(task), {track, track, 0, steady_now_ns() - duration_ns, duration_ns, outcome});
+    rooms_.insight.note_run(facts_of(task),
+                            {track, track, 0, steady_now_ns() - duration_ns, duration_ns, outcome});
 }
 
 namespace {
@@ -237,7 +232,8 @@ void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
     std::uint64_t number = chunk->rest;
     PoolTaskRef rest;
     try {
-        rest = policies_.chunks.split_at(task, {chunk->items, std::move(chunk->bytes)}, failure.kind, error, hold);
+        rest = policies_.chunks.split_at(task, {chunk->items, std::move(chunk->bytes)},
+                                         failure.kind, error, hold);
     } catch (const std::bad_alloc&) {
         host.lane->cancel(number, HostLane::Cancel::running_too);
         return policies_.retries.retry_or_fail(task, failure.kind, std::move(error), hold);
@@ -247,7 +243,8 @@ void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
         host.lane->cancel(number, HostLane::Cancel::running_too);
         return rooms_.task_end.cancel(rest.get(), spare_errors().interrupted, hold);
     }
-    if (number == 0) return rooms_.dispatcher.backlog().push_back(rest.get());  // it did not keep it
+    if (number == 0)
+        return rooms_.dispatcher.backlog().push_back(rest.get());  // it did not keep it
     try {
         host.tasks.emplace(number, rest.get());
         rest->place = PoolTask::Place::elsewhere;
@@ -262,14 +259,14 @@ void OtherHosts::take(HostLink& host, HostCancelled& cancelled, Hold& hold) {
     PoolTask* task = end_on(host, cancelled.number);
     if (!task) return;
     if (rooms_.life.ending()) return fail_at_end(rooms_, task, hold);
-    rooms_.task_end.cancel(task, rooms_.life.running() ? spare_errors().cancelled : spare_errors().shut_down,
-                     hold);
+    rooms_.task_end.cancel(
+        task, rooms_.life.running() ? spare_errors().cancelled : spare_errors().shut_down, hold);
 }
 
 void OtherHosts::take(HostLink& host, HostBroken& broken, Hold& hold) {
     if (rooms_.life.ending()) return;
-    policies_.end.break_down(broken_pool([&] { return fmt::format("{} (on host {})", broken.why, host.name); }),
-               hold);
+    policies_.end.break_down(
+        broken_pool([&] { return fmt::format("{} (on host {})", broken.why, host.name); }), hold);
 }
 
 void OtherHosts::take(HostLink& host, HostClosed&, Hold& hold) {

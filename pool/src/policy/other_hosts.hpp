@@ -77,7 +77,7 @@ class OtherHosts final : public Elsewhere {
 
     const PoolRooms rooms_;
     const Policies policies_;
-    std::uint32_t workers_ = 0;             // constant after open()
+    std::uint32_t workers_ = 0;                // constant after open()
     std::deque<HostLink> hosts_ POOL_GUARDED;  // constant in number after open()
 };
 

@@ -141,8 +141,8 @@ struct TaskRecord {
     Items items;
     std::uint64_t serial = 0;
     Lane* lane = nullptr;            // that has it
-    std::uint64_t number = 0;        // elsewhere: its number there, and
-    std::uint32_t host = 0;          //   the host whose it is
+    std::uint64_t number = 0;        // elsewhere: its number there,
+    std::uint32_t host = 0;          //   and whose it is
     std::uint64_t submitted_ns = 0;  // steady clock; 0: its wait is not measured
     Completions* sink = nullptr;
     PoolTask* next = nullptr;  // in a TaskList, then in the sink
