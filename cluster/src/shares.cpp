@@ -31,8 +31,9 @@ std::vector<Hosts::Share> shares_of(std::span<const Hello> ranks,
     unsigned left = *processes;
     if (left > sum) {
         left -= sum;
-        for (std::size_t i = 0; left > 0; i = (i + 1) % shares.size(), --left)
-            ++shares[i].processes;
+        auto hosts = static_cast<unsigned>(shares.size());
+        for (unsigned i = 0; i < hosts; ++i)
+            shares[i].processes += left / hosts + (i < left % hosts ? 1 : 0);
         return shares;
     }
     for (Hosts::Share& share : shares) {

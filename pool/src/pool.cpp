@@ -72,6 +72,14 @@ detail::HostPlan share_out(PoolOptions& options) {
     if (!options.hosts) return plan;
     plan.options = options;
     plan.shares = options.hosts->share_out(options.processes);
+    for (detail::Hosts::Share& share : plan.shares) {
+        if (!options.processes) share.processes = std::min(share.processes, kMaxWorkers);
+        if (share.processes > kMaxWorkers)
+            refuse(
+                fmt::format("processes is {}, {} of them on host {}; a pool has 1 to {} workers "
+                            "on each host",
+                            *options.processes, share.processes, share.name, kMaxWorkers));
+    }
     options.processes = plan.shares.front().processes;
     return plan;
 }

@@ -93,6 +93,13 @@ TEST_CASE("So many processes in all are wanted", "[cluster]") {
         CHECK(pool.hosts().size() == std::min(wanted == 2 ? 2u : 3u, wanted));
         CHECK(pool.apply(test::add, 1, 2) == 3);
     }
+    try {
+        Pool too_many(job.options({.processes = 4'000'000'000}));
+        FAIL("no host has so many");
+    } catch (const std::invalid_argument& error) {
+        CHECK_THAT(error.what(), Catch::Contains("processes is 4000000000"));
+        CHECK_THAT(error.what(), Catch::Contains("1 to 1024 workers on each host"));
+    }
     Pool inline_pool(job.options({.processes = 0}));
     CHECK(inline_pool.processes() == 0);
     CHECK(inline_pool.apply(process, 0) == ::getpid());

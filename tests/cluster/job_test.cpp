@@ -84,6 +84,8 @@ TEST_CASE("Processes that are asked for are given out in order, then in turn", "
     CHECK(workers(ranks, 5) == std::vector<unsigned>{3, 2});
     CHECK(workers(ranks, 7) == std::vector<unsigned>{3, 4});
     CHECK(workers(ranks, 10) == std::vector<unsigned>{5, 5});
+    CHECK(workers(ranks, 11) == std::vector<unsigned>{5, 6});
+    CHECK(workers(ranks, 4'000'000'000) == std::vector<unsigned>{2'000'000'000, 2'000'000'000});
 }
 
 TEST_CASE("A rank that is bound to a part of its host is warned of, if it is alone there",
