@@ -38,6 +38,19 @@ exec sleep infinity
 """
 
 
+# Whoever refuses is there.
+KNOCK = """
+import errno, socket, sys
+knocking = socket.socket()
+knocking.settimeout(1)
+sys.exit(knocking.connect_ex((sys.argv[1], 9)) not in (0, errno.ECONNREFUSED))
+"""
+
+
+def address(name):
+    return f"10.77.0.{NAMES.index(name) + 1}"
+
+
 class NotHere(Exception):
     """Hosts cannot be made here, and why."""
 
@@ -54,7 +67,7 @@ class Hosts:
         if os.geteuid() != 0:
             raise NotHere("this user may not make namespaces: root may")
         # Short: Open MPI has sockets there.
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hosts-"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sidestep-hosts-"))
         self.holders = []
         self.spaces = {}
         try:
@@ -67,7 +80,7 @@ class Hosts:
     def make(self):
         (self.folder / "tmp").mkdir()
         lines = ["127.0.0.1 localhost"]
-        lines += [f"10.77.0.{i + 1} {name}" for i, name in enumerate(NAMES)]
+        lines += [f"{address(name)} {name}" for name in NAMES]
         (self.folder / "etc-hosts").write_text("\n".join(lines) + "\n")
         enter = self.folder / "enter"
         enter.write_text(ENTER % {"folder": self.folder})
@@ -102,9 +115,28 @@ class Hosts:
             self.inside(NAMES[0], "ip", "link", "add", f"to{i}", "type", "veth", "peer", "name",
                         "eth0", "netns", str(self.holders[i].pid))
             self.inside(NAMES[0], "ip", "link", "set", f"to{i}", "master", "bridge", "up")
-            self.inside(name, "ip", "addr", "add", f"10.77.0.{i + 1}/24", "dev", "eth0")
+            self.inside(name, "ip", "addr", "add", f"{address(name)}/24", "dev", "eth0")
             self.inside(name, "ip", "link", "set", "eth0", "up")
         self.inside(NAMES[0], "ip", "link", "set", "bridge", "up")
+        for name in NAMES[1:]:
+            self.wait_for_network(name)
+
+    def wait_for_network(self, name):
+        """A link that was set up carries nothing for up to a second, and who asks is told that there is
+        no such host: a launcher's daemon ends, and its launcher waits for it for ever."""
+        end = time.monotonic() + 10
+        ways = [(NAMES[0], address(name)), (name, address(NAMES[0]))]
+        while ways and time.monotonic() < end:
+            ways = [way for way in ways if not self.reaches(*way)]
+        if ways:
+            raise NotHere(f"no network between namespaces: {ways[0][0]} does not reach {ways[0][1]}")
+
+    def reaches(self, name, where):
+        try:
+            self.inside(name, sys.executable, "-c", KNOCK, where)
+            return True
+        except subprocess.CalledProcessError:
+            return False
 
     def cut_off(self, name):
         """From now on nothing passes between this host and the others."""
@@ -112,6 +144,7 @@ class Hosts:
 
     def join_again(self, name):
         self.inside(NAMES[0], "ip", "link", "set", f"to{NAMES.index(name)}", "up")
+        self.wait_for_network(name)
 
     def launch(self, mpi, *words, hosts=NAMES, seconds=40, environment=None, options=(),
                bind="none"):
