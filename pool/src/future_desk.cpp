@@ -53,7 +53,7 @@ PoolTaskRef FutureDesk::wait_next(PoolTask*& first, PoolTask*& last) {
     return PoolTaskRef(task);
 }
 
-void FutureDesk::forget(const Completions& sink, PoolTask*& first) noexcept {
+void FutureDesk::forget(const TaskSink& sink, PoolTask*& first) noexcept {
     if (!pool_.owner.is_here()) return;
     PoolLock lock(rooms_.mutex);
     auto leave = [&](PoolTask* task) {

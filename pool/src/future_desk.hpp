@@ -36,7 +36,7 @@ class FutureDesk {
     // copy.
     PoolTaskRef wait_next(PoolTask*& first, PoolTask*& last) POOL_UNLOCKED;
     // The sink goes away: its tasks complete without it.
-    void forget(const Completions& sink, PoolTask*& first) noexcept POOL_UNLOCKED;
+    void forget(const TaskSink& sink, PoolTask*& first) noexcept POOL_UNLOCKED;
 
   private:
     void drain(Hold& hold) POOL_LOCKED;

@@ -118,7 +118,7 @@ void PoolCore::end_map() {
     if (tasks_.life.end_map() && !tasks_.life.running()) hold.wake_waiters();
 }
 
-void PoolCore::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
+void PoolCore::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     owner_.require_here();
     Hold hold(mutex_, *this);
     tasks_.life.require_accepting(begun);

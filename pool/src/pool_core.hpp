@@ -68,7 +68,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     }
     const PoolOptions& options() const { return options_; }
 
-    void submit(const PoolTaskRef& task, Completions* sink, bool begun) POOL_UNLOCKED;
+    void submit(const PoolTaskRef& task, TaskSink* sink, bool begun) POOL_UNLOCKED;
     void submit_again(const PoolTaskRef& task) POOL_UNLOCKED;
     void check_open() POOL_UNLOCKED;
     // Between them join() waits: a map is collected.

@@ -47,7 +47,7 @@ std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
     return std::make_shared<OpenMap>(core);
 }
 
-void PoolTask::submit(const PoolTaskRef& task, Completions* sink, bool begun) {
+void PoolTask::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     // A part of a chunk may be wanted once more, when all of it is done.
     if (task->is_chunk() && task->options && task->options->retry.max_attempts > 1)
         task->keep_arguments();
@@ -216,8 +216,8 @@ const TaskOutput* PoolTask::output() const {
     return &lost;
 }
 
-Completions::Completions(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}
-Completions::~Completions() { core_->desk().forget(*this, first_); }
-PoolTaskRef Completions::next() { return core_->desk().wait_next(first_, last_); }
+TaskSink::TaskSink(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}
+TaskSink::~TaskSink() { core_->desk().forget(*this, first_); }
+PoolTaskRef TaskSink::next() { return core_->desk().wait_next(first_, last_); }
 
 }  // namespace sidestep::detail

@@ -78,7 +78,7 @@ class Stream
         detail::check_open(*core_);
         detail::check_map_options(options);
         if (options.task.says_anything()) options_ = std::make_unique<TaskOptions>(options.task);
-        if constexpr (kUnordered) completions_ = std::make_unique<detail::Completions>(core_);
+        if constexpr (kUnordered) sink_ = std::make_unique<detail::TaskSink>(core_);
     }
     Stream(Stream&&) = default;
     Stream& operator=(Stream&&) = delete;
@@ -259,7 +259,7 @@ class Stream
         std::size_t first = window_.submitted();
         try {
             task->set_chunk(static_cast<std::uint32_t>(count), first);
-            detail::PoolTask::submit(task, completions_.get(), true);
+            detail::PoolTask::submit(task, sink_.get(), true);
         } catch (...) {  // the pool takes no more
             input_ended_ = true;
             return fail(count, std::current_exception(), true);
@@ -287,7 +287,7 @@ class Stream
                 std::find_if(at, flying_.end(), [](const Flying& c) { return !c.task && !c.last; });
             if (at == flying_.end()) at = flying_.begin();
             if (at->task) {
-                detail::PoolTaskRef done = completions_->next();
+                detail::PoolTaskRef done = sink_->next();
                 at = std::find_if(flying_.begin(), flying_.end(),
                                   [&](const Flying& c) { return c.task.get() == done.get(); });
             }
@@ -389,8 +389,8 @@ class Stream
     F f_;
     detail::Input<Range> input_;
     detail::ChunkWindow window_;
-    std::unique_ptr<TaskOptions> options_;              // null: the pool's
-    std::unique_ptr<detail::Completions> completions_;  // unordered only
+    std::unique_ptr<TaskOptions> options_;    // null: the pool's
+    std::unique_ptr<detail::TaskSink> sink_;  // unordered only
     std::deque<Flying> flying_;
     std::unique_ptr<Open> open_;
     // Told of what is done and what was pulled; null: results are handed over at the end.

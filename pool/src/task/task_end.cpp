@@ -9,7 +9,7 @@ void TaskEnd::complete(PoolTask* task, Hold& hold) noexcept {
     task->place = PoolTask::Place::done;
     ++completed_;
     if (!task->outcome.has_value) ++(task->outcome.cancelled ? cancelled_ : failed_);
-    if (Completions* sink = task->sink) {
+    if (TaskSink* sink = task->sink) {
         task->next = nullptr;
         (sink->last_ ? sink->last_->next : sink->first_) = task;
         sink->last_ = task;

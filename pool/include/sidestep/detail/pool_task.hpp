@@ -20,12 +20,12 @@ void check_open(PoolCore& core);
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core);
 
 // Tasks of one consumer (a stream), in the order in which they are completed.
-class Completions {
+class TaskSink {
   public:
-    explicit Completions(std::shared_ptr<PoolCore> core);
-    ~Completions();
-    Completions(const Completions&) = delete;
-    Completions& operator=(const Completions&) = delete;
+    explicit TaskSink(std::shared_ptr<PoolCore> core);
+    ~TaskSink();
+    TaskSink(const TaskSink&) = delete;
+    TaskSink& operator=(const TaskSink&) = delete;
 
     // Waits for the next completed task that was submitted with this sink.
     PoolTaskRef next();
@@ -144,7 +144,7 @@ struct TaskRecord {
     std::uint64_t number = 0;        // elsewhere: its number there,
     std::uint32_t host = 0;          //   and whose it is
     std::uint64_t submitted_ns = 0;  // steady clock; 0: its wait is not measured
-    Completions* sink = nullptr;
+    TaskSink* sink = nullptr;
     PoolTask* next = nullptr;  // in a TaskList, then in the sink
     PoolTask* previous = nullptr;
     PoolTask* next_dropped = nullptr;  // completed, its reference to be dropped (Hold)
@@ -163,7 +163,7 @@ class PoolTask final : public TaskState, public TaskRecord {
     FdSink* fds() { return &given.descriptors; }  // those in the arguments go with the task
     // Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it
     // was; so if it is joined), or terminated (begun: CancelledError), BrokenPool if it is broken.
-    static void submit(const PoolTaskRef& task, Completions* sink = nullptr, bool begun = false);
+    static void submit(const PoolTaskRef& task, TaskSink* sink = nullptr, bool begun = false);
     // Takes it back if no worker has begun it.
     bool cancel_waiting();
 
