@@ -110,6 +110,28 @@ int die(int signal) {
     return signal;
 }
 
+// Member functions, virtual ones and those of a second base.
+struct Polygon {
+    int sides = 6;
+    virtual ~Polygon() = default;
+    virtual int corners() const { return 0; }
+    int count(int times) const { return times * sides; }
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(sides);
+    }
+};
+struct Named {
+    virtual ~Named() = default;
+    virtual int length() const { return 0; }
+    int own() const { return size; }
+    int size = 8;
+};
+struct Hexagon : Polygon, Named {
+    int corners() const override { return sides; }
+    int length() const override { return sides + 1; }
+};
+
 // --- pools -------------------------------------------------------------------------------------
 
 // f(x) is factor * x + more for each x.
@@ -140,6 +162,11 @@ void check_callables(Pool& pool) {
     EXPECT(pool.submit(looked_up, 3).get() == 70);
     EXPECT(pool.submit(plus<double>, 1.5, 2.0).get() == 3.5);
     EXPECT(pool.submit(plus<std::string>, std::string("a"), std::string("b")).get() == "ab");
+    EXPECT(pool.submit(&Polygon::count, Hexagon{}, 2).get() == 12);
+    EXPECT(pool.submit(&Polygon::corners, Hexagon{}).get() == 6);
+    EXPECT(pool.submit(static_cast<int (Hexagon::*)() const>(&Named::length), Hexagon{}).get() ==
+           7);
+    EXPECT(pool.submit(static_cast<int (Hexagon::*)() const>(&Named::own), Hexagon{}).get() == 8);
     EXPECT(pool.submit(repeat, std::string("xyz"), 300000).get().size() == 900000);
 }
 

@@ -2,6 +2,7 @@
 //
 // A callable is one of
 //   - a function pointer: where the function lies in the program travels, the program is the same;
+//   - a pointer to a member (function or not): the object is the first argument;
 //   - a lambda that captures nothing, or any empty default-constructible functor: the type is all;
 //   - a functor with state and a cereal `serialize`: its state travels;
 //   - bind(f, args...): a callable with its first arguments.
@@ -26,8 +27,10 @@
 //          SerializationError for a task of another build of the program.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -62,10 +65,29 @@ CodeAddress locate_code(const void* function);
 // Of a function pointer among arguments: damaged bytes, or a function of another type, are no
 // address to jump to. `signature`: of the pointer's type.
 std::uint64_t check_word(const CodeAddress& address, std::uint64_t signature) noexcept;
+// A pointer to a member function, for the processes of one build: a place in the program, or of a
+// virtual one an offset in vtables; and what is added to the object's address.
+struct MemberAddress {
+    CodeAddress where;  // not of a virtual one
+    std::uint64_t is_virtual = 0;
+    std::uint64_t entry = 0;
+    std::uint64_t adjustment = 0;
+
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(where, is_virtual, entry, adjustment);
+    }
+};
+using MemberWords = std::array<std::uint64_t, 2>;  // as the compiler has it
+MemberAddress locate_member(const MemberWords& words);
+std::uint64_t check_word(const MemberAddress& address, std::uint64_t signature) noexcept;
+// Null of a virtual one: which function it is, the object says.
+const void* member_function(const MemberWords& words) noexcept;
 [[noreturn]] void throw_function_refused();
 [[noreturn]] void throw_function_damaged();
 // Throws SerializationError if this process has no such code.
 const void* resolve_code(const CodeAddress& address);
+MemberWords resolve_member(const MemberAddress& address);
 
 class SentCall;
 
@@ -130,6 +152,11 @@ template <class Body>
 template <class F>
 concept FunctionPointer = std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>;
 template <class F>
+concept MemberFunctionPointer = std::is_member_function_pointer_v<F>;
+// Names a place in the program: another process finds its own.
+template <class F>
+concept CodePointer = FunctionPointer<F> || MemberFunctionPointer<F>;
+template <class F>
 concept Captureless =
     std::is_class_v<F> && std::is_empty_v<F> && std::is_default_constructible_v<F>;
 // (cereal says yes to pointers, only to stop the compiler later with a message of its own.)
@@ -141,21 +168,53 @@ template <class F>
 concept StatefulFunctor =
     std::is_class_v<F> && !Captureless<F> && Travels<F> && std::is_default_constructible_v<F>;
 template <class F>
-concept TaskCallable = FunctionPointer<F> || Captureless<F> || StatefulFunctor<F>;
+concept TaskCallable =
+    CodePointer<F> || std::is_member_object_pointer_v<F> || Captureless<F> || StatefulFunctor<F>;
 
+template <MemberFunctionPointer F>
+MemberWords words_of(const F& f) {
+    static_assert(sizeof(F) == sizeof(MemberWords), "the Itanium C++ ABI has two words for it");
+    MemberWords words;
+    std::memcpy(&words, &f, sizeof f);
+    return words;
+}
 // For messages: the function that a pointer points to, else null.
 template <class F>
 const void* function_address(const F& f) {
     if constexpr (FunctionPointer<std::decay_t<F>>)
         return reinterpret_cast<const void*>(static_cast<std::decay_t<F>>(f));
+    else if constexpr (MemberFunctionPointer<F>)
+        return member_function(words_of(f));
     else
         return nullptr;
 }
 
+template <FunctionPointer F>
+CodeAddress locate_code(const F& f) {
+    return locate_code(reinterpret_cast<const void*>(f));
+}
+template <MemberFunctionPointer F>
+MemberAddress locate_code(const F& f) {
+    return locate_member(words_of(f));
+}
+template <CodePointer F>
+F resolve_as(const decltype(locate_code(std::declval<const F&>()))& address) {
+    if constexpr (FunctionPointer<F>) {
+        return reinterpret_cast<F>(const_cast<void*>(resolve_code(address)));
+    } else {
+        MemberWords words = resolve_member(address);
+        F f;
+        std::memcpy(&f, &words, sizeof f);
+        return f;
+    }
+}
+
 template <class F>
 void save_callable(OutputArchive& archive, const F& f) {
-    if constexpr (FunctionPointer<F>)
-        archive(locate_code(reinterpret_cast<const void*>(f)));
+    if constexpr (CodePointer<F>)
+        archive(locate_code(f));
+    else if constexpr (std::is_member_object_pointer_v<F>)
+        archive.write(&f, sizeof f);  // an offset, which is the same in all processes of a build
     else if constexpr (!Captureless<F>)
         archive(f);
 }
@@ -163,13 +222,16 @@ void save_callable(OutputArchive& archive, const F& f) {
 template <class F>
 F load_callable(InputArchive& archive) {
     archive.allow_functions();
-    if constexpr (FunctionPointer<F>) {
-        CodeAddress address;
+    if constexpr (CodePointer<F>) {
+        decltype(locate_code(std::declval<const F&>())) address;
         archive(address);
-        return reinterpret_cast<F>(const_cast<void*>(resolve_code(address)));
+        return resolve_as<F>(address);
     } else {
         F f{};
-        if constexpr (!Captureless<F>) archive(f);
+        if constexpr (std::is_member_object_pointer_v<F>)
+            archive.read(&f, sizeof f);
+        else if constexpr (!Captureless<F>)
+            archive(f);
         return f;
     }
 }
@@ -177,8 +239,8 @@ F load_callable(InputArchive& archive) {
 // The same inside of a bind(), which may be a part of anything.
 template <class F>
 void save_bound(OutputArchive& archive, const F& f) {
-    if constexpr (FunctionPointer<F>) {
-        CodeAddress address = locate_code(reinterpret_cast<const void*>(f));
+    if constexpr (CodePointer<F>) {
+        auto address = locate_code(f);
         archive(address, check_word(address, hash_text(type_text<F>())));
     } else {
         save_callable(archive, f);
@@ -186,19 +248,19 @@ void save_bound(OutputArchive& archive, const F& f) {
 }
 template <class F>
 void load_bound(InputArchive& archive, F& f) {
-    if constexpr (FunctionPointer<F>) {
+    if constexpr (CodePointer<F>) {
         if (!archive.functions_allowed()) throw_function_refused();
-        CodeAddress address;
+        decltype(locate_code(std::declval<const F&>())) address;
         std::uint64_t check = 0;
         archive(address, check);
         if (check != check_word(address, hash_text(type_text<F>()))) throw_function_damaged();
-        f = reinterpret_cast<F>(const_cast<void*>(resolve_code(address)));
+        f = resolve_as<F>(address);
     } else if constexpr (!Captureless<F>) {
         archive(f);
     }
 }
 
-template <FunctionPointer F, class... Args>
+template <CodePointer F, class... Args>
 inline constexpr bool names_code<Bound<F, Args...>> = true;
 
 // --- arguments and results -------------------------------------------------------------------
@@ -270,6 +332,10 @@ constexpr void check_task() {
     }
 }
 
+// The exception that is being handled; that of an archive says what could not be read: else it
+// would look like one that the task threw.
+[[noreturn]] void rethrow_unread(const char* what);
+
 // A callable with its arguments: how it is written, and read back.
 template <class F, class... Args>
 struct CallParts {
@@ -282,7 +348,11 @@ struct CallParts {
     }
     static CallParts load(InputArchive& archive) {
         CallParts parts{load_callable<F>(archive), std::tuple<Args...>{make_blank<Args>()...}};
-        archive(parts.args);
+        try {
+            archive(parts.args);
+        } catch (...) {
+            rethrow_unread("an argument of the task");
+        }
         return parts;
     }
 };
@@ -348,6 +418,8 @@ auto bind(F&& f, Args&&... args) {
     static_assert(detail::TaskCallable<Callable>,
                   "bind() takes a function pointer, a captureless lambda or a functor with a "
                   "`serialize` member");
+    static_assert(!std::is_member_object_pointer_v<Callable>,
+                  "bind() takes no pointer to a data member: a lambda that reads it does the same");
     return Bound<Callable, detail::Stored<Args>...>(
         std::forward<F>(f), std::tuple<detail::Stored<Args>...>(std::forward<Args>(args)...));
 }

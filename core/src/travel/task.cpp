@@ -49,6 +49,64 @@ const void* resolve_code(const CodeAddress& address) {
     return code;
 }
 
+namespace {
+
+// Where the C++ ABI has the mark of a virtual function, and its offset in the vtable: the Itanium
+// ABI in the pointer (2.3), since functions have even addresses; AArch64's and Arm's (GenC++ABI
+// 3.2.1, where they may be odd) in the adjustment, which is doubled.
+#if defined(__aarch64__) || defined(__arm__)
+constexpr bool kMarkInAdjustment = true;
+#else
+constexpr bool kMarkInAdjustment = false;
+#endif
+
+bool is_virtual(const MemberWords& words) noexcept {
+    return ((kMarkInAdjustment ? words[1] : words[0]) & 1) != 0;
+}
+
+}  // namespace
+
+MemberAddress locate_member(const MemberWords& words) {
+    MemberAddress address;
+    address.adjustment = words[1];
+    address.is_virtual = is_virtual(words);
+    if (address.is_virtual)
+        address.entry = words[0];
+    else
+        address.where = locate_code(reinterpret_cast<const void*>(words[0]));
+    return address;
+}
+
+MemberWords resolve_member(const MemberAddress& address) {
+    MemberWords words{address.entry, address.adjustment};
+    if (!address.is_virtual)
+        words[0] = reinterpret_cast<std::uint64_t>(resolve_code(address.where));
+    if (is_virtual(words) != (address.is_virtual != 0)) throw_function_damaged();
+    return words;
+}
+
+std::uint64_t check_word(const MemberAddress& address, std::uint64_t signature) noexcept {
+    return check_word(CodeAddress{address.entry ^ address.is_virtual << 63, address.adjustment},
+                      check_word(address.where, signature));
+}
+
+const void* member_function(const MemberWords& words) noexcept {
+    return is_virtual(words) ? nullptr : reinterpret_cast<const void*>(words[0]);
+}
+
+void rethrow_unread(const char* what) {
+    auto with = [what](const std::exception& error) {
+        return SerializationError(fmt::format("{} could not be read: {}", what, error.what()));
+    };
+    try {
+        throw;
+    } catch (const SerializationError& error) {
+        throw with(error);
+    } catch (const cereal::Exception& error) {
+        throw with(error);
+    }
+}
+
 TaskId identify(const TaskEntry& entry) {
     ModuleAddress at = locate(&entry);
     return {{at.module, at.offset}, entry.signature};

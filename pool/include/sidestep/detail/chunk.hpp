@@ -197,7 +197,11 @@ struct Chunk {
             std::size_t mark = result.buffer().size();
             try {
                 Item item = make_blank<Item>();
-                load_sized(arguments, item);
+                try {
+                    load_sized(arguments, item);
+                } catch (...) {
+                    rethrow_unread("an item of the map");
+                }
                 if (measured)
                     call_measured(f, std::move(item), result, *times);
                 else if constexpr (std::is_void_v<Result>)
