@@ -45,6 +45,14 @@ bool LocalTaskBase::try_fail(std::exception_ptr error) {
     return try_finish([&] { failure_ = std::move(error); });
 }
 
+bool LocalTaskBase::fail_cancelled(std::exception_ptr error) {
+    std::unique_lock lock(mutex_);
+    if (state_ == State::cancelled || state_ == State::finished) return false;
+    failure_ = std::move(error);
+    complete(lock, State::cancelled);
+    return true;
+}
+
 void LocalTaskBase::time_out(std::exception_ptr error) {
     if (try_fail(std::move(error))) ask_to_stop();
 }

@@ -98,10 +98,8 @@ Pool::~Pool() {
         core_->keep_for_ever();  // what it owns is the parent's: nothing is touched, or freed
         return;
     }
-    if (std::uncaught_exceptions() > exceptions_at_start_)
-        core_->terminate();
-    else
-        core_->close();
+    if (std::uncaught_exceptions() > exceptions_at_start_) core_->terminate();
+    core_->be_destroyed();
     if (!core_->in_own_thread()) {
         core_->join();
     } else if (!detail::join_elsewhere(core_)) {

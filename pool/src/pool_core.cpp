@@ -50,8 +50,8 @@ PoolCore::PoolCore(const PoolOptions& options)
                      POOL_LOCKED { return tasks_.dispatcher.drain(tasks_.life.ending(), hold); }),
       desk_(rooms_, {owner_, policies_.retries, policies_.stopper}, wait_room_),
       memory_(owner_, rooms_, tasks_.pace),
-      view_(rooms_,
-            {owner_, supervision_.workers, supervision_.fleet, supervision_.supervisor, hosts_}) {
+      view_(rooms_, {owner_, supervision_.workers, supervision_.fleet, supervision_.supervisor,
+                     hosts_, policies_.late}) {
     if (*options_.processes == 0) tasks_.dispatcher.add(inline_lane_);
 }
 
@@ -142,6 +142,24 @@ void PoolCore::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
         dispatcher.refill(hold);
         if (!wait_room_.is_empty()) hold.wake_waiters();
     }
+}
+
+// Nothing of it is a worker's business yet.
+void PoolCore::submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments) {
+    owner_.require_here();
+    LateTasks& late = policies_.late;
+    std::shared_ptr<Dependents::Waiting> waiting;
+    {
+        Hold hold(mutex_, *this);
+        tasks_.life.require_accepting();
+        policies_.retries.expect(*task);
+        waiting = late.add(*task, std::move(arguments));
+        tasks_.task_end.begin(*task);
+        PoolTaskRef reference = task;  // the pool's own, until it is done
+        (void)reference.release();
+        supervision_.fleet.wake_if_asleep(hold);
+    }
+    late.wait_for_needs(waiting);
 }
 
 // A part of a chunk, for the stream that has that: also after close().

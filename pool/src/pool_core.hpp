@@ -69,6 +69,8 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     const PoolOptions& options() const { return options_; }
 
     void submit(const PoolTaskRef& task, TaskSink* sink, bool begun) POOL_UNLOCKED;
+    void submit_late(const PoolTaskRef& task,
+                     std::unique_ptr<LateArguments> arguments) POOL_UNLOCKED;
     void submit_again(const PoolTaskRef& task) POOL_UNLOCKED;
     void check_open() POOL_UNLOCKED;
     // Between them join() waits: a map is collected.
@@ -82,6 +84,8 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void interrupt() POOL_UNLOCKED;
     void terminate() POOL_UNLOCKED;
     void join() POOL_UNLOCKED override;
+    // Nobody has the pool any more: join() does not wait for what others are to do.
+    void be_destroyed() POOL_UNLOCKED;
     void end_with_process() noexcept POOL_UNLOCKED override;
     void keep_for_ever() { self_ = shared_from_this(); }  // nobody will join()
     void cancel_waiting() POOL_UNLOCKED;                  // all of them
@@ -97,6 +101,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     using Lock = PoolLock;
 
     void wake_waiters() noexcept override { wait_room_.wake_all(); }
+    void end_vain_waits() POOL_UNLOCKED;
     void kick_supervisor() noexcept override { supervision_.supervisor.kick(); }
 
     const PoolOptions options_;
@@ -108,6 +113,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     std::shared_ptr<PoolCore> self_;  // see keep_for_ever()
     std::mutex joining_one_;          // before mutex_: the turn of whoever is in join()
     mutable PoolMutex mutex_;
+    bool is_destroyed_ POOL_GUARDED = false;
     PoolTasks tasks_;
     const PoolRooms rooms_;
     PoolPolicies policies_;

@@ -74,6 +74,36 @@ void PoolCore::run_in_background(std::function<void()> work) {
     background_.start("sidestep-map", std::move(work));
 }
 
+void PoolCore::be_destroyed() {
+    close();
+    Lock lock(mutex_);
+    is_destroyed_ = true;
+}
+
+// Of a pool that goes: when all that it has waits for others, whom nothing of the pool will tell
+// any more (a callback may, that of when_all()), that ends.
+void PoolCore::end_vain_waits() {
+    LateTasks& late = policies_.late;
+    for (;;) {
+        std::uint64_t left = 0;
+        bool any = false;
+        desk_.wait(
+            [&]() POOL_LOCKED {
+                left = late.left();
+                any = is_destroyed_ && late.size() > 0;
+                return !any || tasks_.task_end.outstanding() == late.size();
+            },
+            {});
+        if (!any) return;
+        callbacks_.settle();
+        late.dependents().settle();
+        Hold hold(mutex_, *this);
+        if (late.left() != left) continue;
+        policies_.end.cancel_late(hold);
+        hold.wake_waiters();
+    }
+}
+
 void PoolCore::join() {
     owner_.require_here();
     {
@@ -87,6 +117,7 @@ void PoolCore::join() {
             "another thread, or let the pool end here, which does not wait");
     std::lock_guard only_one(joining_one_);  // who comes second waits for all of it, too
     background_.join();                      // what they wait for is done, or fails
+    end_vain_waits();
     // In one step with the look: a stream may submit at any time.
     auto nothing_left = [this]() POOL_LOCKED {
         if (tasks_.task_end.outstanding() > 0 || tasks_.life.waits_for_maps()) return false;
@@ -105,13 +136,15 @@ void PoolCore::join() {
     if (supervisor.joinable()) supervisor.join();
     supervision_.starter.stop();  // a fork server goes now, though futures may keep this object
     policies_.retries.thread().stop();  // it may have callbacks called
+    policies_.late.dependents().stop();
     callbacks_.stop();
     tasks_.insight.end_trace();  // whoever joins waits for the file
 }
 
 bool PoolCore::in_own_thread() {
     return callbacks_.is_this_thread() || policies_.retries.thread().is_this_thread() ||
-           background_.is_this_thread() || InPool::is_here(*this);
+           policies_.late.dependents().is_this_thread() || background_.is_this_thread() ||
+           InPool::is_here(*this);
 }
 
 // They exist in the parent only.
@@ -119,6 +152,7 @@ void PoolCore::abandon() {
     supervision_.supervisor.thread().abandon();
     callbacks_.abandon();
     policies_.retries.thread().abandon();
+    policies_.late.dependents().abandon();
     background_.abandon();
 }
 

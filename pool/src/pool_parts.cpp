@@ -28,10 +28,11 @@ PoolTasks::PoolTasks(const PoolOptions& options, const PoolShared& shared,
 
 PoolPolicies::PoolPolicies(const PoolRooms& rooms)
     : retries(rooms),
+      late(rooms),
       chunks(rooms, retries),
-      stopper(rooms, retries, chunks),
+      stopper(rooms, retries, late, chunks),
       limits(rooms, retries, stopper),
-      end(rooms, retries),
+      end(rooms, retries, late),
       outcomes(rooms, {retries, chunks, stopper, limits, crash_loop}) {}
 
 PoolSupervision::PoolSupervision(const PoolRooms& rooms, const PoolShared& shared,

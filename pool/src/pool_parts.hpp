@@ -14,6 +14,7 @@
 #include "memory/arena.hpp"
 #include "memory/segment.hpp"
 #include "policy/chunk_recovery.hpp"
+#include "policy/late_tasks.hpp"
 #include "policy/limits.hpp"
 #include "policy/outcomes.hpp"
 #include "policy/pool_end.hpp"
@@ -64,6 +65,7 @@ struct PoolPolicies {
     explicit PoolPolicies(const PoolRooms& rooms);
 
     RetryDesk retries;
+    LateTasks late;
     ChunkRecovery chunks;
     Stopper stopper;
     Limits limits;

@@ -4,6 +4,7 @@
 #include <new>
 #include <stdexcept>
 
+#include <sidestep/detail/late_arguments.hpp>
 #include <sidestep/remote_error.hpp>
 
 #include "pool_core.hpp"
@@ -52,6 +53,19 @@ void PoolTask::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     if (task->is_chunk() && task->options && task->options->retry.max_attempts > 1)
         task->keep_arguments();
     task->core_->submit(task, sink, begun);
+}
+
+void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments) {
+    task->core().submit_late(task, std::move(arguments));
+}
+
+void PoolTask::take_arguments(std::uint64_t block, std::span<std::byte> bytes,
+                              TaskDescriptors& descriptors) noexcept {
+    given.block = block;
+    given.descriptors.swap(descriptors);
+    if (block) return arguments_.take(bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(inline_bytes, bytes.data(), bytes.size());
+    arguments_.take(inline_bytes, bytes.size());
 }
 
 TaskRecord::KeptArguments::~KeptArguments() {

@@ -35,7 +35,7 @@ PoolStats PoolView::stats() {
             stats.workers.push_back(stats_of(worker.lane));
             if (worker.lane.front_runs() && worker.lane.task_at(0)) ++stats.running;
         }
-        if (pool_.workers.empty()) stats.running = ends.outstanding();
+        if (pool_.workers.empty()) stats.running = ends.outstanding() - pool_.late.size();
         stats.hosts.push_back(own_host_stats());
         pool_.hosts.add_stats(stats.hosts);
         stats.submitted = ends.begun();

@@ -8,6 +8,7 @@
 
 #include "lanes/host_lane.hpp"
 #include "life/pool_owner.hpp"
+#include "policy/late_tasks.hpp"
 #include "policy/other_hosts.hpp"
 #include "policy/pool_rooms.hpp"
 #include "supervise/fleet.hpp"
@@ -25,6 +26,7 @@ class PoolView {
         const Fleet& fleet;
         const Supervisor& supervisor;
         const OtherHosts& hosts POOL_GUARDED;
+        const LateTasks& late;
     };
     PoolView(const PoolRooms& rooms, const Pool& pool) : rooms_(rooms), pool_(pool) {}
 

@@ -89,10 +89,18 @@ void CallbackThread::run() {
         if (waiting_.empty()) return;
         Callbacks callbacks;
         callbacks.splice(callbacks.end(), waiting_, waiting_.begin());
+        running_ = true;
         lock.unlock();
         run_callbacks(std::move(callbacks));
         lock.lock();
+        running_ = false;
+        if (waiting_.empty()) idle_.notify_all();
     }
+}
+
+void CallbackThread::settle() {
+    std::unique_lock lock(mutex_);
+    idle_.wait(lock, [this] { return !running_ && waiting_.empty(); });
 }
 
 void CallbackThread::stop() {

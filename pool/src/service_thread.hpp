@@ -51,6 +51,8 @@ class CallbackThread {
     void start();
     // Requires: it was started. (What is to be run was allocated before: this takes no memory.)
     void post(Callbacks callbacks) noexcept;
+    // Returns when what was posted before has run.
+    void settle();
     // Runs what was posted, then ends the thread; it may be started again. Who comes second waits
     // for who came first: when this returns, the last callback has.
     void stop();
@@ -66,6 +68,8 @@ class CallbackThread {
     // Guarded by mutex_.
     std::condition_variable posted_;
     Callbacks waiting_;
+    std::condition_variable idle_;
+    bool running_ = false;  // a callback
     bool stopping_ = false;
     ServiceThread thread_;
 };

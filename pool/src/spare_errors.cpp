@@ -18,6 +18,9 @@ const SpareErrors* make() {
         .shut_down = cancelled("the task was cancelled: its pool was shut down before it began"),
         .interrupted = cancelled("the task was cancelled: its pool was interrupted"),
         .ended = cancelled("the task was cancelled: the pool has ended"),
+        .waited_in_vain = cancelled(
+            "the task was cancelled: its pool was destroyed while it waited for a future that is "
+            "no task of that pool"),
         .broken = std::make_exception_ptr(BrokenPool(
             "the pool is broken, and there was no memory left to say why: give the program more, "
             "or less to do at a time"))};

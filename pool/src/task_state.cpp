@@ -2,17 +2,30 @@
 #include <sidestep/detail/task_state.hpp>
 
 #include <fmt/format.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <stdexcept>
 
 #include <sidestep/detail/local_task.hpp>
+#include <sidestep/detail/then.hpp>
 #include <sidestep/future.hpp>
 
+#include "sys/error.hpp"
+#include "sys/fd.hpp"
 #include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
+
+CompletionQueue::CompletionQueue(Descriptor descriptor) {
+    if (descriptor == Descriptor::no) return;
+    fd_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd_ < 0) throw_errno(errno, "eventfd");
+}
+
+CompletionQueue::~CompletionQueue() { Fd close_it(fd_); }
 
 void CompletionQueue::expect() {
     std::lock_guard lock(mutex_);
@@ -24,6 +37,7 @@ void CompletionQueue::expect() {
 void CompletionQueue::push(std::size_t tag) {
     std::lock_guard lock(mutex_);
     tags_.push_back(tag);
+    if (fd_ >= 0 && next_ + 1 == tags_.size()) ::eventfd_write(fd_, 1);
     if (expected_ > 0) --expected_;
     pushed_.notify_one();
 }
@@ -37,6 +51,8 @@ std::optional<std::size_t> CompletionQueue::pop() {
     std::lock_guard lock(mutex_);
     if (next_ == tags_.size()) return {};
     std::size_t tag = tags_[next_++];
+    eventfd_t was = 0;
+    if (fd_ >= 0 && next_ == tags_.size()) ::eventfd_read(fd_, &was);
     if (2 * next_ >= tags_.size()) {  // keeps its room
         tags_.erase(tags_.begin(), tags_.begin() + static_cast<std::ptrdiff_t>(next_));
         next_ = 0;
@@ -79,6 +95,8 @@ void run_callbacks(Callbacks callbacks) noexcept {
     }
 }
 
+std::shared_ptr<ThreadPoolCore> TaskState::thread_pool() const { return {}; }
+
 bool TaskState::wait_until(const std::function<bool()>& ready, const Deadline&) { return ready(); }
 
 void throw_empty_future() {
@@ -89,6 +107,20 @@ void throw_get_timeout(Timeout timeout) {
     throw TimeoutError(
         fmt::format("the task has no result after {} ms; it goes on, and get() can be called again",
                     std::chrono::duration_cast<std::chrono::milliseconds>(timeout.time()).count()));
+}
+
+void throw_no_pool() {
+    throw std::logic_error(
+        "Future::then(): this future is no task of a pool that is there (it is a Promise's, "
+        "map_async's, when_all's, or its ThreadPool is gone): say which pool runs it, by "
+        "pool.submit(f, future)");
+}
+
+void throw_not_sendable() {
+    throw std::logic_error(
+        "Future::then(): this future is a Pool's, and the callable (or the value) cannot be sent "
+        "to its processes: a lambda with captures cannot. Use sidestep::bind(f, args...), or a "
+        "ThreadPool's submit(f, future)");
 }
 
 const TaskOutput& output_of(const TaskState& task) {

@@ -18,7 +18,7 @@ ThreadPool::~ThreadPool() {
         core_->keep_for_ever();
         return;
     }
-    core_->close();
+    core_->be_destroyed();
     if (std::uncaught_exceptions() > exceptions_at_start_) core_->cancel_waiting();
     if (!core_->in_own_thread())
         core_->join();

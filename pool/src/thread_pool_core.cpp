@@ -17,6 +17,7 @@
 #include "sys/error.hpp"
 #include "sys/make_thread.hpp"
 #include "sys/sys.hpp"
+#include "thread_pool_late.hpp"
 
 namespace sidestep::inline v0 {
 namespace detail {
@@ -72,66 +73,10 @@ void ThreadPoolCore::check_open() {
     life_.require_accepting();
 }
 
-void refuse_retries(const Retry& retry) {
-    if (retry.max_attempts > 1)
-        throw std::invalid_argument(fmt::format(
-            "TaskOptions::retry.max_attempts is {}, and an argument cannot be copied: the second "
-            "attempt would have none. Give it a shared_ptr, or max_attempts = 1",
-            retry.max_attempts));
-}
-
-void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options,
-                            bool begun) {
+void ThreadPoolCore::set_options(ThreadJob& job, const TaskOptions* options) const {
     if (options) check(*options);
-    job->options = options ? merged(*options, options_.task) : options_.task;
-    if (!job->runs_again()) refuse_retries(job->options.retry);
-    require_owner();
-    Lock lock(mutex_);
-    life_.require_accepting(begun);
-    job->task().belong_to(pid_);
-    job->number = next_number_;
-    job->submitted_at = sys::Clock::now();
-    Key key{-job->options.priority, job->number};
-    std::uint64_t sticky = job->options.key;
-    Entry entry = prepare(std::move(job));
-    if (sticky) {
-        auto thread = static_cast<unsigned>(sticky % most_threads());
-        while (threads_.size() <= thread) start_thread();  // it must be that one
-        keyed_[thread].emplace(key, std::move(entry));
-        ++next_number_;
-        ++unfinished_;
-        return changed_.notify_all();
-    }
-    bool first = threads_.empty();
-    if (first) start_thread();  // or nobody would run it
-    waiting_.emplace(key, std::move(entry));
-    ++next_number_;
-    ++unfinished_;
-    if (!first) help_if_needed();
-    changed_.notify_one();
-    wake_all_if_extra();
-}
-
-// What running it takes, and may not be had when it is to run: then submit() throws.
-ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
-    Entry entry;
-    Running one{{job->number, &job->task()}};
-    entry.running = one.extract(one.begin());
-    std::chrono::nanoseconds timeout = job->options.timeout;
-    if (timeout.count() > 0 && timeout != kNoTimeout) {
-        start_timer();
-        job->task().add_reference();
-        const ThreadJob& its_type = *job;
-        Timed timed{Ref<LocalTaskBase>(&job->task()), &typeid(its_type), {}};
-        timed.details.task = job->number;
-        timed.details.function = job->function();
-        timed.details.limit = static_cast<std::uint64_t>(timeout.count());
-        Deadlines deadlines;
-        deadlines.emplace(Due(), std::move(timed));
-        entry.deadline = deadlines.extract(deadlines.begin());
-    }
-    entry.job = std::move(job);
-    return entry;
+    job.options = options ? merged(*options, options_.task) : options_.task;
+    if (!job.runs_again()) refuse_retries(job.options.retry);
 }
 
 void ThreadPoolCore::begin_map() {
@@ -378,12 +323,17 @@ void ThreadPoolCore::close() {
 // waits for them.
 void ThreadPoolCore::fail_waiting(const std::exception_ptr& error) noexcept {
     Jobs jobs;
+    std::map<std::uint64_t, std::shared_ptr<Late>> late;
     {
         Lock lock(mutex_);
         jobs.swap(waiting_);
         for (auto& [thread, list] : keyed_) jobs.merge(list);
+        for (auto& [number, each] : late_) jobs.insert(std::move(each->job));
+        late_left_ += late_.size();
+        late.swap(late_);
         (error ? noted_.failed : noted_.cancelled) += jobs.size();
     }
+    for (auto& [number, each] : late) dependents_.remove(*each);
     ThreadPoolCore* before = std::exchange(pool_of_callbacks_here, this);
     for (auto& [key, entry] : jobs) {
         if (error)
@@ -432,7 +382,7 @@ void ThreadPoolCore::ask_to_stop() {
 
 bool ThreadPoolCore::in_own_thread() {
     if (pool_of_this_thread == this || pool_of_callbacks_here == this ||
-        background_.is_this_thread() || InPool::is_here(*this))
+        dependents_.is_this_thread() || background_.is_this_thread() || InPool::is_here(*this))
         return true;
     Lock lock(mutex_);
     return timer_.is_this_thread();
@@ -451,6 +401,7 @@ void ThreadPoolCore::join() {
             "let the pool end here, which does not wait");
     std::lock_guard only_one(joining_);
     background_.join();
+    end_vain_waits();
     {
         Lock lock(mutex_);
         while (unfinished_ > 0 || life_.waits_for_maps()) quiet_.wait(mutex_);
@@ -466,6 +417,7 @@ void ThreadPoolCore::join() {
         if (threads.empty()) break;
         for (std::thread& thread : threads) thread.join();
     }
+    dependents_.stop();
     ServiceThread timer;
     {
         Lock lock(mutex_);

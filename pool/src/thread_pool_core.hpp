@@ -26,6 +26,7 @@
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
 #include "sys/fork_marker.hpp"
+#include "task/dependents.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -54,6 +55,8 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
 
     void submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options,
                 bool begun) POOL_UNLOCKED;
+    void submit_late(std::unique_ptr<ThreadJob> job, std::vector<TaskRef> needs,
+                     const TaskOptions* options) POOL_UNLOCKED;
     void check_open() POOL_UNLOCKED;
     // Between them join() waits: a map is collected.
     void begin_map() POOL_UNLOCKED;
@@ -65,6 +68,8 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void terminate() POOL_UNLOCKED;
     void ask_to_stop() POOL_UNLOCKED;
     void join() POOL_UNLOCKED override;
+    // Nobody has the pool any more: join() does not wait for what others are to do.
+    void be_destroyed() POOL_UNLOCKED;
     // This thread runs tasks or callbacks of the pool, or feeds a map: it cannot join().
     bool in_own_thread() POOL_UNLOCKED override;
     void end_with_process() noexcept POOL_UNLOCKED override;
@@ -89,7 +94,16 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     using Lock = PoolLock;
 
     bool was_interrupted() POOL_UNLOCKED;
+    class Late;
     Entry prepare(std::unique_ptr<ThreadJob> job) POOL_LOCKED;
+    // Throws what submit() throws for these options.
+    void set_options(ThreadJob& job, const TaskOptions* options) const;
+    Jobs::node_type accept(std::unique_ptr<ThreadJob> job) POOL_LOCKED;
+    void queue(Jobs::node_type job) noexcept POOL_LOCKED;
+    // With an error: that becomes its result.
+    void queue_late(Late& late, const std::exception_ptr& error,
+                    bool cancelled) noexcept POOL_UNLOCKED;
+    void end_vain_waits() POOL_UNLOCKED;
     void start_thread() POOL_LOCKED;
     void start_timer() POOL_LOCKED;
     void help_if_needed() noexcept POOL_LOCKED;
@@ -119,6 +133,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     const ForkMarker marker_;
     const int pid_ = ::getpid();
     BackgroundThreads background_;
+    Dependents dependents_;
     TaskNames names_;  // types: guarded by mutex_
     Tracing trace_;
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
@@ -130,6 +145,9 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     PoolCondition quiet_;    // for join(): perhaps nothing is left
     Lifecycle life_ POOL_GUARDED;
     Jobs waiting_ POOL_GUARDED;
+    std::map<std::uint64_t, std::shared_ptr<Late>> late_ POOL_GUARDED;  // by number
+    std::uint64_t late_left_ POOL_GUARDED = 0;  // so many have stopped waiting
+    bool is_destroyed_ POOL_GUARDED = false;
     std::map<unsigned, Jobs> keyed_ POOL_GUARDED;  // by thread: each has one
     Deadlines deadlines_ POOL_GUARDED;
     Running running_ POOL_GUARDED;

@@ -70,6 +70,10 @@ inline constexpr bool kCopies<std::tuple<Ts...>> = (kCopies<Ts> && ...);
 template <class T>
 struct ResultReader;
 
+// What then() does. Incomplete here, as ResultReader, for the same files.
+template <class T>
+struct Then;
+
 template <class T>
 T result_of(const TaskState& task) {
     if (const void* here = task.value()) {
@@ -196,6 +200,17 @@ class Future {
             if (std::exception_ptr error = detail::failure_of<T>(*done.task_)) f(error);
         });
         return *this;
+    }
+
+    // f(value), or f() if there is none, as a task of the same pool, whose future is returned:
+    // pool.submit(f, future), where it says what that does. Throws what submit() throws;
+    // std::logic_error for a future that is no pool's (of a Promise, map_async, when_all), or of a
+    // ThreadPool that is gone, and for an f that cannot be sent to a process (task.hpp) but would
+    // have to be.
+    template <class F>
+    auto then(F&& f) const {
+        (void)task();
+        return detail::Then<T>::start(*this, std::forward<F>(f));
     }
 
     // co_await future: the coroutine goes on in the thread that calls the callbacks.

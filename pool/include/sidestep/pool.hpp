@@ -73,6 +73,7 @@
 #include <sidestep/detail/hook_maker.hpp>
 #include <sidestep/detail/result_reader.hpp>
 #include <sidestep/detail/stored.hpp>
+#include <sidestep/detail/then.hpp>
 #include <sidestep/futures.hpp>
 #include <sidestep/init.hpp>
 #include <sidestep/pool_errors.hpp>
@@ -161,6 +162,13 @@ class Pool : public PoolFace<Pool> {
     friend struct detail::PoolAccess;
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
+        if constexpr ((detail::kIsLate<Args> || ...))
+            return detail::submit_late_call(core_, options, std::forward<F>(f), args...);
+        else
+            return submit_now(options, std::forward<F>(f), std::forward<Args>(args)...);
+    }
+    template <class F, class... Args>
+    auto submit_now(const TaskOptions* options, F&& f, Args&&... args) {
         using Callable = std::decay_t<F>;
         detail::check_task<Callable, detail::Stored<Args>...>();
         using Result = detail::ResultOf<Callable, detail::Stored<Args>...>;

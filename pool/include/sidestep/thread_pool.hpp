@@ -41,6 +41,7 @@
 #include <vector>
 
 #include <sidestep/detail/local_task.hpp>
+#include <sidestep/detail/then.hpp>
 #include <sidestep/future.hpp>
 #include <sidestep/futures.hpp>
 #include <sidestep/pool_face.hpp>
@@ -110,6 +111,14 @@ class ThreadPool : public PoolFace<ThreadPool> {
     friend class InterruptGuard;
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
+        if constexpr ((detail::kIsLate<Args> || ...))
+            return detail::submit_late_thread_call(core_, options, std::forward<F>(f),
+                                                   std::forward<Args>(args)...);
+        else
+            return submit_now(options, std::forward<F>(f), std::forward<Args>(args)...);
+    }
+    template <class F, class... Args>
+    auto submit_now(const TaskOptions* options, F&& f, Args&&... args) {
         using Callable = std::decay_t<F>;
         using Result = std::decay_t<
             std::invoke_result_t<Callable&, detail::KeptArgument<Callable, Args, Args...>...>>;

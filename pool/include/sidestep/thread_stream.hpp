@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <tuple>
@@ -39,6 +40,8 @@ class ThreadJob {
     virtual LocalTaskBase& task() = 0;
     // False: an argument cannot be copied, and is moved to the first call.
     virtual bool runs_again() const = 0;
+    // Of one that waits for others: this becomes its result when it is run.
+    virtual void refuse(const std::exception_ptr&, bool cancelled) noexcept { (void)cancelled; }
     // For messages: the function, if the callable is a pointer to one.
     virtual const void* function() const = 0;
 

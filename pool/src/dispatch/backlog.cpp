@@ -12,6 +12,13 @@ void Backlog::push_back(PoolTask* task) {
     of(list_of(*task)).push_old(task);
 }
 
+void Backlog::push_late(PoolTask* task) {
+    if (of(list_of(*task)).would_be_last(task))
+        push(task);
+    else
+        push_back(task);
+}
+
 void Backlog::remove(PoolTask& task) {
     if (task.place == PoolTask::Place::delayed)
         std::erase_if(paused_, [&](const auto& entry) { return entry.second == &task; });

@@ -36,6 +36,8 @@ class Backlog {
     void push(PoolTask* task);
     // One that was in a ring, or was begun before: it comes before all that were submitted later.
     void push_back(PoolTask* task);
+    // One that is new, and may be older than others: as either of these.
+    void push_late(PoolTask* task);
     // Requires: the task is here.
     void remove(PoolTask& task);
     // Whatever comes first, also if it pauses; null: nothing is left.

@@ -42,6 +42,13 @@ void Dispatcher::place(PoolTask* task, Hold& hold) {
     if (gathered_) flush(hold);
 }
 
+void Dispatcher::place_late(PoolTask* task, Hold& hold) {
+    backlog_.note_priority(*task);
+    if (backlog_.has_priorities()) overtake(*task, hold);
+    backlog_.push_late(task);
+    refill(hold);
+}
+
 void Dispatcher::wait_again(PoolTask* task, Hold& hold) {
     if (backlog_.has_priorities()) overtake(*task, hold);
     backlog_.push_back(task);

@@ -44,6 +44,8 @@ class Dispatcher {
 
     // A new task, behind its equals; it is in no other place.
     void place(PoolTask* task, Hold& hold) POOL_LOCKED;
+    // A new task that waited for others: it is older than much of what waits. refill() is called.
+    void place_late(PoolTask* task, Hold& hold) POOL_LOCKED;
     // One that is run again: before all that was submitted later. refill() begins it.
     void wait_again(PoolTask* task, Hold& hold) POOL_LOCKED;
     // Gives lanes what waits, as much as they should hold.

@@ -27,6 +27,7 @@ class TaskList {
         while (next && comes_before(next, task)) next = next->next;
         insert(task, next);
     }
+    bool would_be_last(const PoolTask* task) const { return !last_ || comes_before(last_, task); }
     PoolTask* pop() {
         PoolTask* task = first_;
         remove(task);

@@ -86,6 +86,9 @@ bool Stopper::forget_waiting(PoolTask& task, Hold& hold) {
         case PoolTask::Place::asked:
             retries_.forget(task);
             return true;
+        case PoolTask::Place::late:
+            late_.forget(task, hold);
+            return true;
         case PoolTask::Place::new_:
         case PoolTask::Place::elsewhere:
         case PoolTask::Place::done:

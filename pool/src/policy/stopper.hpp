@@ -12,6 +12,7 @@
 
 #include "lanes/lane.hpp"
 #include "policy/chunk_recovery.hpp"
+#include "policy/late_tasks.hpp"
 #include "policy/pool_rooms.hpp"
 #include "policy/retry_desk.hpp"
 #include "sys/sys.hpp"
@@ -21,8 +22,8 @@ namespace sidestep::inline v0::detail {
 
 class Stopper {
   public:
-    Stopper(const PoolRooms& rooms, RetryDesk& retries, ChunkRecovery& chunks)
-        : rooms_(rooms), retries_(retries), chunks_(chunks) {}
+    Stopper(const PoolRooms& rooms, RetryDesk& retries, LateTasks& late, ChunkRecovery& chunks)
+        : rooms_(rooms), retries_(retries), late_(late), chunks_(chunks) {}
 
     // The task at the front of the lane, which runs; with this as its result. False: it cannot be.
     bool stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold& hold) POOL_LOCKED;
@@ -40,6 +41,7 @@ class Stopper {
 
     const PoolRooms rooms_;
     RetryDesk& retries_;
+    LateTasks& late_;
     ChunkRecovery& chunks_;
     unsigned count_ POOL_GUARDED = 0;  // of tasks that are being stopped
 };

@@ -14,6 +14,15 @@ namespace sidestep::inline v0::detail {
 // Where somebody who waits for several tasks is told which of them are done.
 class CompletionQueue {
   public:
+    // With a descriptor it says by that, too, whether it is empty.
+    enum class Descriptor { no, yes };
+    explicit CompletionQueue(Descriptor descriptor = Descriptor::no);
+    ~CompletionQueue();
+    CompletionQueue(const CompletionQueue&) = delete;
+    CompletionQueue& operator=(const CompletionQueue&) = delete;
+
+    // Readable while there is something.
+    int fd() const { return fd_; }
     // Makes room for one more push().
     void expect();
     // Never throws after an expect() of its own.
@@ -25,6 +34,7 @@ class CompletionQueue {
     bool wait(const Deadline& deadline);
 
   private:
+    int fd_ = -1;  // an eventfd, or none
     mutable std::mutex mutex_;
     std::condition_variable pushed_;
     // Guarded by mutex_.

@@ -36,10 +36,15 @@ class LocalTaskBase : public TaskState {
     void fail(std::exception_ptr error);
     // The same, unless it is finished or cancelled.
     bool try_fail(std::exception_ptr error);
+    // The same, as cancelled.
+    bool fail_cancelled(std::exception_ptr error);
     // The same, and asks the task to stop.
     void time_out(std::exception_ptr error);
     // It is completed by a thread of this process, and in no forked copy of that.
-    void belong_to(int process) { owner_pid_ = process; }
+    void belong_to(int process, std::weak_ptr<ThreadPoolCore> pool = {}) {
+        owner_pid_ = process;
+        pool_ = std::move(pool);
+    }
     // See this_task::stop_requested().
     const std::atomic<bool>& stop_flag() const { return stop_; }
     void ask_to_stop() { stop_.store(true, std::memory_order_relaxed); }
@@ -53,6 +58,7 @@ class LocalTaskBase : public TaskState {
     void forget(const std::shared_ptr<CompletionQueue>& queue) override;
     bool add_callback(std::function<void()>& callback) override;
     std::exception_ptr error() const override { return failure_; }
+    std::shared_ptr<ThreadPoolCore> thread_pool() const override { return pool_.lock(); }
 
   protected:
     LocalTaskBase() = default;
@@ -68,6 +74,7 @@ class LocalTaskBase : public TaskState {
     // Its mutex may be locked for ever, and nobody will complete it.
     bool is_forked_copy() const;
 
+    std::weak_ptr<ThreadPoolCore> pool_;  // constant since it was submitted
     int owner_pid_ = 0;  // constant since it was submitted; 0: anybody may complete it
     mutable std::mutex mutex_;
     std::condition_variable changed_;

@@ -98,6 +98,7 @@ struct TaskRecord {
         stopping,
         delayed,
         asked,
+        late,
         done
     };
     struct Failures {
@@ -201,6 +202,9 @@ class PoolTask final : public TaskState, public TaskRecord {
     PoolTaskRef part(std::uint32_t from, std::uint32_t to);
     // Keeps the arguments for parts, or for a worker that may read them longer than this task is.
     void keep_arguments();
+    // For the pool: the arguments of a task that waited for them; in the block, or where they are.
+    void take_arguments(std::uint64_t block, std::span<std::byte> bytes,
+                        TaskDescriptors& descriptors) noexcept;
     struct ArgumentView {
         std::uint64_t block;
         std::size_t size;
@@ -218,10 +222,12 @@ class PoolTask final : public TaskState, public TaskRecord {
     void forget(const std::shared_ptr<CompletionQueue>& queue) override;
     bool add_callback(std::function<void()>& callback) override;
     const void* owner() const override { return core_.get(); }
+    const std::shared_ptr<PoolCore>* process_pool() const override { return &core_; }
     bool wait_until(const std::function<bool()>& ready, const Deadline& deadline) override;
     std::span<const std::byte> result() const override;
     std::exception_ptr error() const override;
     const TaskOutput* output() const override;
+    PoolCore& core() const { return *core_; }
     std::uint64_t duration_ns() const { return outcome.duration_ns; }
 
     using TaskState::listeners;   // for who ends the task,
@@ -235,6 +241,7 @@ class PoolTask final : public TaskState, public TaskRecord {
         explicit ArgumentBuffer(PoolTask& task) : task_(&task) {
             set_window(task.inline_bytes, 0, kInline);
         }
+        void take(std::byte* begin, std::size_t size) { set_window(begin, size, size); }
 
       private:
         void grow(std::size_t more) override;

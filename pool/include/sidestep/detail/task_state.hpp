@@ -51,6 +51,8 @@ class Ref {
 };
 
 class CompletionQueue;
+class PoolCore;
+class ThreadPoolCore;
 
 using Callbacks = std::list<std::function<void()>>;  // a list: they move without an allocation
 
@@ -91,6 +93,9 @@ class TaskState {
     // ready(), which is called with the owner's lock held.
     virtual const void* owner() const { return nullptr; }
     virtual bool wait_until(const std::function<bool()>& ready, const Deadline& deadline);
+    // The pool that it is a task of, if it is one's, and if that is there: see Future::then().
+    virtual const std::shared_ptr<PoolCore>* process_pool() const { return nullptr; }
+    virtual std::shared_ptr<ThreadPoolCore> thread_pool() const;
 
     // Once done. The value, if the task ran in this process; else null, and the value's bytes,
     // which live as long as this object. Both throw what the task threw or what befell it.

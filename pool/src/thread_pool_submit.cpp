@@ -1,0 +1,154 @@
+// How jobs come to a ThreadPool: at once, or when what they wait for is there.
+#include <fmt/format.h>
+
+#include <stdexcept>
+#include <typeinfo>
+#include <utility>
+
+#include <sidestep/detail/late_job.hpp>
+
+#include "spare_errors.hpp"
+#include "sys/sys.hpp"
+#include "thread_pool_core.hpp"
+#include "thread_pool_late.hpp"
+
+namespace sidestep::inline v0::detail {
+
+void refuse_retries(const Retry& retry) {
+    if (retry.max_attempts > 1)
+        throw std::invalid_argument(fmt::format(
+            "TaskOptions::retry.max_attempts is {}, and an argument cannot be copied: the second "
+            "attempt would have none. Give it a shared_ptr, or max_attempts = 1",
+            retry.max_attempts));
+}
+
+void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options,
+                            bool begun) {
+    set_options(*job, options);
+    require_owner();
+    Lock lock(mutex_);
+    life_.require_accepting(begun);
+    queue(accept(std::move(job)));
+}
+
+// The pool has one more job, and whatever it takes to queue it.
+ThreadPoolCore::Jobs::node_type ThreadPoolCore::accept(std::unique_ptr<ThreadJob> job) {
+    job->task().belong_to(pid_, weak_from_this());
+    job->number = next_number_;
+    job->submitted_at = sys::Clock::now();
+    Key key{-job->options.priority, job->number};
+    std::uint64_t sticky = job->options.key;
+    Jobs one;
+    one.emplace(key, prepare(std::move(job)));
+    if (sticky)
+        while (threads_.size() <= sticky % most_threads()) start_thread();  // it must be that one
+    else if (threads_.empty())
+        start_thread();  // or nobody would run it
+    ++next_number_;
+    ++unfinished_;
+    return one.extract(one.begin());
+}
+
+void ThreadPoolCore::queue(Jobs::node_type job) noexcept {
+    if (std::uint64_t sticky = job.mapped().job->options.key) {
+        keyed_.find(static_cast<unsigned>(sticky % most_threads()))->second.insert(std::move(job));
+        return changed_.notify_all();
+    }
+    waiting_.insert(std::move(job));
+    help_if_needed();
+    changed_.notify_one();
+    wake_all_if_extra();
+}
+
+// What running it takes, and may not be had when it is to run: then submit() throws.
+ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
+    Entry entry;
+    Running one{{job->number, &job->task()}};
+    entry.running = one.extract(one.begin());
+    std::chrono::nanoseconds timeout = job->options.timeout;
+    if (timeout.count() > 0 && timeout != kNoTimeout) {
+        start_timer();
+        job->task().add_reference();
+        const ThreadJob& its_type = *job;
+        Timed timed{Ref<LocalTaskBase>(&job->task()), &typeid(its_type), {}};
+        timed.details.task = job->number;
+        timed.details.function = job->function();
+        timed.details.limit = static_cast<std::uint64_t>(timeout.count());
+        Deadlines deadlines;
+        deadlines.emplace(Due(), std::move(timed));
+        entry.deadline = deadlines.extract(deadlines.begin());
+    }
+    entry.job = std::move(job);
+    return entry;
+}
+
+// --- those that wait ---------------------------------------------------------------------------
+
+void ThreadPoolCore::submit_late(std::unique_ptr<ThreadJob> job, std::vector<TaskRef> needs,
+                                 const TaskOptions* options) {
+    set_options(*job, options);
+    require_owner();
+    std::size_t count = needs.size();
+    job->task().add_reference();
+    needs.emplace_back(&job->task());
+    auto late = std::make_shared<Late>(*this, std::move(needs), count, job->task());
+    {
+        Lock lock(mutex_);
+        life_.require_accepting();
+        std::uint64_t number = next_number_;
+        auto at = late_.emplace(number, late).first;
+        try {
+            late->job = accept(std::move(job));
+        } catch (...) {
+            late_.erase(at);
+            throw;
+        }
+    }
+    dependents_.add(late);
+}
+
+void ThreadPoolCore::queue_late(Late& late, const std::exception_ptr& error,
+                                bool cancelled) noexcept {
+    Lock lock(mutex_);
+    if (late.job.empty()) return;  // it was ended meanwhile
+    if (error) late.job.mapped().job->refuse(error, cancelled);
+    late_.erase(late.job.mapped().job->number);
+    ++late_left_;
+    late.job.mapped().job->submitted_at = sys::Clock::now();
+    queue(std::move(late.job));
+}
+
+void ThreadPoolCore::be_destroyed() {
+    close();
+    Lock lock(mutex_);
+    is_destroyed_ = true;
+}
+
+// When all jobs that are left wait for what nobody of this pool will do.
+void ThreadPoolCore::end_vain_waits() {
+    for (;;) {
+        std::uint64_t left = 0;
+        {
+            Lock lock(mutex_);
+            if (!is_destroyed_) return;
+            while (unfinished_ > late_.size()) quiet_.wait(mutex_);
+            if (late_.empty()) return;
+            left = late_left_;
+        }
+        dependents_.settle();
+        std::map<std::uint64_t, std::shared_ptr<Late>> late;
+        {
+            Lock lock(mutex_);
+            if (late_left_ != left) continue;
+            late = late_;
+        }
+        for (auto& [number, each] : late) each->task.fail_cancelled(spare_errors().waited_in_vain);
+    }
+}
+
+void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, std::unique_ptr<ThreadJob> job,
+                     std::vector<TaskRef> needs, const TaskOptions* options) {
+    core->submit_late(std::move(job), std::move(needs), options);
+}
+
+}  // namespace sidestep::detail
