@@ -70,6 +70,7 @@
 #include <utility>
 #include <vector>
 
+#include <sidestep/completions.hpp>
 #include <sidestep/detail/hook_maker.hpp>
 #include <sidestep/detail/result_reader.hpp>
 #include <sidestep/detail/stored.hpp>
@@ -84,6 +85,7 @@
 #include <sidestep/stream.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
+#include <sidestep/when.hpp>
 
 namespace sidestep::inline v0 {
 

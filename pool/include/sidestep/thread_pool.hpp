@@ -40,6 +40,7 @@
 #include <utility>
 #include <vector>
 
+#include <sidestep/completions.hpp>
 #include <sidestep/detail/local_task.hpp>
 #include <sidestep/detail/then.hpp>
 #include <sidestep/future.hpp>
@@ -48,6 +49,7 @@
 #include <sidestep/pool_options.hpp>
 #include <sidestep/pool_stats.hpp>
 #include <sidestep/thread_stream.hpp>
+#include <sidestep/when.hpp>
 
 namespace sidestep::inline v0 {
 
