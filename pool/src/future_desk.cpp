@@ -1,5 +1,6 @@
 #include "future_desk.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace sidestep::inline v0::detail {
@@ -27,6 +28,15 @@ bool FutureDesk::running(PoolTask& task) {
            task.lane->task_at(0) == &task;
 }
 
+std::uint64_t FutureDesk::finished_items(const PoolTask& task) {
+    if (!pool_.owner.is_here()) return 0;
+    PoolLock lock(rooms_.mutex);
+    if (task.place != PoolTask::Place::lane || task.lane->task_at(0) != &task) return 0;
+    LaneFront front = task.lane->look_at_front(sys::Clock::now());
+    std::uint64_t last = task.items.end - task.items.begin - 1;
+    return front.runs ? std::min(front.item, last) : 0;
+}
+
 bool FutureDesk::cancel(PoolTask& task, bool running_too) {
     if (!pool_.owner.is_here()) return false;
     Hold hold(rooms_.mutex, rooms_.sleepers);
@@ -42,11 +52,11 @@ bool FutureDesk::add_listener(PoolTask& task, const std::function<void(TaskListe
     return true;
 }
 
-PoolTaskRef FutureDesk::wait_next(PoolTask*& first, PoolTask*& last) {
+PoolTaskRef FutureDesk::take_next(PoolTask*& first, PoolTask*& last) {
     pool_.owner.require_here();
-    wait([&] { return first != nullptr; }, {});
     PoolLock lock(rooms_.mutex);
     PoolTask* task = first;
+    if (!task) return {};
     first = task->next;
     if (!first) last = nullptr;
     task->next = nullptr;

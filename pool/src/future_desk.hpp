@@ -32,9 +32,11 @@ class FutureDesk {
     bool cancel(PoolTask& task, bool running_too) POOL_UNLOCKED;
     // False: the task is done.
     bool add_listener(PoolTask& task, const std::function<void(TaskListeners&)>& add) POOL_UNLOCKED;
-    // Waits for the next task of a sink, whose list this is. Throws std::logic_error in a forked
-    // copy.
-    PoolTaskRef wait_next(PoolTask*& first, PoolTask*& last) POOL_UNLOCKED;
+    // Of a chunk that runs, as far as is known.
+    std::uint64_t finished_items(const PoolTask& task) POOL_UNLOCKED;
+    // The next task of a sink, whose list this is; null: there is none. Throws std::logic_error in
+    // a forked copy.
+    PoolTaskRef take_next(PoolTask*& first, PoolTask*& last) POOL_UNLOCKED;
     // The sink goes away: its tasks complete without it.
     void forget(const TaskSink& sink, PoolTask*& first) noexcept POOL_UNLOCKED;
 

@@ -2,11 +2,14 @@
 
 #include <unistd.h>
 
+#include <climits>
 #include <stdexcept>
+#include <utility>
 
 #include <sidestep/pool_errors.hpp>
 
 #include "spare_errors.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -57,9 +60,15 @@ void LocalTaskBase::time_out(std::exception_ptr error) {
     if (try_fail(std::move(error))) ask_to_stop();
 }
 
+void LocalTaskBase::ask_to_stop() noexcept {
+    stop_.store(1, std::memory_order_relaxed);  // nothing hangs on it but the task's own decision
+    sys::futex_wake(stop_, INT_MAX);
+}
+
 void LocalTaskBase::complete(std::unique_lock<std::mutex>& lock, State end) {
     state_ = end;
     Callbacks callbacks;
+    std::function<void()> stop_work = std::exchange(stop_work_, nullptr);
     mark_done();
     changed_.notify_all();
     if (listeners_) {
@@ -67,6 +76,7 @@ void LocalTaskBase::complete(std::unique_lock<std::mutex>& lock, State end) {
         callbacks.swap(listeners_->callbacks);
     }
     lock.unlock();
+    if (end == State::cancelled && stop_work) stop_work();
     run_callbacks(std::move(callbacks));
 }
 
@@ -96,9 +106,8 @@ bool LocalTaskBase::running() {
 bool LocalTaskBase::cancel() {
     if (is_forked_copy()) return false;
     std::unique_lock lock(mutex_);
-    stop_.store(true,
-                std::memory_order_relaxed);  // nothing hangs on it but the task's own decision
-    if (state_ == State::waiting) {
+    ask_to_stop();
+    if (state_ == State::waiting || (state_ == State::running && stop_work_)) {
         failure_ = spare_errors().cancelled;
         complete(lock, State::cancelled);
         return true;

@@ -118,6 +118,12 @@ void PoolCore::end_map() {
     if (tasks_.life.end_map() && !tasks_.life.running()) hold.wake_waiters();
 }
 
+void PoolCore::look_again() {
+    if (!owned_here()) return;
+    Hold hold(mutex_, *this);
+    hold.wake_waiters();
+}
+
 void PoolCore::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     owner_.require_here();
     Hold hold(mutex_, *this);

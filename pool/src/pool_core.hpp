@@ -76,6 +76,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     // Between them join() waits: a map is collected.
     void begin_map() POOL_UNLOCKED;
     void end_map() POOL_UNLOCKED;
+    void look_again() POOL_UNLOCKED;  // whoever waits
     void run_in_background(std::function<void()> work) POOL_UNLOCKED;
     CallbackThread& callbacks() { return callbacks_; }
 

@@ -19,8 +19,10 @@ struct TaskError::Shared {
     void make_text() {
         std::string name =
             details.function ? detail::describe_function(details.function) : details.task_type;
-        std::string item = details.item ? fmt::format("item {} of ", *details.item) : "";
-        text = describe(details, fmt::format("{}task {} ({})", item, details.task, name));
+        std::string what = details.item ? fmt::format("item {}", *details.item) : "";
+        if (details.task != 0)
+            what += fmt::format("{}task {}", details.item ? " of " : "", details.task);
+        text = describe(details, fmt::format("{} ({})", what, name));
     }
 };
 
@@ -29,7 +31,8 @@ TaskError::TaskError(const char* text, Details details, Describe describe)
 
 const char* TaskError::what() const noexcept {
     try {
-        if (shared_->details.task == 0) return PoolError::what();  // see spare_errors.hpp
+        // See spare_errors.hpp.
+        if (shared_->details.task == 0 && !shared_->details.item) return PoolError::what();
         std::call_once(shared_->once, [this] { shared_->make_text(); });
         return shared_->text.c_str();
     } catch (...) {
@@ -90,6 +93,13 @@ WorkerLost::WorkerLost(Details details)
 TaskTimeout::TaskTimeout(Details details)
     : TaskError("a task ran longer than its timeout; there was no memory left to say more about it",
                 std::move(details), [](const Details& d, const std::string& name) {
+                    if (d.of_map != OfMap::no)
+                        return fmt::format(
+                            "{} was not finished when the deadline of its map came after {} ms; "
+                            "what waited was taken back, and what ran was {}: give the map less to "
+                            "do, or more time",
+                            name, d.limit / 1'000'000,
+                            d.of_map == OfMap::threads ? "asked to stop" : "stopped");
                     if (d.pid == 0)  // of a ThreadPool
                         return fmt::format(
                             "{} ran longer than its timeout of {} ms; a thread cannot be stopped: "

@@ -35,6 +35,7 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
 }
 
 void check_open(PoolCore& core) { core.check_open(); }
+void look_again(PoolCore& core) { core.look_again(); }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
     struct OpenMap {
@@ -50,8 +51,7 @@ std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
 
 void PoolTask::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     // A part of a chunk may be wanted once more, when all of it is done.
-    if (task->is_chunk() && task->options && task->options->retry.max_attempts > 1)
-        task->keep_arguments();
+    if (task->is_chunk() && task->runs_items_again()) task->keep_arguments();
     task->core_->submit(task, sink, begun);
 }
 
@@ -166,9 +166,19 @@ bool PoolTask::poll() {
     return done();
 }
 
+std::uint64_t PoolTask::first_unfinished() {
+    return items.first + items.begin + core_->desk().finished_items(*this);
+}
+
 bool PoolTask::running() { return core_->desk().running(*this); }
 bool PoolTask::cancel() { return core_->desk().cancel(*this, true); }
-bool PoolTask::cancel_waiting() { return core_->desk().cancel(*this, false); }
+
+void PoolTask::cancel_parts(bool running_too) {
+    (void)core_->desk().cancel(*this, running_too);
+    if (!done() || !parts) return;
+    for (const PoolTaskRef& part : {parts->again, parts->rest})
+        if (part) part->cancel_parts(running_too);
+}
 
 bool PoolTask::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
     return core_->desk().add_listener(*this, [&](TaskListeners& l) { l.add(queue, tag); });
@@ -232,6 +242,10 @@ const TaskOutput* PoolTask::output() const {
 
 TaskSink::TaskSink(std::shared_ptr<PoolCore> core) : core_(std::move(core)) {}
 TaskSink::~TaskSink() { core_->desk().forget(*this, first_); }
-PoolTaskRef TaskSink::next() { return core_->desk().wait_next(first_, last_); }
+PoolTaskRef TaskSink::next() {
+    (void)core_->desk().wait([this] { return !empty(); }, {});
+    return try_next();
+}
+PoolTaskRef TaskSink::try_next() { return core_->desk().take_next(first_, last_); }
 
 }  // namespace sidestep::detail

@@ -21,6 +21,8 @@ const SpareErrors* make() {
         .waited_in_vain = cancelled(
             "the task was cancelled: its pool was destroyed while it waited for a future that is "
             "no task of that pool"),
+        .unbegun = cancelled(
+            "the item was cancelled: its map was ended, or its pool terminated, before it began"),
         .broken = std::make_exception_ptr(BrokenPool(
             "the pool is broken, and there was no memory left to say why: give the program more, "
             "or less to do at a time"))};

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <random>
 #include <stdexcept>
-#include <thread>
 
 #include <sidestep/detail/task_state.hpp>
 #include <sidestep/pool_options.hpp>
@@ -43,6 +42,9 @@ void check_map_options(const MapOptions& options) {
         throw std::invalid_argument(
             "MapOptions::task.key: the chunks of a map go to whoever is free; submit tasks with a "
             "key one by one");
+    if (options.deadline.count() < 0)
+        throw std::invalid_argument(
+            "MapOptions::deadline is negative; it is the time for the whole map, 0 is none");
 }
 
 TaskOptions merged(TaskOptions options, const TaskOptions& defaults) {
@@ -74,13 +76,6 @@ std::chrono::nanoseconds retry_pause(const Retry& retry, unsigned failures) {
     return std::chrono::nanoseconds(std::llround(std::min(pause, kLongest)));
 }
 
-bool pause_here(std::chrono::nanoseconds pause) {
-    static constexpr std::chrono::milliseconds kLook{10};
-    Deadline end = deadline_after(pause);
-    while (!this_task::stop_requested() && (!end || sys::Clock::now() < *end))
-        std::this_thread::sleep_until(end ? std::min(*end, sys::Clock::now() + kLook)
-                                          : sys::Clock::now() + kLook);
-    return !this_task::stop_requested();
-}
+bool pause_here(std::chrono::nanoseconds pause) { return this_task::sleep_for(pause); }
 
 }  // namespace sidestep::detail

@@ -2,6 +2,13 @@
 
 #include <sys/utsname.h>
 
+#include <chrono>
+#include <thread>
+
+#include <sidestep/detail/deadline.hpp>
+
+#include "sys/sys.hpp"
+
 namespace sidestep::inline v0 {
 namespace detail {
 
@@ -29,8 +36,36 @@ std::uint64_t mix(std::uint64_t x) {
 }  // namespace
 
 bool stop_requested() noexcept { return detail::task_context()->stop_requested(); }
+
+bool sleep_for(Timeout time) noexcept {
+    // A pool that could wake us may be gone.
+    constexpr std::chrono::seconds kLongest{1};
+    const detail::TaskContext& task = *detail::task_context();
+    const sys::Deadline end = detail::deadline_after(time);
+    for (;;) {
+        // What is read here is what is slept on: a request that comes in between changes it.
+        std::uint64_t number = task.stop_number ? task.stop_number->load() : 0;
+        if (task.stop_requested()) return false;
+        if (detail::is_over(end)) return true;
+        sys::Deadline next = detail::sooner(end, sys::Clock::now() + kLongest);
+        if (task.stop_number)
+            (void)sys::futex_wait(sys::low_half(*task.stop_number),
+                                  static_cast<std::uint32_t>(number), next);
+        else if (task.stop_flag)
+            (void)sys::futex_wait(*task.stop_flag, 0, next);
+        else
+            std::this_thread::sleep_until(*next);
+    }
+}
+
 std::uint64_t number() noexcept { return detail::task_context()->number; }
 unsigned attempt() noexcept { return detail::task_context()->attempt; }
+
+std::optional<std::uint64_t> item() noexcept {
+    const detail::TaskContext& task = *detail::task_context();
+    if (task.items_end == 0) return {};
+    return task.item;
+}
 
 std::uint64_t random_seed() noexcept {
     const detail::TaskContext& c = *detail::task_context();

@@ -9,6 +9,12 @@ namespace test {
 struct Processes {
     sidestep::Pool pool{{.processes = 2}};
 };
+struct Forked {
+    sidestep::Pool pool{{.processes = 2, .start_method = sidestep::StartMethod::fork}};
+};
+struct FromServer {
+    sidestep::Pool pool{{.processes = 2, .start_method = sidestep::StartMethod::forkserver}};
+};
 struct Inline {
     sidestep::Pool pool{{.processes = 0}};
 };

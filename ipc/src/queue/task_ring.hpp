@@ -23,12 +23,14 @@
 
 #include <array>
 #include <atomic>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
 #include "sync/event_count.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -195,6 +197,8 @@ class RingParent {
     }
     void ask_to_stop(std::uint64_t serial) {
         header_->stop_number.store(serial, std::memory_order_relaxed);  // a request, no more
+        // The task may sleep until then (this_task::sleep_for).
+        if (serial != 0) sys::futex_wake(sys::low_half(header_->stop_number), INT_MAX);
     }
     void wake() { header_->doorbell.notify_all(); }
     bool sleeping() const { return header_->doorbell.has_sleepers(); }

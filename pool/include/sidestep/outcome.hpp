@@ -17,6 +17,7 @@
 #include <variant>
 #include <vector>
 
+#include <sidestep/detail/deadline.hpp>
 #include <sidestep/detail/input_thread.hpp>
 
 namespace sidestep::inline v0 {
@@ -77,31 +78,45 @@ class HeldRange<Range&> {
     Range* range_;
 };
 
-// A range whose items are taken one by one.
+template <class Plain>
+inline constexpr bool kLiesInMemory = std::ranges::contiguous_range<Plain>&&
+    std::sized_sentinel_for<std::ranges::sentinel_t<Plain>, std::ranges::iterator_t<Plain>>;
+// An iota_view, which not every library has: it is all in its iterators, as nothing else is that
+// makes numbers.
+template <class Plain>
+inline constexpr bool kIsIota = std::ranges::enable_borrowed_range<std::remove_cv_t<Plain>>&&
+    std::is_integral_v<std::ranges::range_reference_t<Plain>>;
+// To get an item takes no time.
+template <class Plain>
+inline constexpr bool kGivesAtOnce = kLiesInMemory<Plain> || kIsIota<Plain> ||
+                                     (std::ranges::forward_range<Plain> &&
+                                      !std::ranges::view<Plain>);
+
+// A range whose items are taken one by one; and what is added to it meanwhile.
 template <class Range>
 class Input {
     using Plain = std::remove_reference_t<Range>;
     using Reference = std::ranges::range_reference_t<Plain>;
+
+  public:
     using Item = std::ranges::range_value_t<Plain>;
+
+  private:
     // A reference stays good when the range is advanced.
     static constexpr bool kRefers =
         std::is_lvalue_reference_v<Reference> && std::ranges::forward_range<Plain>;
     static constexpr bool kCanBeKept =
         kRefers || (std::is_constructible_v<Item, Reference> && std::is_move_constructible_v<Item>);
-    static constexpr bool kIsContainer =
-        std::ranges::forward_range<Plain> && !std::ranges::view<Plain>;
-    // An iota_view, which not every library has: it is all in its iterators, as nothing else is
-    // that makes numbers.
-    static constexpr bool kIsIota = std::ranges::enable_borrowed_range<std::remove_cv_t<Plain>> &&
-                                    std::is_integral_v<Reference>;
 
   public:
-    static constexpr bool kIsContiguous =
-        std::ranges::contiguous_range<Plain> &&
-        std::sized_sentinel_for<std::ranges::sentinel_t<Plain>, std::ranges::iterator_t<Plain>>;
+    static constexpr bool kIsContiguous = kLiesInMemory<Plain>;
     // To get an item may take time, as it may not with a container.
-    static constexpr bool kMayBlock = !kIsContiguous && !kIsContainer && !kIsIota && kCanBeKept;
+    static constexpr bool kMayBlock = !kGivesAtOnce<Plain> && kCanBeKept;
     using Taken = std::conditional_t<kMayBlock && !kRefers, Item, Reference>;
+
+    // An item can be added: it can stand for one of the range's.
+    static constexpr bool kGrows =
+        std::is_move_constructible_v<Item> && std::is_constructible_v<Taken, Item&>;
 
     explicit Input(Range&& range) : range_(std::forward<Range>(range)) {}
 
@@ -130,11 +145,20 @@ class Input {
         if (ahead_) {
             if (ahead_->thread.available() > 0) return true;
             ahead_->thread.rethrow_error();
-            return false;
+        } else if (advance()) {
+            return true;
         }
-        return advance();
+        takes_added_ = has_added();
+        return takes_added_;
     }
     Taken take() {
+        if constexpr (kGrows) {
+            if (std::exchange(takes_added_, false)) {
+                taken_.emplace(std::move(added_.front()));
+                added_.pop_front();
+                return static_cast<Taken>(*taken_);
+            }
+        }
         if constexpr (kMayBlock) {
             if (ahead_) return ahead_->take();
         }
@@ -149,6 +173,9 @@ class Input {
         *position_ += static_cast<std::ptrdiff_t>(items.size());
         return items;
     }
+    // Comes after the range's own items.
+    void add(Item item) { added_.push_back(std::move(item)); }
+    bool has_added() const { return !added_.empty(); }
     // 0: it is not known.
     std::size_t size() {
         if constexpr (std::ranges::sized_range<Plain>)
@@ -201,6 +228,9 @@ class Input {
     std::optional<std::ranges::iterator_t<Plain>> position_;
     bool used_ = false;             // *position_ was taken: advance before the next
     std::unique_ptr<Ahead> ahead_;  // with kMayBlock only
+    std::deque<Item> added_;
+    std::optional<Item> taken_;  // of these: the last
+    bool takes_added_ = false;   // the next one is of these
 };
 
 }  // namespace detail
@@ -236,6 +266,12 @@ class StreamFace {
     // The same stream, with each item's value or error: for (auto& item : stream.outcomes()).
     OutcomeStream<Derived> outcomes() && { return OutcomeStream<Derived>(std::move(derived())); }
     OutcomeStream<Derived&> outcomes() & { return OutcomeStream<Derived&>(derived()); }
+
+    // The next outcome, with the item's value or error, if it comes in time. Nothing: not yet, or
+    // not any more (ended()). An item that threw, and is run again, is waited for.
+    [[nodiscard]] std::optional<Outcome<Result>> next_for(Timeout timeout) {
+        return derived().next_outcome(detail::deadline_after(timeout));
+    }
 
     // Everything, in order; then throws the first error if there was one. For map().
     auto collect() && {

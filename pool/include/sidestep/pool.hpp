@@ -189,6 +189,22 @@ class Pool : public PoolFace<Pool> {
             core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
     }
     void run_in_background(std::function<void()> work);
+    // A task of a map: also after close().
+    template <class F, class... Args>
+    auto submit_part(const TaskOptions* options, F f, Args... args) {
+        detail::check_task<F, Args...>();
+        using Body = detail::Call<F, Args...>;
+        detail::PoolTaskRef task =
+            detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
+        OutputArchive archive(task->arguments(), task->fds());
+        detail::save_callable<F>(archive, f);
+        (archive(args), ...);
+        detail::PoolTask::submit(task, nullptr, true);
+        return Future<detail::ResultOf<F, Args...>>(std::move(task));
+    }
+    void check_open() { detail::check_open(*core_); }
+    std::shared_ptr<void> hold() { return detail::hold_open(core_); }
+    static constexpr bool kRunsInThreads = false;
 
     std::shared_ptr<detail::PoolCore> core_;
     int exceptions_at_start_;

@@ -30,6 +30,7 @@ class PoolError : public std::runtime_error {
 // up a function's name takes milliseconds.
 class TaskError : public PoolError {
   public:
+    enum class OfMap : unsigned char { no, processes, threads };
     struct Details {
         int pid = 0;  // of the worker
         unsigned worker_index = 0;
@@ -42,6 +43,7 @@ class TaskError : public PoolError {
         std::string note;                   // WorkerLost: further findings, or empty
         bool oom_killed = false;            // WorkerLost: see there
         std::uint64_t limit = 0;            // TaskTimeout: nanoseconds; OutOfMemory: bytes
+        OfMap of_map = OfMap::no;           // TaskTimeout: whose limit it is MapOptions::deadline
         std::uint64_t used = 0;             // OutOfMemory: bytes
         TaskOutput output;                  // that was captured until then
         std::string host;                   // empty: this one
@@ -84,7 +86,9 @@ class WorkerLost : public TaskError {
     bool oom_killed() const { return details().oom_killed; }
 };
 
-// The task ran longer than TaskOptions::timeout, and was stopped. It may have run in part.
+// The task ran longer than TaskOptions::timeout, and was stopped. It may have run in part. Or its
+// map's deadline came (MapOptions::deadline): then item() is the first that was not finished, and
+// task() the task that had it, 0 if none had.
 class TaskTimeout : public TaskError {
   public:
     explicit TaskTimeout(Details details);

@@ -4,11 +4,16 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
+#include <exception>
 #include <memory>
+#include <optional>
 #include <ranges>
 #include <type_traits>
 #include <utility>
 
+#include <sidestep/detail/map_reduce.hpp>
+#include <sidestep/detail/zipped.hpp>
 #include <sidestep/future.hpp>
 #include <sidestep/pool_options.hpp>
 #include <sidestep/promise.hpp>
@@ -16,8 +21,10 @@
 
 namespace sidestep::inline v0 {
 
-// Derived has submit_task(options or null, f, args...), stream<kSpread, kUnordered>(f, items,
-// options), which makes a stream that has detach(), and run_in_background(work).
+// Derived has submit_task(options or null, f, args...), submit_part(the same), a task of a map that
+// was begun before close(), stream<kSpread, kUnordered>(f, items, options), which makes a stream
+// that has detach(), run_in_background(work), check_open(), hold(), whose result join() waits for,
+// and kRunsInThreads.
 template <class Derived>
 class PoolFace {
   public:
@@ -64,10 +71,28 @@ class PoolFace {
 
     // f over the items of a range; the results in the order of the items (nothing if f returns
     // void). All items are run; then the error of the first that failed is thrown, if any did.
+    // MapOptions::fail_fast and deadline end it before that.
     // Items are pulled, and results decoded, in the calling thread.
     template <class F, std::ranges::input_range Range>
     auto map(F&& f, Range&& items, MapOptions options = {}) {
         return collect(imap(std::forward<F>(f), std::forward<Range>(items), options));
+    }
+    // f(a, b) over several ranges, side by side: as many as the shortest of them has.
+    template <class F, std::ranges::input_range A, std::ranges::input_range B>
+    auto map(F&& f, A&& a, B&& b, MapOptions options = {}) {
+        return map(options, std::forward<F>(f), std::forward<A>(a), std::forward<B>(b));
+    }
+    template <class F, std::ranges::input_range A, std::ranges::input_range B,
+              std::ranges::input_range C>
+    auto map(F&& f, A&& a, B&& b, C&& c, MapOptions options = {}) {
+        return map(options, std::forward<F>(f), std::forward<A>(a), std::forward<B>(b),
+                   std::forward<C>(c));
+    }
+    // Any number of them, with options first. So can imap, imap_unordered and map_async be called:
+    // pool.imap({}, f, a, b).
+    template <class F, std::ranges::input_range... Ranges>
+    auto map(const MapOptions& options, F&& f, Ranges&&... ranges) {
+        return collect(imap(options, std::forward<F>(f), std::forward<Ranges>(ranges)...));
     }
     // The same with f called on the elements of each item, a tuple or pair: f(a, b, ...).
     template <class F, std::ranges::input_range Range>
@@ -85,12 +110,84 @@ class PoolFace {
     auto imap_unordered(F&& f, Range&& items, MapOptions options = {}) {
         return stream<false, true>(std::forward<F>(f), std::forward<Range>(items), options);
     }
+    template <class F, std::ranges::input_range... Ranges>
+    auto imap(const MapOptions& options, F&& f, Ranges&&... ranges) {
+        return side_by_side<false>(options, std::forward<F>(f), std::forward<Ranges>(ranges)...);
+    }
+    template <class F, std::ranges::input_range... Ranges>
+    auto imap_unordered(const MapOptions& options, F&& f, Ranges&&... ranges) {
+        return side_by_side<true>(options, std::forward<F>(f), std::forward<Ranges>(ranges)...);
+    }
+    // starmap's stream.
+    template <class F, std::ranges::input_range Range>
+    auto istarmap(F&& f, Range&& items, MapOptions options = {}) {
+        return stream<true, false>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+
+    // op(op(f(a), f(b)), f(c))..., the results merged where they are made: each chunk's in its
+    // worker, and then two and two that lie side by side, as tasks. op is given values in the order
+    // of the items, and has to be associative. With init: op(init, all of that), in a worker; init
+    // if there are no items. Without: a value-initialised result if there are none. Ends with the
+    // first error that is seen, as with fail_fast. What MapOptions::task says is of each task here,
+    // not of each item: a chunk, or a merge, is timed and run again as a whole.
+    template <class F, class Op, std::ranges::input_range Range>
+    auto map_reduce(F&& f, Op&& op, Range&& items, MapOptions options = {}) {
+        using R = ReducedTo<F, Range>;
+        static_assert(std::is_default_constructible_v<R>,
+                      "what f returns has no default constructor, so there is no result without "
+                      "items: say what it is then, map_reduce(f, op, items, init)");
+        auto reduced = reduce<R>(f, op, std::forward<Range>(items), nullptr, options);
+        return reduced ? std::move(*reduced) : R{};
+    }
+    template <class F, class Op, std::ranges::input_range Range, class T>
+    requires(!std::same_as<std::decay_t<T>, MapOptions>) auto map_reduce(F&& f, Op&& op,
+                                                                         Range&& items, T&& init,
+                                                                         MapOptions options = {}) {
+        using R = ReducedTo<F, Range>;
+        R first(std::forward<T>(init));
+        return *reduce<R>(f, op, std::forward<Range>(items), &first, options);
+    }
+
+    // The place in the input of an item for which is_it(item) is true: the first that is found.
+    // Then what runs is stopped, and what waits taken back. Nothing: there is none. Throws what
+    // is_it() threw for the first of the items for which it did, if it was true for none.
+    template <class F, std::ranges::input_range Range>
+    std::optional<std::size_t> find_any(F&& is_it, Range&& items, MapOptions options = {}) {
+        auto answers = imap_unordered(std::forward<F>(is_it), std::forward<Range>(items), options);
+        std::shared_ptr<void> held = pool().hold();
+        std::exception_ptr error;
+        std::size_t failed = 0;
+        while (auto answer = answers.next_outcome()) {
+            if (answer->has_value()) {
+                if (!answer->value()) continue;
+                answers.cancel();
+                return answer->index();
+            }
+            if (error && failed < answer->index()) continue;
+            error = answer->error();
+            failed = answer->index();
+        }
+        if (error) std::rethrow_exception(error);
+        return {};
+    }
 
     // map and starmap without waiting: the future has the std::vector of results. The items are
     // copied, or moved if they are a temporary. (A thread of this process feeds the workers.)
+    // cancel() of the future ends the map: what runs is stopped, what waits is taken back. (Where
+    // it runs in threads, it is only asked to stop, and join() waits for that.)
     template <class F, std::ranges::input_range Range>
     auto map_async(F&& f, Range&& items, MapOptions options = {}) {
         return in_background<false>(std::forward<F>(f), std::forward<Range>(items), options);
+    }
+    template <class F, std::ranges::input_range... Ranges>
+    auto map_async(const MapOptions& options, F&& f, Ranges&&... ranges) {
+        if constexpr (sizeof...(Ranges) == 1)
+            return in_background<false>(std::forward<F>(f), std::forward<Ranges>(ranges)...,
+                                        options);
+        else
+            return in_background<true>(
+                std::forward<F>(f),
+                detail::zipped(std::decay_t<Ranges>(std::forward<Ranges>(ranges))...), options);
     }
     template <class F, std::ranges::input_range Range>
     auto starmap_async(F&& f, Range&& items, MapOptions options = {}) {
@@ -108,6 +205,34 @@ class PoolFace {
         return pool().template stream<kSpread, kUnordered>(std::forward<F>(f),
                                                            std::forward<Range>(items), options);
     }
+    template <bool kUnordered, class F, class... Ranges>
+    auto side_by_side(const MapOptions& options, F&& f, Ranges&&... ranges) {
+        static_assert(sizeof...(Ranges) > 0, "a map needs something to run over");
+        if constexpr (sizeof...(Ranges) == 1)
+            return stream<false, kUnordered>(std::forward<F>(f), std::forward<Ranges>(ranges)...,
+                                             options);
+        else
+            return stream<true, kUnordered>(
+                std::forward<F>(f), detail::zipped(std::forward<Ranges>(ranges)...), options);
+    }
+    template <class F, class Range>
+    using ReducedTo = std::decay_t<std::invoke_result_t<
+        std::decay_t<F>&,
+        detail::StoredItem<false, std::ranges::range_value_t<std::remove_reference_t<Range>>>&&>>;
+    template <class R, class F, class Op, class Range>
+    std::optional<R> reduce(const F& f, const Op& op, Range&& items, R* init,
+                            const MapOptions& options) {
+        detail::check_map_options(options);
+        pool().check_open();
+        std::shared_ptr<void> held = pool().hold();
+        detail::MapReduce<R, std::decay_t<F>, std::decay_t<Op>, Range> reduction(
+            f, op, std::forward<Range>(items), options,
+            {pool().processes(), Derived::kRunsInThreads});
+        if (init) reduction.begin_with(std::move(*init));
+        return reduction.run([this](const TaskOptions* its, auto callable, auto... arguments) {
+            return pool().submit_part(its, std::move(callable), std::move(arguments)...);
+        });
+    }
     template <class S>
     static auto collect(S results) {
         return std::move(results).collect();
@@ -119,9 +244,9 @@ class PoolFace {
         using Results = decltype(std::declval<S>().collect());
         auto results = std::make_shared<S>(stream<kSpread, false>(
             std::forward<F>(f), std::decay_t<Range>(std::forward<Range>(items)), options));
-        results->detach();
         auto promise = std::make_shared<Promise<Results>>();
         Future<Results> future = promise->future();
+        static_cast<detail::LocalTaskBase&>(*future.state()).end_with(results->detach());
         pool().run_in_background([results, promise] {
             detail::fulfil(*promise, [&] { return std::move(*results).collect(); });
         });

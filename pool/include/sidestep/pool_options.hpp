@@ -117,6 +117,22 @@ struct MapOptions {
     // at least one chunk is. 0: a few chunks for each worker.
     std::size_t window = 0;
 
+    // Ends with the first error that is seen, whichever item's it is: what runs is stopped, what
+    // waits is taken back, and a worker begins no other item of the chunk. Without it all items are
+    // run. (An item that is to be run again has failed when its last attempt has, and that is seen
+    // when it is its turn.)
+    bool fail_fast = false;
+
+    // The time for the whole, from the call on; then it ends in the same way, and the first item
+    // that is not finished gets TaskTimeout. A stream's results that are there are handed over
+    // first. It is looked at while the stream is advanced, and an input that blocks map() is not
+    // interrupted. 0: none.
+    //
+    // What runs in a thread (of a ThreadPool; or of this process, without workers) cannot be
+    // stopped: it is asked to (this_task::stop_requested(); not without workers), and goes on
+    // beside, while map() comes back. Without workers it comes back between two chunks.
+    Timeout deadline = {};
+
     // For each item: timeout, memory limit, retries; and the priority of the whole. What is not set
     // is the pool's. A key is refused: chunks go to whoever is free.
     TaskOptions task = {};

@@ -19,6 +19,13 @@
 namespace sidestep::inline v0 {
 
 template <class T>
+class Promise;
+namespace detail {
+template <class T, class Work>
+void fulfil(Promise<T>& promise, Work&& work);
+}
+
+template <class T>
 class Promise {
   public:
     Promise() : task_(detail::LocalTask<T>::create()) {}
@@ -49,24 +56,26 @@ class Promise {
     void set_exception(std::exception_ptr error) { task_->fail(std::move(error)); }
 
   private:
+    template <class U, class Work>
+    friend void detail::fulfil(Promise<U>& promise, Work&& work);
     detail::Ref<detail::LocalTask<T>> task_;
 };
 
 namespace detail {
 
-// The promise gets what work() returns or throws.
+// The promise gets what work() returns or throws; if it was cancelled meanwhile, that is dropped.
 template <class T, class Work>
 void fulfil(Promise<T>& promise, Work&& work) {
     if (!promise.set_running_or_notify_cancel()) return;
     try {
         if constexpr (std::is_void_v<T>) {
             work();
-            promise.set_value();
+            (void)promise.task_->try_set({});
         } else {
-            promise.set_value(work());
+            (void)promise.task_->try_set(work());
         }
     } catch (...) {
-        promise.set_exception(std::current_exception());
+        (void)promise.task_->try_fail(std::current_exception());
     }
 }
 

@@ -12,6 +12,12 @@
 // while that waits in the stream, or beside it as long as one item takes more than a millisecond.
 // Leaving the loop early waits for that item. (map() and starmap() pull in the calling thread.)
 //
+// Results that make items: the input may grow while it is passed through.
+//
+//     auto pages = pool.imap_unordered(fetch, std::vector{start});
+//     for (const Page& page : pages)
+//         for (const std::string& link : page.links) pages.add(link);
+//
 // Errors: advancing to an item that failed throws its error, and the stream can go on: catch inside
 //         the loop is not possible, so use outcomes() to see each item's value or error. An item
 //         whose `serialize` throws, on either side, or for which there is no room, is that item's
@@ -28,19 +34,24 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <optional>
 #include <ranges>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
 #include <sidestep/detail/chunk.hpp>
+#include <sidestep/detail/chunk_results.hpp>
 #include <sidestep/detail/completion_queue.hpp>
+#include <sidestep/detail/early_end.hpp>
 #include <sidestep/detail/pool_task.hpp>
 #include <sidestep/detail/stored.hpp>
 #include <sidestep/outcome.hpp>
@@ -78,24 +89,56 @@ class Stream
         detail::check_open(*core_);
         detail::check_map_options(options);
         if (options.task.says_anything()) options_ = std::make_unique<TaskOptions>(options.task);
-        if constexpr (kUnordered) sink_ = std::make_unique<detail::TaskSink>(core_);
+        early_ = detail::EarlyEnd::of(options);
+        if (kUnordered || options.fail_fast) sink_ = std::make_unique<detail::TaskSink>(core_);
     }
     Stream(Stream&&) = default;
     Stream& operator=(Stream&&) = delete;
     ~Stream() { cancel_rest(); }
 
-    // The next outcome; nothing at the end.
-    std::optional<Outcome<Result>> next_outcome() {
+    // The next outcome; nothing at the end, or if it has not come at `until`.
+    std::optional<Outcome<Result>> next_outcome(const detail::Deadline& until = {}) {
         for (;;) {
             if (open_ && open_->next == open_->items) open_.reset();
-            fill();
-            if (open_) return read_item();
-            if (flying_.empty()) return {};
-            if (waits_for_input() && !next_is_ready())
-                wait_for_either();
-            else
+            fill(until);
+            if (open_) {
+                Outcome<Result> outcome = read_item();
+                if (early_ && early_->fail_fast && !outcome) cancel();
+                return outcome;
+            }
+            if (ended()) return {};
+            if (found_failure()) return end_early();
+            if (waits_for_input() && !next_is_ready()) {
+                if (wait_for_either(until)) continue;
+            } else if (wait_for_chunk(until)) {
                 open_next_chunk();
+                continue;
+            }
+            if (early_ && (failed_ || early_->is_over())) return end_early();
+            return {};
         }
+    }
+    // Nothing more comes. (A stream that is at its end may know that at the next look only.)
+    bool ended() const {
+        return input_ended_ && flying_.empty() && (!open_ || open_->next == open_->items);
+    }
+    // Ends the stream here: what waits is taken back, what runs is stopped.
+    void cancel() {
+        input_ended_ = cancelled_ = true;
+        cancel_rest();  // first, or the workers would begin with what waits
+        for (Flying& chunk : flying_)
+            if (chunk.task) chunk.task->cancel_parts(true);
+        flying_.clear();
+        if (open_) open_->next = open_->items;
+    }
+
+    // One more item, after those that the input has. A stream that was at its end goes on; one that
+    // was ended early does not.
+    void add(typename detail::Input<Range>::Item item) requires detail::Input<Range>::kGrows {
+        if (cancelled_) return;
+        input_.add(std::move(item));
+        window_.grow();
+        input_ended_ = false;
     }
 
     // What was written to stdout and stderr by the chunk of the item that came last: by that item
@@ -106,8 +149,15 @@ class Stream
         return output ? *output : TaskOutput();
     }
 
-    // For PoolFace: it is consumed in the background. (A ThreadStream has something to do then.)
-    void detach() {}
+    // For PoolFace: it is consumed in the background, until what is returned is called.
+    std::function<void()> detach() {
+        if (!early_) early_ = std::make_unique<detail::EarlyEnd>(MapOptions());
+        early_->cancelled = std::make_shared<std::atomic<bool>>(false);
+        return [core = core_, cancelled = early_->cancelled] {
+            cancelled->store(true, std::memory_order_relaxed);
+            detail::look_again(*core);
+        };
+    }
     // For StreamFace.
     std::shared_ptr<void> hold() { return detail::hold_open(core_); }
     void hands_over_at_end() { wake_ = nullptr; }
@@ -158,10 +208,12 @@ class Stream
     static constexpr bool kMayBlock = detail::Input<Range>::kMayBlock;
     bool pulls_beside() const { return kMayBlock && wake_; }
     bool has_room() const { return window_.has_room(flying_.size() + (open_ ? 1 : 0)); }
-    void fill() {
+    void fill(const detail::Deadline& until) {
         while (!input_ended_ && has_room()) {
+            if (early_ && (found_failure() || early_->is_over())) return;
             std::size_t most = window_.next_size();
-            if (pulls_beside()) most = input_.await(most, flying_.empty() && !open_);
+            bool nothing_else = flying_.empty() && !open_ && !until && !early_;
+            if (pulls_beside()) most = input_.await(most, nothing_else);
             if (most == 0) return;
             submit_chunk(most);
         }
@@ -170,15 +222,70 @@ class Stream
     bool next_is_ready() {
         auto is_ready = [](const Flying& c) { return !c.task || c.task->poll(); };
         if constexpr (kUnordered) return std::any_of(flying_.begin(), flying_.end(), is_ready);
-        return is_ready(flying_.front());
+        return !flying_.empty() && is_ready(flying_.front());
     }
-    // For a result, or more of the input.
-    void wait_for_either() {
+    detail::Deadline end_of(const detail::Deadline& until) const {
+        return early_ ? detail::sooner(until, early_->deadline) : until;
+    }
+    // For a result, or more of the input. False: neither came in time.
+    bool wait_for_either(const detail::Deadline& until) {
         if (has_room()) input_.go_on(window_.next_size(), wake_);
-        (void)wake_->wait({});
+        bool came = wake_->wait(end_of(until));
         while (wake_->pop()) {
         }
         input_.rest();
+        return came;
+    }
+    // Until the next chunk can be opened. False: it did not come in time, or the stream ends early.
+    bool wait_for_chunk(const detail::Deadline& until) {
+        if (flying_.empty()) return false;
+        if (!early_ && !until) return true;  // it is waited for when it is opened
+        auto is_there_now = [](const Flying& c) { return !c.task && !c.last; };
+        if (!flying_.front().task ||
+            (kUnordered && std::any_of(flying_.begin(), flying_.end(), is_there_now)))
+            return true;
+        detail::PoolTask& task = *flying_.front().task;
+        auto wakes = [&] {  // with the pool's mutex held
+            return (sink_ && !sink_->empty()) || (!kUnordered && task.done()) ||
+                   (early_ && early_->is_cancelled());
+        };
+        for (;;) {
+            bool awake = task.wait_until(wakes, end_of(until));
+            if (found_failure()) return false;
+            if (!awake || (early_ && early_->is_cancelled())) return false;
+            if (kUnordered || task.done()) return true;
+        }
+    }
+
+    // An item's error ends the stream before it is the item's turn.
+    bool looks_ahead() const { return !kUnordered && early_ && early_->fail_fast; }
+    bool found_failure() {
+        if (!looks_ahead() || failed_) return failed_.has_value();
+        while (detail::PoolTaskRef done = sink_->try_next())
+            if ((failed_ = detail::failure_in<Result>(*done))) return true;
+        return false;
+    }
+    // What comes last of a stream that ends early; nothing if nobody wants to know.
+    std::optional<Outcome<Result>> end_early() {
+        std::optional<Outcome<Result>> last = std::move(failed_);
+        failed_.reset();
+        if (!last && !early_->is_cancelled()) last.emplace(unfinished_item());
+        cancel();
+        return last;
+    }
+    Outcome<Result> unfinished_item() {
+        std::uint64_t item = window_.submitted(), task = 0;
+        for (const Flying& chunk : flying_) {
+            if (!chunk.task || chunk.first >= item || chunk.task->poll()) continue;
+            item = chunk.task->first_unfinished();
+            task = chunk.task->serial;
+        }
+        return late(item, task);
+    }
+    Outcome<Result> late(std::uint64_t item, std::uint64_t task) {
+        return {item,
+                detail::deadline_error({item, task, detail::function_address(f_), typeid(F).name()},
+                                       early_->limit)};
     }
 
     // Serializes the next items, at most `most` of them; how many it got. Their descriptors go
@@ -193,8 +300,8 @@ class Stream
                 most = std::min(most, kMostBytes / sizeof(Item));
                 auto next = input_.take_span(most);
                 items.write(next.data(), next.size_bytes());  // as each of them would be
-                input_ended_ = next.size() < most;
-                return next.size();
+                input_ended_ = next.size() < most && !input_.has_added();
+                if (!next.empty() || input_ended_) return next.size();
             }
             while (count < most && scratch_.size() < kMostBytes) {
                 if constexpr (kMayBlock)
@@ -248,7 +355,9 @@ class Stream
             task.arguments().clear();
             OutputArchive archive(task.arguments(), task.fds());
             detail::save_callable<F>(archive, f_);
-            archive(count, static_cast<std::uint64_t>(window_.submitted()));
+            bool stops = early_ && early_->fail_fast && !task.runs_items_again();
+            archive(stops ? count | detail::kStopsAtError : count,
+                    static_cast<std::uint64_t>(window_.submitted()));
             archive.write(scratch_.begin(), bytes);
             return nullptr;
         } catch (...) {
@@ -336,69 +445,55 @@ class Stream
         if (open_->error) return {index, open_->error};
         try {
             if (auto error = open_->reader.next_error(at)) return retried(at, std::move(error));
-            return {index, read_value(open_->reader)};
+            return {index, detail::read_value<Result>(open_->reader)};
         } catch (...) {
             return {index, std::current_exception()};
         }
     }
 
-    static Value read_value(detail::ChunkReader& reader) {
-        Value value = detail::make_blank<Value>();
-        if constexpr (!std::is_void_v<Result>) detail::load_sized(reader.values(), value);
-        return value;
-    }
-
     // An item that threw is run again, here and now, if its options say so.
     Outcome<Result> retried(std::size_t at, std::exception_ptr error) {
-        std::size_t index = open_->first + at;
         detail::PoolTaskRef task = open_->task;
-        auto item = static_cast<std::uint32_t>(at);
-        while ((task = detail::PoolTask::run_item_again(task, item, error))) {
-            item = 0;
-            try {
-                task->wait({});
-                while (const auto* split = task->split()) {  // it cost its worker
-                    if (!split->again) return {index, split->error};
-                    task = split->again;
-                    task->wait({});
-                }
-                detail::ChunkReader reader;
-                reader.open(task->result(), 1);
-                error = reader.next_error(0);
-                if (error) continue;
-                return {index, read_value(reader)};
-            } catch (...) {
-                return {index, std::current_exception()};
-            }
-        }
-        return {index, std::move(error)};
+        auto outcome =
+            detail::run_again<Result>(task, static_cast<std::uint32_t>(at), std::move(error),
+                                      [this](detail::PoolTask& again) { return finish(again); });
+        return outcome ? std::move(*outcome) : late(open_->first + at, task->serial);
     }
 
-    void cancel_rest() {
-        for (Flying& chunk : flying_) cancel(chunk.task);
+    // False: the stream ends before that, and the task with it.
+    bool finish(detail::PoolTask& task) {
+        if (!early_) return task.wait({});
+        (void)task.wait_until([&] { return task.done() || early_->is_cancelled(); },
+                              early_->deadline);
+        if (task.done()) return true;
+        task.cancel_parts(true);
+        cancel();
+        return false;
     }
-    static void cancel(const detail::PoolTaskRef& task) {
-        if (!task) return;
-        task->cancel_waiting();
-        if (!task->done() || !task->split()) return;
-        cancel(task->split()->again);
-        cancel(task->split()->rest);
+
+    // From the last to the first: what comes next is not begun meanwhile.
+    void cancel_rest() {
+        for (auto chunk = flying_.rbegin(); chunk != flying_.rend(); ++chunk)
+            if (chunk->task) chunk->task->cancel_parts(false);
     }
 
     std::shared_ptr<detail::PoolCore> core_;
     F f_;
     detail::Input<Range> input_;
     detail::ChunkWindow window_;
-    std::unique_ptr<TaskOptions> options_;    // null: the pool's
-    std::unique_ptr<detail::TaskSink> sink_;  // unordered only
+    std::unique_ptr<TaskOptions> options_;     // null: the pool's
+    std::unique_ptr<detail::EarlyEnd> early_;  // null: it has none
+    std::unique_ptr<detail::TaskSink> sink_;   // unordered, or looks_ahead()
+    std::optional<Outcome<Result>> failed_;    // found out of turn
     std::deque<Flying> flying_;
     std::unique_ptr<Open> open_;
-    // Told of what is done and what was pulled; null: results are handed over at the end.
+    // Told of what is done and pulled; null: results are handed over at the end.
     std::shared_ptr<detail::CompletionQueue> wake_ = make_wake();
     detail::HeapBuffer scratch_;     // the items just pulled
     std::size_t last_at_ = 0;        // where the last of them begins; 0: it is alone, or a number
     std::exception_ptr item_error_;  // of the item behind them
     bool input_ended_ = false;
+    bool cancelled_ = false;  // ended early
 };
 
 }  // namespace sidestep

@@ -1,12 +1,15 @@
 // What a task can ask about itself while it runs.
 //
 // Threads: the answers are those of the task that runs in the calling thread. In any other thread:
-//          false, 0, -1.
+//          false, 0, -1, nothing.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
+
+#include <sidestep/timeout.hpp>
 
 namespace sidestep::inline v0 {
 
@@ -20,10 +23,11 @@ struct TaskContext {
     unsigned attempt = 0;
     int worker = -1;
     const std::atomic<std::uint64_t>* stop_number =
-        nullptr;                                   // the task with this number is to stop
-    const std::atomic<bool>* stop_flag = nullptr;  // this one is
+        nullptr;                                            // the task with this number is to stop
+    const std::atomic<std::uint32_t>* stop_flag = nullptr;  // this one is, if it is not 0
     // For a chunk of a map.
-    std::uint32_t items_begin = 0, items_end = 0;      // which are to be run; 0, 0: all
+    // Which are to be run; 0, 0: all, or it is none (in a worker).
+    std::uint32_t items_begin = 0, items_end = 0;
     std::atomic<std::uint64_t>* progress = nullptr;    // told after each item (ChunkProgress)
     std::atomic<std::uint64_t>* started_ns = nullptr;  // told before each item
     bool prints_elsewhere = false;  // than to stdout, or what leads there (flush_printed())
@@ -32,7 +36,7 @@ struct TaskContext {
         // Relaxed: a request, nothing hangs on it but the task's own decision.
         if (stop_number)
             return number != 0 && stop_number->load(std::memory_order_relaxed) == number;
-        return stop_flag && stop_flag->load(std::memory_order_relaxed);
+        return stop_flag && stop_flag->load(std::memory_order_relaxed) != 0;
     }
 };
 // Never null.
@@ -57,9 +61,14 @@ namespace this_task {
 // now and then and returns keeps its worker; one that does not is ended by a signal
 // (PoolOptions::stop_grace). A load from memory.
 bool stop_requested() noexcept;
+// Sleeps, but no longer than until the task is to stop. True: to the end. Anywhere else than in a
+// task, and in one of a pool without workers, it just sleeps.
+bool sleep_for(Timeout time) noexcept;
 
 // The task's number in its pool, from 1; the items of a map share one.
 std::uint64_t number() noexcept;
+// In a map or a stream: the item's place in the input, from 0. Nothing elsewhere.
+std::optional<std::uint64_t> item() noexcept;
 // 1 when it runs for the first time; more when it is run again (TaskOptions::retry).
 unsigned attempt() noexcept;
 

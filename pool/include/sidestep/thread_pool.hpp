@@ -137,6 +137,19 @@ class ThreadPool : public PoolFace<ThreadPool> {
             core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
     }
     void run_in_background(std::function<void()> work);
+    // A task of a map: also after close().
+    template <class F, class... Args>
+    auto submit_part(const TaskOptions* options, F f, Args... args) {
+        using Result = std::decay_t<std::invoke_result_t<F&, Args...>>;
+        auto task = detail::LocalTask<Result>::create();
+        auto job = std::make_unique<detail::CallJob<Result, F, Args...>>(task, std::move(f),
+                                                                         std::move(args)...);
+        detail::submit_job(*core_, std::move(job), options, true);
+        return Future<Result>(detail::TaskRef(std::move(task)));
+    }
+    void check_open() { detail::check_open(*core_); }
+    std::shared_ptr<void> hold() { return detail::hold_open(core_); }
+    static constexpr bool kRunsInThreads = true;
 
     std::shared_ptr<detail::ThreadPoolCore> core_;
     int exceptions_at_start_;

@@ -1,5 +1,9 @@
 // The results of ThreadPool's imap and imap_unordered: as stream.hpp, without serialization.
 //
+// What runs in a thread cannot be stopped. A stream that ends early (MapOptions::fail_fast and
+// deadline, cancel()) takes back what waits, and asks what runs to stop (this_task): of a chunk
+// that runs, no other item is begun.
+//
 // Items are copied; those that cannot be are moved out of a range that was moved in.
 //
 // Threads: one thread. The callable is copied for each chunk.
@@ -12,11 +16,13 @@
 #include <functional>
 #include <memory>
 #include <tuple>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
 #include <sidestep/detail/chunk.hpp>
 #include <sidestep/detail/completion_queue.hpp>
+#include <sidestep/detail/early_end.hpp>
 #include <sidestep/detail/local_task.hpp>
 #include <sidestep/detail/stored.hpp>
 #include <sidestep/future.hpp>
@@ -120,13 +126,20 @@ struct ThreadChunk {
     std::vector<Held> items;
     std::size_t first;
     TaskOptions options;
+    bool stops_at_error = false;  // nobody wants what comes after it
 
     Outcomes operator()() {
         Outcomes outcomes;
         outcomes.reserve(items.size());
         TaskContext& context = *task_context();
+        context.items_end = static_cast<std::uint32_t>(items.size());
         std::uint64_t begin = steady_now_ns();
         for (std::size_t i = 0; i < items.size(); ++i) {
+            if (i > 0 && context.stop_requested()) {
+                outcomes.emplace_back(first + i, ended_item_error());
+                continue;
+            }
+            if (stops_at_error && i > 0 && !outcomes.back()) break;
             context.item = first + i;
             for (context.attempt = 1;; ++context.attempt) {
                 try {
@@ -208,28 +221,42 @@ class ThreadStream
         detail::check_open(*core_);
         detail::check_map_options(options);
         if constexpr (!detail::kCopies<Item>) detail::refuse_retries(options_.retry);
+        early_ = detail::EarlyEnd::of(options);
     }
     ThreadStream(ThreadStream&&) = default;
     ThreadStream& operator=(ThreadStream&&) = delete;
-    ~ThreadStream() {
-        for (Flying& chunk : flying_)
-            if (chunk.task) chunk.task->cancel();
-    }
+    ~ThreadStream() { cancel_rest(); }
 
-    // The next outcome; nothing at the end.
-    std::optional<Outcome<Result>> next_outcome() {
+    // The next outcome; nothing at the end, or if it has not come at `until`.
+    std::optional<Outcome<Result>> next_outcome(const detail::Deadline& until = {}) {
         for (;;) {
-            if (next_ < open_.size()) {
-                window_.take(1);
-                return std::move(open_[next_++]);
-            }
-            fill();
-            if (flying_.empty()) return {};
-            if (waits_for_input() && !next_is_ready())
-                wait_for_either();
-            else
+            if (next_ < open_.size()) return next_open();
+            fill(until);
+            if (ended()) return {};
+            if (found_failure()) return end_early();
+            if (waits_for_input() && !next_is_ready()) {
+                if (wait_for_either(until)) continue;
+            } else if (wait_for_chunk(until)) {
                 open_next_chunk();
+                continue;
+            }
+            if (early_ && (failed_ || early_->is_over())) return end_early();
+            return {};
         }
+    }
+    // As those of a Stream.
+    bool ended() const { return input_ended_ && flying_.empty() && next_ == open_.size(); }
+    void cancel() {
+        input_ended_ = cancelled_ = true;
+        cancel_rest();
+        flying_.clear();
+        next_ = open_.size();
+    }
+    void add(typename detail::Input<Range>::Item item) requires detail::Input<Range>::kGrows {
+        if (cancelled_) return;
+        input_.add(std::move(item));
+        window_.grow();
+        input_ended_ = false;
     }
 
     // For StreamFace.
@@ -238,10 +265,17 @@ class ThreadStream
     std::size_t input_size() { return input_.size(); }
     template <class Results>
     void read_rest(Results&) {}
-    // For PoolFace: it is consumed in the background. All of the input becomes tasks now.
-    void detach() {
+    // For PoolFace: it is consumed in the background. All of the input becomes tasks now. What is
+    // returned ends it, in any thread.
+    std::function<void()> detach() {
         hands_over_at_end();
         while (!input_ended_) submit_chunk(window_.next_size());
+        std::vector<detail::Ref<Task>> tasks;
+        for (const Flying& chunk : flying_)
+            if (chunk.task) tasks.push_back(chunk.task);
+        return [tasks = std::move(tasks)] {  // from the last to the first, as cancel_rest()
+            std::for_each(tasks.rbegin(), tasks.rend(), [](const auto& task) { task->cancel(); });
+        };
     }
 
   private:
@@ -264,10 +298,12 @@ class ThreadStream
         return kMayBlock ? std::make_shared<detail::CompletionQueue>() : nullptr;
     }
     bool pulls_beside() const { return kMayBlock && wake_; }
-    void fill() {
+    void fill(const detail::Deadline& until) {
+        bool may_wait = !until && !early_;
         while (!input_ended_ && window_.has_room(flying_.size())) {
+            if (early_ && (found_failure() || early_->is_over())) return;
             std::size_t most = window_.next_size();
-            if (pulls_beside()) most = input_.await(most, flying_.empty());
+            if (pulls_beside()) most = input_.await(most, may_wait && flying_.empty());
             if (most == 0) return;
             submit_chunk(most);
         }
@@ -276,15 +312,78 @@ class ThreadStream
     bool next_is_ready() const {
         auto is_ready = [](const Flying& c) { return !c.task || c.task->done(); };
         if constexpr (kUnordered) return std::any_of(flying_.begin(), flying_.end(), is_ready);
-        return is_ready(flying_.front());
+        return !flying_.empty() && is_ready(flying_.front());
     }
-    // For a result, or more of the input.
-    void wait_for_either() {
+    detail::Deadline end_of(const detail::Deadline& until) const {
+        return early_ ? detail::sooner(until, early_->deadline) : until;
+    }
+    // For a result, or more of the input. False: neither came in time.
+    bool wait_for_either(const detail::Deadline& until) {
         if (window_.has_room(flying_.size())) input_.go_on(window_.next_size(), wake_);
-        (void)wake_->wait({});
+        bool came = wake_->wait(end_of(until));
         while (wake_->pop()) {
         }
         input_.rest();
+        return came;
+    }
+    // Until the next chunk can be opened. False: it did not come in time, or the stream ends early.
+    bool wait_for_chunk(const detail::Deadline& until) {
+        if (flying_.empty()) return false;
+        if (!early_ && !until) return true;  // it is waited for when it is opened
+        auto is_there_now = [](const Flying& c) { return !c.task && !c.last; };
+        const detail::Ref<Task>& next = flying_.front().task;
+        if (!next || (kUnordered && std::any_of(flying_.begin(), flying_.end(), is_there_now)))
+            return true;
+        if (kUnordered) return done_->wait(end_of(until));
+        if (!looks_ahead()) return next->wait(end_of(until));
+        while (!next->done())
+            if (!done_->wait(end_of(until)) || found_failure()) return false;
+        return true;
+    }
+
+    // An item's error ends the stream before it is the item's turn.
+    bool looks_ahead() const { return !kUnordered && early_ && early_->fail_fast; }
+    bool found_failure() {
+        if (!looks_ahead() || failed_) return failed_.has_value();
+        while (auto first = done_->pop()) {
+            auto at = std::find_if(flying_.begin(), flying_.end(),
+                                   [&](const Flying& c) { return c.first == *first; });
+            if (at != flying_.end() && (failed_ = failure_in(*at))) return true;
+        }
+        return false;
+    }
+    static std::optional<Outcome<Result>> failure_in(const Flying& chunk) {
+        if (auto error = chunk.task->error()) return {{chunk.first, std::move(error)}};
+        for (const Outcome<Result>& outcome : *static_cast<const Outcomes*>(chunk.task->value()))
+            if (!outcome) return {{outcome.index(), outcome.error()}};
+        return {};
+    }
+    std::optional<Outcome<Result>> next_open() {
+        window_.take(1);
+        Outcome<Result> outcome = std::move(open_[next_++]);
+        if (early_ && early_->fail_fast && !outcome) cancel();
+        return outcome;
+    }
+    // What comes last of a stream that ends early.
+    std::optional<Outcome<Result>> end_early() {
+        std::optional<Outcome<Result>> last = std::move(failed_);
+        failed_.reset();
+        if (!last) last.emplace(unfinished_item());
+        cancel();
+        return last;
+    }
+    Outcome<Result> unfinished_item() {
+        detail::UnfinishedItem where{window_.submitted(), 0, detail::function_address(f_),
+                                     typeid(F).name(), true};
+        for (const Flying& chunk : flying_)
+            if (chunk.task && !chunk.task->done() && chunk.first < where.item)
+                where.item = chunk.first;
+        return {where.item, detail::deadline_error(where, early_->limit)};
+    }
+    // From the last to the first: what runs may end at once, and what comes next would be begun.
+    void cancel_rest() {
+        for (auto chunk = flying_.rbegin(); chunk != flying_.rend(); ++chunk)
+            if (chunk->task) chunk->task->cancel();
     }
 
     void pull_item(std::vector<typename Chunk::Held>& items) {
@@ -296,7 +395,7 @@ class ThreadStream
 
     void submit_chunk(std::size_t most) {
         std::size_t first = window_.submitted();
-        Chunk chunk{f_, {}, first, options_};
+        Chunk chunk{f_, {}, first, options_, early_ && early_->fail_fast};
         [[maybe_unused]] detail::PullTimer timer(kMayBlock);
         std::exception_ptr error;
         try {
@@ -333,7 +432,7 @@ class ThreadStream
         fly({std::move(task), first, count, {}, false, std::move(duration)});
     }
     void fly(Flying chunk) {
-        if (kUnordered && chunk.task && !chunk.task->listen(done_, chunk.first))
+        if ((kUnordered || looks_ahead()) && chunk.task && !chunk.task->listen(done_, chunk.first))
             done_->push(chunk.first);
         if (pulls_beside() && chunk.task && !chunk.task->listen(wake_, 0)) wake_->push(0);
         window_.submit(chunk.items);
@@ -380,7 +479,9 @@ class ThreadStream
     detail::Input<Range> input_;
     TaskOptions options_;
     detail::ChunkWindow window_;
-    // Unordered only: by their first items.
+    std::unique_ptr<detail::EarlyEnd> early_;  // null: it has none
+    std::optional<Outcome<Result>> failed_;    // found out of turn
+    // Unordered, or looks_ahead(): by their first items.
     std::shared_ptr<detail::CompletionQueue> done_ = std::make_shared<detail::CompletionQueue>();
     std::deque<Flying> flying_;
     // Told of what is done and what was pulled; null: results are handed over at the end.
@@ -388,6 +489,7 @@ class ThreadStream
     Outcomes open_;
     std::size_t next_ = 0;  // in open_
     bool input_ended_ = false;
+    bool cancelled_ = false;  // ended early
 };
 
 }  // namespace sidestep

@@ -1,7 +1,7 @@
 // Several items in one task: how map and the streams cut their input. Internal.
 //
-// Arguments of a chunk: the callable, {the number of items n, the first one's place in the input},
-//                       each item (see save_sized).
+// Arguments of a chunk: the callable, {the number of items n (and kStopsAtError), the first one's
+//                       place in the input}, each item (see save_sized).
 // Result of a chunk:    a bit for each item, set if it failed ((n + 7) / 8 bytes); then, in order,
 //                       each item's value (see save_sized), or {size, error}.
 //
@@ -51,6 +51,10 @@ struct ChunkProgress {
         return word & ((std::uint64_t(1) << kSizeBits) - 1);
     }
 };
+
+// With the number of a chunk's items: none is begun after one that failed; what comes after that
+// has no result. (For whoever reads results up to the first error.)
+inline constexpr std::uint64_t kStopsAtError = std::uint64_t(1) << 63;
 
 // True of types that leave nothing in their archive for those that come after: no table of shared
 // pointers or of polymorphic types, no version of a class.
@@ -178,6 +182,8 @@ struct Chunk {
         F f = load_callable<F>(arguments);
         std::uint64_t count = 0, first = 0;
         arguments(count, first);
+        const bool stops_at_error = count & kStopsAtError;
+        count &= ~kStopsAtError;
         TaskContext& context = *task_context();
         std::uint64_t begin = std::min<std::uint64_t>(context.items_begin, count);
         std::uint64_t end =
@@ -212,6 +218,7 @@ struct Chunk {
                 pass_on_forced_unwind();
                 result.buffer().truncate(mark);
                 save_item_error(result, i - begin);
+                if (stops_at_error) end = i + 1;
             }
             if (context.progress) {
                 // What it printed is out when its result counts. What waits elsewhere is seen at
@@ -263,6 +270,7 @@ class ChunkSizer {
 
     std::size_t next() const;
     void submitted(std::size_t items);
+    void grow() { ++left_; }
     void completed(std::size_t items, std::uint64_t duration_ns);
 
   private:
@@ -311,6 +319,7 @@ class ChunkWindow {
         sizer_.submitted(items);
     }
     void take(std::size_t items) { taken_ += items; }
+    void grow() { sizer_.grow(); }  // there is one more item to come
     void completed(std::size_t items, std::uint64_t duration_ns) {
         sizer_.completed(items, duration_ns);
     }

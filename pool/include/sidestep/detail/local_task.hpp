@@ -1,7 +1,10 @@
 // A task that a thread of this process completes: a Promise's, or a ThreadPool's. Internal.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -45,9 +48,12 @@ class LocalTaskBase : public TaskState {
         owner_pid_ = process;
         pool_ = std::move(pool);
     }
-    // See this_task::stop_requested().
-    const std::atomic<bool>& stop_flag() const { return stop_; }
-    void ask_to_stop() { stop_.store(true, std::memory_order_relaxed); }
+    // See this_task::stop_requested(); a futex, for those that sleep.
+    const std::atomic<std::uint32_t>& stop_flag() const { return stop_; }
+    void ask_to_stop() noexcept;
+    // While it runs, cancel() ends it too: its result is CancelledError at once, and stop() is
+    // called. Before it is given to who may cancel it.
+    void end_with(std::function<void()> stop) { stop_work_ = std::move(stop); }
 
     bool wait(const Deadline& deadline) override;
     bool poll() override { return done(); }
@@ -81,7 +87,8 @@ class LocalTaskBase : public TaskState {
     // Guarded by mutex_ until done(), constant from then on.
     State state_ = State::waiting;
     std::exception_ptr failure_;
-    std::atomic<bool> stop_{false};
+    std::function<void()> stop_work_;  // null: cancel() does not end what runs
+    std::atomic<std::uint32_t> stop_{0};
 };
 
 template <class T>

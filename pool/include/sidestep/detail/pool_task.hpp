@@ -18,6 +18,8 @@ using PoolTaskRef = Ref<PoolTask>;
 void check_open(PoolCore& core);
 // While the result lives, join() waits: somebody has called a map.
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core);
+// Who waits for something in this pool looks again whether it is there.
+void look_again(PoolCore& core);
 
 // Tasks of one consumer (a stream), in the order in which they are completed.
 class TaskSink {
@@ -29,6 +31,8 @@ class TaskSink {
 
     // Waits for the next completed task that was submitted with this sink.
     PoolTaskRef next();
+    PoolTaskRef try_next();                           // null: there is none now
+    bool empty() const { return first_ == nullptr; }  // with the core's mutex held
 
   private:
     friend class TaskEnd;
@@ -165,8 +169,8 @@ class PoolTask final : public TaskState, public TaskRecord {
     // Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it
     // was; so if it is joined), or terminated (begun: CancelledError), BrokenPool if it is broken.
     static void submit(const PoolTaskRef& task, TaskSink* sink = nullptr, bool begun = false);
-    // Takes it back if no worker has begun it.
-    bool cancel_waiting();
+    // Takes it back if no worker has begun it; running_too: stops it. With what it was split into.
+    void cancel_parts(bool running_too);
 
     // A chunk of a map: so many items, the first of which is the `first`-th of the input. What
     // befalls one of them costs the others nothing.
@@ -175,6 +179,8 @@ class PoolTask final : public TaskState, public TaskRecord {
         items.first = first;
     }
     bool is_chunk() const { return items.end > 0; }
+    // Of a chunk that is not done: the place in the input of the first item that is not finished.
+    std::uint64_t first_unfinished();
     // Once done: how many items were run, from the first on. They are all, or what came after is in
     // other tasks, which run already: the item that ended this one (or its error), and the rest.
     std::uint32_t items_done() const { return items.done; }
@@ -198,6 +204,8 @@ class PoolTask final : public TaskState, public TaskRecord {
     // Runs an item that failed once more, if its options allow that; else null.
     static PoolTaskRef run_item_again(const PoolTaskRef& task, std::uint32_t item,
                                       const std::exception_ptr& error);
+    // An item of its that threw is run again.
+    bool runs_items_again() const { return options && options->retry.max_attempts > 1; }
     // For the pool: the items [from, to) of this chunk, as a task of their own.
     PoolTaskRef part(std::uint32_t from, std::uint32_t to);
     // Keeps the arguments for parts, or for a worker that may read them longer than this task is.
