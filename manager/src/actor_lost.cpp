@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "object_frame.hpp"
+
 namespace sidestep::inline v0 {
 namespace {
 std::string describe_call(std::uint64_t object, const std::string& method) {
@@ -22,6 +24,15 @@ std::string describe_loss(const TaskError::Details& details, std::uint64_t objec
                        how, describe_call(object, method), describe_begun(began),
                        details.note.empty() ? "" : ": ", details.note);
 }
+// Of an actor: that it can be reached no more is all that is known, if it is no child.
+std::string describe_actor(const TaskError::Details& details, const std::string& method, bool began,
+                           const std::string& actor) {
+    std::string how = details.exit_status.running() ? "cannot be reached (any more)"
+                                                    : details.exit_status.describe();
+    return fmt::format("the actor {} (process {}) {} {}{}{}{}", actor, details.pid, how,
+                       began ? "in " : "before it began ", method, details.note.empty() ? "" : "; ",
+                       details.note);
+}
 std::string describe_end(const TaskError::Details& details, std::uint64_t object,
                          const std::string& method, bool began, const std::string& address) {
     return fmt::format(
@@ -38,20 +49,42 @@ std::string describe_refusal(const std::string& what, const std::string& of_what
 }  // namespace
 
 ActorLost::ActorLost(Details details, std::uint64_t object, std::string method, bool began,
-                     std::string text)
+                     Text text)
     : WorkerLost(details),
-      text_(std::make_shared<const std::string>(std::move(text))),
+      text_(std::make_shared<const std::string>(std::move(text.text))),
       method_(std::make_shared<const std::string>(std::move(method))),
       object_(object),
       began_(began) {}
 
-ActorLost::ActorLost(Details details, std::uint64_t object, std::string method, bool began)
-    : ActorLost(details, object, method, began, describe_loss(details, object, method, began)) {}
+ActorLost::ActorLost(Details details, std::uint64_t object, std::string method, bool began,
+                     const std::string& actor)
+    : ActorLost(details, object, method, began,
+                Text{actor.empty() ? describe_loss(details, object, method, began)
+                                   : describe_actor(details, method, began, actor)}) {}
+
+CallTimeout::CallTimeout(Details details, const std::string& method, const std::string& where)
+    : TaskTimeout(details),
+      text_(std::make_shared<const std::string>(
+          fmt::format("{} did not answer {} within {} ms: give it less to do, or more time", where,
+                      method, details.limit / 1'000'000))) {}
 
 Disconnected::Disconnected(Details details, std::uint64_t object, std::string method, bool began,
                            const std::string& address)
     : ActorLost(details, object, method, began,
-                describe_end(details, object, method, began, address)) {}
+                Text{describe_end(details, object, method, began, address)}) {}
+
+void ActorDeath::save(OutputArchive& archive) const {
+    detail::Casualty end = detail::Casualty::of(pid, exit_status);
+    end.note = note;
+    archive(end);
+}
+void ActorDeath::load(InputArchive& archive) {
+    detail::Casualty end;
+    archive(end);
+    pid = end.pid;
+    exit_status = end.status();
+    note = end.note;
+}
 
 NotExposed::NotExposed(const std::string& what, const std::string& of_what,
                        std::vector<std::string> exposed)

@@ -23,13 +23,37 @@ CallTask::CallTask(std::shared_ptr<ServerLink> link, std::uint64_t object, std::
 
 CallTask::~CallTask() {
     if (!link_->same_process() || seen_.load(std::memory_order_relaxed)) return;
-    if (!threw_ && !lost_) return;
+    if ((!threw_ && !lost_) || cancelled_) return;
     link_->note_unseen(object_, decode_error());
 }
 
 std::string CallTask::method() const {
     if (method_) return "the method " + readable_method(method_);
     return entry_ ? describe_entry(*entry_) : "(a reference)";
+}
+
+std::string CallTask::short_method() const {
+    if (!method_) return entry_ ? "a " + describe_entry(*entry_) : "(a reference)";
+    return readable_method(method_, MethodText::name_alone);
+}
+
+bool CallTask::take_attempt(bool crashed) {
+    if (done() || limits_.attempts <= 1 || (crashed && limits_.crashes <= 1)) return false;
+    --limits_.attempts;
+    if (crashed) --limits_.crashes;
+    return true;
+}
+
+bool CallTask::cancel() {
+    if (done()) return cancelled_;
+    const std::uint64_t request = request_.load(std::memory_order_relaxed);
+    if (!link_->same_process() || request == 0 || !link_->cancel(request)) return false;
+    bool taken = try_finish([&] {
+        cancelled_ = true;
+        lost_ = std::make_exception_ptr(CancelledError("the call was cancelled before it began"));
+    });
+    if (taken) link_->drop(request);
+    return taken;
 }
 
 void CallTask::answer(std::vector<std::byte> bytes) {

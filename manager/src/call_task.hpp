@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -27,6 +28,14 @@ class CallTask final : public LocalTaskBase {
     std::uint64_t object() const { return object_; }
     std::uint64_t caller() const { return caller_; }
     std::string method() const;
+    // "Account::crash()": without what it returns.
+    std::string short_method() const;
+    // Once, before it is sent.
+    void set_limits(const CallLimits& limits) { limits_ = limits; }
+    // By who reads: whether what failed (it crashed the actor) is to be run again.
+    bool take_attempt(bool crashed);
+    std::chrono::nanoseconds timeout() const { return limits_.timeout; }
+    void set_request(std::uint64_t request) { request_ = request; }
     void answer(std::vector<std::byte> bytes);
     void answer_error(std::vector<std::byte> bytes);
     void lose(std::exception_ptr error);
@@ -37,6 +46,9 @@ class CallTask final : public LocalTaskBase {
     // Nobody waits: a thread reads it until the calls are answered.
     bool listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) override;
     bool add_callback(std::function<void()>& callback) override;
+    // Asks the server: true if it had not begun. One that runs is asked to stop.
+    bool cancel() override;
+    bool cancelled() const override { return done() && cancelled_; }
     const void* value() const override;
     std::span<const std::byte> result() const override { return bytes_; }
     std::exception_ptr error() const override;
@@ -47,9 +59,12 @@ class CallTask final : public LocalTaskBase {
     // Constant after construction.
     const std::shared_ptr<ServerLink> link_;
     const std::uint64_t object_, caller_;
-    const TaskEntry* const entry_;  // null: no call of a user's
-    const char* const method_;      // null: a function
+    const TaskEntry* const entry_;           // null: no call of a user's
+    const char* const method_;               // null: a function
+    CallLimits limits_;                      // what is left of the attempts is the reader's
+    std::atomic<std::uint64_t> request_{0};  // 0: it is not sent (yet)
     // Constant once done().
+    bool cancelled_ = false;
     std::vector<std::byte> bytes_;  // of the value, or the error
     bool threw_ = false;
     std::exception_ptr lost_;

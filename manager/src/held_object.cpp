@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -51,13 +52,36 @@ HeldObject& held(const HeldRef& object) {
 }
 }  // namespace
 
-TaskRef start_call(const HeldRef& object, const CallKind& kind, const WriteArguments& write) {
+CallLimits call_limits(const TaskOptions& options) {
+    check_options(options);
+    auto refuse = [](const char* what) {
+        throw std::invalid_argument(fmt::format(
+            "TaskOptions::{} is for tasks of a pool: a call of an object has a timeout, "
+            "retry.max_attempts and retry.max_crashes",
+            what));
+    };
+    if (options.memory_limit != 0) refuse("memory_limit");
+    if (options.priority != 0) refuse("priority");
+    if (options.key != 0) refuse("key");
+    CallLimits limits;
+    if (options.timeout.count() != 0 && !options.timeout.is_forever())
+        limits.timeout = options.timeout.time();
+    if (options.retry.when || options.retry.backoff.count() != 0) refuse("retry.when and .backoff");
+    limits.attempts = std::max(options.retry.max_attempts, 1u);
+    limits.crashes = options.retry.max_crashes;
+    return limits;
+}
+bool has_room(const HeldRef& object) { return held(object).link()->has_room(); }
+TaskRef watch_death(const HeldRef& object) { return held(object).link()->watch_death(); }
+
+TaskRef start_call(const HeldRef& object, const CallKind& kind, const WriteArguments& write,
+                   const CallLimits& limits) {
     if (!kind.method && !held(object).takes_functions())
         throw NotExposed(fmt::format("the function {}", describe_entry(kind.entry)),
                          fmt::format("object {} of the ManagerServer {}", object->object(),
                                      to_string(object->server().address)),
                          {"some of its methods"});
-    return held(object).link()->call(object->object(), kind, write);
+    return held(object).link()->call(object->object(), kind, write, limits);
 }
 HeldRef make_object(const std::shared_ptr<ServerLink>& link, const CallKind& kind,
                     const WriteArguments& write) {

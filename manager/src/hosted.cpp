@@ -1,36 +1,84 @@
 #include <sidestep/detail/hosted.hpp>
 
+#include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 #include "object_server.hpp"
 
 namespace sidestep::inline v0::detail {
 
-void Hosted::enter() {
+// With the mutex held, as in all that follow.
+bool Hosted::may_enter(Entry entry) const {
+    const auto me = std::this_thread::get_id();
+    if (depth_ > 0) return inside_ == me;
+    const bool reads = std::find(readers_.begin(), readers_.end(), me) != readers_.end();
+    if (entry == Entry::beside_readers && most_ > 1)
+        return reads || (alone_waiting_ == 0 && readers_.size() < most_);
+    if (reads)
+        throw std::logic_error(
+            "a call that only reads an object (read) has made one that may change it: it would "
+            "wait for itself. Make the outer one by call or submit");
+    return readers_.empty();
+}
+
+void Hosted::note_entry(Entry entry) {
+    const auto me = std::this_thread::get_id();
+    if (entry == Entry::beside_readers && most_ > 1 && depth_ == 0) return readers_.push_back(me);
+    inside_ = me;
+    ++depth_;
+}
+
+bool Hosted::try_enter(Entry entry) {
+    std::lock_guard lock(mutex_);
+    if (!may_enter(entry)) return false;
+    note_entry(entry);
+    return true;
+}
+
+void Hosted::enter(Entry entry) {
     std::unique_lock lock(mutex_);
-    enter_with(lock, 1);
+    const bool alone = entry == Entry::alone;
+    if (!may_enter(entry)) {
+        ++waiting_;
+        if (alone) ++alone_waiting_;
+        changed_.wait(lock, [&] { return may_enter(entry); });
+        if (alone) --alone_waiting_;
+        --waiting_;
+    }
+    note_entry(entry);
+}
+
+bool Hosted::is_outermost() {
+    std::lock_guard lock(mutex_);
+    return depth_ == 1;
 }
 
 void Hosted::enter_with(std::unique_lock<std::mutex>& lock, unsigned depth) {
     const auto me = std::this_thread::get_id();
-    if (depth_ > 0 && inside_ != me) {
-        ++waiting_;
-        changed_.wait(lock, [&] { return depth_ == 0; });
-        --waiting_;
-    }
+    ++waiting_;
+    changed_.wait(lock, [&] { return depth_ == 0 && readers_.empty(); });
+    --waiting_;
     inside_ = me;
     depth_ += depth;
 }
 
 void Hosted::leave() {
     std::lock_guard lock(mutex_);
-    if (--depth_ == 0 && waiting_ > 0) changed_.notify_all();
+    if (depth_ > 0) {
+        --depth_;
+    } else {
+        readers_.erase(std::find(readers_.begin(), readers_.end(), std::this_thread::get_id()));
+    }
+    if (depth_ == 0 && waiting_ > 0) changed_.notify_all();
 }
 
 bool Hosted::wait(const std::function<bool()>& ready, const Deadline& deadline,
                   const std::function<bool()>& give_up) {
     std::unique_lock lock(mutex_);
     const unsigned depth = depth_;
+    if (depth == 0)
+        throw std::logic_error("a call that only reads an object (read) cannot wait in it");
     bool late = false;
     for (;;) {
         // This thread is inside: what ready() looks at is its own.
@@ -46,6 +94,18 @@ bool Hosted::wait(const std::function<bool()>& ready, const Deadline& deadline,
         --waiting_;
         enter_with(lock, depth);
     }
+}
+
+void Hosted::outside(const std::function<void()>& work) {
+    std::unique_lock lock(mutex_);
+    const unsigned depth = std::exchange(depth_, 0);
+    if (depth == 0)
+        throw std::logic_error("a call that only reads an object (read) cannot wait in it");
+    changed_.notify_all();
+    lock.unlock();
+    work();
+    lock.lock();
+    enter_with(lock, depth);
 }
 
 void Hosted::wake() {

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <new>
-#include <random>
 #include <stdexcept>
 
 #include <sidestep/connection.hpp>
@@ -12,6 +11,7 @@
 #include <sidestep/process.hpp>
 
 #include "connection/tls.hpp"
+#include "new_key.hpp"
 #include "object_server.hpp"
 #include "server_link.hpp"
 #include "sys/fork_marker.hpp"
@@ -26,16 +26,6 @@ struct Manager::Impl {
 };
 
 namespace {
-
-std::string new_key() {
-    std::random_device random;
-    std::string key;
-    for (int i = 0; i < 8; ++i) {
-        unsigned word = random();
-        key.append(reinterpret_cast<const char*>(&word), sizeof word);
-    }
-    return key;
-}
 
 std::string new_name() {
     static std::atomic<unsigned> last{0};

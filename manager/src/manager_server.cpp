@@ -65,6 +65,21 @@ struct ManagerServer::Impl {
         std::tie(stop_here, stop_there) = Pipe();
     }
 
+    // With the mutex held. False: it was stopped before.
+    bool begin_serving() {
+        if (stopping) return false;
+        if (state != State::made)
+            throw std::logic_error("a ManagerServer serves once: make another one");
+        state = State::serving;
+        return true;
+    }
+    void run() {
+        server.run(listener, stop_there);
+        std::lock_guard lock(mutex);
+        state = State::ended;
+        changed.notify_all();
+    }
+
     // Constant after construction.
     const ForkMarker process;
     Listener listener;
@@ -102,22 +117,21 @@ detail::HeldRef ManagerServer::find(const std::string& name, const char* type) {
 
 void ManagerServer::start() {
     std::lock_guard lock(impl_->mutex);
-    if (impl_->thread.joinable()) throw std::logic_error("the ManagerServer was started already");
-    impl_->thread = make_thread([this] { serve(); });
+    if (!impl_->begin_serving()) return;
+    try {
+        impl_->thread = make_thread([impl = impl_.get()] { impl->run(); });
+    } catch (...) {
+        impl_->state = Impl::State::made;
+        throw;
+    }
 }
 
 void ManagerServer::serve() {
     {
         std::lock_guard lock(impl_->mutex);
-        if (impl_->stopping) return;
-        if (impl_->state != Impl::State::made)
-            throw std::logic_error("a ManagerServer serves once: make another one");
-        impl_->state = Impl::State::serving;
+        if (!impl_->begin_serving()) return;
     }
-    impl_->server.run(impl_->listener, impl_->stop_there);
-    std::lock_guard lock(impl_->mutex);
-    impl_->state = Impl::State::ended;
-    impl_->changed.notify_all();
+    impl_->run();
 }
 
 void ManagerServer::stop() noexcept {
@@ -126,6 +140,8 @@ void ManagerServer::stop() noexcept {
     {
         std::unique_lock lock(impl_->mutex);
         if (!std::exchange(impl_->stopping, true)) impl_->stop_here.close();
+        // The end waits for the calls that run: not for itself.
+        if (impl_->server.runs_here()) return;
         impl_->changed.wait(lock, [&] { return impl_->state != Impl::State::serving; });
         thread = std::move(impl_->thread);
     }

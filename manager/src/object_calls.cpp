@@ -10,6 +10,7 @@
 
 #include <sidestep/actor_lost.hpp>
 #include <sidestep/remote_error.hpp>
+#include <sidestep/this_task.hpp>
 
 #include "object_client.hpp"
 #include "text/demangle.hpp"
@@ -20,11 +21,6 @@ namespace {
 thread_local ObjectServer::CurrentCall* current_call = nullptr;
 
 [[maybe_unused]] const bool registered_error = register_exception<NotExposed>();
-
-// A call's end that is answered to nobody.
-struct GivenUp : std::runtime_error {
-    GivenUp() : std::runtime_error("nobody waits for this call any more") {}
-};
 
 std::vector<std::string> names_of(const Exposure& exposure) {
     std::vector<std::string> names;
@@ -37,7 +33,7 @@ std::vector<std::string> names_of(const Exposure& exposure) {
 
 // "sidestep::detail::MethodTag<int (Board::*)() const, &(Board::take() const)>*" is a type and a
 // name, with parameters only where the compiler wants them: "int Board::take() const".
-std::string readable_method(const char* method_name) {
+std::string readable_method(const char* method_name, MethodText wanted) {
     std::string text = demangle(method_name);
     constexpr std::string_view kUnnamed = "(anonymous namespace)::";
     for (std::size_t at; (at = text.find(kUnnamed)) != text.npos;) text.erase(at, kUnnamed.size());
@@ -49,10 +45,16 @@ std::string readable_method(const char* method_name) {
     name = name.substr(0, name.find('('));
     const std::size_t star = type.find("::*)"), open = type.rfind('(', star);
     if (star == type.npos || open == type.npos) return name;
+    if (wanted == MethodText::name_alone) return name + type.substr(star + 4);
     return type.substr(0, open) + name + type.substr(star + 4);
 }
 
 ObjectServer::CurrentCall* ObjectServer::current_or_none() noexcept { return current_call; }
+bool ObjectServer::runs_here() const noexcept {
+    for (const CurrentCall* call = current_call; call; call = call->outer)
+        if (&call->server == this) return true;
+    return false;
+}
 ObjectServer::CurrentCall& ObjectServer::current() {
     if (!current_call) throw std::logic_error("no call of an object runs in this thread");
     return *current_call;
@@ -63,15 +65,19 @@ void ObjectServer::queue_call(const std::shared_ptr<Client>& client, ObjectFrame
     if (ending_) return;
     const FrameHead head = frame.head;
     Call call{std::move(frame), {}, nullptr};
+    const std::shared_ptr<CallState> state = call.state;
+    call.lost = find_lost(*client, head.request);
     try {
-        if (head.object != 0) call.target = table_.find(head.object);
+        if (head.object != 0 && !call.lost) call.target = table_.find(head.object);
     } catch (...) {
         call.refused = std::current_exception();
     }
+    const bool is_lost = call.lost.has_value();
     try {
         std::lock_guard lock(client->queueing);
         if (client->unanswered >= kMostUnanswered)
             throw SerializationError("more calls wait than a client of ours sends");
+        client->calls[head.request] = state;
         Strand& strand = client->strands[head.caller];
         strand.calls.push_back(std::move(call));
         ++client->unanswered;
@@ -83,11 +89,15 @@ void ObjectServer::queue_call(const std::shared_ptr<Client>& client, ObjectFrame
         {
             std::lock_guard lock(client->queueing);
             client->strands.erase(head.caller);
+            client->calls.erase(head.request);
             --client->unanswered;
         }
         reply(client, head, [&](OutputArchive&) { std::rethrow_exception(why); });
+        return;
     } catch (const std::logic_error&) {  // the server has ended meanwhile
+        return;
     }
+    if (head.timeout != 0 && !is_lost) watch_timeout(client, head, state);
 }
 
 void ObjectServer::start_strand(const std::shared_ptr<Client>& client, std::uint64_t caller) {
@@ -106,6 +116,7 @@ void ObjectServer::run_strand(const std::shared_ptr<Client>& client, std::uint64
             }
             call = std::move(strand->second.calls.front());
             strand->second.calls.pop_front();
+            call.state->running = true;
         }
         if (run_call(client, std::move(call))) return;
     }
@@ -134,21 +145,27 @@ bool ObjectServer::run_call(const std::shared_ptr<Client>& client, Call call) {
     if (ending_) return false;
     const FrameHead head = call.frame.head;
     Answer answer;
-    CurrentCall current{*this,
-                        client,
-                        {client->number, head.caller, client->pid},
-                        call.target.object,
-                        head.request};
-    if (call.refused)
+    CurrentCall current{
+        *this,        client,    {client->number, head.caller, client->pid}, call.target.object,
+        head.request, call.state};
+    if (call.lost)
+        tell_lost(*call.lost, answer);
+    else if (call.refused)
         refuse(call.refused, answer);
     else
         execute(current, head, call.target.exposure.get(), call.frame.bytes, &call.frame.incoming,
                 answer);
     call = {};  // what it refers to goes before the answer, which the client may wait for
     current.object = nullptr;
-    if (!current.given_up) client->send(answer.kind, head.request, answer.bytes.bytes());
-    std::lock_guard lock(client->queueing);
-    --client->unanswered;
+    if (current.state->overdue) {
+        answer.kind = FrameKind::overdue;
+        answer.bytes.clear();
+        current.given_up = false;
+    }
+    if (!current.given_up && !current.state->answered.exchange(true))
+        client->send(answer.kind, head.request, answer.bytes.bytes());
+    unbegin_call(current);
+    end_call(*client, head.request, *current.state);
     return current.waits;
 }
 
@@ -175,7 +192,14 @@ TaskEntry::Run ObjectServer::body_of(const CurrentCall& call, const FrameHead& h
 void ObjectServer::execute(CurrentCall& call, const FrameHead& head, const Exposure* exposure,
                            std::span<const std::byte> body, FdSource* fds, Answer& answer) {
     call.outer = std::exchange(current_call, &call);
+    std::optional<TaskScope> stoppable;
+    if (call.state) {
+        TaskContext context;
+        context.stop_flag = &call.state->stop;
+        stoppable.emplace(context);
+    }
     try {
+        begin_call(call);
         InputArchive arguments(body, fds);
         OutputArchive result(answer.bytes);
         body_of(call, head, exposure, arguments)(arguments, result);
@@ -225,6 +249,19 @@ void ObjectServer::call_here(const FrameHead& head, std::span<const std::byte> b
         task.answer_error(std::move(owned));
 }
 
+void enter_here(Hosted& object, Entry entry) {
+    if (object.try_enter(entry)) return;
+    ObjectServer::CurrentCall& call = ObjectServer::current();
+    ObjectServer::unbegin_call(call);
+    object.enter(entry);
+    try {
+        ObjectServer::begin_call(call);
+    } catch (...) {
+        object.leave();
+        throw;
+    }
+}
+
 bool wait_here(const std::function<bool()>& ready, const Deadline& deadline) {
     ObjectServer::CurrentCall& call = ObjectServer::current();
     auto client = call.client;
@@ -232,9 +269,11 @@ bool wait_here(const std::function<bool()>& ready, const Deadline& deadline) {
     if (client->gone) throw GivenUp();
     if (ready()) return true;
     if (is_over(deadline)) return false;
-    call.server.let_next_begin(call);
-    const ObjectServer& server = call.server;
+    // Outside: a client that does not read what it is told holds up its own calls only.
+    if (!call.waits) call.object->outside([&] { call.server.let_next_begin(call); });
+    ObjectServer& server = call.server;
     WaitScope waits;
+    ObjectServer::Waiting here(server, call.object);
     const bool done = call.object->wait(ready, deadline, [&] { return server.has_left(*client); });
     if (client->gone || (!done && server.has_left(*client))) throw GivenUp();
     return done;

@@ -42,6 +42,9 @@ struct ObjectServer::Client {
     const std::uint64_t number;
     Fd process;  // a pidfd; none: not of this machine, or not to be seen
     int pid = 0;
+    // Of an actor's client, since it has said so: what it is in all its connections, and the last
+    // request that it sent in one before, to this process.
+    std::uint64_t session = 0, sent_before = 0;
 
     std::mutex sending;             // held while a frame is written
     Connection connection;          // read by its own thread
@@ -51,6 +54,7 @@ struct ObjectServer::Client {
     // Guarded by queueing: by caller, those that have calls.
     std::map<std::uint64_t, Strand> strands;
     std::size_t unanswered = 0;  // calls that wait, run, or wait within
+    std::map<std::uint64_t, std::shared_ptr<CallState>> calls;  // the same, by their requests
 };
 
 }  // namespace sidestep::detail

@@ -15,6 +15,14 @@
 // get      | client | number  | -      | -      | -    | name, type; value: object, functions?
 // invoke   | client | number  | thread | object | -    | the method's name, arguments
 // beat     | both   | -       | -      | -      | -    | - (a server answers with one)
+// of any server, for calls with limits:
+// cancel   | client | number  | -      | -      | -    | the request that is to be taken back
+// overdue  | server | number  | -      | -      | -    | - (its timeout has passed)
+// and of an actor, which may be started again (actor_keeper.hpp):
+// resume   | client | -       | -      | -      | -    | its number for all its connections; how
+//          |        |         |        |        |      | far it had come in the one before
+// serves   | server | -       | -      | -      | -    | an ActorState
+// lost     | server | number  | -      | -      | -    | a Casualty: the end of who had begun it
 #pragma once
 
 #include <chrono>
@@ -27,12 +35,13 @@
 
 #include <sidestep/address.hpp>
 #include <sidestep/connection.hpp>
+#include <sidestep/exit_status.hpp>
 #include <sidestep/task.hpp>
 
 namespace sidestep::inline v0::detail {
 
 // Between programs of other builds: what changes the frames changes this.
-constexpr std::uint32_t kProtocol = 1;
+constexpr std::uint32_t kProtocol = 2;
 
 enum class FrameKind : std::uint8_t {
     call,
@@ -45,7 +54,12 @@ enum class FrameKind : std::uint8_t {
     hello,
     get,
     invoke,
-    beat
+    beat,
+    cancel,
+    overdue,
+    resume,
+    serves,
+    lost
 };
 
 struct FrameHead {
@@ -54,10 +68,13 @@ struct FrameHead {
     std::uint64_t caller = 0;
     std::uint64_t object = 0;
     TaskId task = {};
+    std::uint64_t timeout = 0;  // of a call, in nanoseconds; 0: none
 
     template <class Archive>
     void serialize(Archive& archive) {
         archive(kind, request, caller, object, task.where, task.signature);
+        // Not of the others: what finds out that versions differ is the same in all.
+        if (kind == FrameKind::call || kind == FrameKind::invoke) archive(timeout);
     }
 };
 
@@ -96,6 +113,49 @@ struct Welcome {
     }
 };
 
+// How one process of an actor ended.
+struct Casualty {
+    int pid = 0;
+    int signal = 0, code = 0;  // one of them, or none: it is not known
+    bool known = false, core_dumped = false;
+    bool began = false;    // of a call: it had begun
+    bool overdue = false;  // of a call: this end was made since it did not heed its timeout
+    std::string note = {};
+
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(pid, signal, code, known, core_dumped, began, overdue, note);
+    }
+    static Casualty of(int pid, const ExitStatus& status) {
+        return {pid,
+                status.signal(),
+                status.code(),
+                status.signaled() || status.exited(),
+                status.core_dumped(),
+                false,
+                false,
+                {}};
+    }
+    ExitStatus status() const {
+        if (!known) return ExitStatus::lost_status();
+        return signal != 0 ? ExitStatus::from_signal(signal, core_dumped)
+                           : ExitStatus::from_exit_code(code);
+    }
+};
+
+// What a client learns of an actor each time that it connects.
+struct ActorState {
+    int pid = 0;
+    std::uint32_t restarts = 0;
+    bool over = false;   // it is not started again
+    Casualty last = {};  // of the process before, if there was one
+
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(pid, restarts, over, last);
+    }
+};
+
 // How a client finds a server: in each proxy.
 struct ServerName {
     Address address;
@@ -105,11 +165,18 @@ struct ServerName {
     std::uint64_t id = 0;
     bool is_manager_server = false;
     std::chrono::nanoseconds lost_after{};  // of this client's session
+    // Of an actor: what it is called in messages; whether it is started again at its address; and
+    // how many of its calls a process may have under way.
+    std::string actor = {};
+    bool restarts = false;
+    std::uint64_t max_pending = 0;
 
     template <class Archive>
     void serialize(Archive& archive) {
-        archive(address, authkey, pid, id, is_manager_server, lost_after);
+        archive(address, authkey, pid, id, is_manager_server, lost_after, actor, restarts,
+                max_pending);
     }
+    bool is_actor() const { return !actor.empty(); }
     bool encrypted() const {
         return is_manager_server && authkey && std::holds_alternative<TcpAddress>(address);
     }

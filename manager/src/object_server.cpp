@@ -160,6 +160,14 @@ void ObjectServer::receive(const std::shared_ptr<Client>& client, ObjectFrame fr
             });
         case FrameKind::beat:
             return client->send(FrameKind::beat, 0, {});
+        case FrameKind::cancel:
+            return reply(client, head, [&](OutputArchive& result) {
+                std::uint64_t request = 0;
+                body(request);
+                result(cancel(*client, request));
+            });
+        case FrameKind::resume:
+            return resume(client, body);
         default:
             throw SerializationError("this is no frame that a client sends");
     }
@@ -188,8 +196,9 @@ void ObjectServer::forget(const std::shared_ptr<Client>& client) {
     {
         std::lock_guard lock(client->queueing);
         for (auto& [caller, strand] : client->strands) strand.calls.clear();
+        for (auto& [request, call] : client->calls) clock_.remove(call->due);
     }
-    for (auto& object : all) object->wake();
+    wake_waiting();
     for (auto& object : all) {
         if (!object->holds_for_clients()) continue;
         object->enter();
@@ -198,11 +207,34 @@ void ObjectServer::forget(const std::shared_ptr<Client>& client) {
     }
 }
 
+ObjectServer::Waiting::Waiting(ObjectServer& server, std::shared_ptr<Hosted> object)
+    : server_(server) {
+    std::lock_guard lock(server.mutex_);
+    place_ = server.waiting_.insert(server.waiting_.end(), std::move(object));
+}
+ObjectServer::Waiting::~Waiting() {
+    std::shared_ptr<Hosted> object;  // destroyed outside of the mutex
+    std::lock_guard lock(server_.mutex_);
+    object = std::move(*place_);
+    server_.waiting_.erase(place_);
+}
+
+// Those that wait may do so in objects that the table does not have any more.
+void ObjectServer::wake_waiting() {
+    std::list<std::shared_ptr<Hosted>> waiting;
+    {
+        std::lock_guard lock(mutex_);
+        waiting = waiting_;
+    }
+    for (auto& object : waiting) object->wake();
+}
+
 bool ObjectServer::has_left(const Client& client) const { return ending_ || client.gone; }
 
 // What runs is finished, and answered; what waits is given up.
 void ObjectServer::end_clients() {
     ending_ = true;
+    clock_.stop();
     std::vector<std::shared_ptr<Client>> all, waiting;
     {
         std::lock_guard lock(mutex_);
@@ -212,7 +244,7 @@ void ObjectServer::end_clients() {
         std::lock_guard lock(client->queueing);
         if (client->unanswered > 0) waiting.push_back(client);
     }
-    for (auto& object : table_.all()) object->wake();
+    wake_waiting();
     callers_.shutdown();
     for (auto& client : all) client->finish();
     // Over TCP, to close before all that a client sent is read would take the last answers from it:

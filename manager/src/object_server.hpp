@@ -16,16 +16,20 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include <sidestep/connection.hpp>
 #include <sidestep/detail/hosted.hpp>
 #include <sidestep/thread_pool.hpp>
 
+#include "actor_board.hpp"
+#include "call_clock.hpp"
 #include "call_task.hpp"
 #include "object_frame.hpp"
 #include "object_table.hpp"
@@ -35,11 +39,39 @@
 
 namespace sidestep::inline v0::detail {
 
+// What the server of an actor is told by its keeper.
+struct ActorDuty {
+    ActorState state;  // as clients are told
+    // How long a call may run on whose timeout has passed, before the process ends itself.
+    std::chrono::nanoseconds timeout_grace{};
+    ActorBoard* board = nullptr;  // null: it is not started again, and nothing is noted
+    std::map<CallName, Casualty> begun_before;  // calls that ended with the processes before
+};
+
+// A call from its arrival to its answer.
+struct CallState {
+    std::atomic<bool> stop{false};      // see this_task::stop_requested()
+    std::atomic<bool> answered{false};  // or it is not to be answered any more
+    std::atomic<bool> overdue{false};
+    std::atomic<bool> running{false};
+    // In its object, or reading its arguments; and where that is noted (kNowhere: it is not).
+    static constexpr ActorBoard::Place kNowhere = ~ActorBoard::Place(0);
+    std::atomic<bool> begun{false};
+    std::atomic<ActorBoard::Place> place{kNowhere};
+    CallClock::Key due = {};  // guarded by the client's `queueing`
+};
+
+// A call's end that is answered to nobody, or by whoever ends it.
+struct GivenUp : std::runtime_error {
+    GivenUp() : std::runtime_error("nobody waits for this call any more") {}
+};
+
 // What clients may do.
 struct ServerRules {
     bool exposed_only = false;  // a ManagerServer: what is exposed, and nothing else
     std::optional<Timeout> lost_after = {};
     std::optional<std::size_t> max_call_bytes = {};
+    const ActorDuty* actor = nullptr;  // it serves one; lives longer than the server
 };
 
 class ObjectServer {
@@ -76,23 +108,47 @@ class ObjectServer {
         Caller caller;
         std::shared_ptr<Hosted> object;
         std::uint64_t request = 0;
-        bool waits = false;            // the next call of its strand may have begun
-        bool given_up = false;         // nobody is to be answered
-        CurrentCall* outer = nullptr;  // the call that this thread made it in
+        std::shared_ptr<CallState> state = nullptr;  // null: it is one within the server
+        bool waits = false;                          // the next call of its strand may have begun
+        bool given_up = false;                       // nobody is to be answered
+        CurrentCall* outer = nullptr;                // the call that this thread made it in
     };
     static CurrentCall& current();
     static CurrentCall* current_or_none() noexcept;
+    // This thread is in a call of this server.
+    bool runs_here() const noexcept;
+    // While it lives, a call waits in the object, and is woken when its client has left.
+    class Waiting {
+      public:
+        Waiting(ObjectServer& server, std::shared_ptr<Hosted> object);
+        ~Waiting();
+        Waiting(const Waiting&) = delete;
+        Waiting& operator=(const Waiting&) = delete;
+
+      private:
+        ObjectServer& server_;
+        std::list<std::shared_ptr<Hosted>>::iterator place_;
+    };
     // This call is about to wait: the next one of its strand may begin.
     void let_next_begin(CurrentCall& call);
     // Nobody waits any more for what this client has asked for.
     bool has_left(const Client& client) const;
     std::uint64_t host(Client& client, std::shared_ptr<Hosted> object);
+    // An actor's object: it stays for ever. Returns its number.
+    std::uint64_t keep(std::shared_ptr<Hosted> object) { return table_.keep(std::move(object)); }
+    // That the call is in its object, or (again) not yet, is noted for who comes after this
+    // process. begin_call throws std::runtime_error if there is no place for that, and GivenUp if
+    // it is overdue.
+    static void begin_call(CurrentCall& call);
+    static void unbegin_call(CurrentCall& call) noexcept;
 
   private:
     struct Call {
         ObjectFrame frame;
         ObjectTable::Found target;
         std::exception_ptr refused;
+        std::optional<Casualty> lost = {};
+        std::shared_ptr<CallState> state = std::make_shared<CallState>();
     };
     struct Strand {
         std::deque<Call> calls;
@@ -113,11 +169,25 @@ class ObjectServer {
     void greet(const std::shared_ptr<Client>& client, const ObjectFrame& frame);
     void forget(const std::shared_ptr<Client>& client);
     void end_clients();
+    void wake_waiting();
 
     void queue_call(const std::shared_ptr<Client>& client, ObjectFrame frame);
     void start_strand(const std::shared_ptr<Client>& client, std::uint64_t caller);
     void run_strand(const std::shared_ptr<Client>& client, std::uint64_t caller);
     bool run_call(const std::shared_ptr<Client>& client, Call call);
+    // Limits of calls: see call_limits.cpp.
+    void resume(const std::shared_ptr<Client>& client, InputArchive& body);
+    std::optional<Casualty> find_lost(const Client& client, std::uint64_t request) const;
+    static void tell_lost(const Casualty& end, Answer& answer);
+    void watch_timeout(const std::shared_ptr<Client>& client, const FrameHead& head,
+                       const std::shared_ptr<CallState>& state);
+    void time_out(const std::shared_ptr<Client>& client, std::uint64_t request,
+                  const std::shared_ptr<CallState>& state);
+    void end_for(const std::shared_ptr<Client>& client, std::uint64_t request, CallState& state);
+    bool cancel(Client& client, std::uint64_t request);
+    static bool take_back(Client& client, std::uint64_t request);
+    void end_call(Client& client, std::uint64_t request, CallState& state);
+
     void execute(CurrentCall& call, const FrameHead& head, const Exposure* exposure,
                  std::span<const std::byte> body, FdSource* fds, Answer& answer);
     TaskEntry::Run body_of(const CurrentCall& call, const FrameHead& head, const Exposure* exposure,
@@ -137,11 +207,14 @@ class ObjectServer {
     // Guarded by mutex_.
     std::map<std::uint64_t, std::shared_ptr<Client>> clients_;
     std::uint64_t last_client_ = 0;
+    std::list<std::shared_ptr<Hosted>> waiting_;  // where calls wait
+    std::set<std::uint64_t> sessions_;            // that an actor's clients had
 
     // An eventfd, told when a client is gone: run() stops watching its process.
     Fd bell_;
 
     ServerThreads readers_, callers_;
+    CallClock clock_;  // ends first: what is due uses the others
 };
 
 // What a server is told when it starts.

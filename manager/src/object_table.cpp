@@ -56,6 +56,12 @@ std::uint64_t ObjectTable::add(std::uint64_t client, std::shared_ptr<Hosted> obj
     return number;
 }
 
+std::uint64_t ObjectTable::keep(std::shared_ptr<Hosted> object) {
+    std::lock_guard lock(mutex_);
+    objects_.emplace(++last_object_, Entry{std::move(object), 1, nullptr});
+    return last_object_;
+}
+
 ObjectTable::Found ObjectTable::find(std::uint64_t object) {
     std::lock_guard lock(mutex_);
     Entry& entry = entry_of(object);

@@ -41,7 +41,9 @@ class ObjectTable {
     void claim(std::uint64_t client, std::uint64_t object, std::uint64_t ticket);
     void release(std::uint64_t client, std::uint64_t object);
 
-    // It stays for ever. Throws std::logic_error for a name that is taken.
+    // It stays for ever. Returns its number.
+    std::uint64_t keep(std::shared_ptr<Hosted> object);
+    // So does this. Throws std::logic_error for a name that is taken.
     void expose(Exposure exposure, std::shared_ptr<Hosted> object);
     // A reference to it for the client. Throws NotExposed, also if it is of another type.
     Found get(std::uint64_t client, const std::string& name, const std::string& type);

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <new>
 #include <random>
@@ -33,9 +35,18 @@ std::uint64_t new_ticket() {
 }  // namespace
 
 ServerLink::ServerLink(ServerName server, ObjectServer* local)
-    : server_(std::move(server)), local_(local) {}
+    : server_(std::move(server)), local_(local), session_(0) {}
 ServerLink::ServerLink(ServerName server, Connection connection)
-    : server_(std::move(server)), local_(nullptr), connection_(std::move(connection)) {}
+    : server_(std::move(server)),
+      local_(nullptr),
+      session_(server_.is_actor() ? new_ticket() : 0),
+      connection_(std::move(connection)) {
+    if (!server_.is_actor()) return;
+    try {
+        send_resume();
+    } catch (const std::system_error&) {  // who reads finds its end
+    }
+}
 
 ServerLink::~ServerLink() {
     if (!same_process()) {
@@ -81,46 +92,61 @@ void ServerLink::set_process(std::shared_ptr<Process> process) {
 
 // --- calls -----------------------------------------------------------------------------------
 
-TaskRef ServerLink::call(std::uint64_t object, const CallKind& kind, const WriteArguments& write) {
+TaskRef ServerLink::call(std::uint64_t object, const CallKind& kind, const WriteArguments& write,
+                         const CallLimits& limits) {
     HeapBuffer body;
     OutgoingFds fds(local_ || connection_.carries_fds());
     OutputArchive archive(body, &fds);
     FrameHead head{FrameKind::call, 0, this_caller(), object, kind.id};
+    head.timeout = static_cast<std::uint64_t>(limits.timeout.count());
     if (server_.is_manager_server && !local_ && kind.method) {
         head.kind = FrameKind::invoke;
         head.task = {};
         archive(std::string(kind.method));
     }
     write(archive);
-    return send(head, body, fds, &kind);
+    return send(head, body, fds, &kind, limits);
 }
 
 TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const OutgoingFds& fds,
-                         const CallKind* kind) {
+                         const CallKind* kind, const CallLimits& limits) {
     Ref<CallTask> task(new CallTask(shared_from_this(), head.object, head.caller, kind));
+    task->set_limits(limits);
     if (local_ && !broken()) {
         local_->call_here(head, body.bytes(), fds.fds(), *task);
         return task;
     }
     // Answers are read by who waits for them: not to read any would hold up the server.
-    (void)wait_until([this] { return pending_.size() < kMostPending; }, {});
+    (void)wait_until([this] { return broken_ || pending_.size() < most_pending(); }, {});
+    std::shared_ptr<SentFrame> kept = keep_frame(body, fds, limits);
     FrameHead numbered = head;
-    std::lock_guard order(sending_);
+    std::unique_lock order(sending_);
     {
         std::unique_lock lock(mutex_);
         if (broken_) {
             lock.unlock();
+            order.unlock();
             task->lose(lost(*task, false));
             return task;
         }
         numbered.request = ++last_request_;
-        pending_.emplace(numbered.request, Pending{task});
+        task->set_request(numbered.request);
+        if (kept) kept->head = numbered;
+        pending_.emplace(numbered.request, Pending{task, false, false, kept});
         ++objects_[head.object].outstanding;
+        if (down_) {  // it is sent when there is another connection, for which somebody looks
+            lock.unlock();
+            order.unlock();
+            read_in_background();
+            return task;
+        }
     }
     try {
         connection_.send(ObjectFrame{numbered, body.bytes(), fds.fds(), {}, {}});
     } catch (const std::system_error&) {  // who waits reads what was answered before, then its end
         ::shutdown(connection_.fd(), SHUT_RDWR);
+        order.unlock();
+        if (kept) read_in_background();
     } catch (...) {
         take(numbered.request, [](CallTask& call) { call.answer({}); });
         throw;
@@ -128,7 +154,17 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
     return task;
 }
 
+std::size_t ServerLink::most_pending() const {
+    return server_.max_pending != 0 ? std::min<std::size_t>(server_.max_pending, kMostPending)
+                                    : kMostPending;
+}
+bool ServerLink::has_room() const {
+    std::lock_guard lock(mutex_);
+    return local_ || broken_ || pending_.size() < most_pending();
+}
+
 std::uint64_t ServerLink::pin(std::uint64_t object) {
+    if (server_.is_actor()) return 0;
     const std::uint64_t ticket = new_ticket();
     if (local_ && !broken()) {
         local_->pin_here(object, ticket);
@@ -159,7 +195,7 @@ std::pair<std::uint64_t, bool> ServerLink::get(const std::string& name, const st
 }
 
 void ServerLink::claim(std::uint64_t object, std::uint64_t ticket) {
-    if (broken()) return;
+    if (broken() || server_.is_actor()) return;  // an actor's object stays
     if (local_)
         local_->claim_here(object, ticket);
     else
@@ -168,7 +204,7 @@ void ServerLink::claim(std::uint64_t object, std::uint64_t ticket) {
 
 void ServerLink::release(std::uint64_t object) noexcept {
     try {
-        if (broken()) return;
+        if (broken() || server_.is_actor()) return;
         if (local_)
             local_->release_here(object);
         else
@@ -216,6 +252,8 @@ bool ServerLink::wait_until(const std::function<bool()>& ready, const Deadline& 
                 changed_.wait_until(lock, *deadline);
             else
                 changed_.wait(lock);
+        } else if (down_) {
+            reconnect(lock, deadline);
         } else {
             (void)read_one(lock, deadline);
         }
@@ -227,6 +265,8 @@ bool ServerLink::wait_until(const std::function<bool()>& ready, const Deadline& 
 bool ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
     reading_ = true;
     lock.unlock();
+    std::string end;
+    bool by_server = false;  // else it is this process that cannot read on
     try {
         std::optional<Timeout> left;
         if (deadline) left = Timeout(*deadline);
@@ -236,10 +276,19 @@ bool ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& de
             lock.unlock();
             hand_out(connection_.recv<ObjectFrame>());
         }
-    } catch (const std::exception& error) {  // its end, or what no server sends
-        end_session(error.what());
+    } catch (const EndOfStream& error) {
+        end = error.what();
+        by_server = true;
+    } catch (const std::system_error& error) {
+        end = error.what();
+        by_server = error.code().value() == ECONNRESET;
+    } catch (const std::exception& error) {  // no memory, or what no server sends
+        end = error.what();
     }
+    const bool goes_on = by_server && server_.restarts;
+    if (!end.empty() && !goes_on) end_session(end, by_server);
     lock.lock();
+    if (!end.empty() && goes_on) down_ = true;
     const bool came = std::exchange(in_frame_, false);
     if (came) unanswered_beats_ = 0;
     reading_ = false;
@@ -255,8 +304,14 @@ void ServerLink::hand_out(ObjectFrame frame) {
         if (found != pending_.end()) found->second.waits = true;
         return;
     }
+    if (frame.head.kind == FrameKind::serves) return hear_state(frame);
+    if (frame.head.kind != FrameKind::value && try_again(frame.head)) return;
     take(frame.head.request, [&](CallTask& call) {
-        if (frame.head.kind == FrameKind::value)
+        if (frame.head.kind == FrameKind::lost)
+            call.lose(lost_with(call, frame));
+        else if (frame.head.kind == FrameKind::overdue)
+            call.lose(timed_out(call));
+        else if (frame.head.kind == FrameKind::value)
             call.answer(std::move(frame.bytes));
         else
             call.answer_error(std::move(frame.bytes));
@@ -329,10 +384,13 @@ void ServerLink::post(std::function<void()> callback) {
 
 // --- the server's end --------------------------------------------------------------------------
 
-void ServerLink::end_session(std::string why) noexcept {
+void ServerLink::end_session(std::string why, bool by_server) noexcept {
     {
         std::lock_guard lock(mutex_);
-        if (end_.empty()) end_ = std::move(why);
+        if (end_.empty()) {
+            end_ = std::move(why);
+            by_server_ = by_server;
+        }
     }
     break_off();
 }
@@ -343,8 +401,8 @@ void ServerLink::break_off() noexcept {
         std::lock_guard lock(mutex_);
         broken_ = true;
         calls.swap(pending_);
+        if (!connection_.closed()) ::shutdown(connection_.fd(), SHUT_RDWR);
     }
-    if (!connection_.closed()) ::shutdown(connection_.fd(), SHUT_RDWR);
     beating_->stop();
     fail_all(std::move(calls));
     std::lock_guard lock(mutex_);
@@ -357,6 +415,10 @@ void ServerLink::fail_all(std::map<std::uint64_t, Pending> calls) noexcept {
     std::set<std::uint64_t> callers;
     for (auto& [request, call] : calls) {
         try {
+            if (call.watches) {
+                tell_death(*call.task, end_of_server());
+                continue;
+            }
             // Of one thread's calls those that wait have begun, and the first other one may have.
             const bool began = call.waits || callers.insert(call.task->caller()).second;
             call.task->lose(lost(*call.task, began));
@@ -377,10 +439,33 @@ std::exception_ptr ServerLink::lost(const CallTask& call, bool began) const {
         return std::make_exception_ptr(Disconnected(
             std::move(details), call.object(), call.method(), began, to_string(server_.address)));
     }
-    if (process_ && process_->join_for(std::chrono::seconds(2)))
-        details.exit_status = process_->exit_status();
+    const Casualty end = end_of_server();
+    details.pid = end.pid;
+    if (end.known) details.exit_status = end.status();
+    details.note = end.note;
     return std::make_exception_ptr(
-        ActorLost(std::move(details), call.object(), call.method(), began));
+        ActorLost(std::move(details), call.object(),
+                  server_.is_actor() ? call.short_method() : call.method(), began, server_.actor));
+}
+
+// Waited for once: its connection ends a moment before it does.
+Casualty ServerLink::end_of_server() const {
+    std::shared_ptr<Process> process;
+    Casualty end;
+    {
+        std::lock_guard lock(mutex_);
+        if (end_told_) return *end_told_;
+        if (by_server_)
+            process = process_;
+        else
+            end.note = end_;
+        end.pid = pid_ != 0 ? pid_ : server_.pid;
+    }
+    if (process && process->join_for(std::chrono::seconds(2)))
+        end = Casualty::of(process->pid(), process->exit_status());
+    std::lock_guard lock(mutex_);
+    if (!end_told_) end_told_ = end;
+    return *end_told_;
 }
 
 }  // namespace sidestep::detail

@@ -8,6 +8,8 @@
 // lives, takes what came if nobody else reads, and ends the session if the server is silent. It
 // reads no more than that, so that a call costs no change of threads there either.
 //
+// A link to an actor that is started again outlives its connections: see link_restart.cpp.
+//
 // Threads: thread-safe.
 // Fork:    a link belongs to the process that made it; a forked child leaves its copy alone.
 // Peer death: all calls fail with ActorLost (Disconnected), at once for who waits.
@@ -20,6 +22,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -62,7 +65,18 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     void set_process(std::shared_ptr<Process> process);
 
     // Throws what `write` throws; nothing was sent then.
-    TaskRef call(std::uint64_t object, const CallKind& kind, const WriteArguments& write);
+    TaskRef call(std::uint64_t object, const CallKind& kind, const WriteArguments& write,
+                 const CallLimits& limits = {});
+    // False: so many calls of this process are under way that another one would have to wait.
+    bool has_room() const;
+    // Its result is the next Casualty of the server.
+    TaskRef watch_death();
+    // True: the request was taken back.
+    bool cancel(std::uint64_t request);
+    // It is answered already, by who took it back.
+    void drop(std::uint64_t request) {
+        take(request, [](CallTask&) {});
+    }
     // What a ManagerServer exposes: its number, and whether functions may be called of it.
     std::pair<std::uint64_t, bool> get(const std::string& name, const std::string& type);
     // A reference goes on its way: returns its ticket, which the server knows by now.
@@ -99,20 +113,43 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
         std::condition_variable stopped_;
         bool ended_ = false;  // guarded by mutex_
     };
+    // A call, as it is sent again to an actor that was started again.
+    struct SentFrame {
+        FrameHead head;
+        std::vector<std::byte> body;
+        std::vector<DupFd> owned;
+        std::vector<int> fds;
+    };
     struct Pending {
         Ref<CallTask> task;
-        bool waits = false;  // the next of the same thread may have begun
+        bool waits = false;                // the next of the same thread may have begun
+        bool watches = false;              // it is no call: see watch_death()
+        std::shared_ptr<SentFrame> frame;  // to be sent again; null: it is not
     };
     static constexpr std::size_t kMostPending = 4096;
 
     TaskRef send(const FrameHead& head, const HeapBuffer& body, const OutgoingFds& fds,
-                 const CallKind* kind);
+                 const CallKind* kind, const CallLimits& limits = {});
     TaskRef ask(FrameKind kind, std::uint64_t object, const WriteArguments& write);
     // With a session that the server watches, for its life: see session_beats.cpp.
     void start_beating();
     void beat();
     bool send_beat();
-    void end_session(std::string why) noexcept;
+    // by_server: it has ended the connection; else this process does, for that reason.
+    void end_session(std::string why, bool by_server = true) noexcept;
+    // See link_restart.cpp.
+    std::shared_ptr<SentFrame> keep_frame(const HeapBuffer& body, const OutgoingFds& fds,
+                                          const CallLimits& limits) const;
+    bool try_again(const FrameHead& failed);
+    void send_resume();
+    void reconnect(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
+    std::optional<Connection> connect_again(const Deadline& deadline);
+    void send_again(Connection fresh);
+    void hear_state(const ObjectFrame& frame);
+    static void tell_death(CallTask& watch, const Casualty& end);
+    std::exception_ptr lost_with(const CallTask& call, const ObjectFrame& frame) const;
+    std::exception_ptr timed_out(const CallTask& call) const;
+
     void send_alone(FrameKind kind, std::uint64_t object, std::uint64_t ticket);
     bool read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
     void hand_out(ObjectFrame frame);
@@ -120,7 +157,9 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     void serve_callbacks();
     void break_off() noexcept;
     void fail_all(std::map<std::uint64_t, Pending> calls) noexcept;
+    std::size_t most_pending() const;
     std::exception_ptr lost(const CallTask& call, bool began) const;
+    Casualty end_of_server() const;
 
     // Constant after construction.
     const ServerName server_;
@@ -128,9 +167,11 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     ObjectServer* const local_;  // null: it is another process
     ServiceThread beats_;        // of a session
     const std::shared_ptr<Beating> beating_ = std::make_shared<Beating>();
+    const std::uint64_t session_;  // of an actor's client: for all its connections
 
-    std::mutex sending_;     // held while a frame is written
-    Connection connection_;  // written with `sending_`, read by who has `reading_`
+    std::mutex sending_;  // held while a frame is written
+    // Written with `sending_`, read by who has `reading_`; replaced with both, and mutex_.
+    Connection connection_;
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;
@@ -139,13 +180,19 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     bool in_frame_ = false;  // who reads has begun to: the silence of the connection counts
     bool background_ = false;
     bool broken_ = false;
-    std::string end_;                // why, of a session
+    bool down_ = false;  // this connection has ended, and there will be another one
+    int pid_ = 0;        // of an actor, since it has said so
+    std::optional<std::uint32_t> restarts_;
+    bool over_ = false;  // it is not started again; then end_told_ is there
+    std::string end_;    // why
+    bool by_server_ = true;
     unsigned unanswered_beats_ = 0;  // since anything came
     std::uint64_t last_request_ = 0;
     std::map<std::uint64_t, Pending> pending_;
     std::map<std::uint64_t, PerObject> objects_;
     Callbacks callbacks_;  // of calls that were answered
     std::shared_ptr<Process> process_;
+    mutable std::optional<Casualty> end_told_;  // how it ended, since somebody looked
 };
 
 // One reference to an object.

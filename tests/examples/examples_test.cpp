@@ -36,6 +36,34 @@ TEST_CASE("the tour of pipelines runs as it stands", "[examples][tour]") {
     CHECK(done.std_err.empty());
 }
 
+TEST_CASE("the tour of actors: calls, a crash and a hang that cost nothing but themselves",
+          "[examples][tour]") {
+    auto done = test::run_example("example_08_actor");
+    CHECK(done.returncode == 0);
+    // (The order in which printf's arguments are evaluated is the compiler's.)
+    CHECK_THAT(done.std_out,
+               Matches("10 ada\n15\na deposit is positive\n115\n"
+                       "the actor Account \\(process [0-9]+\\) died of signal 6 \\(SIGABRT\\) "
+                       "in Account::crash\\(\\)\n7 1\n7 2\n"));
+    CHECK(done.std_err.empty());
+}
+
+TEST_CASE("the tour of managers runs as it stands", "[examples][tour]") {
+    auto done = test::run_example("example_09_manager");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "2 1 7\nbe 2\nnot 1\nor 1\nto 2\n500\n42\n4\n");
+    CHECK(done.std_err.empty());
+}
+
+TEST_CASE("the tour of remote objects: what is not exposed and a wrong key are refused",
+          "[examples][tour]") {
+    auto done = test::run_example("example_10_remote");
+    CHECK(done.returncode == 0);
+    CHECK_THAT(done.std_out, Matches("100 results\n[^\n]*results[^\n]*not exposed[^\n]*\n"
+                                     "[^\n]*listener at 127.0.0.1[^\n]*\n"));
+    CHECK(done.std_err.empty());
+}
+
 TEST_CASE("the tour of shared memory runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_05_shared_memory");
     CHECK(done.returncode == 0);

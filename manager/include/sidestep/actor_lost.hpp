@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include <sidestep/detail/travel.hpp>
+#include <sidestep/exit_status.hpp>
 #include <sidestep/pool_errors.hpp>
 
 namespace sidestep::inline v0 {
@@ -16,25 +18,53 @@ namespace sidestep::inline v0 {
 // The server that holds the object ended, or was cut off, before it answered.
 class ActorLost : public WorkerLost {
   public:
-    ActorLost(Details details, std::uint64_t object, std::string method, bool began);
+    // actor: its name; empty: it is a server of several objects.
+    ActorLost(Details details, std::uint64_t object, std::string method, bool began,
+              const std::string& actor = {});
 
-    // "server 4211 died of signal 9 (SIGKILL) before it answered ... of object 3; it had not begun"
+    // "the actor Account (process 4711) died of signal 6 (SIGABRT) in Account::crash()", or "the
+    // server of objects 4211 died of signal 9 (SIGKILL) before it answered ... of object 3; the
+    // call had not begun".
     const char* what() const noexcept override { return text_->c_str(); }
     std::uint64_t object() const { return object_; }
     // What was called, as the compiler spells it.
     const std::string& method() const { return *method_; }
-    // False: the call had not begun, since an earlier one of the same thread was running. True: it
-    // may have run, in part or as a whole.
+    // False: the call had not begun, since an earlier one was running. True: it may have run, in
+    // part or as a whole.
     bool began() const { return began_; }
 
   protected:
-    ActorLost(Details details, std::uint64_t object, std::string method, bool began,
-              std::string text);
+    struct Text {
+        std::string text;
+    };
+    ActorLost(Details details, std::uint64_t object, std::string method, bool began, Text text);
 
   private:
     std::shared_ptr<const std::string> text_, method_;
     std::uint64_t object_;
     bool began_;
+};
+
+// A call took longer than its timeout (Proxy::with). Its object may have been changed in part.
+class CallTimeout : public TaskTimeout {
+  public:
+    // details.limit: the timeout. `where`: "the actor Account (process 4711)".
+    CallTimeout(Details details, const std::string& method, const std::string& where);
+    // "the actor Account (process 4711) did not answer Account::hang() within 50 ms"
+    const char* what() const noexcept override { return text_->c_str(); }
+
+  private:
+    std::shared_ptr<const std::string> text_;
+};
+
+// The end of a process of an actor, or of a Manager's server: see Proxy::death().
+struct ActorDeath {
+    int pid = 0;
+    ExitStatus exit_status;
+    std::string note;  // what else is known, or empty
+
+    void save(OutputArchive& archive) const;
+    void load(InputArchive& archive);
 };
 
 // The session at a ManagerServer is over: the server ended, the network failed, or one side was

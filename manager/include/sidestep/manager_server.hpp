@@ -101,12 +101,13 @@ class ManagerServer {
         return detail::FaceProxy<T>(find(name, typeid(detail::FaceObject<T>).name()));
     }
 
-    // Serves in threads of its own.
+    // Serves in threads of its own. Throws std::logic_error if it serves, or has, already.
     void start();
-    // Serves in this thread, until another one calls stop().
+    // Serves in this thread, until another one calls stop(). Throws as start().
     void serve();
     // Ends it: nothing new begins, calls that run are finished and answered, those that wait are
-    // given up (Disconnected). Returns when it has ended. Idempotent.
+    // given up (Disconnected). Returns when it has ended; in a call of one of its objects at once,
+    // since the end waits for that call. Idempotent.
     void stop() noexcept;
 
     // Where it really listens: with the port, or the name, that was picked.

@@ -39,115 +39,58 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <tuple>
-#include <type_traits>
 #include <utility>
 
 #include <sidestep/actor_lost.hpp>
+#include <sidestep/detail/call_face.hpp>
 #include <sidestep/detail/held_object.hpp>
-#include <sidestep/detail/hosted.hpp>
-#include <sidestep/detail/result_reader.hpp>
 #include <sidestep/future.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/task_options.hpp>
 
 namespace sidestep::inline v0 {
 
 class Manager;
 
-namespace detail {
+// A proxy whose calls have limits: see Proxy::with().
+template <class T>
+class ProxyWith : public detail::CallFace<ProxyWith<T>, T> {
+  public:
+    ProxyWith(detail::HeldRef object, detail::CallLimits limits)
+        : object_(std::move(object)), limits_(limits) {}
 
-// The parameters of a member function, as what they travel.
-template <class Method>
-struct Signature;
-template <class R, class C, class... P>
-struct Signature<R (C::*)(P...)> {
-    using Values = std::tuple<Stored<P>...>;
-    template <class T, auto method>
-    using Body = MethodBody<T, method, Stored<P>...>;
-    template <class T, auto method>
-    using Exposed = ExposedBody<T, method, Stored<P>...>;
+  private:
+    friend class detail::CallFace<ProxyWith<T>, T>;
+    const detail::HeldRef& held() const { return object_; }
+    detail::CallLimits limits() const { return limits_; }
+    detail::HeldRef object_;
+    detail::CallLimits limits_;
 };
-template <class R, class C, class... P>
-struct Signature<R (C::*)(P...) const> : Signature<R (C::*)(P...)> {};
-template <class R, class C, class... P>
-struct Signature<R (C::*)(P...) noexcept> : Signature<R (C::*)(P...)> {};
-template <class R, class C, class... P>
-struct Signature<R (C::*)(P...) const noexcept> : Signature<R (C::*)(P...)> {};
-template <class R, class C, class... P>
-struct Signature<R (C::*)(P...)&> : Signature<R (C::*)(P...)> {};
-template <class R, class C, class... P>
-struct Signature<R (C::*)(P...) const&> : Signature<R (C::*)(P...)> {};
-template <class R, class C, class... P>
-struct Signature<R (C::*)(P...)& noexcept> : Signature<R (C::*)(P...)> {};
-template <class R, class C, class... P>
-struct Signature<R (C::*)(P...) const& noexcept> : Signature<R (C::*)(P...)> {};
-
-template <class T, auto method, class... P>
-using MethodResult = std::decay_t<std::invoke_result_t<decltype(method), T&, P...>>;
-template <class T, auto method, class Values>
-struct ResultOfMethod;
-template <class T, auto method, class... P>
-struct ResultOfMethod<T, method, std::tuple<P...>> {
-    using type = MethodResult<T, method, P...>;
-};
-
-}  // namespace detail
 
 template <class T>
-class Proxy {
+class Proxy : public detail::CallFace<Proxy<T>, T> {
   public:
     using Object = T;
 
     Proxy() = default;
     explicit Proxy(detail::HeldRef object) : object_(std::move(object)) {}
 
-    // Calls a method, or f(T&, args...), and waits for its result.
-    template <auto method, class... Args>
-    auto call(Args&&... args) const {
-        return submit<method>(std::forward<Args>(args)...).get();
-    }
-    template <class F, class... Args>
-    requires(!std::is_member_pointer_v<std::decay_t<F>>) auto call(F&& f, Args&&... args) const {
-        return submit(std::forward<F>(f), std::forward<Args>(args)...).get();
+    // call, submit, try_submit, read, submit_read: see call_face.hpp.
+
+    // The same calls with limits: proxy.with({.timeout = 2s}).call<&T::method>(). Of TaskOptions
+    // there are `timeout`, counted from when the call reaches the server, and of `retry`
+    // max_attempts and max_crashes: all else throws std::invalid_argument. A call that is overdue
+    // fails with CallTimeout. If it waits, it is taken back; if it runs, it is asked to stop
+    // (this_task::stop_requested()). A shared object goes on with it all the same; an actor that
+    // does not heed it is ended, and started again (ActorOptions::timeout_grace).
+    ProxyWith<T> with(const TaskOptions& options) const {
+        return ProxyWith<T>(object_, detail::call_limits(options));
     }
 
-    // The same without waiting. Arguments are converted to the method's parameters here.
-    template <auto method, class... Args>
-    auto submit(Args&&... args) const {
-        using Signature = detail::Signature<std::remove_const_t<decltype(method)>>;
-        using Values = typename Signature::Values;
-        static_assert(std::is_constructible_v<Values, Args&&...>,
-                      "the method cannot be called with these arguments: they are converted to its "
-                      "parameters (without default arguments), which travel by value");
-        using Result = typename detail::ResultOfMethod<T, method, Values>::type;
-        detail::check_result<Result>();
-        Values values(std::forward<Args>(args)...);
-        return Future<Result>(
-            detail::start_call(object_,
-                               detail::call_kind<typename Signature::template Body<T, method>>(
-                                   detail::method_name<method>()),
-                               [&](OutputArchive& archive) { archive(values); }));
-    }
-    template <class F, class... Args>
-    requires(!std::is_member_pointer_v<std::decay_t<F>>) auto submit(F&& f, Args&&... args) const {
-        using Callable = std::decay_t<F>;
-        static_assert(detail::TaskCallable<Callable>,
-                      "this callable cannot be sent to another process: pass what a lambda "
-                      "captures as arguments");
-        static_assert(std::is_invocable_v<Callable&, T&, detail::Stored<Args>&&...>,
-                      "the callable takes the object by reference, and then these arguments");
-        using Result = std::decay_t<std::invoke_result_t<Callable&, T&, detail::Stored<Args>&&...>>;
-        detail::check_result<Result>();
-        std::tuple<detail::Stored<Args>...> values(std::forward<Args>(args)...);
-        return Future<Result>(detail::start_call(
-            object_,
-            detail::call_kind<detail::FunctionBody<T, Callable, detail::Stored<Args>...>>(),
-            [&](OutputArchive& archive) {
-                detail::save_callable<Callable>(archive, f);
-                archive(values);
-            }));
-    }
+    // The next end of the server's process that this process learns of; at once if it has ended for
+    // good. It learns of it by reading: in get(), a callback, or any call that waits. Throws
+    // std::logic_error in that process.
+    Future<ActorDeath> death() const { return Future<ActorDeath>(detail::watch_death(object_)); }
 
     // Waits until the calls that this process has submitted to the object have run (those that
     // other threads go on to submit, too). Throws the first error that no future was asked for.
@@ -165,6 +108,9 @@ class Proxy {
     void load(InputArchive& archive) { object_ = detail::load_held(archive); }
 
   private:
+    friend class detail::CallFace<Proxy<T>, T>;
+    const detail::HeldRef& held() const { return object_; }
+    detail::CallLimits limits() const { return {}; }
     detail::HeldRef object_;
 };
 

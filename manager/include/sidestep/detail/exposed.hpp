@@ -51,7 +51,8 @@ ExposedMethod exposed_method() {
 }
 
 // "JobBoard::take() const" of what method_name() says.
-std::string readable_method(const char* method_name);
+enum class MethodText { whole, name_alone };  // name_alone: without what it returns
+std::string readable_method(const char* method_name, MethodText text = MethodText::whole);
 
 // --- faces: what is exposed of them -----------------------------------------------------------
 

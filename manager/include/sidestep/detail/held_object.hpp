@@ -1,6 +1,7 @@
 // The client's side of an object that lives in a server: what a Proxy is made of. Internal.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include <sidestep/detail/task_state.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/task_options.hpp>
 
 namespace sidestep::inline v0::detail {
 
@@ -36,9 +38,21 @@ CallKind call_kind(const char* method = nullptr) {
 }
 using WriteArguments = std::function<void(OutputArchive&)>;
 
+// How one call is run.
+struct CallLimits {
+    std::chrono::nanoseconds timeout{0};  // 0: none
+    unsigned attempts = 1, crashes = 1;   // how often it may run, and end an actor
+};
+// Throws std::invalid_argument for what a call has no use for.
+CallLimits call_limits(const TaskOptions& options);
+
 // Sends a call; the result are the bytes that the body wrote. What `write` throws comes out, and
 // nothing was sent.
-TaskRef start_call(const HeldRef& object, const CallKind& kind, const WriteArguments& write);
+TaskRef start_call(const HeldRef& object, const CallKind& kind, const WriteArguments& write,
+                   const CallLimits& limits = {});
+// False: another call would have to wait.
+bool has_room(const HeldRef& object);
+TaskRef watch_death(const HeldRef& object);
 // The same, of a body that makes an object: returns the reference to it.
 HeldRef make_object(const std::shared_ptr<ServerLink>& link, const CallKind& kind,
                     const WriteArguments& write);

@@ -1,7 +1,8 @@
 // The server's side of an object: a monitor, as each call's body finds it. Internal.
 //
-// One call at a time is in an object. A call that waits (wait_here) lets others in meanwhile; so a
-// get() that waits for an item holds up no put().
+// One call at a time is in an object; or, of an actor with readers, several that only read. A call
+// that waits (wait_here) lets others in meanwhile; so a get() that waits for an item holds up no
+// put().
 #pragma once
 
 #include <condition_variable>
@@ -14,6 +15,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <sidestep/detail/deadline.hpp>
 #include <sidestep/task.hpp>
@@ -28,9 +30,11 @@ struct Caller {
     bool operator==(const Caller&) const = default;
 };
 
+enum class Entry : bool { alone, beside_readers };
+
 class Hosted {
   public:
-    explicit Hosted(std::uint64_t type) : type_(type) {}
+    explicit Hosted(std::uint64_t type, unsigned readers = 1) : type_(type), most_(readers) {}
     virtual ~Hosted() = default;
     Hosted(const Hosted&) = delete;
     Hosted& operator=(const Hosted&) = delete;
@@ -42,25 +46,40 @@ class Hosted {
     virtual bool holds_for_clients() const { return false; }
     virtual void client_gone(std::uint64_t client) { (void)client; }
 
-    // A thread that is inside may enter again: an object may call itself.
-    void enter();
+    // A call that may have changed the object ends. Called inside of the monitor.
+    virtual void settle() {}
+
+    // A thread that is inside may enter again: an object may call itself. Throws std::logic_error
+    // if it is inside to read, and wants to be alone: that would wait for itself.
+    void enter(Entry entry = Entry::alone);
+    // False: it would have to wait.
+    bool try_enter(Entry entry);
     void leave();
+    // This thread is alone inside, and in no outer call of the object.
+    bool is_outermost();
     // For who is inside: outside until ready(), or the deadline (then false), or `give_up`, which
     // wake() has looked at.
     bool wait(const std::function<bool()>& ready, const Deadline& deadline,
               const std::function<bool()>& give_up);
+    // For who is inside: work() is done outside.
+    void outside(const std::function<void()>& work);
     void wake();
 
   private:
+    bool may_enter(Entry entry) const;
+    void note_entry(Entry entry);
     void enter_with(std::unique_lock<std::mutex>& lock, unsigned depth);
 
     const std::uint64_t type_;
+    const unsigned most_;  // that read at a time; 1: they are as all others
     std::mutex mutex_;
     std::condition_variable changed_;
     // Guarded by mutex_.
     std::thread::id inside_;
     unsigned depth_ = 0;
     unsigned waiting_ = 0;
+    unsigned alone_waiting_ = 0;            // to be alone: no other reader goes before them
+    std::vector<std::thread::id> readers_;  // that are inside, as often as they are
 };
 
 template <class T>
@@ -91,6 +110,8 @@ class HostedObject final : public Hosted {
 // The object of the call that this thread runs. Throws std::logic_error if it is of another type.
 Hosted& hosted_here(std::uint64_t type);
 Caller caller_here();
+// Enters the object of this call. If it has to wait for that, it has not begun so far.
+void enter_here(Hosted& object, Entry entry);
 // Lets others into the object until ready(). False: the deadline passed. Throws if the caller's
 // connection ends: nobody waits any more.
 bool wait_here(const std::function<bool()>& ready, const Deadline& deadline);
@@ -103,11 +124,16 @@ std::uint64_t host_here(std::shared_ptr<Hosted> object);
 template <class T>
 class HostedScope {
   public:
-    HostedScope() : hosted_(hosted_here(hosted_type<T>())) { hosted_.enter(); }
+    explicit HostedScope(Entry entry = Entry::alone) : hosted_(hosted_here(hosted_type<T>())) {
+        enter_here(hosted_, entry);
+    }
     ~HostedScope() { hosted_.leave(); }
     HostedScope(const HostedScope&) = delete;
     HostedScope& operator=(const HostedScope&) = delete;
     T& operator*() const { return *static_cast<T*>(hosted_.object()); }
+    void settle() {
+        if (hosted_.is_outermost()) hosted_.settle();
+    }
 
   private:
     Hosted& hosted_;
@@ -144,15 +170,49 @@ struct MakeBody {
             values)));
     }
 };
-template <class T, auto method, class... Args>
-void invoke_here(std::tuple<Args...> values, OutputArchive& result) {
+// f(object, values...); once f has returned, or thrown, the object is settled.
+template <class T, class F, class... Args>
+void change_here(const F& f, std::tuple<Args...>& values, OutputArchive& result) {
     HostedScope<T> object;
+    auto invoke = [&](Args&&... args) -> decltype(auto) {
+        return std::invoke(f, *object, std::move(args)...);
+    };
+    try {
+        answer(result, invoke, values);
+    } catch (...) {
+        object.settle();
+        throw;
+    }
+    object.settle();
+}
+// The same of what does not change it.
+template <class T, auto method, class... Args>
+void read_here(Entry entry, std::tuple<Args...>& values, OutputArchive& result) {
+    HostedScope<T> object(entry);
     answer(
         result,
         [&](Args&&... args) -> decltype(auto) {
-            return std::invoke(method, *object, std::move(args)...);
+            return std::invoke(method, std::as_const(*object), std::move(args)...);
         },
         values);
+}
+template <class Method>
+constexpr bool kIsConst = false;
+template <class R, class C, class... P>
+constexpr bool kIsConst<R (C::*)(P...) const> = true;
+template <class R, class C, class... P>
+constexpr bool kIsConst<R (C::*)(P...) const noexcept> = true;
+template <class R, class C, class... P>
+constexpr bool kIsConst<R (C::*)(P...) const&> = true;
+template <class R, class C, class... P>
+constexpr bool kIsConst<R (C::*)(P...) const& noexcept> = true;
+
+template <class T, auto method, class... Args>
+void invoke_here(std::tuple<Args...> values, OutputArchive& result) {
+    if constexpr (kIsConst<std::remove_const_t<decltype(method)>>)
+        read_here<T, method>(Entry::alone, values, result);
+    else
+        change_here<T>(method, values, result);
 }
 // method: a pointer to a member function of T or of one of its bases.
 template <class T, auto method, class... Args>
@@ -161,7 +221,15 @@ struct MethodBody {
         invoke_here<T, method>(read_arguments<Args...>(arguments), result);
     }
 };
-// The same of a client of a ManagerServer, who may name no functions.
+// One that is const, beside others.
+template <class T, auto method, class... Args>
+struct ReadBody {
+    static void run(InputArchive& arguments, OutputArchive& result) {
+        auto values = read_arguments<Args...>(arguments);
+        read_here<T, method>(Entry::beside_readers, values, result);
+    }
+};
+// As MethodBody, of a client of a ManagerServer, who may name no functions.
 template <class T, auto method, class... Args>
 struct ExposedBody {
     static void run(InputArchive& arguments, OutputArchive& result) {
@@ -174,13 +242,7 @@ struct FunctionBody {
     static void run(InputArchive& arguments, OutputArchive& result) {
         F f = load_callable<F>(arguments);
         auto values = read_arguments<Args...>(arguments);
-        HostedScope<T> object;
-        answer(
-            result,
-            [&](Args&&... args) -> decltype(auto) {
-                return std::invoke(f, *object, std::move(args)...);
-            },
-            values);
+        change_here<T>(f, values, result);
     }
 };
 

@@ -1,0 +1,231 @@
+#include "actor_keeper.hpp"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <deque>
+#include <stdexcept>
+#include <system_error>
+#include <tuple>
+#include <utility>
+
+#include <sidestep/listener.hpp>
+#include <sidestep/process.hpp>
+#include <sidestep/remote_error.hpp>
+#include <sidestep/start_method.hpp>
+#include <sidestep/wait.hpp>
+
+#include "actor_board.hpp"
+#include "object_server.hpp"
+#include "sys/error.hpp"
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+// What a forked process of the object finds in its memory.
+struct ActorRun {
+    const ActorSetup& setup;
+    const MakeActor& make;
+    RawValue<ActorNumbers> numbers;
+    Listener listener;
+    Connection owner;
+    ActorDuty duty;
+    Connection here, there;  // of a keeper: its end and the child's
+};
+ActorRun* run_here = nullptr;  // set before the fork, by the only thread that forks
+
+class Host final : public ActorHost {
+  public:
+    explicit Host(const ActorRun& run) : run_(run) {}
+    unsigned readers() const override { return run_.setup.readers; }
+    unsigned checkpoint_every() const override { return run_.setup.checkpoint_every; }
+    void save(std::span<const std::byte> state) override { run_.duty.board->save(state); }
+    std::optional<std::vector<std::byte>> last_state() const override {
+        if (checkpoint_every() == 0) return std::nullopt;
+        return run_.duty.board->last_state();
+    }
+
+  private:
+    const ActorRun& run_;
+};
+
+std::vector<std::byte> save_thrown() {
+    HeapBuffer buffer;
+    OutputArchive archive(buffer);
+    save_current_exception(archive, fmt::format("  in the actor's process {}\n", ::getpid()));
+    return {buffer.bytes().begin(), buffer.bytes().end()};
+}
+
+// False: there is no object, its constructor threw.
+bool serve(ActorRun& run, Connection& parent) {
+    // Not that by which the keeper forked it.
+    force_start_method(static_cast<StartMethod>(run.setup.start_method));
+    ::signal(SIGINT, SIG_IGN);  // Ctrl-C is for the owner, who ends this
+    Host host(run);
+    ActorBegun begun;
+    std::shared_ptr<Hosted> object;
+    try {
+        object = run.make(host);
+        begun.serves = true;
+    } catch (...) {
+        begun.thrown = save_thrown();
+    }
+    begun.address = std::get<UnixAddress>(run.listener.address());
+    if (!begun.serves) {
+        parent.send(begun);
+        return false;
+    }
+    run.duty.state.pid = ::getpid();
+    ObjectServer server(actor_server(run.setup, run.listener.address(), ::getpid()),
+                        {.actor = &run.duty});
+    (void)server.keep(std::move(object));
+    parent.send(begun);
+    server.run(run.listener, parent);
+    return true;
+}
+
+void serve_forked() {
+    ActorRun& run = *run_here;
+    run.owner.close();
+    run.here.close();
+    if (!serve(run, run.there)) exit_process(1);
+}
+
+// --- the keeper ------------------------------------------------------------------------------
+
+enum class Watched { died, stopped };
+
+// Takes what the child says; the first one's is for the owner. Returns why it threw.
+std::string hear(ActorRun& run, bool first, bool& serves) {
+    try {
+        auto begun = run.here.recv<ActorBegun>();
+        serves = begun.serves;
+        if (first) run.owner.send(begun);
+        if (begun.thrown.empty()) return {};
+        InputArchive archive(begun.thrown);
+        return "its constructor threw: " + text_of(load_exception(archive));
+    } catch (const std::exception&) {  // it has nothing more to say
+        run.here.close();
+        return {};
+    }
+}
+
+void tell_to_stop(Connection& child) {
+    if (child.closed()) return;
+    try {
+        child.send_bytes("stop");
+    } catch (const std::system_error&) {  // it has ended
+    }
+}
+
+Watched watch(ActorRun& run, Process& child, bool first, Casualty& end) {
+    bool serves = false;
+    for (bool ended = false; !ended;) {
+        std::vector<Waitable> things{run.owner, child.sentinel()};
+        if (!run.here.closed()) things.emplace_back(run.here);
+        for (const Waitable& ready : wait(things)) {
+            if (ready == run.owner) {  // it wants the end, or has ended
+                tell_to_stop(run.here);
+                child.join();
+                return Watched::stopped;
+            }
+            if (ready == child.sentinel()) ended = true;
+        }
+        while (!run.here.closed() && run.here.poll())
+            if (std::string why = hear(run, first, serves); !why.empty()) end.note = why;
+    }
+    const std::string note = std::exchange(end.note, {});
+    end = Casualty::of(child.pid(), child.join());
+    end.note = note;
+    if (!first || serves) return Watched::died;
+    if (note.empty()) run.owner.send(ActorBegun{.end = end});
+    return Watched::stopped;
+}
+
+// Whether it may be started again, now.
+class Restarts {
+  public:
+    explicit Restarts(const ActorSetup& setup) : setup_(setup) {}
+    bool allow() {
+        const auto now = std::chrono::steady_clock::now();
+        while (!deaths_.empty() && now - deaths_.front() > setup_.within) deaths_.pop_front();
+        if (deaths_.size() >= setup_.max_restarts) return false;
+        deaths_.push_back(now);
+        return true;
+    }
+
+  private:
+    const ActorSetup& setup_;
+    std::deque<std::chrono::steady_clock::time_point> deaths_;
+};
+
+void note_death(ActorRun& run, const Casualty& end) {
+    ActorDuty& duty = run.duty;
+    duty.state.last = end;
+    Casualty began = end;
+    began.began = true;
+    for (const auto& [call, overdue] : duty.board->take_begun()) {
+        began.overdue = overdue;
+        duty.begun_before.emplace(call, began);
+    }
+}
+
+void keep(ActorRun& run) {
+    ActorBoard board(run.setup.checkpoint_every > 0);
+    run.duty.board = &board;
+    run_here = &run;
+    ActorNumbers& numbers = run.numbers.value();
+    Restarts restarts(run.setup);
+    for (bool first = true;; first = false) {
+        std::tie(run.here, run.there) = Pipe();
+        Process child(
+            {.name = run.setup.name, .daemon = true, .start_method = StartMethod::fork_threaded},
+            &serve_forked);
+        child.start();
+        run.there.close();
+        numbers.pid = child.pid();
+        Casualty end;
+        if (watch(run, child, first, end) == Watched::stopped) return;
+        note_death(run, end);
+        if (!restarts.allow()) break;
+        run.duty.state.restarts = ++numbers.restarts;
+    }
+    numbers.pid = 0;
+    run.duty.state.over = true;
+    std::string& note = run.duty.state.last.note;
+    note += fmt::format("{}it is not started again: max_restarts is {}", note.empty() ? "" : "; ",
+                        run.setup.max_restarts);
+    ObjectServer server(actor_server(run.setup, run.listener.address(), ::getpid()),
+                        {.actor = &run.duty});
+    server.run(run.listener, run.owner);
+}
+
+}  // namespace
+
+ServerName actor_server(const ActorSetup& setup, const Address& address, int pid) {
+    return {.address = address,
+            .authkey = setup.authkey,
+            .pid = pid,
+            .actor = setup.name,
+            .restarts = setup.max_restarts > 0,
+            .max_pending = setup.max_pending};
+}
+
+void run_actor(const ActorSetup& setup, Connection owner, RawValue<ActorNumbers> numbers,
+               const MakeActor& make) {
+    ActorRun run{.setup = setup,
+                 .make = make,
+                 .numbers = numbers,
+                 .listener = Listener({.authkey = setup.authkey}),
+                 .owner = std::move(owner),
+                 .duty = {},
+                 .here = {},
+                 .there = {}};
+    run.duty.timeout_grace = setup.timeout_grace;
+    if (setup.max_restarts > 0) return keep(run);
+    numbers.value().pid = ::getpid();
+    (void)serve(run, run.owner);
+}
+
+}  // namespace sidestep::detail

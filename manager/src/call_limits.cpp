@@ -1,0 +1,177 @@
+// The limits of an ObjectServer's calls: timeouts, cancelling, and what the processes of an actor
+// that came before had begun.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "object_client.hpp"
+#include "object_server.hpp"
+
+namespace sidestep::inline v0::detail {
+
+namespace {
+std::chrono::steady_clock::time_point after(std::chrono::nanoseconds time) {
+    // Never further than the clock goes.
+    const auto now = std::chrono::steady_clock::now();
+    return time < std::chrono::steady_clock::time_point::max() - now
+               ? now + time
+               : std::chrono::steady_clock::time_point::max();
+}
+}  // namespace
+
+// --- processes of an actor -------------------------------------------------------------------
+
+void ObjectServer::resume(const std::shared_ptr<Client>& client, InputArchive& body) {
+    std::uint64_t session = 0, last = 0;
+    body(session, last);
+    if (!rules_.actor) throw SerializationError("this server is no actor's");
+    client->session = session;
+    {
+        // A connection that ended by itself: what was sent in that may have run here.
+        std::lock_guard lock(mutex_);
+        if (!sessions_.insert(session).second) client->sent_before = last;
+    }
+    HeapBuffer buffer;
+    OutputArchive archive(buffer);
+    archive(rules_.actor->state);
+    client->send(FrameKind::serves, 0, buffer.bytes());
+}
+
+// With which process it ended: one before, or the last one, as all do that come after that.
+std::optional<Casualty> ObjectServer::find_lost(const Client& client, std::uint64_t request) const {
+    const ActorDuty* duty = rules_.actor;
+    if (!duty) return std::nullopt;
+    auto begun = duty->begun_before.find({client.session, request});
+    if (begun != duty->begun_before.end()) return begun->second;
+    if (duty->state.over) return duty->state.last;
+    if (request <= client.sent_before)
+        return Casualty{.pid = ::getpid(),
+                        .began = true,
+                        .note = "its connection was cut, and the call may have run"};
+    return std::nullopt;
+}
+
+void ObjectServer::tell_lost(const Casualty& end, Answer& answer) {
+    answer.kind = end.overdue ? FrameKind::overdue : FrameKind::lost;
+    OutputArchive archive(answer.bytes);
+    archive(end);
+}
+
+void ObjectServer::begin_call(CurrentCall& call) {
+    if (!call.state) return;
+    const ActorDuty* duty = call.server.rules_.actor;
+    if (duty && duty->board && call.client->session != 0)
+        call.state->place = duty->board->begin({call.client->session, call.request});
+    call.state->begun = true;
+    if (call.state->overdue) throw GivenUp();
+}
+
+void ObjectServer::unbegin_call(CurrentCall& call) noexcept {
+    if (!call.state) return;
+    call.state->begun = false;
+    const ActorBoard::Place place = call.state->place.exchange(CallState::kNowhere);
+    if (place != CallState::kNowhere) call.server.rules_.actor->board->end(place);
+}
+
+// --- timeouts --------------------------------------------------------------------------------
+
+void ObjectServer::watch_timeout(const std::shared_ptr<Client>& client, const FrameHead& head,
+                                 const std::shared_ptr<CallState>& state) {
+    constexpr std::uint64_t kMost = std::uint64_t(1) << 62;
+    const std::chrono::nanoseconds timeout(
+        static_cast<std::int64_t>(std::min(head.timeout, kMost)));
+    auto due = [this, client, request = head.request, state] {
+        // The one that is told may not read: that holds up a thread of its own.
+        auto tell = [this, client, request, state] { time_out(client, request, state); };
+        try {
+            callers_.run(tell);
+        } catch (const std::system_error&) {
+            tell();
+        } catch (const std::logic_error&) {  // the server ends
+        }
+    };
+    std::lock_guard lock(client->queueing);
+    if (client->calls.count(head.request) == 0) return;  // it has ended
+    try {
+        state->due = clock_.add(after(timeout), std::move(due));
+    } catch (const std::system_error&) {  // no thread: the call is without its limit
+    }
+}
+
+// What waits is taken back. What runs is asked to stop, and an actor that does not heed that ends:
+// it is its callers' own, and is started again. Then that is what answers: who has the answer finds
+// the new one. The objects of others are not ended for one caller.
+void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t request,
+                            const std::shared_ptr<CallState>& state) {
+    state->stop = true;
+    state->overdue = true;
+    const bool waits = take_back(*client, request) || !state->begun;
+    if (waits || !rules_.actor) {
+        if (!state->answered.exchange(true)) client->send(FrameKind::overdue, request, {});
+        return;
+    }
+    auto end = [this, client, request, state] { end_for(client, request, *state); };
+    try {
+        (void)clock_.add(after(rules_.actor->timeout_grace), end);
+    } catch (const std::system_error&) {  // no thread
+        end();
+    }
+}
+
+void ObjectServer::end_for(const std::shared_ptr<Client>& client, std::uint64_t request,
+                           CallState& state) {
+    if (!state.running || state.answered) return;
+    const ActorBoard::Place place = state.place;
+    if (place != CallState::kNowhere)
+        rules_.actor->board->note_overdue(place);
+    else if (!state.answered.exchange(true))  // nobody comes after this process
+        client->send(FrameKind::overdue, request, {});
+    (void)::kill(::getpid(), SIGKILL);
+}
+
+void ObjectServer::end_call(Client& client, std::uint64_t request, CallState& state) {
+    state.running = false;
+    std::lock_guard lock(client.queueing);
+    clock_.remove(state.due);
+    --client.unanswered;
+    auto call = client.calls.find(request);
+    if (call != client.calls.end() && call->second.get() == &state) client.calls.erase(call);
+}
+
+// --- cancelling ------------------------------------------------------------------------------
+
+// True: it had not begun, and does not any more.
+bool ObjectServer::take_back(Client& client, std::uint64_t request) {
+    Call taken;
+    std::lock_guard lock(client.queueing);
+    for (auto& [caller, strand] : client.strands) {
+        auto waits = std::find_if(strand.calls.begin(), strand.calls.end(), [&](const Call& call) {
+            return call.frame.head.request == request;
+        });
+        if (waits == strand.calls.end()) continue;
+        taken = std::move(*waits);
+        strand.calls.erase(waits);
+        client.calls.erase(request);
+        --client.unanswered;
+        return true;
+    }
+    return false;
+}
+
+bool ObjectServer::cancel(Client& client, std::uint64_t request) {
+    std::shared_ptr<CallState> state;
+    {
+        std::lock_guard lock(client.queueing);
+        auto call = client.calls.find(request);
+        if (call == client.calls.end()) return false;
+        state = call->second;
+    }
+    state->stop = true;
+    if (!take_back(client, request)) return false;
+    std::lock_guard lock(client.queueing);
+    clock_.remove(state->due);
+    return true;
+}
+
+}  // namespace sidestep::detail

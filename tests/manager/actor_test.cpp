@@ -1,0 +1,287 @@
+// Actors: what their calls do, and what becomes of those when an actor dies, or hangs.
+#include <catch2/catch.hpp>
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <sidestep/actor.hpp>
+#include <sidestep/event.hpp>
+#include <sidestep/pool.hpp>
+#include <sidestep/queue.hpp>
+
+#include "process_support.hpp"
+#include "support.hpp"
+
+namespace mp = sidestep;
+using Catch::Matchers::Contains;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Overdrawn : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+class Account {
+  public:
+    explicit Account(std::string owner = "nobody") : owner_(std::move(owner)) {
+        if (owner_.empty()) throw std::invalid_argument("an account has an owner");
+        if (owner_ == "abort") std::abort();
+    }
+    int deposit(int amount) {
+        if (amount <= 0) throw std::invalid_argument("a deposit is positive");
+        return balance_ += amount;
+    }
+    int balance() const { return balance_; }
+    std::string owner() const { return owner_; }
+    int pid() const { return ::getpid(); }
+    void crash() { std::abort(); }
+    void crash_once(mp::Event crashed) {
+        if (crashed.is_set()) return;
+        crashed.set();
+        std::abort();
+    }
+    void wait_for(mp::Event started, mp::Event end) {
+        started.set();
+        end.wait();
+    }
+
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(owner_, balance_);
+    }
+
+  private:
+    std::string owner_;
+    int balance_ = 0;
+};
+
+struct Plain {
+    int value = 0;
+    explicit Plain(int n = 0) : value(n) {}
+    int next() { return ++value; }
+};
+
+int pay(mp::Proxy<Account> account, int amount) { return account.call<&Account::deposit>(amount); }
+
+// Threads are not forked: what holds up a test waits in a process.
+template <class F>
+std::string text_of_error(F&& f) {
+    try {
+        f();
+    } catch (const std::exception& error) {
+        return error.what();
+    }
+    return "nothing was thrown";
+}
+
+}  // namespace
+
+TEST_CASE("an actor's methods and functions are called in order, and throw by type",
+          "[manager][actor]") {
+    FOR_EACH_START_METHOD();
+    mp::Actor<Account> account({.start_method = method}, "ada");
+    CHECK(account.name() == "Account");
+    CHECK(account.is_alive());
+    CHECK(account.pid() == account.call<&Account::pid>());
+    CHECK(account.pid() != ::getpid());
+    CHECK(account.call<&Account::owner>() == "ada");
+    std::vector<mp::Future<int>> deposits;
+    for (int i = 1; i <= 10; ++i) deposits.push_back(account.submit<&Account::deposit>(i));
+    for (int i = 1, sum = 0; i <= 10; ++i) CHECK(deposits[std::size_t(i - 1)].get() == (sum += i));
+    CHECK_THROWS_AS(account.call<&Account::deposit>(-1), std::invalid_argument);
+    CHECK(account.call([](Account& a, int n) { return a.deposit(n) + a.deposit(n); }, 1) == 113);
+    CHECK(account.call<&Account::balance>() == 57);
+    CHECK(account.restarts() == 0);
+    auto proxy = account.proxy();
+    account.shutdown();
+    account.shutdown();
+    CHECK_FALSE(account.is_alive());
+    CHECK(account.pid() == 0);
+    CHECK_THROWS_AS(proxy.call<&Account::balance>(), mp::ActorLost);
+}
+
+TEST_CASE("workers, processes and other actors call an actor by its proxy", "[manager][actor]") {
+    FOR_EACH_START_METHOD();
+    std::optional<mp::Pool> pool;
+    pool.emplace(mp::PoolOptions{.processes = 2, .start_method = method});
+    mp::Actor<Account> account({.start_method = method, .max_restarts = 1}, "ada");
+    pool->map(mp::bind(pay, account.proxy()), std::vector<int>(100, 1));
+    pool.reset();  // a Process is not forked beside it
+    CHECK(account.call<&Account::balance>() == 100);
+    mp::Actor<Plain> other({.start_method = method});
+    CHECK(other.call([](Plain& p, mp::Proxy<Account> a) { return pay(a, p.next()); },
+                     account.proxy()) == 101);
+    mp::Process process({.start_method = method}, pay, account.proxy(), 5);
+    process.start();
+    process.join();
+    CHECK(account.call<&Account::balance>() == 106);
+}
+
+TEST_CASE("what a constructor does wrong is thrown where the actor is made", "[manager][actor]") {
+    FOR_EACH_START_METHOD();
+    for (unsigned restarts : {0u, 2u}) {
+        mp::ActorOptions options{.start_method = method, .max_restarts = restarts};
+        CHECK_THROWS_AS(mp::Actor<Account>(options, ""), std::invalid_argument);
+        CHECK_THAT(
+            text_of_error([&] { mp::Actor<Account>(options, "abort"); }),
+            Contains("the actor Account") && Contains("SIGABRT") && Contains("its constructor"));
+    }
+}
+
+TEST_CASE("options that make no sense are refused, each with its name", "[manager][actor]") {
+    auto refused = [](const mp::ActorOptions& options) {
+        return text_of_error([&] { mp::Actor<Plain> actor(options); });
+    };
+    CHECK_THAT(refused({.within = 0s}), Contains("within"));
+    CHECK_THAT(refused({.readers = 0}), Contains("readers"));
+    CHECK_THAT(refused({.timeout_grace = -1s}), Contains("timeout_grace"));
+    CHECK_THAT(refused({.checkpoint_every = 1}), Contains("max_restarts"));
+    CHECK_THAT(refused({.max_restarts = 1, .checkpoint_every = 1}), Contains("serialize"));
+
+    mp::Actor<Plain> actor;
+    auto call = [&](const mp::TaskOptions& options) {
+        return text_of_error([&] { actor.with(options).call<&Plain::next>(); });
+    };
+    CHECK_THAT(call({.memory_limit = 1}), Contains("memory_limit"));
+    CHECK_THAT(call({.priority = 1}), Contains("priority"));
+    CHECK_THAT(call({.key = 1}), Contains("key"));
+    CHECK_THAT(call({.retry = {.backoff = 1s}}), Contains("backoff"));
+    CHECK_THAT(call({.timeout = -1s}), Contains("timeout"));
+    CHECK(actor.with({.timeout = 60s}).call<&Plain::next>() == 1);
+}
+
+TEST_CASE("an actor that is not started again tells how it died, and in what",
+          "[manager][actor][death]") {
+    FOR_EACH_START_METHOD();
+    mp::Actor<Account> account({.start_method = method}, "ada");
+    const int pid = account.pid();
+    auto death = account.death();
+    try {
+        account.call<&Account::crash>();
+        FAIL("it was answered");
+    } catch (const mp::ActorLost& lost) {
+        CHECK(lost.what() == "the actor Account (process " + std::to_string(pid) +
+                                 ") died of signal 6 (SIGABRT) in Account::crash()");
+        CHECK(lost.exit_status().signal() == SIGABRT);
+        CHECK(lost.pid() == pid);
+        CHECK(lost.began());
+    }
+    CHECK_THROWS_AS(account.call<&Account::balance>(), mp::ActorLost);
+    CHECK(death.get().pid == pid);
+    CHECK(death.get().exit_status.signal() == SIGABRT);
+    CHECK(account.death().get().pid == pid);
+    CHECK_FALSE(account.is_alive());
+}
+
+TEST_CASE(
+    "one that dies is started again from its last checkpoint, and only the call that killed "
+    "it is lost",
+    "[manager][actor][restart]") {
+    FOR_EACH_START_METHOD();
+    mp::Actor<Account> account({.start_method = method, .max_restarts = 3, .checkpoint_every = 1},
+                               "bob");
+    account.call<&Account::deposit>(7);
+    const int pid = account.pid();
+    auto death = account.death();
+    auto crash = account.submit<&Account::crash>();
+    std::vector<mp::Future<int>> later;
+    for (int i = 0; i < 20; ++i) later.push_back(account.submit<&Account::deposit>(1));
+    CHECK(text_of_error([&] { crash.get(); }) ==
+          "the actor Account (process " + std::to_string(pid) +
+              ") died of signal 6 (SIGABRT) in Account::crash()");
+    for (int i = 0; i < 20; ++i) CHECK(later[std::size_t(i)].get() == 8 + i);
+    CHECK(account.restarts() == 1);
+    CHECK(account.pid() != pid);
+    CHECK(account.pid() == account.call<&Account::pid>());
+    CHECK(account.call<&Account::owner>() == "bob");
+    CHECK(death.get().pid == pid);
+}
+
+TEST_CASE("without checkpoints it begins with the constructor's arguments",
+          "[manager][actor][restart]") {
+    mp::Actor<Account> account({.max_restarts = 2}, "ada");
+    account.call<&Account::deposit>(7);
+    CHECK_THROWS_AS(account.call<&Account::crash>(), mp::ActorLost);
+    CHECK(account.call<&Account::balance>() == 0);
+    CHECK(account.call<&Account::owner>() == "ada");
+    ::kill(account.pid(), SIGKILL);
+    CHECK(account.call<&Account::owner>() == "ada");
+    CHECK(account.restarts() == 2);
+}
+
+TEST_CASE("a checkpoint is made after each so many calls that may change it",
+          "[manager][actor][restart]") {
+    mp::Actor<Account> account({.max_restarts = 2, .checkpoint_every = 3}, "ada");
+    for (int i = 0; i < 5; ++i) {
+        account.call<&Account::deposit>(1);
+        account.call<&Account::balance>();  // const
+    }
+    ::kill(account.pid(), SIGKILL);
+    CHECK(account.call<&Account::balance>() == 3);
+    // One that throws may have changed it, too.
+    account.call([](Account& a) { a.deposit(10); });
+    account.call<&Account::deposit>(10);
+    CHECK_THROWS_AS(account.call<&Account::deposit>(0), std::invalid_argument);
+    account.submit<&Account::deposit>(100);
+    account.flush();
+    ::kill(account.pid(), SIGKILL);
+    CHECK(account.call<&Account::balance>() == 23);
+}
+
+TEST_CASE("the death after the last restart is told to all callers, and says why",
+          "[manager][actor][restart]") {
+    mp::Actor<Account> account({.max_restarts = 1}, "ada");
+    mp::Pool pool({.processes = 1});
+    CHECK_THROWS_AS(account.call<&Account::crash>(), mp::ActorLost);
+    CHECK_THAT(text_of_error([&] { account.call<&Account::crash>(); }),
+               Contains("SIGABRT") && Contains("in Account::crash()"));
+    for (int i = 0; i < 2; ++i)
+        CHECK_THAT(text_of_error([&] { account.call<&Account::balance>(); }),
+                   Contains("SIGABRT") && Contains("before it began Account::balance() const") &&
+                       Contains("max_restarts is 1"));
+    CHECK_FALSE(account.is_alive());
+    CHECK(account.pid() == 0);
+    CHECK(account.restarts() == 1);
+    CHECK(pool.submit(
+                  [](mp::Proxy<Account> a) {
+                      return text_of_error([&] { a.call<&Account::balance>(); });
+                  },
+                  account.proxy())
+              .get()
+              .find("max_restarts is 1") != std::string::npos);
+}
+
+TEST_CASE("only deaths within `within` count", "[manager][actor][restart]") {
+    mp::Actor<Account> account({.max_restarts = 1, .within = 1ms}, "ada");
+    for (unsigned i = 1; i <= 3; ++i) {
+        const auto begin = std::chrono::steady_clock::now();
+        CHECK_THROWS_AS(account.call<&Account::crash>(), mp::ActorLost);
+        CHECK(test::eventually([&] { return std::chrono::steady_clock::now() - begin > 10ms; }));
+        CHECK(account.call<&Account::balance>() == 0);
+        CHECK(account.restarts() == i);
+    }
+}
+
+TEST_CASE("a call that killed its actor is run again if its Retry says so",
+          "[manager][actor][restart]") {
+    mp::Actor<Account> account({.max_restarts = 5}, "ada");
+    mp::Event crashed;
+    account.with({.retry = {.max_attempts = 2}}).call<&Account::crash_once>(crashed);
+    CHECK(account.restarts() == 1);
+    // max_crashes, 2, is the limit here.
+    CHECK_THROWS_AS(account.with({.retry = {.max_attempts = 9}}).call<&Account::crash>(),
+                    mp::ActorLost);
+    CHECK(account.call<&Account::balance>() == 0);
+    CHECK(account.restarts() == 3);
+    CHECK_THROWS_AS(account.with({.retry = {.max_attempts = 3}}).call<&Account::deposit>(0),
+                    std::invalid_argument);
+}

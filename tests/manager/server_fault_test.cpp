@@ -1,0 +1,163 @@
+// What one client, one call or one frame must not do to a server, and to the others.
+#include <catch2/catch.hpp>
+
+#include <atomic>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include <sidestep/connection.hpp>
+#include <sidestep/listener.hpp>
+#include <sidestep/manager.hpp>
+#include <sidestep/process.hpp>
+
+#include "object_frame.hpp"
+#include "process_support.hpp"
+#include "support.hpp"
+
+namespace mp = sidestep;
+using Catch::Matchers::Contains;
+using namespace std::chrono_literals;
+using mp::detail::FrameKind;
+using mp::detail::ObjectFrame;
+
+namespace {
+
+struct Gate {
+    int knock() const { return 1; }
+};
+// Stops the server that it is in.
+struct Switch {
+    mp::ManagerServer* server = nullptr;
+    void off() { server->stop(); }
+};
+
+mp::detail::ServerName server_of(const mp::EventProxy& proxy) {
+    mp::detail::HeapBuffer buffer;
+    mp::OutputArchive output(buffer);
+    output(proxy);
+    mp::InputArchive input(buffer.bytes());
+    bool any = false;
+    mp::detail::ServerName server;
+    input(any, server);
+    return server;
+}
+mp::EventProxy proxy_at(const mp::detail::ServerName& server) {
+    mp::detail::HeapBuffer buffer;
+    mp::OutputArchive output(buffer);
+    output(true, server, std::uint64_t(1), true, std::uint64_t(0));
+    mp::InputArchive input(buffer.bytes());
+    mp::EventProxy proxy;
+    input(proxy);
+    return proxy;
+}
+
+}  // namespace
+
+TEST_CASE("a client that does not read what it is told holds up nobody in its object",
+          "[manager][server]") {
+    mp::Manager manager;
+    auto event = manager.event();
+    const auto server = server_of(event);
+    auto deaf = mp::Client(server.address, {.authkey = server.authkey});
+    // Answers to these fill what the kernel keeps for it.
+    ObjectFrame call;
+    call.head.kind = FrameKind::call;
+    call.head.caller = 1;
+    call.head.object = event.number();
+    call.head.task = mp::detail::task_id<
+        mp::detail::MethodBody<mp::detail::EventObject, &mp::detail::EventObject::is_set>>();
+    for (call.head.request = 1; call.head.request <= 2000; ++call.head.request) deaf.send(call);
+    // This one waits, and tells so first.
+    mp::detail::HeapBuffer body;
+    mp::OutputArchive archive(body);
+    archive(std::tuple(mp::Timeout::forever().time()));
+    call.head.caller = 2;
+    call.head.task = mp::detail::task_id<mp::detail::MethodBody<
+        mp::detail::EventObject, &mp::detail::EventObject::wait, std::chrono::nanoseconds>>();
+    call.body = body.bytes();
+    deaf.send(call);
+    for (int i = 0; i < 100; ++i) CHECK_FALSE(event.is_set());
+    event.set();
+    CHECK(event.is_set());
+}
+
+TEST_CASE("a dead client's call that waits in an object which nobody has any more is given up",
+          "[manager][server]") {
+    mp::Manager manager({.stop_grace = test::kPatience});
+    auto started = manager.event();
+    mp::Process client(
+        [](mp::Proxy<mp::detail::EventObject> never, mp::EventProxy s) {
+            auto waits =
+                never.submit<&mp::detail::EventObject::wait>(mp::Timeout::forever().time());
+            never = {};  // the call is all that refers to it
+            s.set();
+            waits.get();
+        },
+        mp::Proxy<mp::detail::EventObject>(manager.event()), started);
+    client.start();
+    started.wait();
+    client.kill();
+    client.join();
+    manager.shutdown();
+    CHECK(manager.exitcode() == 0);  // not killed, since a call waited for ever
+}
+
+TEST_CASE("a ManagerServer is started once: start beside serve throws", "[manager][server]") {
+    mp::ManagerServer server;
+    server.expose<&Gate::knock>("gate", std::make_shared<Gate>());
+    std::thread serving([&] { server.serve(); });
+    auto here = mp::Manager::connect(server.address());
+    CHECK(here.get<Gate>("gate").call<&Gate::knock>() == 1);
+    CHECK_THROWS_AS(server.start(), std::logic_error);
+    CHECK_THROWS_AS(server.serve(), std::logic_error);
+    CHECK(here.get<Gate>("gate").call<&Gate::knock>() == 1);
+    server.stop();
+    serving.join();
+    server.start();  // of one that was stopped: nothing
+    mp::ManagerServer other;
+    other.start();
+    CHECK_THROWS_AS(other.start(), std::logic_error);
+}
+
+TEST_CASE("stop() from within a call ends the server when the call has ended",
+          "[manager][server]") {
+    mp::ManagerServer server;
+    auto button = std::make_shared<Switch>();
+    button->server = &server;
+    server.expose<&Switch::off>("switch", button);
+    server.start();
+    {
+        auto there = mp::Manager::connect(server.address());
+        there.get<Switch>("switch").call<&Switch::off>();
+    }
+    server.stop();
+    CHECK_THROWS(mp::Manager::connect(server.address()));
+}
+
+TEST_CASE("what a client cannot read is told as the cause of its lost calls", "[manager][server]") {
+    mp::Listener listener({.authkey = "key"});
+    std::thread server([&] {
+        auto client = listener.accept();
+        (void)client.recv<ObjectFrame>();  // claim
+        (void)client.recv<ObjectFrame>();  // call
+        client.send(std::string("no frame"));
+        CHECK_THROWS(client.recv<ObjectFrame>());
+    });
+    mp::detail::ServerName name;
+    name.address = listener.address();
+    name.authkey = "key";
+    auto proxy = proxy_at(name);
+    try {
+        (void)proxy.is_set();
+        FAIL("it was answered");
+    } catch (const mp::ActorLost& lost) {
+        CHECK_THAT(lost.what(), Contains("cannot be reached") && Contains("another type"));
+    }
+    server.join();
+    proxy = {};
+    mp::Manager next;  // links that have ended go when another one is made
+}
