@@ -116,7 +116,7 @@ void be_odd() {
     for (int number : {SIGUSR1, SIGWINCH, SIGHUP}) ::sigaddset(&blocked, number);
     ::sigprocmask(SIG_BLOCK, &blocked, nullptr);
     ::umask(027);
-    (void)!::nice(3);
+    (void)::setpriority(PRIO_PROCESS, 0, 3);  // whatever it was
     fs::current_path("/usr");
     ::setenv("SIDESTEP_TEST_STATE", "odd", 1);
     struct rlimit core = {0, 0};
