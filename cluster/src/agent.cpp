@@ -241,7 +241,7 @@ void Agent::cancel(const TaskNumber& request) {
     auto tag = pool->second->tags.find(request.number);
     if (tag == pool->second->tags.end()) return;  // it has been answered
     PoolTaskRef task = flights_.at(tag->second).task;
-    (void)(request.running_too ? task->cancel() : task->cancel_waiting());
+    (void)pool->second->core->desk().cancel(*task, request.running_too);
 }
 
 bool Agent::take_finished() {
