@@ -35,9 +35,9 @@ struct ActorRun {
 };
 ActorRun* run_here = nullptr;  // set before the fork, by the only thread that forks
 
-class Host final : public ActorHost {
+class ActorProcess final : public ActorHost {
   public:
-    explicit Host(const ActorRun& run) : run_(run) {}
+    explicit ActorProcess(const ActorRun& run) : run_(run) {}
     unsigned readers() const override { return run_.setup.readers; }
     unsigned checkpoint_every() const override { return run_.setup.checkpoint_every; }
     void save(std::span<const std::byte> state) override { run_.duty.board->save(state); }
@@ -58,11 +58,11 @@ std::vector<std::byte> save_thrown() {
 }
 
 // False: there is no object, its constructor threw.
-bool serve(ActorRun& run, Connection& parent) {
+bool serve_actor(ActorRun& run, Connection& parent) {
     // Not that by which the keeper forked it.
     force_start_method(static_cast<StartMethod>(run.setup.start_method));
     ::signal(SIGINT, SIG_IGN);  // Ctrl-C is for the owner, who ends this
-    Host host(run);
+    ActorProcess host(run);
     ActorBegun begun;
     std::shared_ptr<Hosted> object;
     try {
@@ -89,7 +89,7 @@ void serve_forked() {
     ActorRun& run = *run_here;
     run.owner.close();
     run.here.close();
-    if (!serve(run, run.there)) exit_process(1);
+    if (!serve_actor(run, run.there)) exit_process(1);
 }
 
 // --- the keeper ------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ void serve_forked() {
 enum class Watched { died, stopped };
 
 // Takes what the child says; the first one's is for the owner. Returns why it threw.
-std::string hear(ActorRun& run, bool first, bool& serves) {
+std::string hear_child(ActorRun& run, bool first, bool& serves) {
     try {
         auto begun = run.here.recv<ActorBegun>();
         serves = begun.serves;
@@ -119,7 +119,7 @@ void tell_to_stop(Connection& child) {
     }
 }
 
-Watched watch(ActorRun& run, Process& child, bool first, Casualty& end) {
+Watched watch_child(ActorRun& run, Process& child, bool first, Casualty& end) {
     bool serves = false;
     for (bool ended = false; !ended;) {
         std::vector<Waitable> things{run.owner, child.sentinel()};
@@ -133,7 +133,7 @@ Watched watch(ActorRun& run, Process& child, bool first, Casualty& end) {
             if (ready == child.sentinel()) ended = true;
         }
         while (!run.here.closed() && run.here.poll())
-            if (std::string why = hear(run, first, serves); !why.empty()) end.note = why;
+            if (std::string why = hear_child(run, first, serves); !why.empty()) end.note = why;
     }
     const std::string note = std::exchange(end.note, {});
     end = Casualty::of(child.pid(), child.join());
@@ -171,7 +171,20 @@ void note_death(ActorRun& run, const Casualty& end) {
     }
 }
 
-void keep(ActorRun& run) {
+// False: the system gives no process, which counts as a death. Throws for the first one.
+bool start_again(Process& child, bool first, Casualty& end) {
+    try {
+        child.start();
+        return true;
+    } catch (const std::system_error& error) {
+        if (first) throw;
+        end.note = fmt::format("it could not be started again: {}", error.what());
+        return false;
+    }
+}
+
+void keep_actor(ActorRun& run) {
+    ::signal(SIGINT, SIG_IGN);
     ActorBoard board(run.setup.checkpoint_every > 0);
     run.duty.board = &board;
     run_here = &run;
@@ -182,11 +195,11 @@ void keep(ActorRun& run) {
         Process child(
             {.name = run.setup.name, .daemon = true, .start_method = StartMethod::fork_threaded},
             &serve_forked);
-        child.start();
-        run.there.close();
-        numbers.pid = child.pid();
         Casualty end;
-        if (watch(run, child, first, end) == Watched::stopped) return;
+        const bool started = start_again(child, first, end);
+        run.there.close();
+        if (started) numbers.pid = child.pid();
+        if (started && watch_child(run, child, first, end) == Watched::stopped) return;
         note_death(run, end);
         if (!restarts.allow()) break;
         run.duty.state.restarts = ++numbers.restarts;
@@ -223,9 +236,9 @@ void run_actor(const ActorSetup& setup, Connection owner, RawValue<ActorNumbers>
                  .here = {},
                  .there = {}};
     run.duty.timeout_grace = setup.timeout_grace;
-    if (setup.max_restarts > 0) return keep(run);
+    if (setup.max_restarts > 0) return keep_actor(run);
     numbers.value().pid = ::getpid();
-    (void)serve(run, run.owner);
+    (void)serve_actor(run, run.owner);
 }
 
 }  // namespace sidestep::detail

@@ -11,7 +11,7 @@
 namespace sidestep::inline v0::detail {
 
 namespace {
-std::chrono::steady_clock::time_point after(std::chrono::nanoseconds time) {
+std::chrono::steady_clock::time_point time_after(std::chrono::nanoseconds time) {
     // Never further than the clock goes.
     const auto now = std::chrono::steady_clock::now();
     return time < std::chrono::steady_clock::time_point::max() - now
@@ -94,7 +94,7 @@ void ObjectServer::watch_timeout(const std::shared_ptr<Client>& client, const Fr
     std::lock_guard lock(client->queueing);
     if (client->calls.count(head.request) == 0) return;  // it has ended
     try {
-        state->due = clock_.add(after(timeout), std::move(due));
+        state->due = clock_.add(time_after(timeout), std::move(due));
     } catch (const std::system_error&) {  // no thread: the call is without its limit
     }
 }
@@ -113,7 +113,7 @@ void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t
     }
     auto end = [this, client, request, state] { end_for(client, request, *state); };
     try {
-        (void)clock_.add(after(rules_.actor->timeout_grace), end);
+        (void)clock_.add(time_after(rules_.actor->timeout_grace), end);
     } catch (const std::system_error&) {  // no thread
         end();
     }
@@ -147,7 +147,7 @@ bool ObjectServer::take_back(Client& client, std::uint64_t request) {
     std::lock_guard lock(client.queueing);
     for (auto& [caller, strand] : client.strands) {
         auto waits = std::find_if(strand.calls.begin(), strand.calls.end(), [&](const Call& call) {
-            return call.frame.head.request == request;
+            return call.frame.head.request == request && !call.lost;  // that one had begun
         });
         if (waits == strand.calls.end()) continue;
         taken = std::move(*waits);

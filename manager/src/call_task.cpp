@@ -47,7 +47,12 @@ bool CallTask::take_attempt(bool crashed) {
 bool CallTask::cancel() {
     if (done()) return cancelled_;
     const std::uint64_t request = request_.load(std::memory_order_relaxed);
-    if (!link_->same_process() || request == 0 || !link_->cancel(request)) return false;
+    if (!link_->same_process() || request == 0) return false;
+    try {
+        if (!link_->cancel(request)) return false;
+    } catch (const ActorLost&) {  // so is this call
+        return false;
+    }
     bool taken = try_finish([&] {
         cancelled_ = true;
         lost_ = std::make_exception_ptr(CancelledError("the call was cancelled before it began"));

@@ -137,7 +137,7 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
         if (down_) {  // it is sent when there is another connection, for which somebody looks
             lock.unlock();
             order.unlock();
-            read_in_background();
+            look_for_restart();
             return task;
         }
     }
@@ -146,7 +146,7 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
     } catch (const std::system_error&) {  // who waits reads what was answered before, then its end
         ::shutdown(connection_.fd(), SHUT_RDWR);
         order.unlock();
-        if (kept) read_in_background();
+        if (kept) look_for_restart();
     } catch (...) {
         take(numbered.request, [](CallTask& call) { call.answer({}); });
         throw;
@@ -335,6 +335,13 @@ void ServerLink::take(std::uint64_t request, const std::function<void(CallTask&)
     auto state = objects_.find(object);
     if (state != objects_.end() && --state->second.outstanding == 0 && !state->second.error)
         objects_.erase(state);
+}
+
+void ServerLink::look_for_restart() {
+    try {
+        read_in_background();
+    } catch (const std::system_error&) {  // no thread: who waits looks for it
+    }
 }
 
 void ServerLink::read_in_background() {

@@ -142,6 +142,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
                                           const CallLimits& limits) const;
     bool try_again(const FrameHead& failed);
     void send_resume();
+    void look_for_restart();
     void reconnect(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
     std::optional<Connection> connect_again(const Deadline& deadline);
     void send_again(Connection fresh);

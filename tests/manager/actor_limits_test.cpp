@@ -165,6 +165,37 @@ TEST_CASE("a call that waits can be cancelled, one that runs is asked to stop",
     CHECK(last.get() == 2);
 }
 
+TEST_CASE("a call of an actor that has died cannot be cancelled", "[manager][actor][cancel]") {
+    const unsigned restarts = GENERATE(0u, 1u);
+    mp::Actor<Worker> worker({.max_restarts = restarts});
+    mp::Event started, end;
+    auto running = worker.submit<&Worker::block>(started, end);
+    auto waiting = worker.submit<&Worker::add>(1);
+    started.wait();
+    ::kill(worker.pid(), SIGKILL);
+    CHECK_FALSE(running.cancel());
+    CHECK_THROWS_AS(running.get(), mp::ActorLost);
+    if (restarts == 0)
+        CHECK_THROWS_AS(waiting.get(), mp::ActorLost);
+    else
+        CHECK(waiting.get() == 1);
+    CHECK_FALSE(waiting.cancel());
+}
+
+TEST_CASE("calls that nobody waits for go to the next process, too", "[manager][actor][restart]") {
+    mp::Actor<Worker> worker({.max_restarts = 1});
+    const int pid = worker.pid();
+    CHECK(worker.call<&Worker::add>(0) == 0);
+    ::kill(pid, SIGKILL);
+    CHECK(is_gone(pid));
+    mp::Event done, go_on;
+    go_on.set();
+    auto future = worker.submit<&Worker::block>(done, go_on);
+    done.wait();  // it runs, and nobody has read
+    future.get();
+    CHECK(worker.restarts() == 1);
+}
+
 TEST_CASE("a mailbox has a bound for each process: try_submit says no, submit waits",
           "[manager][actor][mailbox]") {
     mp::Actor<Worker> worker({.max_pending = 2});
