@@ -48,6 +48,14 @@ TEST_CASE("the tour of actors: calls, a crash and a hang that cost nothing but t
     CHECK(done.std_err.empty());
 }
 
+TEST_CASE("the tour of composition: futures that feed tasks, maps that end early, an event loop",
+          "[examples][tour]") {
+    auto done = test::run_example("example_12_composition");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == "2\n4\n9\n4\nthree\nin time\n1\n8\n42\n6\n");
+    CHECK(done.std_err.empty());
+}
+
 TEST_CASE("the tour of managers runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_09_manager");
     CHECK(done.returncode == 0);
