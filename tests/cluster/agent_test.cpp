@@ -11,6 +11,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/futures.hpp>
 #include <sidestep/value.hpp>
 
 #include "pool_support.hpp"
@@ -249,6 +250,30 @@ TEST_CASE("A task that another host has is cancelled there", "[cluster]") {
     CHECK(pool.stats().cancelled == 3);
 }
 
+TEST_CASE("What waits on a host behind tasks that run long goes to another one", "[cluster]") {
+    ThreadJob job(2);
+    SharedWords here(2), host1(2), host2(2);
+    Pool pool(job.options());
+    CHECK(pool.map(test::square, test::numbers(0L, 5000L)).size() == 5000);  // tasks are short
+    // All five workers are busy; what comes now is given out in advance.
+    std::vector<sidestep::Future<std::uint64_t>> busy;
+    for (std::uint64_t key : {5, 1, 2, 3, 4})
+        busy.push_back(pool.submit({.key = key}, test::wait_at,
+                                   (key == 5  ? here
+                                    : key < 3 ? host1
+                                              : host2)
+                                       .path(),
+                                   0, 1));
+    std::vector<sidestep::Future<int>> futures;
+    for (int i = 0; i < 200; ++i) futures.push_back(pool.submit(test::add, i, 1));
+    host2[1] = 1;
+    auto result = sidestep::wait(futures, sidestep::ReturnWhen::all_completed, test::kPatience);
+    CHECK(result.pending.empty());
+    here[1] = host1[1] = 1;
+    for (auto& future : busy) CHECK(future.get() == 1);
+    for (int i = 0; i < 200; ++i) CHECK(futures[static_cast<std::size_t>(i)].get() == i + 1);
+}
+
 TEST_CASE("shutdown() cancels what waits on other hosts; terminate() ends what runs", "[cluster]") {
     ThreadJob job(1, 1);
     {
@@ -315,7 +340,8 @@ TEST_CASE("What a task prints on another host is captured", "[cluster]") {
     CHECK(future.output().out == "item 17\n");
 }
 
-TEST_CASE("An initializer runs in the workers of all hosts", "[cluster]") {
+TEST_CASE("An initializer runs in the workers of all hosts",
+          "[cluster][mpi4py:ProcessPoolInitTest.test_initializer]") {
     ThreadJob job(1);
     SharedWords counts(2);
     auto count = [](const std::string& path, std::size_t index) {
@@ -331,7 +357,7 @@ TEST_CASE("An initializer runs in the workers of all hosts", "[cluster]") {
 }
 
 TEST_CASE("An initializer that fails on another host breaks the pool, which names the host",
-          "[cluster]") {
+          "[cluster][mpi4py:ProcessPoolInitTest.test_initializer_error]") {
     ThreadJob job(1);
     int here = ::getpid();
     auto fails_elsewhere = [](int parent) {

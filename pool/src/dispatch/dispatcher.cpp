@@ -34,7 +34,7 @@ void Dispatcher::place(PoolTask* task, Hold& hold) {
         lane = nullptr;  // it waits behind those
     else if (list == Backlog::kAnyWorker) {
         lane = pick();
-        if (elsewhere_ && goes_elsewhere(task, lane)) return;
+        if (elsewhere_ && goes_elsewhere(task, lane, hold)) return;
     } else if (has_room(*lanes_[list]) && !is_held(list))
         lane = lanes_[list];
     if (!lane) return backlog_.push(task);
@@ -100,7 +100,7 @@ void Dispatcher::fill(Hold& hold) {
                 (void)give(*lanes_[i], task, hold);
     while (!backlog_.empty()) {
         Lane* lane = pick();
-        if (elsewhere_ && goes_elsewhere(nullptr, lane)) continue;
+        if (elsewhere_ && goes_elsewhere(nullptr, lane, hold)) continue;
         if (!lane) return;
         (void)give(*lane, backlog_.pop(), hold);  // or another lane takes it
     }
@@ -108,8 +108,9 @@ void Dispatcher::fill(Hold& hold) {
 
 // True: the task (null: the first one that waits) has begun a way that ends sooner than that lane
 // (null: any) would begin it.
-bool Dispatcher::goes_elsewhere(PoolTask* task, const Lane* lane) {
+bool Dispatcher::goes_elsewhere(PoolTask* task, const Lane* lane, Hold& hold) {
     if (!elsewhere_->is_sooner(lane ? cost(*lane) : ~std::uint64_t(0), task_ns_)) return false;
+    pace_.want(false, hold);  // it may get stuck there
     if (task) return elsewhere_->take(*task, task_ns_);
     task = backlog_.pop();
     if (elsewhere_->take(*task, task_ns_)) return true;

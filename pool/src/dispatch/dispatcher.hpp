@@ -55,7 +55,7 @@ class Dispatcher {
     // What waits behind the front of a lane waits for any again. (Then refill().)
     void take_back_waiting(Lane& lane, Hold& hold) POOL_LOCKED;
     // Nobody is idle, but somebody will be before the lanes that are stuck: it is the turn of what
-    // waits there, ahead of all that was submitted later.
+    // waits there, ahead of all that was submitted later. Of another host, if somebody is idle.
     void take_back_stuck(Hold& hold) POOL_LOCKED;
     // Takes what has ended; of all lanes, or of the one that was used last.
     bool drain(bool ending, Hold& hold) POOL_LOCKED;
@@ -81,7 +81,7 @@ class Dispatcher {
     bool overtake(const PoolTask& task, Hold& hold) POOL_LOCKED;
     bool give(Lane& lane, PoolTask* task, Hold& hold) POOL_LOCKED;
     void fill(Hold& hold) POOL_LOCKED;
-    bool goes_elsewhere(PoolTask* task, const Lane* lane) POOL_LOCKED;
+    bool goes_elsewhere(PoolTask* task, const Lane* lane, Hold& hold) POOL_LOCKED;
     void flush(Hold& hold) POOL_LOCKED;
     Lane* pick() POOL_LOCKED;
     bool crowded() const POOL_LOCKED;

@@ -21,6 +21,9 @@ class Elsewhere {
     virtual bool take(PoolTask& task, std::uint64_t task_ns) noexcept POOL_LOCKED = 0;
     // True: the task's key is a worker's there, and it is there now.
     virtual bool take_by_key(PoolTask& task) noexcept POOL_LOCKED = 0;
+    // Of a host that is stuck, what it has not begun waits here again, if somebody is idle: here,
+    // or on another host.
+    virtual void take_back_stuck(bool idle_here) noexcept POOL_LOCKED = 0;
     // running_too: else only if it was not begun, which is found out there. True: it is cancelled.
     virtual bool cancel(PoolTask& task, bool running_too, Hold& hold) POOL_LOCKED = 0;
     virtual void cancel_waiting() POOL_LOCKED = 0;

@@ -18,6 +18,10 @@ void Dispatcher::take_back_waiting(Lane& lane, Hold& hold) {
 void Dispatcher::take_back_stuck(Hold& hold) {
     for (Lane* lane : lanes_)
         if (lane->load.stuck >= kLooksToTakeBack) take_back_waiting(*lane, hold);
+    if (elsewhere_ && backlog_.empty())
+        elsewhere_->take_back_stuck(std::any_of(lanes_.begin(), lanes_.end(),
+                                                [&](const Lane* lane)
+                                                    POOL_LOCKED { return is_idle(*lane); }));
 }
 
 // Of those behind whose front enough waits to wake another worker for it, the lane where the oldest

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include <sidestep/detail/pool_task.hpp>
 
@@ -19,6 +20,7 @@ struct HostLink {
     static constexpr std::uint64_t kPrefetchNs = 4'000'000;
     static constexpr std::uint64_t kMostForOneWorker = 256;
     static constexpr std::uint64_t kRoundTripNs = 100'000;
+    static constexpr std::uint64_t kStuckNs = 20'000'000;
 
     std::uint32_t index = 0;
     std::string name;
@@ -26,7 +28,9 @@ struct HostLink {
     std::unique_ptr<HostLane> lane;  // null: it has no workers
     // What it has, by the number that its answers name. Null: nobody waits for it any more.
     std::unordered_map<std::uint64_t, PoolTask*> tasks;
-    bool ended = false;  // nothing more comes from it
+    std::unordered_set<std::uint64_t> recalled;  // of them, which are to come back if they wait
+    std::uint64_t heard_ns = 0;  // when it said something last, or got more than it can run
+    bool ended = false;          // nothing more comes from it
     bool lost = false;
     std::uint64_t done = 0, failures = 0;
 
@@ -35,6 +39,11 @@ struct HostLink {
         std::uint64_t each = std::clamp<std::uint64_t>(
             kPrefetchNs / std::max<std::uint64_t>(task_ns, 1), 1, kMostForOneWorker);
         return takes_tasks() && tasks.size() < each * workers;
+    }
+    bool is_idle() const { return takes_tasks() && tasks.size() < workers; }
+    // It has more than it can run, and nothing has ended there for long.
+    bool is_stuck(std::uint64_t now_ns) const {
+        return takes_tasks() && tasks.size() > workers && now_ns > heard_ns + kStuckNs;
     }
     // Nanoseconds until a new task would start there.
     std::uint64_t cost(std::uint64_t task_ns) const {

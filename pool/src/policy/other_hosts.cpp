@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -109,6 +110,7 @@ bool OtherHosts::take_by_key(PoolTask& task) noexcept {
 // False: there is no memory to remember that, and nothing has happened.
 bool OtherHosts::start_on(HostLink& host, PoolTask& task) noexcept {
     std::uint64_t number = task.serial;
+    if (host.tasks.size() <= host.workers) host.heard_ns = steady_now_ns();
     try {
         if (task.given.block) task.keep_arguments();  // they are sent later
         PoolTask::ArgumentView arguments = task.argument_view();
@@ -130,10 +132,30 @@ bool OtherHosts::start_on(HostLink& host, PoolTask& task) noexcept {
     return true;
 }
 
+// It may have been given to it when nobody was idle, or when tasks were short.
+void OtherHosts::take_back_stuck(bool idle_here) noexcept {
+    std::uint64_t now_ns = steady_now_ns();
+    for (HostLink& host : hosts_) {
+        if (!host.is_stuck(now_ns)) continue;
+        bool idle = idle_here || std::any_of(hosts_.begin(), hosts_.end(),
+                                             [](const HostLink& other) { return other.is_idle(); });
+        if (!idle) return;
+        try {
+            for (const auto& [number, task] : host.tasks) {
+                if (!task || (task->options && task->options->key != 0)) continue;
+                if (host.recalled.insert(number).second)
+                    host.lane->cancel(number, HostLane::Cancel::waiting_only);
+            }
+        } catch (const std::bad_alloc&) {  // another time
+        }
+    }
+}
+
 // --- what becomes of them ----------------------------------------------------------------------
 
 void OtherHosts::told(std::uint32_t number, std::vector<HostEvent> events, Hold& hold) {
     HostLink& host = hosts_[number];
+    host.heard_ns = steady_now_ns();
     for (HostEvent& event : events) {
         if (host.ended) break;
         std::visit([&](auto& each) POOL_LOCKED { take(host, each, hold); }, event);
@@ -146,6 +168,7 @@ PoolTask* OtherHosts::end_on(HostLink& host, std::uint64_t number) {
     if (found == host.tasks.end()) return nullptr;
     PoolTask* task = found->second;
     host.tasks.erase(found);
+    host.recalled.erase(number);
     return task;
 }
 
@@ -256,9 +279,12 @@ void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
 }
 
 void OtherHosts::take(HostLink& host, HostCancelled& cancelled, Hold& hold) {
+    bool recalled = host.recalled.count(cancelled.number) > 0;
     PoolTask* task = end_on(host, cancelled.number);
     if (!task) return;
     if (rooms_.life.ending()) return fail_at_end(rooms_, task, hold);
+    if (recalled)
+        return rooms_.dispatcher.backlog().push_back(task);  // told() is followed by a refill
     rooms_.task_end.cancel(
         task, rooms_.life.running() ? spare_errors().cancelled : spare_errors().shut_down, hold);
 }
@@ -298,6 +324,7 @@ void OtherHosts::take(HostLink& host, HostGone& gone, Hold& hold) {
 
 bool OtherHosts::cancel(PoolTask& task, bool running_too, Hold& hold) {
     HostLink& host = hosts_[task.host];
+    host.recalled.erase(task.number);
     if (!running_too) {
         host.lane->cancel(task.number, HostLane::Cancel::waiting_only);
         return false;
@@ -310,9 +337,11 @@ bool OtherHosts::cancel(PoolTask& task, bool running_too, Hold& hold) {
 }
 
 void OtherHosts::cancel_waiting() {
-    for (HostLink& host : hosts_)
+    for (HostLink& host : hosts_) {
+        host.recalled.clear();
         for (const auto& [number, task] : host.tasks)
             if (task) host.lane->cancel(number, HostLane::Cancel::waiting_only);
+    }
 }
 
 // If there is no memory to tell it, it is told by the next call, or hears of the end of this one.

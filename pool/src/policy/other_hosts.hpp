@@ -55,6 +55,7 @@ class OtherHosts final : public Elsewhere {
     bool is_sooner(std::uint64_t ns, std::uint64_t task_ns) const POOL_LOCKED override;
     bool take(PoolTask& task, std::uint64_t task_ns) noexcept POOL_LOCKED override;
     bool take_by_key(PoolTask& task) noexcept POOL_LOCKED override;
+    void take_back_stuck(bool idle_here) noexcept POOL_LOCKED override;
     bool cancel(PoolTask& task, bool running_too, Hold& hold) POOL_LOCKED override;
     void cancel_waiting() POOL_LOCKED override;
     void end(bool now) noexcept POOL_LOCKED override;
