@@ -118,14 +118,13 @@ class Hosts:
             self.inside(name, "ip", "addr", "add", f"{address(name)}/24", "dev", "eth0")
             self.inside(name, "ip", "link", "set", "eth0", "up")
         self.inside(NAMES[0], "ip", "link", "set", "bridge", "up")
-        for name in NAMES[1:]:
-            self.wait_for_network(name)
+        self.wait_for_network()
 
-    def wait_for_network(self, name):
+    def wait_for_network(self):
         """A link that was set up carries nothing for up to a second, and who asks is told that there is
         no such host: a launcher's daemon ends, and its launcher waits for it for ever."""
         end = time.monotonic() + 10
-        ways = [(NAMES[0], address(name)), (name, address(NAMES[0]))]
+        ways = [(name, address(other)) for name in NAMES for other in NAMES if name != other]
         while ways and time.monotonic() < end:
             ways = [way for way in ways if not self.reaches(*way)]
         if ways:
@@ -144,7 +143,7 @@ class Hosts:
 
     def join_again(self, name):
         self.inside(NAMES[0], "ip", "link", "set", f"to{NAMES.index(name)}", "up")
-        self.wait_for_network(name)
+        self.wait_for_network()
 
     def launch(self, mpi, *words, hosts=NAMES, seconds=40, environment=None, options=(),
                bind="none"):
