@@ -1,5 +1,6 @@
 #include "agent.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -64,7 +65,8 @@ struct Agent::AgentPool {
     std::unordered_map<std::uint64_t, std::size_t> tags;  // by the number over there
 };
 
-Agent::Agent(Transport& transport) : transport_(transport) {}
+Agent::Agent(Transport& transport, const Interrupt& interrupt)
+    : transport_(transport), interrupt_(interrupt) {}
 Agent::~Agent() { terminate_all(); }
 
 void Agent::terminate_all() noexcept {
@@ -83,6 +85,7 @@ int Agent::run(const Hello& own) {
         bool any = transport_.progress();
         while (auto frame = transport_.receive()) {
             any = true;
+            heard_ = sys::Clock::now();
             if (!handle(*frame)) break;
         }
         any = take_finished() || any;
@@ -94,6 +97,10 @@ int Agent::run(const Hello& own) {
             back_off.reset();
             continue;
         }
+        if (is_abandoned()) {
+            exit_code_ = 1;
+            break;
+        }
         if (unsigned us = back_off.next(!flights_.empty()))
             (void)finished_->wait(sys::Clock::now() + std::chrono::microseconds(us));
     }
@@ -102,6 +109,24 @@ int Agent::run(const Hello& own) {
     auto deadline = sys::Clock::now() + kFarewellTime;
     while (!transport_.all_sent() && sys::Clock::now() < deadline) (void)transport_.progress();
     return exit_code_;
+}
+
+// The first process has died, or is cut off, and no launcher has ended this one.
+bool Agent::is_abandoned() {
+    bool hurries = interrupt_.came && *interrupt_.came;
+    auto patience = hurries ? std::min(patience_, interrupt_.patience) : patience_;
+    auto now = sys::Clock::now();
+    if (now - looked_ > patience / 2) heard_ = now;  // it is this process that stood still
+    looked_ = now;
+    if (patience_.count() == 0 || now - heard_ <= patience) return false;
+    using std::chrono::milliseconds;
+    std::fprintf(
+        stderr,
+        "sidestep: the agent on host %s ends: the first process of the job has been silent "
+        "for %lld ms\n",
+        this_task::host().c_str(),
+        static_cast<long long>(std::chrono::duration_cast<milliseconds>(patience).count()));
+    return true;
 }
 
 // False: nothing more is taken.
@@ -124,6 +149,7 @@ bool Agent::handle(const ReceivedFrame& frame) {
             end(unpacked<PoolWord>(archive).pool, true);
             return true;
         case MessageKind::ping:
+            patience_ = std::chrono::nanoseconds(unpacked<Ping>(archive).silence_ns);
             say(framed(MessageKind::pong, Nothing{}));
             return true;
         case MessageKind::refused:

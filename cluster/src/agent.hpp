@@ -4,9 +4,12 @@
 // what is left of a chunk are settled here. It runs no task itself, so it always answers.
 //
 // Threads: one, which alone calls the transport; the pools have theirs.
-// Peer death: without the first process all pools are terminated, and run() returns.
+// Peer death: without the first process, or when that has been silent for long, all pools are
+//          terminated, and run() returns.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -18,13 +21,21 @@
 
 #include "messages.hpp"
 #include "service_thread.hpp"
+#include "sys/sys.hpp"
 #include "transport.hpp"
 
 namespace sidestep::inline v0::detail {
 
 class Agent {
   public:
-    explicit Agent(Transport& transport);
+    // Ctrl-C is for the first process. If that dies of it, some launchers do not end the others.
+    struct Interrupt {
+        const std::atomic<bool>* came = nullptr;  // null: it never does
+        // From then on, how long the first process may be silent at most.
+        std::chrono::nanoseconds patience = std::chrono::seconds(5);
+    };
+    explicit Agent(Transport& transport, const Interrupt& interrupt);
+    explicit Agent(Transport& transport) : Agent(transport, Interrupt()) {}
     ~Agent();
 
     // Says hello, and works until it is told goodbye. What main() returns then.
@@ -39,6 +50,7 @@ class Agent {
     };
 
     bool handle(const ReceivedFrame& frame);
+    bool is_abandoned();
     void open(OpenPool request);
     void submit(const SubmitTask& request, std::span<const std::byte> arguments);
     void cancel(const TaskNumber& request);
@@ -53,6 +65,9 @@ class Agent {
     void terminate_all() noexcept;
 
     Transport& transport_;
+    const Interrupt interrupt_;
+    sys::Clock::time_point heard_{}, looked_{};  // its last word; when that was thought of last
+    std::chrono::nanoseconds patience_{0};       // how long it may be silent; 0: it never was heard
     std::map<std::uint32_t, std::unique_ptr<AgentPool>> pools_;
     std::unordered_map<std::size_t, Flight> flights_;  // by the tag in finished_
     std::shared_ptr<CompletionQueue> finished_ = std::make_shared<CompletionQueue>();

@@ -287,18 +287,12 @@ bool Hub::tell() {
     return any;
 }
 
-bool Hub::has_lanes() const {
-    std::lock_guard lock(mutex_);
-    return !lanes_.empty();
-}
-
 void Hub::look_at_times() {
     auto now = sys::Clock::now();
     if (now < pinged_ + times_.ping) return;
     bool first = pinged_ == sys::Clock::time_point{} || now > pinged_ + 2 * times_.ping;
-    bool needed = has_lanes();
-    if (!needed) return;
     pinged_ = now;
+    const Ping ping{times_.lost.count()};
     for (int rank = 1; rank < transport_->size(); ++rank) {
         Peer& peer = peers_[static_cast<std::size_t>(rank)];
         if (peer.lost) continue;
@@ -309,7 +303,7 @@ void Hub::look_at_times() {
                      "it has not answered for {} ms",
                      std::chrono::duration_cast<std::chrono::milliseconds>(times_.lost).count()));
         else
-            transport_->send(rank, framed(MessageKind::ping, Nothing{}));
+            transport_->send(rank, framed(MessageKind::ping, ping));
     }
 }
 

@@ -29,8 +29,8 @@ namespace sidestep::inline v0::detail {
 struct HubTimes {
     // For all others to say hello.
     std::chrono::nanoseconds welcome = std::chrono::seconds(60);
-    // How often the others are asked whether they are there, while there are pools; and after how
-    // long without a word a host is lost.
+    // How often the others are asked whether they are there; and after how long without a word a
+    // host is lost, or this process is to an agent.
     std::chrono::nanoseconds ping = std::chrono::seconds(1);
     std::chrono::nanoseconds lost = std::chrono::seconds(30);
 };
@@ -73,7 +73,6 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     void take(const ReceivedFrame& frame);
     void note(LaneId lane, HostEvent event) { events_[lane].push_back(std::move(event)); }
     bool tell();
-    bool has_lanes() const;
     void look_at_times();
     void lose(int rank, const std::string& why);
     void say_goodbye();

@@ -1,7 +1,9 @@
 #include "membership.hpp"
 
 #include <fmt/format.h>
+#include <signal.h>
 
+#include <atomic>
 #include <charconv>
 #include <chrono>
 #include <climits>
@@ -56,10 +58,15 @@ const ForkMarker& joined_here() {
     std::_Exit(1);
 }
 
+std::atomic<bool> interrupted = false;
+
 [[noreturn]] void serve(JobLibrary& library, std::unique_ptr<Transport> transport) {
+    // Ctrl-C is for the first process, which ends this, or goes on; some launchers tell all of it.
+    // It is not ignored: what workers start would have that from here.
+    ::signal(SIGINT, [](int) { interrupted = true; });
     int exit_code = 1;
     try {
-        exit_code = Agent(*transport).run(introduce());
+        exit_code = Agent(*transport, {.came = &interrupted}).run(introduce());
     } catch (const std::exception& error) {
         std::fprintf(stderr, "sidestep: the agent on host %s cannot go on: %s\n",
                      this_task::host().c_str(), error.what());

@@ -16,7 +16,8 @@
 //                            <-   close, terminate
 //   broken                   ->                        its pool is broken
 //   closed                   ->                        its pool has ended
-//                            <-   ping                 now and then
+//                            <-   ping                 each second; who is silent for how long
+//                                                      is lost, to the other
 //   pong                     ->
 //                            <-   goodbye              the agent ends
 //   farewell                 ->                        and has heard so; its last word
@@ -216,6 +217,14 @@ struct WiredFailure {
     template <class Archive>
     void serialize(Archive& archive) {
         archive(pool, number, kind, other_error, details, is_chunk, items, rest, output);
+    }
+};
+
+struct Ping {
+    std::int64_t silence_ns = 0;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(silence_ns);
     }
 };
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <sidestep/cluster.hpp>
+#include <sidestep/interrupt_guard.hpp>
 #include <sidestep/pool.hpp>
 
 namespace {
@@ -142,6 +143,26 @@ int busy() {
     say("complete");
     return 0;
 }
+// As busy(), until it is interrupted.
+int guarded() {
+    Pool pool(cluster());
+    sidestep::InterruptGuard guard(pool);
+    auto futures = occupy(pool);
+    for (const auto& host : pool.hosts()) std::printf("%s ", host.name.c_str());
+    say("busy");
+    while (guard.interrupts() == 0) ::usleep(1000);  // style-ok: until a signal comes
+    pool.terminate();
+    int cancelled = 0;
+    for (auto& future : futures) {
+        try {
+            (void)future.get();
+        } catch (const sidestep::CancelledError&) {
+            ++cancelled;
+        }
+    }
+    std::printf("%d cancelled\n", cancelled == int(pool.processes()));
+    return 3;
+}
 int leaves_at_once() {
     static Pool* pool = new Pool(cluster());  // nobody closes it
     auto futures = occupy(*pool);
@@ -163,10 +184,11 @@ int no_cluster() {  // it is linked, and not used
 
 int main(int argc, char** argv) {
     sidestep::init();
-    const std::map<std::string, int (*)()> all{
-        {"hosts", hosts},           {"environment", environment}, {"crash", crash},
-        {"payloads", payloads},     {"several", several},         {"busy", busy},
-        {"leaves", leaves_at_once}, {"throws", throws},           {"no_cluster", no_cluster}};
+    const std::map<std::string, int (*)()> all{{"hosts", hosts},     {"environment", environment},
+                                               {"crash", crash},     {"payloads", payloads},
+                                               {"several", several}, {"busy", busy},
+                                               {"guarded", guarded}, {"leaves", leaves_at_once},
+                                               {"throws", throws},   {"no_cluster", no_cluster}};
     auto chosen = argc > 1 ? all.find(argv[1]) : all.end();
     if (chosen == all.end()) {
         std::fprintf(stderr, "cluster_program WHAT\n");

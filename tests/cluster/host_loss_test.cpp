@@ -1,6 +1,7 @@
 // What is lost with a host, and that it is never taken for a result.
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <string>
 #include <vector>
@@ -129,7 +130,7 @@ TEST_CASE("Without the first process an agent ends its pools and goes", "[cluste
     open.pool = 1;
     open.processes = 2;
     first.send(1, framed(MessageKind::open, open));
-    first.send(1, framed(MessageKind::ping, Nothing{}));
+    first.send(1, framed(MessageKind::ping, Ping{}));
     bool answered = test::eventually([&] {
         auto frame = first.receive();
         if (!frame) return false;
@@ -143,4 +144,35 @@ TEST_CASE("Without the first process an agent ends its pools and goes", "[cluste
     }
     agent.join();
     CHECK(exit_code == 1);  // and no worker is left: the listener looks
+}
+
+TEST_CASE("An agent whose first process falls silent ends its pools and goes", "[cluster]") {
+    auto wires = std::make_shared<test::Wires>(2);
+    test::ThreadTransport first(wires, 0), second(wires, 1);
+    using namespace sidestep::detail;
+    OpenPool open;
+    open.pool = 1;
+    open.processes = 2;
+    first.send(1, framed(MessageKind::open, open));
+    std::atomic<bool> interrupted = false;
+    SECTION("for as long as it said") {
+        first.send(1, framed(MessageKind::ping, Ping{.silence_ns = 50'000'000}));
+    }
+    SECTION("for a short time after Ctrl-C") {
+        first.send(1, framed(MessageKind::ping, Ping{.silence_ns = 3'600'000'000'000}));
+        interrupted = true;
+    }
+    CHECK(
+        Agent(second, {.came = &interrupted, .patience = 50ms}).run(test::ThreadJob::hello(1, 2)) ==
+        1);
+    // No worker is left: the listener looks. It was heard, and has said no farewell.
+    bool answered = false, parted = false;
+    while (auto frame = first.receive()) {
+        sidestep::InputArchive archive(frame->head);
+        MessageKind kind = kind_of(archive);
+        answered = answered || kind == MessageKind::pong;
+        parted = parted || kind == MessageKind::farewell;
+    }
+    CHECK(answered);
+    CHECK_FALSE(parted);
 }

@@ -58,9 +58,9 @@ def fails(process, *texts):
     check("complete" not in process.out, "a part was taken for the whole", process)
 
 
-def begin_busy(**more):
+def begin_busy(what="busy", **more):
     """All workers of all hosts run something that does not end."""
-    process = three.launch(mpi, program, "busy", **more)
+    process = three.launch(mpi, program, what, **more)
     line = process.stdout.readline()
     if line.split() != [*hosts.NAMES, "busy"]:
         finish(process)
@@ -151,11 +151,17 @@ def row_first_process_is_killed():
 
 def row_host_is_cut_off():
     # Open MPI finds out by itself, and ends all; with MPICH it is the pool that does.
-    process = (begin_busy(options=KEEPALIVE, seconds=25) if mpi == "openmpi" else
-               begin_busy(seconds=25, environment={"SIDESTEP_HOST_TIMEOUT": "2"}))
+    silence = {"SIDESTEP_HOST_TIMEOUT": "20" if mpi == "openmpi" else "2"}
+    process = begin_busy(options=KEEPALIVE if mpi == "openmpi" else (), seconds=25,
+                         environment=silence)
     three.cut_off("host1")
     try:
         process.wait()  # for the launcher alone: what is on the lost host has its pipes, too
+        # There, nobody ends the agent but itself. (Its launcher's daemon may stay.)
+        end = time.monotonic() + 25
+        while (left := three.workers(os.path.basename(program))) and time.monotonic() < end:
+            time.sleep(0.05)
+        check(not left, f"left on the hosts: {left}")
         three.end_all()
         process.out, process.err = process.communicate()
     finally:
@@ -163,23 +169,33 @@ def row_host_is_cut_off():
     fails(process, "communication" if mpi == "openmpi" else "lost host1")
 
 
-def signalled(number):
-    process = begin_busy()
+def signalled(number, what="busy"):
+    process = begin_busy(what)
     launcher = next(pid for pid, comm in three.on("host0").items() if comm.startswith("mpi"))
     os.kill(launcher, number)
     return finish(process)
 
 
-def row_interrupted():
-    process = signalled(signal.SIGINT)
-    # MPICH's launcher passes it on, and at times forgets what the processes died of: it says 0 then.
+def ends_by_signal(process):
+    # MPICH's launcher forgets at times what the processes died of: it says 0.
     check(mpi == "mpich" or process.returncode != 0, "it did not fail", process)
     check(process.returncode != 124, "it hung", process)
     check("complete" not in process.out, "a part was taken for the whole", process)
 
 
+def row_interrupted():
+    ends_by_signal(signalled(signal.SIGINT))
+
+
+def row_interrupt_is_for_the_first_process():
+    process = signalled(signal.SIGINT, "guarded")
+    ends_by_signal(process)
+    # Open MPI's launcher ends all of them itself.
+    check(mpi == "openmpi" or "1 cancelled" in process.out, "nothing was cancelled", process)
+
+
 def row_terminated():
-    fails(signalled(signal.SIGTERM))
+    ends_by_signal(signalled(signal.SIGTERM))
 
 
 def row_exit_without_an_end():

@@ -39,7 +39,10 @@
 //      fail with HostLost after 30 seconds of silence (SIDESTEP_HOST_TIMEOUT, in the environment
 //      of the first process, in seconds); retries run elsewhere, and when the program ends, the
 //      job is aborted, exit code 1. So no result of a part is ever taken for the whole. Hosts
-//      cannot be added.
+//      cannot be added. An agent ends after the same time of silence: raise it to look at the
+//      first process in a debugger.
+// Ctrl-C: mpirun of Open MPI ends the job at once. That of MPICH, and srun, pass it on: the first
+//      process does what it does on one machine (InterruptGuard), and the agents wait for that.
 // Trust: none of its own: whoever may start processes in the job, or write to its network, is
 //      trusted.
 // Errors: said on stderr, and the job ends: another build of the program on some host, which is

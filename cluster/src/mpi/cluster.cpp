@@ -3,6 +3,8 @@
 #include <sidestep/cluster.hpp>
 
 #include <mpi.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <memory>
@@ -16,6 +18,8 @@
 
 namespace sidestep::inline v0 {
 namespace {
+
+constexpr unsigned kAbortSeconds = 3;
 
 class Mpi final : public detail::JobLibrary {
   public:
@@ -56,6 +60,8 @@ class Mpi final : public detail::JobLibrary {
 #endif
     }
     [[noreturn]] void abort(int exit_code) noexcept override {
+        ::signal(SIGALRM, SIG_DFL);  // without its launcher, MPI may wait for ever
+        ::alarm(kAbortSeconds);
         MPI_Abort(MPI_COMM_WORLD, exit_code);
         std::_Exit(exit_code);
     }
