@@ -1,0 +1,133 @@
+// What a pool's options say holds on every host; what cannot hold there is refused.
+#include <sched.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include <sidestep/event.hpp>
+#include <sidestep/lock.hpp>
+#include <sidestep/queue.hpp>
+#include <sidestep/shared_memory.hpp>
+#include <sidestep/value.hpp>
+
+#include "pool_support.hpp"
+#include "thread_job.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using sidestep::Pool;
+using test::SharedWords;
+using test::ThreadJob;
+
+// With one worker here and two on host1: the key of a task that one of those runs.
+constexpr std::uint64_t kOnHost1 = 1;
+
+int process(int) { return ::getpid(); }
+std::string variable(const std::string& name) {
+    const char* value = std::getenv(name.c_str());
+    return value ? value : "";
+}
+int cpus(int) {
+    cpu_set_t set;
+    return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
+}
+int stays(int) {
+    while (!sidestep::this_task::stop_requested()) ::usleep(1000);  // style-ok: in a worker
+    return 0;
+}
+unsigned third_time(int) {
+    if (sidestep::this_task::attempt() < 3) throw std::runtime_error("not yet");
+    return sidestep::this_task::attempt();
+}
+int prints(int) {
+    std::printf("12345678");
+    return 0;
+}
+void count(const std::string& path, std::size_t index) { ++SharedWords::attach(path)[index]; }
+
+template <class Handle>
+void is_refused(Pool& pool, const Handle& handle) {
+    auto takes = [](const Handle&) { return 0; };
+    CHECK_THROWS_WITH(pool.submit({.key = kOnHost1}, takes, handle),
+                      Catch::Contains("exists on this host alone"));
+    // By whichever way a task comes; of a map, the item fails.
+    CHECK_THROWS_WITH(pool.map(takes, std::vector<Handle>{handle}),
+                      Catch::Contains("exists on this host alone"));
+}
+
+}  // namespace
+
+TEST_CASE("Workers of other hosts are what the options say", "[cluster][options]") {
+    ThreadJob job(1);
+    SECTION("a process for each task") {
+        Pool pool(job.options({.max_tasks_per_child = 1}));
+        int first = pool.submit({.key = kOnHost1}, process, 0).get();
+        CHECK(pool.submit({.key = kOnHost1}, process, 0).get() != first);
+    }
+    SECTION("replaced when they are old") {
+        Pool pool(job.options({.max_age = 1ms}));
+        int first = pool.submit({.key = kOnHost1}, process, 0).get();
+        CHECK(test::eventually(
+            [&] { return pool.submit({.key = kOnHost1}, process, 0).get() != first; }));
+    }
+    SECTION("gone when there is nothing to do, and there again") {
+        SharedWords counts(1);
+        Pool pool(job.options({.finalizer = sidestep::bind(count, counts.path(), std::size_t(0)),
+                               .idle_timeout = 20ms}));
+        CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+        CHECK(test::eventually([&] { return counts[0] == 3; }));
+        CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+    }
+    SECTION("each with so many threads, on one CPU") {
+        Pool pool(job.options({.pin_workers = true, .inner_threads = 3}));
+        CHECK(pool.submit({.key = kOnHost1}, variable, std::string("OMP_NUM_THREADS")).get() ==
+              "3");
+        CHECK(pool.submit({.key = kOnHost1}, cpus, 0).get() == 1);
+    }
+}
+
+TEST_CASE("What is said for all tasks of a pool is said for those on other hosts",
+          "[cluster][options]") {
+    ThreadJob job(1);
+    SECTION("a timeout") {
+        Pool pool(job.options({.task = {.timeout = 20ms}}));
+        CHECK_THROWS_AS(pool.submit({.key = kOnHost1}, stays, 0).get(), sidestep::TaskTimeout);
+    }
+    SECTION("retries") {
+        Pool pool(job.options({.task = {.retry = {.max_attempts = 3}}}));
+        CHECK(pool.submit({.key = kOnHost1}, third_time, 0).get() == 3);
+    }
+    SECTION("how much of their output is kept") {
+        Pool pool(job.options({.output = sidestep::Output::capture, .output_limit = 3}));
+        auto future = pool.submit({.key = kOnHost1}, prints, 0);
+        CHECK(future.get() == 0);
+        CHECK(future.output().out == "678");
+        CHECK(future.output().out_dropped == 5);
+    }
+}
+
+TEST_CASE("An option that makes no sense is refused before a host hears of the pool",
+          "[cluster][options]") {
+    ThreadJob job(1);
+    CHECK_THROWS_AS(Pool(job.options({.output_limit = 0})), std::invalid_argument);
+    CHECK_THROWS_AS(Pool(job.options({.task = {.key = 7}})), std::invalid_argument);
+    Pool pool(job.options());
+    CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+}
+
+TEST_CASE("Whatever is shared on this host is refused at submit", "[cluster][options]") {
+    ThreadJob job(1);
+    Pool pool(job.options());
+    is_refused(pool, sidestep::SharedMemory(sidestep::create_only, 4096));
+    is_refused(pool, sidestep::Lock());
+    is_refused(pool, sidestep::Event());
+    is_refused(pool, sidestep::Queue<int>());
+    is_refused(pool, sidestep::Value<int>(1));
+    CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+}
