@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 
 #include "object_client.hpp"
 #include "object_server.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -74,6 +76,11 @@ void ObjectServer::unbegin_call(CurrentCall& call) noexcept {
     if (place != CallState::kNowhere) call.server.rules_.actor->board->end(place);
 }
 
+void CallState::ask_to_stop() noexcept {
+    stop.store(1);
+    sys::futex_wake(stop, INT_MAX);
+}
+
 // --- timeouts --------------------------------------------------------------------------------
 
 void ObjectServer::watch_timeout(const std::shared_ptr<Client>& client, const FrameHead& head,
@@ -104,7 +111,7 @@ void ObjectServer::watch_timeout(const std::shared_ptr<Client>& client, const Fr
 // the new one. The objects of others are not ended for one caller.
 void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t request,
                             const std::shared_ptr<CallState>& state) {
-    state->stop = true;
+    state->ask_to_stop();
     state->overdue = true;
     const bool waits = take_back(*client, request) || !state->begun;
     if (waits || !rules_.actor) {
@@ -167,7 +174,7 @@ bool ObjectServer::cancel(Client& client, std::uint64_t request) {
         if (call == client.calls.end()) return false;
         state = call->second;
     }
-    state->stop = true;
+    state->ask_to_stop();
     if (!take_back(client, request)) return false;
     std::lock_guard lock(client.queueing);
     clock_.remove(state->due);

@@ -50,8 +50,9 @@ struct ActorDuty {
 
 // A call from its arrival to its answer.
 struct CallState {
-    std::atomic<bool> stop{false};      // see this_task::stop_requested()
-    std::atomic<bool> answered{false};  // or it is not to be answered any more
+    void ask_to_stop() noexcept;
+    std::atomic<std::uint32_t> stop{0};  // see this_task::stop_requested(); a futex
+    std::atomic<bool> answered{false};   // or it is not to be answered any more
     std::atomic<bool> overdue{false};
     std::atomic<bool> running{false};
     // In its object, or reading its arguments; and where that is noted (kNowhere: it is not).
