@@ -22,7 +22,7 @@ Dispatcher::Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pa
 }
 
 void Dispatcher::place(PoolTask* task, Hold& hold) {
-    if (elsewhere_ && elsewhere_->take_by_key(*task)) return;
+    if (elsewhere_ && elsewhere_->take_by_key(*task)) return pace_.want(false, hold);
     backlog_.note_priority(*task);
     if (backlog_.has_priorities() && overtake(*task, hold)) {
         backlog_.push(task);
@@ -110,7 +110,7 @@ void Dispatcher::fill(Hold& hold) {
 // (null: any) would begin it.
 bool Dispatcher::goes_elsewhere(PoolTask* task, const Lane* lane, Hold& hold) {
     if (!elsewhere_->is_sooner(lane ? cost(*lane) : ~std::uint64_t(0), task_ns_)) return false;
-    pace_.want(false, hold);  // it may get stuck there
+    pace_.want(false, hold);  // it may get stuck there, and the pool is not idle
     if (task) return elsewhere_->take(*task, task_ns_);
     task = backlog_.pop();
     if (elsewhere_->take(*task, task_ns_)) return true;
