@@ -127,8 +127,10 @@ template <class... Ts>
 auto when_all(const Future<Ts>&... futures) {
     using Values = std::tuple<detail::PartOfAll<Ts>...>;
     auto gather = [](const std::vector<detail::TaskRef>& done) {
-        std::size_t i = 0;  // braces: from left to right
-        return Values{detail::part_of_all<Ts>(*done[i++])...};
+        return [&done]<std::size_t... kIndex>(std::index_sequence<kIndex...>) {
+            return Values{detail::part_of_all<Ts>(*done[kIndex])...};
+        }
+        (std::index_sequence_for<Ts...>());
     };
     return detail::gather_when_all<Values>({futures.state()...}, gather);
 }
