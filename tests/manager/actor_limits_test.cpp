@@ -46,6 +46,10 @@ class Worker {
         heeded_ = true;
         return true;
     }
+    bool sleep(mp::Event started) {
+        started.set();
+        return mp::this_task::sleep_for(mp::Timeout::forever());  // style-ok: until it is stopped
+    }
     bool has_heeded() const { return heeded_; }
     void block(mp::Event started, mp::Event end) {
         started.set();
@@ -108,6 +112,19 @@ TEST_CASE("a call that heeds stop_requested() ends alone", "[manager][actor][tim
     mp::Event started;
     CHECK_THROWS_AS(worker.with({.timeout = 1ms}).call<&Worker::heed>(started), mp::CallTimeout);
     CHECK(worker.call<&Worker::has_heeded>() == started.is_set());
+    CHECK(worker.restarts() == 0);
+}
+
+TEST_CASE("a call that sleeps is woken when its time is up, or when it is cancelled",
+          "[manager][actor][timeout]") {
+    mp::Actor<Worker> worker({.max_restarts = 1, .timeout_grace = test::kPatience});
+    mp::Event started;
+    CHECK_THROWS_AS(worker.with({.timeout = 1ms}).call<&Worker::sleep>(started), mp::CallTimeout);
+    started.clear();
+    auto sleeps = worker.submit<&Worker::sleep>(started);
+    started.wait();
+    CHECK_FALSE(sleeps.cancel());
+    CHECK_FALSE(sleeps.get());  // it was not the time that ended it
     CHECK(worker.restarts() == 0);
 }
 
