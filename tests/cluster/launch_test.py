@@ -246,9 +246,9 @@ def main():
                 try:
                     row()
                     result = "ok"
-                except Failed as error:
+                except (Failed, OSError, StopIteration, subprocess.SubprocessError) as error:
                     failed += 1
-                    result = f"FAILED: {error}"
+                    result = f"FAILED: {error!r}" if not isinstance(error, Failed) else f"FAILED: {error}"
                     three.end_all()
                 print(f"{mpi} {name[4:].replace('_', ' ')}: {result} "
                       f"({time.monotonic() - begin:.1f} s)", flush=True)
