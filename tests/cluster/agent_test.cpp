@@ -257,7 +257,7 @@ TEST_CASE("What waits on a host behind tasks that run long goes to another one",
     CHECK(pool.map(test::square, test::numbers(0L, 5000L)).size() == 5000);  // tasks are short
     // All five workers are busy; what comes now is given out in advance.
     std::vector<sidestep::Future<std::uint64_t>> busy;
-    for (std::uint64_t key : {5, 1, 2, 3, 4})
+    for (unsigned key : {5u, 1u, 2u, 3u, 4u})
         busy.push_back(pool.submit({.key = key}, test::wait_at,
                                    (key == 5  ? here
                                     : key < 3 ? host1
