@@ -1,6 +1,7 @@
 // From the timeout of an API call to the one deadline that its waits are derived from. Internal.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <concepts>
 #include <optional>
@@ -28,8 +29,9 @@ inline bool is_over(const Deadline& deadline) {
     return deadline && std::chrono::steady_clock::now() >= *deadline;
 }
 inline Deadline sooner(const Deadline& a, const Deadline& b) {
-    if (!a || !b) return a ? a : b;
-    return *a < *b ? a : b;
+    constexpr auto never = std::chrono::steady_clock::time_point::max();
+    auto at = std::min(a.value_or(never), b.value_or(never));
+    return at == never ? Deadline() : Deadline(at);
 }
 
 template <class Clock, class Duration>
