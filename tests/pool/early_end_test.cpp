@@ -15,6 +15,7 @@
 #include <catch2/catch.hpp>
 
 #include "both_pools.hpp"
+#include "paced.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -367,4 +368,19 @@ TEST_CASE("sleep_for ends when the task is to stop, and the worker is kept", "[p
 TEST_CASE("sleep_for ends when a thread's task is to stop", "[pool][early]") {
     Threads t;
     check_told(t.pool);
+}
+
+TEMPLATE_TEST_CASE("a deadline that passes between two results ends a stream, whatever was pulled",
+                   "[pool][early]", Processes, Threads) {
+    TestType t;
+    test::Paced input(1000, [](int) { return true; });
+    auto results = t.pool.imap(test::square, input, {.chunksize = 1, .deadline = 100ms});
+    const auto over = std::chrono::steady_clock::now() + 100ms;
+    auto look_at_all = [&] {
+        for (long result : results) {
+            CHECK(result >= 0);
+            while (std::chrono::steady_clock::now() <= over) std::this_thread::yield();
+        }
+    };
+    CHECK_THROWS_AS(look_at_all(), mp::TaskTimeout);
 }
