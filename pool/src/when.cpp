@@ -1,6 +1,7 @@
 #include <sidestep/when.hpp>
 
 #include <deque>
+#include <exception>
 #include <stdexcept>
 
 #include "forked_copy.hpp"
@@ -19,8 +20,17 @@ void run_in_turn(std::function<void()> work) {
         explicit Turn(std::deque<std::function<void()>>& own) { turn = &own; }
         ~Turn() { turn = nullptr; }
     } here(waiting);
-    work();
-    for (; !waiting.empty(); waiting.pop_front()) waiting.front()();
+    std::exception_ptr error;  // the first; each that waits has its turn all the same
+    auto run = [&error](const std::function<void()>& each) {
+        try {
+            each();
+        } catch (...) {
+            if (!error) error = std::current_exception();
+        }
+    };
+    run(work);
+    for (; !waiting.empty(); waiting.pop_front()) run(waiting.front());
+    if (error) std::rethrow_exception(error);
 }
 
 void tell_each(const std::vector<TaskRef>& tasks, std::function<void(std::size_t)> told) {
@@ -28,7 +38,8 @@ void tell_each(const std::vector<TaskRef>& tasks, std::function<void(std::size_t
         if (!task) throw_empty_future();
     for (std::size_t i = 0; i < tasks.size(); ++i) {
         std::function<void()> callback = [told, i] { run_in_turn([told, i] { told(i); }); };
-        if (!tasks[i]->add_callback(callback)) callback();
+        // What is done already is told here and now: the caller may be a callback that waits for it.
+        if (!tasks[i]->add_callback(callback)) told(i);
     }
 }
 

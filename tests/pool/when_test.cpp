@@ -275,3 +275,17 @@ TEST_CASE("a worker's death is the dependent's error, too", "[pool][when]") {
     CHECK_THROWS_AS(lost.then(plus_one).get(), mp::WorkerLost);
     CHECK(pool.submit(plus_one, 1).then(plus_one).get() == 3);
 }
+
+TEST_CASE("a callback of when_all may wait for another one, of futures that are done",
+          "[pool][when]") {
+    mp::Promise<int> first, second;
+    second.set_value(2);
+    auto all = mp::when_all(std::vector{first.future(), second.future()});
+    int seen = 0;
+    all.on_value([&](const std::vector<int>&) {
+        seen = mp::when_all(std::vector{second.future(), second.future()}).get()[1];
+    });
+    first.set_value(1);
+    CHECK(all.get() == std::vector{1, 2});
+    CHECK(seen == 2);
+}
