@@ -114,11 +114,13 @@ int Agent::run(const Hello& own) {
 // The first process has died, or is cut off, and no launcher has ended this one.
 bool Agent::is_abandoned() {
     bool hurries = interrupt_.came && *interrupt_.came;
-    auto patience = hurries ? std::min(patience_, interrupt_.patience) : patience_;
+    auto patience = patience_;  // 0: nothing was heard yet
+    if (hurries && (patience.count() == 0 || interrupt_.patience < patience))
+        patience = interrupt_.patience;
     auto now = sys::Clock::now();
     if (now - looked_ > patience / 2) heard_ = now;  // it is this process that stood still
     looked_ = now;
-    if (patience_.count() == 0 || now - heard_ <= patience) return false;
+    if (patience.count() == 0 || now - heard_ <= patience) return false;
     using std::chrono::milliseconds;
     std::fprintf(
         stderr,

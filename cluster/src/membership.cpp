@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <chrono>
@@ -90,6 +91,7 @@ HubTimes hub_times() {
         throw std::invalid_argument(
             fmt::format("{}={}: it is a number of seconds, from 1 on", kHostTimeout, text));
     times.lost = std::chrono::seconds(seconds);
+    times.ping = std::min(times.ping, times.lost / 4);  // or one that lives would be silent
     return times;
 }
 

@@ -128,7 +128,7 @@ void PoolCore::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     owner_.require_here();
     Hold hold(mutex_, *this);
     tasks_.life.require_accepting(begun);
-    if (has_hosts()) OtherHosts::require_no_handles(*task);
+    if (has_hosts()) OtherHosts::require_no_handles(*task->argument_view().fds);
     policies_.retries.expect(*task);
     tasks_.task_end.begin(*task);
     Dispatcher& dispatcher = tasks_.dispatcher;
@@ -158,6 +158,7 @@ void PoolCore::submit_late(const PoolTaskRef& task, std::unique_ptr<LateArgument
     {
         Hold hold(mutex_, *this);
         tasks_.life.require_accepting();
+        if (has_hosts()) OtherHosts::require_no_handles(arguments->descriptors());
         policies_.retries.expect(*task);
         waiting = late.add(*task, std::move(arguments));
         tasks_.task_end.begin(*task);

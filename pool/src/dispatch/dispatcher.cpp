@@ -43,6 +43,7 @@ void Dispatcher::place(PoolTask* task, Hold& hold) {
 }
 
 void Dispatcher::place_late(PoolTask* task, Hold& hold) {
+    if (elsewhere_ && elsewhere_->take_by_key(*task)) return;
     backlog_.note_priority(*task);
     if (backlog_.has_priorities()) overtake(*task, hold);
     backlog_.push_late(task);

@@ -5,6 +5,8 @@
 
 #include <sidestep/detail/call_times.hpp>
 
+#include "policy/other_hosts.hpp"
+
 namespace sidestep::inline v0::detail {
 
 class LateTasks::Late final : public Dependents::Waiting {
@@ -78,6 +80,13 @@ void LateTasks::begin(Late& late) noexcept {
         return;
     }
     forget(task, hold);
+    if (!error && rooms_.dispatcher.elsewhere()) {  // a result may have brought some
+        try {
+            OtherHosts::require_no_handles(arguments.descriptors());
+        } catch (...) {
+            error = std::current_exception();
+        }
+    }
     if (error) {
         if (block) rooms_.arguments.free(block);
         rooms_.task_end.fail(&task, std::move(error), hold);

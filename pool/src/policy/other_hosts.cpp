@@ -46,8 +46,8 @@ void OtherHosts::require_no_hosts(const HostPlan& plan) {
         "those exist on this host alone, and this pool has workers on others");
 }
 
-void OtherHosts::require_no_handles(const PoolTask& task) {
-    if (task.argument_view().fds->empty()) return;
+void OtherHosts::require_no_handles(const TaskDescriptors& descriptors) {
+    if (descriptors.empty()) return;
     throw std::invalid_argument(
         "an argument of this task is or has a handle of shared memory, a lock, a queue or another "
         "descriptor: that exists on this host alone, and this pool has workers on others. Pass the "
@@ -143,8 +143,9 @@ void OtherHosts::take_back_stuck(bool idle_here) noexcept {
         try {
             for (const auto& [number, task] : host.tasks) {
                 if (!task || (task->options && task->options->key != 0)) continue;
-                if (host.recalled.insert(number).second)
-                    host.lane->cancel(number, HostLane::Cancel::waiting_only);
+                if (host.recalled.contains(number)) continue;
+                host.lane->cancel(number, HostLane::Cancel::waiting_only);
+                host.recalled.insert(number);
             }
         } catch (const std::bad_alloc&) {  // another time
         }

@@ -43,7 +43,7 @@ class OtherHosts final : public Elsewhere {
     // Throw std::invalid_argument: for hooks with handles, if there are other hosts; for a task
     // with some.
     static void require_no_hosts(const HostPlan& plan);
-    static void require_no_handles(const PoolTask& task);
+    static void require_no_handles(const TaskDescriptors& descriptors);
 
     std::uint32_t workers() const { return workers_; }
     void add_shares(std::vector<Hosts::Share>& shares) const POOL_LOCKED;
