@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -210,4 +211,15 @@ TEMPLATE_TEST_CASE("a failure or a cancellation becomes the dependent's, and so 
     CHECK_FALSE(promise.future().cancelled());  // never upwards
     CHECK(promise.future().cancel());
     CHECK_THROWS_AS(t.pool.submit(test::add, promise.future(), 1).get(), mp::CancelledError);
+}
+
+TEST_CASE("what can be moved only is an argument of one attempt", "[pool][late]") {
+    Threads t;
+    auto value = [](std::unique_ptr<int> number) { return *number; };
+    mp::Promise<std::unique_ptr<int>> promise;
+    CHECK_THROWS_AS(t.pool.submit({.retry = {.max_attempts = 2}}, value, promise.future()),
+                    std::invalid_argument);
+    auto result = t.pool.submit(value, promise.future());
+    promise.set_value(std::make_unique<int>(7));
+    CHECK(result.get() == 7);
 }

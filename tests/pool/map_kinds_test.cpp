@@ -305,3 +305,11 @@ TEMPLATE_TEST_CASE("what is added comes after the input's own, also behind its e
     CHECK(lines.next_outcome()->value() == 4);
     CHECK_FALSE(lines.next_outcome());
 }
+
+TEST_CASE("map_reduce of threads takes items that can be moved only", "[pool][maps]") {
+    Threads t;
+    std::vector<std::unique_ptr<int>> items;
+    for (int i = 0; i < 100; ++i) items.push_back(std::make_unique<int>(i));
+    auto value = [](std::unique_ptr<int> item) { return *item; };
+    CHECK(t.pool.map_reduce(value, std::plus<int>(), std::move(items)) == 4950);
+}

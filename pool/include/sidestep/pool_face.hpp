@@ -129,7 +129,8 @@ class PoolFace {
     // of the items, and has to be associative. With init: op(init, all of that), in a worker; init
     // if there are no items. Without: a value-initialised result if there are none. Ends with the
     // first error that is seen, as with fail_fast. What MapOptions::task says is of each task here,
-    // not of each item: a chunk, or a merge, is timed and run again as a whole.
+    // not of each item: a chunk, or a merge, is timed and run again as a whole. (What runs in a
+    // thread then is only asked to stop, and may go on when this has thrown.)
     template <class F, class Op, std::ranges::input_range Range>
     auto map_reduce(F&& f, Op&& op, Range&& items, MapOptions options = {}) {
         using R = ReducedTo<F, Range>;
@@ -150,7 +151,8 @@ class PoolFace {
 
     // The place in the input of an item for which is_it(item) is true: the first that is found.
     // Then what runs is stopped, and what waits taken back. Nothing: there is none. Throws what
-    // is_it() threw for the first of the items for which it did, if it was true for none.
+    // is_it() threw for the first of the items for which it did, if it was true for none. (What
+    // runs in a thread is only asked to stop, and may go on when this has returned.)
     template <class F, std::ranges::input_range Range>
     std::optional<std::size_t> find_any(F&& is_it, Range&& items, MapOptions options = {}) {
         auto answers = imap_unordered(std::forward<F>(is_it), std::forward<Range>(items), options);

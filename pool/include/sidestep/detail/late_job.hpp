@@ -46,7 +46,7 @@ class LateJob final : public ThreadJob {
     }
     const std::vector<TaskRef>& needs() const { return needs_; }
     LocalTaskBase& task() override { return *task_; }
-    bool runs_again() const override { return (kCopies<Args> && ...); }
+    bool runs_again() const override { return (kCopies<typename Late<Args>::Values> && ...); }
     const void* function() const override { return function_address(f_); }
     void refuse(const std::exception_ptr& error, bool cancelled) noexcept override {
         refused_ = error;

@@ -95,6 +95,12 @@ struct ItemBatch {
     }
 };
 
+// What says that it can be copied whatever is in it (future.hpp).
+template <class R>
+inline constexpr bool kCopies<Partial<R>> = kCopies<R>;
+template <class Item>
+inline constexpr bool kCopies<ItemBatch<Item>> = kCopies<Item>;
+
 template <class R, class Op>
 R merged_by(Op& op, R a, R b) {
     return static_cast<R>(std::invoke(op, std::move(a), std::move(b)));
