@@ -23,20 +23,22 @@ void Dependents::add(const std::shared_ptr<Waiting>& task) noexcept {
         ++done;
     }
     if (done >= task->left_) return task->begin();
+    bool is_listed = false;
     try {
-        listen(task);
+        listen(task, is_listed);
     } catch (...) {
         std::exception_ptr error = std::current_exception();
-        if (take(*task)) task->fail(error, false);
+        if (!is_listed || take(*task)) task->fail(error, false);
     }
 }
 
-void Dependents::listen(const std::shared_ptr<Waiting>& task) {
+void Dependents::listen(const std::shared_ptr<Waiting>& task, bool& is_listed) {
     {
         std::lock_guard lock(mutex_);
         task->first_tag_ = next_tag_;
         next_tag_ += task->needs().size();
         waiting_.emplace(task->first_tag_, task);
+        is_listed = true;
         if (!thread_.joinable()) start();
     }
     std::size_t tag = task->first_tag_;

@@ -68,7 +68,7 @@ class Dependents {
     static constexpr std::size_t kSettle = kStop - 1;
 
     void start();
-    void listen(const std::shared_ptr<Waiting>& task);
+    void listen(const std::shared_ptr<Waiting>& task, bool& is_listed);
     void run();
     void tell(std::size_t tag) noexcept;
     std::shared_ptr<Waiting> take(const Waiting& task) noexcept;
