@@ -38,7 +38,7 @@ void tell_each(const std::vector<TaskRef>& tasks, std::function<void(std::size_t
         if (!task) throw_empty_future();
     for (std::size_t i = 0; i < tasks.size(); ++i) {
         std::function<void()> callback = [told, i] { run_in_turn([told, i] { told(i); }); };
-        // What is done already is told here and now: the caller may be a callback that waits for it.
+        // What is done is told here and now: the caller may be a callback that waits for it.
         if (!tasks[i]->add_callback(callback)) told(i);
     }
 }

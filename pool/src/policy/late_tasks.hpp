@@ -16,7 +16,8 @@ class LateTasks {
   public:
     explicit LateTasks(const PoolRooms& rooms) : rooms_(rooms) {}
 
-    // A task that the pool has from now on; wait_for_needs() says it for what. Throws std::bad_alloc.
+    // A task that the pool has from now on; wait_for_needs() says it for what. Throws
+    // std::bad_alloc.
     std::shared_ptr<Dependents::Waiting> add(PoolTask& task,
                                              std::unique_ptr<LateArguments> arguments) POOL_LOCKED;
     void wait_for_needs(const std::shared_ptr<Dependents::Waiting>& late) POOL_UNLOCKED {
