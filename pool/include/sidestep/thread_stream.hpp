@@ -317,8 +317,7 @@ class ThreadStream
     detail::Deadline end_of(const detail::Deadline& until) const {
         return early_ ? detail::sooner(until, early_->deadline) : until;
     }
-    // For a result, or more of the input. False: neither came in time. (An item that was pulled
-    // before the stream's end wakes it, and is not taken any more.)
+    // For a result, or more of the input, which no stream that is over takes. False: none in time.
     bool wait_for_either(const detail::Deadline& until) {
         if (early_ && early_->is_over()) return false;
         if (window_.has_room(flying_.size())) input_.go_on(window_.next_size(), wake_);
