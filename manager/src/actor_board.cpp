@@ -1,6 +1,7 @@
 #include "actor_board.hpp"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -83,6 +84,11 @@ void ActorBoard::save(std::span<const std::byte> state) {
 std::optional<std::vector<std::byte>> ActorBoard::last_state() const {
     const std::uint64_t last = shared().last.load(std::memory_order_acquire);  // SYNC(checkpoint)
     if (last == 0) return std::nullopt;
+    struct stat status = {};
+    if (::fstat(files_[last >> 1 & 1].get(), &status) != 0)
+        throw_errno(errno, "fstat(a checkpoint of the actor)");
+    if ((last & 1) == 0 || last >> 2 > static_cast<std::uint64_t>(status.st_size))
+        throw std::runtime_error("the actor's last checkpoint was written over");
     std::vector<std::byte> state(static_cast<std::size_t>(last >> 2));
     const int file = files_[last >> 1 & 1].get();
     for (std::size_t done = 0; done < state.size();) {

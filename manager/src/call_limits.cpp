@@ -129,6 +129,10 @@ void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t
 void ObjectServer::end_for(const std::shared_ptr<Client>& client, std::uint64_t request,
                            CallState& state) {
     if (!state.running || state.answered) return;
+    if (!state.begun) {  // it waits for the object after all, and does not begin any more
+        if (!state.answered.exchange(true)) client->send(FrameKind::overdue, request, {});
+        return;
+    }
     const ActorBoard::Place place = state.place;
     if (place != CallState::kNowhere)
         rules_.actor->board->note_overdue(place);

@@ -105,13 +105,13 @@ bool ServerLink::try_again(const FrameHead& failed) {
         auto found = pending_.find(failed.request);
         if (found == pending_.end() || !found->second.frame) return false;
         if (!found->second.task->take_attempt(failed.kind == FrameKind::lost)) return false;
-        Pending call = std::move(found->second);
-        pending_.erase(found);
-        frame = call.frame;
+        auto call = pending_.extract(found);  // so that it needs no memory
+        frame = call.mapped().frame;
         frame->head.request = ++last_request_;
-        call.task->set_request(frame->head.request);
-        call.waits = false;
-        pending_.emplace(frame->head.request, std::move(call));
+        call.mapped().task->set_request(frame->head.request);
+        call.mapped().waits = false;
+        call.key() = frame->head.request;
+        pending_.insert(std::move(call));
     }
     try {
         connection_.send(ObjectFrame{frame->head, frame->body, frame->fds, {}, {}});

@@ -116,8 +116,9 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
         local_->call_here(head, body.bytes(), fds.fds(), *task);
         return task;
     }
-    // Answers are read by who waits for them: not to read any would hold up the server.
-    (void)wait_until([this] { return broken_ || pending_.size() < most_pending(); }, {});
+    // Answers are read by who waits for them: not to read any would hold up the server. A question,
+    // as that to take a call back, does not wait for the calls that it may be about.
+    if (kind) (void)wait_until([this] { return broken_ || calls_ < most_pending(); }, {});
     std::shared_ptr<SentFrame> kept = keep_frame(body, fds, limits);
     FrameHead numbered = head;
     std::unique_lock order(sending_);
@@ -132,7 +133,8 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
         numbered.request = ++last_request_;
         task->set_request(numbered.request);
         if (kept) kept->head = numbered;
-        pending_.emplace(numbered.request, Pending{task, false, false, kept});
+        pending_.emplace(numbered.request, Pending{task, false, false, kept, kind != nullptr});
+        if (kind) ++calls_;
         ++objects_[head.object].outstanding;
         if (down_) {  // it is sent when there is another connection, for which somebody looks
             lock.unlock();
@@ -160,7 +162,7 @@ std::size_t ServerLink::most_pending() const {
 }
 bool ServerLink::has_room() const {
     std::lock_guard lock(mutex_);
-    return local_ || broken_ || pending_.size() < most_pending();
+    return local_ || broken_ || calls_ < most_pending();
 }
 
 std::uint64_t ServerLink::pin(std::uint64_t object) {
@@ -225,7 +227,7 @@ void ServerLink::send_alone(FrameKind kind, std::uint64_t object, std::uint64_t 
 
 void ServerLink::flush(std::uint64_t object) {
     WaitScope waits;
-    (void)wait_until([&] { return objects_[object].outstanding == 0; }, {});
+    (void)wait_until([&] { return broken_ || objects_[object].outstanding == 0; }, {});
     std::lock_guard lock(mutex_);
     std::exception_ptr error = std::exchange(objects_[object].error, nullptr);
     if (objects_[object].outstanding == 0) objects_.erase(object);
@@ -326,15 +328,22 @@ void ServerLink::take(std::uint64_t request, const std::function<void(CallTask&)
         auto found = pending_.find(request);
         if (found == pending_.end()) return;
         task = std::move(found->second.task);
+        if (found->second.is_call) --calls_;
         pending_.erase(found);
     }
     const std::uint64_t object = task->object();
-    finish(*task);
+    try {
+        finish(*task);
+    } catch (...) {  // no memory, or an answer that cannot be read: nobody else ends this call
+        task->lose(std::current_exception());
+    }
     task = {};
     std::lock_guard lock(mutex_);
     auto state = objects_.find(object);
-    if (state != objects_.end() && --state->second.outstanding == 0 && !state->second.error)
-        objects_.erase(state);
+    if (state == objects_.end()) return;
+    PerObject& left = state->second;
+    if (left.outstanding > 0) --left.outstanding;  // 0: the link broke meanwhile
+    if (left.outstanding == 0 && !left.error) objects_.erase(state);
 }
 
 void ServerLink::look_for_restart() {
@@ -408,6 +417,7 @@ void ServerLink::break_off() noexcept {
         std::lock_guard lock(mutex_);
         broken_ = true;
         calls.swap(pending_);
+        calls_ = 0;
         if (!connection_.closed()) ::shutdown(connection_.fd(), SHUT_RDWR);
     }
     beating_->stop();

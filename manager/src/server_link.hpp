@@ -125,6 +125,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
         bool waits = false;                // the next of the same thread may have begun
         bool watches = false;              // it is no call: see watch_death()
         std::shared_ptr<SentFrame> frame;  // to be sent again; null: it is not
+        bool is_call = false;              // it takes one of most_pending() places
     };
     static constexpr std::size_t kMostPending = 4096;
 
@@ -190,6 +191,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     unsigned unanswered_beats_ = 0;  // since anything came
     std::uint64_t last_request_ = 0;
     std::map<std::uint64_t, Pending> pending_;
+    std::size_t calls_ = 0;  // of these
     std::map<std::uint64_t, PerObject> objects_;
     Callbacks callbacks_;  // of calls that were answered
     std::shared_ptr<Process> process_;

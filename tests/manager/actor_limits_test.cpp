@@ -235,6 +235,21 @@ TEST_CASE("a mailbox has a bound for each process: try_submit says no, submit wa
     CHECK(room->get() == 13);
 }
 
+TEST_CASE("who waits for an actor's death, or takes a call back, needs no place in the mailbox",
+          "[manager][actor][mailbox]") {
+    mp::Actor<Worker> worker({.max_pending = 1});
+    auto death = worker.death();
+    mp::Event started;
+    auto running = worker.try_submit<&Worker::heed>(started);
+    REQUIRE(running);
+    CHECK_FALSE(worker.try_submit<&Worker::add>(1));
+    started.wait();
+    CHECK_FALSE(running->cancel());
+    CHECK(running->get());
+    CHECK(worker.call<&Worker::add>(1) == 1);
+    CHECK_FALSE(death.ready());
+}
+
 TEST_CASE("readers are in the object at the same time, and nobody else with them",
           "[manager][actor][readers]") {
     mp::Actor<Worker> worker({.readers = 2});
