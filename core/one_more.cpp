@@ -1,0 +1,1 @@
+// Nothing: see one_more in the project's meson.build.
