@@ -1,5 +1,6 @@
 // The end of a pool, and other things that its owner asks for.
 #include <chrono>
+#include <functional>
 #include <stdexcept>
 
 #include "pool_core.hpp"
@@ -87,13 +88,12 @@ void PoolCore::end_vain_waits() {
     for (;;) {
         std::uint64_t left = 0;
         bool any = false;
-        desk_.wait(
-            [&]() POOL_LOCKED {
-                left = late.left();
-                any = is_destroyed_ && late.size() > 0;
-                return !any || tasks_.task_end.outstanding() == late.size();
-            },
-            {});
+        auto nobody_else_is_waited_for = [&]() POOL_LOCKED {
+            left = late.left();
+            any = is_destroyed_ && late.size() > 0;
+            return !any || tasks_.task_end.outstanding() == late.size();
+        };
+        desk_.wait(std::ref(nobody_else_is_waited_for), {});  // by reference: without memory
         if (!any) return;
         callbacks_.settle();
         late.dependents().settle();

@@ -99,7 +99,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     // Throws what submit() throws for these options.
     void set_options(ThreadJob& job, const TaskOptions* options) const;
     Jobs::node_type accept(std::unique_ptr<ThreadJob> job) POOL_LOCKED;
-    void queue(Jobs::node_type job) noexcept POOL_LOCKED;
+    void queue(Jobs::node_type job, bool wants_help) noexcept POOL_LOCKED;
     // With an error: that becomes its result.
     void queue_late(Late& late, const std::exception_ptr& error,
                     bool cancelled) noexcept POOL_UNLOCKED;

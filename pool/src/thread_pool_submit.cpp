@@ -28,7 +28,8 @@ void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* o
     require_owner();
     Lock lock(mutex_);
     life_.require_accepting(begun);
-    queue(accept(std::move(job)));
+    const bool first = threads_.empty();  // accept() starts one, which is not idle yet
+    queue(accept(std::move(job)), !first);
 }
 
 // The pool has one more job, and whatever it takes to queue it.
@@ -49,13 +50,13 @@ ThreadPoolCore::Jobs::node_type ThreadPoolCore::accept(std::unique_ptr<ThreadJob
     return one.extract(one.begin());
 }
 
-void ThreadPoolCore::queue(Jobs::node_type job) noexcept {
+void ThreadPoolCore::queue(Jobs::node_type job, bool wants_help) noexcept {
     if (std::uint64_t sticky = job.mapped().job->options.key) {
         keyed_.find(static_cast<unsigned>(sticky % most_threads()))->second.insert(std::move(job));
         return changed_.notify_all();
     }
     waiting_.insert(std::move(job));
-    help_if_needed();
+    if (wants_help) help_if_needed();
     changed_.notify_one();
     wake_all_if_extra();
 }
@@ -115,7 +116,7 @@ void ThreadPoolCore::queue_late(Late& late, const std::exception_ptr& error,
     late_.erase(late.job.mapped().job->number);
     ++late_left_;
     late.job.mapped().job->submitted_at = sys::Clock::now();
-    queue(std::move(late.job));
+    queue(std::move(late.job), true);
 }
 
 void ThreadPoolCore::be_destroyed() {
