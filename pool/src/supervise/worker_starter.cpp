@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <new>
 #include <span>
 #include <stdexcept>
@@ -67,7 +66,7 @@ void save_hook(const WorkerHook& hook, HookSetup& setup, TaskDescriptors& fds, M
     OutputArchive archive(buffer, &fds);
     hook.save(archive);
     WorkerStarter::Block block = memory(std::max<std::size_t>(buffer.size(), 1));
-    std::memcpy(block.data, buffer.begin(), buffer.size());
+    std::copy_n(buffer.begin(), buffer.size(), block.data);
     setup.block = block.id;
     setup.size = buffer.size();
     setup.module = hook.kind().id.where.module;
