@@ -111,8 +111,8 @@ void ObjectServer::watch_timeout(const std::shared_ptr<Client>& client, const Fr
 // the new one. The objects of others are not ended for one caller.
 void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t request,
                             const std::shared_ptr<CallState>& state) {
+    state->overdue = true;  // first: one that heeds the other is late all the same
     state->ask_to_stop();
-    state->overdue = true;
     const bool waits = take_back(*client, request) || !state->begun;
     if (waits || !rules_.actor) {
         if (!state->answered.exchange(true)) client->send(FrameKind::overdue, request, {});
