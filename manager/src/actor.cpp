@@ -119,14 +119,7 @@ ActorOwner::~ActorOwner() {
 
 void ActorOwner::shutdown() noexcept {
     if (!impl_->here.same_process()) return;
-    try {
-        if (impl_->process->is_alive()) impl_->control.send_bytes("stop");
-        if (!impl_->process->join_for(impl_->stop_grace)) impl_->process->kill();
-        impl_->process->join();
-    } catch (...) {  // it is dead already
-        impl_->process->kill();
-    }
-    ServerLink::close(impl_->link);
+    ServerLink::end(impl_->link, *impl_->process, impl_->control, impl_->stop_grace);
 }
 
 const std::string& ActorOwner::name() const { return impl_->name; }

@@ -174,4 +174,19 @@ void ServerLink::close(const std::shared_ptr<ServerLink>& link) noexcept {
     link->end_session("it was closed here");
 }
 
+void ServerLink::end(const std::shared_ptr<ServerLink>& link, Process& process, Connection& control,
+                     Timeout grace) noexcept {
+    const Deadline until = deadline_after(grace);
+    try {
+        if (process.is_alive()) control.send_bytes("stop");
+        // Or the server, which ends when all is answered, might wait for this process to read.
+        (void)link->wait_until([&] { return link->broken_; }, until);
+        if (!process.join_for(until ? Timeout(*until) : grace)) process.kill();
+        process.join();
+    } catch (...) {  // it is dead already
+        process.kill();
+    }
+    close(link);
+}
+
 }  // namespace sidestep::detail

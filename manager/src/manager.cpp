@@ -105,14 +105,7 @@ Manager::~Manager() {
 void Manager::shutdown() noexcept {
     if (!server_ || !impl_->here.same_process()) return;
     if (!impl_->process) return detail::ServerLink::close(server_);
-    try {
-        if (impl_->process->is_alive()) impl_->control.send_bytes("stop");
-        if (!impl_->process->join_for(impl_->stop_grace)) impl_->process->kill();
-        impl_->process->join();
-    } catch (...) {  // it is dead already
-        impl_->process->kill();
-    }
-    detail::ServerLink::close(server_);
+    detail::ServerLink::end(server_, *impl_->process, impl_->control, impl_->stop_grace);
 }
 
 int Manager::pid() const { return server_->server().pid; }

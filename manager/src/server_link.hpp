@@ -49,9 +49,13 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     // A new session at a ManagerServer, or the one that this process has there.
     static std::shared_ptr<ServerLink> connect(ServerName server, const Deadline& deadline);
     // For who ends the server: everything that is under way fails.
+    static void close(const std::shared_ptr<ServerLink>& link) noexcept;
     // The same, of a server in this process that is about to be destroyed.
     static void close_local(const ServerName& server) noexcept;
-    static void close(const std::shared_ptr<ServerLink>& link) noexcept;
+    // For the owner of its process, which is told by `control`: what runs is finished, and its
+    // answers are read, within the grace; everything else fails.
+    static void end(const std::shared_ptr<ServerLink>& link, Process& process, Connection& control,
+                    Timeout grace) noexcept;
 
     // local: within the server itself.
     ServerLink(ServerName server, ObjectServer* local);

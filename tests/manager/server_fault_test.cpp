@@ -9,7 +9,9 @@
 #include <tuple>
 #include <vector>
 
+#include <sidestep/actor.hpp>
 #include <sidestep/connection.hpp>
+#include <sidestep/event.hpp>
 #include <sidestep/listener.hpp>
 #include <sidestep/manager.hpp>
 #include <sidestep/process.hpp>
@@ -28,7 +30,21 @@ namespace {
 
 struct Gate {
     int knock() const { return 1; }
+    std::string large(mp::Event begun) const {
+        begun.set();
+        return std::string(8 << 20, 'g');  // more than a socket takes that nobody reads
+    }
 };
+// The end waits for what runs, and reads answers that the server could not send yet.
+template <class Owner, class Called>
+void check_end_reads(Owner& owner, const Called& called) {
+    mp::Event begun;
+    auto large = called.template submit<&Gate::large>(begun);
+    begun.wait();
+    owner.shutdown();
+    CHECK(large.get().size() == 8 << 20);
+    CHECK_THROWS_AS(called.template call<&Gate::knock>(), mp::ActorLost);
+}
 // Stops the server that it is in.
 struct Switch {
     mp::ManagerServer* server = nullptr;
@@ -160,4 +176,12 @@ TEST_CASE("what a client cannot read is told as the cause of its lost calls", "[
     server.join();
     proxy = {};
     mp::Manager next;  // links that have ended go when another one is made
+}
+
+TEST_CASE("shutdown() reads what calls that ran have answered", "[manager][actor][end]") {
+    mp::Manager manager({.stop_grace = 1h});
+    check_end_reads(manager, manager.make<Gate>());
+    mp::Actor<Gate> once({.stop_grace = 1h}), sturdy({.max_restarts = 1, .stop_grace = 1h});
+    check_end_reads(once, once.proxy());
+    check_end_reads(sturdy, sturdy.proxy());
 }
