@@ -29,8 +29,8 @@ TEST_CASE("the tour of processes: a queue, an echo, and an exception that comes 
                                      "std::runtime_error: child failed\n"));
 }
 
-TEST_CASE("the tour of pipelines runs as it stands", "[examples][tour]") {
-    auto done = test::run_example("example_08_pipeline");
+TEST_CASE("a pipeline of three stages counts all lines", "[examples]") {
+    auto done = test::run_example("example_pipeline");
     CHECK(done.returncode == 0);
     CHECK(done.std_out == "200 lines, 580 digits\n");
     CHECK(done.std_err.empty());

@@ -1,6 +1,6 @@
-// A pipeline: three stages, several processes in each but the last, and no stage knows how many are
-// in the one before. Each process that puts into a queue holds a producer of it; the queue ends when
-// the last of them has left, be it killed.
+// A pipeline: three stages, several processes in each but the last, and no stage knows how many
+// are in the one before. Each process that puts into a queue holds a producer of it; the queue ends
+// when the last of them has left, be it killed.
 #include <cctype>
 #include <cstdio>
 #include <string>
