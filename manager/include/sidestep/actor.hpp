@@ -17,14 +17,20 @@
 //             was made (handles among them are the same objects); then the last checkpoint is read
 //             into it, if there is one. Calls that had begun fail with ActorLost, unless their
 //             retry.max_attempts (Proxy::with) is more than 1; all others go to the new process.
+//             A constructor that throws, or a process that is not to be had, is one more death; the
+//             next start comes without a pause.
 // Checkpoint: after each checkpoint_every calls that are not of const methods, the object's
 //             `serialize` writes it before the caller has the answer: what a caller was told is not
-//             lost. It goes to memory, not to a disk, and cannot hold handles or proxies. What
-//             `serialize` throws is thrown by the call, whose change is made all the same.
+//             lost. It goes to memory, not to a disk. Handles in it are refused; proxies must not
+//             be in it (each checkpoint would keep their object once more). What `serialize` throws
+//             is thrown by the call, whose change is made all the same. A const method that changes
+//             its object by a call through its own proxy makes no checkpoint.
 // Ownership:  owns its process, which ends with it (shutdown()), and at once with this process,
 //             however that ends. It does not move.
 // Threads:    thread-safe, but for shutdown() and destroying. It starts no thread here.
-// Fork:       a forked child's copy owns nothing; its calls go over a connection of its own.
+// Fork:       a forked child's copy owns nothing; its calls go over a connection of its own. What
+//             T itself forks, by fork(2), must end or exec before the actor does: it has the
+//             actor's sockets, and as long as they are open, callers do not learn of its death.
 // Peer death: of the actor: ActorLost, or restart. Of a caller: what it had queued is dropped, what
 //             runs for it finishes. With max_restarts there is a process that keeps the other; who
 //             kills that has killed the actor for good.

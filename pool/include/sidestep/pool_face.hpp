@@ -36,16 +36,19 @@ class PoolFace {
     // are futures in a std::tuple and in a std::vector; nowhere else are they looked for, nor in
     // what a value holds. A Future<void> is waited for, and is no argument. (In a ThreadPool
     // std::ref(future) passes the handle.)
-    // - If one has no value, the task has none either, at once, and is never begun: it gets that
-    //   error, whose remote_traceback() tells the task that threw it, or is cancelled, too. To
-    //   cancel the task cancels none of those that it waits for.
+    // - If one has no value, the task has none either, at once (in a ThreadPool when a thread is
+    //   free), and is never begun: it gets that error, whose remote_traceback() tells the task that
+    //   threw it, or is cancelled, too. To cancel the task cancels none of those that it waits for.
     // - join() waits for tasks that wait; the pool's destructor does so unless it is for what is no
-    //   task of this pool, and nothing of the pool will bring that about: then it is cancelled.
+    //   task of this pool, and nothing of the pool will bring that about: then it is cancelled. (A
+    //   callback of the pool must not wait for such a one: the destructor waits for the callback.)
     // - Timeouts and retries count from where it begins.
     // - Into a Pool a result goes from worker to worker as bytes, if it is of numbers, texts and
     //   standard containers of these; else it is read and written anew by a thread of this process,
     //   which does that for one task of the pool after the other. If that throws, that is the
-    //   task's error. With processes = 0 such a thread runs the task if it had to wait.
+    //   task's error. With processes = 0 such a thread runs the task if it had to wait, so the task
+    //   must not wait for another one that waits. (The thread is there from the first task on that
+    //   has to wait, until join(): StartMethod::fork is refused meanwhile.)
     template <class F, class... Args>
     requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto submit(F&& f, Args&&... args) {
         return pool().submit_task(nullptr, std::forward<F>(f), std::forward<Args>(args)...);

@@ -124,9 +124,9 @@ struct MapOptions {
     bool fail_fast = false;
 
     // The time for the whole, from the call on; then it ends in the same way, and the first item
-    // that is not finished gets TaskTimeout. A stream's results that are there are handed over
-    // first. It is looked at while the stream is advanced, and an input that blocks map() is not
-    // interrupted. 0: none.
+    // that is not finished gets TaskTimeout (of a chunk that another host has, its first). A
+    // stream's results that are there are handed over first. It is looked at while the stream is
+    // advanced, and an input that blocks map() is not interrupted. 0: none.
     //
     // What runs in a thread (of a ThreadPool; or of this process, without workers) cannot be
     // stopped: it is asked to (this_task::stop_requested(); not without workers), and goes on

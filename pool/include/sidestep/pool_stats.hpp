@@ -87,8 +87,10 @@ struct PoolStats {
     std::uint64_t failed = 0;     // with an error (items of a map fail alone: not counted here)
     std::uint64_t cancelled = 0;
     std::uint64_t retried = 0;  // attempts that followed a failed one
-    std::uint64_t waiting = 0;  // now
-    std::uint64_t running = 0;  // now
+    // Now. What other hosts have is waiting here, run or not (HostStats::in_flight), and so are
+    // tasks that wait for futures.
+    std::uint64_t waiting = 0;
+    std::uint64_t running = 0;
 
     std::uint64_t worker_deaths = 0;  // those that the pool did not ask to leave
 

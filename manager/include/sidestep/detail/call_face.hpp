@@ -97,7 +97,8 @@ class CallFace {
     }
 
     // As submit(), but where that would wait, because so many calls of this process are under way
-    // (ActorOptions::max_pending), nothing is called, and there is no future.
+    // (ActorOptions::max_pending), nothing is called, and there is no future. (It waits if another
+    // thread takes the last place meanwhile.)
     template <auto method, class... Args>
     auto try_submit(Args&&... args) const {
         using Result = decltype(submit<method>(std::forward<Args>(args)...));
