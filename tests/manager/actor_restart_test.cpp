@@ -66,6 +66,17 @@ struct Holder {
     mp::Connection kept;
 };
 
+struct WithHandle {
+    int count = 0;
+    mp::Event event;
+    int add() { return ++count; }
+    int get() const { return count; }
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(count, event);
+    }
+};
+
 template <class F>
 std::string text_of_error(F&& f) {
     try {
@@ -98,6 +109,13 @@ TEST_CASE("a checkpoint that cannot be written is thrown by the call, and the fo
     CHECK(actor.call<&Fragile::sum>() == -5);
     CHECK_THROWS_AS(actor.call<&Fragile::crash>(), mp::ActorLost);
     CHECK(actor.call<&Fragile::sum>() == 5);
+}
+
+TEST_CASE("a handle in a checkpoint is refused, and the call is made",
+          "[manager][actor][restart]") {
+    mp::Actor<WithHandle> actor({.max_restarts = 1, .checkpoint_every = 1});
+    CHECK_THROWS_AS(actor.call<&WithHandle::add>(), mp::SerializationError);
+    CHECK(actor.call<&WithHandle::get>() == 1);
 }
 
 TEST_CASE("a checkpoint that cannot be read back is a death", "[manager][actor][restart]") {
