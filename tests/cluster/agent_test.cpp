@@ -35,7 +35,7 @@ int fragile(int i) {
     return 10 * i;
 }
 int stays(int) {
-    while (!sidestep::this_task::stop_requested()) ::usleep(1000);  // style-ok: in a worker
+    sidestep::this_task::sleep_for(sidestep::Timeout::forever());  // style-ok: until it is to stop
     return 0;
 }
 int begins_and_stays(const std::string& path) {
@@ -59,7 +59,7 @@ int prints(int i) {
 }
 int allocates(int mib) {
     std::vector<char> memory(static_cast<std::size_t>(mib) << 20, 'x');
-    while (!sidestep::this_task::stop_requested()) ::usleep(1000);  // style-ok: in a worker
+    sidestep::this_task::sleep_for(sidestep::Timeout::forever());  // style-ok: until it is to stop
     return memory[7];
 }
 std::uint64_t tasks_on(const Pool& pool, const std::string& host) {

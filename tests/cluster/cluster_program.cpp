@@ -32,7 +32,7 @@ int dies_once(int signal) {
     return 1;
 }
 int stays(int) {
-    while (!sidestep::this_task::stop_requested()) ::usleep(1000);  // style-ok: in a worker
+    sidestep::this_task::sleep_for(sidestep::Timeout::forever());  // style-ok: until it is to stop
     return 0;
 }
 std::vector<int> reversed(std::vector<int> values) { return {values.rbegin(), values.rend()}; }

@@ -25,7 +25,7 @@ const sidestep::detail::HubTimes kSoon{.welcome = 60s, .ping = 50ms, .lost = 10s
 
 int begins_and_stays(const std::string& path) {
     ++SharedWords::attach(path)[0];
-    while (!sidestep::this_task::stop_requested()) ::usleep(1000);  // style-ok: in a worker
+    sidestep::this_task::sleep_for(sidestep::Timeout::forever());  // style-ok: until it is to stop
     return 0;
 }
 bool begun(SharedWords& words, std::uint64_t count) {

@@ -206,7 +206,10 @@ class Hosts:
         return left
 
     def end_all(self):
+        end = time.monotonic() + 30
         while left := self.processes():
+            if time.monotonic() > end:
+                raise RuntimeError(f"not to be ended: {left}")
             for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)

@@ -38,7 +38,7 @@ int cpus(int) {
     return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
 }
 int stays(int) {
-    while (!sidestep::this_task::stop_requested()) ::usleep(1000);  // style-ok: in a worker
+    sidestep::this_task::sleep_for(sidestep::Timeout::forever());  // style-ok: until it is to stop
     return 0;
 }
 unsigned third_time(int) {
