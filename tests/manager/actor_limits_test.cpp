@@ -18,12 +18,14 @@
 #include <sidestep/queue.hpp>
 #include <sidestep/this_task.hpp>
 
+#include "manager_support.hpp"
 #include "process_support.hpp"
 #include "support.hpp"
 
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
+using test::text_of_error;
 
 namespace {
 
@@ -66,16 +68,6 @@ class Worker {
     int sum_ = 0;
     bool heeded_ = false;
 };
-
-template <class F>
-std::string text_of_error(F&& f) {
-    try {
-        f();
-    } catch (const std::exception& error) {
-        return error.what();
-    }
-    return "nothing was thrown";
-}
 
 bool is_gone(int pid) {
     return test::eventually([&] { return ::kill(pid, 0) == -1 && errno == ESRCH; });

@@ -13,11 +13,13 @@
 #include <sidestep/connection.hpp>
 #include <sidestep/event.hpp>
 
+#include "manager_support.hpp"
 #include "process_support.hpp"
 #include "support.hpp"
 
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
+using test::text_of_error;
 
 namespace {
 
@@ -76,16 +78,6 @@ struct WithHandle {
         archive(count, event);
     }
 };
-
-template <class F>
-std::string text_of_error(F&& f) {
-    try {
-        f();
-    } catch (const std::exception& error) {
-        return error.what();
-    }
-    return "nothing was thrown";
-}
 
 }  // namespace
 

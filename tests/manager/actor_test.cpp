@@ -17,12 +17,14 @@
 #include <sidestep/pool.hpp>
 #include <sidestep/queue.hpp>
 
+#include "manager_support.hpp"
 #include "process_support.hpp"
 #include "support.hpp"
 
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
+using test::text_of_error;
 
 namespace {
 
@@ -73,16 +75,6 @@ struct Plain {
 int pay(mp::Proxy<Account> account, int amount) { return account.call<&Account::deposit>(amount); }
 
 // Threads are not forked: what holds up a test waits in a process.
-template <class F>
-std::string text_of_error(F&& f) {
-    try {
-        f();
-    } catch (const std::exception& error) {
-        return error.what();
-    }
-    return "nothing was thrown";
-}
-
 }  // namespace
 
 TEST_CASE("an actor's methods and functions are called in order, and throw by type",

@@ -19,6 +19,7 @@
 #include <sidestep/process.hpp>
 #include <sidestep/remote_error.hpp>
 
+#include "manager_support.hpp"
 #include "object_frame.hpp"
 #include "process_support.hpp"
 #include "support.hpp"
@@ -26,6 +27,7 @@
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
+using test::server_of;
 
 namespace {
 
@@ -48,17 +50,6 @@ struct Tombstone {
     std::abort();
 }
 
-// The key and the address, as they are in each proxy.
-mp::detail::ServerName server_of(const mp::EventProxy& proxy) {
-    mp::detail::HeapBuffer buffer;
-    mp::OutputArchive output(buffer);
-    output(proxy);
-    mp::InputArchive input(buffer.bytes());
-    bool any = false;
-    mp::detail::ServerName server;
-    input(any, server);
-    return server;
-}
 mp::Connection connect(const mp::detail::ServerName& server) {
     return mp::Client(server.address, {.authkey = server.authkey});
 }

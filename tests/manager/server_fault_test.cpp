@@ -16,6 +16,7 @@
 #include <sidestep/manager.hpp>
 #include <sidestep/process.hpp>
 
+#include "manager_support.hpp"
 #include "object_frame.hpp"
 #include "process_support.hpp"
 #include "support.hpp"
@@ -25,6 +26,7 @@ using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
 using mp::detail::FrameKind;
 using mp::detail::ObjectFrame;
+using test::server_of;
 
 namespace {
 
@@ -51,16 +53,6 @@ struct Switch {
     void off() { server->stop(); }
 };
 
-mp::detail::ServerName server_of(const mp::EventProxy& proxy) {
-    mp::detail::HeapBuffer buffer;
-    mp::OutputArchive output(buffer);
-    output(proxy);
-    mp::InputArchive input(buffer.bytes());
-    bool any = false;
-    mp::detail::ServerName server;
-    input(any, server);
-    return server;
-}
 mp::EventProxy proxy_at(const mp::detail::ServerName& server) {
     mp::detail::HeapBuffer buffer;
     mp::OutputArchive output(buffer);
