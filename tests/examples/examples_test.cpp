@@ -1,9 +1,30 @@
+#include <string>
+
 #include <catch2/catch.hpp>
 
 #include "example.hpp"
 
 using Catch::Matchers::Contains;
 using Catch::Matchers::Matches;
+
+namespace {
+
+// The example succeeds, prints this to stdout, and nothing to stderr.
+void check_prints(const char* example, const std::string& text) {
+    auto done = test::run_example(example);
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out == text);
+    CHECK(done.std_err.empty());
+}
+// The same, of a regular expression.
+void check_matches(const char* example, const std::string& expression) {
+    auto done = test::run_example(example);
+    CHECK(done.returncode == 0);
+    CHECK_THAT(done.std_out, Matches(expression));
+    CHECK(done.std_err.empty());
+}
+
+}  // namespace
 
 TEST_CASE("the tour of futures shows results, the error by type and the lost worker",
           "[examples][tour]") {
@@ -30,63 +51,43 @@ TEST_CASE("the tour of processes: a queue, an echo, and an exception that comes 
 }
 
 TEST_CASE("a pipeline of three stages counts all lines", "[examples]") {
-    auto done = test::run_example("example_pipeline");
-    CHECK(done.returncode == 0);
-    CHECK(done.std_out == "200 lines, 580 digits\n");
-    CHECK(done.std_err.empty());
+    check_prints("example_pipeline", "200 lines, 580 digits\n");
 }
 
 TEST_CASE("the tour of actors: calls, a crash and a hang that cost nothing but themselves",
           "[examples][tour]") {
-    auto done = test::run_example("example_08_actor");
-    CHECK(done.returncode == 0);
     // (The order in which printf's arguments are evaluated is the compiler's.)
-    CHECK_THAT(done.std_out,
-               Matches("10 ada\n15\na deposit is positive\n115\n"
-                       "the actor Account \\(process [0-9]+\\) died of signal 6 \\(SIGABRT\\) "
-                       "in Account::crash\\(\\)\n7 1\n7 2\n"));
-    CHECK(done.std_err.empty());
+    check_matches("example_08_actor",
+                  "10 ada\n15\na deposit is positive\n115\n"
+                  "the actor Account \\(process [0-9]+\\) died of signal 6 \\(SIGABRT\\) "
+                  "in Account::crash\\(\\)\n7 1\n7 2\n");
 }
 
 TEST_CASE("the tour of composition: futures that feed tasks, maps that end early, an event loop",
           "[examples][tour]") {
-    auto done = test::run_example("example_12_composition");
-    CHECK(done.returncode == 0);
-    CHECK(done.std_out == "2\n4\n9\n4\nthree\nin time\n1\n8\n42\n6\n");
-    CHECK(done.std_err.empty());
+    check_prints("example_12_composition", "2\n4\n9\n4\nthree\nin time\n1\n8\n42\n6\n");
 }
 
 TEST_CASE("the tour of managers runs as it stands", "[examples][tour]") {
-    auto done = test::run_example("example_09_manager");
-    CHECK(done.returncode == 0);
-    CHECK(done.std_out == "2 1 7\nbe 2\nnot 1\nor 1\nto 2\n500\n42\n4\n");
-    CHECK(done.std_err.empty());
+    check_prints("example_09_manager", "2 1 7\nbe 2\nnot 1\nor 1\nto 2\n500\n42\n4\n");
 }
 
 TEST_CASE("the tour of remote objects: what is not exposed and a wrong key are refused",
           "[examples][tour]") {
-    auto done = test::run_example("example_10_remote");
-    CHECK(done.returncode == 0);
-    CHECK_THAT(done.std_out, Matches("100 results\n[^\n]*results[^\n]*not exposed[^\n]*\n"
-                                     "[^\n]*listener at 127.0.0.1[^\n]*\n"));
-    CHECK(done.std_err.empty());
+    check_matches("example_10_remote",
+                  "100 results\n[^\n]*results[^\n]*not exposed[^\n]*\n"
+                  "[^\n]*listener at 127.0.0.1[^\n]*\n");
 }
 
 TEST_CASE("the tour of shared memory runs as it stands", "[examples][tour]") {
-    auto done = test::run_example("example_05_shared_memory");
-    CHECK(done.returncode == 0);
-    CHECK(done.std_out == "2 3\n20000\n1048576\n42\n");
-    CHECK(done.std_err.empty());
+    check_prints("example_05_shared_memory", "2 3\n20000\n1048576\n42\n");
 }
 
 TEST_CASE("the tour of subprocess runs as it stands", "[examples][tour]") {
-    auto done = test::run_example("example_06_subprocess");
-    CHECK(done.returncode == 0);
-    CHECK_THAT(done.std_out,
-               Matches("0, [0-9]+ bytes\nHI\n9\n10\n.*sleep 60.* timed out after 0.1 seconds\n"
-                       "exit status 3\n.*/no/such/program.*No such file or directory\n"
-                       "BANANA\nAPPLE\n0 0\n-15\n"));
-    CHECK(done.std_err.empty());
+    check_matches("example_06_subprocess",
+                  "0, [0-9]+ bytes\nHI\n9\n10\n.*sleep 60.* timed out after 0.1 seconds\n"
+                  "exit status 3\n.*/no/such/program.*No such file or directory\n"
+                  "BANANA\nAPPLE\n0 0\n-15\n");
 }
 
 TEST_CASE("the tour of connections echoes, and turns a wrong key away on both sides",
