@@ -274,7 +274,7 @@ TEST_CASE("killed at any instruction of take_freed(): a block is queued or taken
             std::uint64_t at = header.reused.load();
             for (std::uint64_t expected : {256u, 512u, 768u}) {
                 if (expected == 256 && left == 2) continue;
-                CHECK(header.free_blocks[at++ % RingHeader::kFreeEntries] == expected);
+                CHECK(header.free_blocks[at++ % RingHeader::kFreeEntries].block == expected);
             }
             CHECK(at == header.freed.load());
             CHECK(trial.parent.give_back(1024));

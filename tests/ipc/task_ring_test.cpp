@@ -191,7 +191,24 @@ TEST_CASE("cursors of the queue of blocks that nobody can have written are told"
         CHECK(ring.worker.take_freed() == RingWorker::kNonsense);
     }
     ring.header()->freed = 6;
-    ring.header()->free_blocks[1] = 0;  // no block
+    auto& entry = ring.header()->free_blocks[1];
+    auto whole = entry;
+    for (std::uint64_t block : {0u, 3u, 5u}) {  // none, and others that may be in use
+        entry.block = block;
+        CHECK(ring.worker.take_freed() == RingWorker::kNonsense);
+    }
+    entry = whole;
+    CHECK(ring.worker.take_freed() == 2);
+}
+
+TEST_CASE("a block that was handed back once is not taken once more", "[ipc][task_ring]") {
+    Ring ring(2);
+    for (std::uint64_t lap = 0; lap < 2; ++lap)
+        for (std::uint64_t i = 0; i < RingHeader::kFreeEntries; ++i) {
+            REQUIRE(ring.parent.give_back(i + 1));
+            REQUIRE(ring.worker.take_freed() == i + 1);
+        }
+    ++ring.header()->freed;  // what comes next in the queue is of the lap before
     CHECK(ring.worker.take_freed() == RingWorker::kNonsense);
 }
 

@@ -163,7 +163,15 @@ struct RingHeader {
     // Result blocks that the parent has finished with: a single-producer single-consumer queue.
     alignas(kCacheLine) std::atomic<std::uint64_t> freed{0};   // parent: so many, for the worker
     alignas(kCacheLine) std::atomic<std::uint64_t> reused{0};  // worker: so many, for the parent
-    alignas(kCacheLine) std::uint64_t free_blocks[kFreeEntries] = {};
+    struct FreeBlock {
+        std::uint64_t block, check;  // see check_of
+    };
+    alignas(kCacheLine) FreeBlock free_blocks[kFreeEntries] = {};
+    // Of a block that is handed back as the n-th: neither another block nor an entry of another
+    // round has it.
+    static std::uint64_t check_of(std::uint64_t block, std::uint64_t n) {
+        return block * 0x9e3779b97f4a7c15u + n * 0xbf58476d1ce4e5b9u + 1;
+    }
 
     static std::size_t bytes_for(std::uint32_t capacity) {
         return sizeof(RingHeader) + capacity * sizeof(TaskSlot);
@@ -246,7 +254,8 @@ class RingParent {
             sound_ = sound_ && waiting == RingHeader::kFreeEntries;
             return false;
         }
-        header_->free_blocks[freed_ % RingHeader::kFreeEntries] = block;
+        header_->free_blocks[freed_ % RingHeader::kFreeEntries] = {
+            block, RingHeader::check_of(block, freed_)};
         header_->freed.store(++freed_, std::memory_order_release);
         return true;
     }
@@ -311,9 +320,10 @@ class RingWorker {
         std::uint64_t waiting = header_->freed.load(std::memory_order_acquire) - reused_;
         if (waiting == 0) return 0;  // SYNC(free)
         if (waiting > RingHeader::kFreeEntries) return kNonsense;
-        std::uint64_t block = header_->free_blocks[reused_ % RingHeader::kFreeEntries];
+        auto [block, check] = header_->free_blocks[reused_ % RingHeader::kFreeEntries];
+        if (block == 0 || check != RingHeader::check_of(block, reused_)) return kNonsense;
         header_->reused.store(++reused_, std::memory_order_release);
-        return block == 0 ? kNonsense : block;
+        return block;
     }
 
   private:

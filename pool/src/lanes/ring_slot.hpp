@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 
 #include <sidestep/detail/pool_task.hpp>
@@ -15,7 +16,8 @@
 
 namespace sidestep::inline v0::detail {
 
-// What a worker wrote into a slot, copied: it may change while we look.
+// What a worker wrote into a slot, copied, with what lies there of the result: it may change while
+// we look, and what is checked must be what is taken.
 struct SlotReply {
     explicit SlotReply(const TaskSlot& slot) : SlotReply(slot, slot.reply) {}
 
@@ -23,7 +25,7 @@ struct SlotReply {
     const bool lacks_fds;
     const std::uint32_t sum;
     const std::uint64_t serial, block, size, begun_ns, duration_ns;
-    const std::byte* const inline_bytes;
+    alignas(16) std::byte inline_bytes[TaskSlot::kInline];  // `size` of them, if there is no block
 
     // It makes sense. No task: one that was stopped, or the request to leave.
     bool is_sound(const PoolTask* task, std::size_t results_size) const;
@@ -38,8 +40,13 @@ struct SlotReply {
           block(slot.block),
           size(slot.size),
           begun_ns(slot.begun_ns),
-          duration_ns(slot.duration_ns),
-          inline_bytes(slot.inline_bytes) {}
+          duration_ns(slot.duration_ns) {
+        if (block || size > TaskSlot::kInline) return;
+        // By words: most results are one or two of them.
+        for (std::size_t at = 0; at < size; at += 8)
+            std::memcpy(inline_bytes + at, slot.inline_bytes + at, 8);
+    }
+    static_assert(TaskSlot::kInline % 8 == 0);
 };
 
 void fill_slot(TaskSlot& slot, const PoolTask& task, const PoolTask::ArgumentView& arguments);
