@@ -16,8 +16,7 @@
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
-using test::Inline;
-using test::Processes;
+using test::Pools;
 using test::Threads;
 
 namespace {
@@ -72,7 +71,7 @@ void check_callable(Pool& pool, F f) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("a text can be passed as a string, a view or a pointer, in each way",
-                   "[pool][both][arguments]", Processes, Inline, Threads) {
+                   "[pool][both][arguments]", Pools, Threads) {
     TestType t;
     std::string text = "abc";
     check_ways(t.pool, text);
@@ -81,8 +80,8 @@ TEMPLATE_TEST_CASE("a text can be passed as a string, a view or a pointer, in ea
     check_ways(t.pool, text.data());
 }
 
-TEMPLATE_TEST_CASE("each callable takes a text in its way", "[pool][both][arguments]", Processes,
-                   Inline, Threads) {
+TEMPLATE_TEST_CASE("each callable takes a text in its way", "[pool][both][arguments]", Pools,
+                   Threads) {
     TestType t;
     check_callable(t.pool, by_value);
     check_callable(t.pool, by_reference);
@@ -93,8 +92,7 @@ TEMPLATE_TEST_CASE("each callable takes a text in its way", "[pool][both][argume
     CHECK(t.pool.submit(mp::bind(both, std::string_view("abc")), 4).get() == 7);
 }
 
-TEMPLATE_TEST_CASE("starmap's elements are arguments", "[pool][both][arguments]", Processes, Inline,
-                   Threads) {
+TEMPLATE_TEST_CASE("starmap's elements are arguments", "[pool][both][arguments]", Pools, Threads) {
     TestType t;
     std::string text = "abc";
     const std::vector sevens{7};
@@ -107,7 +105,7 @@ TEMPLATE_TEST_CASE("starmap's elements are arguments", "[pool][both][arguments]"
 }
 
 TEMPLATE_TEST_CASE("bools, and the elements of maps, are items like others",
-                   "[pool][both][arguments]", Processes, Inline, Threads) {
+                   "[pool][both][arguments]", Pools, Threads) {
     TestType t;
     std::vector<bool> bits{true, false, true};
     CHECK(t.pool.map([](bool b) { return int(b); }, bits) == std::vector{1, 0, 1});

@@ -1,19 +1,38 @@
-// Each kind of pool, for a TEMPLATE_TEST_CASE: one contract, run on all of them.
+// The kinds of pools, for a TEMPLATE_TEST_CASE: one contract, run on all of them. One type for each
+// class of pool, and not for each way to start workers: a test is compiled once for each type.
 #pragma once
 
+#include <vector>
+
+#include <catch2/catch.hpp>
 #include <sidestep/pool.hpp>
 #include <sidestep/thread_pool.hpp>
 
+#include "pool_support.hpp"
+
 namespace test {
 
+// The options of a pool of two workers for each start method, one after the other: a generator.
+// (With TEST_METHODS_IN_TURN one of them, see methods().)
+inline sidestep::PoolOptions with_each_method() {
+    return {.processes = 2, .start_method = GENERATE(from_range(methods()))};
+}
+// And those of a pool without workers, whose caller runs its tasks.
+inline sidestep::PoolOptions with_each_method_and_none() {
+    sidestep::PoolOptions none{.processes = 0};
+    auto all = [&] {
+        std::vector<sidestep::PoolOptions> options{none};
+        for (auto method : methods()) options.push_back({.processes = 2, .start_method = method});
+        return options;
+    };
+    return GENERATE_REF(from_range(all()));
+}
+
 struct Processes {
-    sidestep::Pool pool{{.processes = 2}};
+    sidestep::Pool pool{with_each_method()};
 };
-struct Forked {
-    sidestep::Pool pool{{.processes = 2, .start_method = sidestep::StartMethod::fork}};
-};
-struct FromServer {
-    sidestep::Pool pool{{.processes = 2, .start_method = sidestep::StartMethod::forkserver}};
+struct Pools {
+    sidestep::Pool pool{with_each_method_and_none()};
 };
 struct Inline {
     sidestep::Pool pool{{.processes = 0}};

@@ -11,8 +11,7 @@
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
-using test::Inline;
-using test::Processes;
+using test::Pools;
 using test::Threads;
 using namespace std::chrono_literals;
 using test::numbers;
@@ -26,7 +25,7 @@ int picky(int x) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("submit, apply and their errors", "[pool][both]", Processes, Inline, Threads) {
+TEMPLATE_TEST_CASE("submit, apply and their errors", "[pool][both]", Pools, Threads) {
     TestType t;
     CHECK(t.pool.submit(test::add, 1, 2).get() == 3);
     CHECK(t.pool.apply(test::add, 2, 3) == 5);
@@ -39,7 +38,7 @@ TEMPLATE_TEST_CASE("submit, apply and their errors", "[pool][both]", Processes, 
     t.pool.submit([] {}).get();
 }
 
-TEMPLATE_TEST_CASE("maps and streams", "[pool][both]", Processes, Inline, Threads) {
+TEMPLATE_TEST_CASE("maps and streams", "[pool][both]", Pools, Threads) {
     TestType t;
     std::vector<long> squares = t.pool.map(test::square, numbers(1000));
     REQUIRE(squares.size() == 1000);
@@ -66,7 +65,7 @@ TEMPLATE_TEST_CASE("maps and streams", "[pool][both]", Processes, Inline, Thread
     CHECK(t.pool.starmap_async(test::add, pairs).get() == std::vector{3, 7});
 }
 
-TEMPLATE_TEST_CASE("callbacks, wait and as_completed", "[pool][both]", Processes, Inline, Threads) {
+TEMPLATE_TEST_CASE("callbacks, wait and as_completed", "[pool][both]", Pools, Threads) {
     TestType t;
     std::atomic<int> value{0}, errors{0};
     auto good = t.pool.submit(test::add, 20, 22).on_value([&](int v) { value = v; });
@@ -80,8 +79,7 @@ TEMPLATE_TEST_CASE("callbacks, wait and as_completed", "[pool][both]", Processes
     CHECK(mp::wait(futures).done.size() == 4);
 }
 
-TEMPLATE_TEST_CASE("a task that fails is run again", "[pool][both][retry]", Processes, Inline,
-                   Threads) {
+TEMPLATE_TEST_CASE("a task that fails is run again", "[pool][both][retry]", Pools, Threads) {
     TestType t;
     auto third_time = [](int x) {
         if (mp::this_task::attempt() < 3) throw std::runtime_error("not yet");
@@ -108,7 +106,7 @@ TEMPLATE_TEST_CASE("a task that fails is run again", "[pool][both][retry]", Proc
 }
 
 TEMPLATE_TEST_CASE("between two attempts there is a pause, in maps too", "[pool][both][retry]",
-                   Processes, Inline, Threads) {
+                   Pools, Threads) {
     TestType t;
     auto second_time = [](int x) {
         if (mp::this_task::attempt() < 2) throw std::runtime_error("not yet");
@@ -123,8 +121,8 @@ TEMPLATE_TEST_CASE("between two attempts there is a pause, in maps too", "[pool]
     CHECK(std::chrono::steady_clock::now() - begin >= 30ms);
 }
 
-TEMPLATE_TEST_CASE("options of a map that make no sense are refused", "[pool][both]", Processes,
-                   Inline, Threads) {
+TEMPLATE_TEST_CASE("options of a map that make no sense are refused", "[pool][both]", Pools,
+                   Threads) {
     TestType t;
     CHECK_THROWS_WITH(t.pool.map(test::square, numbers(3), {.task = {.key = 1}}),
                       Catch::Contains("MapOptions::task.key"));
@@ -135,7 +133,7 @@ TEMPLATE_TEST_CASE("options of a map that make no sense are refused", "[pool][bo
 }
 
 TEMPLATE_TEST_CASE("a finished task's callback is called at once, also when its pool is gone",
-                   "[pool][both][callback]", Processes, Inline, Threads) {
+                   "[pool][both][callback]", Pools, Threads) {
     mp::Future<int> future;
     {
         TestType t;
@@ -147,8 +145,7 @@ TEMPLATE_TEST_CASE("a finished task's callback is called at once, also when its 
     CHECK(value == 3);
 }
 
-TEMPLATE_TEST_CASE("a stream that outlives its pool says so", "[pool][both]", Processes, Inline,
-                   Threads) {
+TEMPLATE_TEST_CASE("a stream that outlives its pool says so", "[pool][both]", Pools, Threads) {
     auto t = std::make_unique<TestType>();
     mp::MapOptions options{
         .chunksize = 1,
@@ -163,7 +160,7 @@ TEMPLATE_TEST_CASE("a stream that outlives its pool says so", "[pool][both]", Pr
     CHECK_THROWS_AS(drain(), std::logic_error);
 }
 
-TEMPLATE_TEST_CASE("close, join, shutdown", "[pool][both][shutdown]", Processes, Inline, Threads) {
+TEMPLATE_TEST_CASE("close, join, shutdown", "[pool][both][shutdown]", Pools, Threads) {
     TestType t;
     CHECK_THROWS_AS(t.pool.join(), std::logic_error);
     auto future = t.pool.submit(test::add, 1, 2);
@@ -175,8 +172,8 @@ TEMPLATE_TEST_CASE("close, join, shutdown", "[pool][both][shutdown]", Processes,
     t.pool.shutdown();
 }
 
-TEMPLATE_TEST_CASE("the same seed gives the same random numbers", "[pool][both][random]", Processes,
-                   Inline, Threads) {
+TEMPLATE_TEST_CASE("the same seed gives the same random numbers", "[pool][both][random]", Pools,
+                   Threads) {
     TestType t;
     auto draw = [](int) { return mp::this_task::random_seed(); };
     mp::Pool reference({.processes = 1});
@@ -185,8 +182,8 @@ TEMPLATE_TEST_CASE("the same seed gives the same random numbers", "[pool][both][
     CHECK(mp::this_worker::index() == -1);
 }
 
-TEMPLATE_TEST_CASE("a pool that takes no tasks says why", "[pool][both][lifecycle]", Processes,
-                   Inline, Threads) {
+TEMPLATE_TEST_CASE("a pool that takes no tasks says why", "[pool][both][lifecycle]", Pools,
+                   Threads) {
     TestType closed, terminated;
     closed.pool.close();
     CHECK_THROWS_WITH(closed.pool.submit(test::add, 1, 2),

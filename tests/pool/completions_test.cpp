@@ -12,7 +12,7 @@
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
-using test::Inline;
+using test::Pools;
 using test::Processes;
 using test::Threads;
 using namespace std::chrono_literals;
@@ -48,8 +48,8 @@ struct Square : Shape, Colour {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("one descriptor for all that is under way", "[pool][both][completions]",
-                   Processes, Inline, Threads) {
+TEMPLATE_TEST_CASE("one descriptor for all that is under way", "[pool][both][completions]", Pools,
+                   Threads) {
     TestType t;
     mp::Completions<int> done;
     CHECK_FALSE(readable(done.fd(), 0ms));
@@ -95,8 +95,7 @@ TEMPLATE_TEST_CASE("next() waits; what failed comes as well", "[pool][both][comp
     gone.add(t.pool.submit([] {}));
 }
 
-TEMPLATE_TEST_CASE("member functions are tasks", "[pool][both][member]", Processes, Inline,
-                   Threads) {
+TEMPLATE_TEST_CASE("member functions are tasks", "[pool][both][member]", Pools, Threads) {
     TestType t;
     Square square;
     square.side = 3;

@@ -15,22 +15,11 @@
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
-using test::Inline;
-using test::Processes;
+using test::Pools;
 using test::Threads;
 using namespace std::chrono_literals;
 
 namespace {
-
-struct Forks {
-    mp::Pool pool{{.processes = 2, .start_method = mp::StartMethod::fork}};
-};
-struct Spawns {
-    mp::Pool pool{{.processes = 2, .start_method = mp::StartMethod::spawn}};
-};
-struct Forkservers {
-    mp::Pool pool{{.processes = 2, .start_method = mp::StartMethod::forkserver}};
-};
 
 using Counts = std::map<std::string, int>;
 std::vector<std::string> load(int part) { return {"to", "be", part % 2 ? "or" : "not"}; }
@@ -65,8 +54,8 @@ int sum_named(const Named& a, const std::shared_ptr<int>& between, const Named& 
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a future as an argument arrives as its value", "[pool][both][late]", Forks,
-                   Spawns, Forkservers, Inline, Threads) {
+TEMPLATE_TEST_CASE("a future as an argument arrives as its value", "[pool][both][late]", Pools,
+                   Threads) {
     TestType t;
     auto words = t.pool.submit(load, 1);
     auto counts = t.pool.submit(count, words);
@@ -83,7 +72,7 @@ TEMPLATE_TEST_CASE("a future as an argument arrives as its value", "[pool][both]
 }
 
 TEMPLATE_TEST_CASE("so it does in a tuple and in a vector, and void is no argument",
-                   "[pool][both][late]", Forks, Spawns, Forkservers, Inline, Threads) {
+                   "[pool][both][late]", Pools, Threads) {
     TestType t;
     std::vector<mp::Future<int>> parts;
     for (int i = 0; i < 5; ++i) parts.push_back(t.pool.submit(test::add, i, 1));
@@ -109,7 +98,7 @@ TEMPLATE_TEST_CASE("so it does in a tuple and in a vector, and void is no argume
 }
 
 TEMPLATE_TEST_CASE("what shares pointers is written anew, each with its own", "[pool][both][late]",
-                   Forks, Spawns, Forkservers, Inline, Threads) {
+                   Pools, Threads) {
     TestType t;
     auto a = t.pool.submit(make_named, 1), b = t.pool.submit(make_named, 2);
     CHECK(t.pool.submit(sum_named, a, std::make_shared<int>(10), b).get() == 13);
@@ -166,7 +155,7 @@ TEST_CASE("bytes that are to be an argument are those of one value", "[pool][lat
 }
 
 TEMPLATE_TEST_CASE("a task waits for what comes later, and for whoever makes it",
-                   "[pool][both][late]", Processes, Inline, Threads) {
+                   "[pool][both][late]", Pools, Threads) {
     TestType t;
     mp::Promise<int> promise;
     mp::ThreadPool threads({.threads = 1});
@@ -191,7 +180,7 @@ TEMPLATE_TEST_CASE("a task waits for what comes later, and for whoever makes it"
 }
 
 TEMPLATE_TEST_CASE("a failure or a cancellation becomes the dependent's, and so on",
-                   "[pool][both][late]", Processes, Inline, Threads) {
+                   "[pool][both][late]", Pools, Threads) {
     TestType t;
     auto bad = t.pool.submit(throws, 1);
     auto next = t.pool.submit(test::add, bad, 1);

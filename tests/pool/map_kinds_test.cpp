@@ -23,10 +23,8 @@
 
 namespace mp = sidestep;
 using namespace std::chrono_literals;
-using test::Forked;
-using test::FromServer;
-using test::Inline;
 using test::numbers;
+using test::Pools;
 using test::Processes;
 using test::Threads;
 
@@ -101,8 +99,8 @@ class Lines {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a map over several ranges ends with the shortest", "[pool][maps]", Processes,
-                   Forked, FromServer, Inline, Threads) {
+TEMPLATE_TEST_CASE("a map over several ranges ends with the shortest", "[pool][maps]", Pools,
+                   Threads) {
     TestType t;
     std::vector<std::string> names{"a", "b", "c"};
     std::list<int> few{1, 2};
@@ -119,8 +117,8 @@ TEMPLATE_TEST_CASE("a map over several ranges ends with the shortest", "[pool][m
     CHECK(names == std::vector<std::string>{"a", "b", "c"});
 }
 
-TEMPLATE_TEST_CASE("streams and map_async run over several ranges", "[pool][maps]", Processes,
-                   Inline, Threads) {
+TEMPLATE_TEST_CASE("streams and map_async run over several ranges", "[pool][maps]", Pools,
+                   Threads) {
     TestType t;
     std::vector<std::string> names{"a", "b", "c"};
     std::vector<std::string> seen;
@@ -151,8 +149,7 @@ TEST_CASE("items that cannot be copied come out of containers that were moved in
     CHECK(t.pool.map(plus, std::move(owned), numbers(5)) == std::vector{1, 3});
 }
 
-TEMPLATE_TEST_CASE("map_reduce merges in the order of the items", "[pool][maps]", Processes, Forked,
-                   FromServer, Inline, Threads) {
+TEMPLATE_TEST_CASE("map_reduce merges in the order of the items", "[pool][maps]", Pools, Threads) {
     TestType t;
     CHECK(t.pool.map_reduce(as_text, joined, numbers(1000)) == all_texts(1000));
     CHECK(t.pool.map_reduce(as_text, joined, numbers(97), {.chunksize = 3}) == all_texts(97));
@@ -166,8 +163,8 @@ TEMPLATE_TEST_CASE("map_reduce merges in the order of the items", "[pool][maps]"
     CHECK(t.pool.map_reduce(size, std::plus<std::size_t>(), Lines("to\nbe\n\nnot")) == 7);
 }
 
-TEMPLATE_TEST_CASE("map_reduce ends with an error of an item or of a merge", "[pool][maps]",
-                   Processes, Inline, Threads) {
+TEMPLATE_TEST_CASE("map_reduce ends with an error of an item or of a merge", "[pool][maps]", Pools,
+                   Threads) {
     TestType t;
     CHECK_THROWS_WITH(t.pool.map_reduce(picky_text, joined, numbers(100), {.chunksize = 1}),
                       Catch::Contains("thirty"));
@@ -181,7 +178,7 @@ TEMPLATE_TEST_CASE("map_reduce ends with an error of an item or of a merge", "[p
 }
 
 TEMPLATE_TEST_CASE("map_reduce ends at its deadline, and with what it runs", "[pool][maps]",
-                   Processes, Forked, FromServer, Threads) {
+                   Processes, Threads) {
     TestType t;
     auto sleeps = [](int number) {
         if (number >= 4) rest(1h);
@@ -234,8 +231,7 @@ TEST_CASE("in threads, map_reduce takes what cannot travel", "[pool][maps]") {
     CHECK(calls == 10);
 }
 
-TEMPLATE_TEST_CASE("find_any gives the place of an item", "[pool][maps]", Processes, Inline,
-                   Threads) {
+TEMPLATE_TEST_CASE("find_any gives the place of an item", "[pool][maps]", Pools, Threads) {
     TestType t;
     CHECK(t.pool.find_any(is_forty_two, numbers(10'000)) == 42u);
     CHECK_FALSE(t.pool.find_any(is_forty_two, numbers(42)));
@@ -245,14 +241,14 @@ TEMPLATE_TEST_CASE("find_any gives the place of an item", "[pool][maps]", Proces
 }
 
 TEMPLATE_TEST_CASE("find_any does not wait for what it does not need", "[pool][maps]", Processes,
-                   Forked, FromServer, Threads) {
+                   Threads) {
     TestType t;
     CHECK(t.pool.find_any(sleeps_at_zero, numbers(100), {.chunksize = 1}) == 3u);
     CHECK(test::eventually([&] { return t.pool.stats().running == 0; }));
 }
 
-TEMPLATE_TEST_CASE("istarmap takes tuples apart, and a task knows its item", "[pool][maps]",
-                   Processes, Forked, FromServer, Inline, Threads) {
+TEMPLATE_TEST_CASE("istarmap takes tuples apart, and a task knows its item", "[pool][maps]", Pools,
+                   Threads) {
     TestType t;
     std::vector<std::pair<int, int>> pairs{{1, 2}, {3, 4}};
     std::vector<int> sums;
@@ -265,8 +261,7 @@ TEMPLATE_TEST_CASE("istarmap takes tuples apart, and a task knows its item", "[p
     CHECK_FALSE(mp::this_task::item());
 }
 
-TEMPLATE_TEST_CASE("an input grows by what comes of it", "[pool][maps]", Processes, Forked,
-                   FromServer, Inline, Threads) {
+TEMPLATE_TEST_CASE("an input grows by what comes of it", "[pool][maps]", Pools, Threads) {
     TestType t;
     auto count = [](auto stream) {
         std::size_t seen = 0;
@@ -283,7 +278,7 @@ TEMPLATE_TEST_CASE("an input grows by what comes of it", "[pool][maps]", Process
 }
 
 TEMPLATE_TEST_CASE("what is added comes after the input's own, also behind its end", "[pool][maps]",
-                   Processes, Inline, Threads) {
+                   Pools, Threads) {
     TestType t;
     auto stream = t.pool.imap(test::square, numbers(3), {.chunksize = 1});
     CHECK(stream.next_outcome()->value() == 0);

@@ -11,8 +11,8 @@
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
-using test::Inline;
 using test::Paced;
+using test::Pools;
 using test::Processes;
 using test::Threads;
 using namespace std::chrono_literals;
@@ -65,7 +65,7 @@ const std::vector<mp::MapOptions> kOptions = {
 }  // namespace
 
 TEMPLATE_TEST_CASE("an input may wait for the result of each item before it gives the next",
-                   "[pool][stream][slow]", Processes, Inline, Threads) {
+                   "[pool][stream][slow]", Pools, Threads) {
     TestType t;
     for (const mp::MapOptions& options : kOptions) {
         std::atomic<int> taken{0};
@@ -79,8 +79,7 @@ TEMPLATE_TEST_CASE("an input may wait for the result of each item before it give
     }
 }
 
-TEMPLATE_TEST_CASE("a chunk goes when the input pauses", "[pool][stream][slow]", Processes, Inline,
-                   Threads) {
+TEMPLATE_TEST_CASE("a chunk goes when the input pauses", "[pool][stream][slow]", Pools, Threads) {
     TestType t;
     std::atomic<int> taken{0};
     Paced input(23, [&](int i) { return taken >= i / 5 * 5; });  // five at a time
@@ -108,7 +107,7 @@ TEMPLATE_TEST_CASE("while a result is waited for, what the input gives is sent o
 }
 
 TEMPLATE_TEST_CASE("an input that breaks in the end is the error of that item",
-                   "[pool][stream][slow]", Processes, Inline, Threads) {
+                   "[pool][stream][slow]", Pools, Threads) {
     TestType t;
     std::atomic<int> taken{0};
     Paced input(10, [&](int i) {
@@ -143,7 +142,7 @@ TEMPLATE_TEST_CASE("leaving the loop early ends the input", "[pool][stream][slow
 }
 
 TEMPLATE_TEST_CASE("an input that is quick loses nothing, and keeps its order",
-                   "[pool][stream][slow]", Processes, Inline, Threads) {
+                   "[pool][stream][slow]", Pools, Threads) {
     TestType t;
     auto at_once = [](int) { return true; };
     int expected = 0;

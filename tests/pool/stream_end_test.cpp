@@ -11,10 +11,9 @@
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
-using test::Inline;
 using test::methods;
 using test::numbers;
-using test::Processes;
+using test::Pools;
 using test::Threads;
 
 namespace {
@@ -73,7 +72,7 @@ bool is_a(const std::exception_ptr& error) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("a stream that was made before close() goes on", "[pool][stream][shutdown]",
-                   Processes, Inline, Threads) {
+                   Pools, Threads) {
     TestType t;
     auto items = numbers(1000);
     auto ordered = t.pool.imap(test::square, items, {.chunksize = 1});
@@ -94,7 +93,7 @@ TEMPLATE_TEST_CASE("a stream that was made before close() goes on", "[pool][stre
 }
 
 TEMPLATE_TEST_CASE("join() waits for a map that runs in another thread", "[pool][stream][shutdown]",
-                   Processes, Inline, Threads) {
+                   Pools, Threads) {
     test::SharedWords words(1);
     TestType t;
     std::vector<std::string> items(300, words.path());
@@ -117,7 +116,7 @@ TEMPLATE_TEST_CASE("join() waits for a map that runs in another thread", "[pool]
 }
 
 TEMPLATE_TEST_CASE("after terminate() a stream ends with CancelledError",
-                   "[pool][stream][shutdown]", Processes, Inline, Threads) {
+                   "[pool][stream][shutdown]", Pools, Threads) {
     TestType t;
     auto items = numbers(10'000);
     mp::MapOptions options{.chunksize = 1, .window = 4};
@@ -141,7 +140,7 @@ TEMPLATE_TEST_CASE("after terminate() a stream ends with CancelledError",
 
 TEMPLATE_TEST_CASE(
     "a stream that nobody reads holds join() up by nothing; then its rest is refused",
-    "[pool][stream][shutdown]", Processes, Inline, Threads) {
+    "[pool][stream][shutdown]", Pools, Threads) {
     TestType t;
     auto items = numbers(10);
     mp::MapOptions options{.chunksize = 1, .window = 4};
@@ -162,8 +161,8 @@ TEMPLATE_TEST_CASE(
     check(unordered);
 }
 
-TEMPLATE_TEST_CASE("a closed pool refuses a map of nothing, too", "[pool][stream][shutdown]",
-                   Processes, Inline, Threads) {
+TEMPLATE_TEST_CASE("a closed pool refuses a map of nothing, too", "[pool][stream][shutdown]", Pools,
+                   Threads) {
     TestType t;
     t.pool.close();
     std::vector<int> none;

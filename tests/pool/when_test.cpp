@@ -13,7 +13,7 @@
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
-using test::Inline;
+using test::Pools;
 using test::Processes;
 using test::Threads;
 using namespace std::chrono_literals;
@@ -26,7 +26,7 @@ int plus_one(int x) { return x + 1; }
 }  // namespace
 
 TEMPLATE_TEST_CASE("when_all gives all values, in the order of the futures", "[pool][both][when]",
-                   Processes, Inline, Threads) {
+                   Pools, Threads) {
     TestType t;
     std::vector<mp::Future<int>> some;
     for (int i = 0; i < 4; ++i) some.push_back(t.pool.submit([](int x) { return x * x; }, i));
@@ -48,7 +48,7 @@ TEMPLATE_TEST_CASE("when_all gives all values, in the order of the futures", "[p
 }
 
 TEMPLATE_TEST_CASE("when_all fails with the first that fails, when_any is the first that is done",
-                   "[pool][both][when]", Processes, Inline, Threads) {
+                   "[pool][both][when]", Pools, Threads) {
     TestType t;
     mp::Promise<int> pending;
     std::vector<mp::Future<int>> some{pending.future(), t.pool.submit(plus_one, 7)};
@@ -75,8 +75,7 @@ TEMPLATE_TEST_CASE("when_all fails with the first that fails, when_any is the fi
         8);
 }
 
-TEMPLATE_TEST_CASE("then() is a task of the same pool", "[pool][both][when]", Processes, Inline,
-                   Threads) {
+TEMPLATE_TEST_CASE("then() is a task of the same pool", "[pool][both][when]", Pools, Threads) {
     TestType t;
     auto size = t.pool.submit([] { return std::string("four"); })
                     .then([](const std::string& text) { return text.size(); })
@@ -115,7 +114,7 @@ TEST_CASE("then() with captures is for threads", "[pool][when]") {
 }
 
 TEMPLATE_TEST_CASE("chains are as long as one likes, and diamonds close", "[pool][both][when]",
-                   Processes, Inline, Threads) {
+                   Pools, Threads) {
     TestType t;
     constexpr int kSteps = 10'000, kLong = 100'000;
     mp::Promise<int> start;
@@ -149,8 +148,7 @@ TEST_CASE("a chain of when_all is no recursion either", "[pool][when]") {
     CHECK(next.get() == std::vector{1});
 }
 
-TEMPLATE_TEST_CASE("a task that waits ends with its pool", "[pool][both][when]", Processes, Inline,
-                   Threads) {
+TEMPLATE_TEST_CASE("a task that waits ends with its pool", "[pool][both][when]", Pools, Threads) {
     mp::Promise<int> never;
     mp::Future<int> waits, behind, all;
     {
@@ -221,8 +219,8 @@ TEMPLATE_TEST_CASE("a task that waits holds no worker, and is taken back at once
     CHECK_FALSE(waiting[2].cancel());
 }
 
-TEMPLATE_TEST_CASE("retries and timeouts count from where it begins", "[pool][both][when]",
-                   Processes, Inline, Threads) {
+TEMPLATE_TEST_CASE("retries and timeouts count from where it begins", "[pool][both][when]", Pools,
+                   Threads) {
     TestType t;
     auto second_time = [](int x) {
         if (mp::this_task::attempt() < 2) throw std::runtime_error("not yet");
