@@ -3,13 +3,16 @@
 #include <sidestep/cluster.hpp>
 
 #include <mpi.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "membership.hpp"
@@ -20,6 +23,24 @@ namespace sidestep::inline v0 {
 namespace {
 
 constexpr unsigned kAbortSeconds = 3;
+
+#ifdef MPICH_VERSION
+// The last that MPI_Finalize() does. A rank that exits without it is taken for one that was killed,
+// or not, whichever the launcher (Hydra) sees first: the end of this connection, or of the process.
+// (PMI 1.1, the protocol between the two: Balaji et al., "PMI: A Scalable Parallel
+// Process-Management Interface for Extreme-Scale Systems", EuroMPI 2010.)
+void tell_launcher_of_end() noexcept {
+    static constexpr std::string_view kEnd = "cmd=finalize\n";
+    static constexpr int kMilliseconds = 2000;
+    const char* text = std::getenv("PMI_FD");
+    bool is_hydra = std::getenv("MPI_LOCALNRANKS");  // Slurm's speaks other versions, too
+    int fd = text && is_hydra ? std::atoi(text) : -1;
+    if (fd < 0 || ::send(fd, kEnd.data(), kEnd.size(), MSG_NOSIGNAL) < 0) return;
+    pollfd answer{.fd = fd, .events = POLLIN, .revents = 0};
+    char bytes[64];
+    if (::poll(&answer, 1, kMilliseconds) == 1) (void)::recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+}
+#endif
 
 class Mpi final : public detail::JobLibrary {
   public:
@@ -52,10 +73,11 @@ class Mpi final : public detail::JobLibrary {
     }
     // All has been said and heard. MPICH 4.0 over UCX, between hosts, hangs in MPI_Finalize() about
     // every second time, whatever the program was: a rank that comes late waits for an answer from
-    // one that is through. A rank that exits without it, with 0 in all but the first, is no
-    // trouble: its launcher waits for all of them, and has the first one's exit code.
+    // one that is through. So there only the launcher is told.
     void leave() noexcept override {
-#ifndef MPICH_VERSION
+#ifdef MPICH_VERSION
+        tell_launcher_of_end();
+#else
         MPI_Finalize();
 #endif
     }
