@@ -150,7 +150,9 @@ def row_first_process_is_killed():
 
 
 def row_host_is_cut_off():
-    # Open MPI finds out by itself, and ends all; with MPICH it is the pool that does.
+    # Open MPI finds out by itself, and ends all, unless what it has just sent is under way: then no
+    # keepalive is sent. In that case, and with MPICH, it is the pool that does; Open MPI's launcher
+    # goes on waiting for its daemon on that host.
     silence = {"SIDESTEP_HOST_TIMEOUT": "20" if mpi == "openmpi" else "2"}
     process = begin_busy(options=KEEPALIVE if mpi == "openmpi" else (), seconds=25,
                          environment=silence)
@@ -166,6 +168,8 @@ def row_host_is_cut_off():
         process.out, process.err = process.communicate()
     finally:
         three.join_again("host1")
+    if mpi == "openmpi" and "lost host1" in process.out:
+        return
     fails(process, "communication" if mpi == "openmpi" else "lost host1")
 
 
