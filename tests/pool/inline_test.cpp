@@ -10,6 +10,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/pool.hpp>
 #include <sidestep/this_task.hpp>
 #include <sidestep/thread_pool.hpp>
 
