@@ -6,7 +6,6 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 
 #include <sidestep/detail/pool_task.hpp>
 
@@ -28,7 +27,9 @@ struct HostLink {
     std::unique_ptr<HostLane> lane;  // null: it has no workers
     // What it has, by the number that its answers name. Null: nobody waits for it any more.
     std::unordered_map<std::uint64_t, PoolTask*> tasks;
-    std::unordered_set<std::uint64_t> recalled;  // of them, which are to come back if they wait
+    // Of them, which are to come back if they wait there, and why.
+    enum class Recall : bool { for_elsewhere, cancelled };
+    std::unordered_map<std::uint64_t, Recall> recalled;
     std::uint64_t heard_ns = 0;  // when it said something last, or got more than it can run
     bool ended = false;          // nothing more comes from it
     bool lost = false;

@@ -145,7 +145,7 @@ void OtherHosts::take_back_stuck(bool idle_here) noexcept {
                 if (!task || (task->options && task->options->key != 0)) continue;
                 if (host.recalled.contains(number)) continue;
                 host.lane->cancel(number, HostLane::Cancel::waiting_only);
-                host.recalled.insert(number);
+                host.recalled.emplace(number, HostLink::Recall::for_elsewhere);
             }
         } catch (const std::bad_alloc&) {  // another time
         }
@@ -280,11 +280,12 @@ void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
 }
 
 void OtherHosts::take(HostLink& host, HostCancelled& cancelled, Hold& hold) {
-    bool recalled = host.recalled.count(cancelled.number) > 0;
+    auto found = host.recalled.find(cancelled.number);
+    bool goes_on = found != host.recalled.end() && found->second == HostLink::Recall::for_elsewhere;
     PoolTask* task = end_on(host, cancelled.number);
     if (!task) return;
     if (rooms_.life.ending()) return fail_at_end(rooms_, task, hold);
-    if (recalled)
+    if (goes_on)
         return rooms_.dispatcher.backlog().push_back(task);  // told() is followed by a refill
     rooms_.task_end.cancel(
         task, rooms_.life.running() ? spare_errors().cancelled : spare_errors().shut_down, hold);
@@ -325,11 +326,12 @@ void OtherHosts::take(HostLink& host, HostGone& gone, Hold& hold) {
 
 bool OtherHosts::cancel(PoolTask& task, bool running_too, Hold& hold) {
     HostLink& host = hosts_[task.host];
-    host.recalled.erase(task.number);
     if (!running_too) {
+        host.recalled[task.number] = HostLink::Recall::cancelled;
         host.lane->cancel(task.number, HostLane::Cancel::waiting_only);
         return false;
     }
+    host.recalled.erase(task.number);
     host.lane->cancel(task.number, HostLane::Cancel::running_too);
     host.tasks.at(task.number) = nullptr;  // it is in the host's way until that says so
     rooms_.task_end.cancel(&task, spare_errors().cancelled, hold);
@@ -339,9 +341,11 @@ bool OtherHosts::cancel(PoolTask& task, bool running_too, Hold& hold) {
 
 void OtherHosts::cancel_waiting() {
     for (HostLink& host : hosts_) {
-        host.recalled.clear();
-        for (const auto& [number, task] : host.tasks)
-            if (task) host.lane->cancel(number, HostLane::Cancel::waiting_only);
+        for (const auto& [number, task] : host.tasks) {
+            if (!task) continue;
+            host.recalled[number] = HostLink::Recall::cancelled;
+            host.lane->cancel(number, HostLane::Cancel::waiting_only);
+        }
     }
 }
 
