@@ -114,13 +114,16 @@ class FakeLane final : public Lane {
     bool front_runs() POOL_LOCKED override { return runs_; }
     bool stop(Hold& hold) noexcept POOL_LOCKED override {
         tasks_.front() = nullptr;
+        if (finished_items) ++*finished_items;  // the one that runs comes to its end for that
         stopping.emplace();
         take_back(1, hold);
         load.most = 0;
         return true;
     }
     void signal(int which, Hold&) noexcept POOL_LOCKED override { signals.push_back(which); }
-    LaneFront look_at_front(Time) POOL_LOCKED override { return {runs_, 0, begun}; }
+    LaneFront look_at_front(Time) POOL_LOCKED override {
+        return {runs_, finished_items.value_or(0), begun};
+    }
     std::optional<PartialResult> partial(std::uint64_t) noexcept POOL_LOCKED override {
         if (!finished_items) return {};
         return PartialResult{*finished_items, std::vector<std::byte>(8)};

@@ -240,6 +240,32 @@ TEST_CASE("what a chunk had finished is kept, one item is blamed, the rest runs 
     if (retried) CHECK(split.again->done());
 }
 
+TEST_CASE("of a chunk that is stopped, what comes of that does not count",
+          "[pool][rooms][fake_lane]") {
+    FakePool pool(1);
+    FakeLane& lane = pool.lanes[0];
+    PoolTask* chunk = pool.submit({.timeout = 1h}, 10);
+    Stopper& stopper = pool.policies.stopper;
+    auto error = std::make_exception_ptr(sidestep::TaskTimeout({}));
+    Hold hold(pool.mutex, pool);
+    lane.begin();
+    lane.finished_items = 4;
+    CHECK_FALSE(stopper.stop(lane, FailureKind::timeout, error, hold, 3));  // that one has ended
+    CHECK_FALSE(chunk->done());
+    CHECK(stopper.stop(lane, FailureKind::timeout, error, hold, 4));
+    REQUIRE(chunk->done());
+    CHECK(chunk->items_done() == 4);
+    REQUIRE(chunk->split());
+    REQUIRE(chunk->split()->rest);
+    CHECK(chunk->split()->rest->items.begin == 5);
+    lane.finished_items.reset();
+    lane.die(hold);
+    lane.come();
+    pool.rooms.dispatcher.refill(hold);
+    hold.unlock();
+    finish_all(pool);
+}
+
 TEST_CASE("a chunk of which nobody knows how far it was fails as a whole",
           "[pool][rooms][fake_lane]") {
     FakePool pool(1);

@@ -8,24 +8,13 @@
 
 namespace sidestep::inline v0::detail {
 
-bool ChunkRecovery::recover(Lane& lane, PoolTask* task, FailureKind kind,
-                            const std::exception_ptr& error, Hold& hold) noexcept {
-    try {
-        return split(lane, task, kind, error, hold);
-    } catch (...) {
-        return false;
-    }
+std::optional<PartialResult> ChunkRecovery::finished(Lane& lane, const PoolTask& task) noexcept {
+    if (!task.is_chunk()) return {};
+    return lane.partial(task.items.end - task.items.begin);
 }
 
-void ChunkRecovery::add_part(const PoolTaskRef& task) {
-    rooms_.task_end.begin(*task);
-    (void)PoolTaskRef(task).release();  // the pool's own reference, until it is done
-}
-
-bool ChunkRecovery::split(Lane& lane, PoolTask* task, FailureKind kind,
-                          const std::exception_ptr& error, Hold& hold) {
-    if (!task->is_chunk()) return false;
-    std::optional<PartialResult> partial = lane.partial(task->items.end - task->items.begin);
+bool ChunkRecovery::recover(PoolTask* task, std::optional<PartialResult> partial, FailureKind kind,
+                            const std::exception_ptr& error, Hold& hold) noexcept try {
     if (!partial) return false;
     PoolTaskRef rest = split_at(task, std::move(*partial), kind, error, hold);
     if (rest && rooms_.life.interrupted())
@@ -33,6 +22,13 @@ bool ChunkRecovery::split(Lane& lane, PoolTask* task, FailureKind kind,
     else if (rest)
         rooms_.dispatcher.backlog().push_back(rest.get());
     return true;
+} catch (...) {
+    return false;
+}
+
+void ChunkRecovery::add_part(const PoolTaskRef& task) {
+    rooms_.task_end.begin(*task);
+    (void)PoolTaskRef(task).release();  // the pool's own reference, until it is done
 }
 
 PoolTaskRef ChunkRecovery::split_at(PoolTask* task, PartialResult partial, FailureKind kind,

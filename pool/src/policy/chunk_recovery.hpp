@@ -3,6 +3,7 @@
 #pragma once
 
 #include <exception>
+#include <optional>
 
 #include <sidestep/detail/pool_task.hpp>
 
@@ -17,11 +18,15 @@ class ChunkRecovery {
   public:
     ChunkRecovery(const PoolRooms& rooms, RetryDesk& retries) : rooms_(rooms), retries_(retries) {}
 
-    // The chunk at the front of the lane was ended while it ran: it completes with what it has
-    // finished, and what is left of it runs on. False: it is no chunk, or nobody can tell what it
-    // had, or there is no memory for its parts; it is as it was.
-    bool recover(Lane& lane, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
-                 Hold& hold) noexcept POOL_LOCKED;
+    // What the chunk at the front of the lane has finished by now. Nothing: it is no chunk, or
+    // nobody can tell.
+    static std::optional<PartialResult> finished(Lane& lane,
+                                                 const PoolTask& task) noexcept POOL_LOCKED;
+    // The chunk was ended while it ran: it completes with what it had finished, and what is left
+    // of it runs on. False: that is not known, or there is no memory for its parts; it is as it
+    // was.
+    bool recover(PoolTask* task, std::optional<PartialResult> partial, FailureKind kind,
+                 const std::exception_ptr& error, Hold& hold) noexcept POOL_LOCKED;
     // The same for one that had finished so much elsewhere. What comes after the item that is to
     // blame is a task of its own, which is returned: it has no place yet. Null: nothing comes.
     // Throws std::bad_alloc; then the task is as it was.
@@ -31,9 +36,6 @@ class ChunkRecovery {
     void add_part(const PoolTaskRef& task) POOL_LOCKED;
 
   private:
-    bool split(Lane& lane, PoolTask* task, FailureKind kind, const std::exception_ptr& error,
-               Hold& hold) POOL_LOCKED;
-
     const PoolRooms rooms_;
     RetryDesk& retries_;
 };

@@ -144,7 +144,7 @@ void Limits::time_out(Lane& lane, const PoolTask& task, std::uint64_t item, Hold
         });
     LaneFront front = lane.look_at_front(sys::Clock::now());
     if (front.runs && front.item == item &&
-        stopper_.stop(lane, FailureKind::timeout, std::move(error), hold))
+        stopper_.stop(lane, FailureKind::timeout, std::move(error), hold, item))
         return;
     look_within(std::chrono::nanoseconds(0));  // look again at once
 }

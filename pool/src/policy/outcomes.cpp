@@ -24,7 +24,8 @@ void Outcomes::lost(Lane& lane, PoolTask& task, const std::exception_ptr& error,
     if (rooms_.life.ending()) return fail_at_end(rooms_, &task, hold);
     note_stopped(rooms_.insight, lane, task, FailureKind::crash);
     policies_.crash_loop.note_begun_task();
-    if (!policies_.chunks.recover(lane, &task, FailureKind::crash, error, hold))
+    if (!policies_.chunks.recover(&task, ChunkRecovery::finished(lane, task), FailureKind::crash,
+                                  error, hold))
         policies_.retries.retry_or_fail(&task, FailureKind::crash, error, hold);
 }
 

@@ -10,8 +10,13 @@
 
 namespace sidestep::inline v0::detail {
 
-bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold& hold) {
+bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold& hold,
+                   std::optional<std::uint64_t> item) {
     PoolTask* task = lane.task_at(0);
+    // Before it is asked to: an item that ends early for that has no result that counts.
+    std::optional<PartialResult> finished;
+    if (kind != FailureKind::cancelled) finished = ChunkRecovery::finished(lane, *task);
+    if (item && finished && finished->items != *item) return false;
     if (!lane.stop(hold)) return false;
     task->outcome.cancelled = kind == FailureKind::cancelled;
     note_stopped(rooms_.insight, lane, *task, kind);
@@ -26,7 +31,7 @@ bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold&
     } else {
         stopping.next_at = saturating_add(stopping.next_at, rooms_.options.stop_grace);
     }
-    if (kind != FailureKind::cancelled && chunks_.recover(lane, task, kind, error, hold)) {
+    if (chunks_.recover(task, std::move(finished), kind, error, hold)) {
         // What was not finished is in new tasks: nothing is left of this one to be run again.
     } else if (retries_.may_retry(*task, kind)) {
         task->place = PoolTask::Place::stopping;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <exception>
+#include <optional>
 
 #include <sidestep/detail/pool_task.hpp>
 
@@ -25,8 +26,10 @@ class Stopper {
     Stopper(const PoolRooms& rooms, RetryDesk& retries, LateTasks& late, ChunkRecovery& chunks)
         : rooms_(rooms), retries_(retries), late_(late), chunks_(chunks) {}
 
-    // The task at the front of the lane, which runs; with this as its result. False: it cannot be.
-    bool stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold& hold) POOL_LOCKED;
+    // The task at the front of the lane, which runs; with this as its result. `item`: which item of
+    // a chunk is to blame. False: it cannot be, or that item has ended.
+    bool stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold& hold,
+              std::optional<std::uint64_t> item = {}) POOL_LOCKED;
     // The lane is done with it.
     void stopped(Stopping done, Hold& hold) noexcept POOL_LOCKED;
     // If it is time, the next rung for what the lane is to stop.
