@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -61,6 +62,8 @@ struct Agent::AgentPool {
     std::shared_ptr<PoolCore> core;  // of the pool
     ServiceThread ending;            // waits for the end of the pool
     bool is_broken = false;          // that was said
+    bool is_to_end = false;          // but there was no thread that could wait for it
+    bool has_room = false;           // there is room for its end in what has finished
     std::size_t ended_tag = 0;       // comes when it has ended; 0: it is not to end yet
     std::unordered_map<std::uint64_t, std::size_t> tags;  // by the number over there
 };
@@ -89,6 +92,8 @@ int Agent::run(const Hello& own) {
             if (!handle(*frame)) break;
         }
         any = take_finished() || any;
+        for (auto& [number, pool] : pools_)
+            if (pool->is_to_end) end(number, false);
         if (transport_.lost()) {  // there is no other but the first process
             exit_code_ = 1;
             break;
@@ -198,15 +203,26 @@ void Agent::end(std::uint32_t number, bool now) {
     AgentPool& pool = *found->second;
     if (now && pool.core) pool.core->terminate();
     if (pool.ended_tag != 0) return;
-    pool.ended_tag = ++last_tag_;
-    finished_->expect();
-    if (!pool.core) return finished_->push(pool.ended_tag);
+    if (!pool.has_room) finished_->expect();
+    pool.has_room = true;
+    std::size_t tag = ++last_tag_;
+    if (!pool.core) {
+        pool.ended_tag = tag;
+        return finished_->push(tag);
+    }
     if (!now) pool.core->close();
     // It waits for the last tasks, and for workers that may take their time to leave.
-    pool.ending.start("sidestep-end", ServiceThread::Runs::library_code, [this, &pool] {
-        pool.core->join();
-        finished_->push(pool.ended_tag);
-    });
+    try {
+        pool.ending.start("sidestep-end", ServiceThread::Runs::library_code, [this, &pool, tag] {
+            pool.core->join();
+            finished_->push(tag);
+        });
+    } catch (const std::system_error&) {
+        pool.is_to_end = true;
+        return;
+    }
+    pool.is_to_end = false;
+    pool.ended_tag = tag;
 }
 
 // Its end was waited for.

@@ -160,7 +160,11 @@ void Hub::post(int rank, Frame frame, int expected_answers) {
     std::lock_guard lock(mutex_);
     if (stopped_) return;  // its lane has been told that it is gone
     posted_.emplace_back(rank, std::move(frame));
-    expected_ += expected_answers;
+    Peer& peer = peers_[static_cast<std::size_t>(rank)];
+    if (!peer.lost) {
+        peer.expected += expected_answers;
+        expected_ += expected_answers;
+    }
     if (sleeps_) posted_one_.notify_one();
 }
 
@@ -169,15 +173,12 @@ void Hub::post(int rank, Frame frame, int expected_answers) {
 void Hub::run() {
     BackOff back_off;
     for (;;) {
-        bool any = send_posted();
-        any = transport_->progress() || any;
-        while (auto frame = transport_->receive()) {
-            any = true;
-            take(*frame);
+        bool any = false;
+        try {
+            any = round();
+        } catch (const std::exception&) {  // what was read in part cannot be resumed
+            all_fail_ = true;
         }
-        while (auto rank = transport_->lost()) lose(*rank, "its agent has ended");
-        look_at_times();
-        any = tell() || any;
         if (any) back_off.reset();
         std::unique_lock lock(mutex_);
         if (stops_ && posted_.empty()) return;
@@ -188,6 +189,24 @@ void Hub::run() {
         posted_one_.wait_for(lock, std::chrono::microseconds(us));
         sleeps_ = false;
     }
+}
+
+// True: there was something to do.
+bool Hub::round() {
+    if (all_fail_) {
+        for (int rank = 1; rank < transport_->size(); ++rank)
+            lose(rank, "the first process had no memory for what it said");
+        all_fail_ = false;
+    }
+    bool any = send_posted();
+    any = transport_->progress() || any;
+    while (auto frame = transport_->receive()) {
+        any = true;
+        take(*frame);
+    }
+    while (auto rank = transport_->lost()) lose(*rank, "its agent has ended");
+    look_at_times();
+    return tell() || any;
 }
 
 bool Hub::send_posted() {
@@ -223,7 +242,9 @@ HostFailure host_failure(WiredFailure wire, std::vector<std::byte> body) {
 
 // What makes no sense costs the host that said it: its tasks cannot be told any more.
 void Hub::take(const ReceivedFrame& frame) {
-    peers_[static_cast<std::size_t>(frame.from)].heard = sys::Clock::now();
+    Peer& peer = peers_[static_cast<std::size_t>(frame.from)];
+    if (peer.lost) return;  // its tasks have been told, and nothing may come behind that
+    peer.heard = sys::Clock::now();
     std::int64_t answers = 0;
     try {
         InputArchive archive(frame.head);
@@ -263,6 +284,8 @@ void Hub::take(const ReceivedFrame& frame) {
         lose(frame.from, fmt::format("it says what makes no sense: {}", error.what()));
     }
     std::lock_guard lock(mutex_);
+    if (peer.lost) return;
+    peer.expected -= answers;
     expected_ -= answers;
 }
 
@@ -309,11 +332,13 @@ void Hub::look_at_times() {
 
 void Hub::lose(int rank, const std::string& why) {
     Peer& peer = peers_[static_cast<std::size_t>(rank)];
-    if (std::exchange(peer.lost, true)) return;
+    if (peer.lost) return;
     any_lost_ = true;
     std::lock_guard lock(mutex_);
     for (const auto& [id, lane] : lanes_)
         if (lane.rank == rank) note(id, HostGone{why});
+    peer.lost = true;  // if there is no memory for that, another time
+    expected_ -= std::exchange(peer.expected, 0);
 }
 
 // --- the end -----------------------------------------------------------------------------------
@@ -330,10 +355,13 @@ bool Hub::stop() noexcept {
         std::lock_guard lock(mutex_);
         stopped_ = true;
         unsent.swap(posted_);
-        for (const auto& [id, lane] : lanes_) note(id, HostGone{"the program is ending"});
     }
     unsent.clear();
     try {
+        {
+            std::lock_guard lock(mutex_);
+            for (const auto& [id, lane] : lanes_) note(id, HostGone{"the program is ending"});
+        }
         (void)tell();
         say_goodbye();
     } catch (const std::exception&) {  // there is no memory for that: the job is aborted

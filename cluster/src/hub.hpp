@@ -64,11 +64,13 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     using LaneId = std::uint32_t;  // what agents call a pool
     struct Peer {
         sys::Clock::time_point heard{};
-        bool lost = false;
+        bool lost = false;          // changes with the mutex held
+        std::int64_t expected = 0;  // answers; guarded by the mutex
     };
 
     void post(int rank, Frame frame, int expected_answers = 0);  // thread-safe
     void run();
+    bool round();
     bool send_posted();
     void take(const ReceivedFrame& frame);
     void note(LaneId lane, HostEvent event) { events_[lane].push_back(std::move(event)); }
@@ -87,6 +89,7 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     std::map<LaneId, std::vector<HostEvent>> events_;
     sys::Clock::time_point pinged_{};
     bool any_lost_ = false;
+    bool all_fail_ = false;  // there was no memory for what came, or for saying so
 
     mutable std::mutex mutex_;
     // Guarded by mutex_.

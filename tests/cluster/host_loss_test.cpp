@@ -69,6 +69,22 @@ TEST_CASE("A host that is cut off is lost when it has been silent for long", "[c
     pool.join();  // which does not wait for it
 }
 
+TEST_CASE("A lack of memory for what hosts say costs the tasks that they have", "[cluster]") {
+    ThreadJob job(1, 2, kSoon);
+    SharedWords words(1);
+    Pool pool(job.options());
+    auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
+    REQUIRE(begun(words, 1));
+    job.have_no_memory();
+    try {
+        (void)lost.get();
+        FAIL("its host is lost");
+    } catch (const sidestep::HostLost& error) {
+        CHECK_THAT(error.what(), Catch::Contains("had no memory for what it said"));
+    }
+    CHECK(pool.map(test::square, test::numbers(0L, 100L)).back() == 99 * 99);
+}
+
 TEST_CASE("A host that answers, however long its tasks run, is not lost", "[cluster]") {
     ThreadJob job(1, 1, kSoon);
     SharedWords words(1);

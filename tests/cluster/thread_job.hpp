@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <set>
 #include <thread>
@@ -27,8 +28,9 @@ struct Wires {
     std::mutex mutex;
     // Guarded by mutex.
     std::vector<std::deque<detail::ReceivedFrame>> inboxes;  // by rank
-    std::set<int> cut;   // what they say, and what is said to them, is lost
-    std::set<int> gone;  // that was seen by who is told of it
+    std::set<int> cut;       // what they say, and what is said to them, is lost
+    std::set<int> gone;      // that was seen by who is told of it
+    bool no_memory = false;  // for what comes to the first
 };
 
 class ThreadTransport final : public detail::Transport {
@@ -50,6 +52,7 @@ class ThreadTransport final : public detail::Transport {
         std::lock_guard lock(wires_->mutex);
         auto& inbox = wires_->inboxes[static_cast<std::size_t>(rank_)];
         if (inbox.empty()) return {};
+        if (rank_ == 0 && std::exchange(wires_->no_memory, false)) throw std::bad_alloc();
         detail::ReceivedFrame frame = std::move(inbox.front());
         inbox.pop_front();
         return frame;
@@ -106,6 +109,11 @@ class ThreadJob {
     void end(int rank) {
         std::lock_guard lock(wires_->mutex);
         wires_->gone.insert(rank);
+    }
+    // For the next that is said to the first.
+    void have_no_memory() {
+        std::lock_guard lock(wires_->mutex);
+        wires_->no_memory = true;
     }
     // Something that an agent would not say.
     void say(int rank, std::vector<std::byte> head) {

@@ -82,7 +82,12 @@ class Mpi final : public detail::JobLibrary {
 #endif
     }
     [[noreturn]] void abort(int exit_code) noexcept override {
-        ::signal(SIGALRM, SIG_DFL);  // without its launcher, MPI may wait for ever
+        // Without its launcher, MPI may wait for ever.
+        sigset_t signals;
+        sigemptyset(&signals);
+        sigaddset(&signals, SIGALRM);
+        ::signal(SIGALRM, SIG_DFL);
+        ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
         ::alarm(kAbortSeconds);
         MPI_Abort(MPI_COMM_WORLD, exit_code);
         std::_Exit(exit_code);
