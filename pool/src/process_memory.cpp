@@ -64,8 +64,10 @@ std::optional<std::uint64_t> oom_kills() { return number_after("/proc/vmstat", "
 
 bool OomKills::rose() noexcept {
     try {
-        auto kills = oom_kills(), before = std::exchange(seen_, kills);
-        return kills && before && *before < *kills;
+        auto kills = oom_kills();
+        if (!kills) return false;  // what was seen before still tells, another time
+        auto before = std::exchange(seen_, kills);
+        return before && *before < *kills;
     } catch (const std::bad_alloc&) {
         return false;
     }

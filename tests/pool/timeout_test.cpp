@@ -1,6 +1,7 @@
 // TaskOptions::timeout and memory_limit: when they fire, what they cost, and what they leave alone.
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -301,6 +302,29 @@ TEST_CASE("a task that stays below its memory limit is left alone", "[pool][memo
     CHECK_FALSE(unlimited.wait_for(100ms));
     words[test::kGate] = 3;
     CHECK(get(unlimited) == 3);
+}
+
+TEST_CASE("a task is not stopped when there is no descriptor to ask how large it is",
+          "[pool][memory][faults]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto small = pool.submit({.memory_limit = std::size_t(512) << 20}, take_memory, words.path(),
+                             std::size_t(32) << 20);
+    test::await(words[test::kTell]);
+    {
+        rlimit former{};
+        ::getrlimit(RLIMIT_NOFILE, &former);
+        rlimit few{256, former.rlim_max};
+        REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+        std::vector<int> all;
+        for (int fd; (fd = ::dup(STDERR_FILENO)) >= 0;) all.push_back(fd);
+        CHECK_FALSE(small.wait_for(100ms));  // it is looked at several times
+        for (int fd : all) ::close(fd);
+        ::setrlimit(RLIMIT_NOFILE, &former);
+    }
+    words[test::kGate] = 3;
+    CHECK(get(small) == 3);
 }
 
 TEST_CASE("what was too large once is not run again, unless so many are allowed",

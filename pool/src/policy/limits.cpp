@@ -1,6 +1,7 @@
 #include "policy/limits.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <utility>
 
@@ -112,8 +113,11 @@ void Limits::enforce_memory() {
         MemoryLook look = lane->memory_look;
         lane->memory_look.task = 0;
         if (look.task == 0 || lane->pid == 0) continue;
+        errno = 0;
         std::optional<std::size_t> used = used_memory(lane->pid, lane->memory_look);
         if (used && *used <= look.limit) continue;
+        // Not now, since this process is short of descriptors or memory: at the next look.
+        if (!used && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) continue;
         Hold hold(rooms_.mutex, rooms_.sleepers);
         // Nobody can tell: it cannot be held to its limit.
         stop_too_large(*lane, look, used.value_or(0), hold);
