@@ -24,8 +24,7 @@ void CompletionSet::add(const TaskRef& task, std::uint64_t tag) {
     try {
         if (task->listen(queue_, number)) return;
         if (!task->done()) std::rethrow_exception(never_told());
-        queue_->expect();
-        queue_->push(number);
+        queue_->add(number);
     } catch (...) {
         std::lock_guard lock(mutex_);
         added_.erase(number);

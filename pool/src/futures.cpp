@@ -13,7 +13,7 @@ void TaskWaiter::add(const TaskRef& task) {
     if (!known_.insert(task.get()).second) return;
     tasks_[index] = task;
     ++left_;
-    if (!task->listen(queue_, index)) queue_->push(index);
+    if (!task->listen(queue_, index)) queue_->add(index);
 }
 
 TaskWaiter::~TaskWaiter() {

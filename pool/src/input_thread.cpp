@@ -70,7 +70,8 @@ void InputThread::await(std::size_t most, bool nothing_else) {
 
 void InputThread::go_on(std::size_t most, std::shared_ptr<CompletionQueue> wake) {
     std::lock_guard lock(mutex_);
-    if (ended_ || kept_ > 0) return wake->push(0);
+    if (ended_ || kept_ > 0) return wake->add(0);
+    wake->expect();  // its thread must not throw
     wake_ = std::move(wake);
     wanted_ = most;
     asked_.notify_one();

@@ -386,7 +386,7 @@ class Stream
     }
 
     void listen(const detail::PoolTaskRef& task) {
-        if (pulls_beside() && task && !task->listen(wake_, 0)) wake_->push(0);
+        if (pulls_beside() && task && !task->listen(wake_, 0)) wake_->add(0);
     }
 
     // Unordered: what needs no waiting first.

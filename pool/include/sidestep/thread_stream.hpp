@@ -434,8 +434,8 @@ class ThreadStream
     }
     void fly(Flying chunk) {
         if ((kUnordered || looks_ahead()) && chunk.task && !chunk.task->listen(done_, chunk.first))
-            done_->push(chunk.first);
-        if (pulls_beside() && chunk.task && !chunk.task->listen(wake_, 0)) wake_->push(0);
+            done_->add(chunk.first);
+        if (pulls_beside() && chunk.task && !chunk.task->listen(wake_, 0)) wake_->add(0);
         window_.submit(chunk.items);
         flying_.push_back(std::move(chunk));
     }

@@ -43,10 +43,7 @@ void Dependents::listen(const std::shared_ptr<Waiting>& task, bool& is_listed) {
     }
     std::size_t tag = task->first_tag_;
     for (const TaskRef& need : task->needs()) {
-        if (!need->listen(queue_, tag)) {
-            queue_->expect();
-            queue_->push(tag);
-        }
+        if (!need->listen(queue_, tag)) queue_->add(tag);
         ++tag;
     }
 }
@@ -78,12 +75,22 @@ void Dependents::run() {
         std::optional<std::size_t> tag = queue_->pop();
         if (tag == kStop) return;
         if (tag == kSettle) {
+            expect_another();
             std::lock_guard lock(mutex_);
             is_settled_ = true;
             settled_.notify_all();
         } else if (tag) {
             tell(*tag);
         }
+    }
+}
+
+// For the next settle(). If there is no memory, there is room all the same but when others expect
+// as many as were ever there.
+void Dependents::expect_another() noexcept {
+    try {
+        queue_->expect();
+    } catch (const std::bad_alloc&) {
     }
 }
 

@@ -70,6 +70,7 @@ class Dependents {
     void start();
     void listen(const std::shared_ptr<Waiting>& task, bool& is_listed);
     void run();
+    void expect_another() noexcept;
     void tell(std::size_t tag) noexcept;
     std::shared_ptr<Waiting> take(const Waiting& task) noexcept;
 

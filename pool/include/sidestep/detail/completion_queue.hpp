@@ -27,6 +27,11 @@ class CompletionQueue {
     void expect();
     // Never throws after an expect() of its own.
     void push(std::size_t tag);
+    // Without one. Throws std::bad_alloc; the room that others expect is left to them.
+    void add(std::size_t tag) {
+        expect();
+        push(tag);
+    }
     bool empty() const;
     // Takes the next one, if there is one.
     std::optional<std::size_t> pop();

@@ -232,7 +232,7 @@ class MapReduce {
     void start(Place piece, const Submit& submit, Callable callable, Args&&... arguments) {
         piece->task = submit(options_, std::move(callable), std::forward<Args>(arguments)...);
         under_way_.emplace(++started_, piece);
-        if (!piece->task.state()->listen(done_, started_)) done_->push(started_);
+        if (!piece->task.state()->listen(done_, started_)) done_->add(started_);
     }
 
     // For a task that is done; whose piece it makes.
