@@ -89,6 +89,13 @@ void spoil_free_queue(std::uint64_t value) {
     header->freed = value;
 }
 std::string text_of(std::size_t size) { return std::string(size, 'r'); }
+// Says that it waits, as if it had not begun; goes on at the gate.
+int pretend_to_wait(const std::string& path) {
+    test::bump(path, kCount);
+    own_slot().state = SlotState::ready;
+    test::wait_at(path, kTell, kGate);
+    return 1;
+}
 
 constexpr const char* kBlamed = "it had overwritten its shared memory";
 
@@ -188,6 +195,19 @@ TEST_CASE("a cursor that was overwritten costs the worker that finds it",
     CHECK_THAT(error_of<mp::WorkerLost>(pool.submit(text_of, std::size_t(5000))).what(),
                Catch::Contains(kBlamed));
     CHECK(get(pool.submit(text_of, std::size_t(5000))) == text_of(5000));
+}
+
+TEST_CASE("a task that says that it waits is not taken back", "[pool][faults][scribble]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto wild = pool.submit(pretend_to_wait, words.path());
+    test::await(words[kTell]);
+    auto important = pool.submit({.priority = 1}, test::add, 1, 1);  // overtakes what waits
+    words[kGate] = 1;
+    CHECK(get(important) == 2);
+    CHECK_THAT(error_of<mp::WorkerLost>(wild).what(), Catch::Contains(kBlamed));
+    CHECK(words[kCount] == 1);
 }
 
 // --- at random ---------------------------------------------------------------------------------

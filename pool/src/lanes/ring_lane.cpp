@@ -132,7 +132,10 @@ void RingLane::take_back(std::uint32_t keep, Hold& hold) noexcept {
     if (!memory_ || condition_.corrupt) return;
     while (load.in_flight > keep) {
         PoolTask* task = task_at(load.in_flight - 1);
-        if (!task || !ring().take_back_last()) break;
+        // Two words have to agree that it was not begun: see end_tasks(). Relaxed: if it is begun
+        // in this moment, its state tells.
+        bool begun = memory_->words().begun.load(std::memory_order_relaxed) >= ring().published();
+        if (!task || begun || !ring().take_back_last()) break;
         --load.in_flight;
         take_back_task_fds(process.control(), task->serial, task->argument_view().fds->numbers);
         events_.handed_back(*task, hold);
@@ -147,8 +150,10 @@ PoolTask* RingLane::task_at(std::uint32_t i) const {
 
 std::uint32_t RingLane::waiting() {
     if (condition_.leaving || condition_.corrupt || load.in_flight == 0) return 0;
+    // Relaxed: hints.
     bool begun =
-        ring().slot(ring().consumed()).state.load(std::memory_order_relaxed) != SlotState::ready;
+        ring().slot(ring().consumed()).state.load(std::memory_order_relaxed) != SlotState::ready ||
+        memory_->words().begun.load(std::memory_order_relaxed) > ring().consumed();
     return load.in_flight - (begun || (condition_.ready && load.stuck == 0) ? 1 : 0);
 }
 
