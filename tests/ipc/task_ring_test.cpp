@@ -126,6 +126,23 @@ TEST_CASE("a ring holds its capacity, lap after lap", "[ipc][task_ring]") {
     }
 }
 
+TEST_CASE("what was taken back has no valid sum, nor has what was never put there",
+          "[ipc][task_ring][sum]") {
+    Ring ring(2);
+    auto is_valid = [](const TaskSlot& slot) {
+        return slot.sum == SlotSum::of_task(slot, slot.inline_bytes);
+    };
+    CHECK_FALSE(is_valid(ring.parent.slot(0)));
+    ring.parent.next().sum = SlotSum::of_task(ring.parent.next(), ring.parent.next().inline_bytes);
+    ring.parent.publish();
+    CHECK(is_valid(ring.parent.slot(0)));
+    REQUIRE(ring.parent.take_back_last());
+    ring.parent.slot(0).state = SlotState::ready;  // so writes somebody
+    TaskSlot* claimed = ring.worker.claim();
+    REQUIRE(claimed);
+    CHECK_FALSE(is_valid(*claimed));
+}
+
 TEST_CASE("what has not started can be taken back, from the end", "[ipc][task_ring]") {
     Ring ring(4);
     CHECK_FALSE(ring.parent.take_back_last());

@@ -96,6 +96,13 @@ int pretend_to_wait(const std::string& path) {
     test::wait_at(path, kTell, kGate);
     return 1;
 }
+// At the gate, makes its neighbour, which was taken back, one that waits.
+int wake_the_dead(const std::string& path) {
+    test::wait_at(path, kTell, kGate);
+    slots()[1].state = SlotState::ready;
+    return 1;
+}
+int count_itself(const std::string& path) { return static_cast<int>(test::bump(path, kCount)); }
 
 constexpr const char* kBlamed = "it had overwritten its shared memory";
 
@@ -208,6 +215,21 @@ TEST_CASE("a task that says that it waits is not taken back", "[pool][faults][sc
     CHECK(get(important) == 2);
     CHECK_THAT(error_of<mp::WorkerLost>(wild).what(), Catch::Contains(kBlamed));
     CHECK(words[kCount] == 1);
+}
+
+TEST_CASE("a task that was cancelled does not run, whatever is written over its slot",
+          "[pool][faults][scribble]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto wild = pool.submit(wake_the_dead, words.path());
+    test::await(words[kTell]);
+    auto cancelled = pool.submit(count_itself, words.path());
+    CHECK(cancelled.cancel());
+    words[kGate] = 1;
+    CHECK(get(wild) == 1);
+    CHECK(get(pool.submit({.timeout = 60s}, test::add, 1, 1)) == 2);
+    CHECK(words[kCount] == 0);
 }
 
 // --- at random ---------------------------------------------------------------------------------

@@ -6,7 +6,8 @@
 // R1 A slot has one writer: the parent while EMPTY or DONE, the worker while TAKEN. READY is
 //    contested and changes by CAS only.
 // R2 Content becomes visible through the one release store of the state. A slot that was published
-//    and taken back is empty again, as if nothing had happened.
+//    and taken back is empty again, as if nothing had happened. Only its sum is wrong then (R5):
+//    whoever writes READY there does not have the task run.
 // R3 The worker goes through the slots in order. So the DONE ones are a prefix of [consumed,
 //    published), at most one is TAKEN, the rest is READY. When the kernel has declared
 //    the worker dead, this prefix property sorts every task: done, lost, not started.
@@ -237,12 +238,12 @@ class RingParent {
     bool take_back_last() {
         if (consumed_ == published_) return false;
         SlotState expected = SlotState::ready;
-        // Relaxed: nothing of the worker's is read; the slot's content stays the parent's own.
+        // Relaxed: nothing of the worker's is read, and of the slot only the sum is written.
         if (!slot(published_ - 1)
                  .state.compare_exchange_strong(expected, SlotState::empty,
                                                 std::memory_order_relaxed))
             return false;
-        --published_;
+        slot(--published_).sum ^= 1;  // R2
         return true;
     }
 
