@@ -62,10 +62,8 @@ class ResultBuffer final : public detail::OutputBuffer {
         block_ = 0;
         set_window(slot_->inline_bytes, 0, TaskSlot::kInline);
     }
-    void publish_into_slot() {
-        slot_->size = size();
-        slot_->block = std::exchange(block_, 0);  // the parent's now
-    }
+    // The block that the result lies in, which is the caller's now; 0: the slot.
+    BlockId release() { return std::exchange(block_, 0); }
 
   private:
     void grow(std::size_t more) override {

@@ -142,38 +142,38 @@ class Worker {
                 begin = now;
                 continue;
             }
-            if (slot->sum != SlotSum::of_task(*slot, slot->inline_bytes))
-                end_damaged(*words_, Damage::task_refused);
+            const SlotTask task(*slot);
+            if (!task.is_sound()) end_damaged(*words_, Damage::task_refused);
             meter_.begin_task();
-            if (slot->module == 0 && slot->offset == kStopOffset) {
+            if (task.module == 0 && task.offset == kStopOffset) {
                 meter_.leave();
-                slot->block = slot->size = 0;
-                reply(*slot, slot->serial, ReplyKind::stopped, begin, 0);
+                reply(*slot, {task.serial, ReplyKind::stopped, 0, 0, begin, 0});
                 leave();
             }
-            if (slot->items_end) {  // not in the sum: they change while the task runs
+            if (task.items_end) {  // not in the sum: they change while the task runs
                 slot->started_ns.store(0, std::memory_order_relaxed);
                 PartialWriter(*slot).begin_anew();
             }
-            const std::uint64_t serial = slot->serial;
-            context_->number = context_->item = serial;
-            context_->attempt = slot->attempt;
-            context_->items_begin = slot->items_begin;
-            context_->items_end = slot->items_end;
+            context_->number = context_->item = task.serial;
+            context_->attempt = task.attempt;
+            context_->items_begin = task.items_begin;
+            context_->items_end = task.items_end;
             context_->progress = &slot->progress;
-            context_->started_ns = slot->timed ? &slot->started_ns : nullptr;
+            context_->started_ns = task.timed ? &slot->started_ns : nullptr;
             detail::CallTimes parts;
             bool measured = meter_.wants_parts();
-            ReplyKind kind = run(*slot, measured ? &parts : nullptr);
+            SlotSum::Reply its = run(task, *slot, measured ? &parts : nullptr);
             heap_used_ = true;
             context_->prints_elsewhere = detail::flush_printed() || context_->prints_elsewhere;
             std::uint64_t end = steady_now_ns();
             std::uint64_t duration = end - begin;
             meter_.worked(begin, end);
-            if (measured && kind == ReplyKind::value)
+            if (measured && its.kind == ReplyKind::value)
                 meter_.measured(parts.serialize_part(duration));
             if (output_) mark_output(*slot);
-            reply(*slot, serial, kind, begin, duration);
+            its.begun_ns = begin;
+            its.duration_ns = duration;
+            reply(*slot, its);
             begin = end;
             announce(duration);
             if (end >= tidy_at_) tidy(end);  // a value of the user's may end with its object
@@ -207,8 +207,8 @@ class Worker {
         leave_process(0);
     }
 
-    const detail::TaskEntry& entry_of(const TaskSlot& slot) {
-        detail::TaskId id{{slot.module, slot.offset}, slot.signature};
+    const detail::TaskEntry& entry_of(const SlotTask& task) {
+        detail::TaskId id{{task.module, task.offset}, task.signature};
         if (cached_entry_ && id.where.module == cached_.where.module &&
             id.where.offset == cached_.where.offset && id.signature == cached_.signature)
             return *cached_entry_;
@@ -217,46 +217,43 @@ class Worker {
         return *cached_entry_;
     }
 
-    // The arguments. Inline ones are copied: the result is written over them.
-    std::span<const std::byte> arguments(const TaskSlot& slot,
-                                         std::byte (&copy)[TaskSlot::kInline]) {
-        if (slot.block) return {args_segment_.data() + Arena::offset(slot.block), slot.size};
-        std::memcpy(copy, slot.inline_bytes, slot.size);
-        return {copy, slot.size};
+    // The arguments: not in the slot, where the result is written over them.
+    std::span<const std::byte> arguments(const SlotTask& task) {
+        if (task.block) return {args_segment_.data() + Arena::offset(task.block), task.size};
+        return {task.inline_bytes, task.size};
     }
 
-    // Block and size of the result are in the slot.
-    void reply(TaskSlot& slot, std::uint64_t serial, ReplyKind kind, std::uint64_t begun_ns,
-               std::uint64_t duration_ns) {
-        slot.reply = kind;
-        slot.begun_ns = begun_ns;
-        slot.duration_ns = duration_ns;
-        slot.sum = SlotSum::of_reply({serial, kind, slot.block, slot.size, begun_ns, duration_ns},
-                                     slot.inline_bytes);
+    void reply(TaskSlot& slot, const SlotSum::Reply& its) {
+        slot.reply = its.kind;
+        slot.block = its.block;
+        slot.size = its.size;
+        slot.begun_ns = its.begun_ns;
+        slot.duration_ns = its.duration_ns;
+        slot.sum = SlotSum::of_reply(its, slot.inline_bytes);
         if (!ring_.complete(slot)) end_damaged(*words_, Damage::found_later);
     }
 
     // no_sanitize: by the ABI, who catches a forced unwind is given a null reference.
-    __attribute__((no_sanitize("null"))) ReplyKind run(TaskSlot& slot, detail::CallTimes* parts) {
+    // Returns the reply, but for its times.
+    __attribute__((no_sanitize("null"))) SlotSum::Reply run(const SlotTask& task, TaskSlot& slot,
+                                                            detail::CallTimes* parts) {
         ReplyKind kind = ReplyKind::value;
-        const std::uint32_t fds = slot.fds;
-        alignas(16) std::byte copy[TaskSlot::kInline];
         ResultBuffer buffer(slot, results_);
         try {
-            if (fds) task_fds_.open(slot.serial, fds);
-            InputArchive input(arguments(slot, copy), &task_fds_);
-            const detail::TaskEntry& entry = entry_of(slot);
+            if (task.fds) task_fds_.open(task.serial, task.fds);
+            InputArchive input(arguments(task), &task_fds_);
+            const detail::TaskEntry& entry = entry_of(task);
             OutputArchive output(buffer);
             output.set_times(parts);
             if (parts) parts->begin();
             entry.run(input, output);
         } catch (...) {
             detail::pass_on_forced_unwind();
-            kind = save_error(slot, buffer);
+            kind = save_error(task, buffer);
         }
-        if (fds) task_fds_.close();
-        buffer.publish_into_slot();
-        return kind;
+        if (task.fds) task_fds_.close();
+        std::uint64_t size = buffer.size();
+        return {task.serial, kind, buffer.release(), size, 0, 0};
     }
 
     void tidy(std::uint64_t now) {
@@ -269,12 +266,12 @@ class Worker {
         ring_segment_.at<OutputMark>(kOutputMarksAt)[position] = output_->mark();
     }
 
-    ReplyKind save_error(const TaskSlot& slot, ResultBuffer& buffer) {
+    ReplyKind save_error(const SlotTask& task, ResultBuffer& buffer) {
         buffer.restart();
         OutputArchive output(buffer);
         std::string where;
         try {
-            where = fmt::format("{}  in task {}\n", detail::process_description(), slot.serial);
+            where = fmt::format("{}  in task {}\n", detail::process_description(), task.serial);
         } catch (const std::bad_alloc&) {  // it goes without
         }
         detail::save_current_exception(output, where);  // for its least, the slot has room

@@ -31,3 +31,29 @@ TEST_CASE("what is checked of a reply is what is taken, whatever is written mean
     slot.reply = ReplyKind::stopped;
     CHECK_FALSE(SlotReply(slot).is_sound(nullptr, kResults));
 }
+
+TEST_CASE("what is checked of a task is what is run, whatever is written meanwhile",
+          "[pool][rooms][ring_slot][scribble]") {
+    for (std::uint64_t size : {0u, 1u, 8u, 13u, 152u}) {
+        TaskSlot slot;
+        slot.serial = 7;
+        slot.offset = 5;
+        slot.size = size;
+        slot.items_end = 3;
+        std::memset(slot.inline_bytes, 'a', sizeof slot.inline_bytes);
+        slot.sum = SlotSum::of_task(slot, slot.inline_bytes);
+        SlotTask task(slot);
+        slot.size = 8;
+        slot.block = slot.offset = slot.items_end = 1;
+        std::memset(slot.inline_bytes, 'w', sizeof slot.inline_bytes);
+        CHECK(task.is_sound());
+        CHECK((task.serial == 7 && task.offset == 5 && task.items_end == 3 && task.block == 0));
+        REQUIRE(task.size == size);
+        CHECK(std::memcmp(task.inline_bytes, std::string(size, 'a').data(), size) == 0);
+        CHECK_FALSE(SlotTask(slot).is_sound());
+    }
+    TaskSlot slot;
+    slot.size = 153;  // more than there is
+    slot.sum = SlotSum::of_task(slot, slot.inline_bytes);
+    CHECK_FALSE(SlotTask(slot).is_sound());
+}

@@ -78,8 +78,10 @@ static_assert(std::atomic<SlotState>::is_always_lock_free);
 // Functions", 1979.)
 class SlotSum {
   public:
-    // Of a task; `content` is what lies in the slot, without what has a block.
-    static std::uint32_t of_task(const TaskSlot& slot, const std::byte* content) {
+    // Of a task, a TaskSlot's or a SlotTask's; `content` is what lies in the slot, without what has
+    // a block.
+    template <class Task>
+    static std::uint32_t of_task(const Task& slot, const std::byte* content) {
         std::uint64_t numbers =
             slot.fds | std::uint64_t(slot.attempt) << 32 | std::uint64_t(slot.timed) << 48;
         std::uint64_t items = slot.items_begin | std::uint64_t(slot.items_end) << 32;
@@ -147,6 +149,41 @@ class SlotSum {
     }
     static std::uint32_t finish(std::uint64_t sum) { return static_cast<std::uint32_t>(sum >> 32); }
 };
+
+// A task as its worker takes it, copied out of its slot: what lies there may change while we look,
+// and what is checked must be what is run.
+struct SlotTask {
+    explicit SlotTask(const TaskSlot& slot)
+        : sum(slot.sum),
+          serial(slot.serial),
+          module(slot.module),
+          offset(slot.offset),
+          signature(slot.signature),
+          block(slot.block),
+          size(slot.size),
+          fds(slot.fds),
+          attempt(slot.attempt),
+          timed(slot.timed),
+          items_begin(slot.items_begin),
+          items_end(slot.items_end) {
+        if (block || size > TaskSlot::kInline) return;
+        // By words: most arguments are one or two of them.
+        for (std::size_t at = 0; at < size; at += 8)
+            std::memcpy(inline_bytes + at, slot.inline_bytes + at, 8);
+    }
+    bool is_sound() const {
+        return sum == SlotSum::of_task(*this, inline_bytes) && (block || size <= TaskSlot::kInline);
+    }
+
+    const std::uint32_t sum;
+    const std::uint64_t serial, module, offset, signature, block, size;
+    const std::uint32_t fds;
+    const std::uint16_t attempt;
+    const std::uint8_t timed;
+    const std::uint32_t items_begin, items_end;
+    alignas(16) std::byte inline_bytes[TaskSlot::kInline];  // `size` of them, if there is no block
+};
+static_assert(TaskSlot::kInline % 8 == 0);
 
 // What lies in shared memory for one worker, before its slots.
 struct RingHeader {
