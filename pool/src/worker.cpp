@@ -171,6 +171,9 @@ class Worker {
             if (measured && its.kind == ReplyKind::value)
                 meter_.measured(parts.serialize_part(duration));
             if (output_) mark_output(*slot);
+            // The parent knows whether it asked, and takes no result then. If it did not, a task
+            // wrote so, and what came of the one that believed it may be half of it.
+            if (context_->stop_requested()) its.kind = ReplyKind::stopped;
             its.begun_ns = begin;
             its.duration_ns = duration;
             reply(*slot, its);

@@ -57,3 +57,15 @@ TEST_CASE("what is checked of a task is what is run, whatever is written meanwhi
     slot.sum = SlotSum::of_task(slot, slot.inline_bytes);
     CHECK_FALSE(SlotTask(slot).is_sound());
 }
+
+TEST_CASE("a block is looked at whatever the reply says that it is",
+          "[pool][rooms][ring_slot][scribble]") {
+    TaskSlot slot;
+    slot.reply = ReplyKind::stopped;
+    slot.size = 8;
+    for (std::uint64_t block : {std::uint64_t(4096), ~std::uint64_t(0), std::uint64_t(1) << 40}) {
+        slot.block = block;
+        slot.sum = SlotSum::of_reply({0, slot.reply, block, 8, 0, 0}, slot.inline_bytes);
+        CHECK_FALSE(SlotReply(slot).is_sound(nullptr, 4096));
+    }
+}

@@ -103,6 +103,18 @@ int wake_the_dead(const std::string& path) {
     return 1;
 }
 int count_itself(const std::string& path) { return static_cast<int>(test::bump(path, kCount)); }
+void ask_itself_to_stop() {
+    auto* header = reinterpret_cast<mp::RingHeader*>(mapping("sidestep-ring").data());
+    header->stop_number = mp::this_task::number();
+}
+bool stop_itself() {
+    ask_itself_to_stop();
+    return mp::this_task::stop_requested();
+}
+void stop_in_the_middle(const std::string& path, int item) {
+    test::bump(path, kCount);
+    if (item == 3) ask_itself_to_stop();
+}
 
 constexpr const char* kBlamed = "it had overwritten its shared memory";
 
@@ -230,6 +242,21 @@ TEST_CASE("a task that was cancelled does not run, whatever is written over its 
     CHECK(get(wild) == 1);
     CHECK(get(pool.submit({.timeout = 60s}, test::add, 1, 1)) == 2);
     CHECK(words[kCount] == 0);
+}
+
+TEST_CASE("a task that nobody asked to stop, and that was told so, is lost",
+          "[pool][faults][scribble]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    CHECK_THAT(error_of<mp::WorkerLost>(pool.submit(stop_itself)).what(), Catch::Contains(kBlamed));
+    auto stream =
+        pool.imap(mp::bind(stop_in_the_middle, words.path()), test::numbers(10), {.chunksize = 10});
+    unsigned good = 0, bad = 0;
+    while (auto outcome = stream.next_outcome()) ++(*outcome ? good : bad);
+    CHECK(good + bad == 10);
+    CHECK(good <= words[kCount]);
+    CHECK(bad > 0);
 }
 
 // --- at random ---------------------------------------------------------------------------------

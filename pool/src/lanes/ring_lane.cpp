@@ -111,7 +111,7 @@ void RingLane::take_reply(const SlotReply& reply, PoolTask* task, Hold& hold) {
                           &memory_},
                          hold);
     } else {
-        if (reply.kind != ReplyKind::stopped && reply.block) memory_->take_back(reply.block);
+        if (reply.block) memory_->take_back(reply.block);
         if (stopping) end_stopping(hold);
     }
     ring().release_front();

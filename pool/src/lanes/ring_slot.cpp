@@ -16,10 +16,11 @@ bool SlotReply::is_sound(const PoolTask* task, std::size_t results_size) const {
     if (sum !=
         SlotSum::of_reply({serial, raw_kind, block, size, begun_ns, duration_ns}, inline_bytes))
         return false;
-    if (kind == ReplyKind::stopped) return !task;
-    if (kind != ReplyKind::value && kind != ReplyKind::error) return false;
-    if (block == 0) return size <= PoolTask::kInline;
-    return Arena::is_valid(block, results_size) && size <= Arena::capacity(block);
+    bool fits = block == 0 ? size <= PoolTask::kInline
+                           : Arena::is_valid(block, results_size) && size <= Arena::capacity(block);
+    if (!fits) return false;
+    if (kind == ReplyKind::stopped) return !task;  // only the parent asks a task to stop
+    return kind == ReplyKind::value || kind == ReplyKind::error;
 }
 
 void fill_slot(TaskSlot& slot, const PoolTask& task, const PoolTask::ArgumentView& arguments) {

@@ -27,7 +27,7 @@ struct SlotReply {
     const std::uint64_t serial, block, size, begun_ns, duration_ns;
     alignas(16) std::byte inline_bytes[TaskSlot::kInline];  // `size` of them, if there is no block
 
-    // It makes sense. No task: one that was stopped, or the request to leave.
+    // It makes sense. No task: one that was asked to stop, or the request to leave.
     bool is_sound(const PoolTask* task, std::size_t results_size) const;
 
   private:
