@@ -48,8 +48,9 @@ class ResultArena {
 // Writes a result into the slot, and into the arena when it grows.
 class ResultBuffer final : public detail::OutputBuffer {
   public:
-    ResultBuffer(TaskSlot& slot, ResultArena& arena)
-        : slot_(&slot), partial_(slot), arena_(&arena) {
+    // The writer is told of each change; it outlives this object.
+    ResultBuffer(TaskSlot& slot, PartialWriter& partial, ResultArena& arena)
+        : slot_(&slot), partial_(&partial), arena_(&arena) {
         set_window(slot_->inline_bytes, 0, TaskSlot::kInline);
     }
     ~ResultBuffer() override {
@@ -57,7 +58,7 @@ class ResultBuffer final : public detail::OutputBuffer {
     }
 
     void restart() {
-        partial_.begin_anew();
+        partial_->begin_anew();
         if (block_) arena_->free(block_);
         block_ = 0;
         set_window(slot_->inline_bytes, 0, TaskSlot::kInline);
@@ -70,14 +71,14 @@ class ResultBuffer final : public detail::OutputBuffer {
         std::size_t used = size();
         BlockId larger = arena_->allocate(std::max(used + more, 2 * capacity()));
         std::memcpy(arena_->data(larger), begin(), used);
-        partial_.moved_to(larger);
+        partial_->moved_to(larger);
         if (block_) arena_->free(block_);
         block_ = larger;
         set_window(arena_->data(block_), used, Arena::capacity(block_));
     }
 
     TaskSlot* slot_;
-    PartialWriter partial_;
+    PartialWriter* partial_;
     ResultArena* arena_;
     BlockId block_ = 0;
 };

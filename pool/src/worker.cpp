@@ -81,6 +81,7 @@ class Worker {
           words_(reinterpret_cast<WorkerWords*>(ring_segment_.data() + kWorkerWordsAt)),
           results_(result_segment_, ring_, *words_),
           meter_(*words_),
+          partial_(words_->partial_checks),
           wake_ns_(setup.wake_ns),
           spin_(setup.spin),
           initializer_(setup.initializer),
@@ -99,6 +100,7 @@ class Worker {
         context_->worker = static_cast<int>(index_);
         context_->seed = setup.seed;
         context_->stop_number = &ring_.stop_number();
+        context_->progress = &partial_;
     }
 
     // What the parent is told: that it is ready, or what its initializer threw.
@@ -144,21 +146,21 @@ class Worker {
             }
             const SlotTask task(*slot);
             if (!task.is_sound()) end_damaged(*words_, Damage::task_refused);
+            partial_.begin(*slot, task.serial);
+            if (task.items_end) {  // not in the sum: they change while the task runs
+                slot->started_ns.store(0, std::memory_order_relaxed);
+                partial_.begin_anew();
+            }
             meter_.begin_task();
             if (task.module == 0 && task.offset == kStopOffset) {
                 meter_.leave();
                 reply(*slot, {task.serial, ReplyKind::stopped, 0, 0, begin, 0});
                 leave();
             }
-            if (task.items_end) {  // not in the sum: they change while the task runs
-                slot->started_ns.store(0, std::memory_order_relaxed);
-                PartialWriter(*slot).begin_anew();
-            }
             context_->number = context_->item = task.serial;
             context_->attempt = task.attempt;
             context_->items_begin = task.items_begin;
             context_->items_end = task.items_end;
-            context_->progress = &slot->progress;
             context_->started_ns = task.timed ? &slot->started_ns : nullptr;
             detail::CallTimes parts;
             bool measured = meter_.wants_parts();
@@ -241,7 +243,7 @@ class Worker {
     __attribute__((no_sanitize("null"))) SlotSum::Reply run(const SlotTask& task, TaskSlot& slot,
                                                             detail::CallTimes* parts) {
         ReplyKind kind = ReplyKind::value;
-        ResultBuffer buffer(slot, results_);
+        ResultBuffer buffer(slot, partial_, results_);
         try {
             if (task.fds) task_fds_.open(task.serial, task.fds);
             InputArchive input(arguments(task), &task_fds_);
@@ -356,6 +358,7 @@ class Worker {
     WorkerWords* words_;
     ResultArena results_;
     WorkerMeter meter_;
+    PartialWriter partial_;
     std::uint64_t wake_ns_;
     SpinPolicy spin_;
     HookSetup initializer_, finalizer_;

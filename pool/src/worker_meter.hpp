@@ -31,6 +31,8 @@ struct WorkerWords {
     // the front was.
     std::atomic<std::uint64_t> begun{0};
     std::atomic<std::uint64_t> damaged{0};  // a Damage: why it ended because of a stray write
+    // Of the chunk that runs, what vouches for `progress` and `partial_block` (ProgressTeller).
+    std::atomic<std::uint64_t> partial_checks[2] = {};
 };
 
 // A task has written where it must not: what this worker shares with its parent is not what the two

@@ -115,6 +115,15 @@ void stop_in_the_middle(const std::string& path, int item) {
     test::bump(path, kCount);
     if (item == 3) ask_itself_to_stop();
 }
+// Has its worker die amid the items, having said that so many are done: the input's thousands.
+long lie_and_die(long input) {
+    long item = input % 1000;
+    if (item != 4) return 100 * item;
+    auto items = static_cast<std::uint64_t>(input / 1000);
+    own_slot().progress = mp::detail::ChunkProgress::pack(items, items ? 2 + 8 * items : 0);
+    test::die(SIGABRT);
+    return 0;
+}
 
 constexpr const char* kBlamed = "it had overwritten its shared memory";
 
@@ -257,6 +266,24 @@ TEST_CASE("a task that nobody asked to stop, and that was told so, is lost",
     CHECK(good + bad == 10);
     CHECK(good <= words[kCount]);
     CHECK(bad > 0);
+}
+
+TEST_CASE("items that a dead worker did not finish have no result, whatever it said of them",
+          "[pool][faults][scribble]") {
+    auto method = GENERATE(from_range(methods()));
+    long items = GENERATE(0, 2, 8);
+    CAPTURE(items);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto stream =
+        pool.imap(lie_and_die, test::numbers(1000 * items, 1000 * items + 10), {.chunksize = 10});
+    std::size_t lost = 0;
+    while (auto outcome = stream.next_outcome()) {
+        if (!*outcome)
+            ++lost;
+        else
+            CHECK(outcome->value() == 100 * static_cast<long>(outcome->index()));
+    }
+    CHECK(lost == 10);  // all of the chunk: nothing that it said can be believed
 }
 
 // --- at random ---------------------------------------------------------------------------------

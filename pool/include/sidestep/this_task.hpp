@@ -15,6 +15,8 @@ namespace sidestep::inline v0 {
 
 namespace detail {
 
+class ProgressTeller;
+
 // What a thread runs: set by whoever runs tasks in it. Internal.
 struct TaskContext {
     std::uint64_t number = 0;
@@ -28,7 +30,7 @@ struct TaskContext {
     // For a chunk of a map.
     // Which are to be run; 0, 0: all, or it is none (in a worker).
     std::uint32_t items_begin = 0, items_end = 0;
-    std::atomic<std::uint64_t>* progress = nullptr;    // told after each item (ChunkProgress)
+    ProgressTeller* progress = nullptr;                // told after each item (ChunkProgress)
     std::atomic<std::uint64_t>* started_ns = nullptr;  // told before each item
     bool prints_elsewhere = false;  // than to stdout, or what leads there (flush_printed())
 

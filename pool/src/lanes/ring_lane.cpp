@@ -210,7 +210,7 @@ std::uint64_t RingLane::begun_ns(std::uint64_t now) const {
 
 std::optional<PartialResult> RingLane::partial(std::uint64_t most) noexcept {
     if (condition_.corrupt) return {};
-    return copy_partial(ring().slot(ring().consumed()), memory_->results, most);
+    return copy_partial(ring(), memory_->words(), memory_->results, most);
 }
 
 void RingLane::look(Hold& hold) {

@@ -64,12 +64,20 @@ bool contradicts_itself(RingParent& ring, const WorkerWords& words, bool is_aliv
     }
 }
 
-std::optional<PartialResult> copy_partial(const TaskSlot& slot, const Segment& results,
-                                          std::uint64_t most) noexcept try {
-    static constexpr int kLooks = 8;  // it may still be running, and move them meanwhile
+std::optional<PartialResult> copy_partial(RingParent& ring, const WorkerWords& words,
+                                          const Segment& results, std::uint64_t most) noexcept try {
+    static constexpr int kLooks = 64;  // it may still be running, and move them meanwhile
+    const TaskSlot& slot = ring.slot(ring.consumed());
     std::uint64_t bits = (most + 7) / 8;
     for (int i = 0; i < kLooks; ++i) {
-        PartialLook look(slot);
+        PartialLook look(slot, words.partial_checks);
+        // The worker vouches for its first words before it says that it has begun: until then they
+        // are the parent's own. Relaxed: at worst it has begun since, and nothing is finished.
+        bool begun = words.begun.load(std::memory_order_relaxed) > ring.consumed();
+        if (!look.is_vouched_for() && (begun || look.progress != 0 || look.block != 0)) {
+            if (look.is_unchanged()) return {};
+            continue;  // these do not belong together
+        }
         std::uint64_t items = ChunkProgress::items(look.progress),
                       size = ChunkProgress::bytes(look.progress);
         if (items == 0) return PartialResult{0, std::vector<std::byte>(bits)};
@@ -77,10 +85,7 @@ std::optional<PartialResult> copy_partial(const TaskSlot& slot, const Segment& r
                            (look.block == 0 ? size <= PoolTask::kInline
                                             : Arena::is_valid(look.block, results.size()) &&
                                                   size <= Arena::capacity(look.block));
-        if (!is_possible) {
-            if (look.still_holds()) return {};
-            continue;  // these two do not belong together
-        }
+        if (!is_possible) return {};
         const std::byte* data =
             look.block ? results.data() + Arena::offset(look.block) : slot.inline_bytes;
         PartialResult partial{static_cast<std::uint32_t>(items), std::vector<std::byte>(size)};

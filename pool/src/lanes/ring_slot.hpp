@@ -55,9 +55,9 @@ void fill_with_request_to_leave(TaskSlot& slot);
 // What the words of a living worker, or of a dead one, say of the task at its front cannot be: a
 // task has written over them.
 bool contradicts_itself(RingParent& ring, const WorkerWords& words, bool is_alive = true);
-// Copies the finished items' results out of a worker's memory. Nothing: what it wrote makes no
-// sense, or there is no memory for the copy.
-std::optional<PartialResult> copy_partial(const TaskSlot& slot, const Segment& results,
-                                          std::uint64_t most) noexcept;
+// Copies the finished items' results, of the task at the front, out of a worker's memory. Nothing:
+// what it wrote makes no sense, or there is no memory for the copy.
+std::optional<PartialResult> copy_partial(RingParent& ring, const WorkerWords& words,
+                                          const Segment& results, std::uint64_t most) noexcept;
 
 }  // namespace sidestep::detail

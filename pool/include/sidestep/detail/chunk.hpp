@@ -28,6 +28,7 @@
 #include <sidestep/detail/call_times.hpp>
 #include <sidestep/detail/forced_unwind.hpp>
 #include <sidestep/detail/printed_output.hpp>
+#include <sidestep/detail/progress_teller.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
@@ -226,9 +227,7 @@ struct Chunk {
                 if (stdout_waits() || context.prints_elsewhere) flush_printed();
                 // The start of the next one comes first, or that might be found late for this one.
                 note_start(context);
-                // SYNC(partial): release, pairs with PartialLook.
-                context.progress->store(ChunkProgress::pack(i - begin + 1, result.buffer().size()),
-                                        std::memory_order_release);
+                context.progress->tell(ChunkProgress::pack(i - begin + 1, result.buffer().size()));
             }
             if (context.stop_requested()) return;  // nobody waits for the rest
         }
