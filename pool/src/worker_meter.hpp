@@ -12,7 +12,12 @@ namespace sidestep::inline v0 {
 
 // What a worker found when something had been written over what it shares with its parent: the task
 // that it had taken and did not begin, or something else while it ran one.
-enum class Damage : std::uint64_t { none, task_refused, found_later };
+// Numbers that nobody writes by chance.
+enum class Damage : std::uint64_t {
+    none,
+    task_refused = 0x6465737566657274,
+    found_later = 0x726574616c646e66
+};
 
 // The worker alone writes; all relaxed: each word is right by itself, and a reader that is a task
 // late is right enough. Nanoseconds.

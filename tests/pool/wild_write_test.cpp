@@ -124,6 +124,13 @@ long lie_and_die(long input) {
     test::die(SIGABRT);
     return 0;
 }
+// What a worker that refused its task would have left.
+void pretend_to_refuse(const std::string& path) {
+    test::bump(path, kCount);
+    words().begun = 0;
+    words().damaged = 1;
+    test::die(SIGABRT);
+}
 
 constexpr const char* kBlamed = "it had overwritten its shared memory";
 
@@ -284,6 +291,15 @@ TEST_CASE("items that a dead worker did not finish have no result, whatever it s
             CHECK(outcome->value() == 100 * static_cast<long>(outcome->index()));
     }
     CHECK(lost == 10);  // all of the chunk: nothing that it said can be believed
+}
+
+TEST_CASE("a worker's words do not have its task run twice", "[pool][faults][scribble]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    CHECK_THAT(error_of<mp::WorkerLost>(pool.submit(pretend_to_refuse, words.path())).what(),
+               Catch::Contains(kBlamed));
+    CHECK(words[kCount] == 1);
 }
 
 // --- at random ---------------------------------------------------------------------------------

@@ -119,8 +119,10 @@ void RingLane::end_tasks(const ExitStatus& status, OomKills& kills, Hold& hold) 
     RingParent& its = ring();
     // Two words have to agree that the front was not begun: a stray write into one of them must not
     // have a task run twice. (One whose arguments were overwritten is taken, and not begun.)
+    SlotState front = its.front_state();
     bool front_waits = words.begun.load(std::memory_order_relaxed) <= its.consumed() &&
-                       (its.front_state() == SlotState::ready || damage == Damage::task_refused);
+                       (front == SlotState::ready ||
+                        (front == SlotState::taken && damage == Damage::task_refused));
     if (stopping) end_stopping(hold);
     for (std::uint64_t i = its.published(); i-- > its.consumed();) {
         PoolTask* task = std::exchange(in_flight_tasks_[its.position(i)], nullptr);
