@@ -104,6 +104,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void wake_waiters() noexcept override { wait_room_.wake_all(); }
     void end_vain_waits() POOL_UNLOCKED;
     void kick_supervisor() noexcept override { supervision_.supervisor.kick(); }
+    void say_who_attends() noexcept override POOL_LOCKED { wait_room_.say_who_attends(); }
 
     const PoolOptions options_;
     const bool has_default_options_;

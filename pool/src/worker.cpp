@@ -35,10 +35,12 @@ namespace sidestep::inline v0 {
 
 std::uint32_t SpinPolicy::awake(const ControlPage& page) const {
     std::uint32_t sleeping = 0;
-    for (std::uint32_t i = 0; i * 64 < workers; ++i)
-        sleeping += static_cast<std::uint32_t>(
-            std::popcount(page.parked[i].load(std::memory_order_relaxed)));  // a hint
-    return workers > sleeping ? workers - sleeping : 0;
+    for (std::uint32_t i = 0; i * 64 < workers; ++i) {
+        std::uint64_t word = page.parked[i].load(std::memory_order_relaxed);        // a hint
+        if (workers - i * 64 < 64) word &= (std::uint64_t(1) << workers % 64) - 1;  // of workers
+        sleeping += static_cast<std::uint32_t>(std::popcount(word));
+    }
+    return workers - sleeping;
 }
 
 std::chrono::nanoseconds SpinPolicy::budget(const ControlPage& page) const {

@@ -29,6 +29,14 @@ class Room final : public Sleepers {
     void wake_waiters() noexcept override { room.wake_all(); }
     void kick_supervisor() noexcept override {}
     bool is_led() const { return page_.attended.load() == 1; }
+    // Whatever a worker wrote there.
+    bool is_led_in_truth(std::uint32_t written) {
+        page_.attended = written;
+        PoolLock lock(mutex);
+        room.say_who_attends();
+        CHECK(page_.attended.load() <= 1);
+        return is_led();
+    }
     unsigned followers() {
         PoolLock lock(mutex);
         return room.followers();
@@ -131,4 +139,26 @@ TEST_CASE("a thread whose result comes while it drops something does not go to s
     r.set(first);
     leader.join();
     CHECK_FALSE(slept);
+}
+
+TEST_CASE("what a worker wrote of who attends is put right", "[pool][rooms][wait][scribble]") {
+    Room r;
+    bool ready = false;
+    for (std::uint32_t written : {0u, 1u, 7u}) CHECK_FALSE(r.is_led_in_truth(written));
+    std::thread leader([&] { CHECK(r.room.wait([&] { return ready; }, {})); });
+    CHECK(test::eventually([&] { return r.is_led(); }));
+    for (std::uint32_t written : {0u, 1u, 7u}) CHECK(r.is_led_in_truth(written));
+    r.set(ready);
+    leader.join();
+    CHECK_FALSE(r.is_led());
+}
+
+TEST_CASE("nobody sleeps but the workers", "[pool][rooms][wait][scribble]") {
+    ControlPage page;
+    for (std::uint32_t workers : {1u, 2u, 63u, 64u, 65u, 128u, 1024u}) {
+        for (std::atomic<std::uint64_t>& word : page.parked) word = 0;
+        page.set_parked(workers - 1, true);
+        for (std::uint32_t i = workers; i < sidestep::kMaxWorkers; ++i) page.set_parked(i, true);
+        CHECK(SpinPolicy{.workers = workers}.awake(page) == workers - 1);
+    }
 }

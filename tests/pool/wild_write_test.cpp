@@ -131,6 +131,14 @@ void pretend_to_refuse(const std::string& path) {
     words().damaged = 1;
     test::die(SIGABRT);
 }
+// Nobody who waits for a result leads now: it looks on until the pool itself has put that right.
+void pretend_to_attend(const std::string& path) {
+    auto& page = *reinterpret_cast<mp::ControlPage*>(mapping("sidestep-control").data());
+    test::wait_at(path, kTell, kGate);
+    page.attended = 7;
+    while (page.attended != 0) std::this_thread::yield();
+    test::bump(path, kCount);
+}
 
 constexpr const char* kBlamed = "it had overwritten its shared memory";
 
@@ -300,6 +308,17 @@ TEST_CASE("a worker's words do not have its task run twice", "[pool][faults][scr
     CHECK_THAT(error_of<mp::WorkerLost>(pool.submit(pretend_to_refuse, words.path())).what(),
                Catch::Contains(kBlamed));
     CHECK(words[kCount] == 1);
+}
+
+TEST_CASE("a pool finds out that nobody waits for it, whoever wrote that somebody does",
+          "[pool][faults][scribble]") {
+    auto method = GENERATE(from_range(methods()));
+    test::SharedWords words(test::kWords);
+    mp::Pool pool({.processes = 1, .start_method = method});
+    auto wild = pool.submit(pretend_to_attend, words.path());
+    words[kGate] = 1;
+    test::await(words[kCount]);  // not the pool's wait
+    get(wild);
 }
 
 // --- at random ---------------------------------------------------------------------------------

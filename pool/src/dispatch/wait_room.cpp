@@ -55,11 +55,19 @@ void WaitRoom::lead(Hold& hold, const std::function<bool()>& ready, const Deadli
         if (!done) page_.bell.wait(key, deadline);
         page_.bell.cancel(0);
     }
+    hold.lock();
+    // With the mutex held, as say_who_attends() has it.
     page_.attended.store(0, std::memory_order_relaxed);
     // SYNC(attended): pairs with Worker::ring_supervisor. What was completed before the fence is
     // found by the drain that follows in wait(); what comes later calls the supervisor.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    hold.lock();
+}
+
+void WaitRoom::say_who_attends() noexcept {
+    const std::uint32_t attended = leader_ ? 1 : 0;
+    if (page_.attended.load(std::memory_order_relaxed) == attended) return;
+    page_.attended.store(attended, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(attended)
 }
 
 void WaitRoom::wake_all() noexcept {

@@ -30,6 +30,9 @@ class WaitRoom {
     bool is_empty() const POOL_LOCKED { return !leader_ && followers_ == 0; }
     unsigned followers() const POOL_LOCKED { return followers_; }
     void wake_all() noexcept;  // with or without the mutex
+    // In the page, which workers may have written over: does somebody lead? Before a look at the
+    // rings, for what was completed while that was wrong.
+    void say_who_attends() noexcept POOL_LOCKED;
 
   private:
     void lead(Hold& hold, const std::function<bool()>& ready, const Deadline& deadline) POOL_LOCKED;

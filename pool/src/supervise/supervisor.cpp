@@ -50,6 +50,7 @@ void Supervisor::run() {
         attempt([&]() SUPERVISOR_ONLY {
             Hold hold(rooms_.mutex, rooms_.sleepers);
             Lifecycle& life = rooms_.life;
+            rooms_.sleepers.say_who_attends();
             if (rooms_.dispatcher.drain(life.ending(), hold)) hold.wake_waiters();
             const Elsewhere* elsewhere = rooms_.dispatcher.elsewhere();
             ends = (life.sealed() || life.broken()) && pool_.fleet.all_gone() &&

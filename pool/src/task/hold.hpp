@@ -16,6 +16,8 @@ class Sleepers {
   public:
     virtual void wake_waiters() noexcept = 0;     // all threads that wait for results
     virtual void kick_supervisor() noexcept = 0;  // it goes through what is due
+    // With the mutex held: what the workers read of it, and may have written over, is right again.
+    virtual void say_who_attends() noexcept {}
 
   protected:
     ~Sleepers() = default;
