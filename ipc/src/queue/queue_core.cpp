@@ -15,8 +15,8 @@ namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr const char* kQueueName = "Queue";
-constexpr std::uint64_t kPlainKind = object_kind("sidestep.Queue.2");
-constexpr std::uint64_t kJoinableKind = object_kind("sidestep.JoinableQueue.2");
+constexpr std::uint64_t kPlainKind = object_kind("sidestep.Queue.3");
+constexpr std::uint64_t kJoinableKind = object_kind("sidestep.JoinableQueue.3");
 constexpr std::size_t kLeastBytes = 4 << 10, kMostBytes = std::size_t(32) << 30;
 // A drained queue gives its memory back if it was this large.
 constexpr std::uint32_t kReclaim = (std::uint32_t(64) << 20) / kUnit;
@@ -160,7 +160,7 @@ const std::byte* QueueCore::try_put(Local& own, const std::byte* begin, const st
     const std::byte* next = begin;
     {
         Unlocker unlock(all.ring.put_lock);
-        std::uint32_t flags = all.checked_flags();
+        std::uint32_t flags = all.flags.load();
         if (flags & State::kShut) throw_put_after_end(flags & State::kProduced);
         // Before the records appear: who is killed between leaves a false alarm, not a silence.
         if ((flags & State::kPolled) && (!all.signalled || all.ring.put_lock.recovered()))
@@ -330,7 +330,7 @@ void QueueCore::shut_down(bool drop) const {
     {
         OwnerGuard lock(all.ring.put_lock);
         signal(own);  // before the flag: see try_put
-        all.flags.fetch_or(State::kShut | (drop ? State::kDrop : 0));
+        all.set(State::kShut | (drop ? State::kDrop : 0));
     }
     all.items.notify_all();
     all.space.notify_all();
@@ -348,7 +348,7 @@ int QueueCore::fd() const {
     {
         OwnerGuard lock(all.ring.put_lock);
         signal(own);  // before the flag: who finds that set does nothing more
-        all.flags.fetch_or(State::kPolled);
+        all.set(State::kPolled);
     }
     if (own.ring.size() == 0) settle(own);
     return own.event->fd.get();

@@ -1,6 +1,7 @@
 // JoinableQueue: counting what is done, and items on loan (queue_state.hpp, E1 to E3).
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <climits>
 #include <stdexcept>
 
@@ -24,6 +25,10 @@ std::size_t count(std::span<const Loan> loans) {
     for (const Loan& loan : loans) taken += loan.owner.load() != 0;
     return taken;
 }
+bool any_robbed(std::span<const Loan> loans) {
+    return std::any_of(loans.begin(), loans.end(),
+                       [](const Loan& loan) { return loan.is_robbed(); });
+}
 
 }  // namespace
 
@@ -37,10 +42,13 @@ bool QueueCore::time_to_look(Local& own) {
 }
 
 void QueueCore::State::repair_loans() {
-    if (!ring.get_lock.recovered()) return;
-    std::uint32_t next = RingCursor::unpack(ring.head.load()).count;
-    for (Loan& loan : used_loans())
-        if (loan.owner.load() != 0 && loan.number == next) loan.owner.store(0);
+    if (ring.get_lock.recovered()) {
+        std::uint32_t next = RingCursor::unpack(ring.head.load()).count;
+        for (Loan& loan : used_loans())
+            if (loan.owner.load() != 0 && (loan.number == next || loan.check.load() == 0))
+                loan.free();
+    }
+    if (any_robbed(used_loans())) throw_ring_damaged();  // E4
 }
 
 // E2. By the holder of C.
@@ -57,7 +65,7 @@ bool QueueCore::take_over(Local& own, RecordBuffer& out) {
         }
         const volatile std::uint64_t& shared_length = loan.length;
         std::uint64_t length = shared_length;  // a copy: what is checked is what is used
-        if (length > Loan::kMaxBytes || loan.check != Loan::check_of(length, loan.number))
+        if (length > Loan::kMaxBytes || loan.check.load() != Loan::check_of(length, loan.number))
             throw_ring_damaged();
         loan.ticket = all.next_ticket++;
         if (!loan.owner.compare_exchange_strong(owner, self)) continue;
@@ -82,9 +90,9 @@ bool QueueCore::lend(Local& own, RecordBuffer& out) {
         loan.ticket = all.next_ticket++;
         loan.length = length;
         loan.number = RingCursor::unpack(all.ring.head.load(std::memory_order_relaxed)).count;
-        loan.check = Loan::check_of(length, loan.number);
         if (i >= all.loans_used.load()) all.loans_used.store(static_cast<std::uint32_t>(i) + 1);
-        loan.owner.store(this_process(), std::memory_order_release);
+        loan.owner.store(this_process());  // E4
+        loan.check.store(Loan::check_of(length, loan.number));
         own.ring.commit();
         return true;
     }
@@ -118,13 +126,13 @@ void QueueCore::task_done() const {
             if (loan.owner.load() == self && (!oldest || loan.ticket < oldest->ticket))
                 oldest = &loan;
         if (!oldest) throw std::logic_error(kTooMany);
-        oldest->owner.store(0);
+        oldest->free();
     } else {
         std::uint32_t seen = all.done.load();
         do {
             if (seen == RingCursor::unpack(all.ring.tail.load()).count)
                 throw std::logic_error(kTooMany);
-        } while (!all.done.compare_exchange_weak(seen, seen + 1));
+        } while (!all.done.replace(seen, seen + 1));
     }
     if (unfinished() == 0) all.all_done.notify_all();
 }
@@ -134,7 +142,12 @@ std::size_t QueueCore::unfinished() const {
     State& all = own.state;
     if (own.constant.lease) {
         std::size_t waiting = own.ring.size();  // E3: first
-        return waiting + count(all.used_loans());
+        std::size_t lent = count(all.used_loans());
+        if (any_robbed(all.used_loans())) {  // or it changes right now
+            OwnerGuard lock(all.ring.get_lock);
+            all.repair_loans();
+        }
+        return waiting + lent;
     }
     std::uint32_t done = all.done.load();  // first: it never passes the tail
     std::uint32_t count = RingCursor::unpack(all.ring.tail.load()).count - done;

@@ -79,10 +79,10 @@ void QueueCore::end_without_producers(Local& own) {
     {
         if (!take(all.ring.put_lock, sys::Clock::now())) return;  // whoever comes next finds it
         Unlocker unlock(all.ring.put_lock);
-        std::uint32_t flags = all.checked_flags();
+        std::uint32_t flags = all.flags.load();
         if ((flags & State::kShut) || !(flags & State::kProduced) || has_producers(own)) return;
         signal(own);  // before the flag: see try_put
-        all.flags.fetch_or(State::kShut);
+        all.set(State::kShut);
     }
     all.items.notify_all();
     all.space.notify_all();
@@ -104,7 +104,7 @@ std::shared_ptr<ProducerHold> QueueCore::produce() const {
             throw PutAfterShutDown(
                 "the queue has ended, or was shut down: it takes no producer any more. Make the "
                 "producer before those that are there leave");
-        own.state.flags.fetch_or(State::kProduced);
+        own.state.set(State::kProduced);
     }
     return std::make_shared<ProducerHold>(local_, std::move(fd));
 }

@@ -9,13 +9,14 @@
 
 #include "memory/mapped_segment.hpp"
 #include "queue/byte_ring.hpp"
+#include "queue/checked_number.hpp"
 #include "sync/spin.hpp"
 #include "sync/wait_word.hpp"
 #include "sys/fd.hpp"
 
 namespace sidestep::inline v0::detail {
 
-// An item on loan. Written by the holder of C, except `owner`, which its owner clears.
+// An item on loan. Written by the holder of C.
 //
 // E1 A loan is an occupied place whose item the head has passed: it is filled in first, with the
 //    item's number, and the store of the head commits it. Whoever finds that C's holder died frees
@@ -23,6 +24,9 @@ namespace sidestep::inline v0::detail {
 //    (repair_loans()).
 // E2 A dead owner's loan goes to another by CAS: it has one owner at each moment.
 // E3 Unfinished are the records in the ring and the loans; read in this order, none is missed.
+// E4 A place has an owner first, and then a check; it loses the check first, and then the owner. So
+//    one with a check and without an owner was written over, unless C's holder changes it right
+//    now; one with an owner and without a check is in the middle of either (repair_loans()).
 struct Loan {
     static constexpr std::size_t kPlaces = 256;
     static constexpr std::size_t kMaxBytes = std::size_t(16) << 20;
@@ -30,13 +34,19 @@ struct Loan {
     std::atomic<OwnerId> owner{0};
     std::uint64_t ticket = 0;  // the oldest of a process ends first
     std::uint64_t length = 0;
-    std::uint32_t number = 0;  // the head's count when it stood before the item
-    std::uint32_t check = 0;   // of length and number
+    std::uint32_t number = 0;             // the head's count when it stood before the item
+    std::atomic<std::uint32_t> check{0};  // of length and number; 0: it is free
 
     static std::uint32_t check_of(std::uint64_t length, std::uint32_t number) {
         std::uint64_t hash = length * 0x9e3779b97f4a7c15u ^ (std::uint64_t(number) << 32 | 1);
-        return static_cast<std::uint32_t>(hash * 0xd6e8feb86659fd93u >> 32);
+        return static_cast<std::uint32_t>(hash * 0xd6e8feb86659fd93u >> 32) | 1;
     }
+    void free() {
+        check.store(0);
+        owner.store(0);
+    }
+    // It has no owner, though nobody freed it. For who does not hold C: perhaps.
+    bool is_robbed() const { return owner.load() == 0 && check.load() != 0; }
 };
 
 struct QueueCore::State {
@@ -49,24 +59,19 @@ struct QueueCore::State {
     std::uint32_t max_records = 0;
     std::uint32_t lease = 0;
     // Bits are set by the holder of P, for ever.
-    alignas(kCacheLine) std::atomic<std::uint32_t> flags{0};
+    alignas(kCacheLine) CheckedNumber flags;
     std::uint32_t signalled = 0;  // guarded by P: the timer of fd() is set
     RingWords ring;
     alignas(kCacheLine) WaitWord items;
     alignas(kCacheLine) WaitWord space;
-    alignas(kCacheLine) std::atomic<std::uint32_t> done{0};  // how many records, modulo 2^32
+    alignas(kCacheLine) CheckedNumber done;  // how many records, modulo 2^32
     WaitWord all_done;
-    std::uint64_t next_ticket = 0;             // guarded by C
-    std::atomic<std::uint32_t> loans_used{0};  // written under C: the others were never taken
+    std::uint64_t next_ticket = 0;  // guarded by C
+    CheckedNumber loans_used;       // written under C: the others were never taken
     Loan loans[Loan::kPlaces];
 
-    // Throws DamagedError if there is a flag that nobody can have set.
-    std::uint32_t checked_flags() const {
-        std::uint32_t seen = flags.load(std::memory_order_acquire);
-        if (seen >= 2 * kProduced) throw_ring_damaged();
-        return seen;
-    }
-    bool has(std::uint32_t flag) const { return (checked_flags() & flag) != 0; }
+    bool has(std::uint32_t flag) const { return (flags.load() & flag) != 0; }
+    void set(std::uint32_t more) { flags.store(flags.load() | more); }  // by the holder of P
     std::span<Loan> used_loans() {
         return {loans, std::min<std::size_t>(loans_used.load(), Loan::kPlaces)};
     }
