@@ -3,10 +3,12 @@
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
+#include <thread>
 
 #include <catch2/catch.hpp>
 
 #include <sidestep/queue.hpp>
+#include <sidestep/sync.hpp>
 
 #include "scribble.hpp"
 #include "support.hpp"
@@ -86,4 +88,40 @@ TEST_CASE("an item on loan does not vanish", "[ipc][scribble]") {
     CHECK_THROWS_AS(queue.task_done(), DamagedError);
     queue.put(4);
     CHECK_THROWS_AS(queue.get(), DamagedError);
+}
+
+TEST_CASE("a barrier's round ends when all have come, not when somebody writes so",
+          "[ipc][scribble]") {
+    Barrier barrier(2);
+    PartnersView partner(barrier);
+    std::byte* word = partner.regions()[0].data() + sizeof(ObjectHeader) + sizeof(OwnerLock);
+    auto next_round = [&] {
+        std::uint32_t round = 0;
+        std::memcpy(&round, word, sizeof round);
+        ++round;
+        std::memcpy(word, &round, sizeof round);
+    };
+    SECTION("while one waits") {
+        bool broken = false;
+        std::thread party([&] {
+            try {
+                barrier.wait();
+            } catch (const BrokenBarrierError&) {
+                broken = true;
+            }
+        });
+        CHECK(test::eventually([&] { return barrier.n_waiting() == 1; }));
+        next_round();
+        party.join();
+        CHECK(broken);
+    }
+    SECTION("before one comes") {
+        next_round();
+        CHECK_THROWS_AS(barrier.wait_for(0ms), BrokenBarrierError);
+    }
+    CHECK(barrier.broken());
+    barrier.reset();
+    std::thread party([&] { barrier.wait(); });
+    barrier.wait();
+    party.join();
 }

@@ -18,8 +18,9 @@ namespace {
 constexpr unsigned kMaxParties = 4096;
 // That others go through while one that was let go has not run yet: it is stopped, at the most.
 constexpr std::uint32_t kMostRounds = 1u << 24;
+constexpr std::uint64_t kAllFailed = ~std::uint64_t(0) << 32;  // of a State's word
 constexpr const char* kBarrierName = "Barrier";
-constexpr std::uint64_t kBarrierKind = detail::object_kind("sidestep.Barrier.3");
+constexpr std::uint64_t kBarrierKind = detail::object_kind("sidestep.Barrier.4");
 
 }  // namespace
 
@@ -49,6 +50,9 @@ struct BarrierFailure {
 // B4 What is constant is read once, when the handle is made or arrives. What no call can have made
 //    of the rest breaks the barrier: more parties than there can be, a party that waits and is not
 //    in the table, a round that is far from the one before.
+// B5 Every value of `word` lets parties through, so it is not believed alone: whoever ends a round
+//    stores what vouches for the new word first. Whoever sees that the two do not agree looks again
+//    with the lock held; if they do not agree then, somebody wrote over one of them.
 struct Barrier::State {
     ObjectHeader header;
     OwnerLock lock;
@@ -57,6 +61,11 @@ struct Barrier::State {
     std::uint32_t parties = 0;     // constant
     std::int64_t timeout_ns = -1;  // constant
     BarrierFailure failure;        // the last; of a broken barrier: what broke it
+    std::atomic<std::uint64_t> word_check{check_of(0)};  // of `word`
+
+    static constexpr std::uint64_t check_of(std::uint64_t of_word) {
+        return (of_word ^ 0x9e3779b97f4a7c15u) * 0xd6e8feb86659fd93u;
+    }
 };
 
 // The barrier as this process knows it.
@@ -66,6 +75,7 @@ struct Barrier::View {
     View(State& state, std::uint32_t its_parties)
         : lock(state.lock),
           word(state.word),
+          word_check(state.word_check),
           broken(state.broken),
           failure(state.failure),
           parties(its_parties),
@@ -73,6 +83,7 @@ struct Barrier::View {
 
     OwnerLock& lock;
     std::atomic<std::uint64_t>& word;
+    std::atomic<std::uint64_t>& word_check;
     std::uint32_t& broken;
     BarrierFailure& failure;
     const std::uint32_t parties;
@@ -81,11 +92,15 @@ struct Barrier::View {
     std::uint32_t round() const { return static_cast<std::uint32_t>(word.load()); }
     const std::atomic<std::uint32_t>& futex() const { return sys::low_half(word); }
 
+    // Without the lock, false: perhaps (B5).
+    bool agrees(std::uint64_t seen) const { return word_check.load() == State::check_of(seen); }
+    void require_agreement();
     unsigned arrived();
     bool arrive();
     bool has_arrived() const;
     void end_round(bool failed);
     void break_round(Cause cause, int pid);
+    void break_damaged();
     void drop_parties();
     void leave(OwnerId process);
     OwnerId find_dead();
@@ -185,15 +200,28 @@ bool Barrier::View::has_arrived() const {
 }
 
 // Requires: the lock is held.
-void Barrier::View::throw_damaged() {
+void Barrier::View::break_damaged() {
+    word.store(word.load() | kAllFailed);  // whichever round is another party's
     break_round(Cause::damaged, 0);
+}
+
+// Requires: the lock is held.
+void Barrier::View::throw_damaged() {
+    break_damaged();
     throw_failure(failure.round);
+}
+
+// Requires: the lock is held.
+void Barrier::View::require_agreement() {
+    if (!agrees(word.load())) throw_damaged();
 }
 
 void Barrier::View::end_round(bool failed) {
     std::uint64_t seen = word.load();
     std::uint64_t history = seen >> 32 << 1 | std::uint64_t(failed);
-    word.store(history << 32 | (round() + 1));
+    std::uint64_t next = history << 32 | (round() + 1);
+    word_check.store(State::check_of(next));  // B5: first
+    word.store(next);
     sys::futex_wake(futex(), INT_MAX);
 }
 
@@ -261,6 +289,7 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
     auto try_arrive = [&] {
         Locked lock(all);
         if (all.broken) all.throw_failure(all.failure.round);
+        all.require_agreement();
         round = all.round();
         index = all.arrived();
         if (index > all.parties || (index < all.parties && !all.arrive())) all.throw_damaged();
@@ -269,6 +298,11 @@ unsigned Barrier::wait_until_deadline(const detail::Deadline& deadline) {
     for (try_arrive(); index + 1 != all.parties;) {
         sys::Wake wake = sys::futex_wait(all.futex(), round, sleep.next());
         std::uint64_t word = all.word.load();
+        if (!all.agrees(word)) {
+            Locked lock(all);
+            all.require_agreement();
+            word = all.word.load();
+        }
         if (std::uint32_t rounds = static_cast<std::uint32_t>(word) - round; rounds != 0) {
             if (rounds > kMostRounds) {
                 Locked lock(all);
@@ -310,6 +344,7 @@ unsigned Barrier::complete(View& all, unsigned index, std::uint32_t round) {
         throw;
     }
     Locked lock(all);
+    if (!all.broken) all.require_agreement();
     if (all.round() == round)
         all.end_round(false);
     else if (has_failed(all.word.load(), round))
@@ -320,6 +355,7 @@ unsigned Barrier::complete(View& all, unsigned index, std::uint32_t round) {
 void Barrier::reset() {
     View all(ref_, parties_);
     Locked lock(all);
+    if (!all.agrees(all.word.load())) all.break_damaged();  // those who wait do not go through
     if (all.arrived() > 0) {
         all.failure = {all.round(), Cause::reset, ::getpid()};
         all.end_round(true);
