@@ -346,6 +346,7 @@ TEST_CASE("no record is put over others, wherever a place that was written over 
         REQUIRE(ring.has_records());
         ring.copy(1, 1, [&](const std::byte* data, std::size_t size) {
             record.insert(record.end(), data, data + size);
+            return record.data() + record.size() - size;
         });
         ring.commit();
         bool same = std::all_of(record.begin() + 8, record.end(),

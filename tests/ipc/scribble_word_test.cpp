@@ -4,12 +4,14 @@
 #include <cstring>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
 #include <sidestep/queue.hpp>
 #include <sidestep/sync.hpp>
 
+#include "queue/byte_ring.hpp"
 #include "scribble.hpp"
 #include "support.hpp"
 #include "sync/event_count.hpp"
@@ -124,4 +126,30 @@ TEST_CASE("a barrier's round ends when all have come, not when somebody writes s
     std::thread party([&] { barrier.wait(); });
     barrier.wait();
     party.join();
+}
+
+TEST_CASE("records are checked where they were copied to", "[ipc][scribble]") {
+    constexpr std::uint32_t kUnits = 512;
+    RingWords words;
+    std::vector<std::byte> memory(kUnits * kUnit);
+    ByteRing ring(words, memory.data(), kUnits, 100);
+    const std::uint64_t records[] = {8, 'a', 8, 'b', 8, 'c'};  // lengths and contents
+    auto* begin = reinterpret_cast<const std::byte*>(records);
+    REQUIRE(ring.put(begin, begin + sizeof records) == begin + sizeof records);
+    // Somebody changes the word before the n-th of them when all were looked at.
+    auto copy = [&](std::size_t n, std::uint64_t change) {
+        std::vector<std::byte> copied;
+        REQUIRE(ring.has_records(3));
+        return ring.copy(3, sizeof records, [&](const std::byte* data, std::size_t size) {
+            auto* word = reinterpret_cast<std::uint64_t*>(memory.data()) + 2 * n;
+            *word ^= change;
+            copied.assign(data, data + size);
+            *word ^= change;
+            return copied.data();
+        });
+    };
+    for (std::size_t n = 0; n < 3; ++n)
+        for (std::uint64_t change : {8u, 24u, 1u, 0x80000000u})
+            CHECK_THROWS_AS(copy(n, change), DamagedError);
+    CHECK(copy(0, 0) == 3);
 }

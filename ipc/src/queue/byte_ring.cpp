@@ -131,12 +131,12 @@ bool ByteRing::has_records(std::uint32_t wanted) {
     return RingCursor::unpack(seen).count != head;
 }
 
-const std::byte* ByteRing::front(std::uint64_t& length) {
+ByteRing::Item ByteRing::front() {
     next_ = checked(words_.head.load(std::memory_order_relaxed));
-    std::uint32_t place = step(next_);
-    length = length_at(place) & kLengthMask;
-    if (units_of(length) != next_.place - place) throw_ring_damaged();  // it changed meanwhile
-    return at(place) + kUnit;
+    std::uint32_t number = next_.count;
+    Record record = step(next_);
+    if (record.word != head_word(record.length(), number)) throw_ring_damaged();
+    return {at(record.place) + kUnit, record.length()};
 }
 
 }  // namespace sidestep

@@ -110,11 +110,16 @@ class ByteRing {
     // Any? Looks at the tail if fewer than `wanted` (at least 1) were seen so far.
     bool has_records(std::uint32_t wanted = 1);
     // Copies up to `limit` records out, but no more than `most` bytes after the first; `out(data,
-    // size)` gets them in a few pieces. Call commit() after.
+    // size)` gets them in a few pieces, and returns where it copied each to: what is checked is
+    // what is used. Call commit() after.
     template <class Out>
     std::uint32_t copy(std::uint32_t limit, std::size_t most, Out out);
     // The first record, in place.
-    const std::byte* front(std::uint64_t& length);
+    struct Item {
+        const std::byte* data;
+        std::uint64_t length;
+    };
+    Item front();
     // What was copied, or is in front, is taken.
     void commit() { words_.head.store(next_.pack(), std::memory_order_release); }  // SYNC(room)
 
@@ -136,8 +141,16 @@ class ByteRing {
         std::memcpy(&length, at(place), sizeof length);
         return length;
     }
-    // Moves a cursor that stands before a record past it; begin: where the record is.
-    std::uint32_t step(RingCursor& cursor) const;
+    // A record: where it is, and the word in front of it, as it was read once.
+    struct Record {
+        std::uint32_t place;
+        std::uint64_t word;
+        std::uint64_t length() const { return word & kLengthMask; }
+    };
+    // Moves a cursor that stands before a record past it. Whether the word is that record's is not
+    // checked, but that it leaves the cursor in the ring.
+    Record step(RingCursor& cursor) const;
+    static void check_records(const std::byte* copy, std::size_t size, std::uint32_t number);
 
     RingWords& words_;
     std::byte* bytes_;
@@ -146,7 +159,7 @@ class ByteRing {
     RingCursor next_;
 };
 
-inline std::uint32_t ByteRing::step(RingCursor& cursor) const {
+inline ByteRing::Record ByteRing::step(RingCursor& cursor) const {
     std::uint32_t place = cursor.place >= units_ ? 0 : cursor.place;
     std::uint64_t word = length_at(place), length = word & kLengthMask;
     for (int jumps = 0; (word & kJump) && jumps < 2; ++jumps) {
@@ -155,11 +168,22 @@ inline std::uint32_t ByteRing::step(RingCursor& cursor) const {
         word = length_at(place);
         length = word & kLengthMask;
     }
-    if (word != head_word(length, cursor.count) || length > largest() ||
-        units_of(length) > units_ - place)
+    if ((word & kJump) || length > largest() || units_of(length) > units_ - place)
         throw_ring_damaged();
     cursor = {place + static_cast<std::uint32_t>(units_of(length)), cursor.count + 1};
-    return place;
+    return {place, word};
+}
+
+// Of records that were copied out, in one piece: each has the word of that number.
+inline void ByteRing::check_records(const std::byte* copy, std::size_t size, std::uint32_t number) {
+    for (std::size_t at = 0; at < size; ++number) {
+        std::uint64_t word;
+        std::memcpy(&word, copy + at, sizeof word);
+        std::uint64_t length = word & kLengthMask;
+        std::size_t whole = units_of(length) * kUnit;
+        if (word != head_word(length, number) || whole > size - at) throw_ring_damaged();
+        at += whole;
+    }
 }
 
 template <class Out>
@@ -167,20 +191,24 @@ std::uint32_t ByteRing::copy(std::uint32_t limit, std::size_t most, Out out) {
     next_ = checked(words_.head.load(std::memory_order_relaxed));  // Q1: ours
     std::uint64_t seen = words_.seen_tail.load(std::memory_order_relaxed);
     std::uint32_t end = RingCursor::unpack(seen).count, taken = 0;
-    std::uint32_t run_begin = 0, run_end = 0;
+    std::uint32_t run_begin = 0, run_end = 0, run_number = next_.count;
+    auto copy_run = [&] {
+        std::size_t size = std::size_t(run_end - run_begin) * kUnit;
+        if (size > 0) check_records(out(at(run_begin), size), size, run_number);
+    };
     std::size_t total = 0;
     while (taken < limit && next_.count != end && (taken == 0 || total < most)) {
-        std::uint32_t place = step(next_);
-        if (place != run_end) {
-            if (run_end > run_begin) out(at(run_begin), (run_end - run_begin) * kUnit);
+        std::uint32_t number = next_.count, place = step(next_).place;
+        if (place != run_end || taken == 0) {
+            copy_run();
             run_begin = place;
+            run_number = number;
         }
-        if (taken == 0) run_begin = place;
         run_end = next_.place;
-        total += (run_end - place) * kUnit;
+        total += std::size_t(run_end - place) * kUnit;
         ++taken;
     }
-    if (run_end > run_begin) out(at(run_begin), (run_end - run_begin) * kUnit);
+    copy_run();
     return taken;
 }
 

@@ -255,6 +255,7 @@ bool QueueCore::try_get(Local& own, std::uint32_t limit, RecordBuffer& out, std:
             constexpr std::size_t kMost = 1 << 20;
             taken = own.ring.copy(limit, kMost, [&](const std::byte* data, std::size_t size) {
                 out.write(data, size);
+                return out.bytes().data() + out.size() - size;
             });
             own.ring.commit();
         }

@@ -82,8 +82,7 @@ bool QueueCore::lend(Local& own, RecordBuffer& out) {
     for (std::size_t i = 0; i < Loan::kPlaces; ++i) {
         Loan& loan = all.loans[i];
         if (loan.owner.load() != 0) continue;
-        std::uint64_t length = 0;
-        const std::byte* item = own.ring.front(length);
+        auto [item, length] = own.ring.front();
         if (length > Loan::kMaxBytes) throw_ring_damaged();
         write_record(out, item, length);  // first: it may throw
         std::memcpy(own.loan_bytes(i), item, static_cast<std::size_t>(length));
