@@ -1,5 +1,7 @@
 // Single words that somebody writes over: with a value that the word could have, at another time.
 // Each is found. (What is written at random: scribble_test.cpp.)
+#include <unistd.h>
+
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
@@ -126,6 +128,37 @@ TEST_CASE("a barrier's round ends when all have come, not when somebody writes s
     std::thread party([&] { barrier.wait(); });
     barrier.wait();
     party.join();
+}
+
+TEST_CASE("a queue lies at the beginning of its memory", "[ipc][scribble]") {
+    constexpr std::uint64_t kElsewhere = 1 << 20;
+    Queue<int> queue({.max_bytes = 8 << 20});
+    PartnersView partner(queue);
+    std::byte* begin = partner.regions()[0].data();
+    detail::HeapBuffer buffer;
+    test::FdCollector collected;
+    OutputArchive archive(buffer, &collected);
+    archive(queue);
+    std::vector<std::byte> bytes(buffer.begin(), buffer.begin() + buffer.size());
+    auto arrive = [&] {
+        std::vector<Fd> fds;
+        for (int fd : collected.fds) fds.emplace_back(::dup(fd));
+        test::FdDealer dealer(std::move(fds));
+        InputArchive input(bytes, &dealer);
+        auto other = detail::make_blank<Queue<int>>();
+        input(other);
+        return other;
+    };
+    CHECK(arrive() == queue);
+    // Whole but for its size, and said to be there: behind the number of its descriptor.
+    ObjectHeader header;
+    std::memcpy(&header, begin, sizeof header);
+    header.size -= kElsewhere;
+    std::memcpy(begin + kElsewhere, begin, 2 * kCacheLine);
+    std::memcpy(begin + kElsewhere, &header, sizeof header);
+    write_number(partner, kElsewhere + sizeof header, 1024);  // units
+    std::memcpy(bytes.data() + 8, &kElsewhere, sizeof kElsewhere);
+    CHECK_THROWS_AS(arrive(), DamagedError);
 }
 
 TEST_CASE("records are checked where they were copied to", "[ipc][scribble]") {

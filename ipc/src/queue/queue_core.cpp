@@ -368,6 +368,8 @@ void QueueCore::save(OutputArchive& archive) const {
 void QueueCore::load(InputArchive& archive, Kind kind) {
     ObjectRef ref;
     std::size_t size = ref.load(archive, kind_of(kind), kQueueName, State::kBytesBegin);
+    // Each has a segment of its own, whose pages it gives back by their places in the file.
+    if (ref.get() != ref.segment()->data()) throw_damaged(kQueueName);
     QueueConstants constants = read_constants(ref.as<State>(kQueueName), size);
     auto event = std::static_pointer_cast<QueueEvent>(load_lasting(
         archive,
