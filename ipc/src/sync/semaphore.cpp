@@ -88,8 +88,7 @@ bool Permits::take() {
             return true;
         }
     }
-    std::uint32_t seen = counter();
-    while (seen > 0)
+    for (std::uint32_t seen; (seen = counter()) > 0;)
         if (state_.counter.compare_exchange_weak(seen, seen - 1)) return true;
     return false;
 }
@@ -115,8 +114,7 @@ bool Permits::give() {
         for (OwnerId seen = word.load(); seen != 0;)
             if (word.compare_exchange_weak(seen, 0)) return true;
     if (!words_.empty() && limit_ > 0) return false;
-    std::uint32_t seen = counter();
-    while (seen < most())
+    for (std::uint32_t seen; (seen = counter()) < most();)
         if (state_.counter.compare_exchange_weak(seen, seen + 1)) return true;
     return false;
 }
