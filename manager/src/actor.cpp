@@ -31,13 +31,6 @@ struct ActorOwner::Impl {
 
 namespace {
 
-std::string name_of_type(const std::type_info& type) {
-    std::string text = demangle(type.name());
-    constexpr std::string_view kUnnamed = "(anonymous namespace)::";
-    for (std::size_t at; (at = text.find(kUnnamed)) != text.npos;) text.erase(at, kUnnamed.size());
-    return text;
-}
-
 void check_actor(const ActorOptions& options, bool serializes) {
     auto refuse = [](const char* why) { throw std::invalid_argument(why); };
     if (options.within.count() <= 0) refuse("ActorOptions::within must be positive");
@@ -82,7 +75,7 @@ ActorOwner::ActorOwner(const ActorOptions& options, const std::type_info& type, 
     check_actor(options, serializes);
     const StartMethod method = options.start_method ? *options.start_method : get_start_method();
     if (method == StartMethod::fork) require_single_thread("an actor", ServiceThread::count());
-    impl_->name = options.name.empty() ? name_of_type(type) : options.name;
+    impl_->name = options.name.empty() ? demangle(type.name()) : options.name;
     impl_->stop_grace = options.stop_grace;
     ActorSetup setup{.name = impl_->name,
                      .authkey = new_key(),

@@ -35,8 +35,6 @@ std::vector<std::string> names_of(const Exposure& exposure) {
 // name, with parameters only where the compiler wants them: "int Board::take() const".
 std::string readable_method(const char* method_name, MethodText wanted) {
     std::string text = demangle(method_name);
-    constexpr std::string_view kUnnamed = "(anonymous namespace)::";
-    for (std::size_t at; (at = text.find(kUnnamed)) != text.npos;) text.erase(at, kUnnamed.size());
     const std::size_t begin = text.find('<'), comma = text.rfind(", &"), end = text.rfind('>');
     if (begin == text.npos || comma == text.npos || end == text.npos || end < comma) return text;
     const std::string type = text.substr(begin + 1, comma - begin - 1);

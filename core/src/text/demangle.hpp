@@ -1,25 +1,18 @@
-// The name of a type or function, from how the compiler spells it in symbols.
+// The name of a type or function as people write it, from how the compiler spells it.
 #pragma once
 
-#include <cxxabi.h>
-
-#include <cstdlib>
-#include <memory>
 #include <string>
 #include <string_view>
 
 namespace sidestep::inline v0 {
 
-// Without the inline namespace of the version, which no user writes.
-inline std::string demangle(const char* mangled) {
-    int status = 0;
-    std::unique_ptr<char, decltype(&std::free)> text(
-        abi::__cxa_demangle(mangled, nullptr, nullptr, &status), &std::free);
-    std::string name = status == 0 ? text.get() : mangled;
-    constexpr std::string_view kVersioned = "sidestep::v0::", kPlain = "sidestep::";
-    for (std::size_t at = 0; (at = name.find(kVersioned, at)) != std::string::npos;)
-        name.replace(at, kVersioned.size(), kPlain);
-    return name;
-}
+// Of a name as a compiler prints it: "std::map<std::string, int>" for
+// "std::map<std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >, int,
+// ...>", "const T&" for "T const&". Without default arguments of standard templates, inline
+// namespaces (the library's own, too) and unnamed ones. What it cannot read stays as it is.
+std::string readable_name(std::string_view text);
+
+// The same from a symbol or type_info::name(); what is no symbol stays as it is.
+std::string demangle(const char* mangled);
 
 }  // namespace sidestep

@@ -140,9 +140,10 @@ std::unique_ptr<SentCall> load_sent_call(const TaskId& id, std::string_view whos
 
 std::string describe_entry(const TaskEntry& entry) {
     // "constexpr const char* sidestep::detail::type_text() [with T = BODY]", clang: "[T = BODY]".
-    std::string text = entry.type_name;
-    std::size_t begin = text.find("T = ");
-    if (begin != std::string::npos) text = text.substr(begin + 4, text.rfind(']') - begin - 4);
+    std::string_view printed = entry.type_name;
+    std::size_t begin = printed.find("T = ");
+    if (begin != printed.npos) printed = printed.substr(begin + 4, printed.rfind(']') - begin - 4);
+    std::string text = readable_name(printed);
     for (const char* prefix : {"sidestep::detail::", "sidestep::"}) {
         std::size_t length = std::strlen(prefix);
         for (std::size_t at; (at = text.find(prefix)) != std::string::npos;) text.erase(at, length);
