@@ -6,12 +6,21 @@
 
 #include <sidestep/task.hpp>
 
+#include <sidestep/remote_error.hpp>
 namespace sidestep::inline v0 {
 
 struct TaskError::Shared {
     Shared(Details d, Describe f) : details(std::move(d)), describe(f) {}
 
     const Details details;
+namespace {
+
+// What befell a pool that a task or a server has arrives as this: not as CancelledError, say, which
+// would look as if it had befallen the task itself.
+[[maybe_unused]] const bool registered_pool_error = register_exception<PoolError>();
+
+}  // namespace
+
     const Describe describe;
     std::once_flag once;
     std::string text;

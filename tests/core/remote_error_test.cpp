@@ -7,6 +7,7 @@
 #include <future>
 #include <new>
 #include <regex>
+#include <string_view>
 #include <system_error>
 #include <variant>
 
@@ -16,6 +17,7 @@
 
 using namespace test;
 using sidestep::remote_traceback;
+using sidestep::remote_type_name;
 using sidestep::RemoteError;
 using sidestep::detail::RemoteInfo;
 
@@ -76,6 +78,18 @@ struct ReadsTooLittle : std::runtime_error {
 };
 struct Unregistered : std::out_of_range {
     using std::out_of_range::out_of_range;
+};
+struct Own {
+    virtual ~Own() = default;
+};
+struct DerivedTwice : Own, Unregistered {
+    using Unregistered::Unregistered;
+};
+struct OfRegistered : WithState {
+    using WithState::WithState;
+};
+struct Plain : std::exception {
+    const char* what() const noexcept override { return "plain"; }
 };
 struct Silent : std::exception {
     const char* what() const noexcept override { return nullptr; }
@@ -221,17 +235,51 @@ TEST_CASE("registered types arrive with their state or from their message",
     CHECK(sidestep::register_exception<WithState>());  // a second time changes nothing
 }
 
-TEST_CASE("an unregistered type arrives as RemoteError with its name and message",
+TEST_CASE("an unregistered type arrives as the nearest base that is known",
           "[core][remote_error]") {
-    std::exception_ptr arrived = crossed([] { throw Unregistered("beyond"); });
+    for (int times : {1, 3}) {
+        CHECK(arrives_as<std::out_of_range>(
+            crossed([] { throw Unregistered("beyond"); }, times), [](const std::out_of_range& e) {
+                CHECK(e.what() == std::string("beyond"));
+                CHECK(remote_type_name(e) == "Unregistered");
+                CHECK_THAT(remote_traceback(e),
+                           Catch::Contains("Unregistered: beyond\n  in worker 1\n"));
+            }));
+        CHECK(arrives_as<std::out_of_range>(crossed([] { throw DerivedTwice("deep"); }, times),
+                                            [](const std::out_of_range& e) {
+                                                CHECK(e.what() == std::string("deep"));
+                                                CHECK(remote_type_name(e) == "DerivedTwice");
+                                            }));
+        CHECK(arrives_as<WithState>(crossed([] { throw OfRegistered(17, "more"); }, times),
+                                    [](const WithState& e) {
+                                        CHECK(e.code == 17);
+                                        CHECK(e.detail == "more");
+                                        CHECK(remote_type_name(e) == "OfRegistered");
+                                    }));
+    }
+    CHECK(arrives_as<std::ios_base::failure>(crossed([] {
+                                                 std::ifstream none("/nowhere");
+                                                 none.exceptions(std::ios::failbit);
+                                             }),
+                                             [](const std::ios_base::failure& e) {
+                                                 CHECK_THAT(remote_traceback(e),
+                                                            !Catch::Contains("std::__"));
+                                             }));
+}
+
+TEST_CASE("an unregistered type without a base that is known arrives as RemoteError",
+          "[core][remote_error]") {
+    std::exception_ptr arrived = crossed([] { throw Plain(); });
     CHECK(arrives_as<RemoteError>(arrived, [](const RemoteError& e) {
-        CHECK(e.what() == std::string("beyond"));
-        CHECK_THAT(e.type_name(), Catch::EndsWith("Unregistered"));
-        CHECK_THAT(e.traceback(), Catch::Contains("Unregistered: beyond\n  in worker 1\n"));
+        CHECK(e.what() == std::string("plain"));
+        CHECK(e.type_name() == "Plain");
+        CHECK(remote_type_name(e) == "Plain");
+        CHECK_THAT(e.traceback(), Catch::Contains("Plain: plain\n  in worker 1\n"));
         CHECK(remote_traceback(e) == e.traceback());
     }));
     CHECK(arrives_as<std::runtime_error>(arrived));  // what RemoteError is
     CHECK(message_of(crossed([] { throw Silent(); })).empty());
+    CHECK(arrives_as<std::exception>(crossed([] { throw std::exception(); })));
 }
 
 TEST_CASE("what is no std::exception arrives as RemoteError", "[core][remote_error]") {
@@ -242,10 +290,18 @@ TEST_CASE("what is no std::exception arrives as RemoteError", "[core][remote_err
         }));
     };
     check(crossed([] { throw 42; }), "int", "42");
-    check(crossed([] { throw "plain words"; }), "char const*", "plain words");
+    check(crossed([] { throw "plain words"; }), "const char*", "plain words");
     check(crossed([] { throw std::string("a string"); }), "string", "a string");
-    check(crossed([] { throw Arbitrary{1}; }), "Arbitrary", "");
-    check(crossed([] { throw nullptr; }), "nullptr", "");
+    check(crossed([] { throw std::string_view("a view"); }), "std::string_view", "a view");
+    check(crossed([] { throw 7ul; }), "unsigned long", "7");
+    check(crossed([] { throw 0.5; }), "double", "0.5");
+    check(crossed([] { throw true; }), "bool", "true");
+    check(crossed([] { throw std::make_error_code(std::errc::io_error); }), "std::error_code",
+          "Input/output error (generic:5)");
+    check(crossed([] { throw Arbitrary{1}; }), "Arbitrary",
+          "an object of type Arbitrary, which is no std::exception");
+    check(crossed([] { throw nullptr; }), "nullptr",
+          "an object of type decltype(nullptr), which is no std::exception");
 }
 
 TEST_CASE("an exception whose own serialize throws arrives as RemoteError",
@@ -259,6 +315,7 @@ TEST_CASE("an exception whose own serialize throws arrives as RemoteError",
 
 TEST_CASE("an exception of this process has no remote traceback", "[core][remote_error]") {
     CHECK(remote_traceback(std::runtime_error("x")).empty());
+    CHECK(remote_type_name(std::runtime_error("x")).empty());
     CHECK(arrives_as<std::runtime_error>(
         crossed([] { throw std::runtime_error("x"); }), [](const std::runtime_error& e) {
             CHECK(remote_traceback(e) == "std::runtime_error: x\n  in worker 1\n");

@@ -281,7 +281,8 @@ TEST_CASE("a pool of another program runs this one's tasks", "[manager][remote][
     try {
         dies.get();
         FAIL("it did not die");
-    } catch (const mp::RemoteError& error) {
+    } catch (const mp::PoolError& error) {
+        CHECK(mp::remote_type_name(error) == "sidestep::WorkerLost");
         CHECK_THAT(error.what(), Contains("SIGKILL"));
     }
     // Of the board, it is still methods only.

@@ -4,11 +4,16 @@
 //   - every exception class of the standard library, with its message, code, paths and, if it was
 //     thrown with std::throw_with_nested, what it wraps;
 //   - every type registered with register_exception;
-//   - anything else as RemoteError, with the type's name and message.
-// The object that arrives derives from the type that was thrown; remote_traceback() tells where it
-// came from. From a process whose memory is used up, type and message come alone: without traceback
-// and what is wrapped, and as RemoteError what has more to it than its message. If it is the reader
-// that has no memory, get() throws std::bad_alloc, of this process, and may be called again.
+//   - a type that is neither, but derives from one of them, as the nearest such base: what derives
+//     from std::invalid_argument is caught as that, and as std::logic_error. Its own state is lost;
+//   - anything else as RemoteError, with the type's name and message: what derives from
+//     std::exception alone, or is no exception at all (its value if it is a text, a number or a
+//     std::error_code).
+// The object that arrives derives from that type; remote_traceback() tells where it came from, and
+// remote_type_name() what was thrown there. From a process whose memory is used up, type and
+// message come alone: without traceback and what is wrapped, and as RemoteError what has more to it
+// than its message, or is not known itself. If it is the reader that has no memory, get() throws
+// std::bad_alloc, of this process, and may be called again.
 #pragma once
 
 #include <exception>
@@ -40,7 +45,8 @@ class RemoteInfo {
 
 }  // namespace detail
 
-// An exception whose type does not cross: it was no std::exception, or its type is not registered.
+// An exception whose type does not cross: it was no std::exception, or neither its type nor a base
+// of it is known.
 class RemoteError : public std::runtime_error, public detail::RemoteInfo {
   public:
     RemoteError(std::string type_name, const std::string& message, std::string traceback)
@@ -58,6 +64,9 @@ class RemoteError : public std::runtime_error, public detail::RemoteInfo {
 // Where an exception that get() threw came from: type, message, process, task, and what it wraps,
 // a line each. Empty for an exception of this process.
 std::string remote_traceback(const std::exception& error);
+// The type of what was thrown, as C++ spells it: "my::Error", where a base of it arrived. Empty for
+// an exception of this process.
+std::string remote_type_name(const std::exception& error);
 
 namespace detail {
 

@@ -28,6 +28,12 @@ std::string remote_traceback(const std::exception& error) {
     return info ? info->traceback() : std::string();
 }
 
+std::string remote_type_name(const std::exception& error) {
+    if (auto* unknown = dynamic_cast<const RemoteError*>(&error)) return unknown->type_name();
+    auto* info = dynamic_cast<const detail::RemoteInfo*>(&error);
+    return info ? demangle(info->type().c_str()) : std::string();
+}
+
 namespace detail {
 namespace {
 
@@ -176,25 +182,51 @@ std::optional<ExceptionCodec> find_codec(const std::string& name) {
     return found == known.end() ? std::nullopt : std::optional(found->second);
 }
 
+// --- types, as the Itanium C++ ABI lays them out (2.9.5, "RTTI layout") ----------------------
+// (libc++ declares its classes nowhere.)
+
+struct ClassInfo {  // of a class without bases; others begin so
+    const void* vtable;
+    const char* name;
+};
+struct SingleBaseInfo : ClassInfo {
+    const std::type_info* base;  // public, not virtual
+};
+struct BaseInfo {
+    const std::type_info* type;
+    long flags;
+};
+struct ManyBasesInfo : ClassInfo {
+    unsigned flags, count;
+    BaseInfo bases[1];  // as many as `count`
+};
+constexpr long kPublicBase = 2;
+
+// The bases that a handler of the class may name, in their order.
+std::vector<const std::type_info*> public_bases(const std::type_info& type) {
+    const char* kind = typeid(type).name();
+    auto* info = static_cast<const void*>(&type);
+    // (libstdc++ has a type_info of its own for what its streams throw, derived from the first.)
+    if (std::strcmp(kind, "N10__cxxabiv120__si_class_type_infoE") == 0 ||
+        std::strcmp(kind, "St19__iosfail_type_info") == 0)
+        return {static_cast<const SingleBaseInfo*>(info)->base};
+    std::vector<const std::type_info*> bases;
+    if (std::strcmp(kind, "N10__cxxabiv121__vmi_class_type_infoE") != 0) return bases;
+    auto* many = static_cast<const ManyBasesInfo*>(info);
+    for (const BaseInfo* base = many->bases; base != many->bases + many->count; ++base)
+        if ((base->flags & kPublicBase) != 0) bases.push_back(base->type);
+    return bases;
+}
+
 // What std::throw_with_nested(e) throws is a private class of the library, derived from e's class
 // and std::nested_exception, in this order. Returns the former's type, or null if it is not such a
 // class.
 const std::type_info* type_with_nested(const std::type_info& type) {
     bool is_private = std::strncmp(type.name(), "St17_Nested_exceptionI", 22) == 0 ||  // libstdc++
                       std::strncmp(type.name(), "St8__nestedI", 12) == 0;              // libc++
-    // abi::__vmi_class_type_info, which libc++ declares nowhere: the Itanium C++ ABI lays it out
-    // (2.9.5, "RTTI layout").
-    struct ClassInfo {
-        const void* vtable;
-        const char* name;
-        unsigned flags, bases;
-        const std::type_info* first_base;
-    };
-    bool is_class = std::strcmp(typeid(type).name(), "N10__cxxabiv121__vmi_class_type_infoE") == 0;
-    if (!is_private || !is_class) return nullptr;
-    ClassInfo info;
-    std::memcpy(&info, static_cast<const void*>(&type), sizeof info);
-    return info.bases == 2 ? info.first_base : nullptr;
+    if (!is_private) return nullptr;
+    auto bases = public_bases(type);
+    return bases.size() == 2 ? bases.front() : nullptr;
 }
 
 // The type_info::name() of what was thrown: what already crossed once is a Remote<T>.
@@ -204,36 +236,71 @@ const char* thrown_type(const std::exception& error) {
     return wrapped ? wrapped->name() : typeid(error).name();
 }
 
-// The name under which the exception's type is known: what libstdc++ throws for streams is a
-// private class derived from the public one.
-std::string public_type(const std::exception& error) {
-    std::string type = thrown_type(error);
-    bool known = find_codec(type).has_value();
-    if (!known && dynamic_cast<const std::ios_base::failure*>(&error))
-        return typeid(std::ios_base::failure).name();
-    return type;
+// As what the exception arrives: its type, or else the nearest base of it that is known. Empty if
+// that is std::exception alone, which tells less than a RemoteError, or if there is none.
+std::string arriving_type(const std::exception& error) {
+    std::vector<const std::type_info*> level{&typeid(error)};
+    while (!level.empty()) {
+        std::vector<const std::type_info*> above;
+        for (const std::type_info* type : level) {
+            const bool plain = *type == typeid(std::exception);
+            if (plain && std::strcmp(thrown_type(error), type->name()) != 0) continue;
+            if (find_codec(type->name())) return type->name();
+            for (const std::type_info* base : public_bases(*type)) above.push_back(base);
+        }
+        level = std::move(above);
+    }
+    return {};
 }
 
 // What is being handled, if it is not a std::exception.
-std::string describe_foreign() {
+template <class... T>
+std::string describe_number() {
+    std::string text;
+    auto is = [&]<class Number>(const Number*) {
+        try {
+            throw;
+        } catch (Number value) {
+            text = fmt::format("{}", value);
+            return true;
+        } catch (...) {
+            return false;
+        }
+    };
+    (void)(is(static_cast<const T*>(nullptr)) || ...);
+    return text;
+}
+std::string describe_foreign(const std::string& type) {
     try {
         throw;
     } catch (const char* text) {
-        return text ? text : "";  // a thrown nullptr comes here too
+        if (text) return text;  // a thrown nullptr comes here too
     } catch (const std::string& text) {
         return text;
-    } catch (int value) {
-        return std::to_string(value);
+    } catch (std::string_view text) {
+        return std::string(text);
+    } catch (const std::error_code& code) {
+        return fmt::format("{} ({}:{})", code.message(), code.category().name(), code.value());
     } catch (...) {
-        return {};
     }
+    std::string number = describe_number<bool, char, int, unsigned, long, unsigned long, long long,
+                                         unsigned long long, float, double>();
+    return number.empty() ? fmt::format("an object of type {}, which is no std::exception", type)
+                          : number;
 }
 
 struct Description {
-    std::string type;  // type_info::name()
+    std::string type;        // type_info::name()
+    std::string arrives_as;  // another one that is known, a base of it; or empty
     std::string message;
     const std::exception* error = nullptr;
     std::exception_ptr nested;
+
+    const std::string& codec() const { return arrives_as.empty() ? type : arrives_as; }
+    // What libstdc++ throws for streams is a private class derived from the public one.
+    std::string name() const {
+        return demangle((type.starts_with("St13__") ? codec() : type).c_str());
+    }
 };
 
 Description describe_current() {
@@ -243,14 +310,16 @@ Description describe_current() {
     try {
         throw;
     } catch (const std::exception& error) {
-        d.type = public_type(error);
+        d.type = thrown_type(error);
+        d.arrives_as = arriving_type(error);
+        if (d.arrives_as == d.type) d.arrives_as.clear();
         const char* text = error.what();
         d.message = text ? text : "";
         d.error = &error;
         if (auto* outer = dynamic_cast<const std::nested_exception*>(&error))
             d.nested = outer->nested_ptr();
     } catch (...) {
-        d.message = describe_foreign();
+        d.message = describe_foreign(demangle(d.type.c_str()));
     }
     return d;
 }
@@ -263,7 +332,7 @@ std::string describe_nested(std::exception_ptr nested) {
             std::rethrow_exception(nested);
         } catch (...) {
             Description d = describe_current();
-            lines += fmt::format("which wraps {}: {}\n", demangle(d.type.c_str()), d.message);
+            lines += fmt::format("which wraps {}: {}\n", d.name(), d.message);
             nested = d.nested;
         }
     }
@@ -284,18 +353,18 @@ void save_nested(OutputArchive& archive, const std::exception_ptr& nested, const
     }
 }
 
-// Layout: type, message, traceback, has_nested [level], size of the state, state.
+// Layout: type, as what it arrives, message, traceback, has_nested [level], size of the state,
+//         state.
 void save_level(OutputArchive& archive, const std::string& where, int depth) {
     Description d = describe_current();
-    std::string name = demangle(d.type.c_str());
     std::string traceback =
-        fmt::format("{}: {}\n", name, d.message) + where + describe_nested(d.nested);
+        fmt::format("{}: {}\n", d.name(), d.message) + where + describe_nested(d.nested);
     if (d.error && !remote_traceback(*d.error).empty())
         traceback += "which it got from\n" + remote_traceback(*d.error);
-    archive(d.type, d.message, traceback);
+    archive(d.type, d.arrives_as, d.message, traceback);
     save_nested(archive, d.nested, where, depth);
     HeapBuffer state;
-    if (auto codec = find_codec(d.type); codec && d.error) {
+    if (auto codec = find_codec(d.codec()); codec && d.error) {
         try {
             OutputArchive inner(state);
             codec->save(*d.error, inner);
@@ -311,12 +380,12 @@ void save_level(OutputArchive& archive, const std::string& where, int depth) {
 // nothing is allocated, but what the archive needs for less than kBareBytes.
 void save_bare(OutputArchive& archive, std::string_view type, std::string_view message) {
     constexpr std::size_t kBareBytes = 152;  // what a task's reply has room for
-    constexpr std::size_t kSizes = 4 * sizeof(std::uint64_t) + 1;
+    constexpr std::size_t kSizes = 5 * sizeof(std::uint64_t) + 1;
     const OutputBuffer& buffer = archive.buffer();
     std::size_t room = std::max(buffer.capacity() - buffer.size(), kBareBytes) - kSizes;
     type = type.substr(0, room);
     message = message.substr(0, room - type.size());
-    for (std::string_view text : {type, message, std::string_view()}) {
+    for (std::string_view text : {type, std::string_view(), message, std::string_view()}) {
         archive(static_cast<std::uint64_t>(text.size()));
         archive.write(text.data(), text.size());
     }
@@ -343,7 +412,8 @@ void save_current_bare(OutputArchive& archive) {
 std::exception_ptr load_level(InputArchive& archive, int depth) {
     RemoteText text;
     bool has_nested = false;
-    archive(text.type, text.message, text.traceback, has_nested);
+    std::string arrives_as;
+    archive(text.type, arrives_as, text.message, text.traceback, has_nested);
     if (has_nested && depth >= kMaxNesting)
         throw SerializationError("cannot deserialize: an exception nested too deeply");
     if (has_nested) text.nested = load_level(archive, depth + 1);
@@ -351,7 +421,7 @@ std::exception_ptr load_level(InputArchive& archive, int depth) {
     archive(size);
     auto state = archive.view(static_cast<std::size_t>(size));
     RemoteError fallback(demangle(text.type.c_str()), text.message, text.traceback);
-    if (auto codec = find_codec(text.type)) {
+    if (auto codec = find_codec(arrives_as.empty() ? text.type : arrives_as)) {
         try {
             InputArchive inner(state);
             std::exception_ptr error = codec->load(inner, std::move(text));

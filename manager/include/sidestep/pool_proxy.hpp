@@ -8,7 +8,7 @@
 // Threads, Fork, Peer death: as Proxy (proxy.hpp). A task takes a thread of the server while it
 //            runs; the tasks of one thread run beside each other.
 // Errors:    what the task throws, by type. What befalls it in the pool (WorkerLost...) arrives as
-//            RemoteError, whose message tells it.
+//            PoolError, whose message tells it, and remote_type_name() which it was.
 //
 // Of a ManagerServer (manager_server.hpp), by name: server.expose<Pool>("cores", 4), or with a pool
 // of the program's own, expose<Pool>("cores", std::make_shared<Pool>()); and on the other machine
