@@ -17,7 +17,7 @@ using CallOf = sidestep::detail::Call<F, sidestep::detail::Stored<Args>...>;
 template <class F, class... Args>
 Bytes saved_call(const F& f, Args&&... args) {
     using namespace sidestep::detail;
-    check_task<F, Stored<Args>...>();
+    TaskCheck<F, Stored<Args>...>::check();
     HeapBuffer buffer;
     sidestep::OutputArchive archive(buffer);
     save_callable<F>(archive, f);

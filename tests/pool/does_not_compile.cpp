@@ -1,5 +1,12 @@
 // What must not compile as a pool's task: as tests/core/does_not_compile/cases.cpp.
+#include <array>
+#include <coroutine>
+#include <functional>
+#include <map>
 #include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include <sidestep/pool.hpp>
@@ -16,12 +23,47 @@ struct NoDefault {
 NoDefault make(int n) { return NoDefault(n); }
 int open(std::unique_ptr<int> box) { return *box; }
 
+struct Closed {
+  private:
+    int number = 0;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(number);
+    }
+};
+struct Board {
+    int points = 0;
+    int add(int more) { return points += more; }
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(points);
+    }
+};
+struct Coroutine {
+    struct promise_type {
+        Coroutine get_return_object() { return {}; }
+        std::suspend_never initial_suspend() { return {}; }
+        std::suspend_never final_suspend() noexcept { return {}; }
+        void return_void() {}
+        void unhandled_exception() {}
+    };
+};
+Coroutine later(int) { co_return; }
+int over(int n) { return n; }
+double over(double n) { return n; }
+
 void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& numbers,
-         std::vector<std::unique_ptr<int>>& boxes) {
+         std::vector<std::unique_ptr<int>>& boxes, std::string_view text, int n) {
 #if SIDESTEP_CASE == 0
     threads.submit(make, 1).get();
     threads.map(open, std::move(boxes));
-    (void)pool, (void)numbers;
+    pool.submit(&Board::add, Board(), n);
+    pool.submit([](int, const std::string&) {}, pool.submit([] { return 1; }), text);
+    pool.map([](const std::vector<std::string>& words) { return words.size(); },
+             std::vector<std::vector<std::string>>());
+    pool.starmap([](int a, const std::string&) { return a; }, std::map<int, const char*>());
+    pool.starmap([](int a, int b) { return a + b; }, std::vector<std::array<int, 2>>());
+    (void)numbers;
 #elif SIDESTEP_CASE == 1
     // EXPECT 1: the result's type needs a default constructor, so that it can be read back
     pool.submit(make, 1);
@@ -33,6 +75,59 @@ void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& 
     threads.map(open, boxes);
 #elif SIDESTEP_CASE == 4
     // EXPECT 4: a result cannot carry function pointers: whoever wrote it could name any function
-    pool.map([](int n) { return sidestep::bind(&open, std::make_unique<int>(n)); }, numbers);
+    pool.map([](int i) { return sidestep::bind(&open, std::make_unique<int>(i)); }, numbers);
+#elif SIDESTEP_CASE == 5
+    // EXPECT 5: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
+    pool.submit([n](int a) { return a + n; }, 1).get();
+#elif SIDESTEP_CASE == 6
+    // EXPECT 6: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
+    std::vector<int> sums = pool.map([&](int a) { return a + n; }, numbers);
+#elif SIDESTEP_CASE == 7
+    // EXPECT 7: pointers cannot travel, nor std::ref: the other process has memory of its own
+    pool.submit([](const std::vector<int*>&) {}, std::vector<int*>{&n});
+#elif SIDESTEP_CASE == 8
+    // EXPECT 8: they arrive as temporaries (parameters by value, const& or &&
+    int sum = pool.apply([](int& a) { return ++a; }, n);
+#elif SIDESTEP_CASE == 9
+    // EXPECT 9: a view (string_view, span) inside of something cannot travel
+    pool.submit([](std::vector<std::string_view>) {}, std::vector<std::string_view>{text});
+#elif SIDESTEP_CASE == 10
+    // EXPECT 10: a std::function cannot travel: nobody knows what it holds
+    pool.submit([](std::map<int, std::function<void()>>) {},
+                std::map<int, std::function<void()>>());
+#elif SIDESTEP_CASE == 11
+    // EXPECT 11: the callable cannot be called with these arguments
+    pool.map([](const std::string& a) { return a; }, numbers);
+#endif
+}
+
+void use_more(sidestep::Pool& pool, int n) {
+#if SIDESTEP_CASE == 12
+    // COMPILER 12: no matching
+    pool.submit(over, 1);
+#elif SIDESTEP_CASE == 13
+    // EXPECT 13: its `serialize` cannot be called: make it public (or cereal::access a friend)
+    pool.submit([](std::optional<Closed>) {}, std::optional<Closed>());
+#elif SIDESTEP_CASE == 14
+    // EXPECT 14: a pool, a future or a process stays in the process that made it
+    pool.submit([](sidestep::Pool& other) { return other.processes(); }, pool);
+#elif SIDESTEP_CASE == 15
+    // EXPECT 15: a pool, a future or a process stays in the process that made it
+    pool.submit([] { return sidestep::Future<int>(); });
+#elif SIDESTEP_CASE == 16
+    // EXPECT 16: a member function takes its object first
+    pool.submit(&Board::add, n);
+#elif SIDESTEP_CASE == 17
+    // EXPECT 17: a coroutine cannot be a task: what it returns stays in the process that called it
+    pool.submit(later, 1);
+#elif SIDESTEP_CASE == 18
+    // EXPECT 18: the callable cannot be called with these arguments
+    pool.starmap([](int, int, int) {}, std::map<int, int>());
+#elif SIDESTEP_CASE == 20
+    // EXPECT 20: pointers cannot travel, nor std::ref: the other process has memory of its own
+    pool.submit([](int& a) { ++a; }, std::ref(n));
+#elif SIDESTEP_CASE == 19
+    // EXPECT 19: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
+    pool.submit([n](int a) { return a + n; }, pool.submit([] { return 1; }));
 #endif
 }

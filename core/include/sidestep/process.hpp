@@ -246,4 +246,7 @@ Context get_context();
 inline Context get_context(StartMethod method) { return Context(method); }
 inline Context get_context(std::string_view name) { return Context(start_method_named(name)); }
 
+template <>
+inline constexpr bool detail::stays_here<Process> = true;
+
 }  // namespace sidestep

@@ -22,8 +22,9 @@
 // compile, and where a type of yours hides one it is not read: whoever wrote the bytes could name
 // any function. A captureless lambda or a functor names none: it is part of the type.
 //
-// Threads: check_callable and its kin are of compile time; a TaskId is a value.
-// Errors:  what cannot be a task does not compile, and the message says what to do instead;
+// Threads: the checks are of compile time; a TaskId is a value.
+// Errors:  what cannot be a task does not compile, and the first error says what to do instead (for
+//          an overloaded function the compiler's own: name one by a lambda, or a cast);
 //          SerializationError for a task of another build of the program.
 #pragma once
 
@@ -41,6 +42,7 @@
 
 #include <sidestep/archive.hpp>
 #include <sidestep/detail/call_times.hpp>
+#include <sidestep/detail/checks.hpp>
 
 namespace sidestep::inline v0 {
 
@@ -159,11 +161,6 @@ concept CodePointer = FunctionPointer<F> || MemberFunctionPointer<F>;
 template <class F>
 concept Captureless =
     std::is_class_v<F> && std::is_empty_v<F> && std::is_default_constructible_v<F>;
-// (cereal says yes to pointers, only to stop the compiler later with a message of its own.)
-template <class T>
-concept Travels =
-    !std::is_pointer_v<T> && cereal::traits::is_output_serializable<T, OutputArchive>::value &&
-    cereal::traits::is_input_serializable<T, InputArchive>::value;
 template <class F>
 concept StatefulFunctor =
     std::is_class_v<F> && !Captureless<F> && Travels<F> && std::is_default_constructible_v<F>;
@@ -292,44 +289,105 @@ using Stored = typename StoredAs<std::decay_t<T>>::type;
 template <class F, class... Args>
 using ResultOf = std::decay_t<std::invoke_result_t<F&, Args&&...>>;
 
-// The checks that turn a page of template errors into one sentence.
+// Whether callable and arguments can be sent, and why not.
 template <class F, class... Args>
-constexpr void check_callable() {
-    static_assert(TaskCallable<F>,
-                  "this callable cannot be sent to another process. A lambda with captures cannot: "
-                  "(1) pass what it captures as arguments, (2) use sidestep::bind(f, args...), or "
-                  "(3) write a functor with a `serialize` member and a default constructor");
-    static_assert((Travels<Args> && ...),
-                  "an argument cannot be serialized: give its type a cereal `serialize` member "
-                  "(or include the cereal header of a standard type); pointers cannot travel");
-    static_assert(
-        ((std::is_default_constructible_v<Args> || std::is_constructible_v<Args, Blank>)&&...),
-        "an argument's type needs a default constructor, so that it can be read back");
-    if constexpr (TaskCallable<F>)
-        static_assert(std::is_invocable_v<F&, Args&&...>,
-                      "the callable cannot be called with these arguments: they arrive as "
-                      "temporaries (parameters by value, const& or &&; const char* arrives as "
-                      "std::string)");
+constexpr Why why_no_call() {
+    if constexpr ((std::is_same_v<F, Refused> || ... || std::is_same_v<Args, Refused>))
+        return Why::refused;
+    else if constexpr (is_std_function<F>)
+        return Why::function_object;
+    else if constexpr (!TaskCallable<F>)
+        return Why::captures;
+    else {
+        Why why = Why::fine;
+        ((why = why == Why::fine ? why_not_sent<Args>() : why), ...);
+        return why;
+    }
 }
+// The same of the whole call: with its result (a task), or without.
+template <class F, bool kWithResult, class... Args>
+constexpr Why why_no_task() {
+    if constexpr (why_no_call<F, Args...>() != Why::fine)
+        return why_no_call<F, Args...>();
+    else if constexpr (!(kCanBeRead<Args> && ...))
+        return Why::not_read;
+    else if constexpr (!std::is_invocable_v<F&, Args&&...>)
+        return Why::not_called;
+    else if constexpr (!kWithResult || std::is_void_v<ResultOf<F, Args...>>)
+        return Why::fine;
+    else {
+        using Result = ResultOf<F, Args...>;
+        if constexpr (requires { typename Result::promise_type; }) return Why::coroutine;
+        if constexpr (!Travels<Result>) return why_not_sent<Result>();
+        if constexpr (!kCanBeRead<Result>) return Why::result_not_read;
+        return names_code<Result> ? Why::names_code : Why::fine;
+    }
+}
+// check() turns a page of template errors into one sentence; kFine is the condition for what comes
+// after. All sentences are here, since the compiler's list grows with each template on the way.
+template <Why why, class... What>
+struct Check {
+    static constexpr bool kFine = why == Why::fine;
+    static constexpr void check() {
+        static_assert(
+            why != Why::captures,
+            "this callable cannot be sent to another process. A lambda with captures cannot: "
+            "(1) pass what it captures as arguments, (2) use sidestep::bind(f, args...), or "
+            "(3) write a functor with a `serialize` member and a default constructor");
+        static_assert(
+            why != Why::function_object,
+            "a std::function cannot travel: nobody knows what it holds. Pass a function, a "
+            "lambda without captures, or sidestep::bind(f, args...)");
+        static_assert(
+            why != Why::pointer,
+            "pointers cannot travel, nor std::ref: the other process has memory of its own. "
+            "Pass the value, or a unique_ptr or shared_ptr to it, or Shared, SharedMemory");
+        static_assert(
+            why != Why::view,
+            "a view (string_view, span) inside of something cannot travel: it points into "
+            "the memory of this process. Use std::string or std::vector");
+        static_assert(
+            why != Why::stays_here,
+            "a pool, a future or a process stays in the process that made it: pass what is "
+            "wanted of it, such as future.get(). Queues, locks and events travel");
+        static_assert(
+            why != Why::closed,
+            "its `serialize` cannot be called: make it public (or cereal::access a friend), "
+            "and a template of the archive");
+        static_assert(
+            why != Why::no_serialize,
+            "a type that is sent cannot be serialized: give it a cereal `serialize` member, "
+            "or include the cereal header of a standard type");
+        static_assert(
+            why != Why::not_read,
+            "an argument's type needs a default constructor, so that it can be read back");
+        static_assert(
+            why != Why::not_called,
+            "the callable cannot be called with these arguments: they arrive as temporaries "
+            "(parameters by value, const& or &&; const char* arrives as std::string), and a "
+            "member function takes its object first");
+        static_assert(
+            why != Why::coroutine,
+            "a coroutine cannot be a task: what it returns stays in the process that called "
+            "it. Run it there to its end, and return the value");
+        static_assert(why != Why::result_not_read,
+                      "the result's type needs a default constructor, so that it can be read back");
+        static_assert(why != Why::names_code,
+                      "a result cannot carry function pointers: whoever wrote it could name any "
+                      "function. Return data, or bind() a captureless lambda or a functor instead");
+    }
+};
+template <class F, class... Args>
+using TaskCheck = Check<why_no_task<F, true, Args...>(), F, Args...>;
+template <class F, class... Args>
+using CallCheck = Check<why_no_task<F, false, Args...>(), F, Args...>;
 template <class Result>
 constexpr void check_result() {
-    static_assert(std::is_void_v<Result> || std::is_default_constructible_v<Result> ||
-                      std::is_constructible_v<Result, Blank>,
+    static_assert(std::is_void_v<Result> || kCanBeRead<Result>,
                   "the result's type needs a default constructor, so that it can be read back");
     static_assert(!names_code<Result>,
                   "a result cannot carry function pointers: whoever wrote it could name any "
                   "function. Return data, or bind() a captureless lambda or a functor instead");
-}
-template <class F, class... Args>
-constexpr void check_task() {
-    check_callable<F, Args...>();
-    if constexpr (std::is_invocable_v<F&, Args&&...>) {
-        using Result = ResultOf<F, Args...>;
-        static_assert(std::is_void_v<Result> || Travels<Result>,
-                      "the result cannot be serialized: give its type a cereal `serialize` "
-                      "member, or return void");
-        check_result<Result>();
-    }
 }
 
 // The exception that is being handled; that of an archive says what could not be read: else it
@@ -413,15 +471,20 @@ struct Bound {
 };
 
 template <class F, class... Args>
-auto bind(F&& f, Args&&... args) {
+auto bind([[maybe_unused]] F&& f, [[maybe_unused]] Args&&... args) {
     using Callable = std::decay_t<F>;
-    static_assert(detail::TaskCallable<Callable>,
+    constexpr bool sendable = detail::TaskCallable<Callable>;
+    static_assert(sendable,
                   "bind() takes a function pointer, a captureless lambda or a functor with a "
                   "`serialize` member");
-    static_assert(!std::is_member_object_pointer_v<Callable>,
+    constexpr bool callable = !std::is_member_object_pointer_v<Callable>;
+    static_assert(callable,
                   "bind() takes no pointer to a data member: a lambda that reads it does the same");
-    return Bound<Callable, detail::Stored<Args>...>(
-        std::forward<F>(f), std::tuple<detail::Stored<Args>...>(std::forward<Args>(args)...));
+    if constexpr (sendable && callable)
+        return Bound<Callable, detail::Stored<Args>...>(
+            std::forward<F>(f), std::tuple<detail::Stored<Args>...>(std::forward<Args>(args)...));
+    else
+        return detail::Refused();
 }
 
 }  // namespace sidestep

@@ -87,7 +87,6 @@ class Barrier {
     Barrier(unsigned parties, std::shared_ptr<detail::SentCall> action, BarrierOptions options);
     template <class F>
     static std::shared_ptr<detail::SentCall> make_action(F action) {
-        detail::check_task<F>();
         return detail::make_sent_call(std::move(action));
     }
     struct View;

@@ -67,11 +67,16 @@ class PoolProxy : public Proxy<detail::PoolObject> {
 
     // f(args...) in a worker of the pool; what can be a task (task.hpp).
     template <class F, class... Args>
-    auto submit(F&& f, Args&&... args) const {
+    auto submit([[maybe_unused]] F&& f, [[maybe_unused]] Args&&... args) const {
         using Callable = std::decay_t<F>;
-        detail::check_task<Callable, detail::Stored<Args>...>();
-        return Proxy::submit(detail::RunInPool<Callable>{Bound<Callable>(std::forward<F>(f), {})},
-                             std::forward<Args>(args)...);
+        using Check = detail::TaskCheck<Callable, detail::Stored<Args>...>;
+        Check::check();
+        if constexpr (Check::kFine)
+            return Proxy::submit(
+                detail::RunInPool<Callable>{Bound<Callable>(std::forward<F>(f), {})},
+                std::forward<Args>(args)...);
+        else
+            return detail::Refused();
     }
     unsigned processes() const { return call<&Object::processes>(); }
 };

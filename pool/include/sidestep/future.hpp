@@ -34,6 +34,7 @@
 #include <utility>
 
 #include <sidestep/detail/task_state.hpp>
+#include <sidestep/detail/travel.hpp>
 #include <sidestep/pool_errors.hpp>
 
 namespace sidestep::inline v0 {
@@ -239,5 +240,8 @@ class Future {
     }
     detail::TaskRef task_;
 };
+
+template <class T>
+inline constexpr bool detail::stays_here<Future<T>> = true;
 
 }  // namespace sidestep

@@ -170,29 +170,41 @@ class Pool : public PoolFace<Pool> {
             return submit_now(options, std::forward<F>(f), std::forward<Args>(args)...);
     }
     template <class F, class... Args>
-    auto submit_now(const TaskOptions* options, F&& f, Args&&... args) {
+    auto submit_now([[maybe_unused]] const TaskOptions* options, [[maybe_unused]] F&& f,
+                    [[maybe_unused]] Args&&... args) {
         using Callable = std::decay_t<F>;
-        detail::check_task<Callable, detail::Stored<Args>...>();
-        using Result = detail::ResultOf<Callable, detail::Stored<Args>...>;
-        using Body = detail::Call<Callable, detail::Stored<Args>...>;
-        detail::PoolTaskRef task =
-            detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
-        OutputArchive archive(task->arguments(), task->fds());
-        detail::save_callable<Callable>(archive, f);
-        (archive(detail::stored_as<detail::Stored<Args>>(args)), ...);
-        detail::PoolTask::submit(task);
-        return Future<Result>(std::move(task));
+        using Check = detail::TaskCheck<Callable, detail::Stored<Args>...>;
+        Check::check();
+        if constexpr (!Check::kFine) {
+            return detail::Refused();
+        } else {
+            using Result = detail::ResultOf<Callable, detail::Stored<Args>...>;
+            using Body = detail::Call<Callable, detail::Stored<Args>...>;
+            detail::PoolTaskRef task =
+                detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
+            OutputArchive archive(task->arguments(), task->fds());
+            detail::save_callable<Callable>(archive, f);
+            (archive(detail::stored_as<detail::Stored<Args>>(args)), ...);
+            detail::PoolTask::submit(task);
+            return Future<Result>(std::move(task));
+        }
     }
     template <bool kSpread, bool kUnordered, class F, class Range>
-    auto stream(F&& f, Range&& items, const MapOptions& options) {
-        return Stream<std::decay_t<F>, Range, kSpread, kUnordered>(
-            core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
+    auto stream([[maybe_unused]] F&& f, [[maybe_unused]] Range&& items,
+                [[maybe_unused]] const MapOptions& options) {
+        using Check = detail::MapCheck<kSpread, std::decay_t<F>, Range>;
+        Check::check();
+        if constexpr (Check::kFine)
+            return Stream<std::decay_t<F>, Range, kSpread, kUnordered>(
+                core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
+        else
+            return detail::Refused();
     }
     void run_in_background(std::function<void()> work);
     // A task of a map: also after close().
     template <class F, class... Args>
     auto submit_part(const TaskOptions* options, F f, Args... args) {
-        detail::check_task<F, Args...>();
+        detail::TaskCheck<F, Args...>::check();
         using Body = detail::Call<F, Args...>;
         detail::PoolTaskRef task =
             detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
@@ -209,5 +221,8 @@ class Pool : public PoolFace<Pool> {
     std::shared_ptr<detail::PoolCore> core_;
     int exceptions_at_start_;
 };
+
+template <>
+inline constexpr bool detail::stays_here<Pool> = true;
 
 }  // namespace sidestep

@@ -100,18 +100,20 @@ class PoolFace {
     // The same with f called on the elements of each item, a tuple or pair: f(a, b, ...).
     template <class F, std::ranges::input_range Range>
     auto starmap(F&& f, Range&& items, MapOptions options = {}) {
-        return collect(
-            stream<true, false>(std::forward<F>(f), std::forward<Range>(items), options));
+        return collect(pool().template stream<true, false>(std::forward<F>(f),
+                                                           std::forward<Range>(items), options));
     }
 
     // A stream of results, in the order of the items or as they come; see stream.hpp.
     template <class F, std::ranges::input_range Range>
     auto imap(F&& f, Range&& items, MapOptions options = {}) {
-        return stream<false, false>(std::forward<F>(f), std::forward<Range>(items), options);
+        return pool().template stream<false, false>(std::forward<F>(f), std::forward<Range>(items),
+                                                    options);
     }
     template <class F, std::ranges::input_range Range>
     auto imap_unordered(F&& f, Range&& items, MapOptions options = {}) {
-        return stream<false, true>(std::forward<F>(f), std::forward<Range>(items), options);
+        return pool().template stream<false, true>(std::forward<F>(f), std::forward<Range>(items),
+                                                   options);
     }
     template <class F, std::ranges::input_range... Ranges>
     auto imap(const MapOptions& options, F&& f, Ranges&&... ranges) {
@@ -124,7 +126,8 @@ class PoolFace {
     // starmap's stream.
     template <class F, std::ranges::input_range Range>
     auto istarmap(F&& f, Range&& items, MapOptions options = {}) {
-        return stream<true, false>(std::forward<F>(f), std::forward<Range>(items), options);
+        return pool().template stream<true, false>(std::forward<F>(f), std::forward<Range>(items),
+                                                   options);
     }
 
     // op(op(f(a), f(b)), f(c))..., the results merged where they are made: each chunk's in its
@@ -205,19 +208,14 @@ class PoolFace {
 
   private:
     Derived& pool() { return static_cast<Derived&>(*this); }
-    template <bool kSpread, bool kUnordered, class F, class Range>
-    auto stream(F&& f, Range&& items, const MapOptions& options) {
-        return pool().template stream<kSpread, kUnordered>(std::forward<F>(f),
-                                                           std::forward<Range>(items), options);
-    }
     template <bool kUnordered, class F, class... Ranges>
     auto side_by_side(const MapOptions& options, F&& f, Ranges&&... ranges) {
         static_assert(sizeof...(Ranges) > 0, "a map needs something to run over");
         if constexpr (sizeof...(Ranges) == 1)
-            return stream<false, kUnordered>(std::forward<F>(f), std::forward<Ranges>(ranges)...,
-                                             options);
+            return pool().template stream<false, kUnordered>(
+                std::forward<F>(f), std::forward<Ranges>(ranges)..., options);
         else
-            return stream<true, kUnordered>(
+            return pool().template stream<true, kUnordered>(
                 std::forward<F>(f), detail::zipped(std::forward<Ranges>(ranges)...), options);
     }
     template <class F, class Range>
@@ -244,10 +242,10 @@ class PoolFace {
     }
     template <bool kSpread, class F, class Range>
     auto in_background(F&& f, Range&& items, const MapOptions& options) {
-        using S = decltype(stream<kSpread, false>(std::forward<F>(f),
-                                                  std::declval<std::decay_t<Range>>(), options));
+        using S = decltype(pool().template stream<kSpread, false>(
+            std::forward<F>(f), std::declval<std::decay_t<Range>>(), options));
         using Results = decltype(std::declval<S>().collect());
-        auto results = std::make_shared<S>(stream<kSpread, false>(
+        auto results = std::make_shared<S>(pool().template stream<kSpread, false>(
             std::forward<F>(f), std::decay_t<Range>(std::forward<Range>(items)), options));
         auto promise = std::make_shared<Promise<Results>>();
         Future<Results> future = promise->future();

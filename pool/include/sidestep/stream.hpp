@@ -85,7 +85,6 @@ class Stream
           f_(std::move(f)),
           input_(std::forward<Range>(items)),
           window_(options.chunksize, options.window, input_.size(), workers) {
-        check();
         detail::check_open(*core_);
         detail::check_map_options(options);
         if (options.task.says_anything()) options_ = std::make_unique<TaskOptions>(options.task);
@@ -193,16 +192,6 @@ class Stream
 
     static std::shared_ptr<detail::CompletionQueue> make_wake() {
         return kMayBlock ? std::make_shared<detail::CompletionQueue>() : nullptr;
-    }
-    static constexpr void check() {
-        if constexpr (!kSpread)
-            detail::check_task<F, Item>();
-        else
-            static_assert(detail::TaskCallable<F> && detail::Travels<Item>,
-                          "starmap: the callable or the tuples cannot be serialized (task.hpp)");
-        static_assert(std::is_void_v<Result> || detail::Travels<Result>,
-                      "the result cannot be serialized: give its type a cereal `serialize` member");
-        detail::check_result<Result>();
     }
     // Whether the input is pulled beside the results that are handed over, or may block them.
     static constexpr bool kMayBlock = detail::Input<Range>::kMayBlock;

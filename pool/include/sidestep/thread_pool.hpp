@@ -155,4 +155,7 @@ class ThreadPool : public PoolFace<ThreadPool> {
     int exceptions_at_start_;
 };
 
+template <>
+inline constexpr bool detail::stays_here<ThreadPool> = true;
+
 }  // namespace sidestep

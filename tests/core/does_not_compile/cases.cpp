@@ -24,7 +24,7 @@ inline int twice(int n) { return 2 * n; }
 template <class F, class... Args>
 void submit(F&&, Args&&...) {
     using namespace sidestep::detail;
-    check_task<std::decay_t<F>, Stored<Args>...>();
+    TaskCheck<std::decay_t<F>, Stored<Args>...>::check();
 }
 
 void use(int n) {
@@ -38,7 +38,7 @@ void use(int n) {
     // EXPECT 2: A lambda with captures cannot
     submit([&n](int a) { return a + n; }, 1);
 #elif SIDESTEP_CASE == 3
-    // EXPECT 3: an argument cannot be serialized: give its type a cereal `serialize` member
+    // EXPECT 3: a type that is sent cannot be serialized: give it a cereal `serialize` member
     submit([](const Opaque&) {}, Opaque());
 #elif SIDESTEP_CASE == 4
     // EXPECT 4: pointers cannot travel
@@ -50,7 +50,7 @@ void use(int n) {
     // EXPECT 6: the callable cannot be called with these arguments
     submit([](int a) { return a; }, std::string("text"));
 #elif SIDESTEP_CASE == 7
-    // EXPECT 7: the result cannot be serialized: give its type a cereal `serialize` member, or
+    // EXPECT 7: a type that is sent cannot be serialized: give it a cereal `serialize` member
     submit([](int) { return Opaque(); }, n);
 #elif SIDESTEP_CASE == 8
     // EXPECT 8: an argument's type needs a default constructor, so that it can be read back
@@ -59,13 +59,13 @@ void use(int n) {
     // EXPECT 9: bind() takes a function pointer, a captureless lambda or a functor with a
     (void)sidestep::bind([n](int a) { return a + n; }, 1);
 #elif SIDESTEP_CASE == 10
-    // EXPECT 10: this callable cannot be sent to another process
+    // EXPECT 10: a std::function cannot travel: nobody knows what it holds
     submit(std::function<int(int)>([](int a) { return a; }), n);
 #elif SIDESTEP_CASE == 11
     // EXPECT 11: A lambda with captures cannot: (1) pass what it captures as arguments
     sidestep::Process([n] { (void)n; });
 #elif SIDESTEP_CASE == 12
-    // EXPECT 12: an argument cannot be serialized: give its type a cereal `serialize` member
+    // EXPECT 12: a type that is sent cannot be serialized: give it a cereal `serialize` member
     sidestep::Process([](const Opaque&) {}, Opaque());
 #elif SIDESTEP_CASE == 13
     // EXPECT 13: the callable cannot be called with these arguments
@@ -74,5 +74,11 @@ void use(int n) {
 #elif SIDESTEP_CASE == 14
     // EXPECT 14: a result cannot carry function pointers: whoever wrote it could name any function
     submit([](int) { return std::vector{sidestep::bind(&twice, 1)}; }, n);
+#elif SIDESTEP_CASE == 15
+    // EXPECT 15: bind() takes a function pointer, a captureless lambda or a functor with a
+    sidestep::Process(sidestep::bind([&n] { ++n; }));
+#elif SIDESTEP_CASE == 16
+    // EXPECT 16: a pool, a future or a process stays in the process that made it
+    sidestep::Process([](std::vector<sidestep::Process>) {}, std::vector<sidestep::Process>());
 #endif
 }

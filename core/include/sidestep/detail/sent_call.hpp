@@ -52,12 +52,14 @@ class SentCallOf final : public SentCall {
     Parts parts_;
 };
 template <class F, class... Args>
-std::unique_ptr<SentCall> make_sent_call(F&& f, Args&&... args) {
+std::unique_ptr<SentCall> make_sent_call([[maybe_unused]] F&& f, [[maybe_unused]] Args&&... args) {
     using Callable = std::decay_t<F>;
-    check_callable<Callable, Stored<Args>...>();
-    return std::make_unique<SentCallOf<Callable, Stored<Args>...>>(
-        CallParts<Callable, Stored<Args>...>{
-            std::forward<F>(f), std::tuple<Stored<Args>...>(std::forward<Args>(args)...)});
+    using Check = CallCheck<Callable, Stored<Args>...>;
+    Check::check();
+    if constexpr (Check::kFine)
+        return std::make_unique<SentCallOf<Callable, Stored<Args>...>>(
+            CallParts<Callable, Stored<Args>...>{
+                std::forward<F>(f), std::tuple<Stored<Args>...>(std::forward<Args>(args)...)});
 }
 
 }  // namespace sidestep::detail

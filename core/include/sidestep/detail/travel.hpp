@@ -52,6 +52,10 @@ struct Blank {};
 // A handle that is nothing but descriptors (SharedMemory has a name as well).
 template <class T>
 inline constexpr bool needs_fds = std::is_constructible_v<T, Blank>;
+// True of what belongs to the process that made it, such as a Pool: specialized there. For the
+// errors at compile time (checks.hpp).
+template <class T>
+inline constexpr bool stays_here = false;
 template <class T>
 T make_blank() {
     if constexpr (std::is_constructible_v<T, Blank>)

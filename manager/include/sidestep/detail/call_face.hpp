@@ -79,10 +79,9 @@ class CallFace {
     template <class F, class... Args>
     requires(!std::is_member_pointer_v<std::decay_t<F>>) auto submit(F&& f, Args&&... args) const {
         using Callable = std::decay_t<F>;
-        static_assert(TaskCallable<Callable>,
-                      "this callable cannot be sent to another process: pass what a lambda "
-                      "captures as arguments");
-        static_assert(std::is_invocable_v<Callable&, T&, Stored<Args>&&...>,
+        Check<why_no_call<Callable, Stored<Args>...>(), Callable>::check();
+        constexpr bool called = std::is_invocable_v<Callable&, T&, Stored<Args>&&...>;
+        static_assert(called,
                       "the callable takes the object by reference, and then these arguments");
         using Result = std::decay_t<std::invoke_result_t<Callable&, T&, Stored<Args>&&...>>;
         check_result<Result>();

@@ -290,25 +290,31 @@ struct LateCall;
 template <class F, class... Values>
 struct LateCall<F, std::tuple<Values...>> {
     using Body = Call<F, Values...>;
-    static constexpr void check() { check_task<F, Values...>(); }
-    template <class Callable = F>  // so that it is looked at after check()
+    using Check = TaskCheck<F, Values...>;
+    template <class Callable = F>  // so that it is looked at after the check
     static auto result() -> ResultOf<Callable, Values...>;
 };
 
 template <class F, class... Args>
-auto submit_late_call(const std::shared_ptr<PoolCore>& core, const TaskOptions* options, F&& f,
-                      const Args&... args) {
+auto submit_late_call([[maybe_unused]] const std::shared_ptr<PoolCore>& core,
+                      [[maybe_unused]] const TaskOptions* options, [[maybe_unused]] F&& f,
+                      [[maybe_unused]] const Args&... args) {
     using Callable = std::decay_t<F>;
     using Values = decltype(std::tuple_cat(std::declval<LateStored<Args>>()...));
-    LateCall<Callable, Values>::check();
-    using Result = decltype(LateCall<Callable, Values>::result());
-    using Body = typename LateCall<Callable, Values>::Body;
-    PoolTaskRef task = PoolTask::create(core, task_kind<Body>(f), options);
-    auto arguments = std::make_unique<LateArguments>();
-    save_callable<Callable>(arguments->archive(), f);
-    (write_late(*arguments, args), ...);
-    submit_late(task, std::move(arguments));
-    return Future<Result>(std::move(task));
+    using Check = typename LateCall<Callable, Values>::Check;
+    Check::check();
+    if constexpr (!Check::kFine) {
+        return Refused();
+    } else {
+        using Result = decltype(LateCall<Callable, Values>::result());
+        using Body = typename LateCall<Callable, Values>::Body;
+        PoolTaskRef task = PoolTask::create(core, task_kind<Body>(f), options);
+        auto arguments = std::make_unique<LateArguments>();
+        save_callable<Callable>(arguments->archive(), f);
+        (write_late(*arguments, args), ...);
+        submit_late(task, std::move(arguments));
+        return Future<Result>(std::move(task));
+    }
 }
 
 }  // namespace sidestep::detail

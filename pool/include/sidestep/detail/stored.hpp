@@ -2,7 +2,9 @@
 // a char pointer. Internal.
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <ranges>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -35,6 +37,23 @@ struct ItemAs<true, std::pair<A, B>> {
 };
 template <bool kSpread, class T>
 using StoredItem = typename ItemAs<kSpread, std::remove_cvref_t<T>>::type;
+
+// Whether f can be a map's: looked at before anything of the map is compiled. Of a starmap, with
+// the elements of its tuples.
+template <bool kSpread, class F, class Item>
+struct MapCheckOf {
+    using type = TaskCheck<F, Item>;
+};
+template <class F, class Item>
+struct MapCheckOf<true, F, Item> {
+    template <std::size_t... i>
+    static TaskCheck<F, std::tuple_element_t<i, Item>...> check(std::index_sequence<i...>);
+    using type = decltype(check(std::make_index_sequence<std::tuple_size_v<Item>>()));
+};
+template <bool kSpread, class F, class Range>
+using MapCheck = typename MapCheckOf<
+    kSpread, F,
+    StoredItem<kSpread, std::ranges::range_value_t<std::remove_reference_t<Range>>>>::type;
 
 // --- for calls in threads, where nothing has to travel -------------------------------------------
 
