@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <execinfo.h>
+#include <fmt/format.h>
 #include <link.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -34,6 +35,18 @@ std::uintptr_t program_counter(const void* context) {
 #endif
 }
 
+std::uintptr_t stack_pointer(const void* context) {
+    const mcontext_t& machine = static_cast<const ucontext_t*>(context)->uc_mcontext;
+#if defined(__x86_64__)
+    return static_cast<std::uintptr_t>(machine.gregs[REG_RSP]);
+#elif defined(__aarch64__)
+    return machine.sp;
+#else
+    (void)machine;
+    return 0;
+#endif
+}
+
 // --- in the signal handler: async-signal-safe calls only
 // ------------------------------------------
 
@@ -59,11 +72,26 @@ void write_record(CrashRecord& record, const void* context) {
     record.count.store(count, std::memory_order_release);
 }
 
-void on_fatal_signal(int signal, siginfo_t*, void* context) {
+// Memory beside the stack pointer is there, unless the stack has come to its end.
+void write_fault(CrashRecord& record, const siginfo_t& info, const void* context) {
+    constexpr std::uintptr_t kBeside = 64 << 10;
+    const bool has_address = (info.si_signo == SIGSEGV || info.si_signo == SIGBUS) &&
+                             info.si_code > 0 && info.si_code != SI_KERNEL;
+    if (!has_address) return;
+    const auto address = reinterpret_cast<std::uintptr_t>(info.si_addr);
+    const std::uintptr_t stack = stack_pointer(context);
+    record.fault_address = address;
+    record.fault = address - stack + kBeside < 2 * kBeside ? CrashRecord::Fault::stack_overflow
+                                                           : CrashRecord::Fault::address;
+}
+
+void on_fatal_signal(int signal, siginfo_t* info, void* context) {
     // What a task forks has no record: the memory is not there.
     CrashRecord* record = getpid() == process_of_record ? record_of_process : nullptr;
-    if (record && record->count.load(std::memory_order_relaxed) == 0)
+    if (record && record->count.load(std::memory_order_relaxed) == 0) {
+        write_fault(*record, *info, context);
         write_record(*record, context);
+    }
     // SA_RESETHAND: the default is in place. The signal is blocked until this returns, and ends the
     // process then.
     raise(signal);
@@ -93,6 +121,22 @@ void record_crashes(CrashRecord& record) {
         action.sa_flags = static_cast<int>(SA_SIGINFO | SA_ONSTACK | SA_RESETHAND);
         sigemptyset(&action.sa_mask);
         sigaction(signal, &action, nullptr);
+    }
+}
+
+std::string describe_fault(const CrashRecord& record) {
+    if (record.count.load(std::memory_order_acquire) == 0) return {};
+    switch (record.fault) {
+        case CrashRecord::Fault::address:
+            return fmt::format("it reached for address {:#x}{}", record.fault_address,
+                               record.fault_address < 4096 ? ", by a null pointer" : "");
+        case CrashRecord::Fault::stack_overflow:
+            return fmt::format(
+                "it looks like a stack overflow (at address {:#x}): recurse less deep, put large "
+                "arrays on the heap, or raise `ulimit -s`",
+                record.fault_address);
+        default:
+            return {};
     }
 }
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace sidestep::inline v0 {
@@ -17,7 +18,11 @@ struct CrashRecord {
         std::uint64_t offset = 0;
     };
 
+    enum class Fault : std::uint32_t { none, address, stack_overflow };
+
     std::atomic<std::uint32_t> count{0};  // of frames; 0: there was no crash
+    Fault fault = Fault::none;
+    std::uint64_t fault_address = 0;  // that the program reached for, if `fault` says so
     Frame frames[kMostFrames];
 };
 
@@ -28,5 +33,7 @@ void record_crashes(CrashRecord& record);
 // In the parent: the frames as addresses of this process, the innermost first; what cannot be found
 // here is left out.
 std::vector<const void*> crash_addresses(const CrashRecord& record);
+// "it reached for address 0x10...", or that its stack looks overflown; empty: nothing is known.
+std::string describe_fault(const CrashRecord& record);
 
 }  // namespace sidestep

@@ -10,6 +10,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "crash_functions.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -408,18 +409,36 @@ TEST_CASE("a crash tells its stack", "[pool][errors][lost][stack]") {
     mp::WorkerLost error = lost(pool, outer, 0);
     CHECK(names(error.stack(), "innermost"));
     CHECK(names(error.stack(), "outer"));
-    CHECK_THAT(error.what(), Catch::Contains("at ") && Catch::Contains("innermost"));
+    CHECK_THAT(error.what(), Catch::Contains("in innermost") &&
+                                 Catch::Contains("it reached for address 0x0, by a null pointer"));
     mp::WorkerLost aborted = lost(
         pool, [](int) -> int { std::abort(); }, 0);
     CHECK(aborted.exit_status().signal() == SIGABRT);
     CHECK(names(aborted.stack(), "abort"));
+    CHECK_THAT(aborted.what(), !Catch::Contains("it reached for address"));
     CHECK(lost(pool, test::die, SIGKILL).stack().empty());
     check_healthy(pool);
+}
+
+TEST_CASE("a stack has files and lines, inlined functions, and no plumbing",
+          "[pool][errors][lost][stack]") {
+    mp::Pool pool({.processes = 1});
+    mp::WorkerLost error = lost(pool, test::through_the_library, 0);
+    const std::vector<std::string> stack = error.stack();
+    REQUIRE(stack.size() == 4);
+    CHECK_THAT(stack[0],
+               Catch::StartsWith("test::inlined") && Catch::Contains(" at crash_functions.cpp:15"));
+    CHECK_THAT(stack[1], Catch::StartsWith("test::read_table(const void*) at crash_functions.cpp"));
+    CHECK_THAT(stack[2], Catch::Contains("test::through_the_library"));  // the lambda
+    CHECK_THAT(stack[3], Catch::StartsWith("test::through_the_library(int) at crash_functions"));
+    CHECK_THAT(error.what(), Catch::Contains("it reached for address 0x10, by a null pointer") &&
+                                 Catch::Contains("in test::read_table(const void*)"));
 }
 
 TEST_CASE("the overflow of a stack tells its stack, too", "[pool][errors][lost][stack]") {
     mp::Pool pool({.processes = 1});
     mp::WorkerLost error = lost(pool, endless, 0);
+    CHECK_THAT(error.what(), Catch::Contains("it looks like a stack overflow"));
     CHECK(error.exit_status().signal() == SIGSEGV);
     CHECK(names(error.stack(), "endless"));
 }

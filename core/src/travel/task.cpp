@@ -1,7 +1,5 @@
 #include <sidestep/detail/sent_call.hpp>
 
-#include <dlfcn.h>
-#include <elfutils/libdwfl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -149,42 +147,6 @@ std::string describe_entry(const TaskEntry& entry) {
         for (std::size_t at; (at = text.find(prefix)) != std::string::npos;) text.erase(at, length);
     }
     return text;
-}
-
-namespace {
-
-// Names come from the modules alone. Where the environment says so (DEBUGINFOD_URLS), libdwfl's own
-// way asks servers for more: it waits for them, and writes and reads files at a place that the
-// environment names. That is no way for a message, and a hole in a program with privileges.
-int find_no_debuginfo(Dwfl_Module*, void**, const char*, Dwarf_Addr, const char*, const char*,
-                      GElf_Word, char**) {
-    return -1;
-}
-
-// The symbol that covers the address, from the modules' symbol tables (elfutils' libdwfl).
-std::string symbol_of(const void* address) {
-    static const Dwfl_Callbacks callbacks = {dwfl_linux_proc_find_elf, find_no_debuginfo, nullptr,
-                                             nullptr};
-    std::unique_ptr<Dwfl, decltype(&dwfl_end)> session(dwfl_begin(&callbacks), &dwfl_end);
-    if (!session || dwfl_linux_proc_report(session.get(), getpid()) != 0 ||
-        dwfl_report_end(session.get(), nullptr, nullptr) != 0)
-        return {};
-    auto at = reinterpret_cast<std::uintptr_t>(address);
-    Dwfl_Module* module = dwfl_addrmodule(session.get(), at);
-    const char* name = module ? dwfl_module_addrname(module, at) : nullptr;
-    return name ? demangle(name) : std::string();
-}
-
-}  // namespace
-
-std::string describe_function(const void* function) {
-    std::string name = symbol_of(function);
-    if (!name.empty()) return name;
-    Dl_info info = {};
-    if (dladdr(function, &info) == 0 || !info.dli_fname) return fmt::format("{}", function);
-    auto offset = reinterpret_cast<std::uintptr_t>(function) -
-                  reinterpret_cast<std::uintptr_t>(info.dli_fbase);
-    return fmt::format("function at {:#x} of {}", offset, info.dli_fname);
 }
 
 }  // namespace sidestep::detail

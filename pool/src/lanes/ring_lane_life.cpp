@@ -23,7 +23,9 @@ std::exception_ptr lost_error(const RingLane& lane, const PoolTask& task, const 
         lane, task, spare_errors().lost, [&](TaskError::Details& details) {
             details.exit_status = status;
             details.stack = crash_addresses(lane.memory()->crash());
-            details.note = last_words(details.output);
+            details.note = describe_fault(lane.memory()->crash());
+            if (std::string words = last_words(details.output); !words.empty())
+                details.note += details.note.empty() ? words : "; " + words;
             if (is_corrupt)
                 details.note =
                     "it had overwritten its shared memory, or written to the pool's socket, so the "
