@@ -7,7 +7,7 @@
 # site, and to run the code in it.
 build_packages="g++ meson ninja-build pkg-config libboost-dev libcereal-dev libfmt-dev libdw-dev
     libssl-dev libspdlog-dev"
-test_packages="catch2 python3"
+test_packages="catch2 python3 libasio-dev"
 # What cluster/ is built with, and what its tests launch and make hosts of; where they are missing,
 # neither is built, and the tests are skipped.
 mpi_packages="libopenmpi-dev openmpi-bin libmpich-dev mpich iproute2 util-linux"

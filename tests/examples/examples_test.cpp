@@ -50,6 +50,12 @@ TEST_CASE("the tour of processes: a queue, an echo, and an exception that comes 
                                      "std::runtime_error: child failed\n"));
 }
 
+#ifdef HAS_ASIO
+TEST_CASE("a server in an event loop answers while a worker counts", "[examples]") {
+    check_prints("example_event_loop", "9592 primes, and pong\n");
+}
+#endif
+
 TEST_CASE("a pipeline of three stages counts all lines", "[examples]") {
     check_prints("example_pipeline", "200 lines, 580 digits\n");
 }
