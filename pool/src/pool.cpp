@@ -11,59 +11,11 @@
 
 #include <sidestep/exit_hooks.hpp>
 
+#include "checked_options.hpp"
 #include "pool_core.hpp"
 
 namespace sidestep::inline v0 {
 namespace {
-
-void refuse(const std::string& what) { throw std::invalid_argument("PoolOptions::" + what); }
-
-unsigned checked_inner_threads(const PoolOptions& options) {
-    static constexpr unsigned kMost = 65536;
-    if (options.inner_threads) {
-        if (*options.inner_threads > kMost)
-            refuse(
-                fmt::format("inner_threads is {}; give each worker's libraries 1 to {} threads, "
-                            "or 0 to leave them alone",
-                            *options.inner_threads, kMost));
-        return *options.inner_threads;
-    }
-    if (*options.processes == 0) return 0;
-    if (options.pin_workers) return 1;
-    return std::max(1u, static_cast<unsigned>(sys::usable_cpus()) / *options.processes);
-}
-
-PoolOptions checked(PoolOptions options) {
-    if (!options.processes)
-        options.processes =
-            static_cast<unsigned>(std::min<std::size_t>(sys::usable_cpus(), kMaxWorkers));
-    if (*options.processes > kMaxWorkers)
-        refuse(
-            fmt::format("processes is {}; a pool has 1 to {} workers, or 0 to run tasks in this "
-                        "process",
-                        *options.processes, kMaxWorkers));
-    if (options.arena_bytes < (std::size_t(16) << 20))
-        refuse(
-            fmt::format("arena_bytes is {}; give it 16 MiB or more (it is address space, pages "
-                        "come on first touch)",
-                        options.arena_bytes));
-    if (options.stop_grace.count() < 0 || options.terminate_grace.count() < 0 ||
-        options.leave_grace.count() < 0)
-        refuse(
-            "stop_grace, terminate_grace or leave_grace is negative; 0 goes on to the next step "
-            "at once");
-    if (options.start_patience.count() < 0)
-        refuse("start_patience is negative; 0 does not try again");
-    if (options.max_age.count() < 0 || options.idle_timeout.count() < 0)
-        refuse("max_age or idle_timeout is negative; 0 is never");
-    if (options.output_limit == 0)
-        refuse("output_limit is 0; give it the bytes to keep of each stream, or say Output::pass");
-    options.inner_threads = checked_inner_threads(options);
-    detail::check_options(options.task);
-    if (options.task.key != 0)
-        refuse("task.key is set; a key is a task's own: pool.submit({.key = 7}, f, x)");
-    return options;
-}
 
 // From here on `options` say how many workers this host has.
 detail::HostPlan share_out(PoolOptions& options) {
@@ -75,7 +27,7 @@ detail::HostPlan share_out(PoolOptions& options) {
     for (detail::Hosts::Share& share : plan.shares) {
         if (!options.processes) share.processes = std::min(share.processes, kMaxWorkers);
         if (share.processes > kMaxWorkers)
-            refuse(
+            detail::refuse_option(
                 fmt::format("processes is {}, {} of them on host {}; a pool has 1 to {} workers "
                             "on each host",
                             *options.processes, share.processes, share.name, kMaxWorkers));
@@ -87,8 +39,9 @@ detail::HostPlan share_out(PoolOptions& options) {
 }  // namespace
 
 Pool::Pool(PoolOptions options) : exceptions_at_start_(std::uncaught_exceptions()) {
+    if (!options.processes) options.processes = detail::processes_of_environment();
     detail::HostPlan plan = share_out(options);
-    core_ = std::make_shared<detail::PoolCore>(checked(options));
+    core_ = std::make_shared<detail::PoolCore>(detail::checked(options));
     core_->start(plan);
 }
 

@@ -5,9 +5,11 @@
 #include <fstream>
 
 #include <catch2/catch.hpp>
+#include <sidestep/process.hpp>
 
 #include "start/own_program.hpp"
 #include "support.hpp"
+#include "sys/sys.hpp"
 
 namespace fs = std::filesystem;
 using sidestep::cpu_quota;
@@ -30,6 +32,7 @@ class System {
         return *this;
     }
     std::optional<std::size_t> quota() const { return cpu_quota(root_); }
+    std::size_t cores() const { return sidestep::sys::usable_cores(root_); }
 
   private:
     std::string root_;
@@ -122,6 +125,24 @@ TEST_CASE("quotas are found where mounts are unusual or not told", "[core][cpu_q
         .write("/proc/self/mountinfo", "- \n" + kV2 + "1 2 - cgroup2\n")
         .write("/sys/fs/cgroup/cpu.max", "many 0\n");
     CHECK_FALSE(nonsense.quota());
+}
+
+TEST_CASE("hardware threads of one core count once, and what is not known is a core",
+          "[core][physical_cpus]") {
+    const std::size_t cpus = sidestep::sys::usable_cpus();
+    System unknown, shared, former, alone;
+    CHECK(unknown.cores() == cpus);
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        const std::string path = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+        shared.write(path + "core_cpus_list", "0-1023\n");
+        former.write(path + "thread_siblings_list", "0-1023\n");
+        alone.write(path + "core_cpus_list", std::to_string(cpu) + "\n");
+    }
+    CHECK(shared.cores() == 1);
+    CHECK(former.cores() == 1);
+    CHECK(alone.cores() == cpus);
+    CHECK(sidestep::physical_cpus() >= 1);
+    CHECK(sidestep::physical_cpus() <= sidestep::process_cpu_count());
 }
 
 TEST_CASE("what starts this program again depends on what runs it", "[core][own_program]") {

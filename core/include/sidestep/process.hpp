@@ -214,6 +214,9 @@ std::optional<ParentProcess> parent_process();
 // quotas of its control groups, its own and those above it (cgroup v1 and v2).
 unsigned cpu_count();
 unsigned process_cpu_count();
+// The same, with the hardware threads of a core counted once: workers for work that keeps a core
+// busy by itself. What the system does not say (no /sys) counts as a core.
+unsigned physical_cpus();
 
 // --- contexts ----------------------------------------------------------------------------------
 

@@ -200,5 +200,6 @@ unsigned cpu_count() {
     return static_cast<unsigned>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
 }
 unsigned process_cpu_count() { return static_cast<unsigned>(sys::usable_cpus()); }
+unsigned physical_cpus() { return static_cast<unsigned>(sys::usable_cores()); }
 
 }  // namespace sidestep

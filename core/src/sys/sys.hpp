@@ -77,6 +77,9 @@ bool has_ended(int pidfd) noexcept;
 std::optional<std::size_t> thread_count();
 // CPUs that this process may use: its affinity mask, cut by its control groups' quotas; at least 1.
 std::size_t usable_cpus();
+// The same, with the hardware threads of one core counted once: how many cores those CPUs are. A
+// CPU of which the system does not say (no /sys) counts as a core. `root`: see cpu_quota.hpp.
+std::size_t usable_cores(const std::string& root = {});
 // The nth of the CPUs in the affinity mask, round and round; -1 where the mask cannot be had.
 int nth_cpu(std::size_t n);
 // For the time of this object, the calling thread and what it starts stay on nth_cpu(n). Where that

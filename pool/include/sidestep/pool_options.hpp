@@ -19,9 +19,11 @@ class Hosts;
 }
 
 struct PoolOptions {
-    // Worker processes, 1 to 1024. Nothing: one for each CPU that this process may use (affinity
-    // mask and cgroup quota). 0: none, tasks run inside submit() in this process, for debugging;
-    // what they do is the same, but timeouts, memory limits and crashes are not held off.
+    // Worker processes, 1 to 1024. Nothing: as many as the environment's SIDESTEP_PROCESSES says;
+    // if it says nothing, one for each CPU that this process may use (affinity mask and cgroup
+    // quota; physical_cpus() counts cores). 0: none, tasks run inside submit() in this process, for
+    // debugging; what they do is the same, but timeouts, memory limits and crashes are not held
+    // off.
     std::optional<unsigned> processes = std::nullopt;
 
     // How workers are started; see start_method.hpp.
