@@ -64,6 +64,7 @@ Pool::~Pool() {
 void Pool::close() { core_->close(); }
 void Pool::terminate() { core_->terminate(); }
 void Pool::join() { core_->join(); }
+bool Pool::join_for(Timeout timeout) { return core_->join_until(detail::deadline_after(timeout)); }
 void Pool::shutdown(ShutdownOptions options) {
     core_->close();
     if (options.cancel_futures) core_->cancel_waiting();

@@ -32,6 +32,7 @@
 #include "argument_memory.hpp"
 #include "dispatch/wait_room.hpp"
 #include "future_desk.hpp"
+#include "joiner.hpp"
 #include "lanes/host_lane.hpp"
 #include "lanes/inline_lane.hpp"
 #include "life/pool_owner.hpp"
@@ -85,6 +86,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void interrupt() POOL_UNLOCKED;
     void terminate() POOL_UNLOCKED;
     void join() POOL_UNLOCKED override;
+    bool join_until(const Deadline& deadline) POOL_UNLOCKED;
     // Nobody has the pool any more: join() does not wait for what others are to do.
     void be_destroyed() POOL_UNLOCKED;
     void end_with_process() noexcept POOL_UNLOCKED override;
@@ -102,6 +104,9 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     using Lock = PoolLock;
 
     void wake_waiters() noexcept override { wait_room_.wake_all(); }
+    void require_joinable() POOL_UNLOCKED;
+    void await_end() POOL_UNLOCKED;
+    bool waits_in_vain() const POOL_LOCKED;
     void end_vain_waits() POOL_UNLOCKED;
     void kick_supervisor() noexcept override { supervision_.supervisor.kick(); }
     void say_who_attends() noexcept override POOL_LOCKED { wait_room_.say_who_attends(); }
@@ -113,6 +118,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     CallbackThread callbacks_;
     BackgroundThreads background_;    // they feed maps to the workers
     std::shared_ptr<PoolCore> self_;  // see keep_for_ever()
+    Joiner joiner_;
     std::mutex joining_one_;          // before mutex_: the turn of whoever is in join()
     mutable PoolMutex mutex_;
     bool is_destroyed_ POOL_GUARDED = false;

@@ -77,8 +77,14 @@ void PoolCore::run_in_background(std::function<void()> work) {
 
 void PoolCore::be_destroyed() {
     close();
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     is_destroyed_ = true;
+    hold.wake_waiters();  // a thread may be in join() already (join_until)
+}
+
+bool PoolCore::waits_in_vain() const {
+    std::uint64_t late = policies_.late.size();
+    return is_destroyed_ && late > 0 && tasks_.task_end.outstanding() == late;
 }
 
 // Of a pool that goes: when all that it has waits for others, whom nothing of the pool will tell
@@ -104,7 +110,7 @@ void PoolCore::end_vain_waits() {
     }
 }
 
-void PoolCore::join() {
+void PoolCore::require_joinable() {
     owner_.require_here();
     {
         Lock lock(mutex_);
@@ -115,16 +121,33 @@ void PoolCore::join() {
         throw std::logic_error(
             "join() in a callback of the pool's own futures would wait for itself: call it in "
             "another thread, or let the pool end here, which does not wait");
+}
+
+void PoolCore::join() {
+    require_joinable();
+    await_end();
+    joiner_.stop();
+}
+
+bool PoolCore::join_until(const Deadline& deadline) {
+    require_joinable();
+    return joiner_.wait([this] { await_end(); }, deadline);
+}
+
+void PoolCore::await_end() {
     std::lock_guard only_one(joining_one_);  // who comes second waits for all of it, too
     background_.join();                      // what they wait for is done, or fails
-    end_vain_waits();
-    // In one step with the look: a stream may submit at any time.
-    auto nothing_left = [this]() POOL_LOCKED {
-        if (tasks_.task_end.outstanding() > 0 || tasks_.life.waits_for_maps()) return false;
-        tasks_.life.seal();
-        return true;
-    };
-    desk_.wait(nothing_left, {});
+    for (bool sealed = false; !sealed;) {
+        end_vain_waits();
+        // In one step with the look: a stream may submit at any time.
+        auto nothing_left = [&]() POOL_LOCKED {
+            if (waits_in_vain()) return true;
+            if (tasks_.task_end.outstanding() > 0 || tasks_.life.waits_for_maps()) return false;
+            tasks_.life.seal();
+            return sealed = true;
+        };
+        desk_.wait(std::ref(nothing_left), {});
+    }
     {
         Hold hold(mutex_, *this);
         if (tasks_.life.closed()) supervision_.fleet.ask_all_to_leave(hold);
@@ -154,6 +177,7 @@ void PoolCore::abandon() {
     policies_.retries.thread().abandon();
     policies_.late.dependents().abandon();
     background_.abandon();
+    joiner_.abandon();
 }
 
 }  // namespace sidestep::detail

@@ -29,6 +29,9 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::close() { core_->close(); }
 void ThreadPool::terminate() { core_->terminate(); }
 void ThreadPool::join() { core_->join(); }
+bool ThreadPool::join_for(Timeout timeout) {
+    return core_->join_until(detail::deadline_after(timeout));
+}
 void ThreadPool::shutdown(ShutdownOptions options) {
     core_->close();
     if (options.cancel_futures) core_->cancel_waiting();

@@ -388,7 +388,7 @@ bool ThreadPoolCore::in_own_thread() {
     return timer_.is_this_thread();
 }
 
-void ThreadPoolCore::join() {
+void ThreadPoolCore::require_joinable() {
     require_owner();
     {
         Lock lock(mutex_);
@@ -399,14 +399,31 @@ void ThreadPoolCore::join() {
         throw std::logic_error(
             "join() in a thread of the pool would wait for itself: call it in another thread, or "
             "let the pool end here, which does not wait");
+}
+
+void ThreadPoolCore::join() {
+    require_joinable();
+    await_end();
+    joiner_.stop();
+}
+
+bool ThreadPoolCore::join_until(const sys::Deadline& deadline) {
+    require_joinable();
+    return joiner_.wait([this] { await_end(); }, deadline);
+}
+
+void ThreadPoolCore::await_end() {
     std::lock_guard only_one(joining_);
     background_.join();
-    end_vain_waits();
-    {
+    for (bool sealed = false; !sealed;) {
+        end_vain_waits();
         Lock lock(mutex_);
-        while (unfinished_ > 0 || life_.waits_for_maps()) quiet_.wait(mutex_);
+        while (!waits_in_vain() && (unfinished_ > 0 || life_.waits_for_maps()))
+            quiet_.wait(mutex_);
+        if (waits_in_vain()) continue;
         life_.seal();
         changed_.notify_all();
+        sealed = true;
     }
     for (;;) {                           // a thread that waits may start another one
         std::list<std::thread> threads;  // made without memory: this is the end of a pool

@@ -22,6 +22,7 @@
 
 #include "insight/task_names.hpp"
 #include "insight/trace_writer.hpp"
+#include "joiner.hpp"
 #include "life/lifecycle.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
@@ -68,6 +69,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void terminate() POOL_UNLOCKED;
     void ask_to_stop() POOL_UNLOCKED;
     void join() POOL_UNLOCKED override;
+    bool join_until(const sys::Deadline& deadline) POOL_UNLOCKED;
     // Nobody has the pool any more: join() does not wait for what others are to do.
     void be_destroyed() POOL_UNLOCKED;
     // This thread runs tasks or callbacks of the pool, or feeds a map: it cannot join().
@@ -103,6 +105,9 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     // With an error: that becomes its result.
     void queue_late(Late& late, const std::exception_ptr& error,
                     bool cancelled) noexcept POOL_UNLOCKED;
+    void require_joinable() POOL_UNLOCKED;
+    void await_end() POOL_UNLOCKED;
+    bool waits_in_vain() const POOL_LOCKED;
     void end_vain_waits() POOL_UNLOCKED;
     void start_thread() POOL_LOCKED;
     void start_timer() POOL_LOCKED;
@@ -137,6 +142,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     TaskNames names_;  // types: guarded by mutex_
     Tracing trace_;
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
+    Joiner joiner_;
     std::mutex joining_;                    // before mutex_
     PoolMutex mutex_;
     // Guarded by mutex_.

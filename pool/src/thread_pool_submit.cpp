@@ -123,6 +123,11 @@ void ThreadPoolCore::be_destroyed() {
     close();
     Lock lock(mutex_);
     is_destroyed_ = true;
+    quiet_.notify_all();  // a thread may be in join() already (join_until)
+}
+
+bool ThreadPoolCore::waits_in_vain() const {
+    return is_destroyed_ && !late_.empty() && unfinished_ == late_.size();
 }
 
 // When all jobs that are left wait for what nobody of this pool will do.

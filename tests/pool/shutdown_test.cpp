@@ -14,6 +14,7 @@
 #include <sidestep/event.hpp>
 #include <sidestep/semaphore.hpp>
 
+#include "both_pools.hpp"
 #include "policy_support.hpp"
 
 namespace mp = sidestep;
@@ -328,4 +329,67 @@ TEST_CASE("each of several threads that join() comes back after the last callbac
     first.join();
     second.join();
     CHECK(wrong == 0);
+}
+
+// --- join_for() --------------------------------------------------------------------------------
+
+TEMPLATE_TEST_CASE("join_for() says whether the pool has ended, and may be called again",
+                   "[pool][threads][shutdown][join_for]", test::Processes, test::Threads) {
+    TestType t;
+    CHECK_THROWS_WITH(t.pool.join_for(1s), Catch::Contains("before close()"));
+    test::SharedWords words(test::kWords);
+    auto task = t.pool.submit(test::wait_at, words.path(), std::size_t(kTell), std::size_t(kGate));
+    std::atomic<bool> called{false}, go_on{false}, refused{false};
+    task.add_done_callback([&](const auto&) {
+        try {
+            (void)t.pool.join_for(0s);
+        } catch (const std::logic_error&) {
+            refused = true;
+        }
+        called = true;
+        while (!go_on) std::this_thread::yield();
+    });
+    t.pool.close();
+    CHECK_FALSE(t.pool.join_for(0s));
+    CHECK_FALSE(t.pool.join_for(10ms));
+    words[kGate] = 1;
+    CHECK(test::eventually([&] { return called.load(); }));
+    CHECK(refused);
+    CHECK_FALSE(t.pool.join_for(10ms));  // the last callback is waited for, too
+    go_on = true;
+    CHECK(t.pool.join_for(test::kPatience));
+    CHECK(t.pool.join_for(0s));
+    t.pool.join();
+    CHECK(get(task) == 1);
+    TestType other;  // join() alone is enough, too
+    other.pool.close();
+    other.pool.join();
+    CHECK(other.pool.join_for(0s));
+}
+
+TEST_CASE("a pool that does not end in time can be terminated", "[pool][shutdown][join_for]") {
+    mp::Pool pool(test::with_each_method());
+    test::SharedWords words(test::kWords);
+    auto task = pool.submit(test::wait_at, words.path(), std::size_t(kTell), std::size_t(kGate));
+    test::await(words[kTell]);
+    std::vector<int> pids = pool.worker_pids();
+    pool.close();
+    CHECK_FALSE(pool.join_for(10ms));
+    pool.terminate();
+    CHECK(pool.join_for(test::kPatience));
+    CHECK(all_gone(pids));
+    CHECK_THROWS_AS(get(task), mp::CancelledError);
+}
+
+TEMPLATE_TEST_CASE("a pool may go after a join_for() that gave up, with tasks that wait in vain",
+                   "[pool][threads][shutdown][join_for]", test::Processes, test::Threads) {
+    mp::Promise<int> never;
+    mp::Future<int> waiting;
+    {
+        TestType t;
+        waiting = t.pool.submit(test::add, never.future(), 1);
+        t.pool.close();
+        CHECK_FALSE(t.pool.join_for(10ms));
+    }
+    CHECK_THROWS_AS(get(waiting), mp::CancelledError);
 }

@@ -1,8 +1,12 @@
 // What workers are given by PoolOptions and by the environment: how many they are, what they find
 // when they begin, and how long they may take to begin.
+#include <unistd.h>
+
 #include <cstdlib>
 #include <optional>
 #include <string>
+
+#include <sidestep/process.hpp>
 
 #include "policy_support.hpp"
 

@@ -119,6 +119,10 @@ class Pool : public PoolFace<Pool> {
     // std::logic_error before close() or terminate(), and in a callback of the pool's own futures
     // or a Retry::when.
     void join();
+    // The same, for no longer than that. False: it has not ended yet. It goes on ending, in a
+    // thread of its own, and join() and join_for() may be called again; so may terminate(). Throws
+    // std::system_error, too, if there is no thread for that.
+    [[nodiscard]] bool join_for(Timeout timeout);
     // close(); with cancel_futures, what has not begun is cancelled; with wait, join().
     void shutdown(ShutdownOptions options = {});
 

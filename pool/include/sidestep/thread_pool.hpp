@@ -91,6 +91,10 @@ class ThreadPool : public PoolFace<ThreadPool> {
     // future that somebody cancels are called in cancel().) Throws std::logic_error before close()
     // or terminate(), and from a thread of the pool itself.
     void join();
+    // The same, for no longer than that. False: it has not ended yet. It goes on ending, in a
+    // thread of its own, and join() and join_for() may be called again; so may terminate(). Throws
+    // std::system_error, too, if there is no thread for that.
+    [[nodiscard]] bool join_for(Timeout timeout);
     void shutdown(ShutdownOptions options = {});
 
     // The most threads that run tasks at a time; how many there are now, and how many of them wait
