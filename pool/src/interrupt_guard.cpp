@@ -1,5 +1,6 @@
 #include <sidestep/interrupt_guard.hpp>
 
+#include <fmt/format.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <unistd.h>
@@ -9,8 +10,10 @@
 #include <cerrno>
 #include <cstdio>
 #include <exception>
+#include <iterator>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -29,12 +32,18 @@ namespace detail {
 
 struct InterruptSteps {
     std::function<void(unsigned)> take_step;
+    std::vector<int> signals;
     const ForkMarker marker;
     std::atomic<unsigned> taken{0};
+    std::atomic<int> last_signal{0};
     std::mutex mutex;
     bool gone = false;  // guarded by mutex
-    std::uint64_t round =
-        0;  // guarded by the mutex of the list: the last interrupt that it heard of
+    // Guarded by the mutex of the list: the last interrupt that it heard of.
+    std::uint64_t round = 0;
+
+    bool heeds(int number) const {
+        return std::find(signals.begin(), signals.end(), number) != signals.end();
+    }
 };
 
 }  // namespace detail
@@ -43,20 +52,24 @@ namespace {
 
 using Steps = std::shared_ptr<detail::InterruptSteps>;
 constexpr unsigned kLastStep = 2;
+constexpr std::size_t kSignals = 65;  // 1 to 64
 
 // What the handler uses. A semaphore, since sem_post(3) is async-signal-safe, and takes no
 // descriptor.
 sem_t interrupted;
-std::atomic<int> owner{0};  // the process whose guards these are
-struct sigaction former;    // constant while the handler is in place
+std::atomic<unsigned> came[kSignals];  // of each signal, that were not heard yet
+std::atomic<int> owner{0};             // the process whose guards these are
+struct sigaction former[kSignals];     // constant while the handler is in place
+static_assert(std::atomic<unsigned>::is_always_lock_free);
 
 // A forked copy has the handler, but no guards: there the signal goes where it went before.
 void handle_interrupt(int number) {
     int error = errno;
     if (owner.load() == ::getpid()) {
+        ++came[number];
         (void)::sem_post(&interrupted);
     } else {
-        ::sigaction(number, &former, nullptr);
+        ::sigaction(number, &former[number], nullptr);
         ::raise(number);  // it comes when this returns
     }
     errno = error;
@@ -66,6 +79,34 @@ bool is_ours(const struct sigaction& action) {
     return !(action.sa_flags & SA_SIGINFO) && action.sa_handler == &handle_interrupt;
 }
 
+// Both with the mutex of the list held. Throws std::system_error.
+void install(int number) {
+    struct sigaction now = {}, ours = {};
+    ::sigaction(number, nullptr, &now);
+    if (is_ours(now)) return;  // in a forked copy: `former` is what was there before
+    former[number] = now;
+    ours.sa_handler = &handle_interrupt;
+    ours.sa_flags = SA_RESTART;
+    sigemptyset(&ours.sa_mask);
+    if (::sigaction(number, &ours, nullptr) < 0)
+        throw_errno(errno, "sigaction(" + std::to_string(number) + ")");
+}
+void put_back(int number) {
+    struct sigaction now = {};
+    ::sigaction(number, nullptr, &now);
+    if (is_ours(now)) ::sigaction(number, &former[number], nullptr);
+}
+
+// One that came; 0: none did.
+int take_one() {
+    for (int number = 1; number < static_cast<int>(kSignals); ++number) {
+        if (came[number] == 0) continue;
+        --came[number];  // this thread alone takes
+        return number;
+    }
+    return 0;
+}
+
 // All guards of this process.
 class Interrupts {
   public:
@@ -73,50 +114,60 @@ class Interrupts {
         std::lock_guard one_change(changing_);
         if (!thread_.joinable()) start();
         std::lock_guard lock(mutex_);
-        guards_.reserve(guards_.size() + 1);
-        install();
-        steps->round = round_;
         guards_.push_back(steps);
+        steps->round = round_;
+        try {
+            for (int number : steps->signals) install(number);
+        } catch (...) {
+            guards_.pop_back();
+            put_back_unheeded(*steps);
+            throw;
+        }
     }
     void remove(const Steps& steps) {
         std::lock_guard one_change(changing_);
         {
             std::lock_guard lock(mutex_);
             std::erase(guards_, steps);
+            put_back_unheeded(*steps);
             if (!guards_.empty()) return;
-            put_back();
         }
-        stopping_ = true;
-        ::sem_post(&interrupted);
-        thread_.join();
+        stop();
     }
 
   private:
     void start() {
         ::sem_init(&interrupted, 0, 0);
+        for (std::atomic<unsigned>& count : came) count = 0;
         owner = ::getpid();
         stopping_ = false;
         thread_.start("sidestep-intr", detail::ServiceThread::Runs::library_code,
                       [this] { serve(); });
+    }
+    void stop() {
+        stopping_ = true;
+        ::sem_post(&interrupted);
+        thread_.join();
     }
     void serve() {
         for (;;) {
             while (::sem_wait(&interrupted) < 0) {  // EINTR
             }
             if (stopping_) return;
-            take_steps();
+            if (int number = take_one()) take_steps(number);
         }
     }
     // For each guard, without a lock that a guard needs to go. What throws ends nothing: the others
     // are told, and this one may be asked again.
-    void take_steps() {
+    void take_steps(int number) {
         {
             std::lock_guard lock(mutex_);
             ++round_;
         }
-        while (Steps steps = next()) {
+        while (Steps steps = next(number)) {
             std::lock_guard lock(steps->mutex);
             if (steps->gone) continue;
+            steps->last_signal = number;
             unsigned step = ++steps->taken;
             try {
                 if (step <= kLastStep) steps->take_step(step);
@@ -126,36 +177,32 @@ class Interrupts {
             }
         }
         std::lock_guard lock(mutex_);
-        if (std::all_of(guards_.begin(), guards_.end(),
-                        [](const Steps& s) { return s->taken >= kLastStep; }))
-            put_back();
+        for (int each = 1; each < static_cast<int>(kSignals); ++each)
+            if (is_over(each)) put_back(each);
     }
 
     // One that has not been told of this interrupt; null: all have.
-    Steps next() {
+    Steps next(int number) {
         std::lock_guard lock(mutex_);
-        auto found = std::find_if(guards_.begin(), guards_.end(),
-                                  [this](const Steps& s) { return s->round != round_; });
+        auto found = std::find_if(guards_.begin(), guards_.end(), [&](const Steps& s) {
+            return s->round != round_ && s->heeds(number);
+        });
         if (found == guards_.end()) return nullptr;
         (*found)->round = round_;
         return *found;
     }
 
-    // Both with the mutex held.
-    static void install() {
-        struct sigaction now = {}, ours = {};
-        ::sigaction(SIGINT, nullptr, &now);
-        if (is_ours(now)) return;  // in a forked copy: `former` is what was there before
-        former = now;
-        ours.sa_handler = &handle_interrupt;
-        ours.sa_flags = SA_RESTART;
-        sigemptyset(&ours.sa_mask);
-        if (::sigaction(SIGINT, &ours, nullptr) < 0) throw_errno(errno, "sigaction(SIGINT)");
+    // With the mutex held: nobody waits for this signal any more, who did.
+    bool is_over(int number) const {
+        return std::all_of(guards_.begin(), guards_.end(), [&](const Steps& s) {
+            return !s->heeds(number) || s->taken >= kLastStep;
+        });
     }
-    static void put_back() {
-        struct sigaction now = {};
-        ::sigaction(SIGINT, nullptr, &now);
-        if (is_ours(now)) ::sigaction(SIGINT, &former, nullptr);
+    void put_back_unheeded(const detail::InterruptSteps& gone) {
+        for (int number : gone.signals)
+            if (std::none_of(guards_.begin(), guards_.end(),
+                             [&](const Steps& s) { return s->heeds(number); }))
+                put_back(number);
     }
 
     std::mutex changing_;           // before mutex_
@@ -167,31 +214,49 @@ class Interrupts {
 };
 PerProcess<Interrupts> all_guards;
 
+void check(const std::vector<int>& signals) {
+    constexpr int kOthers[] = {SIGKILL, SIGSTOP, SIGSEGV, SIGBUS,  SIGFPE,  SIGILL,
+                               SIGTRAP, SIGABRT, SIGSYS,  SIGCHLD, SIGCONT, SIGPIPE};
+    constexpr const char* kRemedy =
+        "give it those that ask a program to end: SIGINT, SIGTERM, SIGHUP";
+    if (signals.empty())
+        throw std::invalid_argument(fmt::format("InterruptGuard: there is no signal; {}", kRemedy));
+    for (int number : signals)
+        if (number < 1 || number > SIGRTMAX || (number >= 32 && number < SIGRTMIN) ||
+            std::find(std::begin(kOthers), std::end(kOthers), number) != std::end(kOthers))
+            throw std::invalid_argument(fmt::format(
+                "InterruptGuard: signal {} cannot be one of its own; {}", number, kRemedy));
+}
+
 }  // namespace
 
-InterruptGuard::InterruptGuard(Pool& pool) {
+InterruptGuard::InterruptGuard(Pool& pool, const std::vector<int>& signals) {
     if (!pool.core_->owned_here())
         throw std::logic_error(
             "InterruptGuard: this pool belongs to the process that made it, and this is a forked "
             "copy: make a pool of its own here");
-    watch(
-        [core = pool.core_](unsigned step) { step == 1 ? core->interrupt() : core->terminate(); });
+    watch(signals, [core = pool.core_](unsigned step) {
+        step == 1 ? core->interrupt() : core->terminate();
+    });
 }
 
-InterruptGuard::InterruptGuard(ThreadPool& pool) {
+InterruptGuard::InterruptGuard(ThreadPool& pool, const std::vector<int>& signals) {
     if (!pool.core_->owned_here())
         throw std::logic_error(
             "InterruptGuard: this pool's threads are in the process that made it, and this is a "
             "forked copy: make a pool of its own here");
-    watch([core = pool.core_](unsigned step) {
+    watch(signals, [core = pool.core_](unsigned step) {
         core->interrupt();
         if (step > 1) core->ask_to_stop();
     });
 }
 
-void InterruptGuard::watch(std::function<void(unsigned step)> take_step) {
+void InterruptGuard::watch(const std::vector<int>& signals,
+                           std::function<void(unsigned step)> take_step) {
+    check(signals);
     steps_ = std::make_shared<detail::InterruptSteps>();
     steps_->take_step = std::move(take_step);
+    steps_->signals = signals;
     all_guards.get().add(steps_);
 }
 
@@ -205,5 +270,6 @@ InterruptGuard::~InterruptGuard() {
 }
 
 unsigned InterruptGuard::interrupts() const { return steps_->taken; }
+int InterruptGuard::last_signal() const { return steps_->last_signal; }
 
 }  // namespace sidestep

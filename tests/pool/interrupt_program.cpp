@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -73,17 +74,19 @@ int once(mp::StartMethod method) {
     return guard.interrupts() == 1 ? 130 : 1;
 }
 
-int again_and_again(mp::StartMethod method) {
+int again_and_again(mp::StartMethod method, const std::vector<int>& signals) {
     mp::Pool pool({.processes = 2, .start_method = method});
-    mp::InterruptGuard guard(pool);
+    mp::InterruptGuard guard(pool, signals);
     Busy busy(pool);
     say("running");
     say_outcome("waiting", [&] { busy.waiting.back().get(); });
     for (auto& f : busy.running) say_outcome("running", [&] { f.get(); });
     pool.join();
-    (void)test::eventually([] {  // the guard's thread gives the signal back
-        struct sigaction now = {};
-        return sigaction(SIGINT, nullptr, &now) == 0 && now.sa_handler == SIG_DFL;
+    (void)test::eventually([&] {  // the guard's thread gives the signals back
+        return std::all_of(signals.begin(), signals.end(), [](int number) {
+            struct sigaction now = {};
+            return sigaction(number, nullptr, &now) == 0 && now.sa_handler == SIG_DFL;
+        });
     });
     say("joined");
     for (;;) pause();
@@ -344,7 +347,8 @@ int captured_without_stdio(mp::StartMethod method) {
 
 std::optional<int> run_interrupt_program(const std::string& what, mp::StartMethod method) {
     if (what == "interrupt-once") return once(method);
-    if (what == "interrupt-again") return again_and_again(method);
+    if (what == "interrupt-again") return again_and_again(method, {SIGINT});
+    if (what == "interrupt-by-any") return again_and_again(method, {SIGINT, SIGTERM});
     if (what == "interrupt-map") return map(method, false);
     if (what == "interrupt-map-async") return map(method, true);
     if (what == "interrupt-retry") return retry(method);

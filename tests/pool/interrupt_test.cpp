@@ -1,11 +1,14 @@
-// InterruptGuard: what SIGINT does while a pool works.
+// InterruptGuard: what SIGINT, SIGTERM and others do while a pool works.
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <sidestep/interrupt_guard.hpp>
+#include <sidestep/thread_pool.hpp>
 
 #include "policy_support.hpp"
 
@@ -18,7 +21,7 @@ struct Interrupted : test::Program {
         : test::Program({"interrupt-" + what, test::name_of(method)}) {
         REQUIRE(read_line() == "running");
     }
-    void interrupt() { kill(pid(), SIGINT); }
+    void interrupt(int signal = SIGINT) { kill(pid(), signal); }
 };
 
 }  // namespace
@@ -52,6 +55,71 @@ TEST_CASE("the second Ctrl-C ends what runs, the third does what it did before t
     auto result = program.finish();
     CHECK(WIFSIGNALED(result.status));
     CHECK(WTERMSIG(result.status) == SIGINT);
+}
+
+TEST_CASE("each signal of a guard is a step: SIGTERM, then Ctrl-C, then the end",
+          "[pool][interrupt][signals]") {
+    auto method = GENERATE(from_range(methods()));
+    Interrupted program("by-any", method);
+    program.interrupt(SIGTERM);
+    CHECK(program.read_line() == "waiting: CancelledError");
+    program.interrupt(SIGINT);
+    CHECK(program.read_line() == "running: CancelledError");
+    CHECK(program.read_line() == "running: CancelledError");
+    CHECK(program.read_line() == "joined");
+    program.interrupt(SIGTERM);
+    auto result = program.finish();
+    CHECK(WIFSIGNALED(result.status));
+    CHECK(WTERMSIG(result.status) == SIGTERM);
+}
+
+namespace {
+std::atomic<int> handled{0};
+void count_signal(int) { ++handled; }
+}  // namespace
+
+TEST_CASE("a guard hears of its own signals, and the others go where they went",
+          "[pool][threads][interrupt][signals]") {
+    for (int number : {SIGUSR1, SIGUSR2}) signal(number, count_signal);
+    sidestep::Pool pool({.processes = 1});
+    sidestep::ThreadPool threads({.threads = 1});
+    auto one = std::make_unique<sidestep::InterruptGuard>(pool, std::vector{SIGUSR1, SIGHUP});
+    CHECK(one->last_signal() == 0);
+    raise(SIGUSR2);
+    CHECK(handled == 1);
+    sidestep::InterruptGuard other(threads, {SIGUSR2});
+    raise(SIGUSR2);
+    CHECK(test::eventually([&] { return other.interrupts() == 1; }));
+    CHECK(other.last_signal() == SIGUSR2);
+    raise(SIGUSR1);
+    CHECK(test::eventually([&] { return one->interrupts() == 1; }));
+    CHECK(one->last_signal() == SIGUSR1);
+    CHECK(other.interrupts() == 1);
+    CHECK(handled == 1);
+    CHECK_THROWS_AS(pool.submit(test::add, 1, 2), sidestep::CancelledError);
+    one.reset();  // the other one stays
+    raise(SIGUSR1);
+    CHECK(handled == 2);
+    raise(SIGUSR2);
+    CHECK(test::eventually([&] { return other.interrupts() == 2; }));
+    CHECK(handled == 2);
+    for (int number : {SIGUSR1, SIGUSR2}) signal(number, SIG_DFL);
+}
+
+TEST_CASE("a guard refuses signals that ask no program to end", "[pool][interrupt][signals]") {
+    sidestep::Pool pool({.processes = 1});
+    for (int number : {0, -1, SIGKILL, SIGSTOP, SIGSEGV, SIGCHLD, 32, SIGRTMAX + 1}) {
+        INFO(number);
+        CHECK_THROWS_AS(sidestep::InterruptGuard(pool, {SIGINT, number}), std::invalid_argument);
+        struct sigaction now = {};
+        CHECK(sigaction(SIGINT, nullptr, &now) == 0);
+        CHECK(now.sa_handler == SIG_DFL);
+    }
+    CHECK_THROWS_WITH(sidestep::InterruptGuard(pool, {SIGKILL}),
+                      Catch::Contains("signal 9") && Catch::Contains("SIGTERM"));
+    CHECK_THROWS_WITH(sidestep::InterruptGuard(pool, std::vector<int>()),
+                      Catch::Contains("no signal"));
+    CHECK(pool.apply(test::add, 1, 2) == 3);
 }
 
 TEST_CASE("Ctrl-C ends a map, whoever waits for it", "[pool][interrupt]") {

@@ -22,8 +22,8 @@ bool Lifecycle::terminate() {
 void Lifecycle::refuse(bool begun) const {
     if (interrupted_ && state_ != State::broken)
         throw CancelledError(
-            "the pool was interrupted (SIGINT): it finishes what runs, and takes no tasks any "
-            "more");
+            "the pool was interrupted (InterruptGuard): it finishes what runs, and takes no tasks "
+            "any more");
     switch (state_) {
         case State::running:
             return;
