@@ -113,9 +113,9 @@ struct OpenPool {
     template <class Archive>
     void serialize(Archive& archive) {
         archive(pool, processes, options.max_tasks_per_child, options.max_memory_growth);
-        for (Timeout* time :
-             {&options.max_age, &options.idle_timeout, &options.stop_grace,
-              &options.terminate_grace, &options.leave_grace, &options.start_patience})
+        for (Timeout* time : {&options.max_age, &options.idle_timeout, &options.stop_grace,
+                              &options.terminate_grace, &options.leave_grace,
+                              &options.start_patience, &options.start_timeout})
             wire(archive, *time);
         archive(options.pin_workers, options.inner_threads, options.output_limit, options.seed,
                 options.arena_bytes);

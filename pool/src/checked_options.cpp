@@ -68,6 +68,8 @@ PoolOptions checked(PoolOptions options) {
             "at once");
     if (options.start_patience.count() < 0)
         refuse_option("start_patience is negative; 0 does not try again");
+    if (options.start_timeout.count() < 0)
+        refuse_option("start_timeout is negative; 0 gives a worker as long as it takes");
     if (options.max_age.count() < 0 || options.idle_timeout.count() < 0)
         refuse_option("max_age or idle_timeout is negative; 0 is never");
     if (options.output_limit == 0)

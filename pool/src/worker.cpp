@@ -109,6 +109,7 @@ class Worker {
     WorkerReady initialize() {
         WorkerReady ready;
         if (!initializer_.given) return ready;
+        words_->initializing.store(1, std::memory_order_relaxed);
         std::uint64_t begin = steady_now_ns();
         try {
             if (initializer_.fds || initializer_.lasting_fds)

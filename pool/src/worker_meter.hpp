@@ -35,7 +35,8 @@ struct WorkerWords {
     // How many tasks it has begun: a second word, beside the state of a slot, on whether the one at
     // the front was.
     std::atomic<std::uint64_t> begun{0};
-    std::atomic<std::uint64_t> damaged{0};  // a Damage: why it ended because of a stray write
+    std::atomic<std::uint64_t> initializing{0};  // 1: it has begun its initializer
+    std::atomic<std::uint64_t> damaged{0};       // a Damage: why it ended because of a stray write
     // Of the chunk that runs, what vouches for `progress` and `partial_block` (ProgressTeller).
     std::atomic<std::uint64_t> partial_checks[2] = {};
 };

@@ -4,6 +4,7 @@
 // Threads:    a launcher belongs to one thread at a time.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,6 +28,9 @@ struct Launched : sys::ProcessHandle<ParentFd> {
 struct LaunchOptions {
     bool own_group = true;     // it leads a process group; else it is in that of the caller
     bool dies_with_us = true;  // it has a lifeline
+    // How long a fork server may take to fork one, which takes microseconds; a stopped one, or one
+    // that never comes to init(), must not stop us.
+    std::chrono::nanoseconds answer_within = std::chrono::seconds(30);
     // Added to the environment of a program that is started afresh. (A forked child sets its own.)
     std::vector<std::pair<std::string, std::string>> environment = {};
 };

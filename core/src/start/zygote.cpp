@@ -28,9 +28,8 @@ namespace {
 
 using namespace std::chrono_literals;
 const BootEntry kZygoteEntry [[gnu::init_priority(200)]] (&zygote_main);
-constexpr auto kAnswerTime = 30s;  // a fork takes microseconds; a stopped zygote must not stop us
-constexpr auto kLastWords = 5s;    // of the child of a zygote that died
-constexpr int kTries = 20;         // a call that failed for want of memory
+constexpr auto kLastWords = 5s;  // of the child of a zygote that died
+constexpr int kTries = 20;       // a call that failed for want of memory
 
 // Not by poll(2), which may be what has failed.
 void pause_before_next_try() noexcept {
@@ -242,7 +241,8 @@ Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
         if (code == EPIPE || code == ECONNRESET || code == ENOTCONN) throw_dead(self_);
         throw;
     }
-    sys::ProcessHandle<Fd> child = receive_child(request.number);
+    sys::ProcessHandle<Fd> child =
+        receive_child(request.number, sys::Clock::now() + options.answer_within);
     // The child does the same: when this returns, it is in its group, whoever is faster.
     (void)setpgid(child.pid, options.own_group ? child.pid : request.group);
     return take_over({std::move(child), std::move(control.first), std::move(lifeline)}, entry);
@@ -255,8 +255,7 @@ Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
 // is nobody's.
 
 // The child of this request. Without a pidfd it was the child who told; then the zygote is dead.
-sys::ProcessHandle<Fd> Zygote::receive_child(std::uint64_t number) {
-    sys::Deadline deadline = sys::Clock::now() + kAnswerTime;
+sys::ProcessHandle<Fd> Zygote::receive_child(std::uint64_t number, sys::Deadline deadline) {
     int told = 0;
     for (;;) {
         Ready ready = await_answer(deadline);
@@ -276,7 +275,9 @@ sys::ProcessHandle<Fd> Zygote::receive_child(std::uint64_t number) {
             }
             if (server_died_ || answer.closed) throw_dead(self_);
             kill_server();  // or it would stay
-            throw_errno(ETIMEDOUT, "the fork server does not answer (was it stopped?)");
+            throw_errno(ETIMEDOUT,
+                        "the fork server does not answer (does it come to init()? was it "
+                        "stopped?)");
         }
         if (answer.number != number) {
             settle(answer.number, answer.pid);

@@ -47,7 +47,7 @@ class Zygote final : public Launcher {
         bool closed = false;
     };
     Launched request_child(BootMain entry, const LaunchOptions& options);
-    sys::ProcessHandle<Fd> receive_child(std::uint64_t number);
+    sys::ProcessHandle<Fd> receive_child(std::uint64_t number, sys::Deadline deadline);
     Ready await_answer(const sys::Deadline& deadline);
     Ready look_for_answer(const sys::Deadline& deadline);
     Answer receive_answer();

@@ -68,6 +68,12 @@ struct PoolOptions {
     // try again: it throws.)
     Timeout start_patience = std::chrono::seconds(10);
 
+    // How long a worker may take from its start until it takes tasks: until its program has come to
+    // init(), and the initializer has ended. Then it is killed and the pool is broken; BrokenPool
+    // says which of the two it was. (For a fork server to answer: so long, or 30 s.) 0: as long as
+    // it takes.
+    Timeout start_timeout = {};
+
     // Each worker runs on one CPU of those that this process may use.
     bool pin_workers = false;
 

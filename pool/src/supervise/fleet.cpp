@@ -190,6 +190,7 @@ sys::Deadline Fleet::next_due() const {
         consider(lane.process.leave_by);
         consider(lane.process.cut_off_at);
         consider(lane.process.gone_by);
+        consider(ready_by(worker));
     }
     return due;
 }
@@ -210,7 +211,43 @@ void Fleet::end_overdue(Hold& hold) {
             rooms_.dispatcher.refill(hold);
         }
         if (is_due(lane.process.gone_by)) pool_.deaths.give_up(worker, hold);
+        sys::Deadline start_ends = ready_by(worker);
+        if (is_due(start_ends)) break_down_for(worker, hold);
     }
+}
+
+sys::Deadline Fleet::ready_by(const Worker& worker) const {
+    const RingLane::Condition& is = worker.lane.condition();
+    const std::chrono::nanoseconds timeout = rooms_.options.start_timeout;
+    if (timeout.count() == 0 || !is.alive || is.ready || is.leaving || rooms_.life.ending())
+        return {};
+    return saturating_add(worker.started_at, timeout);
+}
+
+// It has had start_timeout.
+void Fleet::break_down_for(const Worker& worker, Hold& hold) {
+    const RingLane& lane = worker.lane;
+    const bool initializing =
+        lane.memory()->words().initializing.load(std::memory_order_relaxed) != 0;
+    auto ms =
+        std::chrono::duration_cast<std::chrono::milliseconds>(rooms_.options.start_timeout.time())
+            .count();
+    pool_.end.break_down(
+        broken_pool([&] {
+            return initializing
+                       ? fmt::format(
+                             "the pool is broken: the initializer of worker {} had not ended {} ms "
+                             "after its start (PoolOptions::start_timeout): look at what it waits "
+                             "for, or give it more time",
+                             lane.pid, ms)
+                       : fmt::format(
+                             "the pool is broken: worker {} had not come to sidestep::init() {} ms "
+                             "after its start (PoolOptions::start_timeout): call it first in "
+                             "main(), look at what the program does before, or give it more time",
+                             lane.pid, ms);
+        }),
+        hold);
+    hold.wake_waiters();
 }
 
 // One at a time: a worker that is too old, or has grown too much.

@@ -75,6 +75,9 @@ class Fleet {
     void adopt(Worker& worker, RingLane::Parts parts, Hold& hold) SUPERVISOR_ONLY POOL_LOCKED;
     void note_failed_launch(Worker& worker,
                             const std::exception_ptr& error) noexcept SUPERVISOR_ONLY POOL_UNLOCKED;
+    // When it is to be ready by; nothing: it is, or has no limit.
+    sys::Deadline ready_by(const Worker& worker) const POOL_LOCKED;
+    void break_down_for(const Worker& worker, Hold& hold) POOL_LOCKED;
     bool is_wanted(const Worker& worker) const POOL_LOCKED;
     void wake(Hold& hold) POOL_LOCKED;
 

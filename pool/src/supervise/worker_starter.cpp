@@ -86,6 +86,8 @@ void WorkerStarter::save_hooks(const std::function<Block(std::size_t)>& memory) 
 
 void WorkerStarter::make_launcher() {
     launch_options_.environment = inner_thread_variables(*options_.inner_threads);
+    const Timeout patience = options_.start_timeout;
+    if (patience.count() > 0 && !patience.is_forever()) launch_options_.answer_within = patience;
     launcher_ = v0::make_launcher(options_.start_method, "a pool's worker", ServiceThread::count(),
                                   launch_options_);
 }
