@@ -40,6 +40,7 @@
 
 #include "lanes/host_lane.hpp"
 #include "transport.hpp"
+#include "worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -122,6 +123,9 @@ struct OpenPool {
         auto output = static_cast<std::uint8_t>(options.output);
         archive(output);
         options.output = output ? Output::capture : Output::pass;
+        WorkerSettings settings(options);
+        archive(settings);
+        settings.put_into(options);
         archive(initializer, finalizer);
     }
     template <class Archive>

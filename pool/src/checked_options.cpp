@@ -10,6 +10,7 @@
 
 #include "sys/sys.hpp"
 #include "worker_protocol.hpp"
+#include "worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -26,6 +27,11 @@ unsigned checked_inner_threads(const PoolOptions& options) {
     }
     if (*options.processes == 0) return 0;
     if (options.pin_workers) return 1;
+    if (!options.cpus.empty()) {
+        auto smaller = [](const auto& a, const auto& b) { return a.size() < b.size(); };
+        return static_cast<unsigned>(
+            std::min_element(options.cpus.begin(), options.cpus.end(), smaller)->size());
+    }
     return std::max(1u, static_cast<unsigned>(sys::usable_cpus()) / *options.processes);
 }
 
@@ -73,7 +79,10 @@ PoolOptions checked(PoolOptions options) {
     if (options.max_age.count() < 0 || options.idle_timeout.count() < 0)
         refuse_option("max_age or idle_timeout is negative; 0 is never");
     if (options.output_limit == 0)
-        refuse_option("output_limit is 0; give it the bytes to keep of each stream, or say Output::pass");
+        refuse_option(
+            "output_limit is 0; give it the bytes to keep of each stream, or say "
+            "Output::pass");
+    WorkerSettings::check(options);
     options.inner_threads = checked_inner_threads(options);
     check_options(options.task);
     if (options.task.key != 0)

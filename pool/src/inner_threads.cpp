@@ -5,21 +5,15 @@
 namespace sidestep::inline v0 {
 namespace {
 
-constexpr const char* kOpenMp = "OMP_NUM_THREADS";
-constexpr const char* kVariables[] = {kOpenMp,
-                                      "OPENBLAS_NUM_THREADS",
-                                      "GOTO_NUM_THREADS",
-                                      "MKL_NUM_THREADS",
-                                      "BLIS_NUM_THREADS",
-                                      "VECLIB_MAXIMUM_THREADS",
-                                      "NUMEXPR_NUM_THREADS",
-                                      "NUMBA_NUM_THREADS"};
+constexpr const char* kVariables[] = {
+    kOpenMpThreads,     "OPENBLAS_NUM_THREADS",   "GOTO_NUM_THREADS",    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"};
 
 }  // namespace
 
 std::vector<std::pair<std::string, std::string>> inner_thread_variables(unsigned threads) {
     std::vector<std::pair<std::string, std::string>> added;
-    if (threads == 0 || std::getenv(kOpenMp)) return added;
+    if (threads == 0 || std::getenv(kOpenMpThreads)) return added;
     for (const char* name : kVariables)
         if (!std::getenv(name)) added.emplace_back(name, std::to_string(threads));
     return added;

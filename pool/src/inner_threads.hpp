@@ -8,6 +8,8 @@
 
 namespace sidestep::inline v0 {
 
+inline constexpr const char* kOpenMpThreads = "OMP_NUM_THREADS";
+
 // What is to be added to the environment of this process, or of one that it starts, so that each
 // library takes so many threads; 0: nothing. What is set already stays. With OMP_NUM_THREADS set
 // there is nothing to add: the other libraries follow it.

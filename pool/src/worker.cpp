@@ -30,6 +30,7 @@
 #include "task_fds.hpp"
 #include "worker_heap.hpp"
 #include "worker_protocol.hpp"
+#include "worker_settings.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -86,6 +87,8 @@ class Worker {
           partial_(words_->partial_checks),
           wake_ns_(setup.wake_ns),
           spin_(setup.spin),
+          settings_(setup.settings),
+          inner_threads_(setup.inner_threads),
           initializer_(setup.initializer),
           finalizer_(setup.finalizer),
           context_(detail::task_context()),
@@ -105,13 +108,18 @@ class Worker {
         context_->progress = &partial_;
     }
 
-    // What the parent is told: that it is ready, or what its initializer threw.
+    // What the parent is told: that it is ready, or what its initializer threw, or the setting up
+    // before.
     WorkerReady initialize() {
         WorkerReady ready;
-        if (!initializer_.given) return ready;
-        words_->initializing.store(1, std::memory_order_relaxed);
         std::uint64_t begin = steady_now_ns();
         try {
+            ready.in_settings = 1;
+            set_up();
+            ready.in_settings = 0;
+            if (!initializer_.given) return ready;
+            words_->initializing.store(1, std::memory_order_relaxed);
+            begin = steady_now_ns();
             if (initializer_.fds || initializer_.lasting_fds)
                 task_fds_.await(kInitializerFds, initializer_.fds, initializer_.lasting_fds);
             if (initializer_.fds) task_fds_.open(kInitializerFds, initializer_.fds);
@@ -189,6 +197,18 @@ class Worker {
     }
 
   private:
+    // What the pool's options say about each worker's process.
+    void set_up() {
+        if (settings_.size > 0) {
+            InputArchive input(
+                {args_segment_.data() + Arena::offset(settings_.block), settings_.size});
+            detail::WorkerSettings settings;
+            input(settings);
+            settings.apply(index_);
+        }
+        set_inner_threads(inner_threads_);
+    }
+
     void run_hook(const HookSetup& hook) {
         const detail::TaskEntry& entry = detail::require_entry(
             {{hook.module, hook.offset}, hook.signature}, "the initializer or finalizer");
@@ -364,6 +384,8 @@ class Worker {
     PartialWriter partial_;
     std::uint64_t wake_ns_;
     SpinPolicy spin_;
+    SettingsBlock settings_;
+    unsigned inner_threads_;
     HookSetup initializer_, finalizer_;
     std::pair<Fd, Fd> output_fds_;  // until the initializer has run
     std::optional<OutputCapture> output_;
@@ -417,7 +439,6 @@ void worker_main(Fd control) {
     keep_freed_memory();
     prctl(PR_SET_NAME, fmt::format("sidestep/{}", setup.index).c_str());
     pin_to(setup.cpu);
-    set_inner_threads(setup.inner_threads);
     int control_fd = control.get();
     Worker worker(setup, std::move(message.fds), std::move(control));
     WorkerReady ready = worker.initialize();

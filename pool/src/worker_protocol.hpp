@@ -65,6 +65,12 @@ struct HookSetup {
     bool given = false;
 };
 
+// WorkerSettings, in the args arena. Size 0: there are none.
+struct SettingsBlock {
+    std::uint64_t block = 0;
+    std::uint64_t size = 0;
+};
+
 inline constexpr std::uint64_t kInitializerFds = 0;
 inline constexpr std::uint64_t kFinalizerFds = ~std::uint64_t(0);  // kept for longest: see TaskFds
 
@@ -84,15 +90,18 @@ struct WorkerSetup {
     std::uint64_t seed = 0;
     std::uint64_t wake_ns = 0;  // what it costs to wake a process
     SpinPolicy spin;
+    SettingsBlock settings;
     HookSetup initializer, finalizer;
 };
 
-// A worker's answer: it takes tasks now; or its initializer threw, and it leaves.
+// A worker's answer: it takes tasks now; or its initializer threw, or what it was to set up could
+// not be had (in_settings: 1), and it leaves.
 struct WorkerReady {
     static constexpr std::uint64_t kMagic = 0x7964616572;
     std::uint64_t magic = kMagic;
     std::uint64_t error_block = 0;  // in its result arena; 0: it is ready
     std::uint64_t error_size = 0;
+    std::uint64_t in_settings = 0;
 };
 
 // A slot with this offset (and no module) asks the worker to leave.

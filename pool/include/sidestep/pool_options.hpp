@@ -4,10 +4,14 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include <sidestep/start_method.hpp>
+#include <sidestep/subprocess_options.hpp>
 #include <sidestep/task_options.hpp>
 #include <sidestep/task_output.hpp>
 #include <sidestep/worker_hook.hpp>
@@ -77,16 +81,32 @@ struct PoolOptions {
     // Each worker runs on one CPU of those that this process may use.
     bool pin_workers = false;
 
+    // What each worker finds in its environment, beside this process's own; its working directory;
+    // the CPUs that it may run on (the first set is worker 0's, and so on, round and round); and
+    // its limits (setrlimit). "{index}" in a value, or in cwd, is the worker's number, from 0:
+    //     .env = {{"CUDA_VISIBLE_DEVICES", "{index}"}}     one GPU for each
+    // All is there before the initializer; the environment of spawned workers from their start, and
+    // of a fork server what has no {index}. A forked worker has a copy of what libraries of this
+    // process have read before. What cannot be had (no such folder, a limit above the hard one)
+    // breaks the pool, and BrokenPool says what. Empty: as this process. On other hosts workers
+    // count from 0, too. A limit of address_space counts what is reserved: see arena_bytes. (With
+    // processes = 0 nothing is set.)
+    std::map<std::string, std::string> env = {};
+    std::string cwd = {};
+    std::vector<std::vector<int>> cpus = {};
+    std::vector<subprocess::ResourceLimit> limits = {};
+
     // How many threads each worker's libraries may start: what OMP_NUM_THREADS,
     // OPENBLAS_NUM_THREADS, GOTO_NUM_THREADS, MKL_NUM_THREADS, BLIS_NUM_THREADS,
     // VECLIB_MAXIMUM_THREADS, NUMEXPR_NUM_THREADS and NUMBA_NUM_THREADS say in it. Nothing: its
-    // share of the CPUs, max(1, CPUs / processes), or 1 if it is pinned; so workers that compute in
-    // parallel do not take each other's CPUs. 0: they are left alone. A variable that is set
-    // already wins, and OMP_NUM_THREADS speaks for all. This process's own environment is not
-    // changed. Spawned workers and the fork server have them from their start. A forked worker gets
-    // them before its initializer, which is too late for a library that has read them in this
-    // process (libgomp does so when it is loaded): call omp_set_num_threads() in the initializer.
-    // oneTBB reads no variable: make a tbb::global_control there, or pin the workers.
+    // share of the CPUs, max(1, CPUs / processes), or 1 if it is pinned, or as many as the smallest
+    // set of `cpus`; so workers that compute in parallel do not take each other's CPUs. 0: they are
+    // left alone. A variable that is set already wins, and OMP_NUM_THREADS speaks for all. This
+    // process's own environment is not changed. Spawned workers and the fork server have them from
+    // their start. A forked worker gets them before its initializer, which is too late for a
+    // library that has read them in this process (libgomp does so when it is loaded): call
+    // omp_set_num_threads() in the initializer. oneTBB reads no variable: make a
+    // tbb::global_control there, or pin the workers.
     std::optional<unsigned> inner_threads = std::nullopt;
 
     // What becomes of that which tasks write to stdout and stderr; see task_output.hpp. Initializer

@@ -14,10 +14,10 @@
 
 #include <sidestep/detail/hook_maker.hpp>
 
-#include "inner_threads.hpp"
 #include "service_thread.hpp"
 #include "sys/error.hpp"
 #include "task_fds.hpp"
+#include "worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -60,14 +60,19 @@ void send_hook_fds(int control, GivenFds& sent, const TaskDescriptors& fds, std:
 }
 
 template <class Memory>
+WorkerStarter::Block save_bytes(const HeapBuffer& buffer, Memory& memory) {
+    WorkerStarter::Block block = memory(std::max<std::size_t>(buffer.size(), 1));
+    std::copy_n(buffer.begin(), buffer.size(), block.data);
+    return block;
+}
+
+template <class Memory>
 void save_hook(const WorkerHook& hook, HookSetup& setup, TaskDescriptors& fds, Memory& memory) {
     if (!hook) return;
     HeapBuffer buffer;
     OutputArchive archive(buffer, &fds);
     hook.save(archive);
-    WorkerStarter::Block block = memory(std::max<std::size_t>(buffer.size(), 1));
-    std::copy_n(buffer.begin(), buffer.size(), block.data);
-    setup.block = block.id;
+    setup.block = save_bytes(buffer, memory).id;
     setup.size = buffer.size();
     setup.module = hook.kind().id.where.module;
     setup.offset = hook.kind().id.where.offset;
@@ -80,12 +85,18 @@ void save_hook(const WorkerHook& hook, HookSetup& setup, TaskDescriptors& fds, M
 }  // namespace
 
 void WorkerStarter::save_hooks(const std::function<Block(std::size_t)>& memory) {
+    if (const WorkerSettings settings(options_); settings.says_anything()) {
+        HeapBuffer buffer;
+        OutputArchive archive(buffer);
+        archive(settings);
+        settings_ = {save_bytes(buffer, memory).id, buffer.size()};
+    }
     save_hook(options_.initializer, initializer_, initializer_fds_, memory);
     save_hook(options_.finalizer, finalizer_, finalizer_fds_, memory);
 }
 
 void WorkerStarter::make_launcher() {
-    launch_options_.environment = inner_thread_variables(*options_.inner_threads);
+    launch_options_.environment = added_environment(options_, {});
     const Timeout patience = options_.start_timeout;
     if (patience.count() > 0 && !patience.is_forever()) launch_options_.answer_within = patience;
     launcher_ = v0::make_launcher(options_.start_method, "a pool's worker", ServiceThread::count(),
@@ -98,6 +109,7 @@ RingLane::Parts WorkerStarter::start(std::uint32_t number) {
     if (captures_output()) parts.output = std::make_unique<WorkerOutput>(options_.output_limit);
     parts.in_flight_tasks.assign(kRingCapacity, nullptr);
     parts.process.bell = ParentFd(sys::make_eventfd());
+    if (!options_.env.empty()) launch_options_.environment = added_environment(options_, number);
     parts.process.launched = launcher_->launch(&worker_main, launch_options_);
     try {
         send_setup(number, parts);
@@ -118,6 +130,7 @@ void WorkerStarter::send_setup(std::uint32_t number, RingLane::Parts& parts) {
     setup.cpu = options_.pin_workers ? sys::nth_cpu(number) : -1;
     setup.inner_threads = *options_.inner_threads;
     setup.captures_output = captures_output() ? 1 : 0;
+    setup.settings = settings_;
     setup.initializer = initializer_;
     setup.finalizer = finalizer_;
     WorkerMemory& memory = *parts.memory;

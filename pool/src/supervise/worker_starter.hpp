@@ -33,6 +33,7 @@ class WorkerStarter {
         BlockId id;
         std::byte* data;
     };
+    // And what each is to set up before that.
     void save_hooks(const std::function<Block(std::size_t)>& memory) SUPERVISOR_ONLY;
     bool hooks_have_handles() const SUPERVISOR_ONLY {
         return !initializer_fds_.empty() || !finalizer_fds_.empty();
@@ -53,6 +54,7 @@ class WorkerStarter {
     const Shared shared_;
     LaunchOptions launch_options_ SUPERVISOR_OWNED;
     std::unique_ptr<Launcher> launcher_ SUPERVISOR_OWNED;
+    SettingsBlock settings_ SUPERVISOR_OWNED;
     HookSetup initializer_ SUPERVISOR_OWNED, finalizer_ SUPERVISOR_OWNED;
     TaskDescriptors initializer_fds_ SUPERVISOR_OWNED, finalizer_fds_ SUPERVISOR_OWNED;
 };

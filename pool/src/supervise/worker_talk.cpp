@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kDying{100};  // from the end of its descriptors to its own
 
-std::string initializer_error(RingLane& lane, const WorkerReady& ready) {
+std::string boot_error(RingLane& lane, const WorkerReady& ready) {
     std::string text = "with something that cannot be read";
     std::uint64_t block = ready.error_block;
     const Segment& results = lane.memory()->results;
@@ -32,6 +32,11 @@ std::string initializer_error(RingLane& lane, const WorkerReady& ready) {
         } catch (...) {  // it stays unreadable
         }
     }
+    if (ready.in_settings)
+        return fmt::format(
+            "the pool is broken: worker {} could not be set up: {}; nothing was tried again: make "
+            "a new pool with other options, or when the cause is gone",
+            lane.pid, text);
     return fmt::format(
         "the pool is broken: its initializer failed in worker {}: {}; nothing was "
         "tried again: make a new pool when the cause is gone",
@@ -91,7 +96,7 @@ void WorkerTalk::handle_ready(Worker& worker, const WorkerReady& ready) {
     std::optional<std::size_t> memory;  // what it says is said once: nothing else may end this
     trouble_.attempt([&] { memory = private_memory(lane.pid); });
     std::exception_ptr reason;
-    if (ready.error_block) reason = broken_pool([&] { return initializer_error(lane, ready); });
+    if (ready.error_block) reason = broken_pool([&] { return boot_error(lane, ready); });
     Hold hold(rooms_.mutex, rooms_.sleepers);
     if (ready.error_block) {
         end_.break_down(reason, hold);
