@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <stdexcept>
 #include <utility>
 
@@ -106,6 +107,25 @@ void PoolCore::check_open() {
     tasks_.life.require_accepting();
 }
 
+bool PoolCore::has_room() {
+    owner_.require_here();
+    if (options_.max_pending == 0 || in_own_thread()) return true;
+    Hold hold(mutex_, *this);
+    if (is_full() && tasks_.dispatcher.drain(tasks_.life.ending(), hold)) hold.wake_waiters();
+    return !is_full() || !tasks_.life.running();  // submit() says why
+}
+
+// The pool's own threads do not wait: what is to be done may be theirs to do.
+void PoolCore::await_room(Hold& hold) {
+    while (is_full() && !in_own_thread()) {
+        hold.unlock();
+        auto may_go_on = [this]() POOL_LOCKED { return !is_full() || !tasks_.life.running(); };
+        (void)desk_.wait(std::ref(may_go_on), {});
+        hold.lock();
+        tasks_.life.require_accepting();
+    }
+}
+
 void PoolCore::begin_map() {
     owner_.require_here();
     Lock lock(mutex_);
@@ -128,6 +148,7 @@ void PoolCore::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     owner_.require_here();
     Hold hold(mutex_, *this);
     tasks_.life.require_accepting(begun);
+    if (is_full() && !begun && !sink) await_room(hold);
     if (has_hosts()) OtherHosts::require_no_handles(*task->argument_view().fds);
     policies_.retries.expect(*task);
     tasks_.task_end.begin(*task);
@@ -158,6 +179,7 @@ void PoolCore::submit_late(const PoolTaskRef& task, std::unique_ptr<LateArgument
     {
         Hold hold(mutex_, *this);
         tasks_.life.require_accepting();
+        await_room(hold);
         if (has_hosts()) OtherHosts::require_no_handles(arguments->descriptors());
         policies_.retries.expect(*task);
         waiting = late.add(*task, std::move(arguments));

@@ -74,6 +74,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
                      std::unique_ptr<LateArguments> arguments) POOL_UNLOCKED;
     void submit_again(const PoolTaskRef& task) POOL_UNLOCKED;
     void check_open() POOL_UNLOCKED;
+    bool has_room() POOL_UNLOCKED;  // false: submit() would wait
     // Between them join() waits: a map is collected.
     void begin_map() POOL_UNLOCKED;
     void end_map() POOL_UNLOCKED;
@@ -104,6 +105,12 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     using Lock = PoolLock;
 
     void wake_waiters() noexcept override { wait_room_.wake_all(); }
+    // As many tasks as max_pending says are not done.
+    bool is_full() const POOL_LOCKED {
+        return options_.max_pending != 0 && *options_.processes != 0 &&
+               tasks_.task_end.outstanding() >= options_.max_pending;
+    }
+    void await_room(Hold& hold) POOL_LOCKED;
     void require_joinable() POOL_UNLOCKED;
     void await_end() POOL_UNLOCKED;
     bool waits_in_vain() const POOL_LOCKED;
@@ -119,7 +126,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     BackgroundThreads background_;    // they feed maps to the workers
     std::shared_ptr<PoolCore> self_;  // see keep_for_ever()
     Joiner joiner_;
-    std::mutex joining_one_;          // before mutex_: the turn of whoever is in join()
+    std::mutex joining_one_;  // before mutex_: the turn of whoever is in join()
     mutable PoolMutex mutex_;
     bool is_destroyed_ POOL_GUARDED = false;
     PoolTasks tasks_;

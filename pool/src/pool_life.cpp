@@ -14,8 +14,9 @@ constexpr std::chrono::seconds kTerminateGrace{1};  // from SIGTERM to SIGKILL
 
 void PoolCore::close() {
     owner_.require_here();
-    Lock lock(mutex_);
+    Hold hold(mutex_, *this);
     tasks_.life.close();
+    if (options_.max_pending != 0) hold.wake_waiters();  // submit() may wait for room
 }
 
 void PoolCore::interrupt() {

@@ -35,6 +35,7 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
 }
 
 void check_open(PoolCore& core) { core.check_open(); }
+bool has_room(PoolCore& core) { return core.has_room(); }
 void look_again(PoolCore& core) { core.look_again(); }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {

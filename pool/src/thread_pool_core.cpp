@@ -317,6 +317,7 @@ void ThreadPoolCore::close() {
     require_owner();
     Lock lock(mutex_);
     life_.close();
+    quiet_.notify_all();  // submit() may wait for room
 }
 
 // With this error; null: they are cancelled. Their callbacks run here, and join() in another thread
@@ -380,6 +381,20 @@ void ThreadPoolCore::ask_to_stop() {
     for (auto& [number, task] : running_) task->ask_to_stop();
 }
 
+bool ThreadPoolCore::has_room() {
+    require_owner();
+    if (options_.max_pending == 0 || in_own_thread()) return true;
+    Lock lock(mutex_);
+    return !is_full() || !life_.running();  // submit() says why
+}
+
+void ThreadPoolCore::await_room() {
+    while (is_full()) {
+        quiet_.wait(mutex_);
+        life_.require_accepting();
+    }
+}
+
 bool ThreadPoolCore::in_own_thread() {
     if (pool_of_this_thread == this || pool_of_callbacks_here == this ||
         dependents_.is_this_thread() || background_.is_this_thread() || InPool::is_here(*this))
@@ -418,8 +433,7 @@ void ThreadPoolCore::await_end() {
     for (bool sealed = false; !sealed;) {
         end_vain_waits();
         Lock lock(mutex_);
-        while (!waits_in_vain() && (unfinished_ > 0 || life_.waits_for_maps()))
-            quiet_.wait(mutex_);
+        while (!waits_in_vain() && (unfinished_ > 0 || life_.waits_for_maps())) quiet_.wait(mutex_);
         if (waits_in_vain()) continue;
         life_.seal();
         changed_.notify_all();
@@ -451,6 +465,7 @@ void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const Task
     core.submit(std::move(job), options, begun);
 }
 void check_open(ThreadPoolCore& core) { core.check_open(); }
+bool has_room(ThreadPoolCore& core) { return core.has_room(); }
 const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
 
 }  // namespace detail

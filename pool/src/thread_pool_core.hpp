@@ -59,6 +59,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void submit_late(std::unique_ptr<ThreadJob> job, std::vector<TaskRef> needs,
                      const TaskOptions* options) POOL_UNLOCKED;
     void check_open() POOL_UNLOCKED;
+    bool has_room() POOL_UNLOCKED;  // false: submit() would wait
     // Between them join() waits: a map is collected.
     void begin_map() POOL_UNLOCKED;
     void end_map() POOL_UNLOCKED;
@@ -96,6 +97,11 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     using Lock = PoolLock;
 
     bool was_interrupted() POOL_UNLOCKED;
+    bool is_full() const POOL_LOCKED {
+        return options_.max_pending != 0 && unfinished_ >= options_.max_pending;
+    }
+    // Not in the pool's own threads, which may be those that make room.
+    void await_room() POOL_LOCKED;
     class Late;
     Entry prepare(std::unique_ptr<ThreadJob> job) POOL_LOCKED;
     // Throws what submit() throws for these options.
@@ -143,7 +149,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     Tracing trace_;
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
     Joiner joiner_;
-    std::mutex joining_;                    // before mutex_
+    std::mutex joining_;  // before mutex_
     PoolMutex mutex_;
     // Guarded by mutex_.
     PoolCondition changed_;  // a job came, or may be run, or the end

@@ -26,8 +26,10 @@ void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* o
                             bool begun) {
     set_options(*job, options);
     require_owner();
+    const bool never_waits = options_.max_pending == 0 || begun || in_own_thread();
     Lock lock(mutex_);
     life_.require_accepting(begun);
+    if (!never_waits) await_room();
     const bool first = threads_.empty();  // accept() starts one, which is not idle yet
     queue(accept(std::move(job)), !first);
 }
@@ -89,6 +91,7 @@ void ThreadPoolCore::submit_late(std::unique_ptr<ThreadJob> job, std::vector<Tas
                                  const TaskOptions* options) {
     set_options(*job, options);
     require_owner();
+    const bool never_waits = options_.max_pending == 0 || in_own_thread();
     std::size_t count = needs.size();
     job->task().add_reference();
     needs.emplace_back(&job->task());
@@ -96,6 +99,7 @@ void ThreadPoolCore::submit_late(std::unique_ptr<ThreadJob> job, std::vector<Tas
     {
         Lock lock(mutex_);
         life_.require_accepting();
+        if (!never_waits) await_room();
         std::uint64_t number = next_number_;
         auto at = late_.emplace(number, late).first;
         try {

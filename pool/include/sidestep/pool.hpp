@@ -47,7 +47,7 @@
 //            again without finishing a task; std::logic_error after close().
 // State:     what a worker finds when it begins, signals, streams and so on, is the same by each
 //            start method, and stands in start_method.hpp.
-// Limits:    1024 workers. The number of waiting tasks is limited by memory only.
+// Limits:    1024 workers. The number of waiting tasks is limited by memory, and by max_pending.
 // Order:     tasks are begun about in the order in which they were submitted, not exactly: some
 //            wait in the queues of workers, and one behind a task that turns out to be long is
 //            given to another worker only when one has nothing to do. So tasks that wait for each
@@ -219,6 +219,7 @@ class Pool : public PoolFace<Pool> {
         return Future<detail::ResultOf<F, Args...>>(std::move(task));
     }
     void check_open() { detail::check_open(*core_); }
+    bool has_room() { return detail::has_room(*core_); }
     std::shared_ptr<void> hold() { return detail::hold_open(core_); }
     static constexpr bool kRunsInThreads = false;
 

@@ -23,8 +23,8 @@ namespace sidestep::inline v0 {
 
 // Derived has submit_task(options or null, f, args...), submit_part(the same), a task of a map that
 // was begun before close(), stream<kSpread, kUnordered>(f, items, options), which makes a stream
-// that has detach(), run_in_background(work), check_open(), hold(), whose result join() waits for,
-// and kRunsInThreads.
+// that has detach(), run_in_background(work), check_open(), has_room(), hold(), whose result join()
+// waits for, and kRunsInThreads.
 template <class Derived>
 class PoolFace {
   public:
@@ -59,6 +59,25 @@ class PoolFace {
     auto submit(const TaskOptions& options, F&& f, Args&&... args) {
         detail::check_options(options);
         return pool().submit_task(&options, std::forward<F>(f), std::forward<Args>(args)...);
+    }
+
+    // As submit(), but where that would wait, because so many tasks are not done yet
+    // (PoolOptions::max_pending), nothing is submitted, no argument is touched, and there is no
+    // future: std::optional<Future<...>>. (It waits if another thread takes the last place
+    // meanwhile.)
+    template <class F, class... Args>
+    requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto try_submit(F&& f, Args&&... args) {
+        using Submitted = decltype(submit(std::forward<F>(f), std::forward<Args>(args)...));
+        if (!pool().has_room()) return std::optional<Submitted>();
+        return std::optional<Submitted>(submit(std::forward<F>(f), std::forward<Args>(args)...));
+    }
+    template <class F, class... Args>
+    auto try_submit(const TaskOptions& options, F&& f, Args&&... args) {
+        using Submitted =
+            decltype(submit(options, std::forward<F>(f), std::forward<Args>(args)...));
+        if (!pool().has_room()) return std::optional<Submitted>();
+        return std::optional<Submitted>(
+            submit(options, std::forward<F>(f), std::forward<Args>(args)...));
     }
 
     // submit(f, args...).get()

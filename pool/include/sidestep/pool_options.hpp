@@ -54,6 +54,13 @@ struct PoolOptions {
     // starts them anew. 0: never.
     Timeout idle_timeout = {};
 
+    // The most tasks that are submitted and not done; then submit() waits until one of them is, and
+    // try_submit() says no: for a producer that is faster than the workers. In the pool's own
+    // threads (a callback, a Retry::when, the input of a map) submit() never waits; nor does a map,
+    // which has a window of its own, though what it has handed out counts. 0: as memory allows.
+    // (With processes = 0 a task is done when submit() comes back.)
+    std::size_t max_pending = 0;
+
     // How tasks are run that say nothing else. (A key is refused: it is a task's own.)
     TaskOptions task = {};
 

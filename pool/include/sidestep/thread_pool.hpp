@@ -67,6 +67,11 @@ struct ThreadPoolOptions {
     // Empty: tpool<number of the pool>.
     std::string thread_name_prefix = {};
 
+    // The most tasks that are submitted and not done; then submit() waits, but for one in a task or
+    // callback of this pool, and try_submit() says no. See PoolOptions::max_pending. 0: as memory
+    // allows.
+    std::size_t max_pending = 0;
+
     // How tasks are run that say nothing else.
     TaskOptions task = {};
     // For this_task::random_seed().
@@ -152,6 +157,7 @@ class ThreadPool : public PoolFace<ThreadPool> {
         return Future<Result>(detail::TaskRef(std::move(task)));
     }
     void check_open() { detail::check_open(*core_); }
+    bool has_room() { return detail::has_room(*core_); }
     std::shared_ptr<void> hold() { return detail::hold_open(core_); }
     static constexpr bool kRunsInThreads = true;
 

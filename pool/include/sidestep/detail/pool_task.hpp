@@ -16,6 +16,8 @@ using PoolTaskRef = Ref<PoolTask>;
 
 // Throws what submit() would.
 void check_open(PoolCore& core);
+// False: submit() would wait (PoolOptions::max_pending).
+bool has_room(PoolCore& core);
 // While the result lives, join() waits: somebody has called a map.
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core);
 // Who waits for something in this pool looks again whether it is there.
