@@ -30,12 +30,13 @@ struct TaskError::Shared {
     std::string text;
 
     void make_text() {
-        std::string name =
+        std::string kind =
             details.function ? detail::describe_function(details.function) : details.task_type;
         std::string what = details.item ? fmt::format("item {}", *details.item) : "";
         if (details.task != 0)
             what += fmt::format("{}task {}", details.item ? " of " : "", details.task);
-        text = describe(details, fmt::format("{} ({})", what, name));
+        if (!details.name.empty()) what += fmt::format(" \"{}\"", details.name);
+        text = describe(details, fmt::format("{} ({})", what, kind));
     }
 };
 

@@ -52,6 +52,7 @@ TaskOptions merged(TaskOptions options, const TaskOptions& defaults) {
     if (options.memory_limit == 0) options.memory_limit = defaults.memory_limit;
     if (options.retry.max_attempts == 0) options.retry = defaults.retry;
     if (options.priority == 0) options.priority = defaults.priority;
+    if (options.name.empty()) options.name = defaults.name;
     return options;
 }
 

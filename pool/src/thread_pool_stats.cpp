@@ -57,8 +57,10 @@ void ThreadPoolCore::note_end(ThreadJob& job, unsigned index,
     if (slowest.size() == kMostSlowTasks && slowest.back().duration >= took) return;
     auto shorter = [&](const SlowTask& other) { return other.duration < took; };
     try {
-        slowest.insert(std::find_if(slowest.begin(), slowest.end(), shorter),
-                       {job.number, index, took, demangle(typeid(job).name())});
+        slowest.insert(
+            std::find_if(slowest.begin(), slowest.end(), shorter),
+            {job.number, index, took,
+             job.options.name.empty() ? demangle(typeid(job).name()) : job.options.name});
     } catch (const std::bad_alloc&) {
         return;
     }
@@ -77,7 +79,7 @@ void ThreadPoolCore::trace_end(ThreadJob& job, unsigned index, sys::Clock::time_
     event.begin_ns = static_cast<std::uint64_t>(begun.time_since_epoch().count());
     event.duration_ns = static_cast<std::uint64_t>(took.count());
     event.number = job.number;
-    event.label = names_.label(typeid(job));
+    event.label = names_.label(typeid(job), job.options.name);
     trace_.add(event);
 }
 

@@ -76,6 +76,7 @@ ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
         Timed timed{Ref<LocalTaskBase>(&job->task()), &typeid(its_type), {}};
         timed.details.task = job->number;
         timed.details.function = job->function();
+        timed.details.name = job->options.name;
         timed.details.limit = static_cast<std::uint64_t>(timeout.count());
         Deadlines deadlines;
         deadlines.emplace(Due(), std::move(timed));

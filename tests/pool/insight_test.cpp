@@ -13,7 +13,7 @@ namespace {
 
 constexpr TaskEntry kEntry{TaskEntry::kMagic, 1, nullptr, "T = a_test"};
 
-TaskFacts task(std::uint64_t number) { return {number, 0, 0, 1, &kEntry, nullptr}; }
+TaskFacts task(std::uint64_t number) { return {number, 0, 0, 1, &kEntry, nullptr, nullptr}; }
 RunFacts run(std::uint32_t worker, std::uint64_t duration_ns, const char* outcome = "value") {
     return {worker, worker, 4711, 1000, duration_ns, outcome};
 }

@@ -36,6 +36,7 @@ class TaskError : public PoolError {
         unsigned worker_index = 0;
         std::uint64_t task = 0;             // its number in the pool, from 1
         std::string task_type;              // what kind of task, as the compiler spells it
+        std::string name;                   // TaskOptions::name
         const void* function = nullptr;     // the function, if the callable is a pointer to one
         std::optional<std::uint64_t> item;  // of a map: its place in the input, from 0
         ExitStatus exit_status;             // WorkerLost
@@ -54,6 +55,8 @@ class TaskError : public PoolError {
     std::uint64_t task() const { return details().task; }
     unsigned worker_index() const { return details().worker_index; }
     std::optional<std::uint64_t> item() const { return details().item; }
+    // TaskOptions::name; empty: it has none.
+    const std::string& name() const { return details().name; }
     // What the task had written to stdout and stderr, if PoolOptions::output captures that; in a
     // map, since its chunk began.
     const TaskOutput& output() const { return details().output; }

@@ -63,7 +63,8 @@ struct SlowTask {
     std::uint64_t number = 0;  // in its pool, from 1
     unsigned worker = 0;       // index
     std::chrono::nanoseconds duration{0};
-    std::string name;  // of the function; else what kind of task, as the compiler spells it
+    // TaskOptions::name; else the function's; else what kind of task, as the compiler spells it.
+    std::string name;
 };
 
 struct PoolStats {

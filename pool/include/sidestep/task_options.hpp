@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <string>
 
 #include <sidestep/timeout.hpp>
 
@@ -67,10 +68,14 @@ struct TaskOptions {
     // the former has none of them left.
     std::uint64_t key = 0;
 
+    // What the task is called, beside its function, in errors (TaskError::name()), traces and
+    // statistics: "resize cat.jpg". Empty: the pool's default.
+    std::string name = {};
+
     // False: all fields have their default values.
     bool says_anything() const {
         return timeout.count() != 0 || memory_limit != 0 || retry.max_attempts != 0 ||
-               priority != 0 || key != 0;
+               priority != 0 || key != 0 || !name.empty();
     }
 };
 

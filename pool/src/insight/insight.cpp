@@ -19,7 +19,8 @@ void Insight::note_run(const TaskFacts& task, const RunFacts& run) {
     std::chrono::nanoseconds duration = as_duration(run.duration_ns);
     run_.add(duration);
     if (duration > slowest_.least())
-        slowest_.add({task.number, run.worker, duration, names_.label(*task.entry, task.function)});
+        slowest_.add({task.number, run.worker, duration,
+                      names_.label(*task.entry, task.function, task.name)});
     if (trace_.on()) trace_run(task, run);
 }
 
@@ -35,7 +36,7 @@ void Insight::trace_run(const TaskFacts& task, const RunFacts& run) {
     event.attempt = task.attempt;
     event.items = task.items;
     event.first_item = task.first_item;
-    event.label = names_.label(*task.entry, task.function);
+    event.label = names_.label(*task.entry, task.function, task.name);
     trace_.add(event);
 }
 

@@ -25,6 +25,7 @@ struct TaskFacts {
     std::uint16_t attempt;
     const TaskEntry* entry;
     const void* function;
+    const std::string* name;  // that its user gave it; null: none
 };
 
 // One attempt of a task, from its begin to its end, whatever that was.

@@ -13,7 +13,8 @@ inline TaskFacts facts_of(const PoolTask& task) {
             task.items.end - task.items.begin,
             static_cast<std::uint16_t>(task.failures.attempts + 1),
             task.entry,
-            task.function};
+            task.function,
+            task.options ? &task.options->name : nullptr};
 }
 
 }  // namespace sidestep::detail

@@ -6,30 +6,46 @@
 
 namespace sidestep::inline v0::detail {
 
-TaskLabel TaskNames::label(const TaskEntry& entry, const void* function) noexcept {
-    if (last_type_ && last_signature_ == entry.signature) return {last_type_, function};
+namespace {
+
+std::shared_ptr<const std::string> shared_name(const std::string& own) noexcept {
+    try {
+        return own.empty() ? nullptr : std::make_shared<const std::string>(own);
+    } catch (const std::bad_alloc&) {  // it goes by its function's name
+        return nullptr;
+    }
+}
+
+}  // namespace
+
+TaskLabel TaskNames::label(const TaskEntry& entry, const void* function,
+                           const std::string* own) noexcept {
+    TaskLabel label{own ? shared_name(*own) : nullptr, last_type_, function};
+    if (last_type_ && last_signature_ == entry.signature) return label;
     try {
         std::string& type = types_[entry.signature];
         if (type.empty()) type = describe_entry(entry);
         last_type_ = &type;
         last_signature_ = entry.signature;
-        return {last_type_, function};
+        label.type = last_type_;
     } catch (const std::bad_alloc&) {
-        return {nullptr, function};
+        label.type = nullptr;
     }
+    return label;
 }
 
-TaskLabel TaskNames::label(const std::type_info& type) noexcept {
+TaskLabel TaskNames::label(const std::type_info& type, const std::string& own) noexcept {
     try {
         std::string& name = types_[type.hash_code()];
         if (name.empty()) name = demangle(type.name());
-        return {&name, nullptr};
+        return {shared_name(own), &name, nullptr};
     } catch (const std::bad_alloc&) {
         return {};
     }
 }
 
 std::string TaskNames::name(const TaskLabel& label) {
+    if (label.own) return *label.own;
     if (!label.function) return label.type ? *label.type : std::string();
     std::lock_guard lock(mutex_);
     std::string& name = functions_[label.function];

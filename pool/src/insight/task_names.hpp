@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <typeinfo>
@@ -15,6 +16,7 @@ namespace sidestep::inline v0::detail {
 
 // What a task is called, cheap to make and to copy. Valid as long as the TaskNames it is from.
 struct TaskLabel {
+    std::shared_ptr<const std::string> own;  // that its user gave it; null: none
     const std::string* type = nullptr;
     const void* function = nullptr;  // null: the type is all
 };
@@ -23,8 +25,9 @@ class TaskNames {
   public:
     // Threads: the caller serialises. (By signature, not by address: the module that has the entry
     // may be unloaded before the name is asked for.) If memory is used up, the task has no type.
-    TaskLabel label(const TaskEntry& entry, const void* function) noexcept;
-    TaskLabel label(const std::type_info& type) noexcept;  // likewise
+    // `own`: TaskOptions::name, or null.
+    TaskLabel label(const TaskEntry& entry, const void* function, const std::string* own) noexcept;
+    TaskLabel label(const std::type_info& type, const std::string& own) noexcept;  // likewise
 
     // Takes milliseconds for a function that was not asked for before. Threads: thread-safe.
     std::string name(const TaskLabel& label);

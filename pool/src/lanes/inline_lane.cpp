@@ -121,6 +121,7 @@ TaskError::Details InlineLane::describe(const PoolTask& task) const {
     details.task = task.serial;
     details.task_type = describe_entry(*task.entry);
     details.function = task.function;
+    if (task.options) details.name = task.options->name;
     return details;
 }
 

@@ -147,6 +147,7 @@ TaskError::Details RingLane::describe(const PoolTask& task) const {
     details.task = task.serial;
     details.task_type = describe_entry(*task.entry);
     details.function = task.function;
+    if (task.options) details.name = task.options->name;
     if (output_) details.output = output_->read();
     if (task.is_chunk() && memory_) {
         const TaskSlot& front = ring().slot(ring().consumed());

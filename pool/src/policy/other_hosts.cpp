@@ -205,6 +205,7 @@ std::exception_ptr host_error(const HostLink& host, const PoolTask& task,
         details.task = task.serial;
         details.task_type = describe_entry(*task.entry);
         details.function = task.function;
+        if (task.options) details.name = task.options->name;
         details.host = host.name;
         if (failure.kind == FailureKind::timeout)
             return std::make_exception_ptr(TaskTimeout(std::move(details)));
