@@ -47,14 +47,26 @@ bool watch_forks() {
 // When the program is loaded, so that no fork() comes while a thread is in there.
 [[maybe_unused]] const bool watching = watch_forks();
 
+void add(int fd) {
+    (void)watch_forks();  // this may be a static object's
+    List& list = lists.get();
+    std::lock_guard lock(list.mutex);
+    list.fds.push_back(fd);
+}
+
+// With the list's mutex held.
+void forget(List& list, int fd) noexcept {
+    auto found = std::find(list.fds.begin(), list.fds.end(), fd);
+    if (found == list.fds.end()) return;
+    *found = list.fds.back();
+    list.fds.pop_back();
+}
+
 }  // namespace
 
 ParentFd::ParentFd(Fd fd) : owner_(::getpid()) {
     if (!fd) return;
-    (void)watch_forks();  // this may be a static object's
-    List& list = lists.get();
-    std::lock_guard lock(list.mutex);
-    list.fds.push_back(fd.get());
+    add(fd.get());
     fd_ = fd.release();
 }
 
@@ -71,12 +83,16 @@ void ParentFd::reset() noexcept {
     if (fd < 0 || owner_ != ::getpid()) return;
     List& list = *lists.find();  // it was made with the first descriptor
     std::lock_guard lock(list.mutex);
-    auto found = std::find(list.fds.begin(), list.fds.end(), fd);
-    if (found != list.fds.end()) {
-        *found = list.fds.back();
-        list.fds.pop_back();
-    }
+    forget(list, fd);
     ::close(fd);  // with the list locked: a fork sees both or neither
+}
+
+ParentFdMark::ParentFdMark(int fd) : fd_(fd), owner_(::getpid()) { add(fd); }
+ParentFdMark::~ParentFdMark() {
+    if (owner_ != ::getpid()) return;
+    List& list = *lists.find();  // it was made with the first descriptor
+    std::lock_guard lock(list.mutex);
+    forget(list, fd_);
 }
 
 }  // namespace sidestep

@@ -33,4 +33,17 @@ class ParentFd {
     int owner_ = 0;
 };
 
+// The same of a descriptor that something else owns, and closes when this is gone.
+class ParentFdMark {
+  public:
+    explicit ParentFdMark(int fd);
+    ~ParentFdMark();
+    ParentFdMark(const ParentFdMark&) = delete;
+    ParentFdMark& operator=(const ParentFdMark&) = delete;
+
+  private:
+    const int fd_;
+    const int owner_;
+};
+
 }  // namespace sidestep
