@@ -4,6 +4,9 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <deque>
 #include <stdexcept>
 #include <system_error>
@@ -143,7 +146,8 @@ Watched watch_child(ActorRun& run, Process& child, bool first, Casualty& end) {
     return Watched::stopped;
 }
 
-// Whether it may be started again, now.
+// Whether it may be started again, and when: at once if it had lived for a while; else one that
+// dies at each start, or whose clients send it again what it dies of, would take all of a CPU.
 class Restarts {
   public:
     explicit Restarts(const ActorSetup& setup) : setup_(setup) {}
@@ -151,13 +155,26 @@ class Restarts {
         const auto now = std::chrono::steady_clock::now();
         while (!deaths_.empty() && now - deaths_.front() > setup_.within) deaths_.pop_front();
         if (deaths_.size() >= setup_.max_restarts) return false;
+        if (count_ == 0 || now - started_ > kMostPause)
+            pause_ = {};
+        else
+            pause_ = std::clamp(2 * pause_, kLeastPause, kMostPause);
         deaths_.push_back(now);
+        ++count_;
         return true;
     }
+    std::chrono::milliseconds pause() const { return pause_; }
+    void note_start() { started_ = std::chrono::steady_clock::now(); }
+    // Counted here, in memory that the object's process cannot write to.
+    std::uint32_t count() const { return count_; }
 
   private:
+    static constexpr std::chrono::milliseconds kLeastPause{10}, kMostPause{1000};
     const ActorSetup& setup_;
     std::deque<std::chrono::steady_clock::time_point> deaths_;
+    std::chrono::steady_clock::time_point started_{};
+    std::chrono::milliseconds pause_{};
+    std::uint32_t count_ = 0;
 };
 
 void note_death(ActorRun& run, const Casualty& end) {
@@ -196,13 +213,17 @@ void keep_actor(ActorRun& run) {
             {.name = run.setup.name, .daemon = true, .start_method = StartMethod::fork_threaded},
             &serve_forked);
         Casualty end;
+        restarts.note_start();
         const bool started = start_again(child, first, end);
         run.there.close();
         if (started) numbers.pid = child.pid();
         if (started && watch_child(run, child, first, end) == Watched::stopped) return;
         note_death(run, end);
         if (!restarts.allow()) break;
-        run.duty.state.restarts = ++numbers.restarts;
+        run.duty.state.restarts = restarts.count();
+        numbers.restarts = restarts.count();
+        // The owner wants the end, or has ended.
+        if (!wait({run.owner}, Timeout(restarts.pause())).empty()) return;
     }
     numbers.pid = 0;
     run.duty.state.over = true;
