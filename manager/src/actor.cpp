@@ -50,7 +50,10 @@ void check_actor(const ActorOptions& options, bool serializes) {
 ActorBegun begun_by(Connection& control, Process& process, const std::string& name) {
     TaskError::Details details;
     details.pid = process.pid();
+    // Its end, too: a child that it has forked keeps its end of the stream open.
+    (void)wait({control, process.sentinel()});
     try {
+        if (!control.poll()) throw EndOfStream("the actor's process has ended");
         auto begun = control.recv<ActorBegun>();
         if (begun.serves) return begun;
         process.join();

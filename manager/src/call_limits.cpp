@@ -25,29 +25,31 @@ std::chrono::steady_clock::time_point time_after(std::chrono::nanoseconds time) 
 // --- processes of an actor -------------------------------------------------------------------
 
 void ObjectServer::resume(const std::shared_ptr<Client>& client, InputArchive& body) {
-    std::uint64_t session = 0, last = 0;
-    body(session, last);
+    std::uint64_t session = 0;
+    body(session);
     if (!rules_.actor) throw SerializationError("this server is no actor's");
     client->session = session;
     {
-        // A connection that ended by itself: what was sent in that may have run here.
+        // Not its first connection, if one has ended by itself: what was sent in that may have run.
         std::lock_guard lock(mutex_);
-        if (!sessions_.insert(session).second) client->sent_before = last;
+        std::shared_ptr<SessionCalls>& calls = sessions_[session];
+        if (!calls) calls = std::make_shared<SessionCalls>();
+        client->session_calls = calls;
     }
     HeapBuffer buffer;
     OutputArchive archive(buffer);
     archive(rules_.actor->state);
-    client->send(FrameKind::serves, 0, buffer.bytes());
+    tell(client, FrameKind::serves, 0, buffer.bytes());
 }
 
 // With which process it ended: one before, or the last one, as all do that come after that.
-std::optional<Casualty> ObjectServer::find_lost(const Client& client, std::uint64_t request) const {
+std::optional<Casualty> ObjectServer::find_lost(Client& client, std::uint64_t request) const {
     const ActorDuty* duty = rules_.actor;
     if (!duty) return std::nullopt;
     auto begun = duty->begun_before.find({client.session, request});
     if (begun != duty->begun_before.end()) return begun->second;
     if (duty->state.over) return duty->state.last;
-    if (request <= client.sent_before)
+    if (client.session_calls && !client.session_calls->take(request))
         return Casualty{.pid = ::getpid(),
                         .began = true,
                         .note = "its connection was cut, and the call may have run"};
@@ -56,8 +58,12 @@ std::optional<Casualty> ObjectServer::find_lost(const Client& client, std::uint6
 
 void ObjectServer::tell_lost(const Casualty& end, Answer& answer) {
     answer.kind = end.overdue ? FrameKind::overdue : FrameKind::lost;
-    OutputArchive archive(answer.bytes);
-    archive(end);
+    try {
+        OutputArchive archive(answer.bytes);
+        archive(end);
+    } catch (...) {  // no memory
+        refuse(std::current_exception(), answer);
+    }
 }
 
 void ObjectServer::begin_call(CurrentCall& call) {
@@ -88,16 +94,7 @@ void ObjectServer::watch_timeout(const std::shared_ptr<Client>& client, const Fr
     constexpr std::uint64_t kMost = std::uint64_t(1) << 62;
     const std::chrono::nanoseconds timeout(
         static_cast<std::int64_t>(std::min(head.timeout, kMost)));
-    auto due = [this, client, request = head.request, state] {
-        // The one that is told may not read: that holds up a thread of its own.
-        auto tell = [this, client, request, state] { time_out(client, request, state); };
-        try {
-            callers_.run(tell);
-        } catch (const std::system_error&) {
-            tell();
-        } catch (const std::logic_error&) {  // the server ends
-        }
-    };
+    auto due = [this, client, request = head.request, state] { time_out(client, request, state); };
     std::lock_guard lock(client->queueing);
     if (client->calls.count(head.request) == 0) return;  // it has ended
     try {
@@ -115,7 +112,7 @@ void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t
     state->ask_to_stop();
     const bool waits = take_back(*client, request) || !state->begun;
     if (waits || !rules_.actor) {
-        if (!state->answered.exchange(true)) client->send(FrameKind::overdue, request, {});
+        if (!state->answered.exchange(true)) tell(client, FrameKind::overdue, request, {});
         return;
     }
     auto end = [this, client, request, state] { end_for(client, request, *state); };
@@ -126,19 +123,20 @@ void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t
     }
 }
 
+// In the clock's thread, which waits for nobody. Who sets `answered` ends the call: this, or the
+// call's own end; and its place on the board is taken by one of them, so it is no other call's yet.
 void ObjectServer::end_for(const std::shared_ptr<Client>& client, std::uint64_t request,
                            CallState& state) {
-    if (!state.running || state.answered) return;
-    if (!state.begun) {  // it waits for the object after all, and does not begin any more
-        if (!state.answered.exchange(true)) client->send(FrameKind::overdue, request, {});
-        return;
-    }
-    const ActorBoard::Place place = state.place;
+    if (state.answered.exchange(true)) return;
+    const ActorBoard::Place place = state.place.exchange(CallState::kNowhere);
+    const bool begun = place != CallState::kNowhere || state.begun;
     if (place != CallState::kNowhere)
-        rules_.actor->board->note_overdue(place);
-    else if (!state.answered.exchange(true))  // nobody comes after this process
-        client->send(FrameKind::overdue, request, {});
-    (void)::kill(::getpid(), SIGKILL);
+        rules_.actor->board->note_overdue(place);  // who comes after this process tells it
+    else if (begun)
+        (void)client->send_now(FrameKind::overdue, request, {});
+    else  // it waits for the object after all, and does not begin any more
+        tell(client, FrameKind::overdue, request, {});
+    if (begun) (void)::kill(::getpid(), SIGKILL);
 }
 
 void ObjectServer::end_call(Client& client, std::uint64_t request, CallState& state) {

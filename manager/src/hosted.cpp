@@ -49,9 +49,9 @@ void Hosted::enter(Entry entry) {
     note_entry(entry);
 }
 
-bool Hosted::is_outermost() {
+bool Hosted::take_change() {
     std::lock_guard lock(mutex_);
-    return depth_ == 1;
+    return depth_ == 1 && std::exchange(unsettled_, false);
 }
 
 void Hosted::enter_with(std::unique_lock<std::mutex>& lock, unsigned depth) {

@@ -62,8 +62,8 @@ ObjectServer::CurrentCall& ObjectServer::current() {
 void ObjectServer::queue_call(const std::shared_ptr<Client>& client, ObjectFrame frame) {
     if (ending_) return;
     const FrameHead head = frame.head;
-    Call call{std::move(frame), {}, nullptr};
-    const std::shared_ptr<CallState> state = call.state;
+    const auto state = std::make_shared<CallState>();
+    Call call{.frame = std::move(frame), .target = {}, .refused = nullptr, .state = state};
     call.lost = find_lost(*client, head.request);
     try {
         if (head.object != 0 && !call.lost) call.target = table_.find(head.object);

@@ -3,18 +3,26 @@
 // Threads: fields say whose they are.
 #pragma once
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include <sidestep/connection.hpp>
 
 #include "object_server.hpp"
 #include "sys/fd.hpp"
+#include "sys/parent_fd.hpp"
+#include "sys/sys_socket.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -24,14 +32,34 @@ struct ObjectServer::Client {
 
     void send(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
         std::lock_guard lock(sending);
+        send_locked(kind, request, body);
+    }
+    // Without waiting until it reads; false: that would be needed. For small frames.
+    bool send_now(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
+        if (body.size() > kSmall) return false;
+        std::unique_lock lock(sending, std::try_to_lock);
+        if (!lock) return false;
+        try {
+            // What the kernel still takes then is more than that.
+            const auto now = std::chrono::steady_clock::now();
+            if (!sys::wait_ready(connection.fd(), POLLOUT, now)) return false;
+        } catch (const std::exception&) {  // no memory in the kernel
+            return false;
+        }
+        send_locked(kind, request, body);
+        return true;
+    }
+    void cut() noexcept { ::shutdown(connection.fd(), SHUT_RDWR); }
+    // With `sending` held.
+    void send_locked(FrameKind kind, std::uint64_t request,
+                     std::span<const std::byte> body) noexcept {
         if (gone) return;
         try {
             connection.send(ObjectFrame{{kind, request, 0, 0, {}}, body, {}, {}, {}});
-        } catch (...) {  // it is dead, or cut off
+        } catch (...) {  // it is dead, or cut off; or this process has no memory, and it is told so
             cut();
         }
     }
-    void cut() noexcept { ::shutdown(connection.fd(), SHUT_RDWR); }
     // All has been sent: it reads that, and then the end.
     void finish() noexcept {
         std::unique_lock lock(sending, std::try_to_lock);
@@ -42,13 +70,27 @@ struct ObjectServer::Client {
     const std::uint64_t number;
     Fd process;  // a pidfd; none: not of this machine, or not to be seen
     int pid = 0;
-    // Of an actor's client, since it has said so: what it is in all its connections, and the last
-    // request that it sent in one before, to this process.
-    std::uint64_t session = 0, sent_before = 0;
+    // Of an actor's client, since it has said so: what it is in all its connections.
+    std::uint64_t session = 0;
+    std::shared_ptr<SessionCalls> session_calls;
 
-    std::mutex sending;             // held while a frame is written
-    Connection connection;          // read by its own thread
+    static constexpr std::size_t kSmall = 4096;
+    std::mutex sending;     // held while a frame is written
+    Connection connection;  // read by its own thread
+    // No forked child has it: it would hide this process's end.
+    std::optional<ParentFdMark> hidden;
     std::atomic<bool> gone{false};  // it is not to be answered any more
+
+    // What is to be told by a thread that must not wait (ObjectServer::tell).
+    struct Owed {
+        FrameKind kind;
+        std::uint64_t request;
+        std::vector<std::byte> body;
+    };
+    std::mutex owing;
+    // Guarded by owing.
+    std::deque<Owed> owed;
+    bool owed_has_thread = false;
 
     std::mutex queueing;
     // Guarded by queueing: by caller, those that have calls.

@@ -5,6 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <new>
+#include <stdexcept>
+#include <thread>
+#include <utility>
 
 #include "object_client.hpp"
 #include "sys/per_process.hpp"
@@ -28,6 +33,18 @@ Fd watch(int pid) {
         return sys::pidfd_open(pid);
     } catch (const std::system_error&) {
         return {};
+    }
+}
+
+// What must not be left out, or end the process: it is tried until there is memory for it.
+template <class Step>
+void insist(const Step& step) {
+    for (;;) {
+        try {
+            return step();
+        } catch (const std::bad_alloc&) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        }
     }
 }
 
@@ -68,31 +85,35 @@ ObjectServer::~ObjectServer() {
 // --- clients ---------------------------------------------------------------------------------
 
 void ObjectServer::run(Listener& listener, Connection& owner) {
-    for (;;) {
-        std::vector<Waitable> things{listener, owner, bell_.get()};
-        std::vector<std::shared_ptr<Client>> watched;
-        {
-            std::lock_guard lock(mutex_);
-            for (auto& [number, client] : clients_) {
-                if (!client->process || client->gone) continue;
-                things.emplace_back(client->process.get());
-                watched.push_back(client);
-            }
-        }
-        for (const Waitable& ready : wait(things)) {
-            if (ready == owner) return end_clients();
-            if (ready == bell_.get()) silence(bell_);
-            if (ready == listener) {
-                accept(listener);
-                continue;
-            }
-            for (auto& client : watched) {
-                if (client->process.get() != ready.fd()) continue;
-                client->cut();
-                client->process.reset();
-            }
+    for (bool serves = true; serves;) insist([&] { serves = look(listener, owner); });
+    insist([&] { end_clients(); });
+}
+
+bool ObjectServer::look(Listener& listener, Connection& owner) {
+    std::vector<Waitable> things{listener, owner, bell_.get()};
+    std::vector<std::shared_ptr<Client>> watched;
+    {
+        std::lock_guard lock(mutex_);
+        for (auto& [number, client] : clients_) {
+            if (!client->process || client->gone) continue;
+            things.emplace_back(client->process.get());
+            watched.push_back(client);
         }
     }
+    for (const Waitable& ready : wait(things)) {
+        if (ready == owner) return false;
+        if (ready == bell_.get()) silence(bell_);
+        if (ready == listener) {
+            accept(listener);
+            continue;
+        }
+        for (auto& client : watched) {
+            if (client->process.get() != ready.fd()) continue;
+            client->cut();
+            client->process.reset();
+        }
+    }
+    return true;
 }
 
 void ObjectServer::accept(Listener& listener) {
@@ -104,6 +125,7 @@ void ObjectServer::accept(Listener& listener) {
         {
             std::lock_guard lock(mutex_);
             client = std::make_shared<Client>(++last_client_, std::move(*connection));
+            client->hidden.emplace(client->connection.fd());
             client->pid = sys::peer_credentials(client->connection.fd()).pid;
             client->process = watch(client->pid);
             clients_.emplace(client->number, client);
@@ -159,7 +181,7 @@ void ObjectServer::receive(const std::shared_ptr<Client>& client, ObjectFrame fr
                                rules_.lost_after.value_or(Timeout::forever()).time()});
             });
         case FrameKind::beat:
-            return client->send(FrameKind::beat, 0, {});
+            return tell(client, FrameKind::beat, 0, {});
         case FrameKind::cancel:
             return reply(client, head, [&](OutputArchive& result) {
                 std::uint64_t request = 0;
@@ -182,27 +204,67 @@ void ObjectServer::reply(const std::shared_ptr<Client>& client, const FrameHead&
     } catch (...) {
         refuse(std::current_exception(), answer);
     }
-    client->send(answer.kind, head.request, answer.bytes.bytes());
+    tell(client, answer.kind, head.request, answer.bytes.bytes());
 }
 
-// What it holds goes: outside of the mutexes, since objects hold proxies.
+void ObjectServer::tell(const std::shared_ptr<Client>& client, FrameKind kind,
+                        std::uint64_t request, std::span<const std::byte> body) {
+    {
+        std::lock_guard lock(client->owing);
+        if (!client->owed_has_thread && client->send_now(kind, request, body)) return;
+        if (client->owed.size() >= kMostUnanswered) return client->cut();  // it never reads
+        client->owed.push_back({kind, request, {body.begin(), body.end()}});
+        if (std::exchange(client->owed_has_thread, true)) return;
+    }
+    try {
+        callers_.run([client] { send_owed(client); });
+    } catch (const std::logic_error&) {  // the server has ended
+    } catch (const std::exception&) {    // no thread: then this one waits
+        send_owed(client);
+    }
+}
+
+void ObjectServer::send_owed(const std::shared_ptr<Client>& client) noexcept {
+    for (;;) {
+        Client::Owed next;
+        {
+            std::lock_guard lock(client->owing);
+            if (client->owed.empty()) {
+                client->owed_has_thread = false;
+                return;
+            }
+            next = std::move(client->owed.front());
+            client->owed.pop_front();
+        }
+        client->send(next.kind, next.request, next.body);
+    }
+}
+
+// What it holds goes: outside of the mutexes, since objects hold proxies. What runs for it goes on,
+// and has the limits that it had.
 void ObjectServer::forget(const std::shared_ptr<Client>& client) {
     {
         std::lock_guard lock(mutex_);
         client->gone = true;
         clients_.erase(client->number);
     }
-    ObjectTable::Dropped all = table_.all(), dropped = table_.remove_client(client->number);
+    ObjectTable::Dropped all, dropped;
+    insist([&] { all = table_.all(); });
+    insist([&] { dropped = table_.remove_client(client->number); });
     {
         std::lock_guard lock(client->queueing);
         for (auto& [caller, strand] : client->strands) strand.calls.clear();
-        for (auto& [request, call] : client->calls) clock_.remove(call->due);
+        for (auto& [request, call] : client->calls)
+            if (!call->running) clock_.remove(call->due);
     }
-    wake_waiting();
+    insist([&] { wake_waiting(); });
     for (auto& object : all) {
         if (!object->holds_for_clients()) continue;
         object->enter();
-        object->client_gone(client->number);
+        try {
+            object->client_gone(client->number);
+        } catch (...) {  // of a user's type: the others are told all the same
+        }
         object->leave();
     }
 }

@@ -21,7 +21,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <vector>
 
 #include <sidestep/connection.hpp>
@@ -60,6 +59,23 @@ struct CallState {
     std::atomic<bool> begun{false};
     std::atomic<ActorBoard::Place> place{kNowhere};
     CallClock::Key due = {};  // guarded by the client's `queueing`
+};
+
+// A client's calls in one process of an actor, however often it connects to that. By each of its
+// connections it sends them in the order of their numbers.
+class SessionCalls {
+  public:
+    // False: it, or a later one, has come by another connection. So each call runs once, whichever
+    // of two connections is read first.
+    bool take(std::uint64_t request) noexcept {
+        std::uint64_t last = last_.load();
+        while (request > last)
+            if (last_.compare_exchange_weak(last, request)) return true;
+        return false;
+    }
+
+  private:
+    std::atomic<std::uint64_t> last_{0};
 };
 
 // A call's end that is answered to nobody, or by whoever ends it.
@@ -149,7 +165,7 @@ class ObjectServer {
         ObjectTable::Found target;
         std::exception_ptr refused;
         std::optional<Casualty> lost = {};
-        std::shared_ptr<CallState> state = std::make_shared<CallState>();
+        std::shared_ptr<CallState> state = nullptr;  // of one that was taken out of a frame
     };
     struct Strand {
         std::deque<Call> calls;
@@ -162,12 +178,18 @@ class ObjectServer {
     // More than a client of this library sends: it waits for answers first.
     static constexpr std::size_t kMostUnanswered = 8192;
 
+    // False: the owner wants the end.
+    bool look(Listener& listener, Connection& owner);
     void accept(Listener& listener);
     void read(const std::shared_ptr<Client>& client);
     void receive(const std::shared_ptr<Client>& client, ObjectFrame frame);
     void reply(const std::shared_ptr<Client>& client, const FrameHead& head,
                const std::function<void(OutputArchive&)>& write);
-    void greet(const std::shared_ptr<Client>& client, const ObjectFrame& frame);
+    // For threads that must not wait until a client reads. Its reader: the client may wait, before
+    // it reads, until what it sends has been read. The clock's: others are due.
+    void tell(const std::shared_ptr<Client>& client, FrameKind kind, std::uint64_t request,
+              std::span<const std::byte> body);
+    static void send_owed(const std::shared_ptr<Client>& client) noexcept;
     void forget(const std::shared_ptr<Client>& client);
     void end_clients();
     void wake_waiting();
@@ -178,7 +200,7 @@ class ObjectServer {
     bool run_call(const std::shared_ptr<Client>& client, Call call);
     // Limits of calls: see call_limits.cpp.
     void resume(const std::shared_ptr<Client>& client, InputArchive& body);
-    std::optional<Casualty> find_lost(const Client& client, std::uint64_t request) const;
+    std::optional<Casualty> find_lost(Client& client, std::uint64_t request) const;
     static void tell_lost(const Casualty& end, Answer& answer);
     void watch_timeout(const std::shared_ptr<Client>& client, const FrameHead& head,
                        const std::shared_ptr<CallState>& state);
@@ -208,8 +230,8 @@ class ObjectServer {
     // Guarded by mutex_.
     std::map<std::uint64_t, std::shared_ptr<Client>> clients_;
     std::uint64_t last_client_ = 0;
-    std::list<std::shared_ptr<Hosted>> waiting_;  // where calls wait
-    std::set<std::uint64_t> sessions_;            // that an actor's clients had
+    std::list<std::shared_ptr<Hosted>> waiting_;                       // where calls wait
+    std::map<std::uint64_t, std::shared_ptr<SessionCalls>> sessions_;  // of an actor's clients
 
     // An eventfd, told when a client is gone: run() stops watching its process.
     Fd bell_;

@@ -22,6 +22,7 @@ ObjectTable::Dropped ObjectTable::remove_client(std::uint64_t client) {
     std::lock_guard lock(mutex_);
     auto found = clients_.find(client);
     if (found == clients_.end()) return dropped;
+    dropped.reserve(found->second.references.size() + found->second.tickets);  // or nothing is done
     for (auto [object, count] : found->second.references) dropped.push_back(drop(object, count));
     clients_.erase(found);
     std::erase_if(tickets_, [&](const auto& ticket) {

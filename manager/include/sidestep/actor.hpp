@@ -17,20 +17,24 @@
 //             was made (handles among them are the same objects); then the last checkpoint is read
 //             into it, if there is one. Calls that had begun fail with ActorLost, unless their
 //             retry.max_attempts (Proxy::with) is more than 1; all others go to the new process.
-//             A constructor that throws, or a process that is not to be had, is one more death; the
-//             next start comes without a pause.
+//             A constructor that throws, or a process that is not to be had, is one more death.
+//             One that dies within a second is started again later and later: at once for the
+//             first time, then after 10, 20, 40 ms... up to a second. Proxies that arrive meanwhile
+//             wait, as calls do.
 // Checkpoint: after each checkpoint_every calls that are not of const methods, the object's
 //             `serialize` writes it before the caller has the answer: what a caller was told is not
 //             lost. It goes to memory, not to a disk. Handles in it are refused; proxies must not
 //             be in it (each checkpoint would keep their object once more). What `serialize` throws
-//             is thrown by the call, whose change is made all the same. A const method that changes
-//             its object by a call through its own proxy makes no checkpoint.
+//             is thrown by the call, whose change is made all the same. Calls that an object makes
+//             of itself are settled with the outermost one, be that const or not.
 // Ownership:  owns its process, which ends with it (shutdown()), and at once with this process,
 //             however that ends. It does not move.
 // Threads:    thread-safe, but for shutdown() and destroying. It starts no thread here.
-// Fork:       a forked child's copy owns nothing; its calls go over a connection of its own. What
-//             T itself forks, by fork(2), must end or exec before the actor does: it has the
-//             actor's sockets, and as long as they are open, callers do not learn of its death.
+// Fork:       a forked child's copy owns nothing; its calls go over a connection of its own. In
+//             what T itself forks, by fork(2), the connections of the actor's callers are closed:
+//             it hides the actor's death from none of them. It has the listening socket: as long as
+//             it is there, who connects for the first time to an actor that has ended, and had no
+//             max_restarts, learns that after half a minute. (_Fork(3) and clone(2) close nothing.)
 // Peer death: of the actor: ActorLost, or restart. Of a caller: what it had queued is dropped, what
 //             runs for it finishes. With max_restarts there is a process that keeps the other; who
 //             kills that has killed the actor for good.

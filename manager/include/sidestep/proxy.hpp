@@ -14,7 +14,9 @@
 //             before has ended, or waits (a face's get, lock, wait...). One call at a time is in an
 //             object; one that waits lets others in. So a call that waits holds up nobody, and one
 //             that runs holds up those of its thread and its object. An object may call others, and
-//             itself; two objects that call each other at the same moment wait for ever.
+//             itself, but not one that calls it back, by whatever way: the two wait for each other,
+//             and nobody tells. What might come to that needs a timeout (with()): the call that
+//             waits is taken back then, and costs nobody his process.
 // Ownership:  counted by the server, for each process that has proxies; the last to go frees the
 //             object. A proxy on its way counts until it is read for the first time (or the process
 //             that sent it ends): bytes that are read again, such as a task's that is retried, find

@@ -46,7 +46,8 @@ class Hosted {
     virtual bool holds_for_clients() const { return false; }
     virtual void client_gone(std::uint64_t client) { (void)client; }
 
-    // A call that may have changed the object ends. Called inside of the monitor.
+    // A call that may have changed the object ends, alone or with those that it was made in. Called
+    // inside of the monitor.
     virtual void settle() {}
 
     // A thread that is inside may enter again: an object may call itself. Throws std::logic_error
@@ -55,8 +56,10 @@ class Hosted {
     // False: it would have to wait.
     bool try_enter(Entry entry);
     void leave();
-    // This thread is alone inside, and in no outer call of the object.
-    bool is_outermost();
+    // For who is alone inside: its call may have changed the object.
+    void note_change() { unsettled_ = true; }
+    // True: there were changes since the last time, and this thread is in no outer call.
+    bool take_change();
     // For who is inside: outside until ready(), or the deadline (then false), or `give_up`, which
     // wake() has looked at.
     bool wait(const std::function<bool()>& ready, const Deadline& deadline,
@@ -77,6 +80,7 @@ class Hosted {
     // Guarded by mutex_.
     std::thread::id inside_;
     unsigned depth_ = 0;
+    bool unsettled_ = false;  // of who is alone inside
     unsigned waiting_ = 0;
     unsigned alone_waiting_ = 0;            // to be alone: no other reader goes before them
     std::vector<std::thread::id> readers_;  // that are inside, as often as they are
@@ -131,8 +135,10 @@ class HostedScope {
     HostedScope(const HostedScope&) = delete;
     HostedScope& operator=(const HostedScope&) = delete;
     T& operator*() const { return *static_cast<T*>(hosted_.object()); }
-    void settle() {
-        if (hosted_.is_outermost()) hosted_.settle();
+    // The call's work is done. A const one may have made others, by a proxy of its own object.
+    void settle(bool changes) {
+        if (changes) hosted_.note_change();
+        if (hosted_.take_change()) hosted_.settle();
     }
 
   private:
@@ -170,31 +176,35 @@ struct MakeBody {
             values)));
     }
 };
-// f(object, values...); once f has returned, or thrown, the object is settled.
+// Once it has returned, or thrown, the object is settled.
+template <class T, class Invoke, class Values>
+void run_settled(HostedScope<T>& object, bool changes, OutputArchive& result, const Invoke& invoke,
+                 Values& values) {
+    try {
+        answer(result, invoke, values);
+    } catch (...) {
+        object.settle(changes);
+        throw;
+    }
+    object.settle(changes);
+}
+// f(object, values...)
 template <class T, class F, class... Args>
 void change_here(const F& f, std::tuple<Args...>& values, OutputArchive& result) {
     HostedScope<T> object;
     auto invoke = [&](Args&&... args) -> decltype(auto) {
         return std::invoke(f, *object, std::move(args)...);
     };
-    try {
-        answer(result, invoke, values);
-    } catch (...) {
-        object.settle();
-        throw;
-    }
-    object.settle();
+    run_settled(object, true, result, invoke, values);
 }
 // The same of what does not change it.
 template <class T, auto method, class... Args>
 void read_here(Entry entry, std::tuple<Args...>& values, OutputArchive& result) {
     HostedScope<T> object(entry);
-    answer(
-        result,
-        [&](Args&&... args) -> decltype(auto) {
-            return std::invoke(method, std::as_const(*object), std::move(args)...);
-        },
-        values);
+    auto invoke = [&](Args&&... args) -> decltype(auto) {
+        return std::invoke(method, std::as_const(*object), std::move(args)...);
+    };
+    run_settled(object, false, result, invoke, values);
 }
 template <class Method>
 constexpr bool kIsConst = false;
