@@ -22,6 +22,10 @@ CallTask::CallTask(std::shared_ptr<ServerLink> link, std::uint64_t object, std::
 }
 
 CallTask::~CallTask() {
+    if (watch_ && link_->same_process()) {
+        std::lock_guard lock(watch_->mutex);
+        watch_->task = nullptr;
+    }
     if (!link_->same_process() || seen_.load(std::memory_order_relaxed)) return;
     if ((!threw_ && !lost_) || cancelled_) return;
     link_->note_unseen(object_, decode_error());
@@ -49,16 +53,18 @@ bool CallTask::cancel() {
     const std::uint64_t request = request_.load(std::memory_order_relaxed);
     if (!link_->same_process() || request == 0) return false;
     try {
-        if (!link_->cancel(request)) return false;
-    } catch (const ActorLost&) {  // so is this call
+        (void)link_->cancel(request);  // who reads the answer ends this call
+    } catch (const ActorLost&) {       // so is this call
         return false;
     }
-    bool taken = try_finish([&] {
+    return done() && cancelled_;
+}
+
+void CallTask::end_cancelled() {
+    (void)try_finish([&] {
         cancelled_ = true;
         lost_ = std::make_exception_ptr(CancelledError("the call was cancelled before it began"));
     });
-    if (taken) link_->drop(request);
-    return taken;
 }
 
 void CallTask::answer(std::vector<std::byte> bytes) {

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sidestep/detail/held_object.hpp>
@@ -18,6 +19,15 @@
 namespace sidestep::inline v0::detail {
 
 class ServerLink;
+
+class CallTask;
+
+// How a link tells of a death without keeping who waits for it. (A callback keeps its Future.)
+struct DeathWatch {
+    // Recursive: who tells may be the last to have the task, by a callback that it has passed on.
+    std::recursive_mutex mutex;
+    CallTask* task;  // guarded by mutex; null: nobody has it any more
+};
 
 class CallTask final : public LocalTaskBase {
   public:
@@ -32,6 +42,8 @@ class CallTask final : public LocalTaskBase {
     std::string short_method() const;
     // Once, before it is sent.
     void set_limits(const CallLimits& limits) { limits_ = limits; }
+    // It is no call, but waits for the server's death. Once, before others have it.
+    void watch_by(std::shared_ptr<DeathWatch> watch) { watch_ = std::move(watch); }
     // By who reads: whether what failed (it crashed the actor) is to be run again.
     bool take_attempt(bool crashed);
     std::chrono::nanoseconds timeout() const { return limits_.timeout; }
@@ -39,6 +51,8 @@ class CallTask final : public LocalTaskBase {
     void answer(std::vector<std::byte> bytes);
     void answer_error(std::vector<std::byte> bytes);
     void lose(std::exception_ptr error);
+    // The server has taken it back.
+    void end_cancelled();
 
     // Whoever waits reads the connection.
     bool wait(const Deadline& deadline) override;
@@ -61,6 +75,7 @@ class CallTask final : public LocalTaskBase {
     const std::uint64_t object_, caller_;
     const TaskEntry* const entry_;           // null: no call of a user's
     const char* const method_;               // null: a function
+    std::shared_ptr<DeathWatch> watch_;      // null: it is a call
     CallLimits limits_;                      // what is left of the attempts is the reader's
     std::atomic<std::uint64_t> request_{0};  // 0: it is not sent (yet)
     // Constant once done().

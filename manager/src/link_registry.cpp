@@ -86,8 +86,12 @@ Connection open(ServerName& server, const Deadline& deadline) {
     TaskError::Details details;
     details.pid = server.pid;
     try {
-        return server.is_manager_server ? open_session(server, deadline)
-                                        : Client(server.address, {.authkey = server.authkey});
+        if (server.is_manager_server) return open_session(server, deadline);
+        if (!server.restarts) return Client(server.address, {.authkey = server.authkey});
+        // The process that took the connection may die before it has answered: there is a next one,
+        // or the keeper, which says that there is none.
+        for (;;)
+            if (auto connection = connect_to_actor(server, deadline)) return std::move(*connection);
     } catch (const std::exception& error) {  // nobody listens, or it dies during the handshake
         details.note = error.what();
     }

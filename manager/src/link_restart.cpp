@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <new>
 #include <stdexcept>
 #include <system_error>
 
@@ -15,6 +17,18 @@
 #include "server_link.hpp"
 
 namespace sidestep::inline v0::detail {
+
+namespace {
+
+constexpr std::chrono::milliseconds kPause{20};  // until what was lacking is asked for again
+
+// Descriptors or memory: the actor has nothing to do with it, and it may be there again soon.
+bool lacks_something(const std::system_error& error) {
+    const int code = error.code().value();
+    return code == EMFILE || code == ENFILE || code == ENOMEM || code == ENOBUFS;
+}
+
+}  // namespace
 
 std::shared_ptr<ServerLink::SentFrame> ServerLink::keep_frame(const HeapBuffer& body,
                                                               const OutgoingFds& fds,
@@ -30,42 +44,74 @@ std::shared_ptr<ServerLink::SentFrame> ServerLink::keep_frame(const HeapBuffer& 
 }
 
 void ServerLink::send_resume() {
-    std::uint64_t last = 0;
-    {
-        std::lock_guard lock(mutex_);
-        last = last_request_;
-    }
     HeapBuffer body;
     OutputArchive archive(body);
-    archive(session_, last);
+    archive(session_);
     connection_.send(ObjectFrame{{FrameKind::resume, 0, 0, 0, {}}, body.bytes(), {}, {}, {}});
 }
 
 // With `lock` held, and nobody reading.
 void ServerLink::reconnect(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now < no_reconnect_before_) {
+        changed_.wait_until(lock, *sooner(deadline, no_reconnect_before_));
+        return;
+    }
     reading_ = true;
     lock.unlock();
+    std::string lacking;  // empty: nothing
     try {
-        if (auto fresh = connect_again(deadline)) send_again(std::move(*fresh));
+        if (auto fresh = connect_to_actor(server_, deadline)) send_again(std::move(*fresh));
+    } catch (const std::bad_alloc&) {
+        lacking = "out of memory";  // see text_of_end()
+    } catch (const std::system_error& error) {
+        if (lacks_something(error))
+            lacking = text_of_end(error);
+        else
+            end_session(text_of_end(error));
     } catch (const std::exception& error) {  // nobody listens any more
-        end_session(error.what());
+        end_session(text_of_end(error));
     }
+    if (!lacking.empty()) fail_calls(lacking);
     lock.lock();
+    if (!lacking.empty()) no_reconnect_before_ = std::chrono::steady_clock::now() + kPause;
     reading_ = false;
     changed_.notify_all();
 }
 
-// Nothing: it took too long, or that process has died, too. Throws if nobody listens.
-std::optional<Connection> ServerLink::connect_again(const Deadline& deadline) {
+// This process lacks something that it needs to connect: that is the end of its calls, and not of
+// the link. Who waits for the actor's death goes on to.
+void ServerLink::fail_calls(const std::string& why) noexcept {
+    for (;;) {
+        std::uint64_t request = 0;
+        bool began = false;
+        TaskError::Details details;
+        {
+            std::lock_guard lock(mutex_);
+            if (pending_.empty()) return;
+            auto call = pending_.begin();
+            request = call->first;
+            began = call->second.sent;
+            details.pid = pid_ != 0 ? pid_ : server_.pid;
+        }
+        take(request, [&](CallTask& call) {
+            details.note = why;
+            call.lose(std::make_exception_ptr(ActorLost(
+                std::move(details), call.object(), call.short_method(), began, server_.actor)));
+        });
+    }
+}
+
+std::optional<Connection> connect_to_actor(const ServerName& server, const Deadline& deadline) {
     // Who only looks (poll) gets a little further each time.
     constexpr std::chrono::milliseconds kLeast{20};
-    ClientOptions options{.authkey = server_.authkey, .timeout = std::nullopt};
+    ClientOptions options{.authkey = server.authkey, .timeout = std::nullopt};
     if (deadline) {
         const auto left = *deadline - std::chrono::steady_clock::now();
         options.timeout = Timeout(std::max<std::chrono::nanoseconds>(left, kLeast));
     }
     try {
-        return Client(server_.address, options);
+        return Client(server.address, options);
     } catch (const AuthenticationError&) {  // it died, or is late
         return std::nullopt;
     } catch (const std::system_error& error) {
@@ -82,17 +128,33 @@ void ServerLink::send_again(Connection fresh) {
     {
         std::lock_guard lock(mutex_);
         if (broken_) return;  // it was closed meanwhile
+        frames.reserve(pending_.size());
         std::swap(connection_, fresh);
-        for (const auto& [request, call] : pending_)
-            if (call.frame) frames.push_back(call.frame);
+        for (auto& [request, call] : pending_) {
+            if (!call.frame) continue;
+            call.sent = true;
+            frames.push_back(call.frame);
+        }
         down_ = false;
     }
     try {
         send_resume();
-        for (const auto& frame : frames)
-            connection_.send(ObjectFrame{frame->head, frame->body, frame->fds, {}, {}});
-    } catch (const std::system_error&) {  // who reads finds that it has died again
+    } catch (const std::exception&) {  // who reads finds that it has died again
         ::shutdown(connection_.fd(), SHUT_RDWR);
+        return;
+    }
+    for (const auto& frame : frames) send_kept(*frame);
+}
+
+// With `sending_` held.
+void ServerLink::send_kept(const SentFrame& frame) noexcept {
+    try {
+        connection_.send(ObjectFrame{frame.head, frame.body, frame.fds, {}, {}});
+    } catch (const std::exception& error) {
+        if (failed_here(connection_, error))
+            take(frame.head.request, [](CallTask& call) { call.lose(std::current_exception()); });
+        else  // who reads finds the end
+            ::shutdown(connection_.fd(), SHUT_RDWR);
     }
 }
 
@@ -113,11 +175,9 @@ bool ServerLink::try_again(const FrameHead& failed) {
         call.key() = frame->head.request;
         pending_.insert(std::move(call));
     }
-    try {
-        connection_.send(ObjectFrame{frame->head, frame->body, frame->fds, {}, {}});
-    } catch (const std::system_error&) {  // who reads finds the end
-        ::shutdown(connection_.fd(), SHUT_RDWR);
-    }
+    // It is the reader that sends here, and need not fear that the server waits until it reads: a
+    // server's reader does not wait for that (ObjectServer::tell).
+    send_kept(*frame);
     return true;
 }
 
@@ -126,7 +186,6 @@ void ServerLink::hear_state(const ObjectFrame& frame) {
     ActorState state;
     InputArchive archive(frame.bytes);
     archive(state);
-    std::vector<std::uint64_t> watches;
     {
         std::lock_guard lock(mutex_);
         pid_ = state.pid;
@@ -137,18 +196,8 @@ void ServerLink::hear_state(const ObjectFrame& frame) {
         } else if (!before || *before == state.restarts) {
             return;  // nobody has died since it was first heard of
         }
-        for (const auto& [request, call] : pending_)
-            if (call.watches) watches.push_back(request);
     }
-    for (std::uint64_t request : watches)
-        take(request, [&](CallTask& call) { tell_death(call, state.last); });
-}
-
-void ServerLink::tell_death(CallTask& watch, const Casualty& end) {
-    HeapBuffer bytes;
-    OutputArchive archive(bytes);
-    archive(end);
-    watch.answer({bytes.bytes().begin(), bytes.bytes().end()});
+    tell_watches(state.last);
 }
 
 std::exception_ptr ServerLink::lost_with(const CallTask& call, const ObjectFrame& frame) const {
@@ -176,24 +225,9 @@ std::exception_ptr ServerLink::timed_out(const CallTask& call) const {
     return std::make_exception_ptr(CallTimeout(std::move(details), call.short_method(), where));
 }
 
-TaskRef ServerLink::watch_death() {
-    Ref<CallTask> task(new CallTask(shared_from_this(), 0, 0, nullptr));
-    if (local_)
-        throw std::logic_error(
-            "the end of a process cannot be waited for in that process: ask for it in another one");
-    std::unique_lock lock(mutex_);
-    if (broken_ || over_) {
-        lock.unlock();
-        tell_death(*task, end_of_server());
-        return task;
-    }
-    pending_.emplace(++last_request_, Pending{task, false, true, nullptr});
-    ++objects_[0].outstanding;
-    return task;
-}
-
 bool ServerLink::cancel(std::uint64_t request) {
-    TaskRef task = ask(FrameKind::cancel, 0, [&](OutputArchive& archive) { archive(request); });
+    TaskRef task = ask(
+        FrameKind::cancel, 0, [&](OutputArchive& archive) { archive(request); }, request);
     bool cancelled = false;
     InputArchive archive(task->result());
     archive(cancelled);

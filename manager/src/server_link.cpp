@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <new>
 #include <random>
-#include <set>
 #include <system_error>
 
 #include <sidestep/actor_lost.hpp>
@@ -35,11 +34,12 @@ std::uint64_t new_ticket() {
 }  // namespace
 
 ServerLink::ServerLink(ServerName server, ObjectServer* local)
-    : server_(std::move(server)), local_(local), session_(0) {}
+    : server_(std::move(server)), local_(local), session_(0), carries_fds_(true) {}
 ServerLink::ServerLink(ServerName server, Connection connection)
     : server_(std::move(server)),
       local_(nullptr),
       session_(server_.is_actor() ? new_ticket() : 0),
+      carries_fds_(connection.carries_fds()),
       connection_(std::move(connection)) {
     if (!server_.is_actor()) return;
     try {
@@ -95,7 +95,7 @@ void ServerLink::set_process(std::shared_ptr<Process> process) {
 TaskRef ServerLink::call(std::uint64_t object, const CallKind& kind, const WriteArguments& write,
                          const CallLimits& limits) {
     HeapBuffer body;
-    OutgoingFds fds(local_ || connection_.carries_fds());
+    OutgoingFds fds(carries_fds_);
     OutputArchive archive(body, &fds);
     FrameHead head{FrameKind::call, 0, this_caller(), object, kind.id};
     head.timeout = static_cast<std::uint64_t>(limits.timeout.count());
@@ -109,7 +109,7 @@ TaskRef ServerLink::call(std::uint64_t object, const CallKind& kind, const Write
 }
 
 TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const OutgoingFds& fds,
-                         const CallKind* kind, const CallLimits& limits) {
+                         const CallKind* kind, const CallLimits& limits, std::uint64_t takes_back) {
     Ref<CallTask> task(new CallTask(shared_from_this(), head.object, head.caller, kind));
     task->set_limits(limits);
     if (local_ && !broken()) {
@@ -133,7 +133,11 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
         numbered.request = ++last_request_;
         task->set_request(numbered.request);
         if (kept) kept->head = numbered;
-        pending_.emplace(numbered.request, Pending{task, false, false, kept, kind != nullptr});
+        pending_.emplace(numbered.request, Pending{.task = task,
+                                                   .frame = kept,
+                                                   .is_call = kind != nullptr,
+                                                   .sent = !down_,
+                                                   .takes_back = takes_back});
         if (kind) ++calls_;
         ++objects_[head.object].outstanding;
         if (down_) {  // it is sent when there is another connection, for which somebody looks
@@ -145,15 +149,24 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
     }
     try {
         connection_.send(ObjectFrame{numbered, body.bytes(), fds.fds(), {}, {}});
-    } catch (const std::system_error&) {  // who waits reads what was answered before, then its end
+    } catch (const std::system_error& error) {
+        if (failed_here(connection_, error)) {
+            withdraw(numbered.request);
+            throw;
+        }
+        // Who waits reads what was answered before, then its end.
         ::shutdown(connection_.fd(), SHUT_RDWR);
         order.unlock();
         if (kept) look_for_restart();
     } catch (...) {
-        take(numbered.request, [](CallTask& call) { call.answer({}); });
+        withdraw(numbered.request);
         throw;
     }
     return task;
+}
+
+void ServerLink::withdraw(std::uint64_t request) {
+    take(request, [](CallTask& call) { call.answer({}); });
 }
 
 std::size_t ServerLink::most_pending() const {
@@ -177,11 +190,13 @@ std::uint64_t ServerLink::pin(std::uint64_t object) {
 }
 
 // Not a call, but it is answered.
-TaskRef ServerLink::ask(FrameKind kind, std::uint64_t object, const WriteArguments& write) {
+TaskRef ServerLink::ask(FrameKind kind, std::uint64_t object, const WriteArguments& write,
+                        std::uint64_t takes_back) {
     HeapBuffer body;
     OutputArchive archive(body);
     write(archive);
-    TaskRef task = send({kind, 0, 0, object, {}}, body, OutgoingFds(false), nullptr);
+    TaskRef task =
+        send({kind, 0, 0, object, {}}, body, OutgoingFds(false), nullptr, {}, takes_back);
     (void)task->wait({});
     (void)task->value();
     return task;
@@ -220,7 +235,8 @@ void ServerLink::send_alone(FrameKind kind, std::uint64_t object, std::uint64_t 
     std::lock_guard order(sending_);
     try {
         connection_.send(ObjectFrame{{kind, 0, 0, object, {}}, body, {}, {}, {}});
-    } catch (const std::system_error&) {
+    } catch (const std::system_error& error) {
+        if (failed_here(connection_, error)) throw;
         ::shutdown(connection_.fd(), SHUT_RDWR);
     }
 }
@@ -267,7 +283,7 @@ bool ServerLink::wait_until(const std::function<bool()>& ready, const Deadline& 
 bool ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
     reading_ = true;
     lock.unlock();
-    std::string end;
+    std::string end;         // empty: it goes on
     bool by_server = false;  // else it is this process that cannot read on
     try {
         std::optional<Timeout> left;
@@ -279,18 +295,18 @@ bool ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& de
             hand_out(connection_.recv<ObjectFrame>());
         }
     } catch (const EndOfStream& error) {
-        end = error.what();
+        end = text_of_end(error);
         by_server = true;
     } catch (const std::system_error& error) {
-        end = error.what();
+        end = text_of_end(error);
         by_server = error.code().value() == ECONNRESET;
     } catch (const std::exception& error) {  // no memory, or what no server sends
-        end = error.what();
+        end = text_of_end(error);
     }
     const bool goes_on = by_server && server_.restarts;
-    if (!end.empty() && !goes_on) end_session(end, by_server);
+    if (!end.empty() && !goes_on) end_session(std::move(end), by_server);
     lock.lock();
-    if (!end.empty() && goes_on) down_ = true;
+    if (goes_on) down_ = true;
     const bool came = std::exchange(in_frame_, false);
     if (came) unanswered_beats_ = 0;
     reading_ = false;
@@ -308,6 +324,7 @@ void ServerLink::hand_out(ObjectFrame frame) {
     }
     if (frame.head.kind == FrameKind::serves) return hear_state(frame);
     if (frame.head.kind != FrameKind::value && try_again(frame.head)) return;
+    if (frame.head.kind == FrameKind::value) end_taken_back(frame);
     take(frame.head.request, [&](CallTask& call) {
         if (frame.head.kind == FrameKind::lost)
             call.lose(lost_with(call, frame));
@@ -318,6 +335,22 @@ void ServerLink::hand_out(ObjectFrame frame) {
         else
             call.answer_error(std::move(frame.bytes));
     });
+}
+
+// By who reads that it was taken back: the next that it reads may be the connection's end, and then
+// all that is pending is sent again.
+void ServerLink::end_taken_back(const ObjectFrame& answer) {
+    std::uint64_t request = 0;
+    {
+        std::lock_guard lock(mutex_);
+        auto found = pending_.find(answer.head.request);
+        if (found != pending_.end()) request = found->second.takes_back;
+    }
+    if (request == 0) return;
+    bool taken = false;
+    InputArchive archive(answer.bytes);
+    archive(taken);
+    if (taken) take(request, [](CallTask& call) { call.end_cancelled(); });
 }
 
 // The call is counted as outstanding until what it threw, if nobody asks, is noted.
@@ -357,7 +390,7 @@ void ServerLink::read_in_background() {
     if (local_) return;
     {
         std::lock_guard lock(mutex_);
-        if (background_ || (pending_.empty() && callbacks_.empty())) return;
+        if (background_ || (pending_.empty() && callbacks_.empty() && !is_watched())) return;
         background_ = true;
     }
     // It ends when there is nothing more to do, and touches nothing once it has let go of the link.
@@ -374,13 +407,21 @@ void ServerLink::read_in_background() {
 }
 
 void ServerLink::serve_callbacks() {
+    auto nobody_waits = [this] { return pending_.empty() && !is_watched(); };
     for (;;) {
-        (void)wait_until([this] { return pending_.empty() || !callbacks_.empty(); }, {});
+        Deadline look_again;
+        {
+            // In a second: when somebody drops the Future of a death, nobody is told.
+            std::lock_guard lock(mutex_);
+            if (pending_.empty())
+                look_again = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+        }
+        (void)wait_until([&] { return nobody_waits() || !callbacks_.empty(); }, look_again);
         Callbacks now;
         {
             std::lock_guard lock(mutex_);
             now.swap(callbacks_);
-            if (now.empty() && (pending_.empty() || broken_)) {
+            if (now.empty() && (nobody_waits() || broken_)) {
                 background_ = false;
                 return;
             }
@@ -396,93 +437,6 @@ void ServerLink::post(std::function<void()> callback) {
         changed_.notify_all();
     }
     read_in_background();
-}
-
-// --- the server's end --------------------------------------------------------------------------
-
-void ServerLink::end_session(std::string why, bool by_server) noexcept {
-    {
-        std::lock_guard lock(mutex_);
-        if (end_.empty()) {
-            end_ = std::move(why);
-            by_server_ = by_server;
-        }
-    }
-    break_off();
-}
-
-void ServerLink::break_off() noexcept {
-    std::map<std::uint64_t, Pending> calls;
-    {
-        std::lock_guard lock(mutex_);
-        broken_ = true;
-        calls.swap(pending_);
-        calls_ = 0;
-        if (!connection_.closed()) ::shutdown(connection_.fd(), SHUT_RDWR);
-    }
-    beating_->stop();
-    fail_all(std::move(calls));
-    std::lock_guard lock(mutex_);
-    std::erase_if(objects_, [](const auto& object) { return !object.second.error; });
-    for (auto& [object, state] : objects_) state.outstanding = 0;
-    changed_.notify_all();
-}
-
-void ServerLink::fail_all(std::map<std::uint64_t, Pending> calls) noexcept {
-    std::set<std::uint64_t> callers;
-    for (auto& [request, call] : calls) {
-        try {
-            if (call.watches) {
-                tell_death(*call.task, end_of_server());
-                continue;
-            }
-            // Of one thread's calls those that wait have begun, and the first other one may have.
-            const bool began = call.waits || callers.insert(call.task->caller()).second;
-            call.task->lose(lost(*call.task, began));
-        } catch (...) {
-            call.task->lose(std::current_exception());
-        }
-    }
-}
-
-std::exception_ptr ServerLink::lost(const CallTask& call, bool began) const {
-    TaskError::Details details;
-    details.pid = server_.pid;
-    if (server_.is_manager_server) {
-        {
-            std::lock_guard lock(mutex_);
-            details.note = end_;
-        }
-        return std::make_exception_ptr(Disconnected(
-            std::move(details), call.object(), call.method(), began, to_string(server_.address)));
-    }
-    const Casualty end = end_of_server();
-    details.pid = end.pid;
-    if (end.known) details.exit_status = end.status();
-    details.note = end.note;
-    return std::make_exception_ptr(
-        ActorLost(std::move(details), call.object(),
-                  server_.is_actor() ? call.short_method() : call.method(), began, server_.actor));
-}
-
-// Waited for once: its connection ends a moment before it does.
-Casualty ServerLink::end_of_server() const {
-    std::shared_ptr<Process> process;
-    Casualty end;
-    {
-        std::lock_guard lock(mutex_);
-        if (end_told_) return *end_told_;
-        if (by_server_)
-            process = process_;
-        else
-            end.note = end_;
-        end.pid = pid_ != 0 ? pid_ : server_.pid;
-    }
-    if (process && process->join_for(std::chrono::seconds(2)))
-        end = Casualty::of(process->pid(), process->exit_status());
-    std::lock_guard lock(mutex_);
-    if (!end_told_) end_told_ = end;
-    return *end_told_;
 }
 
 }  // namespace sidestep::detail

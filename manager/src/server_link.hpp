@@ -16,6 +16,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -75,12 +76,8 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     bool has_room() const;
     // Its result is the next Casualty of the server.
     TaskRef watch_death();
-    // True: the request was taken back.
+    // True: the request was taken back, and its call is over.
     bool cancel(std::uint64_t request);
-    // It is answered already, by who took it back.
-    void drop(std::uint64_t request) {
-        take(request, [](CallTask&) {});
-    }
     // What a ManagerServer exposes: its number, and whether functions may be called of it.
     std::pair<std::uint64_t, bool> get(const std::string& name, const std::string& type);
     // A reference goes on its way: returns its ticket, which the server knows by now.
@@ -96,7 +93,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     void poll() {
         (void)wait_until([] { return false; }, std::chrono::steady_clock::now());
     }
-    // Until nothing is pending, and no callback is left, a thread reads, and runs those.
+    // Until nobody waits, and no callback is left, a thread reads, and runs those.
     void read_in_background();
     void post(std::function<void()> callback);
     void note_unseen(std::uint64_t object, const std::exception_ptr& error) noexcept;
@@ -125,17 +122,21 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
         std::vector<int> fds;
     };
     struct Pending {
-        Ref<CallTask> task;
-        bool waits = false;                // the next of the same thread may have begun
-        bool watches = false;              // it is no call: see watch_death()
-        std::shared_ptr<SentFrame> frame;  // to be sent again; null: it is not
-        bool is_call = false;              // it takes one of most_pending() places
+        Ref<CallTask> task = {};
+        bool waits = false;                          // the next of the same thread may have begun
+        std::shared_ptr<SentFrame> frame = nullptr;  // to be sent again; null: it is not
+        bool is_call = false;                        // it takes one of most_pending() places
+        bool sent = false;                           // so it may have begun
+        std::uint64_t takes_back = 0;                // it asks the server for that; 0: it does not
     };
     static constexpr std::size_t kMostPending = 4096;
 
     TaskRef send(const FrameHead& head, const HeapBuffer& body, const OutgoingFds& fds,
-                 const CallKind* kind, const CallLimits& limits = {});
-    TaskRef ask(FrameKind kind, std::uint64_t object, const WriteArguments& write);
+                 const CallKind* kind, const CallLimits& limits = {}, std::uint64_t takes_back = 0);
+    TaskRef ask(FrameKind kind, std::uint64_t object, const WriteArguments& write,
+                std::uint64_t takes_back = 0);
+    // It is not sent, and never was.
+    void withdraw(std::uint64_t request);
     // With a session that the server watches, for its life: see session_beats.cpp.
     void start_beating();
     void beat();
@@ -149,16 +150,20 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     void send_resume();
     void look_for_restart();
     void reconnect(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
-    std::optional<Connection> connect_again(const Deadline& deadline);
     void send_again(Connection fresh);
+    void send_kept(const SentFrame& frame) noexcept;
+    void fail_calls(const std::string& why) noexcept;
     void hear_state(const ObjectFrame& frame);
     static void tell_death(CallTask& watch, const Casualty& end);
+    void tell_watches(const Casualty& end) noexcept;
+    bool is_watched();
     std::exception_ptr lost_with(const CallTask& call, const ObjectFrame& frame) const;
     std::exception_ptr timed_out(const CallTask& call) const;
 
     void send_alone(FrameKind kind, std::uint64_t object, std::uint64_t ticket);
     bool read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
     void hand_out(ObjectFrame frame);
+    void end_taken_back(const ObjectFrame& answer);
     void take(std::uint64_t request, const std::function<void(CallTask&)>& finish);
     void serve_callbacks();
     void break_off() noexcept;
@@ -174,6 +179,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     ServiceThread beats_;        // of a session
     const std::shared_ptr<Beating> beating_ = std::make_shared<Beating>();
     const std::uint64_t session_;  // of an actor's client: for all its connections
+    const bool carries_fds_;       // so do all of them
 
     std::mutex sending_;  // held while a frame is written
     // Written with `sending_`, read by who has `reading_`; replaced with both, and mutex_.
@@ -190,17 +196,28 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     int pid_ = 0;        // of an actor, since it has said so
     std::optional<std::uint32_t> restarts_;
     bool over_ = false;  // it is not started again; then end_told_ is there
-    std::string end_;    // why
+    std::chrono::steady_clock::time_point no_reconnect_before_{};
+    std::string end_;  // why
     bool by_server_ = true;
     unsigned unanswered_beats_ = 0;  // since anything came
     std::uint64_t last_request_ = 0;
     std::map<std::uint64_t, Pending> pending_;
     std::size_t calls_ = 0;  // of these
+    std::vector<std::weak_ptr<DeathWatch>> watches_;
     std::map<std::uint64_t, PerObject> objects_;
     Callbacks callbacks_;  // of calls that were answered
     std::shared_ptr<Process> process_;
     mutable std::optional<Casualty> end_told_;  // how it ended, since somebody looked
 };
+
+// After a send that failed: nothing was sent, and the connection is as good as it was. It is this
+// process that lacks something, or the descriptors that it sends are not open.
+bool failed_here(const Connection& connection, const std::exception& error) noexcept;
+// What an error says, also where there is no memory for that.
+std::string text_of_end(const std::exception& error) noexcept;
+// To an actor that is started again. Nothing: it took too long, or the process that took the
+// connection has died meanwhile. Throws if nobody listens, or this process lacks something.
+std::optional<Connection> connect_to_actor(const ServerName& server, const Deadline& deadline);
 
 // One reference to an object.
 class HeldObject {

@@ -8,6 +8,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <new>
 
 #include "server_link.hpp"
 #include "sys/sys_socket.hpp"
@@ -39,7 +40,10 @@ void ServerLink::start_beating() {
         while (beating->pause(interval)) {
             auto self = link.lock();
             if (!self) return;
-            self->beat();
+            try {
+                self->beat();
+            } catch (const std::bad_alloc&) {  // the next one may find memory
+            }
         }
     };
     beats_.start("sidestep-beat", ServiceThread::Runs::library_code, std::move(body));
@@ -71,8 +75,9 @@ bool ServerLink::send_beat() {
     try {
         if (sys::wait_ready(connection_.fd(), POLLOUT, std::chrono::steady_clock::now()))
             connection_.send(ObjectFrame{{FrameKind::beat, 0, 0, 0, {}}, {}, {}, {}, {}});
-    } catch (const std::exception&) {  // who reads finds the end
-        ::shutdown(connection_.fd(), SHUT_RDWR);
+    } catch (const std::exception& error) {
+        if (failed_here(connection_, error)) return false;
+        ::shutdown(connection_.fd(), SHUT_RDWR);  // who reads finds the end
     }
     return true;
 }
