@@ -103,6 +103,17 @@ TEST_CASE("a checkpoint that cannot be written is thrown by the call, and the fo
     CHECK(actor.call<&Fragile::sum>() == 5);
 }
 
+TEST_CASE("a const call that changes its object by its own proxy makes a checkpoint",
+          "[manager][actor][restart]") {
+    mp::Actor<Fragile> actor({.max_restarts = 2, .checkpoint_every = 1});
+    CHECK(actor.call<&Fragile::read_and_write>(actor.proxy()) == 1);
+    CHECK_THROWS_AS(actor.call<&Fragile::crash>(), mp::ActorLost);
+    CHECK(actor.call<&Fragile::sum>() == 1);
+    CHECK(actor.read<&Fragile::read_and_write>(actor.proxy()) == 2);
+    CHECK_THROWS_AS(actor.call<&Fragile::crash>(), mp::ActorLost);
+    CHECK(actor.call<&Fragile::sum>() == 2);
+}
+
 TEST_CASE("a handle in a checkpoint is refused, and the call is made",
           "[manager][actor][restart]") {
     mp::Actor<WithHandle> actor({.max_restarts = 1, .checkpoint_every = 1});

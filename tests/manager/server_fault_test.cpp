@@ -1,8 +1,15 @@
 // What one client, one call or one frame must not do to a server, and to the others.
 #include <catch2/catch.hpp>
 
+#include <sys/resource.h>
+
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <iterator>
 #include <memory>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -176,4 +183,79 @@ TEST_CASE("shutdown() reads what calls that ran have answered", "[manager][actor
     mp::Actor<Gate> once({.stop_grace = 1h}), sturdy({.max_restarts = 1, .stop_grace = 1h});
     check_end_reads(once, once.proxy());
     check_end_reads(sturdy, sturdy.proxy());
+}
+
+TEST_CASE("hundreds of clients are served at once, and half of them may die",
+          "[manager][server][many]") {
+    // Each has a descriptor here, and two in the server.
+    rlimit files = {};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &files) == 0);
+    const auto room = files.rlim_cur > 100 ? (files.rlim_cur - 100) / 2 : 1;
+    const auto many = static_cast<std::size_t>(std::min<rlim_t>(room, 400));
+    mp::Manager manager;
+    auto event = manager.event();
+    const auto server = server_of(event);
+    ObjectFrame call;
+    call.head.kind = FrameKind::call;
+    call.head.caller = 1;
+    call.head.object = event.number();
+    call.head.task = mp::detail::task_id<
+        mp::detail::MethodBody<mp::detail::EventObject, &mp::detail::EventObject::is_set>>();
+    std::vector<mp::Connection> clients;
+    for (std::size_t i = 0; i < many; ++i)
+        clients.push_back(mp::Client(server.address, {.authkey = server.authkey}));
+    for (std::uint64_t round = 1; round <= 2; ++round) {
+        call.head.request = round;
+        for (auto& client : clients) client.send(call);
+        std::size_t answered = 0;
+        for (auto& client : clients) {
+            const auto answer = client.recv<ObjectFrame>();
+            answered += answer.head.kind == FrameKind::value && answer.head.request == round;
+        }
+        CHECK(answered == clients.size());
+        clients.resize(clients.size() / 2);
+    }
+    event.set();
+    CHECK(event.is_set());
+}
+
+TEST_CASE("a client that sends frames of any kind and content hurts nobody else",
+          "[manager][hostile]") {
+    const char* wanted = std::getenv("FRAMES_SEED");
+    const std::uint64_t seed = wanted ? std::stoull(wanted) : std::random_device{}();
+    INFO("FRAMES_SEED=" << seed);
+    std::mt19937_64 random(seed);
+    mp::Manager manager;
+    auto event = manager.event();
+    auto list = manager.list<int>();
+    const auto server = server_of(event);
+    using Add = mp::detail::MethodBody<mp::detail::EventObject, &mp::detail::EventObject::is_set>;
+    const FrameKind kinds[] = {FrameKind::call, FrameKind::pin,    FrameKind::claim,
+                               FrameKind::get,  FrameKind::invoke, FrameKind::release,
+                               FrameKind::beat, FrameKind::cancel, FrameKind::hello};
+    for (int client = 0; client < 40; ++client) {
+        auto connection = mp::Client(server.address, {.authkey = server.authkey});
+        try {
+            for (int i = 0; i < 100; ++i) {
+                ObjectFrame frame;
+                // One in a hundred is what no client sends: that ends the connection.
+                frame.head.kind = random() % 100 == 0 ? static_cast<FrameKind>(random() % 256)
+                                                      : kinds[random() % std::size(kinds)];
+                frame.head.request = random() % 8;
+                frame.head.caller = random() % 3;
+                frame.head.object = random() % 4;
+                if (random() % 2 == 0) frame.head.task = mp::detail::task_id<Add>();
+                if (random() % 4 == 0) frame.head.timeout = random() % 1'000'000;
+                std::vector<std::byte> body(random() % 24);
+                for (std::byte& byte : body) byte = static_cast<std::byte>(random() % 3);
+                frame.body = body;
+                connection.send(frame);
+            }
+        } catch (const std::system_error&) {  // it was cut off
+        }
+        list.push_back(client);
+        CHECK_FALSE(event.is_set());
+    }
+    CHECK(list.size() == 40);
+    CHECK(manager.is_alive());
 }
