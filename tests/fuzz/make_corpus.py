@@ -78,3 +78,23 @@ seed("archive", "tree", b"\x13" + struct.pack("=QQQI", 1, 0, 0, 0) + struct.pack
 seed("archive", "chain", b"\x14" + b"\1" * 40 + b"\0")
 seed("archive", "too_deep", b"\x14" + b"\1" * 2000)
 seed("archive", "lying_blocks", b"\x15" + struct.pack("=Q", 2000) + b"\0" * 4096)
+
+# Of objects in other processes: kind, request, caller, object, task (module, offset, signature)...
+nowhere = struct.pack("=QQQ", 0, 0, 0)
+
+
+def head(kind, task=nowhere):
+    return struct.pack("=BQQQ", kind, 7, 1, 1) + task
+
+
+seed("object", "call", head(0, struct.pack("=QQQ", 1, 2, 3)) + struct.pack("=Qi", 0, 1))
+seed("object", "pin", head(1) + struct.pack("=Q", 99))
+seed("object", "get", head(8) + text(b"board") + text(b"8JobBoard"))
+seed("object", "invoke", head(9) + struct.pack("=Q", 0) + text(b"a method") + struct.pack("=i", 1))
+seed("object", "lying_name", head(8) + struct.pack("=Q", 2**62))
+seed("object", "welcome", head(5) + struct.pack("=IQiq", 2, 1, 1, 1))
+casualty = struct.pack("=iii????", 1, 9, 0, True, False, True, False) + text(b"note")
+seed("object", "lost", head(15) + casualty)
+seed("object", "serves", head(14) + struct.pack("=iI?", 1, 2, False) + casualty)
+seed("object", "resume", head(13) + struct.pack("=Q", 4711))
+seed("object", "no_kind", head(200))
