@@ -44,9 +44,13 @@ bool QueueCore::time_to_look(Local& own) {
 void QueueCore::State::repair_loans() {
     if (ring.get_lock.recovered()) {
         std::uint32_t next = RingCursor::unpack(ring.head.load()).count;
-        for (Loan& loan : used_loans())
-            if (loan.owner.load() != 0 && (loan.number == next || loan.check.load() == 0))
+        for (Loan& loan : used_loans()) {
+            if (loan.owner.load() == 0) continue;
+            if (loan.number == next)
                 loan.free();
+            else if (loan.check.load() == 0)  // it was about to be freed, and is another's now
+                loan.check.store(Loan::check_of(loan.length, loan.number));
+        }
     }
     if (any_robbed(used_loans())) throw_ring_damaged();  // E4
 }
