@@ -101,7 +101,7 @@ void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& 
 #endif
 }
 
-void use_more(sidestep::Pool& pool, int n) {
+void use_more([[maybe_unused]] sidestep::Pool& pool, [[maybe_unused]] int n) {
 #if SIDESTEP_CASE == 12
     // COMPILER 12: no matching
     pool.submit(over, 1);
