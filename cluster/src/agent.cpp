@@ -160,7 +160,7 @@ bool Agent::handle(const ReceivedFrame& frame) {
             say(framed(MessageKind::pong, Nothing{}));
             return true;
         case MessageKind::refused:
-            std::fprintf(stderr, "sidestep: %s\n", unpacked<Refused>(archive).why.c_str());
+            std::fprintf(stderr, "sidestep: %s\n", unpacked<Refusal>(archive).why.c_str());
             exit_code_ = 1;
             break;
         case MessageKind::goodbye:

@@ -120,7 +120,7 @@ void Hub::welcome(const Hello& own) {
     if (why.empty()) return;
     why += ": start the same file on all hosts";
     for (int rank = 1; rank < transport_->size(); ++rank)
-        transport_->send(rank, framed(MessageKind::refused, Refused{why}));
+        transport_->send(rank, framed(MessageKind::refused, Refusal{why}));
     deadline = sys::Clock::now() + kGoodbyeTime;
     while (!transport_->all_sent() && sys::Clock::now() < deadline) (void)transport_->progress();
     throw std::runtime_error(why);

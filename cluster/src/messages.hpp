@@ -82,7 +82,7 @@ struct Hello {
 // This process. Throws what reading its own build throws.
 Hello introduce();
 
-struct Refused {
+struct Refusal {
     std::string why;
     template <class Archive>
     void serialize(Archive& archive) {
