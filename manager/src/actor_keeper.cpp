@@ -64,7 +64,7 @@ std::vector<std::byte> save_thrown() {
 bool serve_actor(ActorRun& run, Connection& parent) {
     // Not that by which the keeper forked it.
     force_start_method(static_cast<StartMethod>(run.setup.start_method));
-    ::signal(SIGINT, SIG_IGN);  // Ctrl-C is for the owner, who ends this
+    ignore_interrupts();
     ActorProcess host(run);
     ActorBegun begun;
     std::shared_ptr<Hosted> object;
@@ -201,7 +201,7 @@ bool start_again(Process& child, bool first, Casualty& end) {
 }
 
 void keep_actor(ActorRun& run) {
-    ::signal(SIGINT, SIG_IGN);
+    ignore_interrupts();
     ActorBoard board(run.setup.checkpoint_every > 0);
     run.duty.board = &board;
     run_here = &run;

@@ -8,7 +8,7 @@ CallClock::Key CallClock::add(Time time, std::function<void()> due) {
     std::lock_guard lock(mutex_);
     const Key key{time, ++last_};
     if (stopped_) return key;
-    if (!thread_.joinable()) thread_ = make_thread([this] { run(); });
+    if (!thread_.joinable()) thread_ = make_service_thread([this] { run(); });
     const bool first = due_.empty() || key < due_.begin()->first;
     due_.emplace(key, std::move(due));
     if (first) changed_.notify_one();

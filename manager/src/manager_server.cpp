@@ -1,5 +1,6 @@
 #include <sidestep/manager_server.hpp>
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -26,7 +27,10 @@ std::uint64_t new_id() {
 }
 
 bool is_loopback(const std::string& host) {
-    return host == "localhost" || host == "::1" || host.starts_with("127.");
+    in_addr address{};
+    if (::inet_pton(AF_INET, host.c_str(), &address) == 1)
+        return ntohl(address.s_addr) >> 24 == 127;
+    return host == "localhost" || host == "::1";
 }
 
 ListenerOptions checked(const ManagerServerOptions& options) {
@@ -98,10 +102,11 @@ ManagerServer::ManagerServer(ManagerServerOptions options)
     : impl_(std::make_unique<Impl>(options)) {}
 
 ManagerServer::~ManagerServer() {
-    if (impl_->process.same_process())
-        stop();
-    else  // a forked child's copy: its parent's threads may have been in the middle of anything
-        (void)impl_.release();
+    bool here = impl_->process.same_process();
+    if (here) stop();
+    // A forked child's copy: its parent's threads may have been in the middle of anything. And one
+    // whose end is that of the process, by exit() in a method: the call that runs has it.
+    if (!here || impl_->server.runs_here()) (void)impl_.release();
 }
 
 void ManagerServer::add(detail::Exposure exposure, std::shared_ptr<detail::Hosted> object) {
@@ -119,7 +124,7 @@ void ManagerServer::start() {
     std::lock_guard lock(impl_->mutex);
     if (!impl_->begin_serving()) return;
     try {
-        impl_->thread = make_thread([impl = impl_.get()] { impl->run(); });
+        impl_->thread = make_service_thread([impl = impl_.get()] { impl->run(); });
     } catch (...) {
         impl_->state = Impl::State::made;
         throw;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <new>
 #include <stdexcept>
@@ -27,11 +28,14 @@ struct Servers {
 PerProcess<Servers> servers;
 
 // Readable at the process's end. None: it cannot be seen, or is gone, and its connection will tell.
+// Throws if this process is short of something: it may connect again.
 Fd watch(int pid) {
     if (pid <= 0) return {};
     try {
         return sys::pidfd_open(pid);
-    } catch (const std::system_error&) {
+    } catch (const std::system_error& error) {
+        int code = error.code().value();
+        if (code == EMFILE || code == ENFILE || code == ENOMEM) throw;
         return {};
     }
 }
@@ -344,7 +348,7 @@ std::uint64_t ObjectServer::host(Client& client, std::shared_ptr<Hosted> object)
 // --- the process -------------------------------------------------------------------------------
 
 void serve_objects(ServerSetup setup, Connection owner) {
-    ::signal(SIGINT, SIG_IGN);  // Ctrl-C is for the owner, who ends this
+    ignore_interrupts();
     if (setup.has_initializer) {
         const TaskEntry& entry = require_entry(setup.initializer, "the manager's initializer");
         InputArchive arguments(setup.initializer_state);
@@ -357,6 +361,10 @@ void serve_objects(ServerSetup setup, Connection owner) {
         {.address = listener.address(), .authkey = setup.authkey, .pid = ::getpid()});
     owner.send(std::get<UnixAddress>(listener.address()));
     server.run(listener, owner);
+}
+
+void ignore_interrupts() {
+    ::signal(SIGINT, [](int) {});
 }
 
 }  // namespace sidestep::detail

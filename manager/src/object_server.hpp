@@ -256,4 +256,8 @@ struct ServerSetup {
 // The function of the server's process: tells the owner where it listens, then serves.
 void serve_objects(ServerSetup setup, Connection owner);
 
+// Ctrl-C is for whoever owns this process, and ends it. By a handler: what this process starts must
+// not find the signal ignored.
+void ignore_interrupts();
+
 }  // namespace sidestep::detail

@@ -395,7 +395,7 @@ void ServerLink::read_in_background() {
     }
     // It ends when there is nothing more to do, and touches nothing once it has let go of the link.
     try {
-        make_thread([self = shared_from_this()]() mutable {
+        make_service_thread([self = shared_from_this()]() mutable {
             self->serve_callbacks();
             self.reset();
         }).detach();

@@ -28,7 +28,7 @@ void ServerThreads::run(std::function<void()> work) {
     Worker& fresh = workers_.emplace_back();
     fresh.work = std::move(work);
     try {
-        fresh.thread = make_thread([this, &fresh] { serve(fresh); });
+        fresh.thread = make_service_thread([this, &fresh] { serve(fresh); });
     } catch (...) {
         workers_.pop_back();
         throw;

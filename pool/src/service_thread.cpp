@@ -22,29 +22,12 @@ namespace {
 std::atomic<std::size_t> running_threads{0};
 thread_local const CallbackThread* callbacks_here = nullptr;  // whose this thread runs
 
-// All signals blocked, until the end of the scope: a new thread inherits that.
-class BlockedSignals {
-  public:
-    BlockedSignals() {
-        sigset_t all;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before_);
-    }
-    ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-    BlockedSignals(const BlockedSignals&) = delete;
-    BlockedSignals& operator=(const BlockedSignals&) = delete;
-
-  private:
-    sigset_t before_;
-};
-
 }  // namespace
 
 std::size_t ServiceThread::count() { return running_threads.load(); }
 
 void ServiceThread::start(const char* name, Runs runs, std::function<void()> body) {
-    BlockedSignals blocked;
-    thread_ = make_thread([name, body = std::move(body)] {
+    thread_ = make_service_thread([name, body = std::move(body)] {
         prctl(PR_SET_NAME, name);
         body();
     });

@@ -1,6 +1,8 @@
 // std::thread, with an error that says more than "Operation not permitted".
 #pragma once
 
+#include <signal.h>
+
 #include <cerrno>
 #include <system_error>
 #include <thread>
@@ -30,6 +32,24 @@ std::thread make_thread(Body&& body) {
     } catch (const std::system_error& error) {
         throw_no_thread(error.code().value());
     }
+}
+
+// One that takes no signals that come from outside: they are the application's. (What a thread does
+// to itself, as SIGSEGV, it gets.)
+template <class Body>
+std::thread make_service_thread(Body&& body) {
+    struct Blocked {
+        Blocked() {
+            sigset_t most;
+            sigfillset(&most);
+            for (int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS})
+                sigdelset(&most, own);
+            pthread_sigmask(SIG_SETMASK, &most, &before);
+        }
+        ~Blocked() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
+        sigset_t before;
+    } inherited_by_the_new_one;
+    return make_thread(std::forward<Body>(body));
 }
 
 }  // namespace sidestep

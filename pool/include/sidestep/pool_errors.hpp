@@ -85,8 +85,8 @@ class WorkerLost : public TaskError {
     // what called that, as far as the task; inlined ones, too, and "crash(int) at file.cpp:12", if
     // the program has g++'s debug information (-g). Without the library's frames, and what
     // std::invoke and its like are made of. Empty if it was SIGKILL, or the task has a handler of
-    // its own for the signal. (what() has the first of them, the address that was reached for, and whether that
-    // looks like the end of the stack.)
+    // its own for the signal. (what() has the first of them, the address that was reached for, and
+    // whether that looks like the end of the stack.)
     std::vector<std::string> stack() const;
     // It was killed by SIGKILL, and the kernel's OOM killer has struck on this machine meanwhile.
     bool oom_killed() const { return details().oom_killed; }
