@@ -1,6 +1,8 @@
 // <sidestep/asio.hpp>: results in an event loop of Asio's. Compiled once for each of the two.
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>  // which Boost 1.74 forgets
 
 #ifdef SIDESTEP_USE_BOOST_ASIO
 #include <boost/asio.hpp>
