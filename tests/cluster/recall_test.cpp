@@ -64,9 +64,10 @@ class MadeUpLane final : public detail::HostLane {
     void terminate() override { end(); }
 
   private:
-    void end() {  // the pool's mutex is held
-        std::thread([host = host_] {
-            host->pool->hosts_told(host->lane, {detail::HostClosed{}});
+    // The pool's mutex is held. It refers to this host, so this lets go of it.
+    void end() {
+        std::thread([pool = std::exchange(host_->pool, nullptr), lane = host_->lane] {
+            if (pool) pool->hosts_told(lane, {detail::HostClosed{}});
         }).detach();
     }
     std::shared_ptr<MadeUpHost> host_;
