@@ -21,7 +21,7 @@ bool is_shortage(int error) noexcept {
     return error == EMFILE || error == ENFILE || error == ENOMEM;
 }
 
-struct Look {
+struct SeenProc {
     bool is_ours;
     bool is_sure = true;  // else it could not be asked now
 };
@@ -29,7 +29,7 @@ struct Look {
 // The numbers that this process has, from the namespace of /proc inwards, are listed there: more
 // than one, and it is the /proc of an outer namespace. Ours where the kernel does not say (before
 // 4.1, or a list of groups that is longer than the buffer).
-Look has_one_number() noexcept {
+SeenProc has_one_number() noexcept {
     Fd file(::open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC));
     if (!file) return {true, !is_shortage(errno)};
     char text[4096];
@@ -45,7 +45,7 @@ Look has_one_number() noexcept {
     return {*at == '\n' || *at == '\0'};
 }
 
-Look look() noexcept {
+SeenProc look() noexcept {
     char number[32] = {};
     if (::readlink("/proc/self", number, sizeof number - 1) <= 0)
         return {false, !is_shortage(errno)};
@@ -60,7 +60,7 @@ bool proc_is_ours() noexcept {
     std::uint64_t found = known.load(std::memory_order_relaxed);
     if (found == 0) {
         int saved = errno;
-        Look seen = look();
+        SeenProc seen = look();
         found = seen.is_ours ? kOurs : kNotOurs;
         if (seen.is_sure) known.store(found, std::memory_order_relaxed);
         errno = saved;
