@@ -63,7 +63,6 @@ struct Agent::AgentPool {
     ServiceThread ending;            // waits for the end of the pool
     bool is_broken = false;          // that was said
     bool is_to_end = false;          // but there was no thread that could wait for it
-    bool has_room = false;           // there is room for its end in what has finished
     std::size_t ended_tag = 0;       // comes when it has ended; 0: it is not to end yet
     std::unordered_map<std::uint64_t, std::size_t> tags;  // by the number over there
 };
@@ -175,6 +174,7 @@ bool Agent::handle(const ReceivedFrame& frame) {
 // --- pools -------------------------------------------------------------------------------------
 
 void Agent::open(OpenPool request) {
+    finished_->expect();  // its end
     auto& pool = pools_[request.pool];
     pool = std::make_unique<AgentPool>();
     pool->number = request.pool;
@@ -203,8 +203,6 @@ void Agent::end(std::uint32_t number, bool now) {
     AgentPool& pool = *found->second;
     if (now && pool.core) pool.core->terminate();
     if (pool.ended_tag != 0) return;
-    if (!pool.has_room) finished_->expect();
-    pool.has_room = true;
     std::size_t tag = ++last_tag_;
     if (!pool.core) {
         pool.ended_tag = tag;
@@ -273,10 +271,7 @@ void Agent::watch(AgentPool& pool, std::uint64_t number, PoolTaskRef task) {
     pool.tags[number] = tag;
     PoolTask& watched = *task;
     flights_[tag] = {pool.number, number, std::move(task)};
-    if (!watched.listen(finished_, tag)) {
-        finished_->expect();
-        finished_->push(tag);
-    }
+    if (!watched.listen(finished_, tag)) finished_->add(tag);
 }
 
 void Agent::cancel(const TaskNumber& request) {

@@ -15,18 +15,13 @@
 #include <sidestep/listener.hpp>
 
 #include "server_link.hpp"
+#include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
 
 namespace {
 
 constexpr std::chrono::milliseconds kPause{20};  // until what was lacking is asked for again
-
-// Descriptors or memory: the actor has nothing to do with it, and it may be there again soon.
-bool lacks_something(const std::system_error& error) {
-    const int code = error.code().value();
-    return code == EMFILE || code == ENFILE || code == ENOMEM || code == ENOBUFS;
-}
 
 }  // namespace
 
@@ -65,7 +60,7 @@ void ServerLink::reconnect(std::unique_lock<std::mutex>& lock, const Deadline& d
     } catch (const std::bad_alloc&) {
         lacking = "out of memory";  // see text_of_end()
     } catch (const std::system_error& error) {
-        if (lacks_something(error))
+        if (is_shortage(error.code().value()))
             lacking = text_of_end(error);
         else
             end_session(text_of_end(error));

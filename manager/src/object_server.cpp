@@ -5,14 +5,15 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <new>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "object_client.hpp"
+#include "sys/error.hpp"
 #include "sys/per_process.hpp"
 #include "sys/sys.hpp"
 #include "sys/sys_socket.hpp"
@@ -34,21 +35,22 @@ Fd watch(int pid) {
     try {
         return sys::pidfd_open(pid);
     } catch (const std::system_error& error) {
-        int code = error.code().value();
-        if (code == EMFILE || code == ENFILE || code == ENOMEM) throw;
+        if (is_shortage(error.code().value())) throw;
         return {};
     }
 }
 
-// What must not be left out, or end the process: it is tried until there is memory for it.
+// What must not be left out, or end the process: it is tried until there is memory for it, or what
+// else the system lacks.
 template <class Step>
 void insist(const Step& step) {
     for (;;) {
         try {
             return step();
         } catch (const std::bad_alloc&) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        } catch (const std::system_error&) {
         }
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
 }
 

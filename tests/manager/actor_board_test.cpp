@@ -27,20 +27,10 @@
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using mp::detail::ActorBoard;
+using test::mapping;
 using test::text_of_error;
 
 namespace {
-
-std::span<std::byte> mapping(const char* name) {
-    std::ifstream maps("/proc/self/maps");
-    for (std::string line; std::getline(maps, line);) {
-        unsigned long begin = 0, end = 0;
-        if (line.find(name) == line.npos || std::sscanf(line.c_str(), "%lx-%lx", &begin, &end) != 2)
-            continue;
-        return {reinterpret_cast<std::byte*>(begin), end - begin};
-    }
-    std::abort();
-}
 
 // Those of this process that have such a name, in the order in which they were made.
 std::vector<int> files(const char* name) {

@@ -60,6 +60,17 @@ struct Switch {
     void off() { server->stop(); }
 };
 
+// A call of an event, by hand.
+ObjectFrame is_set_call(std::uint64_t event) {
+    ObjectFrame call;
+    call.head.kind = FrameKind::call;
+    call.head.caller = 1;
+    call.head.object = event;
+    call.head.task = mp::detail::task_id<
+        mp::detail::MethodBody<mp::detail::EventObject, &mp::detail::EventObject::is_set>>();
+    return call;
+}
+
 mp::EventProxy proxy_at(const mp::detail::ServerName& server) {
     mp::detail::HeapBuffer buffer;
     mp::OutputArchive output(buffer);
@@ -79,12 +90,7 @@ TEST_CASE("a client that does not read what it is told holds up nobody in its ob
     const auto server = server_of(event);
     auto deaf = mp::Client(server.address, {.authkey = server.authkey});
     // Answers to these fill what the kernel keeps for it.
-    ObjectFrame call;
-    call.head.kind = FrameKind::call;
-    call.head.caller = 1;
-    call.head.object = event.number();
-    call.head.task = mp::detail::task_id<
-        mp::detail::MethodBody<mp::detail::EventObject, &mp::detail::EventObject::is_set>>();
+    ObjectFrame call = is_set_call(event.number());
     for (call.head.request = 1; call.head.request <= 2000; ++call.head.request) deaf.send(call);
     // This one waits, and tells so first.
     mp::detail::HeapBuffer body;
@@ -195,12 +201,7 @@ TEST_CASE("hundreds of clients are served at once, and half of them may die",
     mp::Manager manager;
     auto event = manager.event();
     const auto server = server_of(event);
-    ObjectFrame call;
-    call.head.kind = FrameKind::call;
-    call.head.caller = 1;
-    call.head.object = event.number();
-    call.head.task = mp::detail::task_id<
-        mp::detail::MethodBody<mp::detail::EventObject, &mp::detail::EventObject::is_set>>();
+    ObjectFrame call = is_set_call(event.number());
     std::vector<mp::Connection> clients;
     for (std::size_t i = 0; i < many; ++i)
         clients.push_back(mp::Client(server.address, {.authkey = server.authkey}));

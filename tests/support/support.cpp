@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -84,6 +85,17 @@ std::string Resources::leaked_since(const Resources& before) const {
     report_new(out, "/dev/shm entry", before.shared_names, shared_names);
     report_new(out, "temporary file", before.temporary, temporary);
     return out;
+}
+
+std::span<std::byte> mapping(const char* name) {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+        unsigned long begin = 0, end = 0;
+        if (line.find(name) == line.npos || std::sscanf(line.c_str(), "%lx-%lx", &begin, &end) != 2)
+            continue;
+        return {reinterpret_cast<std::byte*>(begin), end - begin};
+    }
+    std::abort();
 }
 
 }  // namespace test

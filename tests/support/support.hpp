@@ -2,9 +2,11 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 
 // The program is several times slower than it would be.
@@ -62,5 +64,8 @@ inline bool nothing_left_since(const Resources& before) {
 
 // How many test cases of this run left something behind (a listener checks each).
 int leaks_found();
+
+// What the process that asks has mapped under that name: it is there, or the process ends.
+std::span<std::byte> mapping(const char* name);
 
 }  // namespace test

@@ -43,7 +43,7 @@ struct Relations {
 
 // Any other error of a look at a process says that it has ended. This one leaves it unknown.
 void check_room(int error, const std::string& call) {
-    if (error == EMFILE || error == ENFILE || error == ENOMEM)
+    if (is_shortage(error))
         throw_errno(error, "descendants of a killed child may be left, no room to look: " + call);
 }
 

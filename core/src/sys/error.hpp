@@ -1,6 +1,7 @@
 // How errors are made: one helper for failed system calls, one assertion that is always on.
 #pragma once
 
+#include <cerrno>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -11,6 +12,12 @@ namespace sidestep::inline v0 {
 // throw_errno(errno, "memfd_create(ring)"). errno is the caller's to read, on the line after the
 // call.
 [[noreturn]] void throw_errno(int error, std::string_view what);
+
+// This process, or the system, is short of descriptors or memory: the call says nothing about what
+// it was asked for, and may succeed another time.
+constexpr bool is_shortage(int error) noexcept {
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+}
 
 // What an exception says, for a message that tells of it.
 std::string text_of(const std::exception_ptr& error);

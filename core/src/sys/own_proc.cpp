@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "sys/error.hpp"
 #include "sys/fd.hpp"
 #include "sys/fork_page.hpp"
 
@@ -15,11 +16,6 @@ namespace sidestep::inline v0 {
 namespace {
 
 constexpr std::uint64_t kOurs = 1, kNotOurs = 2;
-
-// It says nothing of /proc that this process is short of something.
-bool is_shortage(int error) noexcept {
-    return error == EMFILE || error == ENFILE || error == ENOMEM;
-}
 
 struct SeenProc {
     bool is_ours;

@@ -159,7 +159,7 @@ std::optional<std::size_t> thread_count() {
             if (entry->d_name[0] != '.' && !is_exiting_thread(::dirfd(folder), entry->d_name))
                 ++count;
         ::closedir(folder);
-    } else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+    } else if (is_shortage(errno)) {
         throw_errno(errno, "opendir(/proc/self/task), to count the threads");
     }
     if (count > 0) return count;

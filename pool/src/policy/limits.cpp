@@ -8,6 +8,7 @@
 #include "lanes/lane_errors.hpp"
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
+#include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -117,7 +118,7 @@ void Limits::enforce_memory() {
         std::optional<std::size_t> used = used_memory(lane->pid, lane->memory_look);
         if (used && *used <= look.limit) continue;
         // Not now, since this process is short of descriptors or memory: at the next look.
-        if (!used && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) continue;
+        if (!used && is_shortage(errno)) continue;
         Hold hold(rooms_.mutex, rooms_.sleepers);
         // Nobody can tell: it cannot be held to its limit.
         stop_too_large(*lane, look, used.value_or(0), hold);
