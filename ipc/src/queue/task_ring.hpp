@@ -150,6 +150,15 @@ class SlotSum {
     static std::uint32_t finish(std::uint64_t sum) { return static_cast<std::uint32_t>(sum >> 32); }
 };
 
+// Nothing, if more are said to be there than can be. By words: most arguments and results are one
+// or two of them.
+inline void copy_inline(std::byte (&to)[TaskSlot::kInline], const TaskSlot& slot,
+                        std::uint64_t size) {
+    static_assert(TaskSlot::kInline % 8 == 0);
+    if (size > TaskSlot::kInline) return;
+    for (std::size_t at = 0; at < size; at += 8) std::memcpy(to + at, slot.inline_bytes + at, 8);
+}
+
 // A task as its worker takes it, copied out of its slot: what lies there may change while we look,
 // and what is checked must be what is run.
 struct SlotTask {
@@ -166,10 +175,7 @@ struct SlotTask {
           timed(slot.timed),
           items_begin(slot.items_begin),
           items_end(slot.items_end) {
-        if (block || size > TaskSlot::kInline) return;
-        // By words: most arguments are one or two of them.
-        for (std::size_t at = 0; at < size; at += 8)
-            std::memcpy(inline_bytes + at, slot.inline_bytes + at, 8);
+        if (!block) copy_inline(inline_bytes, slot, size);
     }
     bool is_sound() const {
         return sum == SlotSum::of_task(*this, inline_bytes) && (block || size <= TaskSlot::kInline);
@@ -183,7 +189,6 @@ struct SlotTask {
     const std::uint32_t items_begin, items_end;
     alignas(16) std::byte inline_bytes[TaskSlot::kInline];  // `size` of them, if there is no block
 };
-static_assert(TaskSlot::kInline % 8 == 0);
 
 // What lies in shared memory for one worker, before its slots.
 struct RingHeader {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sidestep/detail/pool_task.hpp>
+#include <sidestep/pool_errors.hpp>
 
 #include "insight/insight.hpp"
 
@@ -15,6 +16,14 @@ inline TaskFacts facts_of(const PoolTask& task) {
             task.entry,
             task.function,
             task.options ? &task.options->name : nullptr};
+}
+
+// For an error about it: which it is, and what it is called.
+inline void tell_task(TaskError::Details& details, const PoolTask& task) {
+    details.task = task.serial;
+    details.task_type = describe_entry(*task.entry);
+    details.function = task.function;
+    if (task.options) details.name = task.options->name;
 }
 
 }  // namespace sidestep::detail

@@ -118,10 +118,7 @@ void InlineLane::note(const PoolTask& task, std::uint64_t begun_ns, bool failed)
 TaskError::Details InlineLane::describe(const PoolTask& task) const {
     TaskError::Details details;
     details.pid = pid;
-    details.task = task.serial;
-    details.task_type = describe_entry(*task.entry);
-    details.function = task.function;
-    if (task.options) details.name = task.options->name;
+    tell_task(details, task);
     return details;
 }
 

@@ -6,6 +6,7 @@
 
 #include <sidestep/detail/chunk.hpp>
 
+#include "insight/task_facts.hpp"
 #include "lanes/lane_errors.hpp"
 #include "lanes/lane_output.hpp"
 #include "lanes/ring_lane.hpp"
@@ -144,10 +145,7 @@ TaskError::Details RingLane::describe(const PoolTask& task) const {
     TaskError::Details details;
     details.pid = pid;
     details.worker_index = number;
-    details.task = task.serial;
-    details.task_type = describe_entry(*task.entry);
-    details.function = task.function;
-    if (task.options) details.name = task.options->name;
+    tell_task(details, task);
     if (output_) details.output = output_->read();
     if (task.is_chunk() && memory_) {
         const TaskSlot& front = ring().slot(ring().consumed());

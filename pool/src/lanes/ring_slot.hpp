@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 
 #include <sidestep/detail/pool_task.hpp>
@@ -41,12 +40,8 @@ struct SlotReply {
           size(slot.size),
           begun_ns(slot.begun_ns),
           duration_ns(slot.duration_ns) {
-        if (block || size > TaskSlot::kInline) return;
-        // By words: most results are one or two of them.
-        for (std::size_t at = 0; at < size; at += 8)
-            std::memcpy(inline_bytes + at, slot.inline_bytes + at, 8);
+        if (!block) copy_inline(inline_bytes, slot, size);
     }
-    static_assert(TaskSlot::kInline % 8 == 0);
 };
 
 void fill_slot(TaskSlot& slot, const PoolTask& task, const PoolTask::ArgumentView& arguments);

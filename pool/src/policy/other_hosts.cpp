@@ -202,10 +202,7 @@ std::exception_ptr host_error(const HostLink& host, const PoolTask& task,
     if (failure.kind == FailureKind::out_of_memory) least = spare.out_of_memory;
     return made_or(least, [&] {
         TaskError::Details details = std::move(failure.details);
-        details.task = task.serial;
-        details.task_type = describe_entry(*task.entry);
-        details.function = task.function;
-        if (task.options) details.name = task.options->name;
+        tell_task(details, task);
         details.host = host.name;
         if (failure.kind == FailureKind::timeout)
             return std::make_exception_ptr(TaskTimeout(std::move(details)));
