@@ -304,6 +304,16 @@ constexpr Why why_no_call() {
         return why;
     }
 }
+// Of a result that travels.
+template <class Result>
+constexpr Why why_not_taken() {
+    if constexpr (std::is_void_v<Result>)
+        return Why::fine;
+    else if constexpr (!kCanBeRead<Result>)
+        return Why::result_not_read;
+    else
+        return names_code<Result> ? Why::names_code : Why::fine;
+}
 // The same of the whole call: with its result (a task), or without.
 template <class F, bool kWithResult, class... Args>
 constexpr Why why_no_task() {
@@ -319,8 +329,7 @@ constexpr Why why_no_task() {
         using Result = ResultOf<F, Args...>;
         if constexpr (requires { typename Result::promise_type; }) return Why::coroutine;
         if constexpr (!Travels<Result>) return why_not_sent<Result>();
-        if constexpr (!kCanBeRead<Result>) return Why::result_not_read;
-        return names_code<Result> ? Why::names_code : Why::fine;
+        return why_not_taken<Result>();
     }
 }
 // check() turns a page of template errors into one sentence; kFine is the condition for what comes
@@ -383,11 +392,7 @@ template <class F, class... Args>
 using CallCheck = Check<why_no_task<F, false, Args...>(), F, Args...>;
 template <class Result>
 constexpr void check_result() {
-    static_assert(std::is_void_v<Result> || kCanBeRead<Result>,
-                  "the result's type needs a default constructor, so that it can be read back");
-    static_assert(!names_code<Result>,
-                  "a result cannot carry function pointers: whoever wrote it could name any "
-                  "function. Return data, or bind() a captureless lambda or a functor instead");
+    Check<why_not_taken<Result>(), Result>::check();
 }
 
 // The exception that is being handled; that of an archive says what could not be read: else it
