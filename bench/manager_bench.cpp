@@ -179,8 +179,8 @@ void python(benchmark::State& state, const std::string& work, int times) {
     try {
         seconds = std::stod(
             mp::subprocess::check_output({"python3", "-c", kPython, work, std::to_string(times)}));
-    } catch (const std::exception&) {
-        return state.SkipWithError("python3 is not installed");
+    } catch (const std::exception& error) {  // there is none, or it says why it cannot
+        return state.SkipWithError(error.what());
     }
     for (auto _ : state) state.SetIterationTime(seconds);
     bench::set_items(state);

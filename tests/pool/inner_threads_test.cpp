@@ -14,6 +14,8 @@
 namespace mp = sidestep;
 using test::get;
 using test::methods;
+using test::variable;
+using test::variable_at_start;
 
 namespace {
 
@@ -21,17 +23,6 @@ const std::vector<std::string> kNames{
     "OMP_NUM_THREADS",  "OPENBLAS_NUM_THREADS",   "GOTO_NUM_THREADS",    "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"};
 
-std::string variable(const std::string& name) {
-    const char* value = std::getenv(name.c_str());
-    return value ? value : "(none)";
-}
-// What the program was started with: libraries read it before anything of ours runs.
-std::string variable_at_start(const std::string& name) {
-    std::ifstream file("/proc/self/environ");
-    for (std::string entry; std::getline(file, entry, '\0');)
-        if (entry.starts_with(name + "=")) return entry.substr(name.size() + 1);
-    return "(none)";
-}
 std::string seen_by_initializer;
 void remember() { seen_by_initializer = variable("OMP_NUM_THREADS"); }
 std::string remembered() { return seen_by_initializer; }

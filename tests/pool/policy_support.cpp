@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
@@ -90,6 +91,18 @@ unsigned fail_first(const std::string& path, std::uint64_t failures) {
 unsigned crash_first(const std::string& path, std::uint64_t crashes) {
     if (bump(path, kCount) < crashes) die(SIGKILL);
     return sidestep::this_task::attempt();
+}
+
+std::string variable(const std::string& name) {
+    const char* value = std::getenv(name.c_str());
+    return value ? value : "(none)";
+}
+
+std::string variable_at_start(const std::string& name) {
+    std::ifstream file("/proc/self/environ");
+    for (std::string entry; std::getline(file, entry, '\0');)
+        if (entry.starts_with(name + "=")) return entry.substr(name.size() + 1);
+    return "(none)";
 }
 
 }  // namespace test

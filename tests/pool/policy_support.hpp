@@ -65,4 +65,9 @@ unsigned fail_first(const std::string& path, std::uint64_t failures);
 // Counts itself in kCount; the first `crashes` runs are killed. Its attempt.
 unsigned crash_first(const std::string& path, std::uint64_t crashes);
 
+// Of the environment of the process that asks, now; "(none)" if it is not there.
+std::string variable(const std::string& name);
+// Of that which its program was started with: libraries read it before anything of ours runs.
+std::string variable_at_start(const std::string& name);
+
 }  // namespace test

@@ -1,5 +1,6 @@
 // TaskOptions::name: what a task is called in errors, statistics and traces.
 #include <signal.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
@@ -83,7 +84,8 @@ TEMPLATE_TEST_CASE("statistics and traces call a task by its name", "[pool][thre
                    test::Pools, test::Threads) {
     TestType t;
     const std::string path =
-        (std::filesystem::temp_directory_path() / "sidestep-names-trace.json").string();
+        (std::filesystem::temp_directory_path() / ("sidestep-names-" + std::to_string(getpid())))
+            .string();
     t.pool.trace(path);
     CHECK(get(t.pool.submit({.name = "add \"one\""}, test::add, 1, 2)) == 3);
     CHECK(get(t.pool.submit(test::add, 1, 2)) == 3);

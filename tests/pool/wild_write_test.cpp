@@ -28,22 +28,12 @@ using test::get;
 using test::kCount;
 using test::kGate;
 using test::kTell;
+using test::mapping;
 using test::methods;
 using namespace std::chrono_literals;
 
 namespace {
 
-// What the process that asks has mapped under that name.
-std::span<std::byte> mapping(const char* name) {
-    std::ifstream maps("/proc/self/maps");
-    for (std::string line; std::getline(maps, line);) {
-        unsigned long begin = 0, end = 0;
-        if (line.find(name) == line.npos || std::sscanf(line.c_str(), "%lx-%lx", &begin, &end) != 2)
-            continue;
-        return {reinterpret_cast<std::byte*>(begin), end - begin};
-    }
-    std::abort();
-}
 std::span<mp::TaskSlot> slots() {
     auto* header = reinterpret_cast<mp::RingHeader*>(mapping("sidestep-ring").data());
     return {header->slots(), mp::kRingCapacity};

@@ -24,6 +24,8 @@ using namespace std::chrono_literals;
 using Catch::Contains;
 using test::get;
 using test::methods;
+using test::variable;
+using test::variable_at_start;
 
 namespace {
 
@@ -165,18 +167,6 @@ TEST_CASE("a worker that is ready in time stays for as long as it likes",
 // --- env, cwd, cpus, limits --------------------------------------------------------------------
 
 namespace {
-
-std::string variable(const std::string& name) {
-    const char* value = std::getenv(name.c_str());
-    return value ? value : "(none)";
-}
-// What the program was started with.
-std::string variable_at_start(const std::string& name) {
-    std::ifstream file("/proc/self/environ");
-    for (std::string entry; std::getline(file, entry, '\0');)
-        if (entry.starts_with(name + "=")) return entry.substr(name.size() + 1);
-    return "(none)";
-}
 
 struct Found {
     int index = -1;

@@ -98,8 +98,8 @@ class Scopes {
         const char* linkage =
             dwarf_formstring(dwarf_attr_integrate(die, DW_AT_linkage_name, &memory));
         if (linkage) return demangle(linkage);
-        Dwarf_Die
-            origin;  // what is of one file alone has no linkage name: where it was defined has
+        // What is of one file alone has no linkage name: where it was defined has.
+        Dwarf_Die origin;
         Dwarf_Attribute* of = dwarf_attr(die, DW_AT_abstract_origin, &memory);
         if (!of || !dwarf_formref_die(of, &origin)) return {};
         Dwarf_Die declared;  // in its class
