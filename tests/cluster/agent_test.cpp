@@ -318,6 +318,24 @@ TEST_CASE("Tasks with one key have one worker, on the host that the key names", 
     CHECK(all.size() >= 3);
 }
 
+TEST_CASE("A retry by a key of another host does not wait for this host's workers", "[cluster]") {
+    ThreadJob job(1);
+    SharedWords words(2);
+    Pool pool(job.options());
+    // This host's worker has all it can hold, and what comes behind that waits for it.
+    constexpr std::uint64_t kOnThisHost = 3;
+    std::vector<sidestep::Future<std::uint64_t>> here;
+    for (int i = 0; i < 2000; ++i)
+        here.push_back(pool.submit({.key = kOnThisHost}, test::wait_at, words.path(), 0, 1));
+    auto pause = GENERATE(0ms, 1ms);
+    auto future =
+        pool.submit({.retry = {.max_attempts = 3, .backoff = pause}, .key = kOnHost1}, attempts, 3);
+    CHECK(future.get(test::kPatience) == 3);
+    CHECK(tasks_on(pool, "host1") == 3);
+    words[1] = 1;
+    for (auto& each : here) CHECK(each.get() == 1);
+}
+
 TEST_CASE("Numbers and seeds of tasks are the same wherever they run", "[cluster]") {
     auto seeds = [](const sidestep::PoolOptions& options, std::uint64_t key) {
         Pool pool(options);

@@ -94,13 +94,20 @@ void RetryDesk::ask_retry_filter(PoolTask& task, const std::exception_ptr& error
 void RetryDesk::run_again(PoolTask* task, Hold& hold) {
     rooms_.insight.note_retry();
     auto pause = retry_pause(task->options->retry, task->failures.attempts);
-    if (pause.count() <= 0) return rooms_.dispatcher.wait_again(task, hold);
+    if (pause.count() <= 0) return wait_again(task, hold);
     try {
         rooms_.dispatcher.backlog().pause(task, saturating_add(sys::Clock::now(), pause));
     } catch (const std::bad_alloc&) {
-        return rooms_.dispatcher.wait_again(task, hold);
+        return wait_again(task, hold);
     }
     hold.kick_supervisor();
+}
+
+// One whose key is a worker's of another host is not kept from it by what waits for workers here.
+void RetryDesk::wait_again(PoolTask* task, Hold& hold) {
+    Elsewhere* elsewhere = rooms_.dispatcher.elsewhere();
+    if (elsewhere && elsewhere->take_by_key(*task)) return;
+    rooms_.dispatcher.wait_again(task, hold);
 }
 
 // close() may come in another thread at any time.
@@ -122,7 +129,7 @@ void RetryDesk::pause_here(const PoolTask& task) {
 bool RetryDesk::end_pauses(sys::Clock::time_point now, Hold& hold) {
     bool any = false;
     while (PoolTask* task = rooms_.dispatcher.backlog().pop_rested(now)) {
-        rooms_.dispatcher.wait_again(task, hold);
+        wait_again(task, hold);
         any = true;
     }
     return any;

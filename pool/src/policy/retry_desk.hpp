@@ -53,6 +53,7 @@ class RetryDesk {
     void count_and_ask(PoolTask* task, FailureKind kind, const MakeError& error,
                        Hold& hold) POOL_LOCKED;
     void ask_retry_filter(PoolTask& task, const std::exception_ptr& error) POOL_UNLOCKED;
+    void wait_again(PoolTask* task, Hold& hold) POOL_LOCKED;
 
     const PoolRooms rooms_;
     CallbackThread thread_;  // Retry::when: a callback may wait for its answer
