@@ -1,9 +1,12 @@
 // What is lost with a host, and that it is never taken for a result.
+#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -28,6 +31,26 @@ int begins_and_stays(const std::string& path) {
     sidestep::this_task::sleep_for(sidestep::Timeout::forever());  // style-ok: until it is to stop
     return 0;
 }
+// While it lives, no thread can be made: it would have a stack that is larger than memory can be.
+struct NoThreads {
+    NoThreads() {
+        ::pthread_getattr_default_np(&before);
+        pthread_attr_t huge;
+        ::pthread_getattr_default_np(&huge);
+        ::pthread_attr_setstacksize(&huge, std::size_t(1) << 60);
+        REQUIRE(::pthread_setattr_default_np(&huge) == 0);
+        ::pthread_attr_destroy(&huge);
+        REQUIRE_THROWS_AS(std::thread([] {}), std::system_error);
+    }
+    ~NoThreads() {
+        ::pthread_setattr_default_np(&before);
+        ::pthread_attr_destroy(&before);
+    }
+    NoThreads(const NoThreads&) = delete;
+    NoThreads& operator=(const NoThreads&) = delete;
+    pthread_attr_t before;
+};
+
 bool begun(SharedWords& words, std::uint64_t count) {
     return test::eventually([&] { return words[0] >= count; });
 }
@@ -160,6 +183,43 @@ TEST_CASE("Without the first process an agent ends its pools and goes", "[cluste
     }
     agent.join();
     CHECK(exit_code == 1);  // and no worker is left: the listener looks
+}
+
+TEST_CASE("An agent that has no thread for a pool's end gets one later", "[cluster]") {
+    auto wires = std::make_shared<test::Wires>(2);
+    test::ThreadTransport first(wires, 0), second(wires, 1);
+    int exit_code = -1;
+    std::thread agent(
+        [&] { exit_code = sidestep::detail::Agent(second).run(ThreadJob::hello(1, 2)); });
+    using namespace sidestep::detail;
+    bool closed = false;
+    auto hears = [&](MessageKind wanted) {
+        return test::eventually([&] {
+            auto frame = first.receive();
+            if (!frame) return false;
+            sidestep::InputArchive archive(frame->head);
+            MessageKind kind = kind_of(archive);
+            closed = closed || kind == MessageKind::closed;
+            return kind == wanted;
+        });
+    };
+    OpenPool open;
+    open.pool = 1;
+    open.processes = 2;
+    first.send(1, framed(MessageKind::open, open));
+    first.send(1, framed(MessageKind::ping, Ping{}));
+    CHECK(hears(MessageKind::pong));  // the pool has its threads
+    {
+        NoThreads none;
+        first.send(1, framed(MessageKind::close, PoolWord{1, {}}));
+        first.send(1, framed(MessageKind::ping, Ping{}));
+        CHECK(hears(MessageKind::pong));  // so it has tried, and goes on
+        CHECK_FALSE(closed);
+    }
+    CHECK(hears(MessageKind::closed));
+    first.send(1, framed(MessageKind::goodbye, Nothing{}));
+    agent.join();
+    CHECK(exit_code == 0);
 }
 
 TEST_CASE("An agent whose first process falls silent ends its pools and goes", "[cluster]") {
