@@ -13,8 +13,7 @@
 #include <sidestep/futures.hpp>
 #include <sidestep/promise.hpp>
 
-#include "pool_support.hpp"
-#include "thread_job.hpp"
+#include "busy_hosts.hpp"
 
 namespace {
 
@@ -22,15 +21,15 @@ using namespace std::chrono_literals;
 using sidestep::Future;
 using sidestep::Pool;
 using sidestep::ReturnWhen;
-using test::SharedWords;
+using test::Elsewhere;
+using test::kBegunToo;
+using test::kGate;
+using test::kOnHost1;
+using test::kOther;
+using test::Queued;
 using test::ThreadJob;
 using Ints = std::vector<Future<int>>;
 using Sizes = std::vector<std::size_t>;
-
-// With one worker here and two on each of two hosts, whose worker a key names.
-constexpr std::uint64_t kHere = 5, kOnHost1 = 1;
-
-enum Word : std::size_t { kBegun, kGate, kBegunToo, kOther, kWords };
 
 int divide(int a, int b) {
     if (b == 0) throw std::domain_error("division by zero");
@@ -38,9 +37,7 @@ int divide(int a, int b) {
 }
 int multiply(int a, int b) { return a * b; }
 int cube(int x) { return x * x * x; }
-// Until the gate is open.
-int hold(const std::string& path) { return static_cast<int>(test::wait_at(path, kBegun, kGate)); }
-int hold_if(const std::string& path) { return path.empty() ? 0 : hold(path); }
+int hold_if(const std::string& path) { return path.empty() ? 0 : test::hold(path); }
 int throw_later(const std::string& path) {
     test::wait_at(path, kBegunToo, kOther);
     throw std::domain_error("this is an exception");
@@ -68,42 +65,6 @@ std::set<const void*> ids(const Ints& futures) {
     return set;
 }
 bool same(const Ints& a, const Ints& b) { return a.size() == b.size() && ids(a) == ids(b); }
-
-// A pool whose worker on this host is busy until the gate is open, or the object is gone.
-struct Elsewhere {
-    Elsewhere() : pool(job.options()), here(pool.submit({.key = kHere}, hold, words.path())) {
-        test::await(words[kBegun]);
-    }
-    ~Elsewhere() { words[kGate] = words[kOther] = 1; }
-    // A task that a worker of host1 has begun, and does not end.
-    Future<int> held() {
-        words[kBegun] = 0;
-        auto future = pool.submit({.key = kOnHost1}, hold, words.path());
-        test::await(words[kBegun]);
-        return future;
-    }
-
-    ThreadJob job{2};
-    SharedWords words{kWords};
-    Pool pool;
-    Future<int> here;
-};
-
-// Many that wait behind one that runs, all on host1.
-struct Queued {
-    Queued() : pool(job.options()), runs(pool.submit({.key = kOnHost1}, hold, words.path())) {
-        test::await(words[kBegun]);
-        for (int i = 0; i < 100; ++i) waiting.push_back(add());
-    }
-    ~Queued() { words[kGate] = 1; }
-    Future<int> add() { return pool.submit({.key = kOnHost1}, test::add, 1, 2); }
-
-    ThreadJob job{2};
-    SharedWords words{kWords};
-    Pool pool;
-    Future<int> runs;
-    Ints waiting;
-};
 
 }  // namespace
 
