@@ -35,6 +35,14 @@ int stays(int) {
     sidestep::this_task::sleep_for(sidestep::Timeout::forever());  // style-ok: until it is to stop
     return 0;
 }
+// What an initializer was given, in a worker.
+std::vector<int> given;
+void take(std::vector<int> values) { given = std::move(values); }
+int last_given(int) { return given.back(); }
+int prints(int lines) {
+    for (int i = 0; i < lines; ++i) std::puts("what a task says");
+    return lines;
+}
 std::vector<int> reversed(std::vector<int> values) { return {values.rbegin(), values.rend()}; }
 // Launchers' variables that a worker has.
 int launcher_variables(int) {
@@ -114,6 +122,21 @@ int payloads() {
     std::printf("%s\n", all_equal ? "equal" : "not equal");
     return 0;
 }
+// What comes with a message of its own, beside arguments and results: for an initializer, and from
+// stdout.
+int long_messages() {
+    std::vector<int> values(std::size_t(3) << 20, 17);
+    Pool pool(cluster(
+        {.initializer = sidestep::bind(take, values), .output = sidestep::Output::capture}));
+    bool all_there = true;
+    for (unsigned key = 1; key <= pool.processes(); ++key) {
+        all_there = all_there && pool.submit({.key = key}, last_given, 0).get() == 17;
+        auto printed = pool.submit({.key = key}, prints, 10'000);
+        all_there = all_there && printed.output().out.size() == 170'000;
+    }
+    std::printf("%s\n", all_there ? "all there" : "something is missing");
+    return 0;
+}
 int several() {
     for (int round = 0; round < 3; ++round) {
         Pool a(cluster()), b(cluster({.processes = 4}));
@@ -184,11 +207,17 @@ int no_cluster() {  // it is linked, and not used
 
 int main(int argc, char** argv) {
     sidestep::init();
-    const std::map<std::string, int (*)()> all{{"hosts", hosts},     {"environment", environment},
-                                               {"crash", crash},     {"payloads", payloads},
-                                               {"several", several}, {"busy", busy},
-                                               {"guarded", guarded}, {"leaves", leaves_at_once},
-                                               {"throws", throws},   {"no_cluster", no_cluster}};
+    const std::map<std::string, int (*)()> all{{"hosts", hosts},
+                                               {"environment", environment},
+                                               {"crash", crash},
+                                               {"payloads", payloads},
+                                               {"several", several},
+                                               {"busy", busy},
+                                               {"long_messages", long_messages},
+                                               {"guarded", guarded},
+                                               {"leaves", leaves_at_once},
+                                               {"throws", throws},
+                                               {"no_cluster", no_cluster}};
     auto chosen = argc > 1 ? all.find(argv[1]) : all.end();
     if (chosen == all.end()) {
         std::fprintf(stderr, "cluster_program WHAT\n");

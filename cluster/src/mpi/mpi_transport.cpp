@@ -55,7 +55,7 @@ bool MpiTransport::progress() {
         int rank = static_cast<int>(i);
         Peer& peer = peers_[i];
         any = finish_batches(rank, peer) || any;
-        any = finish_bodies(peer) || any;
+        any = finish_frames(peer) || any;
         any = finish_sends(peer) || any;
         any = send_some(rank, peer) || any;
     }
@@ -80,29 +80,33 @@ bool MpiTransport::send_some(int to, Peer& peer) {
     return any;
 }
 
-// What waits goes together; for more nobody waits.
+// What waits goes together; for more nobody waits. A part of a frame that is too large for that
+// goes by itself, behind the batch that tells its size.
 void MpiTransport::begin_batch(int to, Peer& peer) {
     Sending& sending = peer.sending.emplace_back();
+    std::vector<std::span<const std::byte>> large;
     while (!peer.queue.empty() && sending.batch.size() < kBatchBytes) {
-        Frame frame = std::move(peer.queue.front());
+        Frame& frame = sending.kept.emplace_back(std::move(peer.queue.front()));
         peer.queue.pop_front();
         ++sending.frames;
         FrameSizes sizes{frame.head.size(), frame.body.size()};
         append(sending.batch, &sizes, sizeof sizes);
-        append(sending.batch, frame.head.data(), frame.head.size());
-        if (frame.body.size() <= kBatchBytes)
-            append(sending.batch, frame.body.data(), frame.body.size());
-        else
-            sending.large.push_back(std::move(frame));
+        std::size_t before = large.size();
+        for (std::span<const std::byte> part : {std::span<const std::byte>(frame.head), frame.body})
+            if (part.size() <= kBatchBytes)
+                append(sending.batch, part.data(), part.size());
+            else
+                large.push_back(part);
+        if (large.size() == before) sending.kept.pop_back();
     }
     auto post = [&](const std::byte* data, std::size_t size, int tag) {
         MPI_Isend(data, static_cast<int>(size), MPI_BYTE, to, tag, comm_,
                   &sending.requests.emplace_back(MPI_REQUEST_NULL));
     };
     post(sending.batch.data(), sending.batch.size(), kBatchTag);
-    for (const Frame& frame : sending.large)
-        for (std::size_t at = 0; at < frame.body.size(); at += kPieceBytes)
-            post(frame.body.data() + at, std::min(kPieceBytes, frame.body.size() - at), kBodyTag);
+    for (std::span<const std::byte> part : large)
+        for (std::size_t at = 0; at < part.size(); at += kPieceBytes)
+            post(part.data() + at, std::min(kPieceBytes, part.size() - at), kPieceTag);
 }
 
 bool MpiTransport::finish_sends(Peer& peer) {
@@ -156,24 +160,28 @@ void MpiTransport::unpack(int from, Peer& peer, const std::vector<std::byte>& by
         at += sizeof sizes;
         Incoming& incoming = peer.incoming.emplace_back();
         incoming.frame.from = from;
-        incoming.frame.head.assign(at, at + sizes.head);
-        at += sizes.head;
-        std::vector<std::byte>& body = incoming.frame.body;
-        if (sizes.body <= kBatchBytes) {
-            body.assign(at, at + sizes.body);
-            at += sizes.body;
-            continue;
-        }
-        body.resize(sizes.body);
-        for (std::size_t done = 0; done < sizes.body; done += kPieceBytes)
-            MPI_Irecv(body.data() + done,
-                      static_cast<int>(std::min<std::size_t>(kPieceBytes, sizes.body - done)),
-                      MPI_BYTE, from, kBodyTag, comm_,
-                      &incoming.pieces.emplace_back(MPI_REQUEST_NULL));
+        at = take_part(incoming, incoming.frame.head, sizes.head, at);
+        at = take_part(incoming, incoming.frame.body, sizes.body, at);
     }
 }
 
-bool MpiTransport::finish_bodies(Peer& peer) {
+// The part is here, or begins to come to where it is to be. What is behind it here.
+const std::byte* MpiTransport::take_part(Incoming& incoming, std::vector<std::byte>& part,
+                                         std::uint64_t size, const std::byte* at) {
+    if (size <= kBatchBytes) {
+        part.assign(at, at + size);
+        return at + size;
+    }
+    part.resize(size);
+    for (std::size_t done = 0; done < size; done += kPieceBytes)
+        MPI_Irecv(part.data() + done,
+                  static_cast<int>(std::min<std::size_t>(kPieceBytes, size - done)), MPI_BYTE,
+                  incoming.frame.from, kPieceTag, comm_,
+                  &incoming.pieces.emplace_back(MPI_REQUEST_NULL));
+    return at;
+}
+
+bool MpiTransport::finish_frames(Peer& peer) {
     bool any = false;
     while (!peer.incoming.empty() && all_done(peer.incoming.front().pieces)) {
         ready_.push_back(std::move(peer.incoming.front().frame));

@@ -1,10 +1,10 @@
 // Frames over MPI (MPI 3.1, its C interface). Compiled for each MPI.
 //
-// On the wire: messages of many frames each, up to 64 KiB. A body that is larger than that comes in
-// messages of its own, which are received where it is to be; messages from one rank keep their
-// order (MPI 3.1, 3.5). No call waits: two ranks that sent each other something large would wait
-// for ever. An error in MPI ends the job: so it is set up by default, and a part of a job is of no
-// use.
+// On the wire: messages of many frames each, up to 64 KiB. A head or a body that is larger than
+// that comes in messages of its own, which are received where it is to be; messages from one rank
+// keep their order (MPI 3.1, 3.5). No call waits: two ranks that sent each other something large
+// would wait for ever. An error in MPI ends the job: so it is set up by default, and a part of a
+// job is of no use.
 #pragma once
 
 #include <mpi.h>
@@ -13,6 +13,7 @@
 #include <deque>
 #include <list>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "transport.hpp"
@@ -34,14 +35,15 @@ class MpiTransport final : public Transport {
     bool all_sent() const override { return unsent_ == 0; }
 
   private:
-    static constexpr int kBatchTag = 1, kBodyTag = 2;
+    static constexpr int kBatchTag = 1, kPieceTag = 2;
     static constexpr std::size_t kBatchBytes = std::size_t(64) << 10;
-    static constexpr std::size_t kPieceBytes = std::size_t(256) << 20;  // MPI's counts are ints
-    static constexpr std::size_t kMostBatches = 8;                      // on their way to one rank
+    // MPI's counts are ints; this is small enough for tests to send several.
+    static constexpr std::size_t kPieceBytes = std::size_t(8) << 20;
+    static constexpr std::size_t kMostBatches = 8;  // on their way to one rank
 
     struct Sending {
         std::vector<std::byte> batch;
-        std::vector<Frame> large;  // whose bodies go by themselves
+        std::vector<Frame> kept;  // of which something goes by itself
         std::vector<MPI_Request> requests;
         std::size_t frames = 0;
     };
@@ -66,7 +68,9 @@ class MpiTransport final : public Transport {
     bool probe();
     bool finish_batches(int from, Peer& peer);
     void unpack(int from, Peer& peer, const std::vector<std::byte>& bytes);
-    bool finish_bodies(Peer& peer);
+    const std::byte* take_part(Incoming& incoming, std::vector<std::byte>& part, std::uint64_t size,
+                               const std::byte* at);
+    bool finish_frames(Peer& peer);
 
     MPI_Comm comm_ = MPI_COMM_NULL;
     int rank_ = 0;
