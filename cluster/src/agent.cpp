@@ -1,5 +1,7 @@
 #include "agent.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -67,8 +69,7 @@ struct Agent::AgentPool {
     std::unordered_map<std::uint64_t, std::size_t> tags;  // by the number over there
 };
 
-Agent::Agent(Transport& transport, const Interrupt& interrupt)
-    : transport_(transport), interrupt_(interrupt) {}
+Agent::Agent(Transport& transport, const Signs& signs) : transport_(transport), signs_(signs) {}
 Agent::~Agent() { terminate_all(); }
 
 void Agent::terminate_all() noexcept {
@@ -115,12 +116,18 @@ int Agent::run(const Hello& own) {
     return exit_code_;
 }
 
-// The first process has died, or is cut off, and no launcher has ended this one.
+// The first process has died, or is cut off, or the launcher has, and nobody has ended this one.
 bool Agent::is_abandoned() {
-    bool hurries = interrupt_.came && *interrupt_.came;
+    if (signs_.launcher != 0 && ::getppid() != signs_.launcher) {
+        std::fprintf(stderr,
+                     "sidestep: the agent on host %s ends: the launcher's process there has\n",
+                     this_task::host().c_str());
+        return true;
+    }
+    bool hurries = signs_.interrupt && *signs_.interrupt;
     auto patience = patience_;  // 0: nothing was heard yet
-    if (hurries && (patience.count() == 0 || interrupt_.patience < patience))
-        patience = interrupt_.patience;
+    if (hurries && (patience.count() == 0 || signs_.patience < patience))
+        patience = signs_.patience;
     auto now = sys::Clock::now();
     if (now - looked_ > patience / 2) heard_ = now;  // it is this process that stood still
     looked_ = now;

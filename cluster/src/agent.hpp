@@ -4,9 +4,11 @@
 // what is left of a chunk are settled here. It runs no task itself, so it always answers.
 //
 // Threads: one, which alone calls the transport; the pools have theirs.
-// Peer death: without the first process, or when that has been silent for long, all pools are
-//          terminated, and run() returns.
+// Peer death: without the first process, or when that has been silent for long, or without the
+//          launcher's process on this host, all pools are terminated, and run() returns.
 #pragma once
+
+#include <sys/types.h>
 
 #include <atomic>
 #include <chrono>
@@ -28,14 +30,17 @@ namespace sidestep::inline v0::detail {
 
 class Agent {
   public:
-    // Ctrl-C is for the first process. If that dies of it, some launchers do not end the others.
-    struct Interrupt {
-        const std::atomic<bool>* came = nullptr;  // null: it never does
+    // What tells that the job is over, where nobody says goodbye and no launcher ends this process.
+    struct Signs {
+        // Ctrl-C is for the first process, which may die of it. Null: it never comes.
+        const std::atomic<bool>* interrupt = nullptr;
         // From then on, how long the first process may be silent at most.
         std::chrono::nanoseconds patience = std::chrono::seconds(5);
+        // The launcher's process on this host, which is the parent; 0: it is not looked at.
+        pid_t launcher = 0;
     };
-    explicit Agent(Transport& transport, const Interrupt& interrupt);
-    explicit Agent(Transport& transport) : Agent(transport, Interrupt()) {}
+    explicit Agent(Transport& transport, const Signs& signs);
+    explicit Agent(Transport& transport) : Agent(transport, Signs()) {}
     ~Agent();
 
     // Says hello, and works until it is told goodbye. What main() returns then.
@@ -65,7 +70,7 @@ class Agent {
     void terminate_all() noexcept;
 
     Transport& transport_;
-    const Interrupt interrupt_;
+    const Signs signs_;
     sys::Clock::time_point heard_{}, looked_{};  // its last word; when that was thought of last
     std::chrono::nanoseconds patience_{0};       // how long it may be silent; 0: it never was heard
     std::map<std::uint32_t, std::unique_ptr<AgentPool>> pools_;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -62,12 +63,14 @@ const ForkMarker& joined_here() {
 std::atomic<bool> interrupted = false;
 
 [[noreturn]] void serve(JobLibrary& library, std::unique_ptr<Transport> transport) {
+    const pid_t launcher = ::getppid();
     // Ctrl-C is for the first process, which ends this, or goes on; some launchers tell all of it.
     // It is not ignored: what workers start would have that from here.
     ::signal(SIGINT, [](int) { interrupted = true; });
     int exit_code = 1;
     try {
-        exit_code = Agent(*transport, {.came = &interrupted}).run(introduce());
+        exit_code =
+            Agent(*transport, {.interrupt = &interrupted, .launcher = launcher}).run(introduce());
     } catch (const std::exception& error) {
         std::fprintf(stderr, "sidestep: the agent on host %s cannot go on: %s\n",
                      this_task::host().c_str(), error.what());

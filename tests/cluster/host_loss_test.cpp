@@ -185,6 +185,18 @@ TEST_CASE("Without the first process an agent ends its pools and goes", "[cluste
     CHECK(exit_code == 1);  // and no worker is left: the listener looks
 }
 
+TEST_CASE("An agent whose launcher has ended on its host ends its pools and goes", "[cluster]") {
+    auto wires = std::make_shared<test::Wires>(2);
+    test::ThreadTransport first(wires, 0), second(wires, 1);
+    using namespace sidestep::detail;
+    OpenPool open;
+    open.pool = 1;
+    open.processes = 2;
+    first.send(1, framed(MessageKind::open, open));
+    // A process that is not the parent; the first process may say what it likes.
+    CHECK(Agent(second, {.launcher = ::getpid()}).run(test::ThreadJob::hello(1, 2)) == 1);
+}
+
 TEST_CASE("An agent that has no thread for a pool's end gets one later", "[cluster]") {
     auto wires = std::make_shared<test::Wires>(2);
     test::ThreadTransport first(wires, 0), second(wires, 1);
@@ -238,9 +250,8 @@ TEST_CASE("An agent whose first process falls silent ends its pools and goes", "
         first.send(1, framed(MessageKind::ping, Ping{.silence_ns = 3'600'000'000'000}));
         interrupted = true;
     }
-    CHECK(
-        Agent(second, {.came = &interrupted, .patience = 50ms}).run(test::ThreadJob::hello(1, 2)) ==
-        1);
+    CHECK(Agent(second, {.interrupt = &interrupted, .patience = 50ms})
+              .run(test::ThreadJob::hello(1, 2)) == 1);
     // No worker is left: the listener looks. It was heard, and has said no farewell.
     bool answered = false, parted = false;
     while (auto frame = first.receive()) {

@@ -18,6 +18,8 @@ import time
 NAMES = ["host0", "host1", "host2"]  # the launcher runs on the first
 NAMESPACES = ["--net", "--uts", "--ipc", "--mount"]
 TOOLS = ["ip", "unshare", "nsenter", "timeout"]
+# What examples/11_cluster.cpp says on them.
+TOUR = r"\d+ workers on 3 hosts\n3 hosts took part\n1048576\n3 values, 1 lost\n"
 
 ENTER = """#!/bin/sh
 # In place of ssh: host, then the command's words. Options come before the host.
@@ -49,6 +51,17 @@ sys.exit(knocking.connect_ex((sys.argv[1], 9)) not in (0, errno.ECONNREFUSED))
 
 def address(name):
     return f"10.77.0.{NAMES.index(name) + 1}"
+
+
+def agent_on(three, name, program):
+    """The pid of the one that has no parent of its own name: the others are its workers."""
+    known = three.on(name)
+    ours = {pid for pid, comm in known.items() if comm == os.path.basename(program)[:15]}
+    for pid in ours:
+        with open(f"/proc/{pid}/stat") as stat:
+            if int(stat.read().rsplit(")", 1)[1].split()[1]) not in ours:
+                return pid
+    raise LookupError(f"there is no agent on {name}: {known}")
 
 
 class NotHere(Exception):

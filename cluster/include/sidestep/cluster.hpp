@@ -10,7 +10,7 @@
 // sidestep::mpich), and start the program by the mpirun of that MPI, or by srun:
 //
 //     mpirun --hostfile hosts --map-by ppr:1:node --bind-to none ./program
-//     srun -N 8 --ntasks-per-node=1 -c 32 --mpi=pmix ./program
+//     srun -N 8 --ntasks-per-node=1 -c 32 -K --mpi=pmix ./program
 //
 // Started by itself, the program does not touch MPI, and the pool has this machine's workers.
 // docs/guide/cluster.md takes you from an installation to two real hosts.
@@ -35,12 +35,12 @@
 // Fork: a forked copy has no hosts: cluster() gives it this machine's workers.
 // Peer death: a worker's costs its task (WorkerLost, or a retry), whatever its host. That of a
 //      process of the job, of its host or of the launcher: MPI ends the whole job, with an exit
-//      code that is not 0, and nothing is left. If it does not (a host that was cut off), tasks
-//      fail with HostLost after 30 seconds of silence (SIDESTEP_HOST_TIMEOUT, in the environment
-//      of the first process, in seconds); retries run elsewhere, and when the program ends, the
-//      job is aborted, exit code 1. So no result of a part is ever taken for the whole. Hosts
-//      cannot be added. An agent ends after the same time of silence: raise it to look at the
-//      first process in a debugger.
+//      code that is not 0, and nothing is left. If it does not (a host that was cut off; srun
+//      without -K), tasks fail with HostLost after 30 seconds of silence (SIDESTEP_HOST_TIMEOUT, in
+//      the environment of the first process, in seconds); retries run elsewhere, and when the
+//      program ends, the job is aborted, exit code 1. So no result of a part is ever taken for the
+//      whole. Hosts cannot be added. An agent ends with the launcher's process on its host, and
+//      after the same time of silence: raise it to look at the first process in a debugger.
 // Ctrl-C: mpirun of Open MPI ends the job at once. That of MPICH, and srun, pass it on: the first
 //      process does what it does on one machine (InterruptGuard), and the agents wait for that.
 // Trust: none of its own: whoever may start processes in the job, or write to its network, is
