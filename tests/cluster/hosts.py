@@ -18,8 +18,9 @@ import time
 NAMES = ["host0", "host1", "host2"]  # the launcher runs on the first
 NAMESPACES = ["--net", "--uts", "--ipc", "--mount"]
 TOOLS = ["ip", "unshare", "nsenter", "timeout"]
-# What examples/11_cluster.cpp says on them.
-TOUR = r"\d+ workers on 3 hosts\n3 hosts took part\n1048576\n3 values, 1 lost\n"
+# What examples/11_cluster.cpp says on them. (Its 10,000 tiny tasks may be done before a host that is
+# late has one.)
+TOUR = r"\d+ workers on 3 hosts\n[1-3] hosts took part\n1048576\n3 values, 1 lost\n"
 
 ENTER = """#!/bin/sh
 # In place of ssh: host, then the command's words. Options come before the host.
