@@ -1,6 +1,8 @@
 #include <sidestep/detail/input_thread.hpp>
 
 #include <chrono>
+#include <stdexcept>
+#include <utility>
 
 #include <sidestep/detail/completion_queue.hpp>
 
@@ -34,22 +36,33 @@ void InputThread::run() {
             got = pull_();
         } catch (...) {
             error = std::current_exception();
+            if (!error) {  // pthread_exit(): this thread goes
+                lock.lock();
+                note_pull(false, std::make_exception_ptr(std::runtime_error(
+                                     "the input has ended its thread (pthread_exit)")));
+                throw;
+            }
         }
         lock.lock();
-        overdue_ = false;
         if (got) try {
                 keep_();
-                ++kept_;
             } catch (...) {  // no memory to keep it: the input ends there, and says so
                 got = false;
                 error = std::current_exception();
             }
-        ended_ = !got;
-        error_ = error;
-        if (ended_ || (tell_at_ > 0 && kept_ >= tell_at_)) pulled_.notify_one();
-        if (wake_) std::exchange(wake_, nullptr)->push(0);
+        note_pull(got, error);
         if (ended_) return;
     }
+}
+
+// With the mutex held.
+void InputThread::note_pull(bool got, std::exception_ptr error) {
+    overdue_ = false;
+    if (got) ++kept_;
+    ended_ = !got;
+    error_ = std::move(error);
+    if (ended_ || (tell_at_ > 0 && kept_ >= tell_at_)) pulled_.notify_one();
+    if (wake_) std::exchange(wake_, nullptr)->push(0);
 }
 
 void InputThread::await(std::size_t most, bool nothing_else) {

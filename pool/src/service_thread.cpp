@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 
 #include <cstdio>
+#include <exception>
 #include <iterator>
 #include <stdexcept>
 #include <utility>
@@ -119,6 +120,7 @@ void BackgroundThreads::start(const char* name, std::function<void()> work) {
             try {
                 work();
             } catch (...) {  // of memory, at the worst: a map's errors are in its future
+                background.ended = !std::current_exception();
                 pass_on_forced_unwind();
                 std::fprintf(stderr, "sidestep: a thread that fed a map ended early\n");
             }

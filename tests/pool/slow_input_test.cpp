@@ -1,6 +1,8 @@
 // Streams whose input takes its time, or waits for the results of what it gave before.
 #include <catch2/catch.hpp>
 
+#include <pthread.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -121,6 +123,27 @@ TEMPLATE_TEST_CASE("an input that breaks in the end is the error of that item",
         ++taken;
     }
     CHECK(taken == 4);
+}
+
+TEMPLATE_TEST_CASE("an input that ends its thread is the error of that item",
+                   "[pool][stream][slow]", Processes, Threads) {
+    TestType t;
+    auto quits = [](int i) {
+        if (i == 3) ::pthread_exit(nullptr);
+        return true;
+    };
+    int taken = 0;
+    for (auto& item : t.pool.imap(twice, Paced(10, quits)).outcomes()) {
+        CHECK(item.has_value() == (taken < 3));
+        if (!item) CHECK_THROWS_WITH(item.value(), Catch::Matchers::Contains("pthread_exit"));
+        ++taken;
+    }
+    CHECK(taken == 4);
+    // Of a map in the background it is the thread that feeds it.
+    auto all = t.pool.map_async(twice, Paced(10, quits));
+    CHECK(all.wait_for(test::kPatience));
+    CHECK_THROWS_AS(all.get(), mp::PoolError);
+    CHECK(t.pool.apply(twice, 1) == 2);
 }
 
 TEMPLATE_TEST_CASE("leaving the loop early ends the input", "[pool][stream][slow]", Processes,

@@ -12,6 +12,7 @@
 #include <new>
 #include <utility>
 
+#include <sidestep/detail/forced_unwind.hpp>
 #include <sidestep/detail/local_task.hpp>
 #include <sidestep/detail/result_reader.hpp>
 #include <sidestep/future.hpp>
@@ -75,6 +76,7 @@ void fulfil(Promise<T>& promise, Work&& work) {
             (void)promise.task_->try_set(work());
         }
     } catch (...) {
+        pass_on_forced_unwind();
         (void)promise.task_->try_fail(std::current_exception());
     }
 }

@@ -52,6 +52,7 @@
 #include <sidestep/detail/chunk_results.hpp>
 #include <sidestep/detail/completion_queue.hpp>
 #include <sidestep/detail/early_end.hpp>
+#include <sidestep/detail/forced_unwind.hpp>
 #include <sidestep/detail/pool_task.hpp>
 #include <sidestep/detail/stored.hpp>
 #include <sidestep/outcome.hpp>
@@ -305,6 +306,7 @@ class Stream
                 try {
                     detail::save_sized<Item>(items, detail::stored_as<Item>(item));
                 } catch (...) {  // that item's error alone
+                    detail::pass_on_forced_unwind();
                     scratch_.truncate(mark);
                     item_error_ = std::current_exception();
                     break;
@@ -313,6 +315,7 @@ class Stream
                 ++count;
             }
         } catch (...) {
+            detail::pass_on_forced_unwind();
             item_error_ = std::current_exception();
             input_ended_ = true;
         }

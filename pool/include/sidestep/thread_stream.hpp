@@ -147,6 +147,7 @@ struct ThreadChunk {
                     outcomes.push_back(run(items[i].value, first + i));
                     break;
                 } catch (...) {
+                    detail::pass_on_forced_unwind();
                     std::exception_ptr error = std::current_exception();
                     if (retry_here(options.retry, context.attempt, error)) continue;
                     outcomes.emplace_back(first + i, std::move(error));
@@ -412,6 +413,7 @@ class ThreadStream
                     input_ended_ = true;
             }
         } catch (...) {
+            detail::pass_on_forced_unwind();
             error = std::current_exception();
             input_ended_ = true;
         }

@@ -53,6 +53,7 @@ class InputThread {
 
   private:
     void run();
+    void note_pull(bool got, std::exception_ptr error);
 
     // Constant after construction.
     std::function<bool()> pull_;
