@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -69,6 +70,17 @@ void report_exception(const Fd& control) noexcept {
     }
 }
 
+// The function has called pthread_exit(): its thread is that of the process. What unwinds it must
+// not be left, so this does not return.
+[[noreturn]] void end_with_thread(const Fd& control) noexcept {
+    try {
+        throw std::runtime_error("the process's function has ended its thread (pthread_exit)");
+    } catch (...) {
+        report_exception(control);
+    }
+    leave_process(1);
+}
+
 void run_task(const detail::TaskId& id, InputArchive& arguments) {
     auto task = detail::load_sent_call(id, "the process's task", arguments);
     arguments.expect_end();
@@ -126,6 +138,7 @@ void process_main(Fd control) {
         exit_code = 0;
     } catch (...) {
         end_boot();
+        if (!std::current_exception()) end_with_thread(control);
         report_exception(control);
     }
     log_line(LogLevel::info, SourceLine::current(), "process exiting with exit code {}", exit_code);

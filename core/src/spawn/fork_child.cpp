@@ -84,7 +84,10 @@ int fork_child() {
     if (pid != 0) {
         int error = errno;
         pthread_sigmask(SIG_SETMASK, &former, nullptr);
-        if (pid < 0) throw_errno(error, "fork");
+        if (pid < 0)
+            throw_errno(error, error == EAGAIN ? "fork (a limit on processes: ulimit -u, or the "
+                                                 "cgroup's pids.max)"
+                                               : "fork");
         return pid;
     }
     reset_signals();
