@@ -124,6 +124,8 @@ bool ActorOwner::is_alive() const {
     if (impl_->here.same_process() && !impl_->process->is_alive()) return false;
     return impl_->numbers.value().pid.load() != 0;
 }
+ServerStats ActorOwner::stats() const { return object_->link()->stats(); }
+void ActorOwner::trace(const std::string& path) const { object_->link()->trace(path); }
 unsigned ActorOwner::restarts() const { return impl_->numbers.value().restarts.load(); }
 
 }  // namespace sidestep::detail

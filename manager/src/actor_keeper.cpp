@@ -60,6 +60,19 @@ std::vector<std::byte> save_thrown() {
     return {buffer.bytes().begin(), buffer.bytes().end()};
 }
 
+// The constructor has called pthread_exit(): its thread is that of the process.
+[[noreturn]] void end_with_thread(ActorRun& run, Connection& parent) {
+    ActorBegun begun;
+    begun.address = std::get<UnixAddress>(run.listener.address());
+    try {
+        throw std::runtime_error("the constructor has ended its thread (pthread_exit)");
+    } catch (...) {
+        begun.thrown = save_thrown();
+    }
+    parent.send(begun);
+    exit_process(1);
+}
+
 // False: there is no object, its constructor threw.
 bool serve_actor(ActorRun& run, Connection& parent) {
     // Not that by which the keeper forked it.
@@ -72,6 +85,7 @@ bool serve_actor(ActorRun& run, Connection& parent) {
         object = run.make(host);
         begun.serves = true;
     } catch (...) {
+        if (!std::current_exception()) end_with_thread(run, parent);
         begun.thrown = save_thrown();
     }
     begun.address = std::get<UnixAddress>(run.listener.address());

@@ -29,13 +29,9 @@ void ObjectServer::resume(const std::shared_ptr<Client>& client, InputArchive& b
     body(session);
     if (!rules_.actor) throw SerializationError("this server is no actor's");
     client->session = session;
-    {
-        // Not its first connection, if one has ended by itself: what was sent in that may have run.
-        std::lock_guard lock(mutex_);
-        std::shared_ptr<SessionCalls>& calls = sessions_[session];
-        if (!calls) calls = std::make_shared<SessionCalls>();
-        client->session_calls = calls;
-    }
+    // Not its first connection, if one has ended by itself: what was sent in that may have run.
+    client->session_calls = sessions_.open(session, client->pid);
+    if (!client->session_calls) throw GivenUp();
     HeapBuffer buffer;
     OutputArchive archive(buffer);
     archive(rules_.actor->state);
@@ -68,18 +64,20 @@ void ObjectServer::tell_lost(const Casualty& end, Answer& answer) {
 
 void ObjectServer::begin_call(CurrentCall& call) {
     if (!call.state) return;
-    const ActorDuty* duty = call.server.rules_.actor;
-    if (duty && duty->board && call.client->session != 0)
-        call.state->place = duty->board->begin({call.client->session, call.request});
-    call.state->begun = true;
     if (call.state->overdue) throw GivenUp();
+    const ActorDuty* duty = call.server.rules_.actor;
+    ActorBoard* board = duty && call.client->session != 0 ? duty->board : nullptr;
+    const auto place =
+        board ? board->begin({call.client->session, call.request}) : CallStage::kUnnoted;
+    if (call.state->stage.begin(place)) return;
+    if (board) board->end(place);
+    throw GivenUp();
 }
 
 void ObjectServer::unbegin_call(CurrentCall& call) noexcept {
     if (!call.state) return;
-    call.state->begun = false;
-    const ActorBoard::Place place = call.state->place.exchange(CallState::kNowhere);
-    if (place != CallState::kNowhere) call.server.rules_.actor->board->end(place);
+    const auto place = call.state->stage.unbegin();
+    if (place && *place != CallStage::kUnnoted) call.server.rules_.actor->board->end(*place);
 }
 
 void CallState::ask_to_stop() noexcept {
@@ -110,7 +108,7 @@ void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t
                             const std::shared_ptr<CallState>& state) {
     state->overdue = true;  // first: one that heeds the other is late all the same
     state->ask_to_stop();
-    const bool waits = take_back(*client, request) || !state->begun;
+    const bool waits = take_back(*client, request) || state->stage.end_unbegun();
     if (waits || !rules_.actor) {
         if (!state->answered.exchange(true)) tell(client, FrameKind::overdue, request, {});
         return;
@@ -128,15 +126,14 @@ void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t
 void ObjectServer::end_for(const std::shared_ptr<Client>& client, std::uint64_t request,
                            CallState& state) {
     if (state.answered.exchange(true)) return;
-    const ActorBoard::Place place = state.place.exchange(CallState::kNowhere);
-    const bool begun = place != CallState::kNowhere || state.begun;
-    if (place != CallState::kNowhere)
-        rules_.actor->board->note_overdue(place);  // who comes after this process tells it
-    else if (begun)
+    const auto place = state.stage.end();
+    // It waits for the object after all, and does not begin any more.
+    if (!place) return tell(client, FrameKind::overdue, request, {});
+    if (*place != CallStage::kUnnoted)
+        rules_.actor->board->note_overdue(*place);  // who comes after this process tells it
+    else
         (void)client->send_now(FrameKind::overdue, request, {});
-    else  // it waits for the object after all, and does not begin any more
-        tell(client, FrameKind::overdue, request, {});
-    if (begun) (void)::kill(::getpid(), SIGKILL);
+    (void)::kill(::getpid(), SIGKILL);
 }
 
 void ObjectServer::end_call(Client& client, std::uint64_t request, CallState& state) {

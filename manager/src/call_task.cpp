@@ -33,11 +33,11 @@ CallTask::~CallTask() {
 
 std::string CallTask::method() const {
     if (method_) return "the method " + readable_method(method_);
-    return entry_ ? describe_entry(*entry_) : "(a reference)";
+    return entry_ ? describe_entry(*entry_) : "(a question)";
 }
 
 std::string CallTask::short_method() const {
-    if (!method_) return entry_ ? "a " + describe_entry(*entry_) : "(a reference)";
+    if (!method_) return entry_ ? "a " + describe_entry(*entry_) : "(a question)";
     return readable_method(method_, MethodText::name_alone);
 }
 

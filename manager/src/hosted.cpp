@@ -4,9 +4,34 @@
 #include <stdexcept>
 #include <utility>
 
+#include <sidestep/server_stats.hpp>
+
 #include "object_server.hpp"
 
 namespace sidestep::inline v0::detail {
+
+void CallCounts::add(bool failed, bool overdue, std::uint64_t run_ns,
+                     std::uint64_t wait_ns) noexcept {
+    constexpr auto relaxed = std::memory_order_relaxed;
+    calls_.fetch_add(1, relaxed);
+    if (failed) failed_.fetch_add(1, relaxed);
+    if (overdue) overdue_.fetch_add(1, relaxed);
+    run_ns_.fetch_add(run_ns, relaxed);
+    wait_ns_.fetch_add(wait_ns, relaxed);
+    std::uint64_t longest = longest_ns_.load(relaxed);
+    while (run_ns > longest && !longest_ns_.compare_exchange_weak(longest, run_ns, relaxed)) {
+    }
+}
+
+void CallCounts::tell(ObjectStats& stats) const noexcept {
+    constexpr auto relaxed = std::memory_order_relaxed;
+    stats.calls = calls_.load(relaxed);
+    stats.failed = failed_.load(relaxed);
+    stats.overdue = overdue_.load(relaxed);
+    stats.run = std::chrono::nanoseconds(run_ns_.load(relaxed));
+    stats.longest_run = std::chrono::nanoseconds(longest_ns_.load(relaxed));
+    stats.wait = std::chrono::nanoseconds(wait_ns_.load(relaxed));
+}
 
 // With the mutex held, as in all that follow.
 bool Hosted::may_enter(Entry entry) const {

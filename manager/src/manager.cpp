@@ -108,6 +108,10 @@ void Manager::shutdown() noexcept {
     detail::ServerLink::end(server_, *impl_->process, impl_->control, impl_->stop_grace);
 }
 
+ServerStats Manager::stats() const { return server_->stats(); }
+void Manager::trace(const std::string& path) const { server_->trace(path); }
+void Manager::trace_stop() const { server_->trace({}); }
+
 int Manager::pid() const { return server_->server().pid; }
 bool Manager::is_alive() const {
     return impl_->process ? impl_->process->is_alive() : !server_->broken();

@@ -155,6 +155,10 @@ void ManagerServer::stop() noexcept {
     detail::ServerLink::close_local(impl_->server.name());
 }
 
+ServerStats ManagerServer::stats() const { return impl_->server.stats(); }
+void ManagerServer::trace(const std::string& path) { impl_->server.start_trace(path); }
+void ManagerServer::trace_stop() { impl_->server.stop_trace(); }
+
 const Address& ManagerServer::address() const { return impl_->listener.address(); }
 
 }  // namespace sidestep

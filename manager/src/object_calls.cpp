@@ -9,6 +9,8 @@
 #include <cstring>
 
 #include <sidestep/actor_lost.hpp>
+#include <sidestep/detail/call_times.hpp>
+#include <sidestep/detail/forced_unwind.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/this_task.hpp>
 
@@ -19,6 +21,21 @@ namespace sidestep::inline v0::detail {
 namespace {
 
 thread_local ObjectServer::CurrentCall* current_call = nullptr;
+
+// The call is this thread's.
+class CallScope {
+  public:
+    explicit CallScope(ObjectServer::CurrentCall& call) : outer_(current_call) {
+        call.outer = outer_;
+        current_call = &call;
+    }
+    ~CallScope() { current_call = outer_; }
+    CallScope(const CallScope&) = delete;
+    CallScope& operator=(const CallScope&) = delete;
+
+  private:
+    ObjectServer::CurrentCall* const outer_;
+};
 
 [[maybe_unused]] const bool registered_error = register_exception<NotExposed>();
 
@@ -63,6 +80,7 @@ void ObjectServer::queue_call(const std::shared_ptr<Client>& client, ObjectFrame
     if (ending_) return;
     const FrameHead head = frame.head;
     const auto state = std::make_shared<CallState>();
+    state->arrived_ns = steady_now_ns();
     Call call{.frame = std::move(frame), .target = {}, .refused = nullptr, .state = state};
     call.lost = find_lost(*client, head.request);
     try {
@@ -121,7 +139,7 @@ void ObjectServer::run_strand(const std::shared_ptr<Client>& client, std::uint64
 }
 
 void ObjectServer::let_next_begin(CurrentCall& call) {
-    if (call.client == self_ || std::exchange(call.waits, true)) return;
+    if (call.client == self_ || call.waits.exchange(true)) return;
     // Told first: of what comes after it the client knows that it may have begun.
     call.client->send(FrameKind::waits, call.request, {});
     const std::uint64_t caller = call.caller.thread;
@@ -151,24 +169,35 @@ bool ObjectServer::run_call(const std::shared_ptr<Client>& client, Call call) {
     else if (call.refused)
         refuse(call.refused, answer);
     else
-        execute(current, head, call.target.exposure.get(), call.frame.bytes, &call.frame.incoming,
-                answer);
+        try {
+            execute(current, head, call.target.exposure.get(), call.frame.bytes,
+                    &call.frame.incoming, answer);
+        } catch (...) {  // pthread_exit(): this thread goes, and nothing else
+            refuse(std::make_exception_ptr(ThreadExit()), answer);
+            end_run(current, answer);
+            if (!current.waits) hand_on(client, head.caller);
+            throw;
+        }
     call = {};  // what it refers to goes before the answer, which the client may wait for
-    current.object = nullptr;
-    if (current.state->overdue) {
-        answer.kind = FrameKind::overdue;
-        answer.bytes.clear();
-        current.given_up = false;
-    }
-    if (!current.given_up && !current.state->answered.exchange(true))
-        client->send(answer.kind, head.request, answer.bytes.bytes());
-    unbegin_call(current);
-    end_call(*client, head.request, *current.state);
+    end_run(current, answer);
     return current.waits;
 }
 
+void ObjectServer::end_run(CurrentCall& call, Answer& answer) {
+    call.object = nullptr;
+    if (call.state->overdue) {
+        answer.kind = FrameKind::overdue;
+        answer.bytes.clear();
+        call.given_up = false;
+    }
+    if (!call.given_up && !call.state->answered.exchange(true))
+        call.client->send(answer.kind, call.request, answer.bytes.bytes());
+    unbegin_call(call);
+    end_call(*call.client, call.request, *call.state);
+}
+
 // Throws NotExposed for what a client of a ManagerServer may not call.
-TaskEntry::Run ObjectServer::body_of(const CurrentCall& call, const FrameHead& head,
+TaskEntry::Run ObjectServer::body_of(CurrentCall& call, const FrameHead& head,
                                      const Exposure* exposure, InputArchive& arguments) const {
     const bool is_stranger = rules_.exposed_only && call.client != self_;
     if (head.kind == FrameKind::call) {
@@ -176,20 +205,26 @@ TaskEntry::Run ObjectServer::body_of(const CurrentCall& call, const FrameHead& h
         if (is_stranger && !exposure->functions)
             throw NotExposed("a function", fmt::format("the object \"{}\"", exposure->name),
                              names_of(*exposure));
-        return require_entry(head.task, "the call's method").run;
+        call.entry = &require_entry(head.task, "the call's method");
+        return call.entry.load()->run;
     }
     std::string name;
     arguments(name);
     if (!exposure) throw NotExposed("this method", fmt::format("object {}", head.object), {});
     for (const ExposedMethod& method : exposure->methods)
-        if (name == method.name) return method.run;
+        if (name == method.name) {
+            call.method = method.name;
+            return method.run;
+        }
     throw NotExposed("this method", fmt::format("the object \"{}\"", exposure->name),
                      names_of(*exposure));
 }
 
 void ObjectServer::execute(CurrentCall& call, const FrameHead& head, const Exposure* exposure,
                            std::span<const std::byte> body, FdSource* fds, Answer& answer) {
-    call.outer = std::exchange(current_call, &call);
+    const CallScope scope(call);
+    call.number = head.object;
+    std::optional<Enlisted> enlisted;
     std::optional<TaskScope> stoppable;
     if (call.state) {
         TaskContext context;
@@ -197,6 +232,7 @@ void ObjectServer::execute(CurrentCall& call, const FrameHead& head, const Expos
         stoppable.emplace(context);
     }
     try {
+        enlisted.emplace(*this, call);
         begin_call(call);
         InputArchive arguments(body, fds);
         OutputArchive result(answer.bytes);
@@ -205,9 +241,10 @@ void ObjectServer::execute(CurrentCall& call, const FrameHead& head, const Expos
         call.given_up = true;
         refuse(std::current_exception(), answer);
     } catch (...) {
+        pass_on_forced_unwind();
         refuse(std::current_exception(), answer);
     }
-    current_call = call.outer;
+    if (enlisted && !call.given_up) note_end(call, answer.kind == FrameKind::error);
 }
 
 void ObjectServer::refuse(const std::exception_ptr& why, Answer& answer) {
@@ -237,6 +274,7 @@ void ObjectServer::call_here(const FrameHead& head, std::span<const std::byte> b
         CurrentCall current{*this, self_, {0, head.caller, ::getpid()}, std::move(found.object)};
         execute(current, head, found.exposure.get(), body, &copies, answer);
     } catch (...) {
+        pass_on_forced_unwind();
         refuse(std::current_exception(), answer);
     }
     auto bytes = answer.bytes.bytes();
@@ -254,6 +292,7 @@ void enter_here(Hosted& object, Entry entry) {
     object.enter(entry);
     try {
         ObjectServer::begin_call(call);
+        call.begun_ns = steady_now_ns();
     } catch (...) {
         object.leave();
         throw;

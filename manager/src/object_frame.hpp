@@ -18,6 +18,9 @@
 // of any server, for calls with limits:
 // cancel   | client | number  | -      | -      | -    | the request that is to be taken back
 // overdue  | server | number  | -      | -      | -    | - (its timeout has passed)
+// of an actor, or a Manager's server:
+// stats    | client | number  | -      | -      | -    | -; value: a ServerStats
+// trace    | client | number  | -      | -      | -    | the file; empty: it is completed
 // and of an actor, which may be started again (actor_keeper.hpp):
 // resume   | client | -       | -      | -      | -    | its number for all its connections; how
 //          |        |         |        |        |      | far it had come in the one before
@@ -59,7 +62,9 @@ enum class FrameKind : std::uint8_t {
     overdue,
     resume,
     serves,
-    lost
+    lost,
+    stats,
+    trace
 };
 
 struct FrameHead {

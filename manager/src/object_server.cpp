@@ -196,8 +196,18 @@ void ObjectServer::receive(const std::shared_ptr<Client>& client, ObjectFrame fr
             });
         case FrameKind::resume:
             return resume(client, body);
+        case FrameKind::stats:
+        case FrameKind::trace:
+            return answer_insight(client, head, body);
         default:
             throw SerializationError("this is no frame that a client sends");
+    }
+}
+
+void ObjectServer::hand_on(const std::shared_ptr<Client>& client, std::uint64_t caller) noexcept {
+    try {
+        insist([&] { start_strand(client, caller); });
+    } catch (const std::logic_error&) {  // the server has ended
     }
 }
 
@@ -314,6 +324,7 @@ void ObjectServer::end_clients() {
     }
     wake_waiting();
     callers_.shutdown();
+    trace_.end();
     for (auto& client : all) client->finish();
     // Over TCP, to close before all that a client sent is read would take the last answers from it:
     // who waits for some is to close first.

@@ -25,14 +25,19 @@
 
 #include <sidestep/connection.hpp>
 #include <sidestep/detail/hosted.hpp>
+#include <sidestep/server_stats.hpp>
 #include <sidestep/thread_pool.hpp>
 
 #include "actor_board.hpp"
 #include "call_clock.hpp"
+#include "call_stage.hpp"
 #include "call_task.hpp"
+#include "insight/task_names.hpp"
+#include "insight/trace_writer.hpp"
 #include "object_frame.hpp"
 #include "object_table.hpp"
 #include "server_threads.hpp"
+#include "session_table.hpp"
 #include "sys/fd.hpp"
 #include "sys/fork_marker.hpp"
 
@@ -54,33 +59,22 @@ struct CallState {
     std::atomic<bool> answered{false};   // or it is not to be answered any more
     std::atomic<bool> overdue{false};
     std::atomic<bool> running{false};
-    // In its object, or reading its arguments; and where that is noted (kNowhere: it is not).
-    static constexpr ActorBoard::Place kNowhere = ~ActorBoard::Place(0);
-    std::atomic<bool> begun{false};
-    std::atomic<ActorBoard::Place> place{kNowhere};
-    CallClock::Key due = {};  // guarded by the client's `queueing`
-};
-
-// A client's calls in one process of an actor, however often it connects to that. By each of its
-// connections it sends them in the order of their numbers.
-class SessionCalls {
-  public:
-    // False: it, or a later one, has come by another connection. So each call runs once, whichever
-    // of two connections is read first.
-    bool take(std::uint64_t request) noexcept {
-        std::uint64_t last = last_.load();
-        while (request > last)
-            if (last_.compare_exchange_weak(last, request)) return true;
-        return false;
-    }
-
-  private:
-    std::atomic<std::uint64_t> last_{0};
+    CallStage stage;               // begun: in its object, or reading its arguments
+    std::uint64_t arrived_ns = 0;  // constant once it is queued
+    CallClock::Key due = {};       // guarded by the client's `queueing`
 };
 
 // A call's end that is answered to nobody, or by whoever ends it.
 struct GivenUp : std::runtime_error {
     GivenUp() : std::runtime_error("nobody waits for this call any more") {}
+};
+
+// What a call is answered whose thread has ended under it.
+struct ThreadExit : std::runtime_error {
+    ThreadExit()
+        : std::runtime_error(
+              "the call has ended its thread (pthread_exit), and has no result: a method returns, "
+              "or throws") {}
 };
 
 // What clients may do.
@@ -117,6 +111,11 @@ class ObjectServer {
     void release_here(std::uint64_t object);
     std::uint64_t get_here(const std::string& name, const std::string& type);
 
+    // See server_stats.cpp.
+    ServerStats stats();
+    void start_trace(const std::string& path);
+    void stop_trace() { trace_.stop(); }
+
     // For the call that this thread runs: see hosted.hpp.
     struct Client;
     struct CurrentCall {
@@ -126,9 +125,17 @@ class ObjectServer {
         std::shared_ptr<Hosted> object;
         std::uint64_t request = 0;
         std::shared_ptr<CallState> state = nullptr;  // null: it is one within the server
-        bool waits = false;                          // the next call of its strand may have begun
-        bool given_up = false;                       // nobody is to be answered
-        CurrentCall* outer = nullptr;                // the call that this thread made it in
+        // For who looks on (stats()).
+        std::uint64_t number = 0;                      // of the object
+        std::atomic<const TaskEntry*> entry{nullptr};  // one of these two, when it is known
+        std::atomic<const char*> method{nullptr};
+        std::uint64_t arrived_ns = 0;
+        std::atomic<std::uint64_t> begun_ns{0};
+        std::size_t running_at = 0;  // guarded by running_mutex_
+
+        std::atomic<bool> waits{false};  // the next call of its strand may have begun
+        bool given_up = false;           // nobody is to be answered
+        CurrentCall* outer = nullptr;    // the call that this thread made it in
     };
     static CurrentCall& current();
     static CurrentCall* current_or_none() noexcept;
@@ -198,6 +205,9 @@ class ObjectServer {
     void start_strand(const std::shared_ptr<Client>& client, std::uint64_t caller);
     void run_strand(const std::shared_ptr<Client>& client, std::uint64_t caller);
     bool run_call(const std::shared_ptr<Client>& client, Call call);
+    void end_run(CurrentCall& call, Answer& answer);
+    // In another thread: this one goes.
+    void hand_on(const std::shared_ptr<Client>& client, std::uint64_t caller) noexcept;
     // Limits of calls: see call_limits.cpp.
     void resume(const std::shared_ptr<Client>& client, InputArchive& body);
     std::optional<Casualty> find_lost(Client& client, std::uint64_t request) const;
@@ -213,8 +223,24 @@ class ObjectServer {
 
     void execute(CurrentCall& call, const FrameHead& head, const Exposure* exposure,
                  std::span<const std::byte> body, FdSource* fds, Answer& answer);
-    TaskEntry::Run body_of(const CurrentCall& call, const FrameHead& head, const Exposure* exposure,
+    TaskEntry::Run body_of(CurrentCall& call, const FrameHead& head, const Exposure* exposure,
                            InputArchive& arguments) const;
+    // While it lives, the call is among those that run: see server_stats.cpp.
+    class Enlisted {
+      public:
+        Enlisted(ObjectServer& server, CurrentCall& call);
+        ~Enlisted();
+        Enlisted(const Enlisted&) = delete;
+        Enlisted& operator=(const Enlisted&) = delete;
+
+      private:
+        ObjectServer& server_;
+        CurrentCall& call_;
+    };
+    void note_end(const CurrentCall& call, bool failed) noexcept;
+    void list_running(ServerStats& stats);
+    void answer_insight(const std::shared_ptr<Client>& client, const FrameHead& head,
+                        InputArchive& body);
     static void refuse(const std::exception_ptr& why, Answer& answer);
 
     // Constant after construction.
@@ -230,8 +256,15 @@ class ObjectServer {
     // Guarded by mutex_.
     std::map<std::uint64_t, std::shared_ptr<Client>> clients_;
     std::uint64_t last_client_ = 0;
-    std::list<std::shared_ptr<Hosted>> waiting_;                       // where calls wait
-    std::map<std::uint64_t, std::shared_ptr<SessionCalls>> sessions_;  // of an actor's clients
+    std::list<std::shared_ptr<Hosted>> waiting_;  // where calls wait
+
+    SessionTable sessions_;  // of an actor's clients
+
+    std::mutex running_mutex_;
+    std::vector<CurrentCall*> running_;  // guarded by running_mutex_: calls that have a thread
+
+    TaskNames trace_names_;
+    Tracing trace_;
 
     // An eventfd, told when a client is gone: run() stops watching its process.
     Fd bell_;

@@ -161,6 +161,13 @@ ObjectTable::Dropped ObjectTable::all() {
     return all;
 }
 
+std::vector<ObjectTable::Found> ObjectTable::list() {
+    std::vector<Found> all;
+    std::lock_guard lock(mutex_);
+    for (auto& [number, entry] : objects_) all.push_back({number, entry.object, entry.exposure});
+    return all;
+}
+
 std::shared_ptr<Hosted> ObjectTable::take_any() {
     std::lock_guard lock(mutex_);
     if (objects_.empty()) return nullptr;

@@ -49,6 +49,7 @@ class ObjectTable {
     Found get(std::uint64_t client, const std::string& name, const std::string& type);
 
     Dropped all();
+    std::vector<Found> list();
     // At the server's end; null: there was none left.
     std::shared_ptr<Hosted> take_any();
 

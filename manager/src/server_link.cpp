@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <new>
 #include <random>
 #include <system_error>
@@ -209,6 +210,24 @@ std::pair<std::uint64_t, bool> ServerLink::get(const std::string& name, const st
     InputArchive archive(task->result());
     archive(found.first, found.second);
     return found;
+}
+
+ServerStats ServerLink::stats() {
+    if (local_ && !broken()) return local_->stats();
+    TaskRef task = ask(FrameKind::stats, 0, [](OutputArchive&) {});
+    ServerStats stats;
+    InputArchive archive(task->result());
+    archive(stats);
+    return stats;
+}
+
+void ServerLink::trace(const std::string& path) {
+    const std::string whole = path.empty() ? path : std::filesystem::absolute(path).string();
+    if (!local_ || broken()) {
+        TaskRef task = ask(FrameKind::trace, 0, [&](OutputArchive& archive) { archive(whole); });
+        return;
+    }
+    whole.empty() ? local_->stop_trace() : local_->start_trace(whole);
 }
 
 void ServerLink::claim(std::uint64_t object, std::uint64_t ticket) {

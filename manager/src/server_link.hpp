@@ -32,6 +32,7 @@
 #include <sidestep/connection.hpp>
 #include <sidestep/detail/held_object.hpp>
 #include <sidestep/process.hpp>
+#include <sidestep/server_stats.hpp>
 
 #include "call_task.hpp"
 #include "object_frame.hpp"
@@ -78,6 +79,10 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     TaskRef watch_death();
     // True: the request was taken back, and its call is over.
     bool cancel(std::uint64_t request);
+    // What the server does: see server_stats.hpp. The path is as this process means it; empty: the
+    // trace is completed.
+    ServerStats stats();
+    void trace(const std::string& path);
     // What a ManagerServer exposes: its number, and whether functions may be called of it.
     std::pair<std::uint64_t, bool> get(const std::string& name, const std::string& type);
     // A reference goes on its way: returns its ticket, which the server knows by now.

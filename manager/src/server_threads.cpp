@@ -39,7 +39,13 @@ void ServerThreads::serve(Worker& worker) {
     std::unique_lock lock(mutex_);
     while (!worker.idle) {
         lock.unlock();
-        std::exchange(worker.work, nullptr)();
+        try {
+            std::exchange(worker.work, nullptr)();
+        } catch (...) {  // pthread_exit() in a call: this thread goes
+            lock.lock();
+            worker.ended = true;
+            throw;
+        }
         lock.lock();
         if (closed_) break;
         worker.idle = true;

@@ -29,9 +29,7 @@
 #include <sidestep/process.hpp>
 #include <sidestep/queue.hpp>
 
-#include "connection/credentials.hpp"
-#include "connection/handshake.hpp"
-#include "connection/socket_address.hpp"
+#include "fake_actor.hpp"
 #include "manager_support.hpp"
 #include "object_frame.hpp"
 #include "process_support.hpp"
@@ -43,6 +41,9 @@ using namespace std::chrono_literals;
 using mp::detail::FrameKind;
 using mp::detail::ObjectFrame;
 using mp::detail::ServerName;
+using test::FakeActor;
+using test::proxy_at;
+using test::server_of_proxy;
 using test::text_of_error;
 
 namespace {
@@ -121,28 +122,6 @@ bool is_gone(int pid) {
     return test::eventually([&] { return ::kill(pid, 0) == -1 && errno == ESRCH; });
 }
 
-template <class P>
-ServerName server_of_proxy(const P& proxy) {
-    mp::detail::HeapBuffer buffer;
-    mp::OutputArchive output(buffer);
-    output(proxy);
-    mp::InputArchive input(buffer.bytes());
-    bool any = false;
-    ServerName server;
-    input(any, server);
-    return server;
-}
-template <class T>
-mp::Proxy<T> proxy_at(const ServerName& server) {
-    mp::detail::HeapBuffer buffer;
-    mp::OutputArchive output(buffer);
-    output(true, server, std::uint64_t(1), true, std::uint64_t(0));
-    mp::InputArchive input(buffer.bytes());
-    mp::Proxy<T> proxy;
-    input(proxy);
-    return proxy;
-}
-
 // What a client of an actor sends, by hand.
 class ByHand {
   public:
@@ -166,58 +145,6 @@ class ByHand {
     FrameKind answer() { return connection.recv<ObjectFrame>().head.kind; }
 
     mp::Connection connection;
-};
-
-// Where an actor might be: what happens to connections is up to the test.
-class FakeActor {
-  public:
-    FakeActor() : socket_(mp::sys::make_socket(AF_UNIX)) {
-        const auto wanted = mp::resolve(mp::UnixAddress(), mp::AddressUse::listen);
-        REQUIRE(mp::sys::bind(socket_.get(), wanted.front()) == 0);
-        mp::sys::set_nonblocking(socket_.get(), true);
-        mp::sys::listen(socket_.get(), 8);
-        name_.address = mp::from_kernel(mp::sys::own_address(socket_.get()));
-        name_.authkey = "key";
-        name_.actor = "Fake";
-        name_.restarts = true;
-        name_.pid = ::getpid();
-    }
-    const ServerName& name() const { return name_; }
-    mp::Fd accept() {
-        mp::Fd peer;
-        mp::sys::SocketAddress from;
-        REQUIRE(test::eventually([&] {
-            peer = mp::sys::try_accept(socket_.get(), from);
-            return bool(peer);
-        }));
-        return peer;
-    }
-    // With the handshake, and what each process of an actor says first.
-    mp::Connection serve(std::uint32_t restarts) {
-        mp::Fd peer = accept();
-        const mp::Credentials credentials = mp::make_credentials("key", mp::Digest::sha256, false);
-        mp::Handshake handshake(mp::Handshake::Side::listener, credentials);
-        while (mp::advance(peer.get(), handshake))
-            (void)mp::sys::wait_ready(peer.get(), POLLIN, std::nullopt);
-        REQUIRE(handshake.state() == mp::Handshake::State::authenticated);
-        mp::Connection connection(peer.release());
-        CHECK(connection.recv<ObjectFrame>().head.kind == FrameKind::resume);
-        answer(connection, FrameKind::serves, 0,
-               mp::detail::ActorState{.pid = ::getpid(), .restarts = restarts});
-        return connection;
-    }
-    template <class T>
-    static void answer(mp::Connection& connection, FrameKind kind, std::uint64_t request,
-                       const T& value) {
-        mp::detail::HeapBuffer body;
-        mp::OutputArchive archive(body);
-        archive(value);
-        connection.send(ObjectFrame{{kind, request, 0, 0, {}}, body.bytes(), {}, {}, {}});
-    }
-
-  private:
-    mp::Fd socket_;
-    ServerName name_;
 };
 
 // The link to it ends when its process finds that nobody is there, and goes when another is made.
@@ -322,12 +249,16 @@ TEST_CASE("an actor is ended for a hung call although its client does not read",
     mp::Event started;
     using Body = mp::detail::MethodBody<Worker, &Worker::hang, mp::Event>;
     mp::detail::FrameHead head{FrameKind::call, 2001, 2, 1, mp::detail::task_id<Body>()};
-    head.timeout = 1'000'000;
+    head.timeout = 100'000'000;
     mp::detail::HeapBuffer body;
     mp::detail::OutgoingFds fds(true);
     mp::OutputArchive archive(body, &fds);
     archive(std::tuple(started));
-    deaf.connection.send(ObjectFrame{head, body.bytes(), fds.fds(), {}, {}});
+    // One that does not begin in time is taken back.
+    for (bool hangs = false; !hangs; ++head.request) {
+        deaf.connection.send(ObjectFrame{head, body.bytes(), fds.fds(), {}, {}});
+        hangs = started.wait_for(1s);
+    }
     CHECK(test::eventually([&] { return !actor.is_alive(); }, 20s));
     if (actor.is_alive()) ::kill(actor.pid(), SIGKILL);
 }

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <deque>
 #include <optional>
 #include <string>
 #include <thread>
@@ -373,21 +372,4 @@ TEST_CASE("a forked child calls over a connection of its own, and ends nothing",
     REQUIRE(::waitpid(child, &status, 0) == child);
     CHECK(WEXITSTATUS(status) == 11);
     CHECK(worker.call<&Worker::sum>() == 11);
-}
-
-TEST_CASE("many actors live at once", "[manager][actor][many]") {
-    // As many as a small machine has memory for: each is a process of some megabytes.
-#ifdef TEST_SANITIZED
-    constexpr int kMany = 10;
-#else
-    constexpr int kMany = 100;
-#endif
-    std::deque<mp::Actor<Worker>> actors;
-    for (int i = 0; i < kMany; ++i)
-        actors.emplace_back(mp::ActorOptions{.start_method = mp::StartMethod::forkserver});
-    std::vector<mp::Future<int>> sums;
-    for (int i = 0; i < kMany; ++i) sums.push_back(actors[std::size_t(i)].submit<&Worker::add>(i));
-    for (int i = 0; i < kMany; ++i) CHECK(sums[std::size_t(i)].get() == i);
-    actors.clear();
-    mp::stop_forkserver();
 }

@@ -17,6 +17,7 @@
 #include <sidestep/manager.hpp>
 #include <sidestep/process.hpp>
 
+#include "manager_support.hpp"
 #include "object_frame.hpp"
 #include "process_support.hpp"
 #include "remote_support.hpp"
@@ -184,21 +185,12 @@ TEST_CASE("a client that stands still loses its lock, and what comes back is ano
 namespace {
 
 // What a client says: hello, get, and one call.
-std::string bytes_of(const ObjectFrame& frame) {
-    auto [here, there] = mp::Pipe();
-    here.send(frame);
-    std::string bytes(65536, '\0');
-    const ssize_t size = ::recv(there.fd(), bytes.data(), bytes.size(), 0);
-    REQUIRE(size > 0);
-    bytes.resize(static_cast<std::size_t>(size));
-    return bytes;
-}
 template <class... Values>
 std::string frame(mp::detail::FrameHead head, const Values&... values) {
     mp::detail::HeapBuffer body;
     mp::OutputArchive archive(body);
     (archive(values), ...);
-    return bytes_of(ObjectFrame{head, body.bytes(), {}, {}, {}});
+    return test::bytes_of(ObjectFrame{head, body.bytes(), {}, {}, {}});
 }
 std::uint64_t object_number(mp::Connection& connection) {
     auto answer = connection.recv<ObjectFrame>();

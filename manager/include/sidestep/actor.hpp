@@ -40,12 +40,14 @@
 //             kills that has killed the actor for good.
 // Errors:     std::invalid_argument for options that make no sense; as Process for what start
 //             methods refuse (fork: threads of a Pool do not count); what T's constructor throws;
-//             ActorLost if it dies there. A caller that is not the owner learns of an actor without
-//             max_restarts that it cannot be reached, and not of what it died.
+//             ActorLost if it dies there; std::system_error if the system has no descriptor or no
+//             process for it, which names the limit, and nothing is left of it. A caller that is
+//             not the owner learns of an actor without max_restarts that it cannot be reached, and
+//             not of what it died.
 // Limits:     a thread in the actor for each process that has a proxy, and for each thread there
 //             with calls under way; a process more with max_restarts; five descriptors here (a
-//             thousand actors need `ulimit -n` of more than 5000). Abstract sockets are of one
-//             network namespace: a process in another cannot connect.
+//             thousand actors, which are some megabytes each, need `ulimit -n` of more than 5000).
+//             Abstract sockets are of one network namespace: a process in another cannot connect.
 #pragma once
 
 #include <concepts>
@@ -64,6 +66,7 @@
 #include <sidestep/init.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/proxy.hpp>
+#include <sidestep/server_stats.hpp>
 #include <sidestep/start_method.hpp>
 #include <sidestep/timeout.hpp>
 
@@ -108,6 +111,8 @@ class ActorOwner {
     int pid() const;
     bool is_alive() const;
     unsigned restarts() const;
+    ServerStats stats() const;
+    void trace(const std::string& path) const;
     void shutdown() noexcept;
 
   private:
@@ -146,6 +151,17 @@ class Actor : public detail::CallFace<Actor<T>, T> {
     // False: it has ended, and is not started again.
     bool is_alive() const { return owner_.is_alive(); }
     unsigned restarts() const { return owner_.restarts(); }
+
+    // What the actor does, and has done since it was last started: server_stats.hpp. It is told
+    // beside the calls. Throws ActorLost when it is over.
+    ServerStats stats() const { return owner_.stats(); }
+    // From now on its process writes when each call was in the object, and whose, to a file, as
+    // Pool::trace() does: one track for each thread there. A process that is started again writes
+    // nothing before this is called again. Throws std::system_error if the file cannot be opened,
+    // or the former one not be completed; ActorLost.
+    void trace(const std::string& path) const { owner_.trace(path); }
+    // Completes the file. Throws std::system_error if not all could be written.
+    void trace_stop() const { owner_.trace({}); }
 
     // Ends it: calls that run are finished and answered, all others fail (ActorLost). Idempotent.
     void shutdown() noexcept { owner_.shutdown(); }

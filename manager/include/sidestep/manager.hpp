@@ -43,6 +43,7 @@
 #include <sidestep/listener.hpp>
 #include <sidestep/proxy.hpp>
 #include <sidestep/queue_proxies.hpp>
+#include <sidestep/server_stats.hpp>
 #include <sidestep/start_method.hpp>
 #include <sidestep/sync_proxies.hpp>
 #include <sidestep/timeout.hpp>
@@ -151,6 +152,16 @@ class Manager {
     // Ends the server: calls that wait are given up, those that run are finished and answered, all
     // others fail (ActorLost). Of a session: ends that. Idempotent.
     void shutdown() noexcept;
+
+    // What the server does, and has done: server_stats.hpp. It is told beside the calls. Throws
+    // ActorLost; NotExposed of a session: that is for the server's own program.
+    ServerStats stats() const;
+    // From now on the server writes when each call was in its object, and whose, to a file, as
+    // Pool::trace() does: one track for each thread there. Throws as stats(), and
+    // std::system_error if the file cannot be opened, or the former one not be completed.
+    void trace(const std::string& path) const;
+    // Completes the file. Throws std::system_error if not all could be written.
+    void trace_stop() const;
 
     // Of the server.
     int pid() const;

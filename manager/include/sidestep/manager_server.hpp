@@ -46,6 +46,7 @@
 #include <sidestep/address.hpp>
 #include <sidestep/detail/exposed.hpp>
 #include <sidestep/detail/faces.hpp>
+#include <sidestep/server_stats.hpp>
 #include <sidestep/timeout.hpp>
 
 namespace sidestep::inline v0 {
@@ -109,6 +110,14 @@ class ManagerServer {
     // given up (Disconnected). Returns when it has ended; in a call of one of its objects at once,
     // since the end waits for that call. Idempotent.
     void stop() noexcept;
+
+    // What it does, and has done: server_stats.hpp.
+    ServerStats stats() const;
+    // From now on writes when each call was in its object, and whose, to a file, as Pool::trace()
+    // does, until trace_stop(), another trace(), or the server's end. Throws std::system_error if
+    // the file cannot be opened, or the former one not be completed.
+    void trace(const std::string& path);
+    void trace_stop();
 
     // Where it really listens: with the port, or the name, that was picked.
     const Address& address() const;

@@ -31,7 +31,8 @@
 // Of a ManagerServer: exposed methods only, else NotExposed; Disconnected is its ActorLost.
 // Peer death: ActorLost from all calls that were not answered, and from all that follow. A client
 //             that dies loses its references, and what it had queued is dropped.
-// Errors:     what the method throws, by type (remote_error.hpp); ActorLost, NoSuchObject;
+// Errors:     what the method throws, by type (remote_error.hpp); ActorLost, NoSuchObject; a method
+//             that ends its thread (pthread_exit) costs its call, with a std::runtime_error;
 //             SerializationError; std::logic_error for a proxy that refers to nothing. What a call
 //             throws whose Future was dropped comes out of flush(), or goes to stderr at the end.
 // Trust:      whoever has a proxy can run code in the server: its key is in the proxy. Results

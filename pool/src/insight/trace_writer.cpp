@@ -47,7 +47,8 @@ Fd open_file(const std::string& path) {
 
 }  // namespace
 
-TraceWriter::TraceWriter(const std::string& path, TaskNames& names, const char* track_name)
+TraceWriter::TraceWriter(const std::string& path, TaskNames& names, const char* track_name,
+                         const char* who)
     : path_(path),
       names_(names),
       track_name_(track_name),
@@ -55,8 +56,8 @@ TraceWriter::TraceWriter(const std::string& path, TaskNames& names, const char* 
       file_(open_file(path)) {
     buffer_ = fmt::format(
         "[\n{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":{},\"tid\":0,\"args\":{{\"name\":"
-        "\"sidestep pool of process {}\"}}}}",
-        pid_, pid_);
+        "{}}}}}",
+        pid_, in_quotes(fmt::format("sidestep {} of process {}", who, pid_)));
     thread_.start("sidestep-trace", ServiceThread::Runs::library_code, [this] { run(); });
 }
 
@@ -197,9 +198,10 @@ std::shared_ptr<TraceWriter> Tracing::exchange(std::shared_ptr<TraceWriter> fres
     return std::exchange(writer_, std::move(fresh));
 }
 
-void Tracing::start(const std::string& path, TaskNames& names, const char* track_name) {
+void Tracing::start(const std::string& path, TaskNames& names, const char* track_name,
+                    const char* who) {
     stop();  // first: it may be the same file
-    auto other = exchange(std::make_shared<TraceWriter>(path, names, track_name));
+    auto other = exchange(std::make_shared<TraceWriter>(path, names, track_name, who));
     if (other) other->finish();  // another thread's, made meanwhile
 }
 

@@ -46,7 +46,9 @@ class TraceWriter {
   public:
     // Makes the file, or empties it. Throws std::system_error that names the path. `names` must
     // outlive this object.
-    TraceWriter(const std::string& path, TaskNames& names, const char* track_name);
+    // who: whose trace it is, as it says.
+    TraceWriter(const std::string& path, TaskNames& names, const char* track_name,
+                const char* who = "pool");
     ~TraceWriter();
     TraceWriter(const TraceWriter&) = delete;
     TraceWriter& operator=(const TraceWriter&) = delete;
@@ -96,7 +98,8 @@ class TraceWriter {
 class Tracing {
   public:
     // Ends the one before. Throws as TraceWriter and its finish() do.
-    void start(const std::string& path, TaskNames& names, const char* track_name);
+    void start(const std::string& path, TaskNames& names, const char* track_name,
+               const char* who = "pool");
     void stop();          // throws as finish() does
     void end() noexcept;  // of the pool: what went wrong is said on stderr
     bool on() const { return on_.load(std::memory_order_relaxed); }  // a hint

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -69,6 +70,7 @@ class HostedActor final : public Hosted {
         }
     }
     void* object() override { return &value_; }
+    const char* type_name() const override { return typeid(T).name(); }
     bool holds_for_clients() const override {
         return requires(T & value) { value.client_gone(std::uint64_t(0)); };
     }

@@ -105,6 +105,7 @@ class HostedShared final : public Hosted {
     explicit HostedShared(std::shared_ptr<T> value)
         : Hosted(hosted_type<T>()), value_(std::move(value)) {}
     void* object() override { return value_.get(); }
+    const char* type_name() const override { return typeid(T).name(); }
     bool holds_for_clients() const override {
         return requires(T & value) { value.client_gone(std::uint64_t(0)); };
     }

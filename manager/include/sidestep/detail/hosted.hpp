@@ -5,6 +5,7 @@
 // put().
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -14,11 +15,16 @@
 #include <thread>
 #include <tuple>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
 #include <sidestep/detail/deadline.hpp>
 #include <sidestep/task.hpp>
+
+namespace sidestep::inline v0 {
+struct ObjectStats;
+}
 
 namespace sidestep::inline v0::detail {
 
@@ -32,6 +38,17 @@ struct Caller {
 
 enum class Entry : bool { alone, beside_readers };
 
+// What the calls of an object came to. Relaxed: each number by itself, for who looks (stats()).
+class CallCounts {
+  public:
+    void add(bool failed, bool overdue, std::uint64_t run_ns, std::uint64_t wait_ns) noexcept;
+    void tell(ObjectStats& stats) const noexcept;
+
+  private:
+    std::atomic<std::uint64_t> calls_{0}, failed_{0}, overdue_{0};
+    std::atomic<std::uint64_t> run_ns_{0}, longest_ns_{0}, wait_ns_{0};
+};
+
 class Hosted {
   public:
     explicit Hosted(std::uint64_t type, unsigned readers = 1) : type_(type), most_(readers) {}
@@ -41,6 +58,7 @@ class Hosted {
 
     std::uint64_t type() const { return type_; }
     virtual void* object() = 0;
+    virtual const char* type_name() const = 0;  // type_info::name()
     // A client's connection has ended: what it holds goes. Called inside of the monitor, of those
     // that hold things for clients.
     virtual bool holds_for_clients() const { return false; }
@@ -67,12 +85,14 @@ class Hosted {
     // For who is inside: work() is done outside.
     void outside(const std::function<void()>& work);
     void wake();
+    CallCounts& counts() { return counts_; }
 
   private:
     bool may_enter(Entry entry) const;
     void note_entry(Entry entry);
     void enter_with(std::unique_lock<std::mutex>& lock, unsigned depth);
 
+    CallCounts counts_;
     const std::uint64_t type_;
     const unsigned most_;  // that read at a time; 1: they are as all others
     std::mutex mutex_;
@@ -98,6 +118,7 @@ class HostedObject final : public Hosted {
     explicit HostedObject(Args&&... args)
         : Hosted(hosted_type<T>()), value_(std::forward<Args>(args)...) {}
     void* object() override { return &value_; }
+    const char* type_name() const override { return typeid(T).name(); }
     bool holds_for_clients() const override {
         return requires(T & value) { value.client_gone(std::uint64_t(0)); };
     }
