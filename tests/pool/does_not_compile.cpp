@@ -51,6 +51,10 @@ struct Coroutine {
 Coroutine later(int) { co_return; }
 int over(int n) { return n; }
 double over(double n) { return n; }
+template <class T>
+T twice(T n) {
+    return n + n;
+}
 
 void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& numbers,
          std::vector<std::unique_ptr<int>>& boxes, std::string_view text, int n) {
@@ -58,6 +62,7 @@ void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& 
     threads.submit(make, 1).get();
     threads.map(open, std::move(boxes));
     pool.submit(&Board::add, Board(), n);
+    pool.submit({.priority = 1}, static_cast<int (*)(int)>(over), n);
     pool.submit([](int, const std::string&) {}, pool.submit([] { return 1; }), text);
     pool.map([](const std::vector<std::string>& words) { return words.size(); },
              std::vector<std::vector<std::string>>());
@@ -103,7 +108,7 @@ void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& 
 
 void use_more([[maybe_unused]] sidestep::Pool& pool, [[maybe_unused]] int n) {
 #if SIDESTEP_CASE == 12
-    // COMPILER 12: no matching
+    // EXPECT 12: this is the name of several functions, or of a template: say which one is meant
     pool.submit(over, 1);
 #elif SIDESTEP_CASE == 13
     // EXPECT 13: its `serialize` cannot be called: make it public (or cereal::access a friend)
@@ -126,6 +131,16 @@ void use_more([[maybe_unused]] sidestep::Pool& pool, [[maybe_unused]] int n) {
 #elif SIDESTEP_CASE == 20
     // EXPECT 20: pointers cannot travel, nor std::ref: the other process has memory of its own
     pool.submit([](int& a) { ++a; }, std::ref(n));
+#elif SIDESTEP_CASE == 21
+    // EXPECT 21: this is the name of several functions, or of a template: say which one is meant
+    pool.submit({.priority = 1}, over, std::string());
+#elif SIDESTEP_CASE == 22
+    // EXPECT 22: this is the name of several functions, or of a template: say which one is meant
+    double result = pool.submit(twice, 1.5).get();
+#elif SIDESTEP_CASE == 23
+    // EXPECT 23: the callable cannot be called with these arguments
+    pool.submit(
+        {.priority = 1}, [](int) {}, std::string());
 #elif SIDESTEP_CASE == 19
     // EXPECT 19: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
     pool.submit([n](int a) { return a + n; }, pool.submit([] { return 1; }));

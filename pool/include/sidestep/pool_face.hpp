@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <sidestep/detail/checks.hpp>
 #include <sidestep/detail/map_reduce.hpp>
 #include <sidestep/detail/zipped.hpp>
 #include <sidestep/future.hpp>
@@ -20,6 +21,38 @@
 #include <sidestep/task_options.hpp>
 
 namespace sidestep::inline v0 {
+
+namespace detail {
+
+// What submit() says of the name of several functions, or of a function template: no template can
+// tell which of them is meant, so the compiler would only say that nothing matches.
+//
+// The type of a callable that could not be found out: for a name of several functions it stays the
+// default of its template parameter. So it does for options in braces, behind which a callable
+// comes.
+struct Overloaded {};
+
+template <class T, class... Args>
+concept MayBeCalled = std::is_member_pointer_v<T> || std::is_function_v<std::remove_pointer_t<T>> ||
+    std::is_empty_v<T> || std::invocable<T&, Args...> || requires {
+    &T::operator();
+};
+template <class... Args>
+inline constexpr bool kBeginsWithCallable = false;
+template <class F, class... Args>
+inline constexpr bool kBeginsWithCallable<F, Args...> = MayBeCalled<std::decay_t<F>, Args...>;
+
+template <class F, class... Args>
+struct RefuseOverloaded {};
+template <class... Args>
+requires(!kBeginsWithCallable<Args...>) struct RefuseOverloaded<Overloaded, Args...> {
+    static_assert(sizeof...(Args) > 4096,
+                  "this is the name of several functions, or of a template: say which one is "
+                  "meant, by a lambda around it: submit([](int x) { return f(x); }, x)");
+    using type = int;
+};
+
+}  // namespace detail
 
 // Derived has submit_task(options or null, f, args...), submit_part(the same), a task of a map that
 // was begun before close(), stream<kSpread, kUnordered>(f, items, options), which makes a stream
@@ -60,6 +93,18 @@ class PoolFace {
         detail::check_options(options);
         return pool().submit_task(&options, std::forward<F>(f), std::forward<Args>(args)...);
     }
+    // Of several functions with one name: says so. (The last two shorten the message: to pass such
+    // a name to them is an error, too.)
+    template <class F = detail::Overloaded, class... Args,
+              class = typename detail::RefuseOverloaded<F, Args...>::type>
+    void submit(F&& f, Args&&... args) = delete;
+    template <class F = detail::Overloaded, class... Args,
+              class = typename detail::RefuseOverloaded<F>::type>
+    void submit(const TaskOptions& options, F&& f, Args&&... args) = delete;
+    void submit() = delete;
+    void submit(const TaskOptions& options) = delete;
+    detail::Refused submit(...);
+    detail::Refused submit(const TaskOptions& options, ...);
 
     // As submit(), but where that would wait, because so many tasks are not done yet
     // (PoolOptions::max_pending), nothing is submitted, no argument is touched, and there is no
