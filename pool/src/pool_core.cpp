@@ -11,6 +11,7 @@
 #include <sidestep/detail/call_times.hpp>
 #include <sidestep/pool_errors.hpp>
 
+#include "place.hpp"
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
 #include "sys/error.hpp"
@@ -107,17 +108,30 @@ void PoolCore::check_open() {
     tasks_.life.require_accepting();
 }
 
-bool PoolCore::has_room() {
-    owner_.require_here();
-    if (options_.max_pending == 0 || in_own_thread()) return true;
+std::shared_ptr<void> PoolCore::take_place(const std::shared_ptr<PoolCore>& core) {
+    core->owner_.require_here();
+    if (core->options_.max_pending == 0 || core->in_own_thread()) return core;
+    return Place<PoolCore>::take(core);
+}
+
+bool PoolCore::take_place() {
     Hold hold(mutex_, *this);
     if (is_full() && tasks_.dispatcher.drain(tasks_.life.ending(), hold)) hold.wake_waiters();
-    return !is_full() || !tasks_.life.running();  // submit() says why
+    if (is_full() && tasks_.life.running()) return false;
+    ++places_taken_;  // of a pool that is closed, too: submit() says why
+    return true;
+}
+
+void PoolCore::give_place_back() {
+    if (!owned_here()) return;
+    Hold hold(mutex_, *this);
+    --places_taken_;
+    if (!is_full()) hold.wake_waiters();
 }
 
 // The pool's own threads do not wait: what is to be done may be theirs to do.
 void PoolCore::await_room(Hold& hold) {
-    while (is_full() && !in_own_thread()) {
+    while (is_full() && !Place<PoolCore>::is_here(*this) && !in_own_thread()) {
         hold.unlock();
         auto may_go_on = [this]() POOL_LOCKED { return !is_full() || !tasks_.life.running(); };
         (void)desk_.wait(std::ref(may_go_on), {});

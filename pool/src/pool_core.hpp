@@ -74,7 +74,10 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
                      std::unique_ptr<LateArguments> arguments) POOL_UNLOCKED;
     void submit_again(const PoolTaskRef& task) POOL_UNLOCKED;
     void check_open() POOL_UNLOCKED;
-    bool has_room() POOL_UNLOCKED;  // false: submit() would wait
+    // See pool_task.hpp.
+    static std::shared_ptr<void> take_place(const std::shared_ptr<PoolCore>& core);
+    bool take_place() POOL_UNLOCKED;  // see Place
+    void give_place_back() POOL_UNLOCKED;
     // Between them join() waits: a map is collected.
     void begin_map() POOL_UNLOCKED;
     void end_map() POOL_UNLOCKED;
@@ -105,10 +108,10 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     using Lock = PoolLock;
 
     void wake_waiters() noexcept override { wait_room_.wake_all(); }
-    // As many tasks as max_pending says are not done.
+    // As many tasks as max_pending says are not done, or have their place.
     bool is_full() const POOL_LOCKED {
         return options_.max_pending != 0 && *options_.processes != 0 &&
-               tasks_.task_end.outstanding() >= options_.max_pending;
+               tasks_.task_end.outstanding() + places_taken_ >= options_.max_pending;
     }
     void await_room(Hold& hold) POOL_LOCKED;
     void require_joinable() POOL_UNLOCKED;
@@ -129,6 +132,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     std::mutex joining_one_;  // before mutex_: the turn of whoever is in join()
     mutable PoolMutex mutex_;
     bool is_destroyed_ POOL_GUARDED = false;
+    std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
     PoolTasks tasks_;
     const PoolRooms rooms_;
     PoolPolicies policies_;

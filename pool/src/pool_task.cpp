@@ -35,7 +35,9 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
 }
 
 void check_open(PoolCore& core) { core.check_open(); }
-bool has_room(PoolCore& core) { return core.has_room(); }
+std::shared_ptr<void> take_place(const std::shared_ptr<PoolCore>& core) {
+    return PoolCore::take_place(core);
+}
 void look_again(PoolCore& core) { core.look_again(); }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {

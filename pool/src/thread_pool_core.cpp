@@ -13,6 +13,7 @@
 #include <sidestep/detail/forced_unwind.hpp>
 #include <sidestep/detail/pool_task.hpp>
 
+#include "place.hpp"
 #include "spare_errors.hpp"
 #include "sys/error.hpp"
 #include "sys/make_thread.hpp"
@@ -381,15 +382,28 @@ void ThreadPoolCore::ask_to_stop() {
     for (auto& [number, task] : running_) task->ask_to_stop();
 }
 
-bool ThreadPoolCore::has_room() {
-    require_owner();
-    if (options_.max_pending == 0 || in_own_thread()) return true;
+std::shared_ptr<void> ThreadPoolCore::take_place(const std::shared_ptr<ThreadPoolCore>& core) {
+    core->require_owner();
+    if (core->options_.max_pending == 0 || core->in_own_thread()) return core;
+    return Place<ThreadPoolCore>::take(core);
+}
+
+bool ThreadPoolCore::take_place() {
     Lock lock(mutex_);
-    return !is_full() || !life_.running();  // submit() says why
+    if (is_full() && life_.running()) return false;
+    ++places_taken_;  // of a pool that is closed, too: submit() says why
+    return true;
+}
+
+void ThreadPoolCore::give_place_back() {
+    if (!owned_here()) return;
+    Lock lock(mutex_);
+    --places_taken_;
+    quiet_.notify_all();
 }
 
 void ThreadPoolCore::await_room() {
-    while (is_full()) {
+    while (is_full() && !Place<ThreadPoolCore>::is_here(*this)) {
         quiet_.wait(mutex_);
         life_.require_accepting();
     }
@@ -465,7 +479,9 @@ void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const Task
     core.submit(std::move(job), options, begun);
 }
 void check_open(ThreadPoolCore& core) { core.check_open(); }
-bool has_room(ThreadPoolCore& core) { return core.has_room(); }
+std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core) {
+    return ThreadPoolCore::take_place(core);
+}
 const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
 
 }  // namespace detail

@@ -59,7 +59,10 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void submit_late(std::unique_ptr<ThreadJob> job, std::vector<TaskRef> needs,
                      const TaskOptions* options) POOL_UNLOCKED;
     void check_open() POOL_UNLOCKED;
-    bool has_room() POOL_UNLOCKED;  // false: submit() would wait
+    // See thread_stream.hpp.
+    static std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core);
+    bool take_place() POOL_UNLOCKED;  // see Place
+    void give_place_back() POOL_UNLOCKED;
     // Between them join() waits: a map is collected.
     void begin_map() POOL_UNLOCKED;
     void end_map() POOL_UNLOCKED;
@@ -98,7 +101,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
 
     bool was_interrupted() POOL_UNLOCKED;
     bool is_full() const POOL_LOCKED {
-        return options_.max_pending != 0 && unfinished_ >= options_.max_pending;
+        return options_.max_pending != 0 && unfinished_ + places_taken_ >= options_.max_pending;
     }
     // Not in the pool's own threads, which may be those that make room.
     void await_room() POOL_LOCKED;
@@ -172,6 +175,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     std::uint64_t next_number_ POOL_GUARDED = 1;
     PoolStats noted_ POOL_GUARDED;  // of the tasks that ended, and of the threads that ran them
     bool timer_ends_ POOL_GUARDED = false;
+    std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
 };
 
 }  // namespace sidestep::detail

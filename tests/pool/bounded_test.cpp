@@ -1,10 +1,13 @@
 // max_pending: submit() that waits for room, and try_submit() that does not.
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "both_pools.hpp"
@@ -54,6 +57,24 @@ struct Untouched {
 };
 std::size_t length(const Untouched& u) { return u.text.size(); }
 
+// Has something else happen while it is written, or copied, to be an argument.
+struct Interlude {
+    static inline std::function<void()> happens;
+    Interlude() = default;
+    Interlude(const Interlude&) { happen(); }
+    Interlude& operator=(const Interlude&) = default;
+    template <class Archive>
+    void save(Archive&) const {
+        happen();
+    }
+    template <class Archive>
+    void load(Archive&) {}
+    static void happen() {
+        if (auto once = std::exchange(happens, nullptr)) once();
+    }
+};
+int four(const Interlude&) { return 4; }
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("a full pool: try_submit says no, submit waits until there is room",
@@ -84,6 +105,40 @@ TEMPLATE_TEST_CASE("a full pool: try_submit says no, submit waits until there is
     auto with_options = t.pool.try_submit({.priority = 1}, test::add, 5, 6);
     REQUIRE(with_options);
     CHECK(get(*with_options) == 11);
+}
+
+TEMPLATE_TEST_CASE(
+    "try_submit has its place from the beginning: no other thread takes it meanwhile",
+    "[pool][threads][max_pending]", TwoInProcesses, TwoInThreads) {
+    TestType t;
+    test::SharedWords words(test::kWords);
+    auto held = t.pool.submit(test::wait_at, words.path(), std::size_t(kTell), std::size_t(kGate));
+    const Interlude argument;
+    std::optional<mp::Future<int>> other;
+    Interlude::happens = [&] {
+        std::thread([&] { other = t.pool.try_submit(test::add, 1, 2); }).join();
+    };
+    auto mine = t.pool.try_submit(four, argument);
+    CHECK_FALSE(Interlude::happens);
+    CHECK_FALSE(other);
+    REQUIRE(mine);
+    CHECK(get(*mine) == 4);
+    // The place is free again, also if nothing came of it.
+    Interlude::happens = [] { throw std::domain_error("no"); };
+    // (A thread is through with a task a moment after its result is there.)
+    CHECK(test::eventually([&] {
+        try {
+            (void)t.pool.try_submit(four, argument);
+            return false;
+        } catch (const std::domain_error&) {
+            return true;
+        }
+    }));
+    auto next = t.pool.try_submit(test::add, 1, 2);
+    REQUIRE(next);
+    CHECK(get(*next) == 3);
+    words[kGate] = 1;
+    CHECK(get(held) == 1);
 }
 
 TEMPLATE_TEST_CASE("many producers keep to the bound, and all is done",

@@ -56,8 +56,8 @@ requires(!kBeginsWithCallable<Args...>) struct RefuseOverloaded<Overloaded, Args
 
 // Derived has submit_task(options or null, f, args...), submit_part(the same), a task of a map that
 // was begun before close(), stream<kSpread, kUnordered>(f, items, options), which makes a stream
-// that has detach(), run_in_background(work), check_open(), has_room(), hold(), whose result join()
-// waits for, and kRunsInThreads.
+// that has detach(), run_in_background(work), check_open(), take_place(), hold(), whose result
+// join() waits for, and kRunsInThreads.
 template <class Derived>
 class PoolFace {
   public:
@@ -108,19 +108,20 @@ class PoolFace {
 
     // As submit(), but where that would wait, because so many tasks are not done yet
     // (PoolOptions::max_pending), nothing is submitted, no argument is touched, and there is no
-    // future: std::optional<Future<...>>. (It waits if another thread takes the last place
-    // meanwhile.)
+    // future: std::optional<Future<...>>. It never waits: the place is its own from the beginning.
     template <class F, class... Args>
     requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto try_submit(F&& f, Args&&... args) {
         using Submitted = decltype(submit(std::forward<F>(f), std::forward<Args>(args)...));
-        if (!pool().has_room()) return std::optional<Submitted>();
+        const std::shared_ptr<void> place = pool().take_place();
+        if (!place) return std::optional<Submitted>();
         return std::optional<Submitted>(submit(std::forward<F>(f), std::forward<Args>(args)...));
     }
     template <class F, class... Args>
     auto try_submit(const TaskOptions& options, F&& f, Args&&... args) {
         using Submitted =
             decltype(submit(options, std::forward<F>(f), std::forward<Args>(args)...));
-        if (!pool().has_room()) return std::optional<Submitted>();
+        const std::shared_ptr<void> place = pool().take_place();
+        if (!place) return std::optional<Submitted>();
         return std::optional<Submitted>(
             submit(options, std::forward<F>(f), std::forward<Args>(args)...));
     }

@@ -157,7 +157,7 @@ class ThreadPool : public PoolFace<ThreadPool> {
         return Future<Result>(detail::TaskRef(std::move(task)));
     }
     void check_open() { detail::check_open(*core_); }
-    bool has_room() { return detail::has_room(*core_); }
+    std::shared_ptr<void> take_place() { return detail::take_place(core_); }
     std::shared_ptr<void> hold() { return detail::hold_open(core_); }
     static constexpr bool kRunsInThreads = true;
 

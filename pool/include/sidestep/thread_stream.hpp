@@ -64,7 +64,8 @@ void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const Task
                 bool begun = false);
 // Throws what submit_job() would.
 void check_open(ThreadPoolCore& core);
-bool has_room(ThreadPoolCore& core);  // false: submit() would wait (max_pending)
+// As that of a PoolCore.
+std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core);
 // While the result lives, join() waits: somebody has called a map.
 std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core);
 // Throws std::invalid_argument if there is more than one attempt.

@@ -16,8 +16,8 @@ using PoolTaskRef = Ref<PoolTask>;
 
 // Throws what submit() would.
 void check_open(PoolCore& core);
-// False: submit() would wait (PoolOptions::max_pending).
-bool has_room(PoolCore& core);
+// A place for a task that is submitted in this thread while it lives; null: there is none now.
+std::shared_ptr<void> take_place(const std::shared_ptr<PoolCore>& core);
 // While the result lives, join() waits: somebody has called a map.
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core);
 // Who waits for something in this pool looks again whether it is there.
