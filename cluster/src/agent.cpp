@@ -254,6 +254,7 @@ void Agent::submit(const SubmitTask& request, std::span<const std::byte> argumen
         TaskKind kind{request.id, require_entry(request.id, "the task"), nullptr};
         TaskOptions options;
         options.timeout = std::chrono::nanoseconds(request.timeout_ns);
+        options.soft_timeout = std::chrono::nanoseconds(request.soft_timeout_ns);
         options.memory_limit = request.memory_limit;
         options.key = request.key;
         options.priority = request.priority;

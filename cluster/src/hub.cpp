@@ -28,6 +28,7 @@ class AgentLane final : public HostLane {
         if (const TaskOptions* options = order.options) {
             message.has_options = true;
             message.timeout_ns = options->timeout.count();
+            message.soft_timeout_ns = options->soft_timeout.count();
             message.memory_limit = options->memory_limit;
             message.key = options->key;
             message.priority = options->priority;

@@ -141,7 +141,7 @@ struct SubmitTask {
     std::uint64_t number = 0;
     TaskId id;
     bool has_options = false;
-    std::int64_t timeout_ns = 0;
+    std::int64_t timeout_ns = 0, soft_timeout_ns = 0;
     std::uint64_t memory_limit = 0, key = 0;
     std::int32_t priority = 0;
     std::uint32_t items_begin = 0, items_end = 0;
@@ -152,7 +152,7 @@ struct SubmitTask {
     void serialize(Archive& archive) {
         archive(pool, number, id.where, id.signature, items_begin, items_end, first_item, attempts,
                 has_options);
-        if (has_options) archive(timeout_ns, memory_limit, key, priority);
+        if (has_options) archive(timeout_ns, soft_timeout_ns, memory_limit, key, priority);
     }
 };
 

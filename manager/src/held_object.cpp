@@ -63,6 +63,7 @@ CallLimits call_limits(const TaskOptions& options) {
     if (options.memory_limit != 0) refuse("memory_limit");
     if (options.priority != 0) refuse("priority");
     if (options.key != 0) refuse("key");
+    if (options.soft_timeout.count() != 0) refuse("soft_timeout");
     if (!options.name.empty()) refuse("name");
     CallLimits limits;
     if (options.timeout.count() != 0 && !options.timeout.is_forever())

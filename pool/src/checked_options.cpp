@@ -87,6 +87,10 @@ PoolOptions checked(PoolOptions options) {
     check_options(options.task);
     if (options.task.key != 0)
         refuse_option("task.key is set; a key is a task's own: pool.submit({.key = 7}, f, x)");
+    if (options.task.soft_timeout.count() != 0)
+        refuse_option(
+            "task.soft_timeout is set; it is a task's own: pool.submit({.soft_timeout = 2s}, f, "
+            "x)");
     return options;
 }
 

@@ -22,6 +22,11 @@ void check_options(const TaskOptions& options) {
     const Retry& retry = options.retry;
     if (options.timeout.count() < 0)
         refuse("timeout is negative; 0 is the pool's default, kNoTimeout none");
+    if (options.soft_timeout.count() < 0) refuse("soft_timeout is negative; 0 is none");
+    if (options.timeout.count() > 0 && options.soft_timeout >= options.timeout)
+        refuse(
+            "soft_timeout is not shorter than timeout: the task would be ended before it is "
+            "asked to stop");
     if (options.memory_limit > 0 && options.memory_limit < (std::size_t(1) << 20))
         refuse(
             "memory_limit is less than 1 MiB: it is given in bytes, and a worker that does "
@@ -42,6 +47,10 @@ void check_map_options(const MapOptions& options) {
         throw std::invalid_argument(
             "MapOptions::task.key: the chunks of a map go to whoever is free; submit tasks with a "
             "key one by one");
+    if (options.task.soft_timeout.count() != 0)
+        throw std::invalid_argument(
+            "MapOptions::task.soft_timeout: a chunk of a map cannot be asked to stop item by item; "
+            "give the items a timeout, or submit them one by one");
     if (options.deadline.count() < 0)
         throw std::invalid_argument(
             "MapOptions::deadline is negative; it is the time for the whole map, 0 is none");

@@ -35,7 +35,7 @@ std::uint64_t mix(std::uint64_t x) {
 
 }  // namespace
 
-bool stop_requested() noexcept { return detail::task_context()->stop_requested(); }
+bool stop_requested() noexcept { return detail::task_context()->stop_wanted(); }
 
 bool sleep_for(Timeout time) noexcept {
     // A pool that could wake us may be gone.
@@ -45,7 +45,7 @@ bool sleep_for(Timeout time) noexcept {
     for (;;) {
         // What is read here is what is slept on: a request that comes in between changes it.
         std::uint64_t number = task.stop_number ? task.stop_number->load() : 0;
-        if (task.stop_requested()) return false;
+        if (task.stop_wanted()) return false;
         if (detail::is_over(end)) return true;
         sys::Deadline next = detail::sooner(end, sys::Clock::now() + kLongest);
         if (task.stop_number)

@@ -51,6 +51,10 @@ ThreadPoolOptions checked(ThreadPoolOptions options) {
         throw std::invalid_argument(
             "ThreadPoolOptions::task.key is set; a key is a task's own: pool.submit({.key = 7}, f, "
             "x)");
+    if (options.task.soft_timeout.count() != 0)
+        throw std::invalid_argument(
+            "ThreadPoolOptions::task.soft_timeout is set; it is a task's own: "
+            "pool.submit({.soft_timeout = 2s}, f, x)");
     return options;
 }
 

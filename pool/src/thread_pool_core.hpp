@@ -40,6 +40,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
         Ref<LocalTaskBase> task;
         const std::type_info* type;  // of the job, for the message
         TaskError::Details details;
+        bool only_asks;  // it is a soft timeout
     };
     using Deadlines = std::map<Due, Timed>;
     using Running = std::map<std::uint64_t, LocalTaskBase*>;  // by number
@@ -47,7 +48,8 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     struct Entry {
         std::unique_ptr<ThreadJob> job;
         Running::node_type running;
-        Deadlines::node_type deadline;  // none: it has no timeout, or that is armed, or over
+        // None: it has no timeout of that kind, or that is armed, or over.
+        Deadlines::node_type deadline, soft_deadline;
     };
     using Jobs = std::map<Key, Entry>;
 
@@ -120,6 +122,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void end_vain_waits() POOL_UNLOCKED;
     void start_thread() POOL_LOCKED;
     void start_timer() POOL_LOCKED;
+    Deadlines::node_type timed(ThreadJob& job, Timeout timeout, bool only_asks) POOL_LOCKED;
     void help_if_needed() noexcept POOL_LOCKED;
     void run(unsigned index) POOL_UNLOCKED;
     bool initialize(unsigned index) POOL_UNLOCKED;
@@ -172,10 +175,10 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     unsigned in_wait_ POOL_GUARDED = 0;
     unsigned extra_running_ POOL_GUARDED = 0;    // see may_run()
     std::uint64_t unfinished_ POOL_GUARDED = 0;  // jobs
+    std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
     std::uint64_t next_number_ POOL_GUARDED = 1;
     PoolStats noted_ POOL_GUARDED;  // of the tasks that ended, and of the threads that ran them
     bool timer_ends_ POOL_GUARDED = false;
-    std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
 };
 
 }  // namespace sidestep::detail

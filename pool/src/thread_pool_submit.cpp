@@ -68,22 +68,25 @@ ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
     Entry entry;
     Running one{{job->number, &job->task()}};
     entry.running = one.extract(one.begin());
-    std::chrono::nanoseconds timeout = job->options.timeout;
-    if (timeout.count() > 0 && timeout != kNoTimeout) {
-        start_timer();
-        job->task().add_reference();
-        const ThreadJob& its_type = *job;
-        Timed timed{Ref<LocalTaskBase>(&job->task()), &typeid(its_type), {}};
-        timed.details.task = job->number;
-        timed.details.function = job->function();
-        timed.details.name = job->options.name;
-        timed.details.limit = static_cast<std::uint64_t>(timeout.count());
-        Deadlines deadlines;
-        deadlines.emplace(Due(), std::move(timed));
-        entry.deadline = deadlines.extract(deadlines.begin());
-    }
+    entry.deadline = timed(*job, job->options.timeout, false);
+    entry.soft_deadline = timed(*job, job->options.soft_timeout, true);
     entry.job = std::move(job);
     return entry;
+}
+
+ThreadPoolCore::Deadlines::node_type ThreadPoolCore::timed(ThreadJob& job, Timeout timeout,
+                                                           bool only_asks) {
+    if (timeout.count() <= 0 || timeout == kNoTimeout) return {};
+    start_timer();
+    job.task().add_reference();
+    Timed timed{Ref<LocalTaskBase>(&job.task()), &typeid(job), {}, only_asks};
+    timed.details.task = job.number;
+    timed.details.function = job.function();
+    timed.details.name = job.options.name;
+    timed.details.limit = static_cast<std::uint64_t>(timeout.count());
+    Deadlines deadlines;
+    deadlines.emplace(Due(), std::move(timed));
+    return deadlines.extract(deadlines.begin());
 }
 
 // --- those that wait ---------------------------------------------------------------------------

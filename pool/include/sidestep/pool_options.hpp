@@ -61,7 +61,7 @@ struct PoolOptions {
     // (With processes = 0 a task is done when submit() comes back.)
     std::size_t max_pending = 0;
 
-    // How tasks are run that say nothing else. (A key is refused: it is a task's own.)
+    // How tasks are run that say nothing else. (A key, or a soft_timeout, is a task's own.)
     TaskOptions task = {};
 
     // How a task is stopped that was cancelled or ran too long: this_task::stop_requested() says

@@ -50,6 +50,13 @@ struct TaskOptions {
     // worker is stopped (PoolOptions::stop_grace). In a map: for each item. 0: the pool's default.
     Timeout timeout = {};
 
+    // How long it may run until it is asked to stop: from then on this_task::stop_requested() is
+    // true, and this_task::sleep_for() comes back. That is all: what it returns, or throws, counts,
+    // and `timeout`, which is longer, ends it. A task's own, not a pool's or a map's. Each attempt
+    // has it anew; in a ThreadPool none follows one that was asked. A pool without workers does not
+    // ask. 0: never.
+    Timeout soft_timeout = {};
+
     // What its worker may use while it runs, in bytes: the process's proportional share (PSS), so
     // that memory shared with others is not counted for each. Then the task fails with OutOfMemory,
     // and its worker is killed. Looked at every 20 ms. Of a worker that may not be traced (it is
@@ -74,8 +81,8 @@ struct TaskOptions {
 
     // False: all fields have their default values.
     bool says_anything() const {
-        return timeout.count() != 0 || memory_limit != 0 || retry.max_attempts != 0 ||
-               priority != 0 || key != 0 || !name.empty();
+        return timeout.count() != 0 || soft_timeout.count() != 0 || memory_limit != 0 ||
+               retry.max_attempts != 0 || priority != 0 || key != 0 || !name.empty();
     }
 };
 

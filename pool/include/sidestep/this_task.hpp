@@ -17,6 +17,13 @@ namespace detail {
 
 class ProgressTeller;
 
+// What stands in TaskContext::stop_number when this attempt at the task is asked to stop, and what
+// it returns counts (TaskOptions::soft_timeout). For one that is to end now it is the number alone.
+constexpr std::uint64_t soft_stop(std::uint64_t number, unsigned attempt) noexcept {
+    return std::uint64_t(1) << 63 | std::uint64_t(attempt) << 47 |
+           (number & ((std::uint64_t(1) << 47) - 1));
+}
+
 // What a thread runs: set by whoever runs tasks in it. Internal.
 struct TaskContext {
     std::uint64_t number = 0;
@@ -40,6 +47,12 @@ struct TaskContext {
             return number != 0 && stop_number->load(std::memory_order_relaxed) == number;
         return stop_flag && stop_flag->load(std::memory_order_relaxed) != 0;
     }
+    // That, or it is asked to stop.
+    bool stop_wanted() const noexcept {
+        if (stop_requested()) return true;
+        return stop_number && number != 0 &&
+               stop_number->load(std::memory_order_relaxed) == soft_stop(number, attempt);
+    }
 };
 // Never null.
 TaskContext* task_context() noexcept;
@@ -61,7 +74,8 @@ namespace this_task {
 
 // Somebody waits for this task to end: it was cancelled, or its time is up. A task that looks at it
 // now and then and returns keeps its worker; one that does not is ended by a signal
-// (PoolOptions::stop_grace). A load from memory.
+// (PoolOptions::stop_grace). Or its TaskOptions::soft_timeout is over: then what it returns counts.
+// A load from memory.
 bool stop_requested() noexcept;
 // Sleeps, but no longer than until the task is to stop. True: to the end. Anywhere else than in a
 // task, and in one of a pool without workers, it just sleeps.

@@ -55,7 +55,8 @@ class ThreadJob {
     std::uint64_t number = 0;
     unsigned attempt = 0;
     std::chrono::steady_clock::time_point submitted_at{};
-    std::chrono::steady_clock::time_point due{};  // its timer's, if it has one: its thread's
+    // Its timers', if it has any: its thread's.
+    std::chrono::steady_clock::time_point due{}, soft_due{};
 };
 // Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it was;
 // so if it is joined), or terminated (begun: CancelledError), BrokenPool if it is broken;

@@ -103,6 +103,7 @@ class Lane {
     LaneLoad load;
     std::optional<Stopping> stopping;  // the task that was at its front is being stopped
     MemoryLook memory_look;            // owned by the supervisor's thread
+    std::uint64_t asked_to_stop = 0;   // the last request of ask_to_stop()
 
     // Takes the task. False: not now, and the task stays the caller's; then load.most is 0 for a
     // while. Requires: load.in_flight < load.most.

@@ -172,6 +172,11 @@ bool RingLane::stop(Hold& hold) noexcept {
 }
 
 // The worker has finished the task after all, or is dead.
+void RingLane::ask_to_stop(std::uint64_t request) {
+    asked_to_stop = request;
+    ring().ask_to_stop(request);
+}
+
 void RingLane::end_stopping(Hold& hold) noexcept {
     ring().ask_to_stop(0);  // it may run again here, with the same number
     Stopping done = std::move(*stopping);

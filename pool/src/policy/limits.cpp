@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include <sidestep/this_task.hpp>
+
 #include "lanes/lane_errors.hpp"
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
@@ -17,9 +19,9 @@ using namespace std::chrono_literals;
 constexpr std::chrono::nanoseconds kMemoryLook = 20ms;
 constexpr auto kPolicies = Timers::Purpose::policies;
 
-bool has_timeout(const TaskOptions& options) {
-    return options.timeout.count() > 0 && options.timeout != kNoTimeout;
-}
+bool is_limit(Timeout timeout) { return timeout.count() > 0 && timeout != kNoTimeout; }
+bool has_timeout(const TaskOptions& options) { return is_limit(options.timeout); }
+bool has_soft_timeout(const TaskOptions& options) { return is_limit(options.soft_timeout); }
 
 bool has_memory_limit(const TaskOptions& options) {
     return options.memory_limit > 0 && options.memory_limit != kNoLimit;
@@ -42,6 +44,7 @@ void Limits::watch(const PoolTask& task, Hold& hold) {
     const TaskOptions& options = *task.options;
     auto pause = kNoTimeout;
     if (has_timeout(options)) pause = options.timeout;
+    if (has_soft_timeout(options)) pause = std::min(pause, options.soft_timeout.time());
     if (has_memory_limit(options)) pause = std::min(pause, kMemoryLook);
     if (pause == kNoTimeout) return;
     any_in_lanes_ = true;
@@ -86,12 +89,27 @@ void Limits::enforce(Hold& hold) {
     hold.wake_waiters();
 }
 
+void Limits::ask_in_time(Lane& lane, const PoolTask& task, std::chrono::nanoseconds ran) {
+    const std::uint64_t request = soft_stop(task.serial, task.failures.attempts + 1u);
+    if (lane.asked_to_stop == request) return;
+    const std::chrono::nanoseconds left = task.options->soft_timeout.time() - ran;
+    if (left.count() > 0)
+        look_within(left);
+    else
+        lane.ask_to_stop(request);
+}
+
 // A task that has not begun cannot be late before its whole timeout has passed from now on.
 void Limits::enforce_in(Lane& lane, Time now, Hold& hold) {
     for (std::uint32_t i = 0; i < lane.load.in_flight; ++i) {
         PoolTask* task = lane.task_at(i);
         if (!task || !task->options) continue;
         const TaskOptions& options = *task->options;
+        LaneFront front;
+        if (i == 0 && (has_timeout(options) || has_soft_timeout(options)))
+            front = lane.look_at_front(now);
+        const std::chrono::nanoseconds ran = front.runs ? now - front.begun : 0ns;
+        if (has_soft_timeout(options)) ask_in_time(lane, *task, ran);
         if (has_timeout(options)) {
             std::chrono::nanoseconds left = options.timeout;
             LaneFront front;

@@ -35,6 +35,7 @@ class Limits {
   private:
     void enforce_in(Lane& lane, Time now, Hold& hold) POOL_LOCKED;
     void look_within(std::chrono::nanoseconds pause) POOL_LOCKED;
+    void ask_in_time(Lane& lane, const PoolTask& task, std::chrono::nanoseconds ran) POOL_LOCKED;
     void time_out(Lane& lane, const PoolTask& task, std::uint64_t item, Hold& hold) POOL_LOCKED;
     void stop_too_large(Lane& lane, const MemoryLook& look, std::size_t used,
                         Hold& hold) POOL_LOCKED;
