@@ -1,5 +1,7 @@
 #include "messages.hpp"
 
+#include "asked_stack.hpp"
+
 #include <fmt/format.h>
 #include <link.h>
 #include <sched.h>
@@ -86,7 +88,7 @@ WiredDetails wired(const TaskError::Details& details) {
                  : status.lost()     ? 4
                                      : 0;
     wire.status = status.exited() ? status.code() : status.signal();
-    for (const void* address : details.stack) {
+    for (const void* address : stack_of(details)) {
         try {
             wire.stack.push_back(locate_code(address));
         } catch (const std::exception&) {  // code of no module: it has no name elsewhere

@@ -10,9 +10,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <climits>
 #include <string_view>
 
 #include <sidestep/task.hpp>
+
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 namespace {
@@ -52,15 +56,15 @@ std::uintptr_t stack_pointer(const void* context) {
 
 // (backtrace() is safe once it has been called: record_crashes() does. It takes no lock since glibc
 // 2.35, whose _dl_find_object, made for signal handlers, it uses.)
-void write_record(CrashRecord& record, const void* context) {
-    void* addresses[CrashRecord::kMostFrames + 8];
+void write_stack(StackRecord& record, const void* context) {
+    void* addresses[StackRecord::kMostFrames + 8];
     int found = backtrace(addresses, std::size(addresses));
     std::uintptr_t fault = program_counter(context);
     int first = 0;  // the handler's own frames come before that
     while (first < found && reinterpret_cast<std::uintptr_t>(addresses[first]) != fault) ++first;
     if (first == found) first = 0;
-    std::uint32_t count = 0;
-    for (int i = first; i < found && count < CrashRecord::kMostFrames; ++i) {
+    std::uint64_t count = 0;
+    for (int i = first; i < found && count < StackRecord::kMostFrames; ++i) {
         auto address = reinterpret_cast<std::uintptr_t>(addresses[i]);
         if (i > first && address > 0) --address;  // the call, not where it returns to
         dl_find_object object;
@@ -88,13 +92,39 @@ void write_fault(CrashRecord& record, const siginfo_t& info, const void* context
 void on_fatal_signal(int signal, siginfo_t* info, void* context) {
     // What a task forks has no record: the memory is not there.
     CrashRecord* record = getpid() == process_of_record ? record_of_process : nullptr;
-    if (record && record->count.load(std::memory_order_relaxed) == 0) {
+    if (record && record->stack.count.load(std::memory_order_relaxed) == 0) {
         write_fault(*record, *info, context);
-        write_record(*record, context);
+        write_stack(record->stack, context);
     }
     // SA_RESETHAND: the default is in place. The signal is blocked until this returns, and ends the
     // process then.
     raise(signal);
+}
+
+// Tasks run in the main thread. Another one gets the signal if that has blocked it; then there is
+// no answer.
+void on_question(int, siginfo_t*, void* context) {
+    if (getpid() != process_of_record || gettid() != process_of_record) return;
+    const int saved = errno;
+    CrashRecord& record = *record_of_process;
+    const std::uint64_t question = record.asked.load(std::memory_order_acquire);
+    CrashRecord::Answer& answer = record.answer_to(question);
+    if (question > answer.question.load(std::memory_order_relaxed)) {
+        write_stack(answer.stack, context);
+        answer.question.store(question, std::memory_order_release);
+        sys::futex_wake(sys::low_half(answer.question), INT_MAX);
+    }
+    errno = saved;
+}
+
+void handle_unless_handled(int signal, void (*handler)(int, siginfo_t*, void*), unsigned flags) {
+    struct sigaction before = {};
+    if (sigaction(signal, nullptr, &before) < 0 || before.sa_handler != SIG_DFL) return;
+    struct sigaction action = {};
+    action.sa_sigaction = handler;
+    action.sa_flags = static_cast<int>(flags | SA_SIGINFO | SA_ONSTACK);
+    sigemptyset(&action.sa_mask);
+    sigaction(signal, &action, nullptr);
 }
 
 }  // namespace
@@ -113,19 +143,12 @@ void record_crashes(CrashRecord& record) {
     stack.ss_sp = memory;  // so that the overflow of a stack is recorded, too
     stack.ss_size = kStackBytes;
     if (sigaltstack(&stack, nullptr) < 0) return;
-    for (int signal : kFatal) {
-        struct sigaction before = {};
-        if (sigaction(signal, nullptr, &before) < 0 || before.sa_handler != SIG_DFL) continue;
-        struct sigaction action = {};
-        action.sa_sigaction = on_fatal_signal;
-        action.sa_flags = static_cast<int>(SA_SIGINFO | SA_ONSTACK | SA_RESETHAND);
-        sigemptyset(&action.sa_mask);
-        sigaction(signal, &action, nullptr);
-    }
+    for (int signal : kFatal) handle_unless_handled(signal, on_fatal_signal, SA_RESETHAND);
+    handle_unless_handled(kWhereSignal, on_question, SA_RESTART);
 }
 
 std::string describe_fault(const CrashRecord& record) {
-    if (record.count.load(std::memory_order_acquire) == 0) return {};
+    if (record.stack.count.load(std::memory_order_acquire) == 0) return {};
     switch (record.fault) {
         case CrashRecord::Fault::address:
             return fmt::format("it reached for address {:#x}{}", record.fault_address,
@@ -140,9 +163,9 @@ std::string describe_fault(const CrashRecord& record) {
     }
 }
 
-std::vector<const void*> crash_addresses(const CrashRecord& record) {
+std::vector<const void*> code_addresses(const StackRecord& record) {
     struct Search {
-        CrashRecord::Frame frame;
+        StackRecord::Frame frame;
         const void* address = nullptr;
     };
     // I7: an offset that does not lie in the module is none.
@@ -160,7 +183,7 @@ std::vector<const void*> crash_addresses(const CrashRecord& record) {
     };
     std::vector<const void*> addresses;
     std::size_t count = std::min<std::size_t>(record.count.load(std::memory_order_acquire),
-                                              CrashRecord::kMostFrames);
+                                              StackRecord::kMostFrames);
     for (std::size_t i = 0; i < count; ++i) {
         Search search{record.frames[i]};
         dl_iterate_phdr(visit, &search);

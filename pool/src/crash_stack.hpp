@@ -1,6 +1,8 @@
-// Where a worker was when a signal ended it: written by its signal handler into memory that it
-// shares with its parent, read and given names there.
+// Where a worker was when a signal ended it, or when it was asked: written by its signal handlers
+// into memory that it shares with its parent, read and given names there.
 #pragma once
+
+#include <signal.h>
 
 #include <atomic>
 #include <cstddef>
@@ -11,28 +13,45 @@
 namespace sidestep::inline v0 {
 
 // The name of a module is the loader's, hashed: the worker runs the same program.
-struct CrashRecord {
+struct StackRecord {
     static constexpr std::size_t kMostFrames = 32;
     struct Frame {
         std::uint64_t module = 0;
         std::uint64_t offset = 0;
     };
 
-    enum class Fault : std::uint32_t { none, address, stack_overflow };
-
-    std::atomic<std::uint32_t> count{0};  // of frames; 0: there was no crash
-    Fault fault = Fault::none;
-    std::uint64_t fault_address = 0;  // that the program reached for, if `fault` says so
+    std::atomic<std::uint64_t> count{0};  // of frames; 0: nothing was written yet
     Frame frames[kMostFrames];
 };
 
-// In a worker: a fatal signal fills the record, then ends the process as it would have. Signals
-// that have a handler already are left alone. The record must not go before the process does.
+struct CrashRecord {
+    enum class Fault : std::uint64_t { none, address, stack_overflow };
+    // The last questions that were answered: who wants to know may come late.
+    static constexpr std::size_t kAnswers = 4;
+    struct Answer {
+        std::atomic<std::uint64_t> question{0};  // that this is the answer to; 0: to none
+        StackRecord stack;
+    };
+    Answer& answer_to(std::uint64_t question) { return answers[question % kAnswers]; }
+
+    StackRecord stack;  // of the crash
+    Fault fault = Fault::none;
+    std::uint64_t fault_address = 0;      // that the program reached for, if `fault` says so
+    std::atomic<std::uint64_t> asked{0};  // the parent's last question, from 1: where are you?
+    Answer answers[kAnswers];
+};
+
+// The parent asks by this signal. Who has no handler for it ignores it.
+inline constexpr int kWhereSignal = SIGURG;
+
+// In a worker: a fatal signal fills the record, then ends the process as it would have; and
+// kWhereSignal answers the parent's question. Signals that have a handler already are left alone.
+// The record must not go before the process does.
 void record_crashes(CrashRecord& record);
 
 // In the parent: the frames as addresses of this process, the innermost first; what cannot be found
 // here is left out.
-std::vector<const void*> crash_addresses(const CrashRecord& record);
+std::vector<const void*> code_addresses(const StackRecord& record);
 // "it reached for address 0x10...", or that its stack looks overflown; empty: nothing is known.
 std::string describe_fault(const CrashRecord& record);
 

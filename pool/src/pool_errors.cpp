@@ -9,6 +9,7 @@
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 
+#include "asked_stack.hpp"
 #include "travel/code_places.hpp"
 
 namespace sidestep::inline v0 {
@@ -122,8 +123,21 @@ std::string worker_text(const TaskError::Details& details) {
 
 }  // namespace
 
+namespace detail {
+
+std::vector<const void*> stack_of(const TaskError::Details& details) {
+    return details.asked_stack ? details.asked_stack->addresses() : details.stack;
+}
+
+}  // namespace detail
+
 std::vector<std::string> WorkerLost::stack() const {
     return name_frames(details().stack, details().stack.size());
+}
+
+std::vector<std::string> TaskTimeout::stack() const {
+    const std::vector<const void*> addresses = detail::stack_of(details());
+    return name_frames(addresses, addresses.size());
 }
 
 WorkerLost::WorkerLost(Details details)
@@ -158,8 +172,8 @@ TaskTimeout::TaskTimeout(Details details)
                             name, d.limit / 1'000'000);
                     return fmt::format(
                         "{} ran longer than its timeout of {} ms in worker {}, and "
-                        "was stopped: give it less to do, or more time",
-                        name, d.limit / 1'000'000, worker_text(d));
+                        "was stopped: give it less to do, or more time{}",
+                        name, d.limit / 1'000'000, worker_text(d), stack_text(detail::stack_of(d)));
                 }) {}
 
 OutOfMemory::OutOfMemory(Details details)

@@ -22,8 +22,8 @@ WorkerMemory::WorkerMemory(std::size_t arena_bytes)
     to_give_back_.reserve(kSomeBlocks);
 }
 
-const CrashRecord& WorkerMemory::crash() const {
-    return *reinterpret_cast<const CrashRecord*>(ring_segment.data() + kCrashRecordAt);
+CrashRecord& WorkerMemory::crash() const {
+    return *reinterpret_cast<CrashRecord*>(ring_segment.data() + kCrashRecordAt);
 }
 
 const WorkerWords& WorkerMemory::words() const {

@@ -16,7 +16,7 @@ class WorkerMemory {
   public:
     static constexpr std::size_t kLeastArena = std::size_t(16) << 20;  // bytes, where less fits
     explicit WorkerMemory(std::size_t arena_bytes);
-    const CrashRecord& crash() const;
+    CrashRecord& crash() const;
     const WorkerWords& words() const;
     void close_descriptors();  // once the worker has its own
     // One more block of results is in use. False: there is no memory to note it when it comes back.

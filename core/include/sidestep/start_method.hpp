@@ -37,7 +37,7 @@ namespace sidestep::inline v0 {
 // |-------------------------------|-------------------------------------------------------------|
 // | ignored signals               | those that this process ignores when the child starts       |
 // | handlers                      | those that there were when this process came to init(); a   |
-// |                               | pool's worker has its own for crashes                       |
+// |                               | pool's worker has its own for crashes, and for SIGURG       |
 // | blocked, pending signals      | none                                                        |
 // | timers (setitimer, alarm)     | none                                                        |
 // | user, groups                  | this process's when the child starts                        |

@@ -32,8 +32,8 @@
 //            made again: the pool goes on with the workers that it has, and is broken with the last
 //            of them. What a task does to the descriptors that its worker has of the pool's (fills,
 //            drains, shuts down, closes them) costs that worker, and nobody waits for it. A worker
-//            ignores SIGTTIN and SIGTTOU: a task that reads the terminal gets EIO. One that is
-//            stopped by another signal is shown in stats().
+//            ignores SIGTTIN and SIGTTOU: a task that reads the terminal gets EIO; and handles
+//            SIGURG, to tell where it is. One that is stopped by a signal is shown in stats().
 // Trust:     workers do what they are told, and run as this user, with its files and descriptors:
 //            they keep accidents apart, not attackers. What a worker writes is checked all the
 //            same: a result is a value of its type or an error, and carries no function pointers.

@@ -18,6 +18,7 @@ namespace sidestep::inline v0 {
 
 namespace detail {
 struct TaskErrorAccess;
+struct AskedStack;
 }
 
 // Base of what a pool says about itself.
@@ -40,14 +41,16 @@ class TaskError : public PoolError {
         const void* function = nullptr;     // the function, if the callable is a pointer to one
         std::optional<std::uint64_t> item;  // of a map: its place in the input, from 0
         ExitStatus exit_status;             // WorkerLost
-        std::vector<const void*> stack;     // WorkerLost: code addresses, the innermost first
-        std::string note;                   // WorkerLost: further findings, or empty
-        bool oom_killed = false;            // WorkerLost: see there
-        std::uint64_t limit = 0;            // TaskTimeout: nanoseconds; OutOfMemory: bytes
-        OfMap of_map = OfMap::no;           // TaskTimeout: whose limit it is MapOptions::deadline
-        std::uint64_t used = 0;             // OutOfMemory: bytes
-        TaskOutput output;                  // that was captured until then
-        std::string host;                   // empty: this one
+        // Code addresses, the innermost first. WorkerLost, and a TaskTimeout of another host's.
+        std::vector<const void*> stack;
+        std::shared_ptr<const detail::AskedStack> asked_stack;  // TaskTimeout: where to look for it
+        std::string note;          // WorkerLost: further findings, or empty
+        bool oom_killed = false;   // WorkerLost: see there
+        std::uint64_t limit = 0;   // TaskTimeout: nanoseconds; OutOfMemory: bytes
+        OfMap of_map = OfMap::no;  // TaskTimeout: whose limit it is MapOptions::deadline
+        std::uint64_t used = 0;    // OutOfMemory: bytes
+        TaskOutput output;         // that was captured until then
+        std::string host;          // empty: this one
     };
 
     const char* what() const noexcept override;
@@ -101,6 +104,13 @@ class TaskTimeout : public TaskError {
     std::chrono::nanoseconds timeout() const {
         return std::chrono::nanoseconds(static_cast<std::int64_t>(details().limit));
     }
+    // The functions that it was in then, as WorkerLost::stack() has them; what() has the first of
+    // them, too. The worker is asked by SIGURG, whose handler writes them down, also in the middle
+    // of other people's code. Empty if there was no answer within a tenth of a second, which this
+    // call waits for: the task has blocked the signal or handles it itself, the kernel does not let
+    // go of it, or it is stopped; and in a ThreadPool, which cannot ask. Only the last four timeouts
+    // of a worker that lives on are kept.
+    std::vector<std::string> stack() const;
 };
 
 // The task's worker used more than TaskOptions::memory_limit, and was killed; the pool goes on. Or

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -102,8 +103,8 @@ class Lane {
     std::uint64_t tasks_ended = 0;
     LaneLoad load;
     std::optional<Stopping> stopping;  // the task that was at its front is being stopped
-    MemoryLook memory_look;            // owned by the supervisor's thread
     std::uint64_t asked_to_stop = 0;   // the last request of ask_to_stop()
+    MemoryLook memory_look;            // owned by the supervisor's thread
 
     // Takes the task. False: not now, and the task stays the caller's; then load.most is 0 for a
     // while. Requires: load.in_flight < load.most.
@@ -126,6 +127,15 @@ class Lane {
     // behind it, and takes nothing until stopped(). False: it cannot. Requires: front_runs(), and
     // that task_at(0) is a task.
     virtual bool stop(Hold& hold) noexcept POOL_LOCKED = 0;
+    // The task at the front is asked to stop, and stays; a soft_stop(). Requires what stop() does.
+    // The default: the lane sees to limits by itself.
+    virtual void ask_to_stop(std::uint64_t) POOL_LOCKED {}
+    // Where the task at the front is when its worker is asked this question: see ask_where(). Null:
+    // nobody can tell.
+    virtual std::shared_ptr<const AskedStack> whereabouts(std::uint64_t& /*question*/) POOL_LOCKED {
+        return nullptr;
+    }
+    virtual void ask_where(std::uint64_t) noexcept POOL_LOCKED {}
     // The worker's process gets the signal. Where there is none: nothing.
     virtual void signal(int, Hold&) noexcept POOL_LOCKED {}
     // A look at the front; Limits goes by it. The default: it sees to limits by itself.

@@ -10,6 +10,7 @@
 
 #include <sidestep/detail/chunk.hpp>
 
+#include "asked_stack.hpp"
 #include "lanes/lane_output.hpp"
 #include "worker_protocol.hpp"
 
@@ -171,18 +172,29 @@ bool RingLane::stop(Hold& hold) noexcept {
     return true;
 }
 
-// The worker has finished the task after all, or is dead.
 void RingLane::ask_to_stop(std::uint64_t request) {
     asked_to_stop = request;
     ring().ask_to_stop(request);
 }
 
+// The worker has finished the task after all, or is dead.
 void RingLane::end_stopping(Hold& hold) noexcept {
     ring().ask_to_stop(0);  // it may run again here, with the same number
     Stopping done = std::move(*stopping);
     stopping.reset();
     refresh();
     events_.stopped(std::move(done), hold);
+}
+
+std::shared_ptr<const AskedStack> RingLane::whereabouts(std::uint64_t& question) {
+    auto asked = std::make_shared<const AskedStack>(AskedStack{memory_, ++questions_});
+    question = questions_;
+    return asked;
+}
+
+void RingLane::ask_where(std::uint64_t question) noexcept {
+    memory_->crash().asked.store(question, std::memory_order_release);
+    if (condition_.alive) (void)sys::try_signal(process.launched.pidfd.get(), kWhereSignal);
 }
 
 void RingLane::signal(int which, Hold& hold) noexcept {

@@ -63,6 +63,9 @@ class RingLane final : public Lane {
     std::uint32_t waiting() POOL_LOCKED override;
     bool front_runs() POOL_LOCKED override;
     bool stop(Hold& hold) noexcept POOL_LOCKED override;
+    void ask_to_stop(std::uint64_t request) POOL_LOCKED override;
+    std::shared_ptr<const AskedStack> whereabouts(std::uint64_t& question) POOL_LOCKED override;
+    void ask_where(std::uint64_t question) noexcept POOL_LOCKED override;
     void signal(int which, Hold& hold) noexcept POOL_LOCKED override;
     LaneFront look_at_front(Time now) POOL_LOCKED override;
     std::uint64_t begun_ns(std::uint64_t now) const POOL_LOCKED override;
@@ -109,6 +112,7 @@ class RingLane final : public Lane {
     GivenFds sent_fds_ POOL_GUARDED;
     FrontClock front_clock_ POOL_GUARDED;
     std::uint64_t last_front_ POOL_GUARDED = 0;  // at the last look; see look()
+    std::uint64_t questions_ POOL_GUARDED = 0;   // that this worker was asked
 };
 
 }  // namespace sidestep::detail

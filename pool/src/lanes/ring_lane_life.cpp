@@ -23,7 +23,7 @@ std::exception_ptr lost_error(const RingLane& lane, const PoolTask& task, const 
     return error_about<WorkerLost>(
         lane, task, spare_errors().lost, [&](TaskError::Details& details) {
             details.exit_status = status;
-            details.stack = crash_addresses(lane.memory()->crash());
+            details.stack = code_addresses(lane.memory()->crash().stack);
             details.note = describe_fault(lane.memory()->crash());
             if (std::string words = last_words(details.output); !words.empty())
                 details.note += details.note.empty() ? words : "; " + words;
@@ -52,6 +52,7 @@ void RingLane::open(Parts parts) noexcept {
     condition_.alive = true;
     condition_.dormant = dormant;
     last_front_ = ~std::uint64_t(0);
+    asked_to_stop = questions_ = 0;
     front_clock_.restart(now);
     if (output_) timers_.set_earlier(Timers::Purpose::output, now);
     if (!sent_fds_.empty()) timers_.set_earlier(Timers::Purpose::handles, now);

@@ -111,10 +111,7 @@ void Limits::enforce_in(Lane& lane, Time now, Hold& hold) {
         const std::chrono::nanoseconds ran = front.runs ? now - front.begun : 0ns;
         if (has_soft_timeout(options)) ask_in_time(lane, *task, ran);
         if (has_timeout(options)) {
-            std::chrono::nanoseconds left = options.timeout;
-            LaneFront front;
-            if (i == 0) front = lane.look_at_front(now);
-            if (front.runs) left -= now - front.begun;
+            const std::chrono::nanoseconds left = options.timeout.time() - ran;
             if (left.count() <= 0) return time_out(lane, *task, front.item, hold);
             look_within(left);
         }
@@ -161,14 +158,18 @@ void Limits::stop_too_large(Lane& lane, const MemoryLook& look, std::size_t used
 
 // item: the one that is late. If the worker has gone on to the next one meanwhile, that is not.
 void Limits::time_out(Lane& lane, const PoolTask& task, std::uint64_t item, Hold& hold) {
+    std::uint64_t question = 0;
     auto error = error_about<TaskTimeout>(
-        lane, task, spare_errors().timed_out, [&](TaskError::Details& details) {
+        lane, task, spare_errors().timed_out, [&](TaskError::Details& details) POOL_LOCKED {
             details.limit = static_cast<std::uint64_t>(task.options->timeout.count());
+            details.asked_stack = lane.whereabouts(question);
         });
     LaneFront front = lane.look_at_front(sys::Clock::now());
     if (front.runs && front.item == item &&
-        stopper_.stop(lane, FailureKind::timeout, std::move(error), hold, item))
+        stopper_.stop(lane, FailureKind::timeout, std::move(error), hold, item)) {
+        if (question != 0) lane.ask_where(question);  // not before: the signal ends its waits
         return;
+    }
     look_within(std::chrono::nanoseconds(0));  // look again at once
 }
 
