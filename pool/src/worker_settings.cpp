@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdlib>
 #include <string_view>
 
@@ -22,7 +23,27 @@ namespace {
 using subprocess::Resource;
 using subprocess::ResourceLimit;
 
-constexpr std::string_view kIndex = "{index}";
+// "{index}" or "{index%4}" in a text.
+struct IndexMark {
+    std::size_t begin = 0, length = 0;
+    unsigned modulus = 0;  // 0: none
+};
+std::optional<IndexMark> next_mark(std::string_view text, std::size_t from) {
+    constexpr std::string_view kIndex = "{index";
+    for (std::size_t at; (at = text.find(kIndex, from)) != std::string_view::npos; from = at + 1) {
+        const char* const end = text.data() + text.size();
+        const char* next = text.data() + at + kIndex.size();
+        unsigned modulus = 0;
+        if (next != end && *next == '%') {
+            auto [rest, error] = std::from_chars(next + 1, end, modulus);
+            if (error != std::errc() || modulus == 0) continue;
+            next = rest;
+        }
+        if (next != end && *next == '}')
+            return IndexMark{at, static_cast<std::size_t>(next + 1 - text.data()) - at, modulus};
+    }
+    return {};
+}
 
 bool has_nul(const std::string& text) { return text.find('\0') != std::string::npos; }
 
@@ -53,9 +74,13 @@ void set_limit(Resource which, std::uint64_t soft, std::uint64_t hard) {
 }  // namespace
 
 std::string with_index(std::string text, unsigned index) {
-    const std::string number = std::to_string(index);
-    for (std::size_t at = 0; (at = text.find(kIndex, at)) != std::string::npos; at += number.size())
-        text.replace(at, kIndex.size(), number);
+    std::size_t from = 0;
+    while (const auto mark = next_mark(text, from)) {
+        const std::string number =
+            std::to_string(mark->modulus > 0 ? index % mark->modulus : index);
+        text.replace(mark->begin, mark->length, number);
+        from = mark->begin + number.size();
+    }
     return text;
 }
 
@@ -67,7 +92,7 @@ std::vector<std::pair<std::string, std::string>> added_environment(const PoolOpt
     for (const auto& [name, value] : options.env)
         if (index)
             added.emplace_back(name, with_index(value, *index));
-        else if (value.find(kIndex) == std::string::npos)
+        else if (!next_mark(value, 0))
             added.emplace_back(name, value);
     return added;
 }

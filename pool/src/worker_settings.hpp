@@ -49,7 +49,7 @@ class WorkerSettings {
     std::vector<Limit> limits_;
 };
 
-// With the worker's number in the place of each "{index}".
+// With the worker's number in the place of each "{index}", its rest in that of "{index%4}".
 std::string with_index(std::string text, unsigned index);
 // The environment that a worker's program is started with: what the pool adds. No number: what is
 // the same for all.

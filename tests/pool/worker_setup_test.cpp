@@ -17,6 +17,7 @@
 #include <sidestep/process.hpp>
 
 #include "policy_support.hpp"
+#include "variable.hpp"
 
 namespace fs = std::filesystem;
 namespace mp = sidestep;
@@ -25,33 +26,8 @@ using Catch::Contains;
 using test::get;
 using test::methods;
 using test::variable;
+using test::Variable;
 using test::variable_at_start;
-
-namespace {
-
-// A variable of this process's environment, put back at the end.
-class Variable {
-  public:
-    Variable(std::string name, const char* value) : name_(std::move(name)) {
-        if (const char* before = std::getenv(name_.c_str())) before_ = before;
-        set(value);
-    }
-    ~Variable() {
-        if (before_)
-            setenv(name_.c_str(), before_->c_str(), 1);
-        else
-            unsetenv(name_.c_str());
-    }
-    Variable(const Variable&) = delete;
-    Variable& operator=(const Variable&) = delete;
-    void set(const char* value) { setenv(name_.c_str(), value, 1); }
-
-  private:
-    const std::string name_;
-    std::optional<std::string> before_;
-};
-
-}  // namespace
 
 TEST_CASE("SIDESTEP_PROCESSES says how many workers a pool has whose options do not",
           "[pool][worker_setup]") {
@@ -212,6 +188,7 @@ TEST_CASE("each worker has the environment, folder, CPUs and limits that the opt
                    .start_method = method,
                    .initializer = remember,
                    .env = {{"SIDESTEP_TEST_GPU", "{index}"},
+                           {"SIDESTEP_TEST_ROUND", "{index%1}{index%2}{index%0}{index%}"},
                            {"SIDESTEP_TEST_TEXT", R"({"a": {index}, "b": "{index}{}"})"}},
                    .cwd = folder.path() + "/{index}",
                    .cpus = {{here.cpus.front()}, {here.cpus.back()}},
@@ -227,6 +204,9 @@ TEST_CASE("each worker has the environment, folder, CPUs and limits that the opt
     };
     std::set<int> seen;
     for (std::uint64_t key = 1; key < 9; ++key) {
+        CHECK(get(pool.submit({.key = key}, variable, "SIDESTEP_TEST_ROUND")) ==
+              "0" + std::to_string(get(pool.submit({.key = key}, look)).index) +
+                  "{index%0}{index%}");
         seen.insert(get(pool.submit({.key = key}, look)).index);
         check(get(pool.submit({.key = key}, look)));
         check(get(pool.submit({.key = key}, remembered)));
