@@ -4,6 +4,8 @@
 
 #include <iterator>
 
+#include "text/columns.hpp"
+
 namespace sidestep::inline v0 {
 namespace {
 
@@ -11,18 +13,20 @@ namespace {
 std::string in_short(std::chrono::nanoseconds time) {
     auto ns = static_cast<double>(time.count());
     if (ns < 1e3) return fmt::format("{:.0f} ns", ns);
-    if (ns < 1e6) return fmt::format("{:.3g} us", ns / 1e3);
-    if (ns < 1e9) return fmt::format("{:.3g} ms", ns / 1e6);
-    return ns < 1e12 ? fmt::format("{:.3g} s", ns / 1e9) : fmt::format("{:.0f} s", ns / 1e9);
+    if (ns < 999.5e3) return fmt::format("{:.3g} us", ns / 1e3);
+    if (ns < 999.5e6) return fmt::format("{:.3g} ms", ns / 1e6);
+    return ns < 999.5e9 ? fmt::format("{:.3g} s", ns / 1e9) : fmt::format("{:.0f} s", ns / 1e9);
 }
 
 std::string in_mib(std::optional<std::size_t> bytes) {
-    return bytes ? fmt::format("{:.1f}", static_cast<double>(*bytes) / (1 << 20)) : "?";
+    if (!bytes) return "?";
+    const double mib = static_cast<double>(*bytes) / (1 << 20);
+    return mib < 999.5 ? fmt::format("{:.1f}", mib) : fmt::format("{:.0f}", mib);
 }
 
 std::string line_of(const char* name, const Histogram& times) {
-    return fmt::format("{:<5}{:>10} timed: mean {}, median {}, 99 % {}, longest {}\n", name,
-                       times.count(), in_short(times.mean()), in_short(times.quantile(0.5)),
+    return fmt::format("{:<5}{:>9}: mean {}, median {}, 99 % {}, longest {}\n", name, times.count(),
+                       in_short(times.mean()), in_short(times.quantile(0.5)),
                        in_short(times.quantile(0.99)), in_short(times.max()));
 }
 
@@ -30,16 +34,20 @@ std::string line_of(const char* name, const Histogram& times) {
 
 std::string PoolStats::describe() const {
     std::string text = fmt::format(
-        "tasks: {} submitted, {} completed ({} failed, {} cancelled), {} retried, {} waiting, {} "
-        "running; {} worker deaths\n",
+        "tasks: {} submitted, {} completed; of these {} failed, {} cancelled;\n"
+        "       {} retried, {} waiting, {} running; {} worker deaths\n"
+        "time of tasks:\n",
         submitted, completed, failed, cancelled, retried, waiting, running, worker_deaths);
     text += line_of("wait", wait);
     text += line_of("run", run);
     auto out = std::back_inserter(text);
-    constexpr const char* kRow = "{:>6}{:>9}{:>10}{:>9}{:>10}{:>10}{:>10}{:>10}{:>10}{:>9}{:>9}\n";
-    if (!workers.empty())
-        fmt::format_to(out, fmt::runtime(kRow), "worker", "process", "tasks", "restarts", "start",
-                       "init", "wait", "work", "serialize", "RSS MiB", "PSS MiB");
+    // 80 columns.
+    constexpr const char* kRow = "{:>4}{:>8}{:>9}{:>6}{:>8}{:>8}{:>8}{:>8}{:>8}{:>6}{:>6}\n";
+    if (!workers.empty()) {
+        text += "workers; how often started again; memory in MiB:\n";
+        fmt::format_to(out, fmt::runtime(kRow), "", "process", "tasks", "again", "start", "init",
+                       "wait", "work", "serial", "RSS", "PSS");
+    }
     for (const WorkerStats& w : workers)
         fmt::format_to(out, fmt::runtime(kRow), w.index, w.pid ? std::to_string(w.pid) : "-",
                        w.tasks, w.restarts, in_short(w.start), in_short(w.init), in_short(w.wait),
@@ -48,13 +56,16 @@ std::string PoolStats::describe() const {
     for (const WorkerStats& w : workers)
         if (w.stopped)
             fmt::format_to(out,
-                           "worker {} is stopped by a signal: kill -CONT {} lets it go on, kill "
-                           "-KILL {} has it replaced\n",
+                           "worker {} is stopped by a signal:\n"
+                           "  kill -CONT {} lets it go on, kill -KILL {} has it replaced\n",
                            w.index, w.pid, w.pid);
     if (!slowest.empty()) text += "slowest:\n";
-    for (const SlowTask& task : slowest)
-        fmt::format_to(out, "{:>10}  task {} in worker {}: {}\n", in_short(task.duration),
-                       task.number, task.worker, task.name);
+    for (const SlowTask& task : slowest) {
+        std::string line = fmt::format("{:>10}  task {} in worker {}: {}", in_short(task.duration),
+                                       task.number, task.worker, printable(task.name));
+        cut_to_columns(line, 80);
+        text += line + '\n';
+    }
     return text;
 }
 

@@ -5,6 +5,7 @@
 
 #include <sidestep/this_task.hpp>
 
+#include "insight/task_facts.hpp"
 #include "process_memory.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -27,14 +28,13 @@ PoolStats PoolView::stats() {
     pool_.owner.require_here();
     PoolStats stats;
     std::vector<SlowTasks::Entry> slowest;
+    std::vector<TaskLabel> labels;
     {
         Hold hold(rooms_.mutex, rooms_.sleepers);
         const TaskEnd& ends = rooms_.task_end;
         if (rooms_.dispatcher.drain(rooms_.life.ending(), hold)) hold.wake_waiters();
-        for (Worker& worker : pool_.workers) {
-            stats.workers.push_back(stats_of(worker.lane));
-            if (worker.lane.front_runs() && worker.lane.task_at(0)) ++stats.running;
-        }
+        stats.workers = rows(labels);
+        for (const WorkerStats& worker : stats.workers) stats.running += worker.task != 0;
         if (pool_.workers.empty()) stats.running = ends.outstanding() - pool_.late.size();
         stats.hosts.push_back(own_host_stats());
         pool_.hosts.add_stats(stats.hosts);
@@ -47,8 +47,41 @@ PoolStats PoolView::stats() {
     }
     for (const SlowTasks::Entry& task : slowest)  // names take their time
         stats.slowest.push_back(rooms_.insight.named(task));
+    name_tasks(stats.workers, labels);
     read_memory(stats);
     return stats;
+}
+
+std::vector<WorkerStats> PoolView::workers() {
+    pool_.owner.require_here();
+    std::vector<TaskLabel> labels;
+    std::vector<WorkerStats> workers;
+    {
+        PoolLock lock(rooms_.mutex);
+        workers = rows(labels);
+    }
+    name_tasks(workers, labels);
+    return workers;
+}
+
+std::vector<WorkerStats> PoolView::rows(std::vector<TaskLabel>& labels) {
+    const auto now = static_cast<std::uint64_t>(sys::Clock::now().time_since_epoch().count());
+    std::vector<WorkerStats> rows;
+    for (Worker& worker : pool_.workers) {
+        WorkerStats& row = rows.emplace_back(stats_of(worker.lane));
+        TaskLabel& label = labels.emplace_back();
+        const PoolTask* task = worker.lane.front_runs() ? worker.lane.task_at(0) : nullptr;
+        if (!task) continue;
+        row.task = task->serial;
+        row.task_time = std::chrono::nanoseconds(now - worker.lane.begun_ns(now));
+        label = rooms_.insight.label(facts_of(*task));
+    }
+    return rows;
+}
+
+void PoolView::name_tasks(std::vector<WorkerStats>& rows, const std::vector<TaskLabel>& labels) {
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        if (rows[i].task != 0) rows[i].task_name = rooms_.insight.name(labels[i]);
 }
 
 HostStats PoolView::own_host_stats() const {

@@ -33,11 +33,15 @@ class PoolView {
     std::vector<int> worker_pids() POOL_UNLOCKED;
     std::vector<Hosts::Share> hosts() POOL_UNLOCKED;  // this one first
     PoolStats stats() POOL_UNLOCKED;
+    std::vector<WorkerStats> workers() POOL_UNLOCKED;  // the same rows, but for their memory: cheap
     void trace(const std::string& path) POOL_UNLOCKED;
     void trace_stop();
 
   private:
     HostStats own_host_stats() const POOL_LOCKED;
+    // Without their tasks' names, which take time: those are in `labels`.
+    std::vector<WorkerStats> rows(std::vector<TaskLabel>& labels) POOL_LOCKED;
+    void name_tasks(std::vector<WorkerStats>& rows, const std::vector<TaskLabel>& labels);
     void read_memory(PoolStats& stats) POOL_UNLOCKED;
 
     const PoolRooms& rooms_;

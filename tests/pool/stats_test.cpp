@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -258,10 +259,50 @@ TEST_CASE("describe() is a table with a row for each worker", "[pool][stats]") {
     pool.apply(test::add, 1, 2);
     std::string text = pool.stats().describe();
     CAPTURE(text);
-    for (const char* part : {"1 submitted, 1 completed", "wait ", "run ", "99 %", "restarts",
-                             "serialize", "PSS MiB", "slowest:", "test::add(int, int)"})
+    for (const char* part : {"1 submitted, 1 completed", "wait ", "run ", "99 %", "again", "serial",
+                             "PSS", "slowest:", "test::add(int, int)"})
         CHECK_THAT(text, Catch::Contains(part));
     for (int pid : pool.worker_pids()) CHECK_THAT(text, Catch::Contains(std::to_string(pid)));
+}
+
+TEST_CASE("describe() fits 80 columns, whatever the numbers are", "[pool][stats]") {
+    mp::PoolStats stats;
+    mp::WorkerStats worker;
+    worker.index = 1023;
+    worker.pid = 4'194'304;
+    worker.stopped = true;
+    worker.tasks = 99'999'999;
+    worker.restarts = 99'999;
+    worker.start = worker.init = worker.wait = worker.work = worker.serialize = 999'999us;
+    worker.resident = worker.proportional = std::size_t(99'999) << 20;
+    stats.workers = {worker, {}};
+    stats.slowest = {{99'999'999, 1023, 999'900us, std::string(200, 'f')}};
+    stats.submitted = stats.completed = stats.failed = stats.cancelled = 99'999'999;
+    stats.retried = stats.waiting = stats.running = 99'999'999;
+    for (auto time : {999ns, 999'600ns, 999'999'999ns, 999'999'999'999ns, 1'000'000'000'000'000ns})
+        for (int i = 0; i < 1000; ++i) stats.wait.add(time), stats.run.add(time);
+    const std::string text = stats.describe();
+    CAPTURE(text);
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) CHECK(line.size() <= 80);
+    CHECK_THAT(text,
+               Catch::Contains("99999999") && Catch::Contains("1 s") && !Catch::Contains("e+"));
+}
+
+TEST_CASE("stats() tells what each worker runs now", "[pool][stats]") {
+    test::SharedWords words(2);
+    mp::Pool pool({.processes = 1});
+    CHECK(pool.stats().workers.at(0).task == 0);
+    auto task = pool.submit({.name = "wait for it"}, test::wait_at, words.path(), std::size_t(0),
+                            std::size_t(1));
+    test::await(words[0]);
+    mp::WorkerStats worker = pool.stats().workers.at(0);
+    CHECK(worker.task == 1);
+    CHECK_THAT(worker.task_name, Catch::Contains("wait for it"));
+    CHECK(test::eventually([&] { return pool.stats().workers.at(0).task_time > 1ms; }));
+    words[1] = 1;
+    CHECK(test::eventually([&] { return task.ready(); }));
+    CHECK(pool.stats().workers.at(0).task == 0);
 }
 
 TEST_CASE("a histogram has the mean and the maximum exactly, and quantiles within an eighth",

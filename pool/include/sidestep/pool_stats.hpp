@@ -42,6 +42,12 @@ struct WorkerStats {
     // shorter than 2 microseconds one in 16 is measured, in a map one item of 1024.
     std::chrono::nanoseconds serialize{0};
 
+    // The task that it runs now: its number in the pool, 0 if none; what it is called (as SlowTask
+    // has it); and for how long it has run. Of a pool of processes.
+    std::uint64_t task = 0;
+    std::string task_name;
+    std::chrono::nanoseconds task_time{0};
+
     // Bytes now: the resident set, shared pages and all; and the proportional set, in which a page
     // that n processes share counts one n-th. 0: none runs now; nothing: the kernel does not tell.
     std::optional<std::size_t> resident = 0, proportional = 0;
@@ -95,7 +101,7 @@ struct PoolStats {
 
     std::uint64_t worker_deaths = 0;  // those that the pool did not ask to leave
 
-    // All of it as a table of several lines, for people.
+    // All of it as a table of several lines, for people; of 80 columns.
     std::string describe() const;
 };
 

@@ -55,6 +55,10 @@ class Insight {
     std::vector<SlowTasks::Entry> snapshot(PoolStats& stats) const POOL_LOCKED;
     // Threads: thread-safe, without the mutex. Milliseconds for a function that was not named yet.
     SlowTask named(const SlowTasks::Entry& task);
+    std::string name(const TaskLabel& label) { return names_.name(label); }  // likewise
+    TaskLabel label(const TaskFacts& task) noexcept POOL_LOCKED {
+        return names_.label(*task.entry, task.function, task.name);
+    }
 
     // Threads: thread-safe, without the mutex. See Tracing.
     void start_trace(const std::string& path) { trace_.start(path, names_, track_name_); }
