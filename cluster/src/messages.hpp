@@ -122,7 +122,8 @@ struct OpenPool {
                 options.arena_bytes);
         auto output = static_cast<std::uint8_t>(options.output);
         archive(output);
-        options.output = output ? Output::capture : Output::pass;
+        options.output = output == 1 ? Output::capture : output == 2 ? Output::lines : Output::pass;
+        archive(options.line_prefix);
         WorkerSettings settings(options);
         archive(settings);
         settings.put_into(options);

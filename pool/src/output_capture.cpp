@@ -26,7 +26,7 @@ constexpr std::uint64_t kEverything = std::numeric_limits<std::uint64_t>::max();
 // By lseek(2), which always knows (the files are only appended to, wherever the offset is). Of one
 // that is not there, since a task closed it: everything, which the reader cuts to what there is.
 std::uint64_t size_of(const Fd& file) {
-    off_t size = ::lseek(file.get(), 0, SEEK_END);
+    off_t size = ::lseek(file.get(), 0, SEEK_END);  // of a pipe: none, and nobody asks
     return size < 0 ? kEverything : static_cast<std::uint64_t>(size);
 }
 

@@ -179,6 +179,7 @@ void PoolCore::abandon() {
     policies_.late.dependents().abandon();
     background_.abandon();
     joiner_.abandon();
+    supervision_.starter.abandon();
 }
 
 }  // namespace sidestep::detail

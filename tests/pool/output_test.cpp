@@ -17,6 +17,7 @@
 #include <sidestep/thread_pool.hpp>
 
 #include "policy_support.hpp"
+#include "stdout_file.hpp"
 
 namespace mp = sidestep;
 using test::error_of;
@@ -101,32 +102,6 @@ Files stderr_files() {
     return sum;
 }
 
-// Descriptor 1 of this process, and of the workers of pools that are made meanwhile, is a file.
-class StdoutFile {
-  public:
-    StdoutFile() : file_(memfd_create("test-stdout", MFD_CLOEXEC)), before_(dup(1)) {
-        fcntl(file_, F_SETFL, O_APPEND);
-        std::fflush(stdout);
-        dup2(file_, 1);
-    }
-    ~StdoutFile() {
-        std::fflush(stdout);
-        dup2(before_, 1);
-        close(before_);
-        close(file_);
-    }
-    StdoutFile(const StdoutFile&) = delete;
-    StdoutFile& operator=(const StdoutFile&) = delete;
-    std::string text() const {
-        std::string text(std::size_t(1) << 16, ' ');
-        ssize_t n = pread(file_, text.data(), text.size(), 0);
-        text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
-        return text;
-    }
-
-  private:
-    int file_, before_;
-};
 enum class Way { printf, cout, cout_unsynced, clog_unsynced, wide, own_file };
 int print(Way way, const std::string& path) {
     static FILE* own = nullptr;
@@ -350,7 +325,7 @@ TEST_CASE("what a task printed is out when its result is", "[pool][output][pass]
     Way way = GENERATE(Way::printf, Way::cout, Way::cout_unsynced, Way::clog_unsynced, Way::wide,
                        Way::own_file);
     CAPTURE(static_cast<int>(way));
-    StdoutFile out;
+    test::StdoutFile out;
     std::string path = "/proc/" + std::to_string(getpid()) + "/fd/1";
     mp::Pool pool({.processes = 1, .start_method = method});
     std::string text;
@@ -365,7 +340,7 @@ TEST_CASE("what a task printed is out when its result is", "[pool][output][pass]
 TEST_CASE("what the items of a map printed is out although a later one dies",
           "[pool][output][pass][map]") {
     auto method = GENERATE(from_range(methods()));
-    StdoutFile out;
+    test::StdoutFile out;
     mp::Pool pool({.processes = 1, .start_method = method});
     std::size_t failed = 0;
     for (auto& item : pool.imap(print_item, test::numbers(6), {.chunksize = 6}).outcomes())

@@ -121,6 +121,9 @@ struct PoolOptions {
     // What becomes of that which tasks write to stdout and stderr; see task_output.hpp. Initializer
     // and finalizer write to this process's own, always. (With processes = 0 nothing is captured.)
     Output output = Output::pass;
+    // Output::lines: what stands before each line. "{index}" is as in `env`,
+    // "{pid}" the worker's process: "[{index}] ".
+    std::string line_prefix = {};
     // Of each task's stdout, and of its stderr, so many bytes are kept: the last ones. A task that
     // writes more than that takes more memory for 20 ms at most. From 1 on.
     std::size_t output_limit = std::size_t(1) << 20;

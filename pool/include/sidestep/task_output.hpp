@@ -32,7 +32,23 @@ enum class Output {
     // later task may end the worker.
     pass,
     capture,  // is kept for the task's future
+    // Goes where this process's output goes, line by line: a line stays whole, and has
+    // PoolOptions::line_prefix in front. See below.
+    lines,
 };
+
+// Of Output::lines: each worker has a pipe for stdout and one for stderr, and a thread of this process
+// writes what comes out of them to its own descriptors 1 and 2, with a progress bar (progress.hpp)
+// below it. What a worker had written when it died is written, too, also half a line, which gets an
+// end. A line of more than 64 KiB is cut into such pieces.
+// - Whoever reads slowly slows down what writes: what is not written yet is 64 KiB for each pipe,
+//   then the task waits in its write. What cannot be written at all (EPIPE) is dropped.
+// - A line comes out a moment after it was printed, perhaps after its task's result; the lines of
+//   one worker in their order, those to stdout and those to stderr each for themselves. When the
+//   pool has ended, all are out; but when nobody has taken any for two seconds then, the rest is
+//   dropped.
+// - In the worker, stdout is a pipe and no terminal, and not buffered: a library may use no colours
+//   for that. A process that outlives the pool finds no reader (SIGPIPE).
 
 struct TaskOutput {
     std::string out;

@@ -129,7 +129,7 @@ void WorkerStarter::send_setup(std::uint32_t number, RingLane::Parts& parts) {
     setup.spin = shared_.spin;
     setup.cpu = options_.pin_workers ? sys::nth_cpu(number) : -1;
     setup.inner_threads = *options_.inner_threads;
-    setup.captures_output = captures_output() ? 1 : 0;
+    setup.captures_output = options_.output == Output::pass ? 0 : 1;
     setup.settings = settings_;
     setup.initializer = initializer_;
     setup.finalizer = finalizer_;
@@ -139,6 +139,11 @@ void WorkerStarter::send_setup(std::uint32_t number, RingLane::Parts& parts) {
                             parts.process.bell.get()};
     if (const auto& output = parts.output)
         fds.insert(fds.end(), {output->out_fd(), output->err_fd()});
+    LinePrinter::Ends lines;
+    if (options_.output == Output::lines) {
+        lines = lines_.add(number, parts.process.pid());
+        fds.insert(fds.end(), {lines.out.get(), lines.err.get()});
+    }
     int control = parts.process.control();
     send_to_new(control, setup, fds);
     sys::set_nonblocking(control, true);  // from here on nothing waits there

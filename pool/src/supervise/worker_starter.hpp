@@ -9,6 +9,7 @@
 #include <sidestep/pool_options.hpp>
 
 #include "lanes/ring_lane.hpp"
+#include "line_printer.hpp"
 #include "start/launch.hpp"
 #include "sync/supervisor_role.hpp"
 #include "worker_protocol.hpp"
@@ -25,7 +26,7 @@ class WorkerStarter {
         int parent_pid;
     };
     WorkerStarter(const PoolOptions& options, const Shared& shared)
-        : options_(options), shared_(shared) {}
+        : options_(options), shared_(shared), lines_(options.line_prefix) {}
 
     // The initializer and the finalizer, for all workers that will be: their code and arguments.
     // memory(size): a block of the args arena, and where it lies.
@@ -40,8 +41,12 @@ class WorkerStarter {
     }
     // With the fork methods a template is forked now. Throws as make_launcher() does.
     void make_launcher() SUPERVISOR_ONLY;
-    // A fork server goes now.
-    void stop() SUPERVISOR_ONLY { launcher_.reset(); }
+    // A fork server goes now; what workers printed is written.
+    void stop() SUPERVISOR_ONLY {
+        launcher_.reset();
+        lines_.stop();
+    }
+    void abandon() { lines_.abandon(); }
     // Milliseconds. Throws if there is none; then nothing is left of it.
     RingLane::Parts start(std::uint32_t number) SUPERVISOR_ONLY;
 
@@ -52,6 +57,7 @@ class WorkerStarter {
 
     const PoolOptions& options_;
     const Shared shared_;
+    LinePrinter lines_;
     LaunchOptions launch_options_ SUPERVISOR_OWNED;
     std::unique_ptr<Launcher> launcher_ SUPERVISOR_OWNED;
     SettingsBlock settings_ SUPERVISOR_OWNED;

@@ -1,0 +1,145 @@
+#include "line_printer.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+
+#include "progress_screen.hpp"
+#include "sys/error.hpp"
+#include "worker_settings.hpp"
+
+namespace sidestep::inline v0::detail {
+namespace {
+
+constexpr std::size_t kMostOfLine = std::size_t(64) << 10;
+constexpr std::size_t kAtOnce = 4096;         // so much a pipe takes that poll(2) calls writable
+constexpr int kLookMs = 100;                  // at whether it is to stop, while nobody reads
+constexpr std::chrono::seconds kPatience{2};  // then, with who takes nothing
+
+std::string with_pid(std::string text, int pid) {
+    constexpr std::string_view kPid = "{pid}";
+    const std::string number = std::to_string(pid);
+    for (std::size_t at = 0; (at = text.find(kPid, at)) != std::string::npos; at += number.size())
+        text.replace(at, kPid.size(), number);
+    return text;
+}
+
+}  // namespace
+
+LinePrinter::Ends LinePrinter::add(unsigned worker, int pid) {
+    Ends ends;
+    std::list<Source> added;
+    const std::string prefix = with_pid(with_index(prefix_, worker), pid);
+    for (auto [end, to] :
+         {std::pair(&ends.out, STDOUT_FILENO), std::pair(&ends.err, STDERR_FILENO)}) {
+        sys::Pipe pipe = sys::make_pipe();
+        sys::set_nonblocking(pipe.read_end.get(), true);
+        *end = std::move(pipe.write_end);
+        added.push_back({ParentFd(std::move(pipe.read_end)), to, prefix});
+    }
+    if (!thread_.joinable()) {
+        bell_ = ParentFd(sys::make_eventfd());
+        thread_.start("sidestep-lines", ServiceThread::Runs::library_code, [this] { run(); });
+    }
+    std::lock_guard lock(mutex_);
+    added_.splice(added_.end(), added);
+    const std::uint64_t one = 1;
+    (void)!::write(bell_.get(), &one, sizeof one);
+    return ends;
+}
+
+void LinePrinter::stop() {
+    if (!thread_.joinable()) return;
+    {
+        std::lock_guard lock(mutex_);
+        stopping_ = true;
+        const std::uint64_t one = 1;
+        (void)!::write(bell_.get(), &one, sizeof one);
+    }
+    thread_.join();
+}
+
+bool LinePrinter::is_stopping() {
+    std::lock_guard lock(mutex_);
+    return stopping_;
+}
+
+void LinePrinter::take_added() {
+    std::uint64_t count;
+    (void)!::read(bell_.get(), &count, sizeof count);
+    std::lock_guard lock(mutex_);
+    sources_.splice(sources_.end(), added_);
+}
+
+void LinePrinter::run() {
+    std::vector<pollfd> entries;
+    for (bool last = false; !last;) {
+        entries.assign(1, {bell_.get(), POLLIN, 0});
+        for (const Source& source : sources_) entries.push_back({source.pipe.get(), POLLIN, 0});
+        if (::poll(entries.data(), entries.size(), -1) < 0 && errno != EINTR) return;
+        last = is_stopping();  // then all that is there is read once more
+        if (entries[0].revents != 0) take_added();
+        for (Source& source : sources_) {
+            while (read(source) && last) {
+            }
+            if (last && !source.ended) print(source, true);
+        }
+        sources_.remove_if([](const Source& source) { return source.ended; });
+    }
+    sources_.clear();
+}
+
+// True: there was something.
+bool LinePrinter::read(Source& source) {
+    char bytes[std::size_t(16) << 10];
+    const ssize_t n = ::read(source.pipe.get(), bytes, sizeof bytes);
+    if (n < 0) return false;  // EAGAIN
+    if (n == 0) {
+        source.ended = true;
+        print(source, true);
+        return false;
+    }
+    source.rest.append(bytes, static_cast<std::size_t>(n));
+    print(source, false);
+    return true;
+}
+
+void LinePrinter::print(Source& source, bool ended) {
+    std::string& rest = source.rest;
+    std::string text;
+    std::size_t begin = 0;
+    for (std::size_t end; (end = rest.find('\n', begin)) != std::string::npos; begin = end + 1)
+        text.append(source.prefix).append(rest, begin, end + 1 - begin);
+    rest.erase(0, begin);
+    if (rest.size() > kMostOfLine || (ended && !rest.empty())) {
+        text.append(source.prefix).append(rest) += '\n';
+        rest.clear();
+    }
+    if (!text.empty()) write(source.to, text);
+}
+
+// Who does not read is waited for, until the pool ends.
+void LinePrinter::write(int fd, std::string_view text) {
+    if ((::fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY) return;  // poll(2) would wait for ever
+    const BarAside aside(fd);
+    auto progress = sys::Clock::now();
+    while (!text.empty()) {
+        pollfd entry = {fd, POLLOUT, 0};
+        if (::poll(&entry, 1, kLookMs) == 0) {
+            if (is_stopping() && sys::Clock::now() - progress > kPatience) return;
+            continue;
+        }
+        const ssize_t n = ::write(fd, text.data(), std::min(text.size(), kAtOnce));
+        if (n < 0 && errno != EINTR && errno != EAGAIN) return;  // nobody will ever have it
+        if (n <= 0) continue;
+        text.remove_prefix(static_cast<std::size_t>(n));
+        progress = sys::Clock::now();
+    }
+}
+
+}  // namespace sidestep::detail
