@@ -2,10 +2,13 @@
 //
 //     for (Row& row : sidestep::progress(stream, {.label = "rows"})) use(row);
 //
-// On a terminal it fits the width, whatever becomes of that. The cursor waits on an empty line
-// above the bar, so what this program and its tasks print meanwhile goes there, and stands above
-// the bar from then on: up to three lines between two refreshes, each ended by a newline.
+// On a terminal it fits the width, whatever becomes of that: the size is asked for at each refresh,
+// and no signal is taken. The cursor waits on an empty line above the bar, so what this program and
+// its tasks print meanwhile goes there, and stands above the bar from then on: up to three lines
+// between two refreshes, each ended by a newline; any number of what comes by Output::lines.
 //
+// Environment: TERM=dumb, or none: as if it were no terminal. NO_COLOR: no colours. Eighths of a
+//          character where LC_ALL, LC_CTYPE or LANG says UTF-8, but for Linux's console.
 // Threads: one thread.
 // Errors:  none; what cannot be written is dropped.
 #pragma once
@@ -16,14 +19,18 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <ranges>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace sidestep::inline v0 {
+
+class Pool;
 
 struct ProgressOptions {
     // Items to come. 0: what the range says, if it does; else it is not known (no bar, no time
@@ -34,16 +41,28 @@ struct ProgressOptions {
     // Where to write. A terminal gets a line that is rewritten ten times a second; anything else a
     // line every five seconds, and one at the end if there was one before.
     std::FILE* out = nullptr;  // null: stderr
+    // On a terminal: lines below the bar, asked for at each refresh, as many as fit, and cut to the
+    // width. worker_lines(pool) has one for each worker. Null: none.
+    std::function<std::vector<std::string>()> lines = nullptr;
 };
+// What the pool's workers do now: "worker 3: task 17 (resize cat.jpg), 2 s". The pool outlives it.
+std::function<std::vector<std::string>()> worker_lines(const Pool& pool);
 
 struct ProgressCount {
     std::uint64_t done = 0;
     std::uint64_t failed = 0;  // of these
 };
-// "label  45% [=====>     ] 450/1000, 2 failed, 90 /s, 6 s left". In `columns` at most: the bar
-// gets shorter, then the end and the middle go, then the label is cut. 0: as long as it gets.
+// How a terminal is written to.
+struct ProgressStyle {
+    bool blocks = false;  // the bar is of Unicode's eighths of a block
+    bool colour = false;
+};
+// "label  45% [=====>     ] 450/1000, 2 failed, 90 /s, 5 s, 6 s left": the elapsed time, and that
+// which is left. In `columns` at most: the bar gets shorter, then the end and the middle go, then
+// the label is cut. 0: as long as it gets.
 std::string format_progress(const ProgressOptions& options, ProgressCount count,
-                            std::chrono::nanoseconds elapsed, std::size_t columns = 0);
+                            std::chrono::nanoseconds elapsed, std::size_t columns = 0,
+                            ProgressStyle style = {});
 inline std::string format_progress(const ProgressOptions& options, std::uint64_t done,
                                    std::chrono::nanoseconds elapsed) {
     return format_progress(options, ProgressCount{done}, elapsed);
@@ -60,14 +79,20 @@ class ProgressMeter {
     // `done` items of all, of which so many have failed. Cheap: looks at the clock only now and
     // then.
     void update(std::uint64_t done, std::uint64_t failed = 0);
+    // Calls write(), and has no bar on the terminal meanwhile: any number of whole lines that it
+    // prints, and flushes, stand above the bar then. What it throws is passed on.
+    void print_above(const std::function<void()>& write);
     // The last line, once.
     void finish();
 
   private:
     void show();
 
+    void draw(std::chrono::nanoseconds elapsed);
+
     ProgressOptions options_;
     bool terminal_;
+    ProgressStyle style_;
     bool shown_ = false;
     bool finished_ = false;
     ProgressCount count_;
