@@ -1,5 +1,6 @@
 // Runs a command for each line of the input, on all cores: an xargs -P whose output stays whole and
-// in order, with a log of the jobs and an exit status that tells.
+// in order, with progress on a terminal, a log of the jobs, a summary of those that failed, and an
+// exit status that tells.
 //
 //   ls *.png | parallel -l jobs.tsv convert {} -resize 50% small/{}
 #include <fmt/format.h>
@@ -22,6 +23,7 @@
 #include <thread>
 #include <vector>
 
+#include <sidestep/progress.hpp>
 #include <sidestep/subprocess.hpp>
 
 #include "parallel_running.hpp"
@@ -33,8 +35,12 @@ using Seconds = std::chrono::duration<double>;
 namespace {
 
 constexpr int kBad = 255;
+constexpr std::size_t kMostTold = 10;  // of the jobs that failed
 constexpr const char* kUsage =
     R"(usage: parallel [-j JOBS] [-l LOG] [-t SECONDS] COMMAND [WORD]...
+       parallel --help
+  Runs COMMAND for each line of the input, JOBS at a time (as many as there are CPUs); their output
+  comes in the order of the lines. On a terminal stderr shows how far it is; its end says what failed.
   {} in a word is the line; without any {}, the line is the last word. No shell is between: a line
   with blanks or quotes is one word. A job that runs longer than SECONDS is killed, and all its
   descendants; so are all jobs when parallel is ended by a signal.
@@ -59,6 +65,7 @@ struct Job {
     Clock::time_point begin;
     double seconds = 0;
     bool failed() const { return !trouble.empty() || !status.success(); }
+    std::string end() const { return trouble.empty() ? status.describe() : trouble; }
 };
 
 std::string one_column(const std::string& text) {
@@ -92,6 +99,8 @@ class Runner {
         std::vector<std::thread> threads = start_threads();
         run_jobs();
         for (std::thread& thread : threads) thread.join();
+        meter_.finish();
+        summarize();
         if (std::cin.bad()) broken("cannot read the input");
         return broken_ ? kBad : static_cast<int>(std::min<std::size_t>(failed_, 100));
     }
@@ -191,10 +200,14 @@ class Runner {
 
     void tell(std::size_t number, const Job& job) {
         if (broken_) return;
-        failed_ += job.failed();
-        std::cerr << job.output.std_err;
-        if (!job.trouble.empty()) std::cerr << "parallel: " << job.trouble << '\n';
-        if (!(std::cout << job.output.std_out << std::flush)) broken("cannot write the output");
+        if (job.failed() && ++failed_ <= kMostTold)
+            failures_ += fmt::format("  line {}: {}: {}\n", number + 1, job.command, job.end());
+        meter_.print_above([&] {
+            print(std::cerr, job.output.std_err);
+            if (!job.trouble.empty()) std::cerr << "parallel: " << job.trouble << '\n';
+            if (!print(std::cout, job.output.std_out)) broken("cannot write the output");
+        });
+        meter_.update(told_ + 1, failed_);
         if (!log_.is_open()) return;
         int code = job.trouble.empty() ? job.status.code() : -1;
         log_ << fmt::format("{}\t{:.3f}\t{:.3f}\t{}\t{}\t{}\n", number + 1,
@@ -202,6 +215,19 @@ class Runner {
                             job.status.signal(), one_column(job.command))
              << std::flush;
         if (!log_) broken("cannot write the log " + settings_.log);
+    }
+
+    // The bar comes below whole lines.
+    bool print(std::ostream& to, const std::string& text) const {
+        to << text;
+        if (shows_progress_ && !text.empty() && text.back() != '\n') to << '\n';
+        return static_cast<bool>(to << std::flush);
+    }
+
+    void summarize() const {
+        if (failed_ == 0) return;
+        std::cerr << fmt::format("parallel: {} of {} jobs failed{}\n{}", failed_, told_,
+                                 failed_ > kMostTold ? "; the first of them:" : ":", failures_);
     }
 
     // What is lost would be lost for the jobs to come, too.
@@ -223,6 +249,9 @@ class Runner {
     std::map<std::size_t, Job> ended_;
     std::size_t told_ = 0;
     std::size_t failed_ = 0;
+    std::string failures_;
+    const bool shows_progress_ = isatty(STDERR_FILENO) != 0;
+    sidestep::ProgressMeter meter_{{.label = "jobs", .quiet = !shows_progress_}};
     std::ofstream log_;
 };
 
@@ -256,6 +285,10 @@ int main(int argc, char** argv) {
     std::signal(SIGPIPE, SIG_IGN);  // an output that nobody reads is an error like others
     std::ios::sync_with_stdio(false);
     std::cin.tie(nullptr);  // or a thread that reads would flush what another one writes
+    if (argc == 2 && (std::string(argv[1]) == "--help" || std::string(argv[1]) == "-h")) {
+        std::cout << kUsage;
+        return std::cout.flush() ? 0 : kBad;
+    }
     try {
         return Runner(parse_options(argc, argv)).run();
     } catch (const std::invalid_argument& e) {

@@ -62,6 +62,30 @@ TEST_CASE("parallel's exit status counts the jobs that failed, and its log says 
     CHECK(run_example("parallel", {}, {.input = ""}).returncode == 255);
 }
 
+TEST_CASE("parallel's end says which jobs failed, and how", "[examples][parallel]") {
+    auto done = run_example("parallel", {"sh", "-c"}, {.input = "exit 3\ntrue\nkill -9 $$\n"});
+    CHECK(done.std_err ==
+          "parallel: 2 of 3 jobs failed:\n"
+          "  line 1: sh -c 'exit 3': exited with code 3\n"
+          "  line 3: sh -c 'kill -9 $$': died of signal 9 (SIGKILL)\n");
+    std::string many;
+    for (int i = 0; i < 12; ++i) many += "false\n";
+    auto all = run_example("parallel", {"sh", "-c"}, {.input = many});
+    CHECK(all.returncode == 12);
+    CHECK_THAT(all.std_err, Contains("12 of 12 jobs failed; the first of them:\n  line 1: ") &&
+                                Contains("  line 10: ") && !Contains("  line 11: "));
+    CHECK(run_example("parallel", {"true"}, {.input = "a\n"}).std_err.empty());
+}
+
+TEST_CASE("parallel says how it is called when it is asked", "[examples][parallel]") {
+    auto help = run_example("parallel", {"--help"});
+    CHECK(help.returncode == 0);
+    CHECK_THAT(help.std_out, Contains("usage: parallel") && Contains("COMMAND for each line"));
+    CHECK(help.std_err.empty());
+    // A command's own is not ours.
+    CHECK(run_example("parallel", {"echo", "--help"}, {.input = "a\n"}).std_out == "--help a\n");
+}
+
 TEST_CASE("parallel ends a job that takes too long", "[examples][parallel]") {
     auto done = run_example("parallel", {"-t", "5", "sh", "-c", "echo begun; {}"},
                             {.input = "sleep 1000 & wait\necho done\n"});
