@@ -40,7 +40,7 @@ constexpr const char* kUsage =
     R"(usage: parallel [-j JOBS] [-l LOG] [-t SECONDS] COMMAND [WORD]...
        parallel --help
   Runs COMMAND for each line of the input, JOBS at a time (as many as there are CPUs); their output
-  comes in the order of the lines. On a terminal stderr shows how far it is; its end says what failed.
+  comes in the order of the lines. A terminal shows how far it is; the end says what failed.
   {} in a word is the line; without any {}, the line is the last word. No shell is between: a line
   with blanks or quotes is one word. A job that runs longer than SECONDS is killed, and all its
   descendants; so are all jobs when parallel is ended by a signal.

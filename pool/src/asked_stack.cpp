@@ -1,5 +1,6 @@
 #include "asked_stack.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 #include "sys/sys.hpp"
@@ -9,18 +10,41 @@ namespace {
 
 constexpr std::chrono::milliseconds kMoment{100};
 
+void wait_for_answer(const CrashRecord& record, std::uint64_t question) {
+    const sys::Deadline end = sys::Clock::now() + kMoment;
+    for (;;) {
+        const std::uint64_t told = record.answered.load(std::memory_order_acquire);
+        if (told >= question || is_over(end)) return;
+        (void)sys::futex_wait(sys::low_half(record.answered), static_cast<std::uint32_t>(told),
+                              end);
+    }
+}
+
 }  // namespace
 
 std::vector<const void*> AskedStack::addresses() const {
-    const CrashRecord::Answer& answer = memory->crash().answer_to(question);
-    const sys::Deadline end = sys::Clock::now() + kMoment;
-    for (;;) {
-        const std::uint64_t told = answer.question.load(std::memory_order_acquire);
-        if (told == question) return code_addresses(answer.stack);
-        if (told > question || is_over(end)) return {};
-        (void)sys::futex_wait(sys::low_half(answer.question), static_cast<std::uint32_t>(told),
-                              end);
+    std::shared_ptr<WorkerMemory> memory;
+    {
+        std::lock_guard lock(mutex_);
+        memory = memory_;
     }
+    if (memory) wait_for_answer(memory->crash(), question_);
+    settle();
+    std::lock_guard lock(mutex_);
+    return code_addresses(stack_);
+}
+
+void AskedStack::settle() const noexcept {
+    std::lock_guard lock(mutex_);
+    if (!memory_) return;
+    const CrashRecord& record = memory_->crash();
+    if (record.answered.load(std::memory_order_acquire) == question_) {
+        const std::uint64_t count =
+            std::min<std::uint64_t>(record.where.count, StackRecord::kMostFrames);
+        std::copy_n(record.where.frames, count, stack_.frames);
+        stack_.count = count;
+    }
+    memory_ = nullptr;
 }
 
 }  // namespace sidestep::detail

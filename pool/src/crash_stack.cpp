@@ -108,11 +108,10 @@ void on_question(int, siginfo_t*, void* context) {
     const int saved = errno;
     CrashRecord& record = *record_of_process;
     const std::uint64_t question = record.asked.load(std::memory_order_acquire);
-    CrashRecord::Answer& answer = record.answer_to(question);
-    if (question > answer.question.load(std::memory_order_relaxed)) {
-        write_stack(answer.stack, context);
-        answer.question.store(question, std::memory_order_release);
-        sys::futex_wake(sys::low_half(answer.question), INT_MAX);
+    if (question > record.answered.load(std::memory_order_relaxed)) {
+        write_stack(record.where, context);
+        record.answered.store(question, std::memory_order_release);
+        sys::futex_wake(sys::low_half(record.answered), INT_MAX);
     }
     errno = saved;
 }

@@ -26,19 +26,13 @@ struct StackRecord {
 
 struct CrashRecord {
     enum class Fault : std::uint64_t { none, address, stack_overflow };
-    // The last questions that were answered: who wants to know may come late.
-    static constexpr std::size_t kAnswers = 4;
-    struct Answer {
-        std::atomic<std::uint64_t> question{0};  // that this is the answer to; 0: to none
-        StackRecord stack;
-    };
-    Answer& answer_to(std::uint64_t question) { return answers[question % kAnswers]; }
 
     StackRecord stack;  // of the crash
     Fault fault = Fault::none;
-    std::uint64_t fault_address = 0;      // that the program reached for, if `fault` says so
-    std::atomic<std::uint64_t> asked{0};  // the parent's last question, from 1: where are you?
-    Answer answers[kAnswers];
+    std::uint64_t fault_address = 0;  // that the program reached for, if `fault` says so
+    // The parent's last question, from 1: where are you? And which one `where` is the answer to.
+    std::atomic<std::uint64_t> asked{0}, answered{0};
+    StackRecord where;
 };
 
 // The parent asks by this signal. Who has no handler for it ignores it.

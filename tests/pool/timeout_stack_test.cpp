@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -140,4 +141,22 @@ TEST_CASE("a signal like the pool's question, from elsewhere, disturbs no task",
     CHECK(get(pool.submit(forks, 6)) == 6);
     mp::TaskTimeout error = answered(pool, computes);
     CHECK(names(error.stack(), "deep_inside"));
+}
+
+TEST_CASE("the error of a timeout that is kept keeps no memory of its worker",
+          "[pool][timeout][stack]") {
+    auto mappings = [] {
+        std::ifstream maps("/proc/self/maps");
+        int count = 0;
+        for (std::string line; std::getline(maps, line);)
+            count += line.find("sidestep-results") != std::string::npos;
+        return count;
+    };
+    const int before = mappings();
+    mp::Pool pool({.processes = 1});
+    std::vector<mp::TaskTimeout> kept;
+    for (int i = 0; i < 3; ++i)
+        kept.push_back(error_of<mp::TaskTimeout>(pool.submit(kBrief, computes, i)));
+    CHECK(get(pool.submit(test::add, 1, 2)) == 3);
+    CHECK(test::eventually([&] { return mappings() <= before + 1; }));
 }

@@ -18,7 +18,7 @@ namespace sidestep::inline v0 {
 
 namespace detail {
 struct TaskErrorAccess;
-struct AskedStack;
+class AskedStack;
 }
 
 // Base of what a pool says about itself.
@@ -106,10 +106,9 @@ class TaskTimeout : public TaskError {
     }
     // The functions that it was in then, as WorkerLost::stack() has them; what() has the first of
     // them, too. The worker is asked by SIGURG, whose handler writes them down, also in the middle
-    // of other people's code. Empty if there was no answer within a tenth of a second, which this
-    // call waits for: the task has blocked the signal or handles it itself, the kernel does not let
-    // go of it, or it is stopped; and in a ThreadPool, which cannot ask. Only the last four timeouts
-    // of a worker that lives on are kept.
+    // of other people's code. Empty if it does not answer before it ends, nor within a tenth of a
+    // second if it is asked for before: the task has blocked the signal or handles it itself, the
+    // kernel does not let go of it, or it is stopped; and in a ThreadPool, which cannot ask.
     std::vector<std::string> stack() const;
 };
 

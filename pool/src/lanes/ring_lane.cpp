@@ -180,6 +180,7 @@ void RingLane::ask_to_stop(std::uint64_t request) {
 // The worker has finished the task after all, or is dead.
 void RingLane::end_stopping(Hold& hold) noexcept {
     ring().ask_to_stop(0);  // it may run again here, with the same number
+    if (auto asked = std::exchange(asked_stack_, nullptr)) asked->settle();
     Stopping done = std::move(*stopping);
     stopping.reset();
     refresh();
@@ -187,9 +188,9 @@ void RingLane::end_stopping(Hold& hold) noexcept {
 }
 
 std::shared_ptr<const AskedStack> RingLane::whereabouts(std::uint64_t& question) {
-    auto asked = std::make_shared<const AskedStack>(AskedStack{memory_, ++questions_});
+    asked_stack_ = std::make_shared<const AskedStack>(memory_, ++questions_);
     question = questions_;
-    return asked;
+    return asked_stack_;
 }
 
 void RingLane::ask_where(std::uint64_t question) noexcept {

@@ -111,8 +111,9 @@ class RingLane final : public Lane {
     std::vector<PoolTask*> in_flight_tasks_ POOL_GUARDED;
     GivenFds sent_fds_ POOL_GUARDED;
     FrontClock front_clock_ POOL_GUARDED;
-    std::uint64_t last_front_ POOL_GUARDED = 0;  // at the last look; see look()
-    std::uint64_t questions_ POOL_GUARDED = 0;   // that this worker was asked
+    std::uint64_t last_front_ POOL_GUARDED = 0;                   // at the last look; see look()
+    std::uint64_t questions_ POOL_GUARDED = 0;                    // that this worker was asked
+    std::shared_ptr<const AskedStack> asked_stack_ POOL_GUARDED;  // the last one; see AskedStack
 };
 
 }  // namespace sidestep::detail

@@ -53,6 +53,7 @@ void RingLane::open(Parts parts) noexcept {
     condition_.dormant = dormant;
     last_front_ = ~std::uint64_t(0);
     asked_to_stop = questions_ = 0;
+    asked_stack_ = nullptr;
     front_clock_.restart(now);
     if (output_) timers_.set_earlier(Timers::Purpose::output, now);
     if (!sent_fds_.empty()) timers_.set_earlier(Timers::Purpose::handles, now);
