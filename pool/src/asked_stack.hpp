@@ -21,8 +21,8 @@ class AskedStack {
     AskedStack(std::shared_ptr<WorkerMemory> memory, std::uint64_t question)
         : memory_(std::move(memory)), question_(question) {}
 
-    // The innermost first. Empty: the worker did not tell. If it may tell still, that is waited for,
-    // for a moment: nobody else waits for it.
+    // The innermost first. Empty: the worker did not tell. If it may tell still, that is waited
+    // for, for a moment: nobody else waits for it.
     std::vector<const void*> addresses() const;
     // No answer that is not there will come any more.
     void settle() const noexcept;

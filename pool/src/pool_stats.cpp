@@ -34,7 +34,8 @@ std::string line_of(const char* name, const Histogram& times) {
 
 std::string PoolStats::describe() const {
     std::string text = fmt::format(
-        "tasks: {} submitted, {} completed; of these {} failed, {} cancelled;\n"
+        "tasks: {} submitted, {} completed;\n"
+        "       of these {} failed, {} cancelled;\n"
         "       {} retried, {} waiting, {} running; {} worker deaths\n"
         "time of tasks:\n",
         submitted, completed, failed, cancelled, retried, waiting, running, worker_deaths);

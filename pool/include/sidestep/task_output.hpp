@@ -39,8 +39,8 @@ enum class Output {
 
 // Of Output::lines: each worker has a pipe for stdout and one for stderr, and a thread of this
 // process writes what comes out of them to its own descriptors 1 and 2, with a progress bar
-// (progress.hpp) below it. What a worker had written when it died is written, too, also half a line, which gets an
-// end. A line of more than 64 KiB is cut into such pieces.
+// (progress.hpp) below it. What a worker had written when it died is written, too, also half a
+// line, which gets an end. A line of more than 64 KiB is cut into such pieces.
 // - Whoever reads slowly slows down what writes: what is not written yet is 64 KiB for each pipe,
 //   then the task waits in its write. What cannot be written at all (EPIPE) is dropped.
 // - A line comes out a moment after it was printed, perhaps after its task's result; the lines of
