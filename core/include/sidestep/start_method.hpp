@@ -43,6 +43,8 @@ namespace sidestep::inline v0 {
 // | user, groups                  | this process's when the child starts                        |
 // | stdin                         | /dev/null                                                   |
 // | stdout, stderr                | this process's (*)                                          |
+// | what waits in their buffers,  | none: it is written before a fork, and what another thread  |
+// | and in those of other FILEs   | holds at that moment stays with this process                |
 // | working folder                | this process's (*); of a Process, when it starts            |
 // | umask, nice value, limits,    | this process's (*), without the library's own variable      |
 // | CPUs, environment, session    |                                                             |

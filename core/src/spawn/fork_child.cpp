@@ -7,9 +7,9 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <iostream>
 
 #include "sys/error.hpp"
+#include "sys/printed.hpp"
 
 namespace sidestep::inline v0 {
 namespace {
@@ -34,14 +34,6 @@ void reset_signals() {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
-}
-
-void flush_streams() {
-    try {
-        std::cout.flush();
-    } catch (...) {  // a stream that throws is the application's
-    }
-    std::fflush(nullptr);
 }
 
 constexpr SignalBits bit(int signal) { return SignalBits(1) << (signal - 1); }
@@ -75,7 +67,7 @@ void ignore_signals(SignalBits wanted, SignalBits now) noexcept {
 }
 
 int fork_child() {
-    flush_streams();
+    (void)sys::write_printed();
     // Blocked, so that a signal for the new child waits until the application's handlers are gone.
     sigset_t all, former;
     sigfillset(&all);
@@ -92,6 +84,7 @@ int fork_child() {
     }
     reset_signals();
     ::__fpurge(stdin);  // what the parent has read ahead is its own
+    sys::drop_printed();
     return 0;
 }
 

@@ -5,12 +5,13 @@
 
 namespace sidestep::inline v0 {
 
-// As fork(2), after flushing what stdio and the standard streams hold (each child would write it
-// once more). In the child: the descriptors of the parent's other children are closed
-// (parent_fd.hpp), and signals are as a spawned child finds them when it comes to init(): what is
-// ignored stays ignored, nothing is blocked, and the handlers are those that there were when the
-// parent came to init() (a sanitizer's, say). Without init(), handlers of crashes stay: they write
-// reports. Throws std::system_error.
+// As fork(2), after writing what stdio and the standard streams hold (each child would write it
+// once more); what another thread holds meanwhile is the parent's to write. In the child: the
+// descriptors of the parent's other children are closed (parent_fd.hpp), and signals are as a
+// spawned child finds them when it comes to init(): what is ignored stays ignored, nothing is
+// blocked, and the handlers are those that there were when the parent came to init() (a
+// sanitizer's, say). Without init(), handlers of crashes stay: they write reports. Throws
+// std::system_error.
 int fork_child();
 
 // Notes the handlers of this moment.

@@ -13,7 +13,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <iostream>
 #include <utility>
 
 #include <sidestep/exit_hooks.hpp>
@@ -26,6 +25,7 @@
 #include "start/lifeline.hpp"
 #include "start/privileges.hpp"
 #include "sys/error.hpp"
+#include "sys/printed.hpp"
 #include "sys/process_handle.hpp"
 #include "sys/sys.hpp"
 #include "sys/sys_socket.hpp"
@@ -195,13 +195,7 @@ void boot(Fd control) noexcept {
 
 void leave_process(int exit_code) noexcept {
     run_exit_hooks();
-    try {
-        std::cout.flush();
-        std::cerr.flush();
-        std::clog.flush();
-    } catch (...) {  // a stream that throws has nobody left to tell
-    }
-    std::fflush(nullptr);
+    sys::write_printed_at_exit();
     std::_Exit(exit_code);
 }
 

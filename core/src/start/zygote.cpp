@@ -13,7 +13,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
-#include <iostream>
 #include <string>
 #include <system_error>
 
@@ -21,6 +20,7 @@
 #include "spawn/fork_child.hpp"
 #include "start/boot_failure.hpp"
 #include "sys/error.hpp"
+#include "sys/printed.hpp"
 #include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
@@ -182,11 +182,10 @@ void zygote_main(Fd control) {
     end_boot();
     block_interrupts(SIG_BLOCK);
     prctl(PR_SET_NAME, "sidestep-fork");
-    // Each child does this, and what is called for the first time is looked up in all libraries,
-    // which costs some twenty page faults: so it is done here, once. (There is nothing to be
-    // flushed.)
-    std::cout.flush();
-    std::cerr.flush();
+    // What a preload function has printed would be written by each child. And what each child calls
+    // for the first time is looked up in all libraries, which costs some twenty page faults: so it
+    // is done here, once.
+    sys::write_printed_at_exit();
     (void)sys::Clock::now();
     const SignalBits ignored = ignored_signals();
     while (serve_request(control, ignored)) {
