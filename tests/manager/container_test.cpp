@@ -225,6 +225,30 @@ TEST_CASE("update is one step: nothing of several processes is lost", "[manager]
     CHECK(d.at("n") == 400);
 }
 
+// A std::vector of them has no elements that could be referred to.
+TEST_CASE("containers of bools are as those of other types", "[manager][list]") {
+    mp::Manager manager;
+    auto bits = manager.list<bool>({true, false});
+    bits.push_back(true);
+    bits.update(0, [](bool& bit) { bit = !bit; });
+    bits.extend({false});
+    bits.set(3, true);
+    CHECK(bits.snapshot() == std::vector<bool>{false, false, true, true});
+    CHECK(bits.at(2));
+    CHECK_FALSE(bits.pop(1));
+    bits.repeat(100);
+    std::vector<bool> seen;
+    for (bool bit : bits) seen.push_back(bit);
+    CHECK(seen == bits.snapshot());
+    CHECK(bits.count(true) == 200);
+    auto array = manager.array<bool>({false, false});
+    array.update(1, [](bool& bit) { bit = true; });
+    CHECK(array.snapshot() == std::vector<bool>{false, true});
+    auto names = manager.dict<std::string, bool>();
+    names.update("a", [](bool& bit) { bit = !bit; });
+    CHECK(names.at("a"));
+}
+
 TEST_CASE("a set has each value once", "[manager][set]") {
     mp::Manager manager;
     auto s = manager.set<std::string>({"a"});

@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <deque>
 #include <functional>
 #include <iterator>
 #include <map>
@@ -59,22 +60,27 @@ class PageIterator {
     using difference_type = std::ptrdiff_t;
     using Fetch = std::function<std::vector<T>(const T* last, std::size_t before)>;
 
-    explicit PageIterator(Fetch fetch) : fetch_(std::move(fetch)), page_(fetch_(nullptr, 0)) {}
+    explicit PageIterator(Fetch fetch) : fetch_(std::move(fetch)) { load(nullptr); }
     const T& operator*() const { return page_[at_]; }
     const T* operator->() const { return &page_[at_]; }
     PageIterator& operator++() {
         if (++at_ < page_.size()) return *this;
         before_ += at_;
         at_ = 0;
-        page_ = fetch_(&page_.back(), before_);
+        load(&page_.back());
         return *this;
     }
     void operator++(int) { ++*this; }
     bool operator==(std::default_sentinel_t) const { return page_.empty(); }
 
   private:
+    void load(const T* last) {
+        std::vector<T> next = fetch_(last, before_);
+        page_.assign(std::make_move_iterator(next.begin()), std::make_move_iterator(next.end()));
+    }
+
     Fetch fetch_;
-    std::vector<T> page_;
+    std::deque<T> page_;  // a vector's elements are no objects where T is bool
     std::size_t at_ = 0, before_ = 0;
 };
 
@@ -141,7 +147,8 @@ class DictObject {
 template <class T>
 class ListObject {
   public:
-    explicit ListObject(std::vector<T> items) : items_(std::move(items)) {}
+    explicit ListObject(std::vector<T> items)
+        : items_(std::make_move_iterator(items.begin()), std::make_move_iterator(items.end())) {}
     T& slot(std::size_t place) {
         if (place >= items_.size()) throw_no_place(place, items_.size());
         return items_[place];
@@ -167,7 +174,7 @@ class ListObject {
         return pop(items_.size() - 1);
     }
     void repeat(std::size_t times) {
-        std::vector<T> all;
+        std::deque<T> all;
         for (std::size_t i = 0; i < times; ++i) all.insert(all.end(), items_.begin(), items_.end());
         items_ = std::move(all);
     }
@@ -186,7 +193,7 @@ class ListObject {
     void reverse() { std::reverse(items_.begin(), items_.end()); }
     std::size_t size() const { return items_.size(); }
     void clear() { items_.clear(); }
-    std::vector<T> snapshot() const { return items_; }
+    std::vector<T> snapshot() const { return std::vector<T>(items_.begin(), items_.end()); }
     std::vector<T> slice(std::size_t begin, std::size_t end) const {
         begin = std::min(begin, items_.size());
         end = std::clamp(end, begin, items_.size());
@@ -195,7 +202,7 @@ class ListObject {
     }
 
   private:
-    std::vector<T> items_;
+    std::deque<T> items_;  // a vector's elements are no objects where T is bool
 };
 
 template <class T>
