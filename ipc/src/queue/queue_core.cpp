@@ -17,7 +17,7 @@ namespace {
 constexpr const char* kQueueName = "Queue";
 constexpr std::uint64_t kPlainKind = object_kind("sidestep.Queue.3");
 constexpr std::uint64_t kJoinableKind = object_kind("sidestep.JoinableQueue.3");
-constexpr std::size_t kLeastBytes = 4 << 10, kMostBytes = std::size_t(32) << 30;
+constexpr std::size_t kLeastQueueBytes = 4 << 10, kMostBytes = std::size_t(32) << 30;
 // A drained queue gives its memory back if it was this large.
 constexpr std::uint32_t kReclaim = (std::uint32_t(64) << 20) / kUnit;
 
@@ -48,7 +48,7 @@ void clear_event(const Fd& event) noexcept {
 }
 
 void check_queue_options(QueueCore::Kind kind, const QueueOptions& options) {
-    if (options.max_bytes < kLeastBytes || options.max_bytes > kMostBytes)
+    if (options.max_bytes < kLeastQueueBytes || options.max_bytes > kMostBytes)
         throw std::invalid_argument(fmt::format(
             "a queue of {} bytes: give .max_bytes from 4 KiB to 32 GiB", options.max_bytes));
     if (options.lease && kind != QueueCore::Kind::joinable)
@@ -66,7 +66,7 @@ QueueConstants read_constants(const State& state, std::size_t size) {
     QueueConstants constants = {units, max_records, lease != 0};
     std::size_t needed =
         State::kBytesBegin + std::size_t(constants.units) * kUnit + loans_size(constants.lease);
-    if (constants.units < kLeastBytes / kUnit || constants.max_records == 0 ||
+    if (constants.units < kLeastQueueBytes / kUnit || constants.max_records == 0 ||
         constants.max_records > INT_MAX || needed > size)
         throw_damaged(kQueueName);
     return constants;
