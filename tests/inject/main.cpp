@@ -160,12 +160,18 @@ int main(int argc, char** argv) {
         {"pool-forkserver", [] { subjects::use_pool(sidestep::StartMethod::forkserver); }},
         {"pool-fork", [] { subjects::use_pool(sidestep::StartMethod::fork); }},
         {"pool-insight", [] { subjects::use_pool_insight(sidestep::StartMethod::forkserver); }},
+        {"pool-options-spawn", [] { subjects::use_pool_options(sidestep::StartMethod::spawn); }},
+        {"pool-options-forkserver",
+         [] { subjects::use_pool_options(sidestep::StartMethod::forkserver); }},
         {"thread-pool", [] { subjects::use_thread_pool(); }},
         {"process", [] { subjects::use_process(); }},
         {"subprocess", [] { subjects::use_subprocess(); }},
         {"locks", [] { subjects::use_locks(); }},
         {"connections", [] { subjects::use_connections(); }},
         {"shared-memory", [] { subjects::use_shared_memory(); }},
+        {"manager", [] { subjects::use_manager(); }},
+        {"actor", [] { subjects::use_actor(); }},
+        {"manager-server", [] { subjects::use_server(); }},
     };
     auto chosen = all.find(argc == 2 ? argv[1] : "");
     if (chosen == all.end()) {

@@ -5,8 +5,11 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <optional>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -133,6 +136,26 @@ void throw_one(sidestep::Pool& pool) {
     expect_throw<std::domain_error>([&] { future.get(); }, "a task that throws");
 }
 
+// A task that waits for others.
+template <class Pool>
+void wait_for_others(Pool& pool) {
+    auto first = pool.submit(add, 1, 2), second = pool.submit(twice, first);
+    auto both = pool.submit(add, first, second);
+    expect(both.get() == 9, "a task of two others' results");
+}
+
+template <class Pool>
+void reduce_some(Pool& pool) {
+    std::vector<int> items(300, 1);
+    expect(pool.map_reduce(twice, add, items, 0) == 600, "a sum of doubles");
+}
+
+std::string tell_settings() {
+    const char* value = std::getenv("INJECTED");
+    std::error_code none;
+    return (value ? value : "") + std::filesystem::current_path(none).string();
+}
+
 void interrupt_this() {
     if (kill(getpid(), SIGINT) != 0) throw std::runtime_error("the subject's own kill");
 }
@@ -199,6 +222,41 @@ void use_pool_insight(sidestep::StartMethod method) {
     });
 }
 
+void use_pool_options(sidestep::StartMethod method) {
+    std::string name(to_string(method));
+    step_twice(name + " settings", [&] {
+        sidestep::Pool pool({.processes = 1,
+                             .start_method = method,
+                             .initializer = [] { std::this_thread::yield(); },
+                             .finalizer = [] { std::this_thread::yield(); },
+                             .env = {{"INJECTED", "{index}"}},
+                             .cwd = "/"});
+        expect(pool.apply(tell_settings) == "0/", "what a worker was given");
+        pool.close();
+        expect_came(pool.join_for(patience()), "the pool's end");
+    });
+    step_twice(name + " replaced", [&] {
+        sidestep::Pool pool({.processes = 1, .start_method = method, .max_tasks_per_child = 2});
+        for (int i = 0; i < 5; ++i) expect(pool.apply(add, i, i) == 2 * i, "a sum");
+    });
+    step_twice(name + " idle", [&] {
+        sidestep::Pool pool({.processes = 1, .start_method = method, .idle_timeout = 1ms});
+        for (int i = 0; i < 3; ++i) {
+            expect(pool.apply(add, i, i) == 2 * i, "a sum after a rest");
+            std::this_thread::sleep_for(5ms);  // style-ok: time in which workers may leave
+        }
+    });
+    step_twice(name + " bounded", [&] {
+        sidestep::Pool pool({.processes = 1, .start_method = method, .max_pending = 2});
+        submit_some(pool);
+        expect(pool.submit({.retry = {.max_attempts = 2}}, add, 1, 1).get() == 2, "a sum");
+        auto limited = pool.submit({.memory_limit = std::size_t(1) << 40}, add, 2, 2);
+        expect(limited.get() == 4, "a sum within a limit");
+        wait_for_others(pool);
+        reduce_some(pool);
+    });
+}
+
 void use_thread_pool() {
     std::optional<sidestep::ThreadPool> pool;
     if (!step_twice("make", [&] { pool.emplace(sidestep::ThreadPoolOptions{.threads = 2}); }))
@@ -208,6 +266,8 @@ void use_thread_pool() {
     step_twice("stream", [&] { stream_some(*pool); });
     step_twice("callbacks", [&] { call_back(*pool); });
     step_twice("map_async", [&] { map_beside(*pool); });
+    step_twice("waiting", [&] { wait_for_others(*pool); });
+    step_twice("reduce", [&] { reduce_some(*pool); });
     step("end", [&] { pool.reset(); });
 }
 

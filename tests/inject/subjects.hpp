@@ -49,6 +49,7 @@ void expect_throw(F&& action, const char* what) {
 }
 
 void use_pool(sidestep::StartMethod method);
+void use_pool_options(sidestep::StartMethod method);
 void use_pool_insight(sidestep::StartMethod method);
 void use_thread_pool();
 void use_process();
@@ -56,6 +57,9 @@ void use_subprocess();
 void use_locks();
 void use_connections();
 void use_shared_memory();
+void use_manager();
+void use_actor();
+void use_server();
 // Without faults: removes what a step that failed was told to keep.
 void remove_what_is_kept();
 
