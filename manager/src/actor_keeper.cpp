@@ -13,6 +13,7 @@
 #include <tuple>
 #include <utility>
 
+#include <sidestep/detail/printed_output.hpp>
 #include <sidestep/listener.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/remote_error.hpp>
@@ -77,7 +78,7 @@ std::vector<std::byte> save_thrown() {
 bool serve_actor(ActorRun& run, Connection& parent) {
     // Not that by which the keeper forked it.
     force_start_method(static_cast<StartMethod>(run.setup.start_method));
-    ignore_interrupts();
+    leave_terminal_alone();
     ActorProcess host(run);
     ActorBegun begun;
     std::shared_ptr<Hosted> object;
@@ -88,6 +89,7 @@ bool serve_actor(ActorRun& run, Connection& parent) {
         if (!std::current_exception()) end_with_thread(run, parent);
         begun.thrown = save_thrown();
     }
+    (void)flush_printed();  // the constructor's: its first call may cost the process
     begun.address = std::get<UnixAddress>(run.listener.address());
     if (!begun.serves) {
         parent.send(begun);
@@ -215,7 +217,7 @@ bool start_again(Process& child, bool first, Casualty& end) {
 }
 
 void keep_actor(ActorRun& run) {
-    ignore_interrupts();
+    leave_terminal_alone();
     ActorBoard board(run.setup.checkpoint_every > 0);
     run.duty.board = &board;
     run_here = &run;

@@ -89,6 +89,7 @@ void Hosted::enter_with(std::unique_lock<std::mutex>& lock, unsigned depth) {
 }
 
 void Hosted::leave() {
+    ObjectServer::let_out_what_is_printed();
     std::lock_guard lock(mutex_);
     if (depth_ > 0) {
         --depth_;
@@ -152,6 +153,7 @@ std::function<void()> waker_here() {
 }
 
 std::uint64_t host_here(std::shared_ptr<Hosted> object) {
+    ObjectServer::let_out_what_is_printed();  // the constructor's
     ObjectServer::CurrentCall& call = ObjectServer::current();
     return call.server.host(*call.client, std::move(object));
 }

@@ -11,6 +11,7 @@
 #include <sidestep/actor_lost.hpp>
 #include <sidestep/detail/call_times.hpp>
 #include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/detail/printed_output.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/this_task.hpp>
 
@@ -65,6 +66,9 @@ std::string readable_method(const char* method_name, MethodText wanted) {
 }
 
 ObjectServer::CurrentCall* ObjectServer::current_or_none() noexcept { return current_call; }
+void ObjectServer::let_out_what_is_printed() noexcept {
+    if (current_call && !current_call->server.rules_.exposed_only) (void)flush_printed();
+}
 bool ObjectServer::runs_here() const noexcept {
     for (const CurrentCall* call = current_call; call; call = call->outer)
         if (&call->server == this) return true;

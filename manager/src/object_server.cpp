@@ -12,6 +12,8 @@
 #include <thread>
 #include <utility>
 
+#include <sidestep/detail/printed_output.hpp>
+
 #include "object_client.hpp"
 #include "sys/error.hpp"
 #include "sys/per_process.hpp"
@@ -361,13 +363,14 @@ std::uint64_t ObjectServer::host(Client& client, std::shared_ptr<Hosted> object)
 // --- the process -------------------------------------------------------------------------------
 
 void serve_objects(ServerSetup setup, Connection owner) {
-    ignore_interrupts();
+    leave_terminal_alone();
     if (setup.has_initializer) {
         const TaskEntry& entry = require_entry(setup.initializer, "the manager's initializer");
         InputArchive arguments(setup.initializer_state);
         HeapBuffer nowhere;
         OutputArchive result(nowhere);
         entry.run(arguments, result);
+        (void)flush_printed();  // the first call may cost the process
     }
     Listener listener({.authkey = setup.authkey});
     ObjectServer server(
@@ -376,8 +379,10 @@ void serve_objects(ServerSetup setup, Connection owner) {
     server.run(listener, owner);
 }
 
-void ignore_interrupts() {
-    ::signal(SIGINT, [](int) {});
+void leave_terminal_alone() {
+    (void)::signal(SIGINT, [](int) {});
+    (void)::signal(SIGTTIN, SIG_IGN);
+    (void)::signal(SIGTTOU, SIG_IGN);
 }
 
 }  // namespace sidestep::detail

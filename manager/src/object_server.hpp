@@ -139,6 +139,10 @@ class ObjectServer {
     };
     static CurrentCall& current();
     static CurrentCall* current_or_none() noexcept;
+    // What this thread's call has printed is out before it is answered, and before another call is
+    // in the object: the next one may cost the process. Not in a ManagerServer's, which is a
+    // program of the user's.
+    static void let_out_what_is_printed() noexcept;
     // This thread is in a call of this server.
     bool runs_here() const noexcept;
     // While it lives, a call waits in the object, and is woken when its client has left.
@@ -289,8 +293,11 @@ struct ServerSetup {
 // The function of the server's process: tells the owner where it listens, then serves.
 void serve_objects(ServerSetup setup, Connection owner);
 
-// Ctrl-C is for whoever owns this process, and ends it. By a handler: what this process starts must
-// not find the signal ignored.
-void ignore_interrupts();
+// This process leads a group of its own, which is never in the terminal's foreground. Ctrl-C is for
+// its owner, who ends it; a handler takes it, since what this process starts must not find it
+// ignored. What reads the terminal gets EIO, and what writes there writes, `stty tostop` or not: by
+// default either would stop the process for ever, in a constructor or an initializer. (The threads
+// that run calls block signals, which comes to the same.)
+void leave_terminal_alone();
 
 }  // namespace sidestep::detail

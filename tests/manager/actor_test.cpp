@@ -1,15 +1,25 @@
 // Actors: what their calls do, and what becomes of those when an actor dies, or hangs.
 #include <catch2/catch.hpp>
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sidestep/actor.hpp>
@@ -20,6 +30,7 @@
 #include "manager_support.hpp"
 #include "process_support.hpp"
 #include "support.hpp"
+#include "sys/fd.hpp"
 
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
@@ -71,6 +82,89 @@ struct Plain {
     explicit Plain(int n = 0) : value(n) {}
     int next() { return ++value; }
 };
+
+// Its process prints into a file, which is no terminal: what waits in buffers dies with it.
+struct Printer {
+    explicit Printer(std::string path) : own(std::fopen((path + ".own").c_str(), "w")) {
+        if (!std::freopen(path.c_str(), "w", stdout)) std::abort();
+        std::ios::sync_with_stdio(false);
+        std::printf("made\n");
+    }
+    void say(std::string text) {
+        std::printf("%s\n", text.c_str());
+        std::cout << "out " << text << '\n';
+        std::fprintf(own, "own %s\n", text.c_str());
+    }
+    void refuse() {
+        std::printf("refused\n");
+        throw std::runtime_error("no");
+    }
+    void crash() { std::abort(); }
+    FILE* own;
+};
+
+std::string text_in(const std::string& path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void print_and_crash(const mp::Proxy<Printer>& printer, const std::string& path) {
+    CHECK(text_in(path) == "made\n");
+    printer.call<&Printer::say>("one");
+    CHECK_THROWS_AS(printer.call<&Printer::refuse>(), std::runtime_error);
+    printer.call([](Printer& p) { p.say("two"); });
+    CHECK_THROWS_AS(printer.call<&Printer::crash>(), mp::ActorLost);
+    // In what order C and C++ write their buffers is nobody's promise.
+    CHECK_THAT(text_in(path), Contains("one\n") && Contains("refused\n") && Contains("two\n") &&
+                                  Contains("out one\n") && Contains("out two\n"));
+    CHECK(text_in(path + ".own") == "own one\nown two\n");
+    std::filesystem::remove(path);
+    std::filesystem::remove(path + ".own");
+}
+
+// errno of reading the terminal, then of writing to it; 0: it works.
+std::pair<int, int> use_terminal() {
+    mp::Fd fd(::open("/dev/tty", O_RDWR | O_CLOEXEC));
+    if (!fd) return {-errno, 0};
+    char c = 'x';
+    const int reads = ::read(fd.get(), &c, 1) < 0 ? errno : 0;
+    return {reads, ::write(fd.get(), &c, 1) < 0 ? errno : 0};
+}
+// In a constructor, which is called in the process's first thread, and in a call.
+struct TerminalUser {
+    std::pair<int, int> first = use_terminal();
+    std::pair<int, int> before() const { return first; }
+    std::pair<int, int> now() const { return use_terminal(); }
+};
+
+void expect_that_it_works(const mp::Proxy<TerminalUser>& user) {
+    for (auto [reads, writes] :
+         {user.call<&TerminalUser::before>(), user.call<&TerminalUser::now>()})
+        if (reads != EIO || writes != 0) throw std::system_error(reads, std::generic_category());
+}
+
+// Leads a session with a terminal, on which background processes may not write.
+void lead_a_session(mp::StartMethod method) {
+    mp::Fd controller(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+    if (!controller || ::grantpt(controller.get()) < 0 || ::unlockpt(controller.get()) < 0)
+        throw std::runtime_error("there are no pseudo-terminals here");
+    (void)::setsid();
+    (void)::signal(SIGHUP, SIG_IGN);  // comes when the controller is closed
+    for (int number : {SIGTTIN, SIGTTOU}) (void)::signal(number, SIG_DFL);  // whoever started us
+    (void)::alarm(60);  // what is stopped is waited for in vain
+    mp::Fd terminal(::open(::ptsname(controller.get()), O_RDWR | O_CLOEXEC));
+    termios settings = {};
+    if (!terminal || ::tcgetattr(terminal.get(), &settings) < 0)
+        throw std::runtime_error("no terminal");
+    settings.c_lflag |= TOSTOP;
+    if (::tcsetattr(terminal.get(), TCSANOW, &settings) < 0) throw std::runtime_error("tcsetattr");
+    mp::Actor<TerminalUser> actor({.start_method = method});
+    expect_that_it_works(actor.proxy());
+    mp::Actor<TerminalUser> sturdy({.start_method = method, .max_restarts = 1});
+    expect_that_it_works(sturdy.proxy());
+    mp::Manager manager({.start_method = method, .initializer = [] { (void)use_terminal(); }});
+    expect_that_it_works(manager.make<TerminalUser>());
+}
 
 int pay(mp::Proxy<Account> account, int amount) { return account.call<&Account::deposit>(amount); }
 
@@ -276,4 +370,28 @@ TEST_CASE("a call that killed its actor is run again if its Retry says so",
     CHECK(account.restarts() == 3);
     CHECK_THROWS_AS(account.with({.retry = {.max_attempts = 3}}).call<&Account::deposit>(0),
                     std::invalid_argument);
+}
+
+TEST_CASE("what a call has printed is out when it has ended, though the next one costs the process",
+          "[manager][actor][output]") {
+    const std::string path =
+        std::filesystem::temp_directory_path() / ("sidestep-printed-" + std::to_string(::getpid()));
+    SECTION("an actor's") {
+        mp::Actor<Printer> actor(path);
+        print_and_crash(actor.proxy(), path);
+    }
+    SECTION("an object's of a Manager") {
+        mp::Manager manager;
+        print_and_crash(manager.make<Printer>(path), path);
+    }
+}
+
+TEST_CASE("an object that uses the terminal does not stop its process",
+          "[manager][actor][terminal]") {
+    FOR_EACH_START_METHOD();
+    mp::Process leader(lead_a_session, method);
+    leader.start();
+    leader.join();
+    CHECK_NOTHROW(leader.rethrow());
+    CHECK(leader.exitcode() == 0);
 }

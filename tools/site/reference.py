@@ -10,7 +10,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 
 COMPONENTS = ["core", "ipc", "pool", "manager", "cluster"]
-KNOWN = r"(?:Ownership|Threads|Processes|Fork|Peer death|Trust|Shortages|Errors|State|Limits|Order|Wire)"
+KNOWN = r"(?:Ownership|Threads|Processes|Fork|Peer death|Trust|Shortages|Errors|State|Limits|Order|Terminal|Wire)"
 LABEL = re.compile(rf"^({KNOWN}(?:, {KNOWN})*|[A-Z][\w']+(?: [\w']+){{0,2}}(?=:  )):(?:\s+|$)")
 # The headers that have a page; to be filled before pages are made.
 PAGES = set()

@@ -80,6 +80,8 @@ struct ProcessOptions {
     std::optional<std::string> authkey = std::nullopt;
     // It leads a process group of its own: Ctrl-C does not reach it, and terminate(), kill() and
     // interrupt() reach its children, too. Otherwise it is in the group of this process.
+    // Where there is a terminal, such a group is in the background: a read of it stops the process
+    // (SIGTTIN), and with `stty tostop` a write, too, unless it ignores those signals.
     bool own_group = false;
 };
 

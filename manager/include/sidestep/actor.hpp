@@ -38,6 +38,8 @@
 // Peer death: of the actor: ActorLost, or restart. Of a caller: what it had queued is dropped, what
 //             runs for it finishes. With max_restarts there is a process that keeps the other; who
 //             kills that has killed the actor for good.
+// Terminal:   what a call has printed is out when it has ended, as a task's. The process leads a
+//             group of its own: Ctrl-C is its owner's, and to read the terminal is an error (EIO).
 // Errors:     std::invalid_argument for options that make no sense; as Process for what start
 //             methods refuse (fork: threads of a Pool do not count); what T's constructor throws;
 //             ActorLost if it dies there; std::system_error if the system has no descriptor or no

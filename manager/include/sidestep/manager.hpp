@@ -17,6 +17,7 @@
 // Threads:    thread-safe, but for shutdown() and destroying.
 // Fork:       a forked child's copy owns nothing; its proxies work (proxy.hpp).
 // Peer death: a server that dies is not replaced: calls fail with ActorLost.
+// Terminal:   as of an Actor (actor.hpp): what a call has printed is out when it has ended.
 // Trust:      the server listens on a fresh abstract Unix socket, for those who prove a random key
 //             that is this Manager's alone, before anything else of theirs is read. The key is in
 //             each proxy: who has a proxy can run any code of the program in the server.
