@@ -115,18 +115,28 @@ void serve_forked() {
 
 enum class Watched { died, stopped };
 
-// Takes what the child says; the first one's is for the owner. Returns why it threw.
+// Takes what the child says; the first one's is for the owner, who waits for it, or for the end of
+// this process: what keeps it from him is thrown. Returns why its constructor threw.
 std::string hear_child(ActorRun& run, bool first, bool& serves) {
+    ActorBegun begun;
     try {
-        auto begun = run.here.recv<ActorBegun>();
-        serves = begun.serves;
-        if (first) run.owner.send(begun);
-        if (begun.thrown.empty()) return {};
-        InputArchive archive(begun.thrown);
-        return "its constructor threw: " + text_of(load_exception(archive));
-    } catch (const std::exception&) {  // it has nothing more to say
+        begun = run.here.recv<ActorBegun>();
+    } catch (const EndOfStream&) {  // it has nothing more to say
         run.here.close();
         return {};
+    } catch (const std::exception&) {
+        if (first) throw;
+        run.here.close();
+        return {};
+    }
+    serves = begun.serves;
+    if (first) run.owner.send(begun);
+    if (begun.thrown.empty()) return {};
+    try {
+        InputArchive archive(begun.thrown);
+        return "its constructor threw: " + text_of(load_exception(archive));
+    } catch (const std::exception&) {  // no memory: the owner has it, or has been told before
+        return "its constructor threw";
     }
 }
 

@@ -1,9 +1,12 @@
 // A ManagerServer in a process that is short of something: its thread must not end the program.
 #include <cerrno>
+#include <exception>
 #include <memory>
+#include <string>
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/actor.hpp>
 #include <sidestep/event.hpp>
 #include <sidestep/manager.hpp>
 #include <sidestep/manager_server.hpp>
@@ -52,4 +55,18 @@ TEST_CASE("a server that cannot wait, for want of memory, goes on when there is 
     CHECK(connected.wait_for(test::kPatience));
     another.kill();
     another.join();
+}
+
+TEST_CASE("an actor that is kept begins, or its maker is told, whatever its keeper lacks",
+          "[manager][actor][faults]") {
+    for (int skip = 0; skip < 10; ++skip) {
+        INFO("receiving fails after " << skip);
+        test::Fault fault(test::Call::recvmsg, ENOMEM, skip, 1, test::Fault::kForked);
+        try {
+            mp::Actor<Sum> actor({.start_method = mp::StartMethod::fork, .max_restarts = 1});
+            CHECK(actor.call<&Sum::add>(1) == 1);
+        } catch (const std::exception& error) {  // what failed
+            CHECK_FALSE(std::string(error.what()).empty());
+        }
+    }
 }
