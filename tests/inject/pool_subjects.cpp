@@ -236,18 +236,27 @@ void use_pool_options(sidestep::StartMethod method) {
         expect_came(pool.join_for(patience()), "the pool's end");
     });
     step_twice(name + " replaced", [&] {
-        sidestep::Pool pool({.processes = 1, .start_method = method, .max_tasks_per_child = 2});
+        sidestep::Pool pool({.processes = 1,
+                             .start_method = method,
+                             .max_tasks_per_child = 2,
+                             .start_patience = patience()});
         for (int i = 0; i < 5; ++i) expect(pool.apply(add, i, i) == 2 * i, "a sum");
     });
     step_twice(name + " idle", [&] {
-        sidestep::Pool pool({.processes = 1, .start_method = method, .idle_timeout = 1ms});
+        sidestep::Pool pool({.processes = 1,
+                             .start_method = method,
+                             .idle_timeout = 1ms,
+                             .start_patience = patience()});
         for (int i = 0; i < 3; ++i) {
             expect(pool.apply(add, i, i) == 2 * i, "a sum after a rest");
             std::this_thread::sleep_for(5ms);  // style-ok: time in which workers may leave
         }
     });
     step_twice(name + " bounded", [&] {
-        sidestep::Pool pool({.processes = 1, .start_method = method, .max_pending = 2});
+        sidestep::Pool pool({.processes = 1,
+                             .start_method = method,
+                             .max_pending = 2,
+                             .start_patience = patience()});
         submit_some(pool);
         expect(pool.submit({.retry = {.max_attempts = 2}}, add, 1, 1).get() == 2, "a sum");
         auto limited = pool.submit({.memory_limit = std::size_t(1) << 40}, add, 2, 2);
