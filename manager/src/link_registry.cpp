@@ -171,11 +171,10 @@ void ServerLink::close(const std::shared_ptr<ServerLink>& link) noexcept {
     LinkRegistry& known = link_registry();
     {
         std::lock_guard lock(known.mutex);
-        auto slot = known.slots.find(link->server().key());
-        if (slot != known.slots.end() && slot->second->lasting == link)
-            slot->second->lasting.reset();
+        for (auto& [key, slot] : known.slots)  // not by its key, which takes memory to make
+            if (slot->lasting == link) slot->lasting.reset();
     }
-    link->end_session("it was closed here");
+    link->end_session("closed here");  // a string without memory of its own
 }
 
 void ServerLink::end(const std::shared_ptr<ServerLink>& link, Process& process, Connection& control,

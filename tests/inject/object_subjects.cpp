@@ -126,6 +126,12 @@ void serve(sidestep::Address address, sidestep::Connection owner) {
     }
 }
 
+// Calls whose futures were dropped hold a session until its next beat, seconds later.
+struct EndedSession {
+    sidestep::Manager& manager;
+    ~EndedSession() { manager.shutdown(); }
+};
+
 void connect(const sidestep::Address& address) {
     auto [mine, theirs] = sidestep::Pipe();
     sidestep::Process server(
@@ -135,6 +141,7 @@ void connect(const sidestep::Address& address) {
     auto listens_at = mine.recv<sidestep::Address>();
     auto manager =
         sidestep::Manager::connect(listens_at, {.authkey = "key", .timeout = patience()});
+    EndedSession ends{manager};
     call_an_account(manager.get<Account>("account"));
     auto queue = manager.get<sidestep::Queue<int>>("queue");
     queue.put(3);
