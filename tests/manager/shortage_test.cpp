@@ -2,7 +2,6 @@
 #include <cerrno>
 #include <exception>
 #include <memory>
-#include <string>
 
 #include <catch2/catch.hpp>
 
@@ -59,14 +58,15 @@ TEST_CASE("a server that cannot wait, for want of memory, goes on when there is 
 
 TEST_CASE("an actor that is kept begins, or its maker is told, whatever its keeper lacks",
           "[manager][actor][faults]") {
+    const test::Call call = GENERATE(test::Call::send, test::Call::recvmsg);
     for (int skip = 0; skip < 10; ++skip) {
-        INFO("receiving fails after " << skip);
-        test::Fault fault(test::Call::recvmsg, ENOMEM, skip, 1, test::Fault::kForked);
+        test::Fault fault(call, ENOMEM, skip, 1, test::Fault::kForked);
+        int sum = 1;
         try {
             mp::Actor<Sum> actor({.start_method = mp::StartMethod::fork, .max_restarts = 1});
-            CHECK(actor.call<&Sum::add>(1) == 1);
-        } catch (const std::exception& error) {  // what failed
-            CHECK_FALSE(std::string(error.what()).empty());
+            sum = actor.call<&Sum::add>(1);
+        } catch (const std::exception&) {  // what failed
         }
+        CHECK(sum == 1);
     }
 }

@@ -59,6 +59,11 @@ bool Fault::happened() const { return plan->seen > plan->skip; }
 
 extern "C" {
 
+ssize_t send(int fd, const void* bytes, size_t size, int flags) {
+    if (int error = test::planned_error(test::Call::send)) return errno = error, -1;
+    return ::syscall(SYS_sendto, fd, bytes, size, flags, nullptr, 0);
+}
+
 ssize_t sendmsg(int fd, const msghdr* message, int flags) {
     if (int error = test::planned_error(test::Call::sendmsg)) return errno = error, -1;
     return ::syscall(SYS_sendmsg, fd, message, flags);

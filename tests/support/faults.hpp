@@ -8,7 +8,7 @@
 
 namespace test {
 
-enum class Call { none, sendmsg, recvmsg, poll, allocation };
+enum class Call { none, send, sendmsg, recvmsg, poll, allocation };
 
 // While it lives, `times` calls in the process `pid` fail with `error`, after `skip` that do not.
 // One at a time.
