@@ -32,6 +32,8 @@ class LookPace {
         timers_.set(Timers::Purpose::rings, next());
         return true;
     }
+    // Since the last look somebody else has completed some of so many tasks.
+    bool has_progressed(std::uint64_t completed) const POOL_LOCKED { return completed != seen_; }
     struct Found {
         bool soon;                // something is to be looked at again soon
         bool owes;                // workers are to be given something back, now and then
@@ -40,7 +42,9 @@ class LookPace {
     };
     // True: the pool is busy.
     bool end(const Found& found) POOL_LOCKED {
-        bool busy = found.outstanding || found.completed != std::exchange(seen_, found.completed);
+        bool progressed = has_progressed(found.completed);
+        bool busy = found.outstanding || progressed;
+        seen_ = found.completed;
         idle_looks_ = busy ? 0 : idle_looks_ + 1;
         soon_ = found.soon;
         wanted_ = idle_looks_ < kIdleLooks || found.owes;

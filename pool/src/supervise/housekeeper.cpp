@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "task/record_memory.hpp"
+
 namespace sidestep::inline v0::detail {
 namespace {
 
@@ -28,7 +30,9 @@ void Housekeeper::tidy(sys::Clock::time_point now, Hold& hold) {
 void Housekeeper::look_at_lanes(sys::Clock::time_point now, Hold& hold) {
     Dispatcher& dispatcher = rooms_.dispatcher;
     bool ending = rooms_.life.ending();
-    if (dispatcher.drain(ending, hold)) hold.wake_waiters();
+    // Who submits or waits drains, and is not to be held up by this thread.
+    bool others_drain = !ending && pace_.has_progressed(rooms_.task_end.completed());
+    if (!others_drain && dispatcher.drain(ending, hold)) hold.wake_waiters();
     for (Worker& worker : workers_) worker.lane.look(hold);
     dispatcher.rebalance(ending, hold);
     if (!ending) dispatcher.take_back_stuck(hold);
@@ -48,11 +52,10 @@ void Housekeeper::look_at_lanes(sys::Clock::time_point now, Hold& hold) {
 // Without the mutex while pages are freed, which takes long.
 void Housekeeper::give_back_arguments(Hold& hold) {
     Arena::Free free = rooms_.arguments.take_free();
-    if (free.has_pages()) {
-        hold.unlock();
-        free.discard(arguments_);
-        hold.lock();
-    }
+    hold.unlock();
+    if (free.has_pages()) free.discard(arguments_);
+    RecordMemory::trim();
+    hold.lock();
     rooms_.arguments.put_back(std::move(free));
 }
 

@@ -1,0 +1,250 @@
+#include "task/record_memory.hpp"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SIDESTEP_RECORDS_BY_MALLOC 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SIDESTEP_RECORDS_BY_MALLOC 1
+#endif
+#endif
+
+namespace sidestep::inline v0::detail {
+
+#ifdef SIDESTEP_RECORDS_BY_MALLOC
+
+void* RecordMemory::allocate(std::size_t size) { return ::operator new(size); }
+void RecordMemory::free(void* record, std::size_t) noexcept { ::operator delete(record); }
+void RecordMemory::trim() noexcept {}
+
+#else
+
+namespace {
+
+constexpr std::size_t kUnit = 64;
+constexpr std::size_t kKinds = 10;  // of 1 to 10 units; what is larger is malloc's
+constexpr std::size_t kChunk = 256 * 1024;
+constexpr std::uint32_t kBatch = 64;  // so many go from a thread to the others at a time
+
+// A record that is free: one of a list.
+struct Node {
+    Node* next;
+    Node* next_batch;     // of the first of a batch
+    std::uint32_t count;  // of that: how many it has
+};
+static_assert(sizeof(Node) <= kUnit);
+
+// At the begin of a chunk, whose address is a multiple of its size.
+struct Chunk {
+    std::uint32_t free = 0;  // while trim() counts them
+    Chunk* next = nullptr;   // of those that go
+};
+
+struct Batch {
+    Node* first = nullptr;
+    std::uint32_t count = 0;
+
+    void push(void* record) { first = new (record) Node{first, nullptr, ++count}; }
+    Node* pop() {
+        Node* node = std::exchange(first, first->next);
+        --count;
+        return node;
+    }
+};
+
+Chunk* chunk_of(void* record) {
+    return reinterpret_cast<Chunk*>(reinterpret_cast<std::uintptr_t>(record) & ~(kChunk - 1));
+}
+
+// Twice as much is mapped, and what is not aligned goes.
+std::byte* map_chunk() {
+    void* mapped =
+        ::mmap(nullptr, 2 * kChunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    auto* begin = static_cast<std::byte*>(mapped);
+    auto over = reinterpret_cast<std::uintptr_t>(begin) % kChunk;
+    std::size_t before = over ? kChunk - over : 0;
+    if (before) (void)::munmap(begin, before);
+    (void)::munmap(begin + before + kChunk, kChunk - before);
+    new (begin + before) Chunk;
+    return begin + before;
+}
+
+// All threads' records of one size.
+class Depot {
+  public:
+    explicit Depot(std::size_t size) : size_(size) {}
+
+    void put(Batch batch) noexcept {
+        if (!batch.first) return;
+        batch.first->count = batch.count;
+        std::lock_guard lock(mutex_);
+        batch.first->next_batch = std::exchange(batches_, batch.first);
+    }
+    // One at least.
+    Batch take() {
+        std::lock_guard lock(mutex_);
+        if (Node* first = batches_) {
+            batches_ = first->next_batch;
+            return {first, first->count};
+        }
+        if (static_cast<std::size_t>(end_ - next_) < size_) {
+            next_ = map_chunk();
+            end_ = next_ + kChunk;
+            next_ += kUnit;
+        }
+        Batch batch;
+        while (batch.count < kBatch && static_cast<std::size_t>(end_ - next_) >= size_)
+            batch.push(std::exchange(next_, next_ + size_));
+        return batch;
+    }
+    // One call at a time: it counts in the chunks.
+    void trim() noexcept {
+        Node* batches;
+        {
+            std::lock_guard lock(mutex_);
+            batches = std::exchange(batches_, nullptr);
+        }
+        for_each_of(batches, [](Node* record) { chunk_of(record)->free = 0; });
+        const auto all = static_cast<std::uint32_t>((kChunk - kUnit) / size_);
+        Chunk* gone = nullptr;
+        for_each_of(batches, [&](Node* record) {
+            Chunk* chunk = chunk_of(record);
+            if (++chunk->free == all) chunk->next = std::exchange(gone, chunk);
+        });
+        Batch kept;
+        for_each_of(batches, [&](Node* record) {
+            if (chunk_of(record)->free == all) return;
+            kept.push(record);
+            if (kept.count == kBatch) put(std::exchange(kept, {}));
+        });
+        put(kept);
+        while (gone) (void)::munmap(std::exchange(gone, gone->next), kChunk);
+    }
+    std::mutex& mutex() { return mutex_; }
+
+  private:
+    // f may put the record into another list.
+    template <class F>
+    static void for_each_of(Node* batches, F f) {
+        while (batches) {
+            Node* node = std::exchange(batches, batches->next_batch);
+            while (node) f(std::exchange(node, node->next));
+        }
+    }
+
+    const std::size_t size_;
+    std::mutex mutex_;
+    // Guarded by it.
+    Node* batches_ = nullptr;
+    std::byte* next_ = nullptr;  // what was never used of the last chunk
+    std::byte* end_ = nullptr;
+};
+
+// Never destroyed: static objects may hold futures.
+struct Depots {
+    std::array<Depot, kKinds> of{
+        Depot{1 * kUnit}, Depot{2 * kUnit}, Depot{3 * kUnit}, Depot{4 * kUnit}, Depot{5 * kUnit},
+        Depot{6 * kUnit}, Depot{7 * kUnit}, Depot{8 * kUnit}, Depot{9 * kUnit}, Depot{10 * kUnit}};
+    std::mutex trimming;
+
+    void lock() {
+        trimming.lock();
+        for (Depot& depot : of) depot.mutex().lock();
+    }
+    void unlock() {
+        for (Depot& depot : of) depot.mutex().unlock();
+        trimming.unlock();
+    }
+};
+Depots& depots() {
+    static Depots* const all = [] {
+        static auto* fresh = new Depots;
+        (void)::pthread_atfork([] { fresh->lock(); }, [] { fresh->unlock(); },
+                               [] { fresh->unlock(); });
+        return fresh;
+    }();
+    return *all;
+}
+
+// What a thread has at hand of one size: two batches, so that one that takes and gives by turns
+// never goes to the others.
+struct AtHand {
+    Batch now, next;
+};
+// Without a constructor, and a destructor of its own: to look at it is one load.
+struct ThreadRecords {
+    std::array<AtHand, kKinds> of;
+    std::uint32_t most;  // that a batch holds; 0: the thread has none yet, or it ends
+};
+constinit thread_local ThreadRecords records_here{};
+
+// The thread has records from now on, until it ends.
+void begin_thread() {
+    struct GiveBack {
+        ~GiveBack() {
+            records_here.most = 0;
+            for (std::size_t kind = 0; kind < kKinds; ++kind) {
+                AtHand& here = records_here.of[kind];
+                depots().of[kind].put(std::exchange(here.now, {}));
+                depots().of[kind].put(std::exchange(here.next, {}));
+            }
+        }
+    };
+    thread_local bool begun = false;
+    if (std::exchange(begun, true)) return;
+    thread_local GiveBack at_end;
+    records_here.most = kBatch;
+}
+
+[[gnu::noinline]] void* take_more(std::size_t kind) {
+    begin_thread();
+    AtHand& here = records_here.of[kind];
+    std::swap(here.now, here.next);
+    if (!here.now.first) here.now = depots().of[kind].take();
+    return here.now.pop();
+}
+[[gnu::noinline]] void give_away(std::size_t kind, void* record) noexcept {
+    begin_thread();
+    AtHand& here = records_here.of[kind];
+    if (here.now.count >= records_here.most)
+        depots().of[kind].put(std::exchange(here.next, std::exchange(here.now, {})));
+    here.now.push(record);
+    if (records_here.most == 0) depots().of[kind].put(std::exchange(here.now, {}));
+}
+
+}  // namespace
+
+void* RecordMemory::allocate(std::size_t size) {
+    std::size_t kind = (size - 1) / kUnit;
+    if (kind >= kKinds) return ::operator new(size);
+    Batch& now = records_here.of[kind].now;
+    return now.first ? now.pop() : take_more(kind);
+}
+
+void RecordMemory::free(void* record, std::size_t size) noexcept {
+    std::size_t kind = (size - 1) / kUnit;
+    if (kind >= kKinds) return ::operator delete(record);
+    Batch& now = records_here.of[kind].now;
+    if (now.count < records_here.most)
+        now.push(record);
+    else
+        give_away(kind, record);
+}
+
+void RecordMemory::trim() noexcept {
+    std::lock_guard lock(depots().trimming);
+    for (Depot& depot : depots().of) depot.trim();
+}
+
+#endif
+
+}  // namespace sidestep::detail
