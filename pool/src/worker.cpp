@@ -63,6 +63,7 @@ namespace {
 const BootEntry kWorkerEntry [[gnu::init_priority(200)]] (&worker_main);
 constexpr std::uint64_t kAnnounceWakeUps = 4;     // so many wake-ups' worth of work at a time
 constexpr std::uint64_t kAnnounceOfMany = 16;     // while much more waits
+constexpr std::uint32_t kAnnounced = 64;          // tasks that are announced at a time, at most
 constexpr std::uint64_t kTidyNs = 1'000'000'000;  // how often a busy worker lets go of objects
 
 using detail::steady_now_ns;
@@ -329,9 +330,9 @@ class Worker {
         std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(E1), SYNC(attended)
         if (control_->bell.has_sleepers())
             control_->bell.notify_all_fenced();
-        else if (is_long || unannounced_ >= 64)
+        else if (is_long || (unannounced_ >= kAnnounced && ring_.parent_lags(2 * kAnnounced)))
             ring_supervisor();
-        else
+        else if (unannounced_ < kAnnounced)
             return;
         unannounced_ = 0;
         unannounced_ns_ = 0;

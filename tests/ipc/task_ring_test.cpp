@@ -105,6 +105,21 @@ TEST_CASE("a task goes in, its result comes back in the same slot", "[ipc][task_
     CHECK(ring.parent.front_done() == nullptr);
 }
 
+TEST_CASE("a worker sees that nobody took what it completed some tasks ago", "[ipc][task_ring]") {
+    Ring ring(8);
+    for (std::uint64_t serial = 1; serial <= 4; ++serial) publish(ring.parent, serial);
+    for (std::uint32_t done = 1; done <= 4; ++done) {
+        CHECK(ring.worker.complete(*ring.worker.claim()));
+        CHECK(ring.worker.parent_lags(3) == (done >= 3));
+    }
+    ring.parent.release_front();
+    CHECK(ring.worker.parent_lags(3));  // the second one is there still
+    ring.parent.release_front();
+    CHECK_FALSE(ring.worker.parent_lags(3));
+    CHECK(ring.worker.parent_lags(2));
+    CHECK_FALSE(ring.worker.parent_lags(8));  // it has not completed as many
+}
+
 TEST_CASE("a ring holds its capacity, lap after lap", "[ipc][task_ring]") {
     for (std::uint32_t capacity : {1u, 2u, 8u}) {
         Ring ring(capacity);

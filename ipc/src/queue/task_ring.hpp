@@ -353,6 +353,11 @@ class RingWorker {
         return next_ == 0 ||
                slots_[(next_ - 1) & mask_].state.load(std::memory_order_relaxed) != SlotState::done;
     }
+    // It has not yet consumed what was completed so many tasks ago (a hint).
+    bool parent_lags(std::uint32_t tasks) const {
+        return next_ >= tasks && slots_[(next_ - tasks) & mask_].state.load(
+                                     std::memory_order_relaxed) == SlotState::done;
+    }
     const std::atomic<std::uint64_t>& stop_number() const { return header_->stop_number; }
     EventCount& doorbell() { return header_->doorbell; }
 

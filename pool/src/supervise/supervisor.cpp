@@ -42,8 +42,9 @@ void Supervisor::kick() noexcept {
 void Supervisor::run() {
     Supervising here;
     for (;;) {
-        // SYNC(attended): armed, fence, then a look at the rings; see Worker::ring_supervisor.
-        pool_.page.armed.store(1);
+        // SYNC(attended): armed, fence, then a look at the rings; see Worker::ring_supervisor. If
+        // it was armed still, no worker has called, and what each has completed is for others.
+        bool called = pool_.page.armed.exchange(1) == 0;
         std::atomic_thread_fence(std::memory_order_seq_cst);
         int timeout = 0;
         bool ends = false;
@@ -51,7 +52,8 @@ void Supervisor::run() {
             Hold hold(rooms_.mutex, rooms_.sleepers);
             Lifecycle& life = rooms_.life;
             rooms_.sleepers.say_who_attends();
-            if (rooms_.dispatcher.drain(life.ending(), hold)) hold.wake_waiters();
+            if ((called || life.ending()) && rooms_.dispatcher.drain(life.ending(), hold))
+                hold.wake_waiters();
             const Elsewhere* elsewhere = rooms_.dispatcher.elsewhere();
             ends = (life.sealed() || life.broken()) && pool_.fleet.all_gone() &&
                    (!elsewhere || elsewhere->has_ended());
