@@ -121,6 +121,31 @@ TEST_CASE("a lane that has nothing to do gets the oldest that waits behind other
     CHECK(pool.rooms.task_end.outstanding() == 0);
 }
 
+TEST_CASE("one tiny task whose worker lost its CPU does not make tasks long ones",
+          "[pool][rooms][fake_lane]") {
+    FakePool pool(1);
+    Hold hold(pool.mutex, pool);
+    Dispatcher& dispatcher = pool.rooms.dispatcher;
+    for (int i = 0; i < 1000; ++i) dispatcher.learn(100);
+    const std::uint64_t tiny = dispatcher.task_ns();
+    REQUIRE(tiny < 200);
+    dispatcher.learn(4'000'000);
+    CHECK(dispatcher.task_ns() == tiny);
+    SECTION("two of them do") {
+        dispatcher.learn(4'000'000);
+        CHECK(dispatcher.task_ns() >= 1'000'000);
+    }
+    SECTION("so does what is longer, but not by as much") {
+        dispatcher.learn(10 * tiny);
+        CHECK(dispatcher.task_ns() >= 5 * tiny);
+    }
+    SECTION("later on it is the first again") {
+        for (int i = 0; i < 1000; ++i) dispatcher.learn(100);
+        dispatcher.learn(4'000'000);
+        CHECK(dispatcher.task_ns() < 200);
+    }
+}
+
 TEST_CASE("a lane that takes nothing now keeps no task from the others",
           "[pool][rooms][fake_lane]") {
     FakePool pool(2);

@@ -13,6 +13,8 @@ constexpr std::uint64_t kPrefetchNs = 250'000;
 constexpr std::uint64_t kUnknownTaskNs = 1'000'000;      // before anything was measured
 constexpr std::uint64_t kLongestTaskNs = 1'000'000'000;  // what the average takes into account
 constexpr std::uint64_t kSubmitNs = 400;
+constexpr std::uint64_t kStray = 16;          // times the mean: see is_stray()
+constexpr std::uint32_t kBetweenStrays = 64;  // tasks
 
 }  // namespace
 
@@ -137,11 +139,22 @@ bool Dispatcher::drain(bool ending, Hold& hold) {
 
 // --- choosing ----------------------------------------------------------------------------------
 
+// One that is so much longer is likely to be a tiny task whose worker lost its CPU. If it is not,
+// the next one tells.
+bool Dispatcher::is_stray(std::uint64_t ns) {
+    if (ns <= kStray * task_ns_) {
+        since_stray_ = std::min(since_stray_ + 1, kBetweenStrays);
+        return false;
+    }
+    return std::exchange(since_stray_, 0) == kBetweenStrays;
+}
+
 // A moving average over 16 tasks that follows a rise at once: a lane full of tasks that are longer
 // than thought is worse than one that is too short. Lanes hold two of long ones, hundreds of tiny
 // ones.
 void Dispatcher::learn(std::uint64_t ns) {
     ns = std::min<std::uint64_t>(ns, kLongestTaskNs);
+    if (depth_ > 0 && is_stray(ns)) return;
     std::uint64_t mean = ns > 4 * task_ns_ ? (task_ns_ + ns) / 2 : (task_ns_ * 15 + ns) / 16;
     mean = std::max<std::uint64_t>(mean, 1);
     if (mean == task_ns_ && depth_ > 0) return;
@@ -171,6 +184,9 @@ Lane* Dispatcher::pick() {
     Lane& last = *lanes_[last_used_];
     if (has_room(last) && last.load.works && (cost(last) < machine_.wake_ns || crowded()))
         return &last;
+    // It has as much as it should, and runs: what comes waits, rather than wake another one.
+    if (last.load.works && last.load.stuck == 0 && last.load.in_flight >= depth_ && crowded())
+        return nullptr;
     // One that is still starting gets nothing while others work: it would begin with that, though
     // older tasks wait behind those that run now.
     bool works = std::any_of(lanes_.begin(), lanes_.end(),

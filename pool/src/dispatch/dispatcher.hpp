@@ -84,6 +84,7 @@ class Dispatcher {
     bool goes_elsewhere(PoolTask* task, const Lane* lane, Hold& hold) POOL_LOCKED;
     void flush(Hold& hold) POOL_LOCKED;
     Lane* pick() POOL_LOCKED;
+    bool is_stray(std::uint64_t ns) POOL_LOCKED;
     bool crowded() const POOL_LOCKED;
     std::uint64_t cost(const Lane& lane) const POOL_LOCKED;
     bool has_room(const Lane& lane) const POOL_LOCKED { return lane.has_room(depth_); }
@@ -100,10 +101,11 @@ class Dispatcher {
     std::vector<Lane*> lanes_ POOL_GUARDED;  // by number
     Elsewhere* elsewhere_ POOL_GUARDED = nullptr;
     Backlog backlog_ POOL_GUARDED;
-    std::uint32_t last_used_ POOL_GUARDED = 0;  // the lane that was chosen last
-    bool gathered_ POOL_GUARDED = false;        // some lane is to be flushed
-    std::uint64_t task_ns_ POOL_GUARDED;        // a moving average of tasks' durations
-    std::uint64_t depth_ POOL_GUARDED = 0;      // so many tasks a lane holds at most, with that
+    std::uint32_t last_used_ POOL_GUARDED = 0;    // the lane that was chosen last
+    bool gathered_ POOL_GUARDED = false;          // some lane is to be flushed
+    std::uint64_t task_ns_ POOL_GUARDED;          // a moving average of tasks' durations
+    std::uint32_t since_stray_ POOL_GUARDED = 0;  // tasks: see is_stray()
+    std::uint64_t depth_ POOL_GUARDED = 0;        // so many tasks a lane holds at most, with that
 };
 
 }  // namespace sidestep::detail

@@ -33,7 +33,8 @@ Lane* Dispatcher::oldest_queue() {
         std::uint32_t in_flight = lane->load.in_flight;
         if (in_flight == 0) continue;
         std::uint32_t count = lane->waiting();
-        if (count == 0 || (lane->load.stuck == 0 && count * task_ns_ <= machine_.wake_ns)) continue;
+        bool is_soon = count * task_ns_ <= machine_.wake_ns || crowded();
+        if (count == 0 || (lane->load.stuck == 0 && is_soon)) continue;
         const PoolTask* first = nullptr;
         for (; count > 0 && !first; --count) {
             first = lane->task_at(in_flight - count);
