@@ -1,8 +1,11 @@
+#include <sidestep/detail/number_writer.hpp>
 #include <sidestep/detail/sent_call.hpp>
 
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <thread>
+#include <utility>
 
 #include <catch2/catch.hpp>
 
@@ -104,6 +107,51 @@ TEST_CASE("captureless lambdas and empty functors are tasks by their type alone"
     CHECK(run_task(make_generic_lambda<double>(), 1.5) == 2.5);
     CHECK(run_task([](std::unique_ptr<int> p) { return *p; }, std::make_unique<int>(9)) == 9);
     CHECK(saved_call([](int x) { return x; }, 1).size() == sizeof(int));
+}
+
+TEMPLATE_TEST_CASE("what is written without an archive is what an archive writes", "[core][task]",
+                   bool, char, signed char, unsigned char, wchar_t, short, int, long, unsigned long,
+                   float, double, long double) {
+    const auto value = static_cast<TestType>(1.7);
+    auto written_by = [&](auto f) {
+        using F = decltype(f);
+        static_assert(kIsOfNumbers<F, TestType, int>);
+        HeapBuffer numbers, archived;
+        save_numbers<F, TestType, int>(numbers, f, value, -3);
+        sidestep::OutputArchive archive(archived);
+        save_callable<F>(archive, f);
+        archive(value, -3);
+        return std::pair(Bytes(numbers.bytes().begin(), numbers.bytes().end()),
+                         Bytes(archived.bytes().begin(), archived.bytes().end()));
+    };
+    SECTION("by a function") {
+        auto [numbers, archived] = written_by(&add);
+        CHECK(numbers == archived);
+        CHECK(numbers.size() == 16 + sizeof(TestType) + sizeof(int));
+    }
+    SECTION("by a member function") {
+        auto [numbers, archived] = written_by(&Tools::member);
+        CHECK(numbers == archived);
+    }
+    SECTION("by a lambda without captures") {
+        auto [numbers, archived] = written_by([](TestType, int) {});
+        CHECK(numbers == archived);
+    }
+    STATIC_REQUIRE_FALSE(kIsOfNumbers<decltype(&add), std::string>);
+    STATIC_REQUIRE_FALSE(kIsOfNumbers<std::function<int(int)>, int>);
+}
+
+TEST_CASE("a function is located again when another was asked for meanwhile", "[core][task]") {
+    auto place = [](auto* f) { return locate_code(reinterpret_cast<const void*>(f)).offset; };
+    std::uint64_t first = place(&add), second = place(&answer);
+    CHECK(first != second);
+    for (int i = 0; i < 3; ++i) {
+        CHECK(place(&add) == first);
+        CHECK(place(&answer) == second);
+    }
+    std::uint64_t there = 0;
+    std::thread([&] { there = place(&add); }).join();
+    CHECK(there == first);
 }
 
 TEST_CASE("a functor's state travels", "[core][task]") {

@@ -137,9 +137,7 @@ std::string names_of(const std::vector<Module>& modules, std::uint64_t id) {
     return fmt::format("{}", fmt::join(names, " and "));
 }
 
-}  // namespace
-
-ModuleAddress locate(const void* address) {
+ModuleAddress look_up(const void* address) {
     auto at = reinterpret_cast<std::uintptr_t>(address);
     ModuleAddress result;
     std::string doubles;
@@ -163,6 +161,25 @@ ModuleAddress locate(const void* address) {
         "the function at {} lies in no loaded program or library, so no other process can find it; "
         "pass a function that is compiled into one",
         address));
+}
+
+// What a thread asked for last: most ask for one function again and again.
+struct Located {
+    const Table* table;
+    const void* address;
+    ModuleAddress at;
+};
+constinit thread_local Located located_last{nullptr, nullptr, {}};
+
+}  // namespace
+
+ModuleAddress locate(const void* address) {
+    const Table* table = known_modules.load(std::memory_order_acquire);
+    if (table && located_last.table == table && located_last.address == address)
+        return located_last.at;
+    ModuleAddress at = look_up(address);
+    located_last = {table, address, at};
+    return at;
 }
 
 const void* resolve(const ModuleAddress& where, Contents contents, std::size_t size) {

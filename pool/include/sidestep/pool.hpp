@@ -72,6 +72,7 @@
 
 #include <sidestep/completions.hpp>
 #include <sidestep/detail/hook_maker.hpp>
+#include <sidestep/detail/number_writer.hpp>
 #include <sidestep/detail/result_reader.hpp>
 #include <sidestep/detail/stored.hpp>
 #include <sidestep/detail/then.hpp>
@@ -186,9 +187,14 @@ class Pool : public PoolFace<Pool> {
             using Body = detail::Call<Callable, detail::Stored<Args>...>;
             detail::PoolTaskRef task =
                 detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
-            OutputArchive archive(task->arguments(), task->fds());
-            detail::save_callable<Callable>(archive, f);
-            (archive(detail::stored_as<detail::Stored<Args>>(args)), ...);
+            if constexpr (detail::kIsOfNumbers<Callable, detail::Stored<Args>...>) {
+                detail::save_numbers<Callable, detail::Stored<Args>...>(task->arguments(), f,
+                                                                        args...);
+            } else {
+                OutputArchive archive(task->arguments(), task->fds());
+                detail::save_callable<Callable>(archive, f);
+                (archive(detail::stored_as<detail::Stored<Args>>(args)), ...);
+            }
             detail::PoolTask::submit(task);
             return Future<Result>(std::move(task));
         }

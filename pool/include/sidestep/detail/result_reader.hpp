@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <type_traits>
 
@@ -19,6 +20,13 @@ struct ResultReader {
         ((std::is_default_constructible_v<T> || std::is_constructible_v<T, Blank>)&&Travels<T>);
 
     static T read(std::span<const std::byte> bytes) {
+        if constexpr (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) {  // without an archive
+            if (bytes.size() == sizeof(T)) {
+                T value;
+                std::memcpy(&value, bytes.data(), sizeof value);
+                return value;
+            }
+        }
         InputArchive archive(bytes);
         if constexpr (std::is_void_v<T>) {
             archive.expect_end();
