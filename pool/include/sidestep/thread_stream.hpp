@@ -5,7 +5,6 @@
 // that runs, no other item is begun.
 //
 // Items are copied; those that cannot be are moved out of a range that was moved in.
-//
 // Threads: one thread. The callable is copied for each chunk.
 // Errors:  std::invalid_argument for retries of items that cannot be copied.
 #pragma once
@@ -40,8 +39,7 @@ class ThreadPoolCore;
 class ThreadJob {
   public:
     virtual ~ThreadJob() = default;
-    // Runs it and stores the result. last: it will not be called again. Throws what the task
-    // throws.
+    // Runs it and stores the result, or throws. last: it will not be called again.
     virtual void run(bool last) = 0;
     virtual LocalTaskBase& task() = 0;
     // False: an argument cannot be copied, and is moved to the first call.

@@ -31,7 +31,7 @@ namespace {
 
 constexpr std::size_t kUnit = 64;
 constexpr std::size_t kKinds = 10;  // of 1 to 10 units; what is larger is malloc's
-constexpr std::size_t kChunk = 256 * 1024;
+constexpr std::size_t kSlab = 256 * 1024;
 constexpr std::uint32_t kBatch = 64;  // so many go from a thread to the others at a time
 
 // A record that is free: one of a list.
@@ -42,10 +42,10 @@ struct Node {
 };
 static_assert(sizeof(Node) <= kUnit);
 
-// At the begin of a chunk, whose address is a multiple of its size.
-struct Chunk {
+// At the begin of a slab, whose address is a multiple of its size.
+struct Slab {
     std::uint32_t free = 0;  // while trim() counts them
-    Chunk* next = nullptr;   // of those that go
+    Slab* next = nullptr;    // of those that go
 };
 
 struct Batch {
@@ -60,21 +60,21 @@ struct Batch {
     }
 };
 
-Chunk* chunk_of(void* record) {
-    return reinterpret_cast<Chunk*>(reinterpret_cast<std::uintptr_t>(record) & ~(kChunk - 1));
+Slab* slab_of(void* record) {
+    return reinterpret_cast<Slab*>(reinterpret_cast<std::uintptr_t>(record) & ~(kSlab - 1));
 }
 
 // Twice as much is mapped, and what is not aligned goes.
-std::byte* map_chunk() {
+std::byte* map_slab() {
     void* mapped =
-        ::mmap(nullptr, 2 * kChunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        ::mmap(nullptr, 2 * kSlab, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) throw std::bad_alloc();
     auto* begin = static_cast<std::byte*>(mapped);
-    auto over = reinterpret_cast<std::uintptr_t>(begin) % kChunk;
-    std::size_t before = over ? kChunk - over : 0;
+    auto over = reinterpret_cast<std::uintptr_t>(begin) % kSlab;
+    std::size_t before = over ? kSlab - over : 0;
     if (before) (void)::munmap(begin, before);
-    (void)::munmap(begin + before + kChunk, kChunk - before);
-    new (begin + before) Chunk;
+    (void)::munmap(begin + before + kSlab, kSlab - before);
+    new (begin + before) Slab;
     return begin + before;
 }
 
@@ -97,8 +97,8 @@ class Depot {
             return {first, first->count};
         }
         if (static_cast<std::size_t>(end_ - next_) < size_) {
-            next_ = map_chunk();
-            end_ = next_ + kChunk;
+            next_ = map_slab();
+            end_ = next_ + kSlab;
             next_ += kUnit;
         }
         Batch batch;
@@ -106,28 +106,28 @@ class Depot {
             batch.push(std::exchange(next_, next_ + size_));
         return batch;
     }
-    // One call at a time: it counts in the chunks.
+    // One call at a time: it counts in the slabs.
     void trim() noexcept {
         Node* batches;
         {
             std::lock_guard lock(mutex_);
             batches = std::exchange(batches_, nullptr);
         }
-        for_each_of(batches, [](Node* record) { chunk_of(record)->free = 0; });
-        const auto all = static_cast<std::uint32_t>((kChunk - kUnit) / size_);
-        Chunk* gone = nullptr;
+        for_each_of(batches, [](Node* record) { slab_of(record)->free = 0; });
+        const auto all = static_cast<std::uint32_t>((kSlab - kUnit) / size_);
+        Slab* gone = nullptr;
         for_each_of(batches, [&](Node* record) {
-            Chunk* chunk = chunk_of(record);
-            if (++chunk->free == all) chunk->next = std::exchange(gone, chunk);
+            Slab* slab = slab_of(record);
+            if (++slab->free == all) slab->next = std::exchange(gone, slab);
         });
         Batch kept;
         for_each_of(batches, [&](Node* record) {
-            if (chunk_of(record)->free == all) return;
+            if (slab_of(record)->free == all) return;
             kept.push(record);
             if (kept.count == kBatch) put(std::exchange(kept, {}));
         });
         put(kept);
-        while (gone) (void)::munmap(std::exchange(gone, gone->next), kChunk);
+        while (gone) (void)::munmap(std::exchange(gone, gone->next), kSlab);
     }
     std::mutex& mutex() { return mutex_; }
 
@@ -145,7 +145,7 @@ class Depot {
     std::mutex mutex_;
     // Guarded by it.
     Node* batches_ = nullptr;
-    std::byte* next_ = nullptr;  // what was never used of the last chunk
+    std::byte* next_ = nullptr;  // what was never used of the last slab
     std::byte* end_ = nullptr;
 };
 

@@ -2,7 +2,7 @@
 //
 // A program that submits a hundred thousand tasks, gets their results, and does so again would have
 // its pages taken and given back by malloc each time, which costs more than the tasks. So records
-// come from chunks of their own, and each thread has some at hand (magazines: Bonwick and Adams,
+// come from slabs of their own, and each thread has some at hand (magazines: Bonwick and Adams,
 // "Magazines and Vmem", USENIX 2001).
 //
 // Threads: thread-safe; a record may be freed by another thread. In a forked child what was free is
@@ -18,7 +18,7 @@ class RecordMemory {
     // Aligned to 64 bytes. Throws std::bad_alloc.
     static void* allocate(std::size_t size);
     static void free(void* record, std::size_t size) noexcept;
-    // Chunks of which nothing is used go back to the system. Takes a millisecond for some ten
+    // Slabs of which nothing is used go back to the system. Takes a millisecond for some ten
     // thousand records.
     static void trim() noexcept;
 };
