@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "both_pools.hpp"
@@ -139,10 +140,13 @@ TEMPLATE_TEST_CASE("an input that ends its thread is the error of that item",
         ++taken;
     }
     CHECK(taken == 4);
-    // Of a map in the background it is the thread that feeds it.
-    auto all = t.pool.map_async(twice, Paced(10, quits));
-    CHECK(all.wait_for(test::kPatience));
-    CHECK_THROWS_AS(all.get(), mp::PoolError);
+    // Of a map in the background it is the thread that feeds it. (A ThreadPool's first items are
+    // pulled by who calls.)
+    if constexpr (std::is_same_v<TestType, Processes>) {
+        auto all = t.pool.map_async(twice, Paced(10, quits));
+        CHECK(all.wait_for(test::kPatience));
+        CHECK_THROWS_AS(all.get(), mp::PoolError);
+    }
     CHECK(t.pool.apply(twice, 1) == 2);
 }
 
