@@ -15,6 +15,7 @@
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
 #include "sys/error.hpp"
+#include "task/record_memory.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -57,7 +58,11 @@ PoolCore::PoolCore(const PoolOptions& options)
     if (*options_.processes == 0) tasks_.dispatcher.add(inline_lane_);
 }
 
-PoolCore::~PoolCore() { SIDESTEP_ASSERT(!supervision_.supervisor.thread().joinable()); }
+// The last of its tasks goes, too: each refers to its pool.
+PoolCore::~PoolCore() {
+    SIDESTEP_ASSERT(!supervision_.supervisor.thread().joinable());
+    RecordMemory::trim();
+}
 
 void PoolCore::start(const HostPlan& plan) {
     Supervising until_the_thread_does;

@@ -8,6 +8,7 @@
 #include <sidestep/remote_error.hpp>
 
 #include "pool_core.hpp"
+#include "task/record_memory.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -19,6 +20,11 @@ PoolTask::PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind)
 PoolTask::~PoolTask() {
     if (given.block) core_->memory().free(given.block);  // kept, or never submitted
     if (outcome.block) core_->memory().free_result(*outcome.memory, outcome.block);
+}
+
+void* PoolTask::operator new(std::size_t size) { return RecordMemory::allocate(size); }
+void PoolTask::operator delete(void* task, std::size_t size) noexcept {
+    RecordMemory::free(task, size);
 }
 
 PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,

@@ -16,14 +16,8 @@
 #include "sys/error.hpp"
 #include "sys/fd.hpp"
 #include "sys/sys.hpp"
-#include "task/record_memory.hpp"
 
 namespace sidestep::inline v0::detail {
-
-void* TaskState::operator new(std::size_t size) { return RecordMemory::allocate(size); }
-void TaskState::operator delete(void* task, std::size_t size) noexcept {
-    RecordMemory::free(task, size);
-}
 
 CompletionQueue::CompletionQueue(Descriptor descriptor) {
     if (descriptor == Descriptor::no) return;

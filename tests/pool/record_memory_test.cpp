@@ -11,6 +11,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/pool.hpp>
+
 #include "task/record_memory.hpp"
 
 using sidestep::detail::RecordMemory;
@@ -94,6 +96,20 @@ TEST_CASE("records that nobody uses go back to the system when they are trimmed"
     RecordMemory::trim();
     RecordMemory::trim();  // there is nothing
     give_back(take(1000));
+}
+
+TEST_CASE("what a burst of tasks took goes back with its pool", "[pool][rooms][records]") {
+    if (!kIsOurs) return;
+    constexpr int kCount = 100'000;
+    std::size_t full = 0;
+    {
+        sidestep::Pool pool({.processes = 0});
+        std::vector<sidestep::Future<int>> futures;
+        for (int i = 0; i < kCount; ++i) futures.push_back(pool.submit([](int x) { return x; }, i));
+        CHECK(futures.back().get() == kCount - 1);
+        full = resident_bytes();
+    }
+    CHECK(resident_bytes() + std::size_t(kCount) * sizeof(sidestep::detail::PoolTask) / 2 < full);
 }
 
 TEST_CASE("records are trimmed while others take and free them", "[pool][rooms][records]") {

@@ -166,6 +166,8 @@ class PoolTask final : public TaskState, public TaskRecord {
     // Starts a task of this kind; write its arguments, then submit(). Options: null for the pool's.
     static PoolTaskRef create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
                               const TaskOptions* options = nullptr);
+    static void* operator new(std::size_t size);  // from RecordMemory
+    static void operator delete(void* task, std::size_t size) noexcept;
     OutputBuffer& arguments() { return arguments_; }
     FdSink* fds() { return &given.descriptors; }  // those in the arguments go with the task
     // Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it

@@ -113,10 +113,6 @@ class TaskState {
         if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
     }
 
-    // From memory that is kept for tasks.
-    static void* operator new(std::size_t size);
-    static void operator delete(void* task, std::size_t size) noexcept;
-
   protected:
     TaskState() = default;
     virtual ~TaskState() = default;
