@@ -5,7 +5,6 @@
 #include <sidestep/manager.hpp>
 #include <sidestep/process.hpp>
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -93,20 +92,6 @@ TEST_CASE("a lock whose process ended is free, and its next holder is told",
         lock);
     lock.unlock();
     CHECK_FALSE(lock.holder());
-}
-
-TEST_CASE("the end of a scoped lock passes when its server is gone", "[manager][lock]") {
-    mp::Manager manager;
-    auto lock = manager.lock();
-    auto rlock = manager.rlock();
-    auto condition = manager.condition();
-    {
-        std::scoped_lock held(lock, rlock, condition);
-        REQUIRE(::kill(manager.pid(), SIGKILL) == 0);
-    }
-    lock.unlock();
-    CHECK_THROWS_AS(lock.lock(), mp::ActorLost);
-    CHECK_THROWS_AS(rlock.try_lock(), mp::ActorLost);
 }
 
 TEST_CASE("another process takes a recursive lock and gives it back",

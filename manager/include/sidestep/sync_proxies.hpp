@@ -17,7 +17,6 @@
 #include <optional>
 #include <utility>
 
-#include <sidestep/actor_lost.hpp>
 #include <sidestep/detail/sync_objects.hpp>
 #include <sidestep/proxy.hpp>
 #include <sidestep/timeout.hpp>
@@ -38,14 +37,7 @@ class LockableProxy : public Proxy<Object> {
     [[nodiscard]] bool try_lock_for(Timeout timeout) const {
         return this->template call<&Object::lock>(timeout.time());
     }
-    // If its server is gone, so is the lock, and nothing is thrown: the end of a std::scoped_lock
-    // could not pass it on. The next call says so.
-    void unlock() const {
-        try {
-            this->template call<&Object::unlock>();
-        } catch (const ActorLost&) {
-        }
-    }
+    void unlock() const { this->template call<&Object::unlock>(); }
     // For the holder: the holder before died holding it. Until unlock().
     bool owner_died() const { return this->template call<&Object::owner_died>(); }
 };
