@@ -129,9 +129,13 @@ TEST_CASE("a call that goes on though its caller was told that it is late is sho
     mp::Manager manager;
     auto account = manager.make<Account>();
     mp::Event started, end;
-    auto late = account.with({.timeout = 1ms}).submit<&Account::audit>(started, end);
-    started.wait();
-    CHECK_THROWS_AS(late.get(), mp::CallTimeout);
+    // One whose time is up before it has begun does not begin any more.
+    std::chrono::milliseconds limit = 1ms;
+    do {
+        auto late = account.with({.timeout = limit}).submit<&Account::audit>(started, end);
+        CHECK_THROWS_AS(late.get(), mp::CallTimeout);
+        limit *= 2;
+    } while (!started.wait_for(300ms));
     auto stats = manager.stats();
     REQUIRE(stats.now.size() == 1);
     CHECK(stats.now.front().overdue);
@@ -139,7 +143,7 @@ TEST_CASE("a call that goes on though its caller was told that it is late is sho
     end.set();
     account.flush();
     CHECK(eventually_shows(manager, [](const auto& s) { return s.now.empty(); }));
-    CHECK(manager.stats().objects.front().overdue == 1);
+    CHECK(manager.stats().objects.front().overdue >= 1);
 }
 
 TEST_CASE("a call of a client that has died is shown as long as it runs",
