@@ -11,14 +11,14 @@ struct CodeRange {
     std::uint32_t first, last;
 };
 // Of Unicode 15: those of two columns (EastAsianWidth W and F, in blocks), and those of none.
-constexpr CodeRange kWide[] = {
+constexpr CodeRange kTwoColumns[] = {
     {0x1100, 0x115f},   {0x2e80, 0x303e},   {0x3041, 0xa4cf},  {0xa960, 0xa97f}, {0xac00, 0xd7a3},
     {0xf900, 0xfaff},   {0xfe30, 0xfe6f},   {0xff00, 0xff60},  {0xffe0, 0xffe6}, {0x1f300, 0x1f64f},
     {0x1f680, 0x1f6ff}, {0x1f900, 0x1f9ff}, {0x20000, 0x3fffd}};
-constexpr CodeRange kNone[] = {{0x0300, 0x036f}, {0x0483, 0x0489}, {0x0591, 0x05bd},
-                               {0x0610, 0x061a}, {0x064b, 0x065f}, {0x1ab0, 0x1aff},
-                               {0x1dc0, 0x1dff}, {0x200b, 0x200f}, {0x20d0, 0x20ff},
-                               {0xfe00, 0xfe0f}, {0xfe20, 0xfe2f}, {0xe0100, 0xe01ef}};
+constexpr CodeRange kNoColumns[] = {{0x0300, 0x036f}, {0x0483, 0x0489}, {0x0591, 0x05bd},
+                                    {0x0610, 0x061a}, {0x064b, 0x065f}, {0x1ab0, 0x1aff},
+                                    {0x1dc0, 0x1dff}, {0x200b, 0x200f}, {0x20d0, 0x20ff},
+                                    {0xfe00, 0xfe0f}, {0xfe20, 0xfe2f}, {0xe0100, 0xe01ef}};
 
 template <std::size_t N>
 bool is_in(const CodeRange (&ranges)[N], std::uint32_t code) {
@@ -41,7 +41,7 @@ Character first_character(std::string_view text) {
         if ((next & 0xc0) != 0x80) return {1, 1};
         code = code << 6 | (next & 0x3f);
     }
-    return {bytes, is_in(kWide, code) ? 2u : is_in(kNone, code) ? 0u : 1u};
+    return {bytes, is_in(kTwoColumns, code) ? 2u : is_in(kNoColumns, code) ? 0u : 1u};
 }
 
 }  // namespace
