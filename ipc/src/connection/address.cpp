@@ -22,7 +22,7 @@ namespace {
 constexpr std::size_t kPathOffset = offsetof(sockaddr_un, sun_path);
 constexpr std::size_t kLongestPath = sizeof(sockaddr_un::sun_path) - 1;
 
-std::string printable(const std::string& name) {
+std::string printable_name(const std::string& name) {
     std::string text;
     for (char c : name)
         text += std::isprint(static_cast<unsigned char>(c))
@@ -97,7 +97,7 @@ std::vector<sys::SocketAddress> to_kernel(const TcpAddress& address, AddressUse 
 
 std::string to_string(const Address& address) {
     if (const auto* local = std::get_if<UnixAddress>(&address))
-        return (local->is_abstract ? "@" : "") + printable(local->path);
+        return (local->is_abstract ? "@" : "") + printable_name(local->path);
     const auto& tcp = std::get<TcpAddress>(address);
     bool is_v6 = tcp.host.find(':') != std::string::npos;
     return fmt::format("{}{}{}:{}", is_v6 ? "[" : "", tcp.host, is_v6 ? "]" : "", tcp.port);
