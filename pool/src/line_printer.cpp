@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <new>
 
 #include "progress_screen.hpp"
 #include "sys/error.hpp"
@@ -17,7 +18,9 @@ namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr std::size_t kMostOfLine = std::size_t(64) << 10;
-constexpr std::size_t kAtOnce = 4096;         // so much a pipe takes that poll(2) calls writable
+constexpr std::size_t kAtOnce = 4096;  // so much a pipe takes that poll(2) calls writable
+constexpr int kRead = 16 << 10;
+constexpr int kPauseMs = 10;                  // where memory is short
 constexpr int kLookMs = 100;                  // at whether it is to stop, while nobody reads
 constexpr std::chrono::seconds kPatience{2};  // then, with who takes nothing
 
@@ -70,48 +73,70 @@ bool LinePrinter::is_stopping() {
 }
 
 void LinePrinter::take_added() {
-    std::uint64_t count;
-    (void)!::read(bell_.get(), &count, sizeof count);
     std::lock_guard lock(mutex_);
     sources_.splice(sources_.end(), added_);
 }
 
+// What it has not the memory for now it does later: nothing was read that could not be kept.
 void LinePrinter::run() {
-    std::vector<pollfd> entries;
-    for (bool last = false; !last;) {
-        entries.assign(1, {bell_.get(), POLLIN, 0});
-        for (const Source& source : sources_) entries.push_back({source.pipe.get(), POLLIN, 0});
-        if (::poll(entries.data(), entries.size(), -1) < 0 && errno != EINTR) return;
-        last = is_stopping();  // then all that is there is read once more
-        if (entries[0].revents != 0) take_added();
-        for (Source& source : sources_) {
-            while (read(source) && last) {
-            }
-            if (last && !source.ended) print(source, true);
+    sys::Clock::time_point stopped{};
+    for (;;) {
+        const bool last = is_stopping();  // then all that is there is read once more
+        if (last && stopped == sys::Clock::time_point{}) stopped = sys::Clock::now();
+        try {
+            look(last);
+            if (last) break;
+        } catch (const std::bad_alloc&) {
+            if (last && sys::Clock::now() - stopped > kPatience) break;
+            (void)::poll(nullptr, 0, kPauseMs);
         }
-        sources_.remove_if([](const Source& source) { return source.ended; });
     }
     sources_.clear();
 }
 
-// True: there was something.
-bool LinePrinter::read(Source& source) {
-    char bytes[std::size_t(16) << 10];
+void LinePrinter::look(bool last) {
+    entries_.assign(1, {bell_.get(), POLLIN, 0});
+    for (const Source& source : sources_) entries_.push_back({source.pipe.get(), POLLIN, 0});
+    // Where the kernel has no memory, or this process a limit below its descriptors, all are read.
+    if (::poll(entries_.data(), entries_.size(), last ? 0 : -1) < 0)
+        (void)::poll(nullptr, 0, kPauseMs);
+    std::uint64_t count;
+    if (entries_[0].revents != 0) (void)!::read(bell_.get(), &count, sizeof count);
+    take_added();
+    for (Source& source : sources_) {
+        // No more than was there: somebody may write for ever.
+        int left = last ? std::max(::fcntl(source.pipe.get(), F_GETPIPE_SZ), kRead) : 1;
+        while (left > 0) {
+            const int n = read(source);
+            if (n == 0) break;
+            left -= n;
+        }
+        if (last && !source.ended) print(source, true);
+    }
+    sources_.remove_if([](const Source& source) { return source.ended; });
+}
+
+// How many bytes there were.
+int LinePrinter::read(Source& source) {
+    char bytes[kRead];
+    source.rest.reserve(source.rest.size() + sizeof bytes);
     const ssize_t n = ::read(source.pipe.get(), bytes, sizeof bytes);
-    if (n < 0) return false;  // EAGAIN
+    if (n < 0) return 0;  // EAGAIN
     if (n == 0) {
         source.ended = true;
         print(source, true);
-        return false;
+        return 0;
     }
     source.rest.append(bytes, static_cast<std::size_t>(n));
     print(source, false);
-    return true;
+    return static_cast<int>(n);
 }
 
 void LinePrinter::print(Source& source, bool ended) {
     std::string& rest = source.rest;
+    const auto lines = static_cast<std::size_t>(std::count(rest.begin(), rest.end(), '\n')) + 1;
     std::string text;
+    text.reserve(rest.size() + 1 + lines * source.prefix.size());  // or nothing happened
     std::size_t begin = 0;
     for (std::size_t end; (end = rest.find('\n', begin)) != std::string::npos; begin = end + 1)
         text.append(source.prefix).append(rest, begin, end + 1 - begin);

@@ -5,6 +5,8 @@
 // wait, then the pipes fill, then tasks wait in their writes: nothing grows.
 #pragma once
 
+#include <poll.h>
+
 #include <list>
 #include <mutex>
 #include <string>
@@ -42,8 +44,9 @@ class LinePrinter {
     };
 
     void run();
+    void look(bool last);
     void take_added();
-    bool read(Source& source);
+    int read(Source& source);
     void print(Source& source, bool ended);
     void write(int fd, std::string_view text);
     bool is_stopping();
@@ -51,7 +54,9 @@ class LinePrinter {
     const std::string prefix_;
     ServiceThread thread_;
     ParentFd bell_;
-    std::list<Source> sources_;  // owned by the thread
+    // Owned by the thread.
+    std::list<Source> sources_;
+    std::vector<pollfd> entries_;
     std::mutex mutex_;
     // Guarded by mutex_.
     std::list<Source> added_;

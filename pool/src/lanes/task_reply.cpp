@@ -1,6 +1,6 @@
 #include "lanes/task_reply.hpp"
 
-#include <cstring>
+#include <algorithm>
 #include <new>
 
 #include "spare_errors.hpp"
@@ -20,7 +20,7 @@ void keep_reply(const TaskReply& reply, PoolTask& task) noexcept {
         outcome.block = reply.block;
         outcome.memory = *reply.memory;
     } else if (reply.bytes.size() <= PoolTask::kInline) {
-        std::memcpy(task.inline_bytes, reply.bytes.data(), reply.bytes.size());
+        std::ranges::copy(reply.bytes, task.inline_bytes);  // there may be none, at a null pointer
     } else {
         try {
             outcome.bytes.assign(reply.bytes.begin(), reply.bytes.end());
