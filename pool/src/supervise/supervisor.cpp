@@ -41,10 +41,11 @@ void Supervisor::kick() noexcept {
 
 void Supervisor::run() {
     Supervising here;
+    bool called = false;
     for (;;) {
         // SYNC(attended): armed, fence, then a look at the rings; see Worker::ring_supervisor. If
         // it was armed still, no worker has called, and what each has completed is for others.
-        bool called = pool_.page.armed.exchange(1) == 0;
+        called = pool_.page.armed.exchange(1) == 0 || called;
         std::atomic_thread_fence(std::memory_order_seq_cst);
         int timeout = 0;
         bool ends = false;
@@ -54,6 +55,7 @@ void Supervisor::run() {
             rooms_.sleepers.say_who_attends();
             if ((called || life.ending()) && rooms_.dispatcher.drain(life.ending(), hold))
                 hold.wake_waiters();
+            called = false;
             const Elsewhere* elsewhere = rooms_.dispatcher.elsewhere();
             ends = (life.sealed() || life.broken()) && pool_.fleet.all_gone() &&
                    (!elsewhere || elsewhere->has_ended());
