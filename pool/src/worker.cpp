@@ -308,7 +308,7 @@ class Worker {
     }
 
     // How many tasks like this one it takes until a parent that is woken now has handed out more.
-    std::uint32_t bridge(std::uint64_t duration) const {
+    std::uint32_t tasks_until_refill(std::uint64_t duration) const {
         if (duration < WorkerMeter::kTinyTaskNs) return 0;
         return static_cast<std::uint32_t>(std::min<std::uint64_t>(2 * wake_ns_ / duration, 32));
     }
@@ -326,7 +326,7 @@ class Worker {
         bool is_little =
             unannounced_ns_ < kAnnounceWakeUps * wake_ns_ ||
             (unannounced_ns_ < kAnnounceOfMany * wake_ns_ && ring_.has_work(three_times));
-        if (is_little && ring_.has_work(bridge(duration))) return;
+        if (is_little && ring_.has_work(tasks_until_refill(duration))) return;
         std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(E1), SYNC(attended)
         if (control_->bell.has_sleepers())
             control_->bell.notify_all_fenced();

@@ -12,13 +12,13 @@ namespace sidestep::inline v0::subprocess {
 namespace {
 
 // What the reader has read ahead belongs to the output.
-void take_over(PipeReader& pipe, Heard& heard, const TextMode& text) {
+void take_over(PipeReader& pipe, CapturedStream& captured, const TextMode& text) {
     PipeReaderImpl* reader = PipeAccess::impl(pipe);
-    heard = {};
+    captured = {};
     if (!reader) return;
-    std::string& before = text.on ? heard.before : heard.bytes;
+    std::string& before = text.on ? captured.before : captured.bytes;
     before = reader->take(std::string::npos);
-    heard.decoder = std::exchange(reader->decoder, {});
+    captured.decoder = std::exchange(reader->decoder, {});
 }
 
 // What was lost in the writer's stream is told before the conversation; that the child is gone is
@@ -47,21 +47,21 @@ std::string encoded(PipeWriterImpl& writer, const std::string& input, const Args
     }
 }
 
-std::string decoded(Heard& heard, const TextMode& text) {
-    if (!text.on) return std::move(heard.bytes);
-    std::string result = heard.before;
-    if (!heard.decoder) return result;
-    heard.decoder->decode(heard.bytes, result);
-    heard.decoder->finish(result);
+std::string decoded(CapturedStream& captured, const TextMode& text) {
+    if (!text.on) return std::move(captured.bytes);
+    std::string result = captured.before;
+    if (!captured.decoder) return result;
+    captured.decoder->decode(captured.bytes, result);
+    captured.decoder->finish(result);
     return result;
 }
 
 }  // namespace
 
-void begin_talk(PopenState& state) {
-    Conversation& talk = state.talk;
+void begin_communicate(PopenState& state) {
+    Communication& communication = state.communication;
     // What cannot be encoded is not sent; the conversation has not begun then.
-    std::string input = std::exchange(talk.input, {});
+    std::string input = std::exchange(communication.input, {});
     report_stream(state.in);
     if (PipeWriterImpl* writer = PipeAccess::impl(state.in)) {
         if (writer->encoder) {
@@ -70,53 +70,56 @@ void begin_talk(PopenState& state) {
         }
         input.insert(0, std::exchange(writer->gathered, {}));
     }
-    talk.started = true;
-    talk.input = std::move(input);
-    talk.sent = 0;
-    take_over(state.out, talk.out, state.text);
-    take_over(state.err, talk.err, state.text);
+    communication.started = true;
+    communication.input = std::move(input);
+    communication.sent = 0;
+    take_over(state.out, communication.out, state.text);
+    take_over(state.err, communication.err, state.text);
 }
 
-bool talk(PopenState& state, const detail::Deadline& deadline, const TalkCallbacks& callbacks) {
-    if (!state.talk.started) begin_talk(state);
+bool run_communicate(PopenState& state, const detail::Deadline& deadline,
+                     const CommunicateCallbacks& callbacks) {
+    if (!state.communication.started) begin_communicate(state);
     Pump pump(state.pipe_size_chosen);
-    pump.add_writer(state.in, state.talk.input, state.talk.sent);
-    hear(pump, state.out, state.talk.out, callbacks.on_stdout, callbacks.collect, state.text);
-    hear(pump, state.err, state.talk.err, callbacks.on_stderr, callbacks.collect, state.text);
+    pump.add_writer(state.in, state.communication.input, state.communication.sent);
+    capture(pump, state.out, state.communication.out, callbacks.on_stdout, callbacks.collect,
+            state.text);
+    capture(pump, state.err, state.communication.err, callbacks.on_stderr, callbacks.collect,
+            state.text);
     if (state.drain_timeout)
-        pump.end_after({state.child.fd()}, *state.drain_timeout, state.talk.drained_by);
+        pump.end_after({state.child.fd()}, *state.drain_timeout, state.communication.drained_by);
     return pump.run(deadline) && state.wait_until(deadline);
 }
 
-void hear(Pump& pump, PipeReader& pipe, Heard& heard, const LineCallback& on_line, bool collect,
-          const TextMode& text) {
+void capture(Pump& pump, PipeReader& pipe, CapturedStream& captured, const LineCallback& on_line,
+             bool collect, const TextMode& text) {
     if (on_line)
         pump.add_reader(pipe, LineReader{.on_line = on_line,
                                          .text = text,
-                                         .collected = collect ? &heard.bytes : nullptr,
-                                         .undelivered = collect ? nullptr : &heard.before});
+                                         .collected = collect ? &captured.bytes : nullptr,
+                                         .undelivered = collect ? nullptr : &captured.before});
     else
-        pump.add_reader(pipe, heard.bytes);
+        pump.add_reader(pipe, captured.bytes);
 }
 
 Output heard_so_far(const PopenState& state) {
-    return {state.talk.out.before + state.talk.out.bytes,
-            state.talk.err.before + state.talk.err.bytes};
+    return {state.communication.out.before + state.communication.out.bytes,
+            state.communication.err.before + state.communication.err.bytes};
 }
 
 Output take_output(PopenState& state) {
     Output output;
     const char* stream = "std_out";
     try {
-        output.std_out = decoded(state.talk.out, state.text);
+        output.std_out = decoded(state.communication.out, state.text);
         stream = "std_err";
-        output.std_err = decoded(state.talk.err, state.text);
+        output.std_err = decoded(state.communication.err, state.text);
     } catch (const DecodeError& error) {
         Output raw = heard_so_far(state);
-        state.talk = {};
+        state.communication = {};
         throw_located(error, stream, state.args, std::move(raw));
     }
-    state.talk = {};
+    state.communication = {};
     return output;
 }
 
@@ -129,8 +132,8 @@ void kill_and_reap(PopenState& state) {
     // All writers are dead, unless one escaped: then its pipe is not waited for.
     auto grace = state.kill_whole_tree ? 1s : 0s;
     Pump pump(true);
-    pump.add_reader(state.out, state.talk.out.bytes);
-    pump.add_reader(state.err, state.talk.err.bytes);
+    pump.add_reader(state.out, state.communication.out.bytes);
+    pump.add_reader(state.err, state.communication.err.bytes);
     detail::Deadline drained_by;
     pump.end_after({state.child.fd()}, grace, drained_by);
     pump.run({});

@@ -31,20 +31,21 @@ bool talk_to_all(std::vector<Popen>& members, const Options& options,
                  const detail::Deadline& deadline) {
     PopenState& first = PopenAccess::state(members.front());
     PopenState& last = PopenAccess::state(members.back());
-    first.talk.input = options.input.value_or("");
-    for (Popen& member : members) begin_talk(PopenAccess::state(member));
+    first.communication.input = options.input.value_or("");
+    for (Popen& member : members) begin_communicate(PopenAccess::state(member));
     Pump pump(options.pipesize > 0);
-    pump.add_writer(first.in, first.talk.input, first.talk.sent);
-    hear(pump, last.out, last.talk.out, options.on_stdout, options.capture_output, last.text);
+    pump.add_writer(first.in, first.communication.input, first.communication.sent);
+    capture(pump, last.out, last.communication.out, options.on_stdout, options.capture_output,
+            last.text);
     std::vector<int> pidfds;
     for (Popen& member : members) {
         PopenState& state = PopenAccess::state(member);
-        hear(pump, state.err, state.talk.err, options.on_stderr, options.capture_output,
-             state.text);
+        capture(pump, state.err, state.communication.err, options.on_stderr, options.capture_output,
+                state.text);
         pidfds.push_back(member.pidfd());
     }
     if (options.drain_timeout)
-        pump.end_after(std::move(pidfds), *options.drain_timeout, last.talk.drained_by);
+        pump.end_after(std::move(pidfds), *options.drain_timeout, last.communication.drained_by);
     if (!pump.run(deadline)) return false;
     for (Popen& member : members)
         if (!PopenAccess::state(member).wait_until(deadline)) return false;

@@ -226,16 +226,16 @@ bool Popen::wait_for(Timeout timeout) {
 Output Popen::communicate(std::optional<std::string> input, std::optional<Timeout> timeout) {
     PopenState& state = PopenAccess::state(*this);
     if (input) {
-        if (state.talk.started)
+        if (state.communication.started)
             throw std::logic_error(
                 "communicate() was interrupted by a timeout: the rest of its input is still being "
                 "sent; call it again without input");
         if (!state.in)
             throw std::logic_error(
                 "communicate() got input, but std_in is no open pipe: start with .std_in = PIPE");
-        state.talk.input = std::move(*input);
+        state.communication.input = std::move(*input);
     }
-    if (!talk(state, detail::deadline_after(timeout)))
+    if (!run_communicate(state, detail::deadline_after(timeout)))
         throw TimeoutExpired(state.args, *timeout, heard_so_far(state));
     return take_output(state);
 }

@@ -18,19 +18,19 @@
 namespace sidestep::inline v0::subprocess {
 
 // One stream of a conversation: what was read so far.
-struct Heard {
+struct CapturedStream {
     std::string bytes;                   // since the conversation began, undecoded
     std::string before;                  // read ahead by the PipeReader earlier, decoded
     std::optional<TextDecoder> decoder;  // in text mode, with what the PipeReader left in it
 };
 
-// A conversation that a timeout may interrupt: what was heard, what is still to be sent.
-struct Conversation {
+// A conversation that a timeout may interrupt: what was captured, what is still to be sent.
+struct Communication {
     bool started = false;
     std::string input;
     std::size_t sent = 0;
-    Heard out;
-    Heard err;
+    CapturedStream out;
+    CapturedStream err;
     detail::Deadline drained_by;  // with drain_timeout, from the end of the child on
 };
 
@@ -64,7 +64,7 @@ struct PopenState {
     PipeWriter in;
     PipeReader out;
     PipeReader err;
-    Conversation talk;
+    Communication communication;
 
     // Guarded by `mutex`. A child is reaped with it held, so that no signal meets a free pid.
     std::mutex mutex;
@@ -76,23 +76,24 @@ struct PopenAccess {
     static PopenState& state(const Popen& child);
 };
 
-struct TalkCallbacks {
+struct CommunicateCallbacks {
     LineCallback on_stdout = {};
     LineCallback on_stderr = {};
     bool collect = false;  // also a stream that has a callback
 };
 
-// Takes over what the pipes hold back, and encodes talk.input.
-void begin_talk(PopenState& state);
+// Takes over what the pipes hold back, and encodes communication.input.
+void begin_communicate(PopenState& state);
 // Feeds and reads the child to the end of its pipes, then waits for its end. False at the
 // deadline: the conversation can be resumed. Closes the pipes when it is done.
-bool talk(PopenState& state, const detail::Deadline& deadline, const TalkCallbacks& callbacks = {});
+bool run_communicate(PopenState& state, const detail::Deadline& deadline,
+                     const CommunicateCallbacks& callbacks = {});
 // Adds a stream of a conversation. Without on_line it is collected; with it, if `collect` is set.
-void hear(Pump& pump, PipeReader& pipe, Heard& heard, const LineCallback& on_line, bool collect,
-          const TextMode& text);
+void capture(Pump& pump, PipeReader& pipe, CapturedStream& captured, const LineCallback& on_line,
+             bool collect, const TextMode& text);
 // As bytes, in text mode too; lines that a callback got are not in it, unless they are collected.
 Output heard_so_far(const PopenState& state);
-// What was heard; in text mode decoded. Ends the conversation, also when it throws DecodeError.
+// What was captured; in text mode decoded. Ends the conversation, also when it throws DecodeError.
 Output take_output(PopenState& state);
 
 // Kills the child, or its tree if kill_tree is set, reads for a short while what it left in the

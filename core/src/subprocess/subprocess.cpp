@@ -69,8 +69,8 @@ CompletedProcess run_and_collect(const Args& args, const Options& options, bool 
     Popen child(args, for_popen(options));
     PopenState& state = PopenAccess::state(child);
     try {
-        if (options.input) state.talk.input = *options.input;
-        if (!talk(state, deadline, {options.on_stdout, options.on_stderr, collect})) {
+        if (options.input) state.communication.input = *options.input;
+        if (!run_communicate(state, deadline, {options.on_stdout, options.on_stderr, collect})) {
             kill_and_reap(state);
             throw TimeoutExpired(args, *options.timeout, heard_so_far(state));
         }

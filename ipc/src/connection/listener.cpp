@@ -119,11 +119,11 @@ class Listener::Impl {
         if (options_.encrypted) tls_key_ = TlsKey::of(*options_.authkey);
         socket_ = bind_to(options_.address, options_.backlog, file_);
         address_ = from_kernel(sys::own_address(socket_.get()));
-        desk_ = new Desk(socket_.get());
+        accept_state_ = new AcceptState(socket_.get());
     }
     ~Impl() {
         close();
-        delete desk_.load();
+        delete accept_state_.load();
         // What a thread of the parent was at when it forked may be half done: that is left as it
         // is.
         if (inherited_ == nullptr || !inherited_->accepting.try_lock()) return;
@@ -136,7 +136,7 @@ class Listener::Impl {
 
     const Address& address() const { return address_; }
     bool closed() const { return closed_; }
-    int fd() { return desk().epoll.get(); }
+    int fd() { return accept_state().epoll.get(); }
     std::optional<Address> last_accepted() const {
         std::lock_guard lock(last_accepted_mutex_);
         return last_accepted_;
@@ -161,8 +161,8 @@ class Listener::Impl {
 
     // Where one process receives peers. A forked copy has one of its own: an epoll set and an
     // eventfd that two processes share would tell one what the other does.
-    struct Desk {
-        explicit Desk(int socket);
+    struct AcceptState {
+        explicit AcceptState(int socket);
         const ForkMarker process;
         std::timed_mutex accepting;  // the turn of whoever is in accept()
         Fd wake;                     // readable from close() on: whoever is in accept() leaves
@@ -170,16 +170,17 @@ class Listener::Impl {
         Fd epoll;
         Pendings pending;
     };
-    Desk& desk();
-    void leave(Desk* inherited) noexcept;
+    AcceptState& accept_state();
+    void leave(AcceptState* inherited) noexcept;
 
-    std::optional<Connection> take_event(Desk& desk, int fd);
-    std::optional<Connection> greet(Desk& desk);
-    std::optional<Connection> go_on(Desk& desk, Pendings::iterator peer);
+    std::optional<Connection> take_event(AcceptState& state, int fd);
+    std::optional<Connection> greet(AcceptState& state);
+    std::optional<Connection> go_on(AcceptState& state, Pendings::iterator peer);
     bool advance_tls(Pending& peer);
-    Connection let_in(Fd socket, const Address& peer,
-                      std::shared_ptr<detail::TlsStream> tls = nullptr);
-    [[noreturn]] void turn_away(Desk& desk, Pendings::iterator peer, const char* reason = nullptr);
+    Connection admit(Fd socket, const Address& peer,
+                     std::shared_ptr<detail::TlsStream> tls = nullptr);
+    [[noreturn]] void reject(AcceptState& state, Pendings::iterator peer,
+                             const char* reason = nullptr);
     bool is_stranger(int socket) const;
 
     // constant after construction
@@ -189,49 +190,49 @@ class Listener::Impl {
     Address address_ = UnixAddress{};
     SocketFile file_;
 
-    Fd socket_;  // constant until close(), which has the desk's `accepting`
+    Fd socket_;  // constant until close(), which has AcceptState::accepting
     std::atomic<bool> closed_{false};
 
     // Another one is set only in a forked copy, by the holder of moving_ (which, therefore, nobody
     // holds when the creator forks). Null: closed by a forked copy that had none of its own.
-    std::atomic<Desk*> desk_{nullptr};
+    std::atomic<AcceptState*> accept_state_{nullptr};
     std::mutex moving_;
-    Desk* inherited_ = nullptr;  // the parent's, in a forked copy that has left it
+    AcceptState* inherited_ = nullptr;  // the parent's, in a forked copy that has left it
 
     mutable std::mutex last_accepted_mutex_;
     std::optional<Address> last_accepted_;  // guarded by last_accepted_mutex_
 };
 
-Listener::Impl::Desk::Desk(int socket)
+Listener::Impl::AcceptState::AcceptState(int socket)
     : wake(sys::make_eventfd()), epoll(::epoll_create1(EPOLL_CLOEXEC)) {
     if (!epoll) throw_errno(errno, "epoll_create1");
     watch(epoll.get(), socket);
     watch(epoll.get(), wake.get());
 }
 
-Listener::Impl::Desk& Listener::Impl::desk() {
+Listener::Impl::AcceptState& Listener::Impl::accept_state() {
     if (closed_) throw_closed(address_);
-    Desk* present = desk_.load();
+    AcceptState* present = accept_state_.load();
     if (present != nullptr && present->process.same_process()) return *present;
     std::lock_guard lock(moving_);
     if (closed_) throw_closed(address_);
-    present = desk_.load();  // another thread may have been faster
+    present = accept_state_.load();  // another thread may have been faster
     if (present->process.same_process()) return *present;
-    desk_ = new Desk(socket_.get());
+    accept_state_ = new AcceptState(socket_.get());
     leave(present);
-    return *desk_;
+    return *accept_state_;
 }
 
-// Closes a forked copy's descriptors of its parent's desk. The desk itself stays while this object
-// does: another thread of the copy may be looking whose it is.
-void Listener::Impl::leave(Desk* inherited) noexcept {
+// Closes a forked copy's descriptors of its parent's AcceptState. That itself stays while this
+// object does: another thread of the copy may be looking whose it is.
+void Listener::Impl::leave(AcceptState* inherited) noexcept {
     inherited->epoll.reset();
     inherited->wake.reset();
     inherited_ = inherited;
 }
 
 std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) {
-    Desk& own = desk();
+    AcceptState& own = accept_state();
     std::unique_lock turn(own.accepting, std::defer_lock);
     if (!deadline)
         turn.lock();
@@ -244,7 +245,7 @@ std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) 
     for (;;) {
         if (closed_) throw_closed(address_);
         if (!pending.empty() && detail::is_over(pending.front().give_up))
-            turn_away(own, pending.begin(), "did not finish the handshake in time");
+            reject(own, pending.begin(), "did not finish the handshake in time");
         sys::Deadline next = deadline;
         if (!pending.empty()) next = detail::sooner(next, pending.front().give_up);
         epoll_event event = {};
@@ -257,19 +258,19 @@ std::optional<Connection> Listener::Impl::accept(const sys::Deadline& deadline) 
     }
 }
 
-std::optional<Connection> Listener::Impl::take_event(Desk& desk, int fd) {
-    if (fd == socket_.get()) return greet(desk);
-    for (auto peer = desk.pending.begin(); peer != desk.pending.end(); ++peer)
-        if (peer->socket.get() == fd) return go_on(desk, peer);
+std::optional<Connection> Listener::Impl::take_event(AcceptState& state, int fd) {
+    if (fd == socket_.get()) return greet(state);
+    for (auto peer = state.pending.begin(); peer != state.pending.end(); ++peer)
+        if (peer->socket.get() == fd) return go_on(state, peer);
     return {};
 }
 
 // Takes the next peer out of the backlog.
-std::optional<Connection> Listener::Impl::greet(Desk& desk) {
-    if (desk.pending.size() >= options_.max_handshakes)
-        turn_away(desk, desk.pending.begin(),
-                  "was given up in the middle of the handshake: too many others "
-                  "came meanwhile");
+std::optional<Connection> Listener::Impl::greet(AcceptState& state) {
+    if (state.pending.size() >= options_.max_handshakes)
+        reject(state, state.pending.begin(),
+               "was given up in the middle of the handshake: too many others "
+               "came meanwhile");
     sys::SocketAddress kernel_address;
     Fd socket = sys::try_accept(socket_.get(), kernel_address);
     if (!socket) return {};
@@ -277,32 +278,32 @@ std::optional<Connection> Listener::Impl::greet(Desk& desk) {
     if (std::holds_alternative<TcpAddress>(address_)) set_tcp_options(socket.get());
     if (!options_.authkey) {
         if (is_stranger(socket.get())) return {};
-        return let_in(std::move(socket), peer);
+        return admit(std::move(socket), peer);
     }
-    watch(desk.epoll.get(), socket.get());
-    desk.pending.emplace_back(std::move(socket), std::move(peer), credentials_,
-                              detail::deadline_after(options_.handshake_timeout));
+    watch(state.epoll.get(), socket.get());
+    state.pending.emplace_back(std::move(socket), std::move(peer), credentials_,
+                               detail::deadline_after(options_.handshake_timeout));
     if (tls_key_)
-        desk.pending.back().tls =
+        state.pending.back().tls =
             std::make_shared<detail::TlsStream>(detail::TlsStream::Side::listener, *tls_key_);
-    return go_on(desk, std::prev(desk.pending.end()));
+    return go_on(state, std::prev(state.pending.end()));
 }
 
-std::optional<Connection> Listener::Impl::go_on(Desk& desk, Pendings::iterator peer) {
+std::optional<Connection> Listener::Impl::go_on(AcceptState& state, Pendings::iterator peer) {
     try {
         if (peer->tls ? advance_tls(*peer) : advance(peer->socket.get(), peer->handshake))
             return {};
     } catch (...) {
-        desk.pending.erase(peer);
+        state.pending.erase(peer);
         throw;
     }
-    if (peer->handshake.state() == Handshake::State::failed) turn_away(desk, peer);
+    if (peer->handshake.state() == Handshake::State::failed) reject(state, peer);
     Fd socket = std::move(peer->socket);
     Address address = std::move(peer->peer);
     std::shared_ptr<detail::TlsStream> tls = std::move(peer->tls);
-    desk.pending.erase(peer);
-    (void)::epoll_ctl(desk.epoll.get(), EPOLL_CTL_DEL, socket.get(), nullptr);
-    return let_in(std::move(socket), address, std::move(tls));
+    state.pending.erase(peer);
+    (void)::epoll_ctl(state.epoll.get(), EPOLL_CTL_DEL, socket.get(), nullptr);
+    return admit(std::move(socket), address, std::move(tls));
 }
 
 // True: it goes on.
@@ -322,8 +323,8 @@ std::string describe_process(int pid) {
 
 }  // namespace
 
-Connection Listener::Impl::let_in(Fd socket, const Address& peer,
-                                  std::shared_ptr<detail::TlsStream> tls) {
+Connection Listener::Impl::admit(Fd socket, const Address& peer,
+                                 std::shared_ptr<detail::TlsStream> tls) {
     Connection connection =
         tls ? detail::secure_connection(socket.get(), std::move(tls)) : Connection(socket.get());
     (void)socket.release();
@@ -332,7 +333,7 @@ Connection Listener::Impl::let_in(Fd socket, const Address& peer,
     return connection;
 }
 
-void Listener::Impl::turn_away(Desk& desk, Pendings::iterator peer, const char* reason) {
+void Listener::Impl::reject(AcceptState& state, Pendings::iterator peer, const char* reason) {
     if (reason != nullptr) peer->handshake.fail(reason);
     std::string who = to_string(peer->peer);
     if (std::holds_alternative<UnixAddress>(peer->peer))
@@ -345,7 +346,7 @@ void Listener::Impl::turn_away(Desk& desk, Pendings::iterator peer, const char* 
         (void)sys::try_receive(peer->socket.get(), unread);
     } catch (const std::system_error&) {
     }
-    desk.pending.erase(peer);
+    state.pending.erase(peer);
     throw error;
 }
 
@@ -359,12 +360,12 @@ bool Listener::Impl::is_stranger(int socket) const {
 void Listener::Impl::close() noexcept {
     if (closed_.exchange(true)) return;
     file_.remove();
-    Desk* own = desk_.load();
+    AcceptState* own = accept_state_.load();
     if (!own->process.same_process()) {
         std::lock_guard lock(moving_);
-        own = desk_.load();
+        own = accept_state_.load();
         if (!own->process.same_process()) {
-            desk_ = nullptr;
+            accept_state_ = nullptr;
             leave(own);
             socket_.reset();
             return;
