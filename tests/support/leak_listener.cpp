@@ -1,10 +1,13 @@
 #define CATCH_CONFIG_EXTERNAL_INTERFACES
-#include <unistd.h>
+#include <sys/uio.h>
 
 #include <catch2/catch.hpp>
+#include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <iterator>
 
 #include "support.hpp"
 
@@ -13,6 +16,7 @@ namespace {
 
 int leaks = 0;
 char running[512];
+std::chrono::steady_clock::time_point running_since;
 
 // Looks for leaks after each test case; a child may need a moment to be reaped.
 struct LeakListener : Catch::TestEventListenerBase {
@@ -22,7 +26,8 @@ struct LeakListener : Catch::TestEventListenerBase {
     void testCaseStarting(const Catch::TestCaseInfo& info) override {
         TestEventListenerBase::testCaseStarting(info);
         before = Resources::now();
-        std::snprintf(running, sizeof running, "the test that ran: \"%s\"\n", info.name.c_str());
+        std::snprintf(running, sizeof running, "\"%s\"", info.name.c_str());
+        running_since = std::chrono::steady_clock::now();
     }
     void testCaseEnded(const Catch::TestCaseStats& stats) override {
         std::string leaked;
@@ -33,6 +38,8 @@ struct LeakListener : Catch::TestEventListenerBase {
             std::cout << "LEAK in \"" << stats.testInfo.name << "\":\n" << leaked << std::flush;
         }
         TestEventListenerBase::testCaseEnded(stats);
+        // A run that is ended for the time it takes tells what had failed before.
+        if (stats.totals.assertions.failed > 0) std::cout << std::flush;
     }
 };
 CATCH_REGISTER_LISTENER(LeakListener)
@@ -41,6 +48,16 @@ CATCH_REGISTER_LISTENER(LeakListener)
 
 int leaks_found() { return leaks; }
 
-void write_running_test(int fd) { (void)!::write(fd, running, std::strlen(running)); }
+void write_running_test(int fd) {
+    const auto ran = std::chrono::steady_clock::now() - running_since;
+    char seconds[24];
+    char* end = std::to_chars(seconds, std::end(seconds), ran / std::chrono::seconds(1)).ptr;
+    iovec parts[] = {{const_cast<char*>("it ran "), 7},
+                     {running, std::strlen(running)},
+                     {const_cast<char*>(", for "), 6},
+                     {seconds, static_cast<std::size_t>(end - seconds)},
+                     {const_cast<char*>(" s\n"), 3}};
+    (void)!::writev(fd, parts, 5);
+}
 
 }  // namespace test

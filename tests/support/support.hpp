@@ -65,7 +65,7 @@ inline bool nothing_left_since(const Resources& before) {
 // How many test cases of this run left something behind (a listener checks each).
 int leaks_found();
 
-// The name of the test case that runs. Async-signal-safe.
+// The name of the test case that runs, and how long it has. Async-signal-safe.
 void write_running_test(int fd);
 
 // What the process that asks has mapped under that name: it is there, or the process ends.
