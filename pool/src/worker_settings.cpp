@@ -16,6 +16,7 @@
 #include "inner_threads.hpp"
 #include "spawn/resources.hpp"
 #include "sys/error.hpp"
+#include "sys/hints.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -56,19 +57,20 @@ void set_cpus(const std::vector<int>& cpus) {
     cpu_set_t set;
     CPU_ZERO(&set);
     for (int cpu : cpus) CPU_SET(static_cast<std::size_t>(cpu), &set);
-    if (::sched_setaffinity(0, sizeof set, &set) < 0)
-        throw_errno(errno, fmt::format("PoolOptions::cpus {{{}}}: there is none of them, or none "
-                                       "that the cgroup's cpuset allows: sched_setaffinity",
-                                       fmt::join(cpus, ", ")));
+    if (::sched_setaffinity(0, sizeof set, &set) == 0) return;
+    const int error = errno;
+    throw_errno(error, fmt::format("PoolOptions::cpus {{{}}}{}: sched_setaffinity",
+                                   fmt::join(cpus, ", "), sys::affinity_hint(error)));
 }
 
 void set_limit(Resource which, std::uint64_t soft, std::uint64_t hard) {
     const spawn::KnownResource* resource = spawn::find_resource(which);
     const rlimit limit = {soft, hard};
-    if (resource && ::setrlimit(resource->number, &limit) < 0)
-        throw_errno(errno,
-                    fmt::format("PoolOptions::limits: {} {} (hard: {}){}", resource->name, soft,
-                                hard, errno == EPERM ? ", above this process's hard limit" : ""));
+    if (!resource || ::setrlimit(resource->number, &limit) == 0) return;
+    const int error = errno;
+    std::string why = error == EPERM ? spawn::exceeded(*resource, hard, "this process's") : "";
+    throw_errno(error, fmt::format("PoolOptions::limits: {} {} (hard: {}){}{}: setrlimit",
+                                   resource->name, soft, hard, why.empty() ? "" : ", ", why));
 }
 
 }  // namespace

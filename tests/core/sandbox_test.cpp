@@ -98,6 +98,64 @@ TEST_CASE("where no process can be made, the error names the call and who may re
           }) == 0);
 }
 
+namespace {
+
+// 0: the program does not start with these options, and the message says `has` and not `has_not`.
+int says(const subprocess::Options& options, const char* has, const char* has_not) {
+    try {
+        subprocess::run({"/bin/true"}, options);
+        return 1;
+    } catch (const subprocess::StartError& error) {
+        if (std::strstr(error.what(), has) == nullptr) return 2;
+        return std::strstr(error.what(), has_not) == nullptr ? 0 : 3;
+    }
+}
+
+}  // namespace
+
+TEST_CASE("a message names the cause that the kernel gave, and no other", "[core][sandbox]") {
+    const char* const sandbox = "refused by the sandbox";
+    struct Row {
+        Refusal refusal;
+        subprocess::Options options;
+        const char* has;
+        const char* has_not;
+    };
+    const subprocess::Options nice{.nice = -5}, cpus{.cpus = {0}},
+        files{.limits = {{subprocess::Resource::core_file, 0, 0}}},
+        lifeline{.die_with_parent = true};
+    for (const Row& row :
+         {Row{{SYS_sched_setaffinity, EPERM}, cpus, sandbox, "there is none of them"},
+          Row{{SYS_sched_setaffinity, ENOMEM}, cpus, "cpus 0", "there is none of them"},
+          Row{{SYS_sched_setaffinity, EINVAL}, cpus, "there is none of them", sandbox},
+          Row{{SYS_setpriority, EPERM}, nice, "nice", "CAP_SYS_NICE"},
+          Row{{SYS_setpriority, EACCES}, nice, "CAP_SYS_NICE", sandbox},
+          Row{{SYS_prlimit64, ENOMEM}, files, "setrlimit", "above"},
+          Row{{SYS_prlimit64, EPERM}, files, "setrlimit", "above"},
+          Row{{SYS_pipe2, ENOMEM}, lifeline, "die_with_parent", "limit"},
+          Row{{SYS_pipe2, EMFILE}, lifeline, "ulimit -n", "fs."},
+          Row{{SYS_pipe2, ENFILE}, lifeline, "fs.file-max", "ulimit"}}) {
+        CAPTURE(row.refusal.call, row.refusal.error);
+        CHECK(test::where_refused({row.refusal},
+                                  [&] { return says(row.options, row.has, row.has_not); }) == 0);
+    }
+    auto piped = [](int error, const char* has, const char* has_not) {
+        return test::where_refused({{SYS_pipe2, error}}, [&] {
+            return says({.std_out = subprocess::PIPE}, has, has_not);
+        });
+    };
+    CHECK(piped(ENOMEM, "the child's streams", "limit") == 0);
+    CHECK(piped(EMFILE, "ulimit -n", "fs.") == 0);
+    CHECK(piped(ENFILE, "fs.pipe-user-pages-hard", "ulimit") == 0);
+    auto sized = [](int error, const char* has, const char* has_not) {
+        return test::where_refused({{SYS_fcntl, error, 1, F_SETPIPE_SZ}}, [&] {
+            return says({.std_out = subprocess::PIPE, .pipesize = 4096}, has, has_not);
+        });
+    };
+    CHECK(sized(EPERM, "fs.pipe-max-size", "memory") == 0);
+    CHECK(sized(ENOMEM, "pipesize = 4096", "fs.") == 0);
+}
+
 TEST_CASE("children start and get signals without pidfd_open and pidfd_send_signal",
           "[core][sandbox]") {
     for (int error : {ENOSYS, EPERM})

@@ -18,6 +18,7 @@
 
 #include "process_support.hpp"
 #include "processes.hpp"
+#include "sandbox.hpp"
 
 using sidestep::Event;
 using sidestep::JoinableQueue;
@@ -287,4 +288,22 @@ TEST_CASE("whatever others do to a queue's descriptor meanwhile, no call waits f
         return 0;
     });
     CHECK(user.wait() == 0);
+}
+
+TEST_CASE("a producer that cannot be made says why, and blames /proc where it is away alone",
+          "[queue][producer]") {
+    auto makes_none = [](const char* has, bool says_proc) {
+        Numbers queue(4);
+        try {
+            (void)queue.producer();
+            return 1;
+        } catch (const std::system_error& error) {
+            const std::string text = error.what();
+            if (text.find(has) == std::string::npos) return 2;
+            return (text.find("needs /proc") != std::string::npos) == says_proc ? 0 : 3;
+        }
+    };
+    CHECK(test::without_proc([&] { return makes_none("No such file", true); }) == 0);
+    CHECK(test::where_refused({{SYS_openat, EMFILE}},
+                              [&] { return makes_none("Too many open files", false); }) == 0);
 }

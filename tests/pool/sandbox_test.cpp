@@ -162,6 +162,29 @@ TEST_CASE("why its workers cannot start stands in the reason of a broken pool", 
               }) == 0);
 }
 
+TEST_CASE("a setting of workers that a sandbox refuses is not blamed on what was asked for",
+          "[pool][sandbox]") {
+    for (StartMethod method : kMethods)
+        for (int error : {EPERM, ENOMEM}) {
+            CAPTURE(error, test::name_of(method));
+            CHECK(test::where_refused({{SYS_sched_setaffinity, error}}, [&] {
+                      try {
+                          Pool pool({.processes = 1, .start_method = method, .cpus = {{0}}});
+                          (void)pool.submit(test::square, 3L).get();
+                          return 1;
+                      } catch (const BrokenPool& broken) {
+                          const std::string why = broken.what();
+                          auto says = [&](const char* text) {
+                              return why.find(text) != std::string::npos;
+                          };
+                          if (!says("PoolOptions::cpus {0}")) return 2;
+                          if (says("there is none of them")) return 3;
+                          return says("refused by the sandbox") == (error == EPERM) ? 0 : 4;
+                      }
+                  }) == 0);
+        }
+}
+
 TEST_CASE("pools work where newer calls are refused", "[pool][sandbox]") {
     for (int error : {ENOSYS, EPERM})
         for (StartMethod method : kMethods) {

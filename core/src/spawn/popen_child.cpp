@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "spawn/kill_tree.hpp"
+#include "sys/hints.hpp"
 
 namespace sidestep::inline v0::subprocess {
 namespace {
@@ -35,11 +36,14 @@ ResourceUsage usage_of(const struct rusage& from) {
 
 void set_pipe_size(const Fd& fd, int size) {
     if (::fcntl(fd.get(), F_SETPIPE_SZ, size) >= 0) return;
-    throw StartError(StartStep::pipe, errno, {},
-                     fmt::format("pipesize = {}: no pipe may be as large here (limits: "
-                                 "fs.pipe-max-size, and fs.pipe-user-pages-soft for all pipes of a "
-                                 "user together)",
-                                 size));
+    const int error = errno;
+    const bool too_large = error == EPERM || error == EINVAL;
+    throw StartError(StartStep::pipe, error, {},
+                     fmt::format("pipesize = {}{}", size,
+                                 too_large ? ": no pipe may be as large here (limits: "
+                                             "fs.pipe-max-size, and fs.pipe-user-pages-soft for "
+                                             "all pipes of a user together)"
+                                           : ": fcntl(F_SETPIPE_SZ)"));
 }
 
 bool reads_from_terminal(const Options& options) {
@@ -110,9 +114,9 @@ void PopenStart::open_streams() {
     } catch (const StartError&) {
         throw;
     } catch (const std::system_error& e) {
-        throw StartError(StartStep::pipe, e.code().value(), {},
-                         std::string("cannot prepare the child's streams (limit on descriptors: "
-                                     "ulimit -n; on pipes: fs.pipe-user-pages-soft)"));
+        const int error = e.code().value();
+        throw StartError(StartStep::pipe, error, {},
+                         "cannot prepare the child's streams" + sys::descriptor_hint(error));
     }
     in = std::move(to_in.write_end);
     out = std::move(from_out.read_end);

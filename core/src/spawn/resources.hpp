@@ -3,6 +3,10 @@
 
 #include <sys/resource.h>
 
+#include <cstdint>
+#include <string>
+#include <string_view>
+
 #include <sidestep/subprocess_options.hpp>
 
 namespace sidestep::inline v0::spawn {
@@ -14,5 +18,11 @@ struct KnownResource {
 };
 // Null: there is none.
 const KnownResource* find_resource(subprocess::Resource resource);
+
+// A hard limit in a message.
+std::string limit_text(std::uint64_t limit);
+// What this process may not exceed, and such a hard limit does; empty: nothing, as far as it is
+// known. `whose`: who this process is in the message.
+std::string exceeded(const KnownResource& resource, std::uint64_t hard, std::string_view whose);
 
 }  // namespace sidestep::spawn

@@ -252,7 +252,7 @@ std::string hint(const Description& description, const Failure& failure) {
         }
         default: {
             what += to_string(failure.step);
-            std::string subject = description.subject_of(failure.step);
+            std::string subject = description.subject_of(failure);
             if (!subject.empty()) what += " (" + subject + ")";
         }
     }
@@ -272,9 +272,9 @@ Child start(const Description& description) {
     if (failure.error == 0 && child.fd() <= STDERR_FILENO) {
         try {
             child.pidfd = child.pidfd.duplicate();
-        } catch (const std::system_error&) {  // the child that runs would be nobody's
+        } catch (const std::system_error& e) {  // the child that runs would be nobody's
             ::kill(started.pid, SIGKILL);
-            failure = {StartStep::spawn, EMFILE};
+            failure = {StartStep::spawn, e.code().value()};
         }
     }
     if (failure.error != 0) {

@@ -16,6 +16,7 @@
 
 #include "spawn/resources.hpp"
 #include "sys/error.hpp"
+#include "sys/hints.hpp"
 #include "sys/sys.hpp"
 
 namespace sidestep::inline v0::spawn {
@@ -139,10 +140,6 @@ Login look_up_login(const std::string& name) {
 const KnownResource& known(Resource resource) {
     if (const KnownResource* found = find_resource(resource)) return *found;
     refuse("limits: no such Resource");
-}
-
-std::string limit_text(std::uint64_t limit) {
-    return limit == subprocess::kUnlimited ? "unlimited" : std::to_string(limit);
 }
 
 [[noreturn]] void throw_bad_fd(const std::string& executable, const std::string& why) {
@@ -400,15 +397,14 @@ void Description::make_lifeline() {
         sys::Pipe pipe = sys::make_pipe();
         // Above every target, so that no move overwrites it.
         int fd = ::fcntl(pipe.read_end.get(), F_DUPFD_CLOEXEC, plan_.first_spare_fd);
-        if (fd < 0) throw_errno(errno, "fcntl(F_DUPFD_CLOEXEC)");
+        // EINVAL: the first spare one is beyond the limit.
+        if (fd < 0) throw_errno(errno == EINVAL ? EMFILE : errno, "fcntl(F_DUPFD_CLOEXEC)");
         lifeline_ = Fd(fd);
         lifeline_writer_ = sys::above_stdio(std::move(pipe.write_end));
     } catch (const std::system_error& e) {
-        throw StartError(
-            StartStep::pipe, e.code().value(), {},
-            fmt::format("cannot start \"{}\": the pipe of die_with_parent (limit on descriptors: "
-                        "ulimit -n; on pipes: fs.pipe-user-pages-soft)",
-                        executable_));
+        throw StartError(StartStep::pipe, e.code().value(), {},
+                         fmt::format("cannot start \"{}\": the pipe of die_with_parent{}",
+                                     executable_, sys::descriptor_hint(e.code().value())));
     }
     plan_.lifeline = lifeline_.get();
     kept_.push_back(lifeline_.get());
@@ -429,31 +425,29 @@ void Description::plan_moves(const Stdio& stdio) {
                 move.copy_first = true;
 }
 
-std::string Description::subject_of(StartStep step) const {
-    if (step == StartStep::setrlimit) return raised_limits();
-    if (step == StartStep::affinity)
-        return fmt::format(
-            "cpus {}: there is none of them, or none that the cgroup's cpuset allows",
-            fmt::join(options_.cpus, ", "));
-    if (step == StartStep::nice)
+std::string Description::subject_of(const Failure& failure) const {
+    const int error = failure.error;
+    if (failure.step == StartStep::setrlimit && error == EPERM) return raised_limits();
+    if (failure.step == StartStep::affinity)
+        return fmt::format("cpus {}{}", fmt::join(options_.cpus, ", "), sys::affinity_hint(error));
+    if (failure.step == StartStep::nice && error == EACCES)
         return fmt::format(
             "{}: less than the parent's takes CAP_SYS_NICE, or a limit that allows it: ulimit -e",
             plan_.nice);
     return {};
 }
 
-// The one thing that setrlimit forbids after set_limits().
 std::string Description::raised_limits() const {
     std::string text;
     for (const ResourceLimit& limit : options_.limits) {
         const KnownResource& resource = known(limit.resource);
         std::uint64_t hard = limit.hard.value_or(limit.soft);
-        rlimit parents;
-        if (::getrlimit(resource.number, &parents) != 0 || hard <= parents.rlim_max) continue;
-        text += fmt::format("{} {} is above the parent's hard limit, {}; ", resource.name,
-                            limit_text(hard), limit_text(parents.rlim_max));
+        std::string what = exceeded(resource, hard, "the parent's");
+        if (what.empty()) continue;
+        text += fmt::format("{}{} {} is {}", text.empty() ? "" : "; ", resource.name,
+                            limit_text(hard), what);
     }
-    return text.empty() ? text : text + "that takes CAP_SYS_RESOURCE";
+    return text;
 }
 
 }  // namespace sidestep::spawn

@@ -58,9 +58,9 @@ class Description {
     bool leads_group() const {
         return plan_.new_session || (plan_.set_process_group && plan_.process_group == 0);
     }
-    // What the options asked for in a step that failed, and what to do; empty where the name of the
-    // step says it.
-    std::string subject_of(StartStep step) const;
+    // What the options asked for in a step that failed, and what to do; empty where the names of
+    // the step and of the error say it.
+    std::string subject_of(const Failure& failure) const;
     // The parent's end of the lifeline: the child dies when it is closed.
     ParentFd take_lifeline() { return std::move(lifeline_writer_); }
 

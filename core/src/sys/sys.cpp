@@ -223,8 +223,9 @@ void stop_growth(int fd) noexcept { (void)::fcntl(fd, F_ADD_SEALS, F_SEAL_GROW);
 std::size_t sealed_size(int fd) {
     int seals = ::fcntl(fd, F_GET_SEALS);
     struct stat file = {};
-    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || ::fstat(fd, &file) < 0)
+    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0)
         throw_errno(EINVAL, "the descriptor is not a sealed memfd");
+    if (::fstat(fd, &file) < 0) throw_errno(errno, "fstat(memfd)");
     return static_cast<std::size_t>(file.st_size);
 }
 

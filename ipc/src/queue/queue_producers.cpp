@@ -94,7 +94,11 @@ std::shared_ptr<ProducerHold> QueueCore::produce() const {
     // An open file description of its own: only /proc makes one of a file without a name.
     std::string path = fmt::format("/proc/self/fd/{}", own.segment_fd().get());
     Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-    if (!fd) throw_errno(errno, fmt::format("open({}): a queue's producer needs /proc", path));
+    if (!fd) {
+        const int error = errno;
+        throw_errno(error, fmt::format("open({}, for a queue's producer{})", path,
+                                       error == ENOENT ? ", which needs /proc" : ""));
+    }
     struct flock lock = whole_lock(F_RDLCK);
     if (::fcntl(fd.get(), F_OFD_SETLK, &lock) < 0)
         throw_errno(errno, "fcntl(F_OFD_SETLK, a queue's producer)");
