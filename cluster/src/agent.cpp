@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <exception>
 #include <new>
 #include <system_error>
@@ -14,6 +13,7 @@
 
 #include <sidestep/remote_error.hpp>
 
+#include "complaint.hpp"
 #include "pool_access.hpp"
 #include "pool_core.hpp"
 
@@ -21,6 +21,7 @@ namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr auto kFarewellTime = std::chrono::seconds(5);  // for what was said last
+constexpr auto kMostForStack = std::chrono::milliseconds(100);
 
 FailureKind kind_of_failure(const std::exception_ptr& failure, WiredDetails& details, bool& known) {
     known = true;
@@ -40,6 +41,21 @@ FailureKind kind_of_failure(const std::exception_ptr& failure, WiredDetails& det
     } catch (...) {
         known = false;
         return FailureKind::error;
+    }
+}
+
+// That of a task that ran out of time, if it may still be told; else null.
+std::shared_ptr<const AskedStack> stack_to_come(const PoolTask& task) {
+    std::exception_ptr failure = task.ending().failure;
+    if (!failure && task.split()) failure = task.split()->error;
+    if (!failure) return nullptr;
+    try {
+        std::rethrow_exception(failure);
+    } catch (const TaskTimeout& error) {
+        auto stack = TaskErrorAccess::details(error).asked_stack;
+        return stack && !stack->is_there() ? stack : nullptr;
+    } catch (...) {
+        return nullptr;
     }
 }
 
@@ -65,6 +81,7 @@ struct Agent::AgentPool {
     ServiceThread ending;            // waits for the end of the pool
     bool is_broken = false;          // that was said
     bool is_to_end = false;          // but there was no thread that could wait for it
+    bool has_ended = false;          // its workers are gone
     std::size_t ended_tag = 0;       // comes when it has ended; 0: it is not to end yet
     std::unordered_map<std::uint64_t, std::size_t> tags;  // by the number over there
 };
@@ -92,6 +109,7 @@ int Agent::run(const Hello& own) {
             if (!handle(*frame)) break;
         }
         any = take_finished() || any;
+        any = take_located() || any;
         for (auto& [number, pool] : pools_)
             if (pool->is_to_end) end(number, false);
         if (transport_.lost()) {  // there is no other but the first process
@@ -106,7 +124,7 @@ int Agent::run(const Hello& own) {
             exit_code_ = 1;
             break;
         }
-        if (unsigned us = back_off.next(!flights_.empty()))
+        if (unsigned us = back_off.next(!flights_.empty() || !unlocated_.empty()))
             (void)finished_->wait(sys::Clock::now() + std::chrono::microseconds(us));
     }
     terminate_all();
@@ -119,9 +137,8 @@ int Agent::run(const Hello& own) {
 // The first process has died, or is cut off, or the launcher has, and nobody has ended this one.
 bool Agent::is_abandoned() {
     if (signs_.launcher != 0 && ::getppid() != signs_.launcher) {
-        std::fprintf(stderr,
-                     "sidestep: the agent on host %s ends: the launcher's process there has\n",
-                     this_task::host().c_str());
+        complain(fmt::format("the agent on host {} ends: the launcher's process there has",
+                             this_task::host()));
         return true;
     }
     bool hurries = signs_.interrupt && *signs_.interrupt;
@@ -133,12 +150,9 @@ bool Agent::is_abandoned() {
     looked_ = now;
     if (patience.count() == 0 || now - heard_ <= patience) return false;
     using std::chrono::milliseconds;
-    std::fprintf(
-        stderr,
-        "sidestep: the agent on host %s ends: the first process of the job has been silent "
-        "for %lld ms\n",
-        this_task::host().c_str(),
-        static_cast<long long>(std::chrono::duration_cast<milliseconds>(patience).count()));
+    complain(fmt::format(
+        "the agent on host {} ends: the first process of the job has been silent for {} ms",
+        this_task::host(), std::chrono::duration_cast<milliseconds>(patience).count()));
     return true;
 }
 
@@ -166,7 +180,7 @@ bool Agent::handle(const ReceivedFrame& frame) {
             say(framed(MessageKind::pong, Nothing{}));
             return true;
         case MessageKind::refused:
-            std::fprintf(stderr, "sidestep: %s\n", unpacked<Refusal>(archive).why.c_str());
+            complain(unpacked<Refusal>(archive).why);
             exit_code_ = 1;
             break;
         case MessageKind::goodbye:
@@ -233,6 +247,8 @@ void Agent::end(std::uint32_t number, bool now) {
 // Its end was waited for.
 void Agent::finish(AgentPool& pool) {
     if (pool.ending.joinable()) pool.ending.join();
+    pool.has_ended = true;
+    (void)take_located();
     while (!pool.tags.empty()) {  // what failed to be submitted again, when it ended
         auto found = flights_.find(pool.tags.begin()->second);
         Flight flight = std::move(found->second);
@@ -313,9 +329,38 @@ bool Agent::take_finished() {
     return any;
 }
 
+// This thread waits for no worker: it has the others' words to carry.
 void Agent::answer(Flight flight) {
     auto pool = pools_.find(flight.pool);
     if (pool != pools_.end()) pool->second->tags.erase(flight.number);
+    auto stack = stack_to_come(*flight.task);
+    if (!stack) return answer_now(std::move(flight));
+    unlocated_.push_back({std::move(flight), std::move(stack), sys::Clock::now() + kMostForStack});
+    (void)take_located();
+}
+
+bool Agent::take_located() {
+    bool any = false;
+    const auto now = sys::Clock::now();
+    for (std::size_t i = 0; i < unlocated_.size();) {
+        Unlocated& each = unlocated_[i];
+        // A pool that has ended is about to say so, and nothing comes behind that.
+        auto pool = pools_.find(each.flight.pool);
+        const bool has_ended = pool == pools_.end() || pool->second->has_ended;
+        if (!each.stack->is_there() && now < each.give_up && !has_ended) {
+            ++i;
+            continue;
+        }
+        each.stack->settle();
+        Flight flight = std::move(each.flight);
+        unlocated_.erase(unlocated_.begin() + static_cast<std::ptrdiff_t>(i));
+        answer_now(std::move(flight));
+        any = true;
+    }
+    return any;
+}
+
+void Agent::answer_now(Flight flight) {
     PoolTask& task = *flight.task;
     PoolTask::Ending ending = task.ending();
     if (ending.failure) return answer_failure(flight, ending.failure);

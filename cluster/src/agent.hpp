@@ -18,9 +18,11 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include <sidestep/pool.hpp>
 
+#include "asked_stack.hpp"
 #include "messages.hpp"
 #include "service_thread.hpp"
 #include "sys/sys.hpp"
@@ -54,6 +56,13 @@ class Agent {
         PoolTaskRef task;
     };
 
+    // One whose task ran out of time, and whose worker has not told yet where it was then.
+    struct Unlocated {
+        Flight flight;
+        std::shared_ptr<const AskedStack> stack;
+        sys::Clock::time_point give_up;
+    };
+
     bool handle(const ReceivedFrame& frame);
     bool is_abandoned();
     void open(OpenPool request);
@@ -63,7 +72,9 @@ class Agent {
     void finish(AgentPool& pool);
     void watch(AgentPool& pool, std::uint64_t number, PoolTaskRef task);
     bool take_finished();
+    bool take_located();
     void answer(Flight flight);
+    void answer_now(Flight flight);
     void answer_failure(const Flight& flight, const std::exception_ptr& failure);
     void tell_broken(AgentPool& pool, const std::string& why);
     void say(Frame frame) { transport_.send(0, std::move(frame)); }
@@ -75,6 +86,7 @@ class Agent {
     std::chrono::nanoseconds patience_{0};       // how long it may be silent; 0: it never was heard
     std::map<std::uint32_t, std::unique_ptr<AgentPool>> pools_;
     std::unordered_map<std::size_t, Flight> flights_;  // by the tag in finished_
+    std::vector<Unlocated> unlocated_;
     std::shared_ptr<CompletionQueue> finished_ = std::make_shared<CompletionQueue>();
     std::size_t last_tag_ = 0;
     std::uint64_t last_rest_ = std::uint64_t(1) << 63;  // numbers of ours, for what chunks left

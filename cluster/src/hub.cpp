@@ -10,6 +10,7 @@
 
 #include <sidestep/remote_error.hpp>
 
+#include "complaint.hpp"
 #include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -79,9 +80,10 @@ std::string objection(const Hello& own, const Hello& other) {
 
 }  // namespace
 
-Hub::Hub(std::unique_ptr<Transport> transport, HubTimes times)
+Hub::Hub(std::unique_ptr<Transport> transport, HubTimes times, HubLauncher launcher)
     : transport_(std::move(transport)),
       times_(times),
+      launcher_(std::move(launcher)),
       hellos_(static_cast<std::size_t>(transport_->size())),
       peers_(hellos_.size()) {}
 
@@ -120,11 +122,17 @@ void Hub::welcome(const Hello& own) {
     }
     if (why.empty()) return;
     why += ": start the same file on all hosts";
-    for (int rank = 1; rank < transport_->size(); ++rank)
-        transport_->send(rank, framed(MessageKind::refused, Refusal{why}));
-    deadline = sys::Clock::now() + kGoodbyeTime;
-    while (!transport_->all_sent() && sys::Clock::now() < deadline) (void)transport_->progress();
+    refuse_all(why);
     throw std::runtime_error(why);
+}
+
+// All agents are to say this, and to end as after an error.
+void Hub::refuse_all(const std::string& why) {
+    for (int rank = 1; rank < transport_->size(); ++rank)
+        if (!peers_[static_cast<std::size_t>(rank)].lost)
+            transport_->send(rank, framed(MessageKind::refused, Refusal{why}));
+    auto deadline = sys::Clock::now() + kGoodbyeTime;
+    while (!transport_->all_sent() && sys::Clock::now() < deadline) (void)transport_->progress();
 }
 
 void Hub::start() {
@@ -134,7 +142,20 @@ void Hub::start() {
 }
 
 std::vector<Hosts::Share> Hub::share_out(std::optional<unsigned> processes) const {
-    return shares_of(hellos_, processes);
+    // Those that are lost have none; the first process is none of them.
+    std::vector<Hello> living;
+    std::vector<bool> lives(hellos_.size());
+    {
+        std::lock_guard lock(mutex_);
+        for (std::size_t i = 0; i < hellos_.size(); ++i) lives[i] = !peers_[i].lost;
+    }
+    for (std::size_t i = 0; i < hellos_.size(); ++i)
+        if (lives[i]) living.push_back(hellos_[i]);
+    std::vector<Share> shares = shares_of(living, processes);
+    for (std::size_t i = 0; i < hellos_.size(); ++i)
+        if (!lives[i])
+            shares.insert(shares.begin() + static_cast<std::ptrdiff_t>(i), {hellos_[i].host, 0});
+    return shares;
 }
 
 std::unique_ptr<HostLane> Hub::open(std::size_t host, const PoolOptions& options,
@@ -153,14 +174,14 @@ std::unique_ptr<HostLane> Hub::open(std::size_t host, const PoolOptions& options
         message.pool = ++last_lane_;
         lanes_[message.pool] = {std::move(listener), place, rank};
     }
-    post(rank, framed(MessageKind::open, message));
+    post(rank, framed(MessageKind::open, message), 0, message.pool);
     return std::make_unique<AgentLane>(shared_from_this(), rank, message.pool);
 }
 
-void Hub::post(int rank, Frame frame, int expected_answers) {
+void Hub::post(int rank, Frame frame, int expected_answers, LaneId opens) {
     std::lock_guard lock(mutex_);
     if (stopped_) return;  // its lane has been told that it is gone
-    posted_.emplace_back(rank, std::move(frame));
+    posted_.push_back({rank, std::move(frame), opens});
     Peer& peer = peers_[static_cast<std::size_t>(rank)];
     if (!peer.lost) {
         peer.expected += expected_answers;
@@ -178,7 +199,7 @@ void Hub::run() {
         try {
             any = round();
         } catch (const std::exception&) {  // what was read in part cannot be resumed
-            all_fail_ = true;
+            failure_ = std::current_exception();
         }
         if (any) back_off.reset();
         std::unique_lock lock(mutex_);
@@ -192,12 +213,27 @@ void Hub::run() {
     }
 }
 
+namespace {
+
+// Why nothing that hosts say can be taken any more.
+std::string reason_of(const std::exception_ptr& failure) {
+    try {
+        std::rethrow_exception(failure);
+    } catch (const std::bad_alloc&) {
+        return "the first process had no memory for what it said";
+    } catch (const std::exception& error) {
+        return fmt::format("the first process could not take what it said: {}", error.what());
+    }
+}
+
+}  // namespace
+
 // True: there was something to do.
 bool Hub::round() {
-    if (all_fail_) {
-        for (int rank = 1; rank < transport_->size(); ++rank)
-            lose(rank, "the first process had no memory for what it said");
-        all_fail_ = false;
+    if (failure_) {
+        const std::string why = reason_of(failure_);
+        for (int rank = 1; rank < transport_->size(); ++rank) lose(rank, why);
+        failure_ = nullptr;
     }
     bool any = send_posted();
     any = transport_->progress() || any;
@@ -211,14 +247,18 @@ bool Hub::round() {
 }
 
 bool Hub::send_posted() {
-    std::vector<std::pair<int, Frame>> frames;
+    std::vector<Posted> all;
     {
         std::lock_guard lock(mutex_);
-        frames.swap(posted_);
+        all.swap(posted_);
     }
-    for (auto& [rank, frame] : frames)
-        if (!peers_[static_cast<std::size_t>(rank)].lost) transport_->send(rank, std::move(frame));
-    return !frames.empty();
+    for (Posted& each : all) {
+        if (!peers_[static_cast<std::size_t>(each.rank)].lost)
+            transport_->send(each.rank, std::move(each.frame));
+        else if (each.opens != 0)  // it was not there yet when all lanes were told
+            note(each.opens, HostGone{"it was lost before this pool began"});
+    }
+    return !all.empty();
 }
 
 namespace {
@@ -316,6 +356,7 @@ void Hub::look_at_times() {
     if (now < pinged_ + times_.ping) return;
     bool first = pinged_ == sys::Clock::time_point{} || now > pinged_ + 2 * times_.ping;
     pinged_ = now;
+    if (launcher_.has_ended && launcher_.has_ended()) return end_job();
     const Ping ping{times_.lost.count()};
     for (int rank = 1; rank < transport_->size(); ++rank) {
         Peer& peer = peers_[static_cast<std::size_t>(rank)];
@@ -329,6 +370,19 @@ void Hub::look_at_times() {
         else
             transport_->send(rank, framed(MessageKind::ping, ping));
     }
+}
+
+// What the launcher does not know, it is told by its processes on the other hosts, whose agents end
+// with an error.
+void Hub::end_job() {
+    const std::string why = fmt::format(
+        "the job ends: the launcher's process on host {}, where the program runs, has ended",
+        hellos_[0].host);
+    refuse_all(why);
+    complain(why);
+    for (int rank = 1; rank < transport_->size(); ++rank) lose(rank, why);
+    launcher_.has_ended = nullptr;  // if there was no memory for all that, it is done again
+    launcher_.gone();
 }
 
 void Hub::lose(int rank, const std::string& why) {
@@ -351,7 +405,7 @@ bool Hub::stop() noexcept {
         posted_one_.notify_one();
     }
     if (thread_.joinable()) thread_.join();
-    std::vector<std::pair<int, Frame>> unsent;  // H2
+    std::vector<Posted> unsent;  // H2
     {
         std::lock_guard lock(mutex_);
         stopped_ = true;

@@ -10,6 +10,8 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -35,9 +37,17 @@ struct HubTimes {
     std::chrono::nanoseconds lost = std::chrono::seconds(30);
 };
 
+// The launcher's process on this host. MPICH's mpirun does not notice that it has ended, and waits
+// for ever, so the hub looks. (Elsewhere the agents look: agent.hpp.)
+struct HubLauncher {
+    std::function<bool()> has_ended;  // empty: nobody looks
+    std::function<void()> gone;       // called once, by the hub's thread, when all have been told
+};
+
 class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
   public:
-    explicit Hub(std::unique_ptr<Transport> transport, HubTimes times = {});
+    explicit Hub(std::unique_ptr<Transport> transport, HubTimes times = {},
+                 HubLauncher launcher = {});
     ~Hub() override;
 
     // Waits until all have said hello. Throws std::runtime_error, which names the host: one that
@@ -68,7 +78,14 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
         std::int64_t expected = 0;  // answers; guarded by the mutex
     };
 
-    void post(int rank, Frame frame, int expected_answers = 0);  // thread-safe
+    struct Posted {
+        int rank = 0;
+        Frame frame;
+        LaneId opens = 0;  // 0: no lane
+    };
+
+    // Thread-safe.
+    void post(int rank, Frame frame, int expected_answers = 0, LaneId opens = 0);
     void run();
     bool round();
     bool send_posted();
@@ -76,11 +93,14 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     void note(LaneId lane, HostEvent event) { events_[lane].push_back(std::move(event)); }
     bool tell();
     void look_at_times();
+    void refuse_all(const std::string& why);
+    void end_job();
     void lose(int rank, const std::string& why);
     void say_goodbye();
 
     const std::unique_ptr<Transport> transport_;
     const HubTimes times_;
+    HubLauncher launcher_;       // owned by the hub's thread
     std::vector<Hello> hellos_;  // by rank; constant after welcome()
     ServiceThread thread_;
 
@@ -89,12 +109,12 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     std::map<LaneId, std::vector<HostEvent>> events_;
     sys::Clock::time_point pinged_{};
     bool any_lost_ = false;
-    bool all_fail_ = false;  // there was no memory for what came, or for saying so
+    std::exception_ptr failure_;  // of what came, or of saying so; null: there is none
 
     mutable std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable posted_one_;
-    std::vector<std::pair<int, Frame>> posted_;
+    std::vector<Posted> posted_;
     std::map<LaneId, Lane> lanes_;  // that were not told the last
     LaneId last_lane_ = 0;
     std::int64_t expected_ = 0;  // answers

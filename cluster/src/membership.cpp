@@ -62,8 +62,7 @@ const ForkMarker& joined_here() {
 
 std::atomic<bool> interrupted = false;
 
-[[noreturn]] void serve(JobLibrary& library, std::unique_ptr<Transport> transport) {
-    const pid_t launcher = ::getppid();
+[[noreturn]] void serve(JobLibrary& library, std::unique_ptr<Transport> transport, pid_t launcher) {
     // Ctrl-C is for the first process, which ends this, or goes on; some launchers tell all of it.
     // It is not ignored: what workers start would have that from here.
     ::signal(SIGINT, [](int) { interrupted = true; });
@@ -98,10 +97,13 @@ HubTimes hub_times() {
     return times;
 }
 
-void lead(JobLibrary& library, std::unique_ptr<Transport> transport) {
+void lead(JobLibrary& library, std::unique_ptr<Transport> transport, pid_t launcher) {
     std::shared_ptr<Hub> made;
     try {
-        made = std::make_shared<Hub>(std::move(transport), hub_times());
+        // Pools are not asked first: nobody would see what the program says of it.
+        HubLauncher watched{.has_ended = [launcher] { return ::getppid() != launcher; },
+                            .gone = [&library] { library.abort(1); }};
+        made = std::make_shared<Hub>(std::move(transport), hub_times(), std::move(watched));
         made->welcome(introduce());
     } catch (const std::exception& error) {
         std::fprintf(stderr, "sidestep: %s\n", error.what());
@@ -144,6 +146,7 @@ std::optional<Launch> find_launch(const std::function<const char*(const char*)>&
 }
 
 void join_job(JobLibrary& library) {
+    const pid_t launcher = ::getppid();
     std::optional<Launch> launch;
     try {
         launch = find_launch([](const char* name) { return std::getenv(name); });
@@ -167,8 +170,8 @@ void join_job(JobLibrary& library) {
             "program with the mpirun of the MPI that it is linked with, or srun --mpi=pmix (Open "
             "MPI), --mpi=pmi2 (MPICH)",
             launch->launcher, launch->size, library.name(), transport->size()));
-    if (transport->rank() > 0) serve(library, std::move(transport));
-    lead(library, std::move(transport));
+    if (transport->rank() > 0) serve(library, std::move(transport), launcher);
+    lead(library, std::move(transport), launcher);
 }
 
 PoolOptions with_hosts(PoolOptions options) {

@@ -34,6 +34,11 @@ std::vector<const void*> AskedStack::addresses() const {
     return code_addresses(stack_);
 }
 
+bool AskedStack::is_there() const {
+    std::lock_guard lock(mutex_);
+    return !memory_ || memory_->crash().answered.load(std::memory_order_acquire) >= question_;
+}
+
 void AskedStack::settle() const noexcept {
     std::lock_guard lock(mutex_);
     if (!memory_) return;

@@ -24,6 +24,8 @@ class AskedStack {
     // The innermost first. Empty: the worker did not tell. If it may tell still, that is waited
     // for, for a moment: nobody else waits for it.
     std::vector<const void*> addresses() const;
+    // False: the worker may still tell, and addresses() would wait for it.
+    bool is_there() const;
     // No answer that is not there will come any more.
     void settle() const noexcept;
 

@@ -1,12 +1,17 @@
 // What is lost with a host, and that it is never taken for a result.
 #include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <memory>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -31,6 +36,14 @@ int begins_and_stays(const std::string& path) {
     sidestep::this_task::sleep_for(sidestep::Timeout::forever());  // style-ok: until it is to stop
     return 0;
 }
+std::string why_lost(sidestep::Future<int>& future) {
+    try {
+        (void)future.get();
+        return "(it was not)";
+    } catch (const sidestep::HostLost& error) {
+        return error.what();
+    }
+}
 // While it lives, no thread can be made: it would have a stack that is larger than memory can be.
 struct NoThreads {
     NoThreads() {
@@ -49,6 +62,15 @@ struct NoThreads {
     NoThreads(const NoThreads&) = delete;
     NoThreads& operator=(const NoThreads&) = delete;
     pthread_attr_t before;
+};
+
+// What a lane is told.
+struct Listener final : sidestep::detail::HostListener {
+    void hosts_told(std::uint32_t, std::vector<sidestep::detail::HostEvent> events) override {
+        for (const auto& event : events)
+            gone = gone || std::holds_alternative<sidestep::detail::HostGone>(event);
+    }
+    std::atomic<bool> gone = false;
 };
 
 bool begun(SharedWords& words, std::uint64_t count) {
@@ -78,6 +100,31 @@ TEST_CASE("The tasks of a host that has ended fail with HostLost, the others go 
     CHECK(pool.stats().hosts[1].lost);
 }
 
+TEST_CASE("A pool that begins when a host is lost has no workers there", "[cluster]") {
+    ThreadJob job(2);
+    SharedWords words(1);
+    {
+        Pool pool(job.options());
+        auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
+        REQUIRE(begun(words, 1));
+        job.end(1);
+        CHECK_THAT(why_lost(lost), Catch::Contains("host1 is lost"));
+    }
+    Pool pool(job.options({.processes = 4}));
+    CHECK(pool.processes() == 4);
+    REQUIRE(pool.hosts().size() == 2);
+    CHECK(pool.hosts()[1].name == "host2");
+    for (std::uint64_t key = 1; key < 9; ++key)
+        CHECK(pool.submit({.key = key}, test::add, 1, 2).get() == 3);
+    pool.close();
+    pool.join();
+    // It is told so, where the host was lost while the pool began.
+    auto listener = std::make_shared<Listener>();
+    sidestep::PoolOptions options = job.options();
+    auto lane = options.hosts->open(1, options, 1, 0, listener);
+    CHECK(test::eventually([&] { return listener->gone.load(); }));
+}
+
 TEST_CASE("A host that is cut off is lost when it has been silent for long", "[cluster]") {
     auto times = kSoon;
     times.lost = 200ms;
@@ -92,19 +139,22 @@ TEST_CASE("A host that is cut off is lost when it has been silent for long", "[c
     pool.join();  // which does not wait for it
 }
 
-TEST_CASE("A lack of memory for what hosts say costs the tasks that they have", "[cluster]") {
+TEST_CASE("What cannot be taken of what hosts say costs the tasks that they have", "[cluster]") {
     ThreadJob job(1, 2, kSoon);
     SharedWords words(1);
     Pool pool(job.options());
     auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
     REQUIRE(begun(words, 1));
-    job.have_no_memory();
-    try {
-        (void)lost.get();
-        FAIL("its host is lost");
-    } catch (const sidestep::HostLost& error) {
-        CHECK_THAT(error.what(), Catch::Contains("had no memory for what it said"));
+    const char* why = nullptr;
+    SECTION("for a lack of memory") {
+        job.fail_with(std::bad_alloc());
+        why = "had no memory for what it said";
     }
+    SECTION("for another reason") {
+        job.fail_with(std::length_error("a reason of its own"));
+        why = "could not take what it said: a reason of its own";
+    }
+    CHECK_THAT(why_lost(lost), Catch::Contains(why));
     CHECK(pool.map(test::square, test::numbers(0L, 100L)).back() == 99 * 99);
 }
 
@@ -114,6 +164,27 @@ TEST_CASE("A host that answers, however long its tasks run, is not lost", "[clus
     Pool pool(job.options());
     auto future = pool.submit({.timeout = 500ms, .key = kOnHost1}, begins_and_stays, words.path());
     CHECK_THROWS_AS(future.get(), sidestep::TaskTimeout);
+    CHECK_FALSE(pool.stats().hosts[1].lost);
+}
+
+TEST_CASE("A host whose workers do not say where they are goes on answering", "[cluster]") {
+    // An agent that waits for each of these, a tenth of a second, hears nothing for longer than it
+    // may be silent. They are killed later than that: who is dead tells nothing, and is known to.
+    constexpr unsigned kStopped = 24;
+    auto times = kSoon;
+    times.lost = 1200ms;
+    ThreadJob job(1, kStopped, times);
+    SharedWords words(1);
+    Pool pool(job.options({.processes = kStopped + 1, .terminate_grace = 2400ms}));
+    auto stop = [](const std::string& path) {
+        ++SharedWords::attach(path)[0];
+        return ::raise(SIGSTOP);
+    };
+    std::vector<sidestep::Future<int>> late;
+    for (std::uint64_t key = 1; key <= kStopped; ++key)
+        late.push_back(pool.submit({.timeout = 1s, .key = key}, stop, words.path()));
+    for (auto& future : late) CHECK_THROWS_AS(future.get(), sidestep::TaskTimeout);
+    CHECK(words[0] == kStopped);
     CHECK_FALSE(pool.stats().hosts[1].lost);
 }
 
@@ -183,6 +254,23 @@ TEST_CASE("Without the first process an agent ends its pools and goes", "[cluste
     }
     agent.join();
     CHECK(exit_code == 1);  // and no worker is left: the listener looks
+}
+
+TEST_CASE("The job ends where the launcher has ended on the first process's host", "[cluster]") {
+    std::atomic<int> times{0};
+    auto soon = kSoon;
+    soon.ping = 500ms;  // the first look comes at once
+    std::atomic<bool> lives = true;
+    ThreadJob job(2, 2, soon, {.has_ended = [&] { return !lives; }, .gone = [&] { ++times; }});
+    Pool pool(job.options());
+    SharedWords words(1);
+    auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
+    REQUIRE(begun(words, 1));
+    CHECK(times == 0);
+    lives = false;
+    CHECK_THAT(why_lost(lost), Catch::Contains("the launcher's process on host"));
+    CHECK(times == 1);
+    // The agents were told, and have ended: ThreadJob joins them, and would wait for ever.
 }
 
 TEST_CASE("An agent whose launcher has ended on its host ends its pools and goes", "[cluster]") {

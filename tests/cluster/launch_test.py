@@ -146,6 +146,18 @@ def row_launchers_daemon_is_killed():
     fails(finish(process))
 
 
+def row_launchers_daemon_is_killed_beside_the_first_process():
+    # Nor of this one. The first process looks, tells the agents, and ends; theirs notice that.
+    process = begin_busy()
+    daemons = [pid for pid, comm in three.on("host0").items() if comm == "hydra_pmi_proxy"]
+    if not daemons:  # Open MPI's launcher is its daemon here
+        three.end_all()
+        finish(process)
+        return
+    os.kill(daemons[0], signal.SIGKILL)
+    fails(finish(process), "the launcher's process on host host0, where the program runs, has ended")
+
+
 def row_launcher_is_killed():
     process = begin_busy()
     launcher = next(pid for pid, comm in three.on("host0").items() if comm.startswith("mpi"))

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <optional>
 #include <set>
 #include <thread>
@@ -28,9 +28,9 @@ struct Wires {
     std::mutex mutex;
     // Guarded by mutex.
     std::vector<std::deque<detail::ReceivedFrame>> inboxes;  // by rank
-    std::set<int> cut;       // what they say, and what is said to them, is lost
-    std::set<int> gone;      // that was seen by who is told of it
-    bool no_memory = false;  // for what comes to the first
+    std::set<int> cut;           // what they say, and what is said to them, is lost
+    std::set<int> gone;          // that was seen by who is told of it
+    std::exception_ptr failure;  // when the first is to take what came
 };
 
 class ThreadTransport final : public detail::Transport {
@@ -52,7 +52,8 @@ class ThreadTransport final : public detail::Transport {
         std::lock_guard lock(wires_->mutex);
         auto& inbox = wires_->inboxes[static_cast<std::size_t>(rank_)];
         if (inbox.empty()) return {};
-        if (rank_ == 0 && std::exchange(wires_->no_memory, false)) throw std::bad_alloc();
+        if (rank_ == 0 && wires_->failure)
+            std::rethrow_exception(std::exchange(wires_->failure, nullptr));
         detail::ReceivedFrame frame = std::move(inbox.front());
         inbox.pop_front();
         return frame;
@@ -76,10 +77,12 @@ class ThreadTransport final : public detail::Transport {
 // its own, and the others as many as are asked for.
 class ThreadJob {
   public:
-    explicit ThreadJob(int agents, unsigned cpus = 2, detail::HubTimes times = {})
+    explicit ThreadJob(int agents, unsigned cpus = 2, detail::HubTimes times = {},
+                       detail::HubLauncher launcher = {})
         : wires_(std::make_shared<Wires>(agents + 1)) {
         detail::Hello own = hello(0, 1);
-        hub_ = std::make_shared<detail::Hub>(std::make_unique<ThreadTransport>(wires_, 0), times);
+        hub_ = std::make_shared<detail::Hub>(std::make_unique<ThreadTransport>(wires_, 0), times,
+                                             std::move(launcher));
         for (int rank = 1; rank <= agents; ++rank)
             agents_.emplace_back([this, rank, said = hello(rank, cpus)] {
                 ThreadTransport transport(wires_, rank);
@@ -110,10 +113,11 @@ class ThreadJob {
         std::lock_guard lock(wires_->mutex);
         wires_->gone.insert(rank);
     }
-    // For the next that is said to the first.
-    void have_no_memory() {
+    // The first cannot take the next that is said to it.
+    template <class Exception>
+    void fail_with(Exception error) {
         std::lock_guard lock(wires_->mutex);
-        wires_->no_memory = true;
+        wires_->failure = std::make_exception_ptr(std::move(error));
     }
     // Something that an agent would not say.
     void say(int rank, std::vector<std::byte> head) {
