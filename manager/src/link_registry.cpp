@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,6 +23,8 @@ LinkRegistry& link_registry() {
 }
 
 namespace {
+
+constexpr std::chrono::milliseconds kBetweenAttempts{5};  // until another attempt
 
 // With the registry's mutex held. Null: there is none that works.
 std::shared_ptr<ServerLink> working_link(LinkSlot& slot) {
@@ -90,8 +94,9 @@ Connection open(ServerName& server, const Deadline& deadline) {
         if (!server.restarts) return Client(server.address, {.authkey = server.authkey});
         // The process that took the connection may die before it has answered: there is a next one,
         // or the keeper, which says that there is none.
-        for (;;)
-            if (auto connection = connect_to_actor(server, deadline)) return std::move(*connection);
+        for (HandshakeFailures failures;; std::this_thread::sleep_for(kBetweenAttempts))
+            if (auto connection = connect_to_actor(server, deadline, failures))
+                return std::move(*connection);
     } catch (const std::exception& error) {  // nobody listens, or it dies during the handshake
         details.note = error.what();
     }

@@ -21,7 +21,8 @@ namespace sidestep::inline v0::detail {
 
 namespace {
 
-constexpr std::chrono::milliseconds kPause{20};  // until what was lacking is asked for again
+constexpr std::chrono::milliseconds kPause{20};      // until what was lacking is asked for again
+constexpr std::chrono::milliseconds kShortPause{2};  // until another handshake
 
 }  // namespace
 
@@ -55,8 +56,11 @@ void ServerLink::reconnect(std::unique_lock<std::mutex>& lock, const Deadline& d
     reading_ = true;
     lock.unlock();
     std::string lacking;  // empty: nothing
+    bool failed = false;
     try {
-        if (auto fresh = connect_to_actor(server_, deadline)) send_again(std::move(*fresh));
+        auto fresh = connect_to_actor(server_, deadline, failures_);
+        failed = !fresh;
+        if (fresh) send_again(std::move(*fresh));
     } catch (const std::bad_alloc&) {
         lacking = "out of memory";  // see text_of_end()
     } catch (const std::system_error& error) {
@@ -69,7 +73,8 @@ void ServerLink::reconnect(std::unique_lock<std::mutex>& lock, const Deadline& d
     }
     if (!lacking.empty()) fail_calls(lacking);
     lock.lock();
-    if (!lacking.empty()) no_reconnect_before_ = std::chrono::steady_clock::now() + kPause;
+    if (failed || !lacking.empty())
+        no_reconnect_before_ = std::chrono::steady_clock::now() + (failed ? kShortPause : kPause);
     reading_ = false;
     changed_.notify_all();
 }
@@ -97,7 +102,8 @@ void ServerLink::fail_calls(const std::string& why) noexcept {
     }
 }
 
-std::optional<Connection> connect_to_actor(const ServerName& server, const Deadline& deadline) {
+std::optional<Connection> connect_to_actor(const ServerName& server, const Deadline& deadline,
+                                           HandshakeFailures& failures) {
     // Who only looks (poll) gets a little further each time.
     constexpr std::chrono::milliseconds kLeast{20};
     ClientOptions options{.authkey = server.authkey, .timeout = std::nullopt};
@@ -106,14 +112,18 @@ std::optional<Connection> connect_to_actor(const ServerName& server, const Deadl
         options.timeout = Timeout(std::max<std::chrono::nanoseconds>(left, kLeast));
     }
     try {
-        return Client(server.address, options);
+        Connection connection = Client(server.address, options);
+        failures.clear();
+        return connection;
     } catch (const AuthenticationError&) {  // it died, or is late
+        if (!deadline) failures.add();
         return std::nullopt;
     } catch (const std::system_error& error) {
         const int code = error.code().value();
-        if (code == ETIMEDOUT || code == ECONNRESET || code == EPIPE || code == EAGAIN)
-            return std::nullopt;
-        throw;
+        if (code == ETIMEDOUT || code == EAGAIN) return std::nullopt;
+        if (code != ECONNRESET && code != EPIPE) throw;
+        if (!deadline) failures.add();
+        return std::nullopt;
     }
 }
 

@@ -35,6 +35,7 @@
 #include <sidestep/server_stats.hpp>
 
 #include "call_task.hpp"
+#include "handshake_failures.hpp"
 #include "object_frame.hpp"
 #include "service_thread.hpp"
 #include "sys/fork_marker.hpp"
@@ -202,7 +203,8 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     std::optional<std::uint32_t> restarts_;
     bool over_ = false;  // it is not started again; then end_told_ is there
     std::chrono::steady_clock::time_point no_reconnect_before_{};
-    std::string end_;  // why
+    HandshakeFailures failures_;  // of who has set reading_
+    std::string end_;             // why
     bool by_server_ = true;
     unsigned unanswered_beats_ = 0;  // since anything came
     std::uint64_t last_request_ = 0;
@@ -221,8 +223,10 @@ bool failed_here(const Connection& connection, const std::exception& error) noex
 // What an error says, also where there is no memory for that.
 std::string text_of_end(const std::exception& error) noexcept;
 // To an actor that is started again. Nothing: it took too long, or the process that took the
-// connection has died meanwhile. Throws if nobody listens, or this process lacks something.
-std::optional<Connection> connect_to_actor(const ServerName& server, const Deadline& deadline);
+// connection has died meanwhile. Throws if nobody listens, if that went on for long (where there is
+// no deadline), or if this process lacks something.
+std::optional<Connection> connect_to_actor(const ServerName& server, const Deadline& deadline,
+                                           HandshakeFailures& failures);
 
 // One reference to an object.
 class HeldObject {

@@ -1,7 +1,9 @@
 // A ManagerServer in a process that is short of something: its thread must not end the program.
 #include <cerrno>
+#include <chrono>
 #include <exception>
 #include <memory>
+#include <stdexcept>
 
 #include <catch2/catch.hpp>
 
@@ -12,6 +14,7 @@
 #include <sidestep/process.hpp>
 
 #include "faults.hpp"
+#include "handshake_failures.hpp"
 #include "support.hpp"
 
 namespace mp = sidestep;
@@ -69,4 +72,33 @@ TEST_CASE("an actor that is kept begins, or its maker is told, whatever its keep
         }
         CHECK(sum == 1);
     }
+}
+
+TEST_CASE("who connects to an actor in vain does so for a while, and then has the reason",
+          "[manager][actor][faults]") {
+    auto fails = [](mp::detail::HandshakeFailures& failures) {
+        try {
+            throw std::runtime_error("the handshake's end");
+        } catch (const std::runtime_error&) {
+            failures.add();
+        }
+    };
+    mp::detail::HandshakeFailures patient(std::chrono::hours(1)),
+        hasty(std::chrono::nanoseconds(0));
+    for (int i = 0; i < 100; ++i) CHECK_NOTHROW(fails(patient));
+    CHECK_THROWS_WITH(fails(hasty), "the handshake's end");
+    CHECK_THROWS_WITH(fails(hasty), "the handshake's end");
+    // One that succeeded begins anew.
+    mp::detail::HandshakeFailures other(std::chrono::microseconds(1));
+    CHECK_NOTHROW(fails(other));
+    other.clear();
+    CHECK_NOTHROW(fails(other));
+    CHECK(test::eventually([&] {
+        try {
+            fails(other);
+            return false;
+        } catch (const std::runtime_error&) {
+            return true;
+        }
+    }));
 }
