@@ -273,9 +273,9 @@ def is_public(member):
             and not re.search(r"\bdetail::(?!Stored)", arguments))
 
 
-def declaration(member):
-    """(directive, signature)"""
-    kind, name = member.get("kind"), text_of(member, "name")
+def declaration(member, inner=""):
+    """(directive, signature); `inner` is the namespace within sidestep that it is in: this_task::"""
+    kind, name = member.get("kind"), inner + text_of(member, "name")
     type_, arguments = text_of(member, "type"), text_of(member, "argsstring")
     type_ = re.sub(r"^requires\(.*\)\s*(?=auto)", "", type_)
     for word in ("constexpr ", "inline ", "static "):
@@ -336,8 +336,8 @@ class Reference:
             self.compounds[refid] = ET.parse(self.xml / f"{refid}.xml").getroot()[0]
         return self.compounds[refid]
 
-    def member_lines(self, member, indent):
-        directive, signature = declaration(member)
+    def member_lines(self, member, indent, inner=""):
+        directive, signature = declaration(member, inner)
         out = [f"{indent}.. {directive}:: {signature}", ""]
         out += [f"{indent}   {line}".rstrip() for line in comment_of(member)]
         for value in member.findall("enumvalue"):
@@ -404,11 +404,12 @@ class Reference:
                     items.append((int(place.get("line")), text_of(space, "compoundname"), member))
         space_now = ""
         for _, space, item in sorted(items, key=lambda item: item[0]):
-            wanted = "" if isinstance(item, str) else space
+            wanted = "" if isinstance(item, str) else space.split("::")[0]
             if wanted != space_now:
                 out += [f".. cpp:namespace:: {wanted or 'NULL'}", ""]
                 space_now = wanted
-            out += self.class_lines(item) if isinstance(item, str) else self.member_lines(item, "")
+            out += (self.class_lines(item) if isinstance(item, str) else
+                    self.member_lines(item, "", "".join(f"{name}::" for name in space.split("::")[1:])))
         return out, bool(items)
 
 
