@@ -271,7 +271,7 @@ void Connection::write_frame(std::span<const std::byte> body, std::span<const in
     FrameHeader header = encode_header(body.size());
     std::span<const std::byte> head = header.span();
     std::byte together[kCopiedSend];
-    if (head.size() + body.size() <= kCopiedSend) {
+    if (body.size() <= kCopiedSend - head.size()) {
         std::memcpy(together, head.data(), head.size());
         if (!body.empty()) std::memcpy(together + head.size(), body.data(), body.size());
         head = {together, head.size() + body.size()};

@@ -177,7 +177,7 @@ BlockName::BlockName(std::string its_name) : name(std::move(its_name)) {
             "and '/'",
             name.c_str(), kLongestName));
     path = kFolder + name;
-    mark = std::string(kFolder) + kMark + name;
+    mark = std::string(kFolder).append(kMark).append(name);
 }
 
 std::string mark_text(ino_t inode) { return fmt::format("{:x}-{:x}", this_process(), inode); }
