@@ -1,5 +1,7 @@
 // Ctrl-C that loses nothing: the first finishes what runs and keeps it, the second ends that, too.
+// SIGTERM, by which Docker and systemd end a service, counts as one.
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -20,7 +22,7 @@ int main(int argc, char** argv) {
     for (std::size_t i = 0; i < seeds.size(); ++i) seeds[i] = static_cast<int>(i % 1000);
 
     mp::Pool pool({.processes = 2});
-    mp::InterruptGuard guard(pool);
+    mp::InterruptGuard guard(pool, {SIGINT, SIGTERM});
     std::size_t done = 0;
     std::puts("it begins");
     std::fflush(stdout);

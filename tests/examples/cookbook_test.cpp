@@ -75,6 +75,15 @@ TEST_CASE("the cookbook's matrices are multiplied in place", "[examples][cookboo
     CHECK(done.std_err.empty());
 }
 
+TEST_CASE("the cookbook's reduction has the same result both ways", "[examples][cookbook]") {
+    auto done = run_example("example_reduction");
+    CHECK(done.returncode == 0);
+    CHECK(done.std_out ==
+          "100000 numbers, mean 49999.5, deviation 28867.5\n"
+          "100000 numbers, mean 49999.5, deviation 28867.5\n");
+    CHECK(done.std_err.empty());
+}
+
 TEST_CASE("the cookbook's library crashes and hangs, and costs two inputs of five",
           "[examples][cookbook]") {
     auto done = run_example("example_crash");
@@ -93,18 +102,21 @@ TEST_CASE("the cookbook's program shows another one's lines, and ends it in time
     CHECK(done.std_err.empty());
 }
 
-TEST_CASE("the cookbook's Ctrl-C finishes what runs, and says how far it was",
+TEST_CASE("the cookbook's Ctrl-C and SIGTERM finish what runs, and say how far it was",
           "[examples][cookbook]") {
     auto whole = run_example("example_interrupt");
     CHECK(whole.returncode == 0);
     CHECK(whole.std_out == "it begins\ndone: 40 of 40\n");
 
     // A shell may have us ignore SIGINT.
-    sp::Popen long_one(
-        {"env", "--default-signal=INT", test::example_path("example_interrupt"), "10000000"},
-        {.std_out = sp::PIPE, .on_destroy = sp::OnDestroy::kill});
-    CHECK(long_one.std_out().read_line() == "it begins");
-    long_one.send_signal(SIGINT);
-    CHECK_THAT(*long_one.std_out().read_line(), Matches("interrupted: [0-9]+ of 10000000"));
-    CHECK(long_one.wait() == 130);
+    for (int signal : {SIGINT, SIGTERM}) {
+        CAPTURE(signal);
+        sp::Popen long_one(
+            {"env", "--default-signal=INT", test::example_path("example_interrupt"), "10000000"},
+            {.std_out = sp::PIPE, .on_destroy = sp::OnDestroy::kill});
+        CHECK(long_one.std_out().read_line() == "it begins");
+        long_one.send_signal(signal);
+        CHECK_THAT(*long_one.std_out().read_line(), Matches("interrupted: [0-9]+ of 10000000"));
+        CHECK(long_one.wait() == 130);
+    }
 }
