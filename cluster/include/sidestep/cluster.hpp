@@ -1,4 +1,4 @@
-// cluster(): the same Pool over several machines, by MPI.
+// cluster(): the same Pool over several hosts, by MPI.
 //
 //     int main() {
 //         sidestep::init();  // in all processes of the job but the first it does not return

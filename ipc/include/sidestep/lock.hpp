@@ -11,7 +11,7 @@
 // Ownership:  the lock lives in shared memory without a name, for as long as any handle does.
 // Threads:    thread-safe and process-shared.
 // Fork:       a forked child has the handle too, but not what its parent holds.
-// Peer death: the kernel says that a holder has died (never a time-out); the next who wants the
+// Peer death: the kernel says that a holder has died (never a timeout); the next who wants the
 //             lock gets it within some 5 ms, and owner_died() tells so: what it guards may be half
 //             changed. A stopped holder (SIGSTOP) keeps the lock. A process that execs while
 //             it holds the lock keeps it until it ends; so does a process whose thread ends.

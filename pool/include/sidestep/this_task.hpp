@@ -103,7 +103,8 @@ namespace this_worker {
 // Which worker of its pool this is, from 0; one that is replaced keeps its index. -1 elsewhere.
 int index() noexcept;
 
-// An object of type T that this worker keeps between its tasks; made when it is first asked for.
+// An object of type T that this worker keeps between its tasks; made, by its constructor without
+// arguments, when it is first asked for.
 template <class T>
 T& local() {
     thread_local T value{};
