@@ -17,6 +17,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/event.hpp>
 #include <sidestep/thread_pool.hpp>
 
 #include "paced.hpp"
@@ -239,6 +240,25 @@ TEST_CASE("output that cannot be read back says so in its place", "[pool][no_mem
     kept.wait();
     CHECK(kept.output().out == "a line\n");
     CHECK(kept.output().out_dropped == 0);
+}
+
+TEST_CASE("a task that waited for others is let go without memory", "[pool][no_memory][late]") {
+    Spared spare;
+    auto before = test::Resources::now();
+    {
+        mp::Pool pool({.processes = 1});
+        mp::Event go;
+        auto wait_for = [](mp::Event event) {
+            event.wait();
+            return 3;
+        };
+        auto first = pool.submit(wait_for, go);
+        auto sum = pool.submit(test::add, first, first);
+        Exhausted none(0, true);
+        go.set();
+        CHECK(sum.get() == 6);
+    }
+    CHECK(test::nothing_left_since(before));
 }
 
 TEST_CASE("output for which there is no memory says so in its place", "[pool][no_memory][output]") {

@@ -21,6 +21,15 @@ class LateTasks::Late final : public Dependents::Waiting {
         desk_.fail(*this, error, cancelled);
     }
     PoolTask& task() { return *task_; }
+    // As forget(), in begin() and fail(): who calls them has a reference to this, so that nothing
+    // has to be dropped later, for which there might be no memory.
+    void leave() noexcept POOL_LOCKED {
+        auto at = desk_.waiting_.find(task_.get());
+        std::shared_ptr<Late> own = std::move(at->second);
+        desk_.waiting_.erase(at);
+        ++desk_.left_;
+        desk_.dependents_.remove(*own);
+    }
 
     const std::unique_ptr<LateArguments> arguments;
 
@@ -79,7 +88,7 @@ void LateTasks::begin(Late& late) noexcept {
         if (block) rooms_.arguments.free(block);
         return;
     }
-    forget(task, hold);
+    late.leave();
     if (!error && rooms_.dispatcher.elsewhere()) {  // a result may have brought some
         try {
             OtherHosts::require_no_handles(arguments.descriptors());
@@ -102,7 +111,7 @@ void LateTasks::fail(Late& late, const std::exception_ptr& error, bool cancelled
     PoolTask& task = late.task();
     Hold hold(rooms_.mutex, rooms_.sleepers);
     if (task.place != PoolTask::Place::late) return;
-    forget(task, hold);
+    late.leave();
     if (cancelled)
         rooms_.task_end.cancel(&task, error, hold);
     else
