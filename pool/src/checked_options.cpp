@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "sys/sys.hpp"
+#include "task/token_gate.hpp"
 #include "worker_protocol.hpp"
 #include "worker_settings.hpp"
 
@@ -91,6 +92,11 @@ PoolOptions checked(PoolOptions options) {
         refuse_option(
             "task.soft_timeout is set; it is a task's own: pool.submit({.soft_timeout = 2s}, f, "
             "x)");
+    if (!options.task.uses.empty())
+        refuse_option(
+            "task.uses is set; tokens are a task's own, or a map's: "
+            "pool.submit({.uses = {{\"gpu\", 1}}}, f, x)");
+    TokenGate::check(options.tokens, "PoolOptions");
     return options;
 }
 

@@ -188,6 +188,15 @@ void PoolCore::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
         dispatcher.refill(hold);
         if (!wait_room_.is_empty()) hold.wake_waiters();
     }
+    if (task->tokens && *options_.processes == 0) await_tokens(*task, hold);
+}
+
+// Without workers: another thread has them, and runs what waits for them when it gives them back.
+void PoolCore::await_tokens(const PoolTask& task, Hold& hold) {
+    if (task.done() || in_own_thread()) return;
+    hold.unlock();
+    (void)desk_.wait([&] { return task.done(); }, {});
+    hold.lock();
 }
 
 // Nothing of it is a worker's business yet.

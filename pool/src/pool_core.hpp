@@ -68,6 +68,9 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
         return has_default_options_ ? &options_.task : nullptr;
     }
     const PoolOptions& options() const { return options_; }
+    TokenUsePtr wanted(const std::vector<Tokens>& uses) const {
+        return uses.empty() ? nullptr : tasks_.tokens.wanted(uses);
+    }
 
     void submit(const PoolTaskRef& task, TaskSink* sink, bool begun) POOL_UNLOCKED;
     void submit_late(const PoolTaskRef& task,
@@ -114,6 +117,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
                tasks_.task_end.outstanding() + places_taken_ >= options_.max_pending;
     }
     void await_room(Hold& hold) POOL_LOCKED;
+    void await_tokens(const PoolTask& task, Hold& hold) POOL_LOCKED;
     void require_joinable() POOL_UNLOCKED;
     void await_end() POOL_UNLOCKED;
     bool waits_in_vain() const POOL_LOCKED;

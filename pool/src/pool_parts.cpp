@@ -20,11 +20,12 @@ PoolShared::PoolShared(const PoolOptions& options)
 PoolTasks::PoolTasks(const PoolOptions& options, const PoolShared& shared,
                      CallbackThread& callbacks)
     : arguments(shared.arguments),
-      task_end(arguments, callbacks),
+      tokens(options.tokens),
+      task_end(arguments, callbacks, &tokens),
       insight(*options.processes == 0 ? "thread" : "worker"),
       pace(timers),
       dispatcher(std::max(1u, *options.processes), {shared.spin, *shared.control, shared.wake_ns},
-                 pace) {}
+                 pace, &tokens) {}
 
 PoolPolicies::PoolPolicies(const PoolRooms& rooms)
     : retries(rooms),

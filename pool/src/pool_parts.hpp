@@ -32,6 +32,7 @@
 #include "supervise/worker_starter.hpp"
 #include "supervise/worker_talk.hpp"
 #include "task/task_end.hpp"
+#include "task/token_gate.hpp"
 #include "worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -55,6 +56,7 @@ struct PoolTasks {
     Lifecycle life POOL_GUARDED;
     Timers timers POOL_GUARDED;
     Arena arguments POOL_GUARDED;
+    TokenGate tokens;  // guarded by the mutex, but for what says otherwise
     TaskEnd task_end;
     Insight insight;
     LookPace pace;

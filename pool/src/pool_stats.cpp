@@ -36,9 +36,15 @@ std::string PoolStats::describe() const {
     std::string text = fmt::format(
         "tasks: {} submitted, {} completed;\n"
         "       of these {} failed, {} cancelled;\n"
-        "       {} retried, {} waiting, {} running; {} worker deaths\n"
-        "time of tasks:\n",
+        "       {} retried, {} waiting, {} running; {} worker deaths\n",
         submitted, completed, failed, cancelled, retried, waiting, running, worker_deaths);
+    for (const TokenStats& each : tokens) {
+        std::string line = fmt::format("tokens: {} of {} in use, {} tasks wait: {}", each.in_use,
+                                       each.count, each.waiting, printable(each.name));
+        cut_to_columns(line, 80);
+        text += line + '\n';
+    }
+    text += "time of tasks:\n";
     text += line_of("wait", wait);
     text += line_of("run", run);
     auto out = std::back_inserter(text);

@@ -36,11 +36,17 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
         task->own_options_ = std::make_unique<TaskOptions>(merged(*options, core->options().task));
         task->options = task->own_options_.get();
         task->priority = task->options->priority;
+        task->tokens = core->wanted(task->options->uses);
     }
     return task;
 }
 
 void check_open(PoolCore& core) { core.check_open(); }
+void check_map(PoolCore& core, const MapOptions& options) {
+    core.check_open();
+    check_map_options(options);
+    (void)core.wanted(options.task.uses);
+}
 std::shared_ptr<void> take_place(const std::shared_ptr<PoolCore>& core) {
     return PoolCore::take_place(core);
 }
@@ -106,6 +112,7 @@ PoolTaskRef PoolTask::part(std::uint32_t from, std::uint32_t to) {
     if (own_options_) {
         task->own_options_ = std::make_unique<TaskOptions>(*own_options_);
         task->options = task->own_options_.get();
+        task->tokens = core_->wanted(task->options->uses);
     }
     task->priority = priority;
     task->items.begin = from;

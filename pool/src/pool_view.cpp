@@ -35,7 +35,10 @@ PoolStats PoolView::stats() {
         if (rooms_.dispatcher.drain(rooms_.life.ending(), hold)) hold.wake_waiters();
         stats.workers = rows(labels);
         for (const WorkerStats& worker : stats.workers) stats.running += worker.task != 0;
-        if (pool_.workers.empty()) stats.running = ends.outstanding() - pool_.late.size();
+        if (pool_.workers.empty())
+            stats.running = ends.outstanding() - pool_.late.size() -
+                            rooms_.dispatcher.backlog().waiting_at_gate();
+        stats.tokens = rooms_.dispatcher.backlog().token_stats();
         stats.hosts.push_back(own_host_stats());
         pool_.hosts.add_stats(stats.hosts);
         stats.submitted = ends.begun();

@@ -38,6 +38,16 @@ void check_options(const TaskOptions& options) {
     if (retry.backoff.count() < 0 || retry.max_backoff.count() < 0)
         refuse("retry.backoff is negative");
     if (!(retry.factor >= 1)) refuse("retry.factor is less than 1");
+    for (const Tokens& each : options.uses) {
+        if (each.count == 0)
+            throw std::invalid_argument(fmt::format(
+                "TaskOptions::uses has 0 of \"{}\"; a task needs one or more, or does not name it",
+                each.name));
+        if (std::count_if(options.uses.begin(), options.uses.end(),
+                          [&](const Tokens& other) { return other.name == each.name; }) > 1)
+            throw std::invalid_argument(fmt::format(
+                "TaskOptions::uses has \"{}\" twice; say once how many the task needs", each.name));
+    }
     if (!(retry.jitter >= 0 && retry.jitter <= 1)) refuse("retry.jitter is not within 0 to 1");
 }
 

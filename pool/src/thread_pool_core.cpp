@@ -55,12 +55,18 @@ ThreadPoolOptions checked(ThreadPoolOptions options) {
         throw std::invalid_argument(
             "ThreadPoolOptions::task.soft_timeout is set; it is a task's own: "
             "pool.submit({.soft_timeout = 2s}, f, x)");
+    if (!options.task.uses.empty())
+        throw std::invalid_argument(
+            "ThreadPoolOptions::task.uses is set; tokens are a task's own, or a map's: "
+            "pool.submit({.uses = {{\"gpu\", 1}}}, f, x)");
+    TokenGate::check(options.tokens, "ThreadPoolOptions");
     return options;
 }
 
 }  // namespace
 
-ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options) : options_(checked(std::move(options))) {}
+ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options)
+    : options_(checked(std::move(options))), tokens_(options_.tokens) {}
 
 ThreadPoolCore::~ThreadPoolCore() { SIDESTEP_ASSERT(threads_.empty() && !timer_.joinable()); }
 
@@ -126,7 +132,8 @@ void ThreadPoolCore::start_thread() {
 // An idle thread will take what waits; else there is a new one, unless there are enough. If the
 // system gives none, those that are there do the work.
 void ThreadPoolCore::help_if_needed() noexcept {
-    if (idle_ >= waiting_.size() || threads_.size() >= most_threads() + in_wait_ ||
+    const std::size_t ready = waiting_.size() + (tokens_.first(TokenUse::kAnyWorker) ? 1 : 0);
+    if (idle_ >= ready || threads_.size() >= most_threads() + in_wait_ ||
         threads_.size() >= kMostThreads)
         return;
     try {
@@ -209,8 +216,13 @@ ThreadPoolCore::Entry ThreadPoolCore::take(unsigned index) {
             !own.empty() && (waiting_.empty() || own.begin()->first < waiting_.begin()->first)
                 ? own
                 : waiting_;
-        if (!from.empty() && may_run(index)) {
-            Entry entry = std::move(from.extract(from.begin()).mapped());
+        TokenUse* gated = first_at_gate(index);
+        if (gated && !from.empty() && from.begin()->first < key_of(*gated)) gated = nullptr;
+        if ((gated || !from.empty()) && may_run(index)) {
+            if (gated) tokens_.take(*gated);
+            Entry entry = std::move(gated ? at_gate_.extract(key_of(*gated)).mapped()
+                                          : from.extract(from.begin()).mapped());
+            if (!at_gate_.empty()) help_if_needed();
             running_.insert(std::move(entry.running));
             extra_running_ += is_extra(index);
             return entry;
@@ -270,6 +282,7 @@ void ThreadPoolCore::end_job(Entry& entry, unsigned index) noexcept {
     running_.erase(entry.job->number);
     extra_running_ -= is_extra(index);
     --unfinished_;
+    if (entry.tokens) free_tokens(*entry.tokens);
     wake_all_if_extra();
     quiet_.notify_all();
 }
@@ -334,6 +347,8 @@ void ThreadPoolCore::fail_waiting(const std::exception_ptr& error) noexcept {
         Lock lock(mutex_);
         jobs.swap(waiting_);
         for (auto& [thread, list] : keyed_) jobs.merge(list);
+        for (auto& [key, entry] : at_gate_) tokens_.forget(*entry.tokens);
+        jobs.merge(at_gate_);
         for (auto& [number, each] : late_) jobs.insert(std::move(each->job));
         late_left_ += late_.size();
         late.swap(late_);
@@ -477,16 +492,6 @@ void ThreadPoolCore::await_end() {
     if (timer.joinable()) timer.join();
     trace_.end();
 }
-
-void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options,
-                bool begun) {
-    core.submit(std::move(job), options, begun);
-}
-void check_open(ThreadPoolCore& core) { core.check_open(); }
-std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core) {
-    return ThreadPoolCore::take_place(core);
-}
-const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
 
 }  // namespace detail
 }  // namespace sidestep

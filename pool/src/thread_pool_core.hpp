@@ -28,6 +28,7 @@
 #include "sync/pool_mutex.hpp"
 #include "sys/fork_marker.hpp"
 #include "task/dependents.hpp"
+#include "task/token_gate.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -47,6 +48,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     // A job, with the nodes that it takes later on: what runs it must not fail for want of memory.
     struct Entry {
         std::unique_ptr<ThreadJob> job;
+        TokenUsePtr tokens;  // null: it needs none
         Running::node_type running;
         // None: it has no timeout of that kind, or that is armed, or over.
         Deadlines::node_type deadline, soft_deadline;
@@ -90,6 +92,8 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void trace_stop();
     bool owned_here() const { return marker_.same_process(); }
     const TaskOptions& default_options() const { return options_.task; }
+    // Throws std::invalid_argument for tokens that the pool has not.
+    void check_tokens(const TaskOptions& options) const { (void)tokens_.wanted(options.uses); }
 
     // A thread of the pool begins, or ends, to wait for a future: another one may run meanwhile.
     void begin_wait() noexcept POOL_UNLOCKED;
@@ -128,6 +132,12 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     bool initialize(unsigned index) POOL_UNLOCKED;
     void break_pool(std::exception_ptr reason) noexcept POOL_UNLOCKED;
     Entry take(unsigned index) POOL_LOCKED;
+    // Of the jobs that wait for tokens, the first that this thread may run now; null: none.
+    TokenUse* first_at_gate(unsigned index) noexcept POOL_LOCKED;
+    static Key key_of(const TokenUse& use) { return {-use.priority, use.number}; }
+    void wait_at_gate(Jobs::node_type job, bool wants_help) noexcept POOL_LOCKED;
+    void free_tokens(TokenUse& use) noexcept POOL_LOCKED;
+    void look_at_gate() POOL_UNLOCKED;
     bool is_extra(unsigned index) const { return index >= most_threads(); }
     bool may_run(unsigned index) const POOL_LOCKED;
     void wake_all_if_extra() POOL_LOCKED;
@@ -163,6 +173,8 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     PoolCondition quiet_;    // for join(): perhaps nothing is left
     Lifecycle life_ POOL_GUARDED;
     Jobs waiting_ POOL_GUARDED;
+    TokenGate tokens_;           // guarded by mutex_, but for what says otherwise
+    Jobs at_gate_ POOL_GUARDED;  // they need tokens
     std::map<std::uint64_t, std::shared_ptr<Late>> late_ POOL_GUARDED;  // by number
     std::uint64_t late_left_ POOL_GUARDED = 0;  // so many have stopped waiting
     bool is_destroyed_ POOL_GUARDED = false;

@@ -120,7 +120,8 @@ PoolStats ThreadPoolCore::stats() {
         stats.workers[i].index = static_cast<unsigned>(i);
     stats.submitted = next_number_ - 1;
     stats.running = running_.size();
-    stats.waiting = waiting_.size() + late_.size();
+    stats.waiting = waiting_.size() + at_gate_.size() + late_.size();
+    stats.tokens = tokens_.stats();
     for (const auto& [thread, jobs] : keyed_) stats.waiting += jobs.size();
     stats.completed = stats.submitted - stats.running - stats.waiting;
     return stats;

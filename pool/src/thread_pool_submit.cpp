@@ -53,6 +53,7 @@ ThreadPoolCore::Jobs::node_type ThreadPoolCore::accept(std::unique_ptr<ThreadJob
 }
 
 void ThreadPoolCore::queue(Jobs::node_type job, bool wants_help) noexcept {
+    if (job.mapped().tokens) return wait_at_gate(std::move(job), wants_help);
     if (std::uint64_t sticky = job.mapped().job->options.key) {
         keyed_.find(static_cast<unsigned>(sticky % most_threads()))->second.insert(std::move(job));
         return changed_.notify_all();
@@ -63,11 +64,53 @@ void ThreadPoolCore::queue(Jobs::node_type job, bool wants_help) noexcept {
     wake_all_if_extra();
 }
 
+// --- tokens ------------------------------------------------------------------------------------
+
+void ThreadPoolCore::wait_at_gate(Jobs::node_type node, bool wants_help) noexcept {
+    TokenUse& use = *node.mapped().tokens;
+    ThreadJob& job = *node.mapped().job;
+    use.priority = job.options.priority;
+    use.number = job.number;
+    if (std::uint64_t sticky = job.options.key)
+        use.worker = static_cast<std::uint32_t>(sticky % most_threads());
+    use.over = &job.task();
+    at_gate_.insert(std::move(node));
+    tokens_.wait(use);
+    if (wants_help) help_if_needed();
+    changed_.notify_all();
+}
+
+TokenUse* ThreadPoolCore::first_at_gate(unsigned index) noexcept {
+    TokenUse* own = tokens_.first(index);
+    TokenUse* other = tokens_.first(TokenUse::kAnyWorker);
+    if (own && other) return own->comes_before(*other) ? own : other;
+    return own ? own : other;
+}
+
+void ThreadPoolCore::free_tokens(TokenUse& use) noexcept {
+    tokens_.give_back(use);
+    if (!at_gate_.empty()) changed_.notify_all();
+}
+
+void ThreadPoolCore::look_at_gate() {
+    if (!owned_here()) return;
+    Lock lock(mutex_);
+    help_if_needed();
+    changed_.notify_all();
+}
+
 // What running it takes, and may not be had when it is to run: then submit() throws.
 ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
     Entry entry;
     Running one{{job->number, &job->task()}};
     entry.running = one.extract(one.begin());
+    entry.tokens = tokens_.wanted(job->options.uses);
+    if (entry.tokens) {  // who cancels it lets others go on
+        std::function<void()> look = [pool = weak_from_this()] {
+            if (std::shared_ptr<ThreadPoolCore> core = pool.lock()) core->look_at_gate();
+        };
+        (void)job->task().add_callback(look);
+    }
     entry.deadline = timed(*job, job->options.timeout, false);
     entry.soft_deadline = timed(*job, job->options.soft_timeout, true);
     entry.job = std::move(job);
@@ -120,7 +163,10 @@ void ThreadPoolCore::queue_late(Late& late, const std::exception_ptr& error,
                                 bool cancelled) noexcept {
     Lock lock(mutex_);
     if (late.job.empty()) return;  // it was ended meanwhile
-    if (error) late.job.mapped().job->refuse(error, cancelled);
+    if (error) {
+        late.job.mapped().job->refuse(error, cancelled);
+        late.job.mapped().tokens = nullptr;  // it will not be begun
+    }
     late_.erase(late.job.mapped().job->number);
     ++late_left_;
     late.job.mapped().job->submitted_at = sys::Clock::now();
@@ -159,6 +205,21 @@ void ThreadPoolCore::end_vain_waits() {
         for (auto& [number, each] : late) each->task.fail_cancelled(spare_errors().waited_in_vain);
     }
 }
+
+void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options,
+                bool begun) {
+    core.submit(std::move(job), options, begun);
+}
+void check_open(ThreadPoolCore& core) { core.check_open(); }
+void check_map(ThreadPoolCore& core, const MapOptions& options) {
+    core.check_open();
+    check_map_options(options);
+    core.check_tokens(options.task);
+}
+std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core) {
+    return ThreadPoolCore::take_place(core);
+}
+const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
 
 void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, std::unique_ptr<ThreadJob> job,
                      std::vector<TaskRef> needs, const TaskOptions* options) {

@@ -20,6 +20,8 @@ namespace sidestep::inline v0 {
 
 namespace detail {
 class Hosts;
+class PoolCore;
+class ThreadPoolCore;
 }
 
 struct PoolOptions {
@@ -61,7 +63,17 @@ struct PoolOptions {
     // (With processes = 0 a task is done when submit() comes back.)
     std::size_t max_pending = 0;
 
-    // How tasks are run that say nothing else. (A key, or a soft_timeout, is a task's own.)
+    // How many tasks of a kind run at once, however many workers there are: named tokens, which
+    // tasks have while they run, and wait for without a worker.
+    //     Pool pool({.tokens = {{"gpu", 2}, {"licence", 5}}});
+    //     pool.submit({.uses = {{"gpu", 1}}}, train, model);    // two of these at once
+    // See TaskOptions::uses. With processes = 0, where several threads submit, submit() waits for
+    // the tokens; who gives some back runs what waits for them. (In a task or callback of the pool
+    // it does not wait.) std::invalid_argument for no name, none of it, a name that comes twice,
+    // and in a pool with workers on other hosts: what those do is not counted here.
+    std::vector<Tokens> tokens = {};
+
+    // How tasks are run that say nothing else. (A key, a soft_timeout, or tokens are a task's own.)
     TaskOptions task = {};
 
     // How a task is stopped that was cancelled or ran too long: this_task::stop_requested() says
@@ -122,7 +134,9 @@ struct PoolOptions {
     // and finalizer write to this process's own, always. (With processes = 0 nothing is captured.)
     Output output = Output::pass;
     // Output::lines: what stands before each line. "{index}" is as in `env`,
-    // "{pid}" the worker's process: "[{index}] ".
+    // "{pid}" the worker's process: "[{index}] ". (Not the task: what a worker's tasks print comes
+    // out of one pipe, in which nothing says where the one ends and the next begins; and it is read
+    // when the worker may be several tasks further.)
     std::string line_prefix = {};
     // Of each task's stdout, and of its stderr, so many bytes are kept: the last ones. A task that
     // writes more than that takes more memory for 20 ms at most. From 1 on.
@@ -179,7 +193,9 @@ struct MapOptions {
 };
 
 namespace detail {
-// Throws std::invalid_argument for options that make no sense.
+// Throw std::invalid_argument for options that make no sense; and what submit() would.
+void check_map(PoolCore& core, const MapOptions& options);
+void check_map(ThreadPoolCore& core, const MapOptions& options);
 void check_map_options(const MapOptions& options);
 }  // namespace detail
 

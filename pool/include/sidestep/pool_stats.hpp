@@ -64,6 +64,14 @@ struct HostStats {
     bool lost = false;            // nothing is heard of it any more
 };
 
+// Tokens of one name (PoolOptions::tokens).
+struct TokenStats {
+    std::string name;
+    std::uint64_t count = 0;    // that there are
+    std::uint64_t in_use = 0;   // that tasks have now
+    std::uint64_t waiting = 0;  // tasks that need some, and wait: for them, or for a worker
+};
+
 // A task that took long.
 struct SlowTask {
     std::uint64_t number = 0;  // in its pool, from 1
@@ -95,9 +103,10 @@ struct PoolStats {
     std::uint64_t cancelled = 0;
     std::uint64_t retried = 0;  // attempts that followed a failed one
     // Now. What other hosts have is waiting here, run or not (HostStats::in_flight), and so are
-    // tasks that wait for futures.
+    // tasks that wait for futures, or for tokens.
     std::uint64_t waiting = 0;
     std::uint64_t running = 0;
+    std::vector<TokenStats> tokens;  // as in the pool's options
 
     std::uint64_t worker_deaths = 0;  // those that the pool did not ask to leave
 

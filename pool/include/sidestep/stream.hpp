@@ -86,8 +86,7 @@ class Stream
           f_(std::move(f)),
           input_(std::forward<Range>(items)),
           window_(options.chunksize, options.window, input_.size(), workers) {
-        detail::check_open(*core_);
-        detail::check_map_options(options);
+        detail::check_map(*core_, options);
         if (options.task.says_anything()) options_ = std::make_unique<TaskOptions>(options.task);
         early_ = detail::EarlyEnd::of(options);
         if (kUnordered || options.fail_fast) sink_ = std::make_unique<detail::TaskSink>(core_);

@@ -8,6 +8,7 @@
 #include <exception>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include <sidestep/timeout.hpp>
 
@@ -45,6 +46,12 @@ struct Retry {
     std::function<bool(const std::exception_ptr&)> when = nullptr;
 };
 
+// So many tokens of one name: those that a pool has (PoolOptions::tokens), or a task needs.
+struct Tokens {
+    std::string name;
+    std::size_t count = 1;
+};
+
 struct TaskOptions {
     // How long the task may run, counted from its start. Then it fails with TaskTimeout, and its
     // worker is stopped (PoolOptions::stop_grace). In a map: for each item. 0: the pool's default.
@@ -79,10 +86,27 @@ struct TaskOptions {
     // statistics: "resize cat.jpg". Empty: the pool's default.
     std::string name = {};
 
+    // Which of the pool's tokens the task has while it runs, and how many: {{"gpu", 1}}. While they
+    // are not free it waits in the pool, and no worker is held up by that: what was submitted later
+    // and needs none of them goes on. Whoever came first gets them first (by priority, then in the
+    // order of submission), also one that needs many: others do not pass it by until it would never
+    // get all of them. It waits for what it has futures of before it waits for tokens.
+    // - They are free again when it has ended, in whatever way, and its worker is through with it:
+    //   for one that is stopped that is when the worker has come to the end of it, or is dead. A
+    //   task that is run again has none in the pause, and then waits for them anew. (In a
+    //   ThreadPool, and without workers, where the pause is made in its thread, it keeps them.)
+    // - In a map each chunk is a task: it has them while its items run, one after the other. (In
+    //   map_reduce each merge, too.)
+    // - A task that has some must not wait for one that needs them.
+    // A task's own, or a map's; not a pool's. std::invalid_argument for names that the pool has
+    // not, and for more than it has.
+    std::vector<Tokens> uses = {};
+
     // False: all fields have their default values.
     bool says_anything() const {
         return timeout.count() != 0 || soft_timeout.count() != 0 || memory_limit != 0 ||
-               retry.max_attempts != 0 || priority != 0 || key != 0 || !name.empty();
+               retry.max_attempts != 0 || priority != 0 || key != 0 || !name.empty() ||
+               !uses.empty();
     }
 };
 

@@ -72,6 +72,10 @@ struct ThreadPoolOptions {
     // allows.
     std::size_t max_pending = 0;
 
+    // How many tasks of a kind run at once: see PoolOptions::tokens. A task that a timeout has
+    // ended keeps its own until its thread is through with it.
+    std::vector<Tokens> tokens = {};
+
     // How tasks are run that say nothing else.
     TaskOptions task = {};
     // For this_task::random_seed().

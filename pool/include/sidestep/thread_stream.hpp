@@ -220,8 +220,7 @@ class ThreadStream
         static_assert(
             detail::kCopies<Item> || kTakesItems,
             "these items cannot be copied: move the container of them into the map or stream");
-        detail::check_open(*core_);
-        detail::check_map_options(options);
+        detail::check_map(*core_, options);
         if constexpr (!detail::kCopies<Item>) detail::refuse_retries(options_.retry);
         early_ = detail::EarlyEnd::of(options);
     }

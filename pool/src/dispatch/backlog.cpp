@@ -4,24 +4,48 @@ namespace sidestep::inline v0::detail {
 
 void Backlog::push(PoolTask* task) {
     task->place = PoolTask::Place::backlog;
+    if (task->tokens) return wait_at_gate(*task);
     of(list_of(*task)).push(task);
 }
 
 void Backlog::push_back(PoolTask* task) {
     task->place = PoolTask::Place::backlog;
+    if (task->tokens) return wait_at_gate(*task);
     of(list_of(*task)).push_old(task);
 }
 
 void Backlog::push_late(PoolTask* task) {
-    if (of(list_of(*task)).would_be_last(task))
+    if (task->tokens || of(list_of(*task)).would_be_last(task))
         push(task);
     else
         push_back(task);
 }
 
+// In the order of its numbers and priorities, wherever it comes from.
+void Backlog::wait_at_gate(PoolTask& task) noexcept {
+    TokenUse& use = *task.tokens;
+    gate_->give_back(use);
+    use.task = &task;
+    use.priority = task.priority;
+    use.number = task.serial;
+    use.worker = list_of(task);
+    gate_->wait(use);
+}
+
+PoolTask* Backlog::pop_either(ListNumber list) {
+    TokenUse* gated = gate_->first(list);
+    const PoolTask* other = of(list).first();
+    if (!gated || (other && !gated->comes_before(other->priority, other->serial)))
+        return of(list).pop();
+    gate_->take(*gated);
+    return gated->task;
+}
+
 void Backlog::remove(PoolTask& task) {
     if (task.place == PoolTask::Place::delayed)
         std::erase_if(paused_, [&](const auto& entry) { return entry.second == &task; });
+    else if (task.tokens)
+        gate_->forget(*task.tokens);
     else
         of(list_of(task)).remove(&task);
 }
@@ -30,6 +54,11 @@ PoolTask* Backlog::pop_anything() {
     if (!any_.empty()) return any_.pop();
     for (TaskList& list : keyed_)
         if (!list.empty()) return list.pop();
+    if (has_gated()) {
+        TokenUse* gated = gate_->any();
+        gate_->forget(*gated);
+        return gated->task;
+    }
     return pop_rested(sys::Clock::time_point::max());
 }
 
@@ -60,6 +89,7 @@ void Backlog::resize(std::uint32_t workers) {
     held_.assign(workers, false);
     keys_moved_ = true;
     while (!keyed.empty()) push_back(keyed.pop());
+    if (gate_) gate_->for_each([this](TokenUse& use) { use.worker = list_of(*use.task); });
 }
 
 void Backlog::hold_none() {

@@ -10,11 +10,14 @@
 
 #include "dispatch/task_list.hpp"
 #include "sys/sys.hpp"
+#include "task/token_gate.hpp"
 
 namespace sidestep::inline v0::detail {
 
 // Tasks wait in one list, but for those with a key: they have one for each worker. A task that
-// pauses before its next attempt is in no list until its pause is over.
+// pauses before its next attempt is in no list until its pause is over. One that needs tokens waits
+// at their gate: it counts as one of its list whenever it may have them, and has them when it
+// leaves. What is put here has none.
 //
 // Threads: the caller serialises (a pool, by its mutex).
 class Backlog {
@@ -23,15 +26,27 @@ class Backlog {
     using ListNumber = std::uint32_t;
     static constexpr ListNumber kAnyWorker = ~ListNumber(0);
 
-    explicit Backlog(std::uint32_t workers) : keyed_(workers), held_(workers) {}
+    static_assert(kAnyWorker == TokenUse::kAnyWorker);
+
+    // The gate outlives this object; null: no task needs tokens.
+    explicit Backlog(std::uint32_t workers, TokenGate* gate = nullptr)
+        : gate_(gate), keyed_(workers), held_(workers) {}
 
     ListNumber list_of(const PoolTask& task) const {
         std::uint64_t key = task.options ? task.options->key : 0;
         return key ? static_cast<ListNumber>(key % keyed_.size()) : kAnyWorker;
     }
-    bool empty(ListNumber list = kAnyWorker) const { return of(list).empty(); }
-    std::uint64_t size(ListNumber list = kAnyWorker) const { return of(list).size(); }
-    PoolTask* pop(ListNumber list = kAnyWorker) { return of(list).pop(); }
+    bool empty(ListNumber list = kAnyWorker) const {
+        return of(list).empty() && !(has_gated() && gate_->first(list));
+    }
+    std::uint64_t size(ListNumber list = kAnyWorker) const { return of(list).size(); }  // ungated
+    PoolTask* pop(ListNumber list = kAnyWorker) {
+        return has_gated() ? pop_either(list) : of(list).pop();
+    }
+    std::vector<TokenStats> token_stats() const {
+        return gate_ ? gate_->stats() : std::vector<TokenStats>();
+    }
+    std::uint64_t waiting_at_gate() const { return gate_ ? gate_->waiting() : 0; }
     // A new task, behind its equals.
     void push(PoolTask* task);
     // One that was in a ring, or was begun before: it comes before all that were submitted later.
@@ -46,6 +61,7 @@ class Backlog {
     void for_each(F f) const {
         for_each_of(any_, f);
         for (const TaskList& list : keyed_) for_each_of(list, f);
+        if (gate_) gate_->for_each([&](const TokenUse& use) { f(use.task); });
         for (const auto& [end, task] : paused_) f(task);
     }
 
@@ -74,6 +90,9 @@ class Backlog {
     void hold_behind(std::uint64_t key, std::uint32_t worker);
 
   private:
+    bool has_gated() const { return gate_ && !gate_->is_empty(); }
+    PoolTask* pop_either(ListNumber list);
+    void wait_at_gate(PoolTask& task) noexcept;
     TaskList& of(ListNumber list) { return list == kAnyWorker ? any_ : keyed_[list]; }
     const TaskList& of(ListNumber list) const { return list == kAnyWorker ? any_ : keyed_[list]; }
     template <class F>
@@ -81,6 +100,7 @@ class Backlog {
         for (PoolTask* task = list.first(); task; task = TaskList::next(task)) f(task);
     }
 
+    TokenGate* const gate_;
     TaskList any_;
     std::vector<TaskList> keyed_;                              // by worker
     std::multimap<sys::Clock::time_point, PoolTask*> paused_;  // by the end of the pause

@@ -18,12 +18,13 @@ constexpr std::uint32_t kBetweenStrays = 64;  // tasks
 
 }  // namespace
 
-Dispatcher::Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pace)
-    : machine_(machine), pace_(pace), backlog_(lanes), task_ns_(kUnknownTaskNs) {
+Dispatcher::Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pace, TokenGate* gate)
+    : machine_(machine), pace_(pace), backlog_(lanes, gate), task_ns_(kUnknownTaskNs) {
     learn(kUnknownTaskNs);
 }
 
 void Dispatcher::place(PoolTask* task, Hold& hold) {
+    if (task->tokens) return place_late(task, hold);  // it may have to wait for them
     if (elsewhere_ && elsewhere_->take_by_key(*task)) return pace_.want(false, hold);
     backlog_.note_priority(*task);
     if (backlog_.has_priorities() && overtake(*task, hold)) {

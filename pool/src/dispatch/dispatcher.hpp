@@ -26,8 +26,9 @@ class Dispatcher {
         const std::uint64_t& wake_ns;  // what it costs to wake a worker
     };
 
-    // `lanes`: how many there will be at first.
-    Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pace);
+    // `lanes`: how many there will be at first. gate: see Backlog.
+    Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pace,
+               TokenGate* gate = nullptr);
 
     // Strong guarantee. The destructor uses no lane.
     void add(Lane& lane) POOL_LOCKED { lanes_.push_back(&lane); }

@@ -19,6 +19,7 @@ struct Stopping {
     std::chrono::steady_clock::time_point next_at{};
     std::uint64_t arguments = 0;  // a block that the task still reads,
     std::shared_ptr<void> kept;   //   or these
+    TokenUsePtr tokens;           // that it has
     PoolTask* task = nullptr;     // it is not done: it may be run again when the worker is free,
     FailureKind kind = FailureKind::error;
     std::exception_ptr error;  //   else this is its result

@@ -75,7 +75,7 @@ void Limits::enforce(Hold& hold) {
     pause_ = kNoTimeout;
     bool looks = std::exchange(any_in_lanes_, false);
     for (Lane* lane : rooms_.dispatcher.lanes()) {
-        if (lane->stopping) (void)lane->drain(hold);  // it may have ended in time
+        if (lane->stopping && lane->drain(hold)) rested = true;  // it may have ended in time
         stopper_.climb(*lane, now, hold);
         if (looks) enforce_in(*lane, now, hold);
         if (lane->stopping && lane->stopping->step != Stopping::Step::killed)

@@ -25,6 +25,7 @@ bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold&
     stopping.kind = kind;
     stopping.key = task->options ? task->options->key : 0;
     stopping.next_at = sys::Clock::now();
+    stopping.tokens = std::move(task->tokens);  // its end does not free them
     if (kind == FailureKind::out_of_memory) {
         stopping.step = Stopping::Step::killed;  // no time to ask
         lane.signal(SIGKILL, hold);
@@ -50,6 +51,8 @@ void Stopper::stopped(Stopping done, Hold& hold) noexcept {
     --count_;
     if (done.arguments) rooms_.arguments.free(done.arguments);
     if (done.kept) hold.drop_later(std::move(done.kept));
+    if (done.tokens) rooms_.task_end.free_tokens(*done.tokens);
+    if (done.task) done.task->tokens = std::move(done.tokens);
     if (!done.task) return;
     if (rooms_.life.ending())
         fail_at_end(rooms_, done.task, hold);

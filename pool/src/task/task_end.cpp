@@ -6,6 +6,7 @@ namespace sidestep::inline v0::detail {
 
 void TaskEnd::complete(PoolTask* task, Hold& hold) noexcept {
     if (task->given.block) arguments_.free(std::exchange(task->given.block, 0));
+    if (task->tokens) free_tokens(*task->tokens);
     task->place = PoolTask::Place::done;
     ++completed_;
     if (!task->outcome.has_value) ++(task->outcome.cancelled ? cancelled_ : failed_);

@@ -13,6 +13,11 @@ class PoolTask;
 class TaskEnd;
 class WorkerMemory;
 using PoolTaskRef = Ref<PoolTask>;
+struct TokenUse;  // see token_gate.hpp
+struct DropTokenUse {
+    void operator()(TokenUse* use) const noexcept;
+};
+using TokenUsePtr = std::unique_ptr<TokenUse, DropTokenUse>;
 
 // Throws what submit() would.
 void check_open(PoolCore& core);
@@ -156,6 +161,7 @@ struct TaskRecord {
     PoolTask* previous = nullptr;
     PoolTask* next_dropped = nullptr;  // completed, its reference to be dropped (Hold)
     std::unique_ptr<Split> parts;
+    TokenUsePtr tokens;  // null: it needs none, or they are its lane's (Stopping)
     Arguments given;
     Outcome outcome;
     alignas(16) std::byte inline_bytes[kInline];  // arguments, then the result
