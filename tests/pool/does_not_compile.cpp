@@ -1,4 +1,5 @@
 // What must not compile as a pool's task: as tests/core/does_not_compile/cases.cpp.
+#include <algorithm>
 #include <array>
 #include <coroutine>
 #include <functional>
@@ -68,7 +69,16 @@ void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& 
              std::vector<std::vector<std::string>>());
     pool.starmap([](int a, const std::string&) { return a; }, std::map<int, const char*>());
     pool.starmap([](int a, int b) { return a + b; }, std::vector<std::array<int, 2>>());
-    (void)numbers;
+    pool.map(
+        {.chunksize = 2}, [](int x) { return x; }, numbers);
+    pool.map([](int x, int y) { return x + y; }, numbers, numbers, {.chunksize = 2});
+    threads
+        .imap(
+            {}, [](int x) { return x; }, numbers)
+        .collect();
+    pool.find_any([](int x) { return x > 2; }, numbers, {.chunksize = 2});
+    pool.map_reduce(static_cast<int (*)(int)>(over), std::plus<int>(), numbers, {.chunksize = 2});
+    pool.try_submit({.priority = 1}, static_cast<int (*)(int)>(over), n);
 #elif SIDESTEP_CASE == 1
     // EXPECT 1: the result's type needs a default constructor, so that it can be read back
     pool.submit(make, 1);
@@ -144,5 +154,39 @@ void use_more([[maybe_unused]] sidestep::Pool& pool, [[maybe_unused]] int n) {
 #elif SIDESTEP_CASE == 19
     // EXPECT 19: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
     pool.submit([n](int a) { return a + n; }, pool.submit([] { return 1; }));
+#endif
+}
+
+// The name of several functions, or of a template.
+void use_names([[maybe_unused]] sidestep::Pool& pool,
+               [[maybe_unused]] sidestep::ThreadPool& threads,
+               [[maybe_unused]] std::vector<int>& numbers) {
+#if SIDESTEP_CASE == 24
+    // EXPECT 24: this is the name of several functions, or of a template: say which one is meant
+    pool.map(over, numbers);
+#elif SIDESTEP_CASE == 25
+    // EXPECT 25: this is the name of several functions, or of a template: say which one is meant
+    threads.map(twice, numbers, {.chunksize = 2});
+#elif SIDESTEP_CASE == 26
+    // EXPECT 26: this is the name of several functions, or of a template: say which one is meant
+    pool.map({.chunksize = 2}, over, numbers);
+#elif SIDESTEP_CASE == 27
+    // EXPECT 27: this is the name of several functions, or of a template: say which one is meant
+    pool.map(over, numbers, numbers);
+#elif SIDESTEP_CASE == 28
+    // EXPECT 28: this is the name of several functions, or of a template: say which one is meant
+    for (int each : pool.imap_unordered(over, numbers)) (void)each;
+#elif SIDESTEP_CASE == 29
+    // EXPECT 29: this is the name of several functions, or of a template: say which one is meant
+    pool.map_reduce(over, std::plus<int>(), numbers);
+#elif SIDESTEP_CASE == 30
+    // EXPECT 30: this is the name of several functions, or of a template: say which one is meant
+    pool.map_reduce(static_cast<int (*)(int)>(over), std::max<int>, numbers);
+#elif SIDESTEP_CASE == 31
+    // EXPECT 31: this is the name of several functions, or of a template: say which one is meant
+    pool.apply(over, 1);
+#elif SIDESTEP_CASE == 32
+    // EXPECT 32: this is the name of several functions, or of a template: say which one is meant
+    auto found = pool.find_any(over, numbers);
 #endif
 }

@@ -14,6 +14,7 @@
 
 #include <sidestep/detail/checks.hpp>
 #include <sidestep/detail/map_reduce.hpp>
+#include <sidestep/detail/overloaded.hpp>
 #include <sidestep/detail/zipped.hpp>
 #include <sidestep/future.hpp>
 #include <sidestep/pool_options.hpp>
@@ -59,8 +60,14 @@ requires(!kBeginsWithCallable<Args...>) struct RefuseOverloaded<Overloaded, Args
 // that has detach(), run_in_background(work), check_open(), take_place(), hold(), whose result
 // join() waits for, and kRunsInThreads.
 template <class Derived>
-class PoolFace {
+class PoolFace : private detail::RefusesNames {
   public:
+    // Of the name of several functions: a sentence that says so.
+    using RefusesNames::apply, RefusesNames::apply_async, RefusesNames::try_submit;
+    using RefusesNames::imap, RefusesNames::imap_unordered, RefusesNames::istarmap;
+    using RefusesNames::map, RefusesNames::starmap, RefusesNames::map_reduce;
+    using RefusesNames::map_async, RefusesNames::starmap_async, RefusesNames::find_any;
+
     // Runs f(args...) in a worker. Throws what an argument's `serialize` (in a ThreadPool: copying
     // it) throws; the pool goes on.
     //

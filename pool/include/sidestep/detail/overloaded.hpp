@@ -1,0 +1,94 @@
+// What a pool's functions say of the name of several functions, or of a function template: no
+// template can tell which of them is meant, so the compiler would only say that nothing matches.
+// (submit() says so by itself: see pool_face.hpp.) Internal.
+#pragma once
+
+#include <concepts>
+#include <ranges>
+#include <type_traits>
+
+#include <sidestep/detail/checks.hpp>
+#include <sidestep/pool_options.hpp>
+#include <sidestep/task_options.hpp>
+
+namespace sidestep::inline v0::detail {
+
+// The type of a callable that could not be found out: for such a name it stays the default of its
+// template parameter. So it does for options in braces, behind which no range comes. It is made
+// from anything, so that a function that takes it is called, and the compiler has no more to say
+// than that it cannot tell either.
+struct OverloadedName {
+    OverloadedName(...);
+};
+
+template <class F>
+concept IsName = std::same_as<F, OverloadedName>;
+
+// In a default template argument, which is there before constraints are looked at.
+template <class F, class Items>
+constexpr bool refuse_name() {
+    static_assert(!IsName<F> || !std::ranges::input_range<Items>,
+                  "this is the name of several functions, or of a template: say which one is "
+                  "meant, by a lambda around it: map([](int x) { return f(x); }, items)");
+    return true;
+}
+template <class F>
+constexpr bool refuse_name_called() {
+    static_assert(!IsName<F>,
+                  "this is the name of several functions, or of a template: say which one is "
+                  "meant, by a lambda around it: apply([](int x) { return f(x); }, x)");
+    return true;
+}
+
+// None of these is ever called: what takes a name has failed to compile before.
+class RefusesNames {
+  public:
+    template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused map(F&&, Items&&, More&&...);
+    template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused map(F&&, Items&&, MapOptions);
+    template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused map(const MapOptions&, F&&, Items&&,
+                                                         More&&...);
+    template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused starmap(F&&, Items&&, MapOptions = {});
+
+    template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused imap(F&&, Items&&, MapOptions = {});
+    template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused imap(const MapOptions&, F&&, Items&&,
+                                                          More&&...);
+    template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused imap_unordered(F&&, Items&&, MapOptions = {});
+    template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused imap_unordered(const MapOptions&, F&&, Items&&,
+                                                                    More&&...);
+    template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused istarmap(F&&, Items&&, MapOptions = {});
+
+    template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused map_async(F&&, Items&&, MapOptions = {});
+    template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused map_async(const MapOptions&, F&&, Items&&,
+                                                               More&&...);
+    template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused starmap_async(F&&, Items&&, MapOptions = {});
+
+    template <IsName F = OverloadedName, class Op, class Items, class... More,
+              bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused map_reduce(F&&, Op&&, Items&&, More&&...);
+    template <class F, IsName Op = OverloadedName, class Items, class... More,
+              bool = refuse_name<Op, Items>()>
+    requires std::ranges::input_range<Items> Refused map_reduce(F&&, Op&&, Items&&, More&&...);
+    template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
+    requires std::ranges::input_range<Items> Refused find_any(F&&, Items&&, MapOptions = {});
+
+    template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
+    Refused apply(F&&, Args&&...);
+    template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
+    Refused apply_async(F&&, Args&&...);
+    template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
+    Refused try_submit(const TaskOptions&, F&&, Args&&...);
+};
+
+}  // namespace sidestep::detail
