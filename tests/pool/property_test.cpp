@@ -75,6 +75,7 @@ std::vector<Plan> random_plans(std::mt19937& random) {
         }
         plan.options.priority = static_cast<int>(random() % 5) - 2;
         plan.options.key = random() % 3 == 0 ? random() % 4 : 0;
+        if (random() % 3 == 0) plan.options.uses = {{random() % 2 == 0 ? "one" : "three", 1}};
         plan.cancel = random() % 6 == 0;
         if (i > 0 && random() % 4 == 0) plan.depends = static_cast<int>(random() % i);
     }
@@ -164,7 +165,10 @@ TEST_CASE("random tasks end as the sequential model says", "[pool][property]") {
     INFO("PROPERTY_SEED=" << seed);
     std::mt19937 random(seed);
     for (auto method : test::methods()) {
-        mp::Pool pool({.processes = 2, .start_method = method, .terminate_grace = 50ms});
+        mp::Pool pool({.processes = 2,
+                       .start_method = method,
+                       .tokens = {{"one", 1}, {"three", 3}},
+                       .terminate_grace = 50ms});
         for (unsigned round = 0; round < rounds; ++round) run_round(pool, random);
         pool.close();
         pool.join();
