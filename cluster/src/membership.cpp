@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include <sidestep/exit_hooks.hpp>
@@ -31,6 +32,10 @@ constexpr const char* kOverride = "SIDESTEP_CLUSTER";
 constexpr const char* kHostTimeout = "SIDESTEP_HOST_TIMEOUT";
 constexpr std::string_view kLauncherVariables[] = {"OMPI_",  "PMIX_", "PMI_",  "PMI2_",  "SLURM_",
                                                    "I_MPI_", "FLUX_", "HYDI_", "HYDRA_", "MPIR_"};
+
+// What agents say when they end is to be out before this process ends: it has the connection of the
+// launcher's process that has died, and when that closes, MPICH's mpirun drops all.
+constexpr auto kForAgents = std::chrono::seconds(1);
 
 // Where each launcher says how many processes it started. Slurm last: it stands behind the others.
 struct Variable {
@@ -101,8 +106,12 @@ void lead(JobLibrary& library, std::unique_ptr<Transport> transport, pid_t launc
     std::shared_ptr<Hub> made;
     try {
         // Pools are not asked first: nobody would see what the program says of it.
+        auto end_program = [&library] {
+            std::this_thread::sleep_for(kForAgents);
+            library.abort(1);
+        };
         HubLauncher watched{.has_ended = [launcher] { return ::getppid() != launcher; },
-                            .gone = [&library] { library.abort(1); }};
+                            .gone = end_program};
         made = std::make_shared<Hub>(std::move(transport), hub_times(), std::move(watched));
         made->welcome(introduce());
     } catch (const std::exception& error) {
