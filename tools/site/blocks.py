@@ -13,6 +13,7 @@ A page says more in comments in front of a block, which readers do not see:
     -->
     <!-- file: x.cpp -->        the block is also written to the page's folder, for shell blocks
     <!-- input: text -->        a program's stdin; \\n is a newline
+    <!-- status: 2 -->          the exit status that it ends with, if it is not 0
     <!-- libraries: -lx -->     what a program is linked with besides
     <!-- not run: reason -->    it is not run; the same block again counts once
 
@@ -193,7 +194,7 @@ class Checker:
                                 input=block.notes.get("input", "").replace("\\n", "\n"))
         except subprocess.TimeoutExpired:
             return self.fail(block, "it did not end within ten minutes")
-        if done.returncode != 0:
+        if done.returncode != int(block.notes.get("status", 0)):
             return self.fail(block, f"exit status {done.returncode}\n{done.stdout}{done.stderr}")
         if block.output is not None and done.stdout != block.output:
             return self.fail(block, f"it printed\n{done.stdout}but the page says\n{block.output}{done.stderr}")
