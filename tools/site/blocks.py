@@ -28,7 +28,7 @@ import subprocess
 BLOCK = re.compile(r"^```(?:\{literalinclude\} (\S+)|(\w+))?[^\n]*\n(.*?)^```$|^<!-- (.*?)-->$", re.M | re.S)
 TOP = re.compile(r"(#include|using |namespace |struct |class |template|enum |inline |static |constexpr |const bool )")
 FUNCTION = re.compile(r"(?!for\b|if\b|while\b|switch\b|return\b|else\b|auto \[)[\w:<>,&* ]+[&* ]\w+\(")
-CODE = {"cpp", "sh", "cmake", "ini", "meson"}
+CODE = {"cpp", "sh", "cmake", "ini"}
 
 
 class Block:
