@@ -117,6 +117,8 @@ TEST_CASE("An option that makes no sense is refused before a host hears of the p
     ThreadJob job(1);
     CHECK_THROWS_AS(Pool(job.options({.output_limit = 0})), std::invalid_argument);
     CHECK_THROWS_AS(Pool(job.options({.task = {.key = 7}})), std::invalid_argument);
+    CHECK_THROWS_WITH(Pool(job.options({.tokens = {{"gpu", 1}}})),
+                      Catch::Contains("tokens are counted on one host"));
     Pool pool(job.options());
     CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
 }

@@ -1,5 +1,4 @@
 // What must not compile as a pool's task: as tests/core/does_not_compile/cases.cpp.
-#include <algorithm>
 #include <array>
 #include <coroutine>
 #include <functional>
@@ -181,7 +180,7 @@ void use_names([[maybe_unused]] sidestep::Pool& pool,
     pool.map_reduce(over, std::plus<int>(), numbers);
 #elif SIDESTEP_CASE == 30
     // EXPECT 30: this is the name of several functions, or of a template: say which one is meant
-    pool.map_reduce(static_cast<int (*)(int)>(over), std::max<int>, numbers);
+    pool.map_reduce(static_cast<int (*)(int)>(over), twice, numbers);
 #elif SIDESTEP_CASE == 31
     // EXPECT 31: this is the name of several functions, or of a template: say which one is meant
     pool.apply(over, 1);

@@ -73,6 +73,7 @@
 #include <sidestep/completions.hpp>
 #include <sidestep/detail/hook_maker.hpp>
 #include <sidestep/detail/number_writer.hpp>
+#include <sidestep/detail/overloaded.hpp>
 #include <sidestep/detail/result_reader.hpp>
 #include <sidestep/detail/stored.hpp>
 #include <sidestep/detail/then.hpp>

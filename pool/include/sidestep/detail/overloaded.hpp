@@ -40,55 +40,58 @@ constexpr bool refuse_name_called() {
     return true;
 }
 
-// None of these is ever called: what takes a name has failed to compile before.
+// None of these is ever called: what takes a name has failed to compile before. Each differs in the
+// types of its parameters from the one that is meant: clang++ 14 takes it for that one otherwise.
 class RefusesNames {
   public:
     template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused map(F&&, Items&&, More&&...);
+    requires std::ranges::input_range<Items> Refused map(const F&, Items&&, More&&...);
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused map(F&&, Items&&, MapOptions);
+    requires std::ranges::input_range<Items> Refused map(const F&, Items&&, MapOptions);
     template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused map(const MapOptions&, F&&, Items&&,
+    requires std::ranges::input_range<Items> Refused map(const MapOptions&, const F&, Items&&,
                                                          More&&...);
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused starmap(F&&, Items&&, MapOptions = {});
+    requires std::ranges::input_range<Items> Refused starmap(const F&, Items&&, MapOptions = {});
 
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused imap(F&&, Items&&, MapOptions = {});
+    requires std::ranges::input_range<Items> Refused imap(const F&, Items&&, MapOptions = {});
     template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused imap(const MapOptions&, F&&, Items&&,
+    requires std::ranges::input_range<Items> Refused imap(const MapOptions&, const F&, Items&&,
                                                           More&&...);
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused imap_unordered(F&&, Items&&, MapOptions = {});
+    requires std::ranges::input_range<Items> Refused imap_unordered(const F&, Items&&,
+                                                                    MapOptions = {});
     template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused imap_unordered(const MapOptions&, F&&, Items&&,
-                                                                    More&&...);
+    requires std::ranges::input_range<Items> Refused imap_unordered(const MapOptions&, const F&,
+                                                                    Items&&, More&&...);
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused istarmap(F&&, Items&&, MapOptions = {});
+    requires std::ranges::input_range<Items> Refused istarmap(const F&, Items&&, MapOptions = {});
 
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused map_async(F&&, Items&&, MapOptions = {});
+    requires std::ranges::input_range<Items> Refused map_async(const F&, Items&&, MapOptions = {});
     template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused map_async(const MapOptions&, F&&, Items&&,
+    requires std::ranges::input_range<Items> Refused map_async(const MapOptions&, const F&, Items&&,
                                                                More&&...);
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused starmap_async(F&&, Items&&, MapOptions = {});
+    requires std::ranges::input_range<Items> Refused starmap_async(const F&, Items&&,
+                                                                   MapOptions = {});
 
     template <IsName F = OverloadedName, class Op, class Items, class... More,
               bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused map_reduce(F&&, Op&&, Items&&, More&&...);
+    requires std::ranges::input_range<Items> Refused map_reduce(const F&, Op&&, Items&&, More&&...);
     template <class F, IsName Op = OverloadedName, class Items, class... More,
               bool = refuse_name<Op, Items>()>
-    requires std::ranges::input_range<Items> Refused map_reduce(F&&, Op&&, Items&&, More&&...);
+    requires std::ranges::input_range<Items> Refused map_reduce(F&&, const Op&, Items&&, More&&...);
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
-    requires std::ranges::input_range<Items> Refused find_any(F&&, Items&&, MapOptions = {});
+    requires std::ranges::input_range<Items> Refused find_any(const F&, Items&&, MapOptions = {});
 
     template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
-    Refused apply(F&&, Args&&...);
+    Refused apply(const F&, Args&&...);
     template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
-    Refused apply_async(F&&, Args&&...);
+    Refused apply_async(const F&, Args&&...);
     template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
-    Refused try_submit(const TaskOptions&, F&&, Args&&...);
+    Refused try_submit(const TaskOptions&, const F&, Args&&...);
 };
 
 }  // namespace sidestep::detail
