@@ -43,6 +43,12 @@ std::shared_ptr<ServerLink> HeldObject::link() {
     return link_;
 }
 
+std::shared_ptr<ServerLink> HeldObject::own_link() const {
+    LinkRegistry& known = link_registry();
+    std::lock_guard lock(known.mutex);
+    return link_->same_process() ? link_ : nullptr;
+}
+
 namespace {
 HeldObject& held(const HeldRef& object) {
     if (!object)
@@ -105,6 +111,13 @@ std::uint64_t object_number(const HeldRef& object) { return held(object).object(
 bool same_object(const HeldRef& a, const HeldRef& b) {
     return a == b ||
            (a && b && a->object() == b->object() && a->server().key() == b->server().key());
+}
+bool server_has_ended(const HeldRef& object) {
+    if (const auto link = held(object).own_link()) {
+        if (!link->ended_by_server()) return false;
+        if (link->end_of_server().known) return true;
+    }
+    return has_ended(object->server());
 }
 
 void save_held(const HeldRef& object, OutputArchive& archive) {

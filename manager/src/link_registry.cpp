@@ -108,6 +108,30 @@ Connection open(ServerName& server, const Deadline& deadline) {
 
 }  // namespace
 
+// One that dies takes connections to its last moment: it is asked again.
+bool has_ended(const ServerName& server) {
+    constexpr std::chrono::seconds kPatience{2};
+    constexpr std::chrono::milliseconds kPause{5};
+    for (const Deadline deadline = deadline_after(Timeout(kPatience)); !is_over(deadline);) {
+        try {
+            ServerName found = server;
+            found.id = 0;
+            if (server.is_manager_server)
+                (void)open_session(found, deadline);
+            else
+                (void)Client(server.address,
+                             {.authkey = server.authkey, .timeout = Timeout(*deadline)});
+            return found.id != 0 && found.id != server.id;  // another one, at its address
+        } catch (const std::system_error& error) {
+            const int code = error.code().value();
+            if (code == ECONNREFUSED || code == ENOENT) return true;
+        } catch (const std::exception&) {  // it ends, or has no time
+        }
+        std::this_thread::sleep_for(kPause);
+    }
+    return false;
+}
+
 std::shared_ptr<ServerLink> ServerLink::to(const ServerName& server) {
     LinkRegistry& known = link_registry();
     std::shared_ptr<LinkSlot> slot;

@@ -30,4 +30,8 @@ struct LinkRegistry {
 };
 LinkRegistry& link_registry();
 
+// Nobody is at the server's address any more, or another one is. Two seconds at most; false, too,
+// if that leaves it open.
+bool has_ended(const ServerName& server);
+
 }  // namespace sidestep::detail

@@ -86,6 +86,10 @@ bool ServerLink::broken() const {
     std::lock_guard lock(mutex_);
     return broken_;
 }
+bool ServerLink::ended_by_server() const {
+    std::lock_guard lock(mutex_);
+    return broken_ && by_server_;
+}
 void ServerLink::set_process(std::shared_ptr<Process> process) {
     std::lock_guard lock(mutex_);
     process_ = std::move(process);
@@ -318,7 +322,8 @@ bool ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& de
         by_server = true;
     } catch (const std::system_error& error) {
         end = text_of_end(error);
-        by_server = error.code().value() == ECONNRESET;
+        const int code = error.code().value();  // EPIPE: what an encrypted one says
+        by_server = code == ECONNRESET || code == EPIPE;
     } catch (const std::exception& error) {  // no memory, or what no server sends
         end = text_of_end(error);
     }

@@ -68,6 +68,10 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     const ServerName& server() const { return server_; }
     bool same_process() const noexcept { return here_.same_process(); }
     bool broken() const;
+    // It is broken, and not by this process, which has waited in vain for a sign of life.
+    bool ended_by_server() const;
+    // How its process ended, if it was this process's child; waits for that.
+    Casualty end_of_server() const;
     // It is this process's child: its end can be told. Before the first call.
     void set_process(std::shared_ptr<Process> process);
 
@@ -176,7 +180,6 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     void fail_all(std::map<std::uint64_t, Pending> calls) noexcept;
     std::size_t most_pending() const;
     std::exception_ptr lost(const CallTask& call, bool began) const;
-    Casualty end_of_server() const;
 
     // Constant after construction.
     const ServerName server_;
@@ -244,6 +247,8 @@ class HeldObject {
     bool takes_functions() const { return functions_; }
     // In a forked child, a new one, with a reference of its own.
     std::shared_ptr<ServerLink> link();
+    // Null: it is the parent's of this forked child.
+    std::shared_ptr<ServerLink> own_link() const;
 
   private:
     void leave_parents_link() noexcept;

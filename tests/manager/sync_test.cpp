@@ -3,11 +3,14 @@
 
 #include <sidestep/barrier.hpp>
 #include <sidestep/manager.hpp>
+#include <sidestep/manager_server.hpp>
 #include <sidestep/process.hpp>
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -15,6 +18,7 @@
 #include <vector>
 
 #include "process_support.hpp"
+#include "remote_support.hpp"
 #include "support.hpp"
 
 namespace mp = sidestep;
@@ -92,6 +96,117 @@ TEST_CASE("a lock whose process ended is free, and its next holder is told",
         lock);
     lock.unlock();
     CHECK_FALSE(lock.holder());
+}
+
+namespace {
+// Ends its locks by std::scoped_lock when the server is gone.
+struct OfServer {
+    mp::LockProxy lock;
+    mp::RLockProxy rlock;
+    mp::ConditionProxy condition;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(lock, rlock, condition);
+    }
+    void hold(const std::function<void()>& end_server) const {
+        {
+            std::scoped_lock held(lock, rlock, condition);
+            end_server();
+            CHECK_THROWS_AS(condition.notify_one(), mp::ActorLost);
+        }
+        lock.unlock();
+        rlock.unlock();
+        condition.unlock();
+        CHECK_THROWS_AS(lock.lock(), mp::ActorLost);
+        CHECK_THROWS_AS(rlock.try_lock(), mp::ActorLost);
+        CHECK_THROWS_AS(condition.wait(), mp::ActorLost);
+    }
+    static OfServer of(mp::Manager& manager) {
+        return {manager.get<mp::Lock>("lock"), manager.get<mp::RLock>("rlock"),
+                manager.get<mp::Condition>("condition")};
+    }
+};
+constexpr auto kExposeLocks = [](mp::ManagerServer& server) {
+    server.expose<mp::Lock>("lock");
+    server.expose<mp::RLock>("rlock");
+    server.expose<mp::Condition>("condition");
+};
+}  // namespace
+
+TEST_CASE("the end of a scoped lock passes when its server has died", "[manager][lock][death]") {
+    mp::Manager manager;
+    const OfServer locks{manager.lock(), manager.rlock(), manager.condition()};
+    SECTION("which is this process's child") {
+        locks.hold([&] { REQUIRE(::kill(manager.pid(), SIGKILL) == 0); });
+    }
+    SECTION("which is another's") {
+        mp::Process client(
+            [](OfServer of, int server) {
+                std::scoped_lock held(of.lock, of.rlock, of.condition);
+                (void)::kill(server, SIGKILL);
+            },
+            locks, manager.pid());
+        client.start();
+        client.join();
+        CHECK(client.exitcode() == 0);
+    }
+    SECTION("since it was shut down") {
+        locks.hold([&] { manager.shutdown(); });
+    }
+}
+
+TEST_CASE("the end of a scoped lock passes when its ManagerServer has ended",
+          "[manager][lock][session][death]") {
+    const mp::Address address = GENERATE(mp::Address(mp::UnixAddress{}), mp::TcpAddress{});
+    SECTION("by a signal") {
+        test::RemoteServer server(kExposeLocks, address);
+        mp::Manager manager = server.connect();
+        OfServer::of(manager).hold([&] { server.process().kill(); });
+    }
+    SECTION("and another one is at its address") {
+        std::optional<test::RemoteServer> next;
+        test::RemoteServer server(kExposeLocks, address);
+        mp::Manager manager = server.connect();
+        OfServer::of(manager).hold([&] {
+            server.process().kill();
+            server.process().join();
+            next.emplace(kExposeLocks, server.address());
+        });
+    }
+    SECTION("in a process that goes on") {
+        mp::ManagerServer server({.address = address, .authkey = "secret"});
+        kExposeLocks(server);
+        server.start();
+        mp::Manager manager = mp::Manager::connect(server.address(), {.authkey = "secret"});
+        OfServer::of(manager).hold([&] { server.stop(); });
+    }
+}
+
+TEST_CASE("unlock() throws when the server lives on, and has given the lock to others",
+          "[manager][lock][session]") {
+    test::RemoteServer server(
+        kExposeLocks, GENERATE(mp::Address(mp::UnixAddress{}), mp::Address(mp::TcpAddress{})));
+    mp::Manager manager = server.connect(200ms);
+    const OfServer locks = OfServer::of(manager);
+    auto check_told = [&] {
+        CHECK_THROWS_AS(locks.lock.unlock(), mp::Disconnected);
+        CHECK_THROWS_AS(locks.rlock.unlock(), mp::Disconnected);
+        CHECK_THROWS_AS(locks.condition.unlock(), mp::Disconnected);
+    };
+    locks.lock.lock();
+    locks.rlock.lock();
+    locks.condition.lock();
+    SECTION("since this process has ended the session") {
+        manager.shutdown();
+        check_told();
+        mp::Manager again = server.connect();
+        CHECK(again.get<mp::Lock>("lock").try_lock_for(test::kPatience));
+    }
+    SECTION("or may, since it was silent") {
+        test::Stopped stopped(server.pid());
+        CHECK(test::eventually([&] { return !manager.is_alive(); }));
+        check_told();
+    }
 }
 
 TEST_CASE("another process takes a recursive lock and gives it back",

@@ -110,9 +110,11 @@ class Proxy : public detail::CallFace<Proxy<T>, T> {
     void save(OutputArchive& archive) const { detail::save_held(object_, archive); }
     void load(InputArchive& archive) { object_ = detail::load_held(archive); }
 
+  protected:
+    const detail::HeldRef& held() const { return object_; }
+
   private:
     friend class detail::CallFace<Proxy<T>, T>;
-    const detail::HeldRef& held() const { return object_; }
     detail::CallLimits limits() const { return {}; }
     detail::HeldRef object_;
 };

@@ -8,7 +8,13 @@
 //             Who does not hold it cannot unlock() it: std::logic_error.
 // Peer death: a lock that a dead client held is free, and its next holder is told: owner_died(),
 //             until unlock(). A dead client waits no more; one that waited at a barrier breaks it.
-//             Permits of a semaphore, which belong to nobody, stay taken.
+//             Permits of a semaphore, which belong to nobody, stay taken. A lock ends with its
+//             server, and nobody else has it then: unlock() of one whose server has ended does
+//             nothing, so that a std::scoped_lock passes, and the next call says ActorLost. But a
+//             server that lives on, or may (it was silent, the network is cut), has given the lock
+//             to others: unlock() throws Disconnected, since what was done under the lock may have
+//             been done beside them. A std::scoped_lock ends the program then: who may be cut off
+//             calls lock() and unlock().
 // Threads, Fork, Errors: as Proxy (proxy.hpp), and BrokenBarrierError (barrier.hpp).
 #pragma once
 
@@ -17,6 +23,8 @@
 #include <optional>
 #include <utility>
 
+#include <sidestep/actor_lost.hpp>
+#include <sidestep/detail/held_object.hpp>
 #include <sidestep/detail/sync_objects.hpp>
 #include <sidestep/proxy.hpp>
 #include <sidestep/timeout.hpp>
@@ -37,7 +45,14 @@ class LockableProxy : public Proxy<Object> {
     [[nodiscard]] bool try_lock_for(Timeout timeout) const {
         return this->template call<&Object::lock>(timeout.time());
     }
-    void unlock() const { this->template call<&Object::unlock>(); }
+    // If the server has ended the connection, it is asked whether it lives: two seconds at most.
+    void unlock() const {
+        try {
+            this->template call<&Object::unlock>();
+        } catch (const ActorLost&) {
+            if (!server_has_ended(this->held())) throw;
+        }
+    }
     // For the holder: the holder before died holding it. Until unlock().
     bool owner_died() const { return this->template call<&Object::owner_died>(); }
 };

@@ -62,6 +62,10 @@ HeldRef find_object(const std::shared_ptr<ServerLink>& link, const std::string& 
 void flush_calls(const HeldRef& object);
 std::uint64_t object_number(const HeldRef& object);
 bool same_object(const HeldRef& a, const HeldRef& b);
+// Of a call that failed with ActorLost: the server is known to have ended, and all that it held. If
+// it has ended the connection, it is asked for, two seconds at most; false, too, if that leaves it
+// open.
+bool server_has_ended(const HeldRef& object);
 
 // A reference on its way: it counts at the server until it is read for the first time.
 void save_held(const HeldRef& object, OutputArchive& archive);
