@@ -5,11 +5,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <memory>
+#include <optional>
 #include <stdexcept>
 #include <system_error>
+#include <thread>
 #include <tuple>
 #include <utility>
 
@@ -61,6 +65,26 @@ std::vector<std::byte> save_thrown() {
     return {buffer.bytes().begin(), buffer.bytes().end()};
 }
 
+// What a restart lacks (descriptors, processes, memory) may come back: it is asked for again, as
+// long as a pool's workers are by default (PoolOptions::start_patience).
+class Patience {
+  public:
+    static constexpr std::chrono::milliseconds kPause{20};
+    static bool may_pass(const std::system_error& error) {
+        const int code = error.code().value();
+        return is_shortage(code) || code == EAGAIN;
+    }
+    bool allows(const std::system_error& error) const {
+        return may_pass(error) && !is_over(until_);
+    }
+    static constexpr std::chrono::seconds kWhole{10}, kNone{0};
+
+    explicit Patience(std::chrono::seconds time) : until_(deadline_after(Timeout(time))) {}
+
+  private:
+    const Deadline until_;
+};
+
 // The constructor has called pthread_exit(): its thread is that of the process.
 [[noreturn]] void end_with_thread(ActorRun& run, Connection& parent) {
     ActorBegun begun;
@@ -72,6 +96,19 @@ std::vector<std::byte> save_thrown() {
     }
     parent.send(begun);
     exit_process(1);
+}
+
+void make_server(std::optional<ObjectServer>& server, ActorRun& run, const Patience& patience) {
+    for (;;) {
+        try {
+            server.emplace(actor_server(run.setup, run.listener.address(), ::getpid()),
+                           ServerRules{.actor = &run.duty});
+            return;
+        } catch (const std::system_error& error) {
+            if (!patience.allows(error)) throw;
+        }
+        std::this_thread::sleep_for(Patience::kPause);
+    }
 }
 
 // False: there is no object, its constructor threw.
@@ -96,11 +133,12 @@ bool serve_actor(ActorRun& run, Connection& parent) {
         return false;
     }
     run.duty.state.pid = ::getpid();
-    ObjectServer server(actor_server(run.setup, run.listener.address(), ::getpid()),
-                        {.actor = &run.duty});
-    (void)server.keep(std::move(object));
+    std::optional<ObjectServer> server;
+    make_server(server, run,
+                Patience(run.duty.state.restarts > 0 ? Patience::kWhole : Patience::kNone));
+    (void)server->keep(std::move(object));
     parent.send(begun);
-    server.run(run.listener, parent);
+    server->run(run.listener, parent);
     return true;
 }
 
@@ -166,7 +204,7 @@ Watched watch_child(ActorRun& run, Process& child, bool first, Casualty& end) {
     }
     const std::string note = std::exchange(end.note, {});
     end = Casualty::of(child.pid(), child.join());
-    end.note = note;
+    if (!note.empty()) end.note = note;
     if (!first || serves) return Watched::died;
     if (note.empty()) run.owner.send(ActorBegun{.end = end});
     return Watched::stopped;
@@ -214,15 +252,31 @@ void note_death(ActorRun& run, const Casualty& end) {
     }
 }
 
-// False: the system gives no process, which counts as a death. Throws for the first one.
-bool start_again(Process& child, bool first, Casualty& end) {
-    try {
-        child.start();
-        return true;
-    } catch (const std::system_error& error) {
-        if (first) throw;
-        end.note = fmt::format("it could not be started again: {}", error.what());
-        return false;
+// Null: the system gives no process, which counts as a death; or the owner wants the end. Throws
+// for the first one.
+std::unique_ptr<Process> start_child(ActorRun& run, bool first, Casualty& end) {
+    for (const Patience patience(Patience::kWhole);;) {
+        try {
+            std::tie(run.here, run.there) = Pipe();
+            auto child = std::make_unique<Process>(
+                ProcessOptions{.name = run.setup.name,
+                               .daemon = true,
+                               .start_method = StartMethod::fork_threaded},
+                &serve_forked);
+            child->start();
+            run.there.close();
+            return child;
+        } catch (const std::system_error& error) {
+            if (first) throw;
+            run.here.close();
+            run.there.close();
+            end.note = fmt::format(
+                "it could not be started again{}: {}",
+                Patience::may_pass(error) ? fmt::format(" for {} s", Patience::kWhole.count()) : "",
+                error.what());
+            if (!patience.allows(error)) return nullptr;
+        }
+        if (!wait({run.owner}, Timeout(Patience::kPause)).empty()) return nullptr;
     }
 }
 
@@ -234,16 +288,11 @@ void keep_actor(ActorRun& run) {
     ActorNumbers& numbers = run.numbers.value();
     Restarts restarts(run.setup);
     for (bool first = true;; first = false) {
-        std::tie(run.here, run.there) = Pipe();
-        Process child(
-            {.name = run.setup.name, .daemon = true, .start_method = StartMethod::fork_threaded},
-            &serve_forked);
         Casualty end;
+        const std::unique_ptr<Process> child = start_child(run, first, end);
         restarts.note_start();
-        const bool started = start_again(child, first, end);
-        run.there.close();
-        if (started) numbers.pid = child.pid();
-        if (started && watch_child(run, child, first, end) == Watched::stopped) return;
+        if (child) numbers.pid = child->pid();
+        if (child && watch_child(run, *child, first, end) == Watched::stopped) return;
         note_death(run, end);
         if (!restarts.allow()) break;
         run.duty.state.restarts = restarts.count();
@@ -256,9 +305,13 @@ void keep_actor(ActorRun& run) {
     std::string& note = run.duty.state.last.note;
     note += fmt::format("{}it is not started again: max_restarts is {}", note.empty() ? "" : "; ",
                         run.setup.max_restarts);
-    ObjectServer server(actor_server(run.setup, run.listener.address(), ::getpid()),
-                        {.actor = &run.duty});
-    server.run(run.listener, run.owner);
+    std::optional<ObjectServer> server;
+    try {
+        make_server(server, run, Patience(Patience::kNone));
+    } catch (const std::system_error&) {  // it cannot even say so, but to its owner
+        throw std::runtime_error(note);
+    }
+    server->run(run.listener, run.owner);
 }
 
 }  // namespace

@@ -29,6 +29,18 @@ std::string text_of_end(const std::exception& error) noexcept {
     }
 }
 
+namespace {
+// What has ended the process, if that is an exception.
+std::string thrown_by(const Process& process) {
+    try {
+        process.rethrow();
+    } catch (const std::exception& error) {
+        return text_of_end(error);
+    }
+    return {};
+}
+}  // namespace
+
 void ServerLink::end_session(std::string why, bool by_server) noexcept {
     {
         std::lock_guard lock(mutex_);
@@ -110,8 +122,10 @@ Casualty ServerLink::end_of_server() const {
             end.note = end_;
         end.pid = pid_ != 0 ? pid_ : server_.pid;
     }
-    if (process && process->join_for(std::chrono::seconds(2)))
+    if (process && process->join_for(std::chrono::seconds(2))) {
         end = Casualty::of(process->pid(), process->exit_status());
+        if (end.code == 1) end.note = thrown_by(*process);
+    }
     std::lock_guard lock(mutex_);
     if (!end_told_) end_told_ = end;
     return *end_told_;

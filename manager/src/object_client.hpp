@@ -5,6 +5,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <chrono>
@@ -26,9 +27,20 @@
 
 namespace sidestep::inline v0::detail {
 
+// Which file a descriptor is of, as long as that is open; nothing: it is of none.
+using FileId = std::optional<std::pair<dev_t, ino_t>>;
+inline FileId file_of(int fd) noexcept {
+    struct stat status;
+    if (::fstat(fd, &status) != 0) return std::nullopt;
+    return std::pair(status.st_dev, status.st_ino);
+}
+
 struct ObjectServer::Client {
-    Client(std::uint64_t its_number, Connection stream)
-        : number(its_number), connection(std::move(stream)) {}
+    // Without a stream: the server's own process.
+    Client(ObjectServer& its_server, std::uint64_t its_number, Connection stream)
+        : server(its_server), number(its_number), connection(std::move(stream)) {
+        if (!connection.closed()) socket = file_of(connection.fd());
+    }
 
     void send(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
         std::lock_guard lock(sending);
@@ -49,11 +61,16 @@ struct ObjectServer::Client {
         send_locked(kind, request, body);
         return true;
     }
-    void cut() noexcept { ::shutdown(connection.fd(), SHUT_RDWR); }
+    void cut() noexcept {
+        if (has_socket()) ::shutdown(connection.fd(), SHUT_RDWR);
+    }
+    // False: a call has closed it, or put another file in its place.
+    bool has_socket() const noexcept { return file_of(connection.fd()) == socket; }
     // With `sending` held.
     void send_locked(FrameKind kind, std::uint64_t request,
                      std::span<const std::byte> body) noexcept {
         if (gone) return;
+        if (!has_socket()) return server.lose_descriptors();
         try {
             connection.send(ObjectFrame{{kind, request, 0, 0, {}}, body, {}, {}, {}});
         } catch (...) {  // it is dead, or cut off; or this process has no memory, and it is told so
@@ -63,12 +80,15 @@ struct ObjectServer::Client {
     // All has been sent: it reads that, and then the end.
     void finish() noexcept {
         std::unique_lock lock(sending, std::try_to_lock);
+        if (!has_socket()) return;
         ::shutdown(connection.fd(), lock ? SHUT_WR : SHUT_RDWR);  // not read: it is not waited for
     }
 
     // Constant after construction.
+    ObjectServer& server;
     const std::uint64_t number;
-    Fd process;  // a pidfd; none: not of this machine, or not to be seen
+    FileId socket;  // what the connection's descriptor is
+    Fd process;     // a pidfd; none: not of this machine, or not to be seen
     int pid = 0;
     // Of an actor's client, since it has said so: what it is in all its connections.
     std::uint64_t session = 0;

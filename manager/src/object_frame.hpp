@@ -118,6 +118,12 @@ struct Welcome {
     }
 };
 
+// With this code a server's process ends whose descriptors a call has closed or replaced.
+constexpr int kDescriptorsLost = 113;
+constexpr const char* kDescriptorsLostNote =
+    "a call has closed its descriptors, or put others in their places (close_range(2), dup2(2)): "
+    "calls are to close what they have opened, and nothing else";
+
 // How one process of an actor ended.
 struct Casualty {
     int pid = 0;
@@ -139,7 +145,7 @@ struct Casualty {
                 status.core_dumped(),
                 false,
                 false,
-                {}};
+                status.exited() && status.code() == kDescriptorsLost ? kDescriptorsLostNote : ""};
     }
     ExitStatus status() const {
         if (!known) return ExitStatus::lost_status();

@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <new>
 #include <stdexcept>
 #include <system_error>
@@ -56,6 +58,10 @@ void insist(const Step& step) {
     }
 }
 
+void ring(const Fd& bell) {
+    const std::uint64_t one = 1;
+    (void)!::write(bell.get(), &one, sizeof one);
+}
 void silence(const Fd& bell) {
     std::uint64_t rung = 0;
     (void)!::read(bell.get(), &rung, sizeof rung);
@@ -74,7 +80,7 @@ ObjectServer* ObjectServer::here(const ServerName& server) {
 ObjectServer::ObjectServer(ServerName name, ServerRules rules)
     : name_(std::move(name)),
       rules_(std::move(rules)),
-      self_(std::make_shared<Client>(0, Connection())) {
+      self_(std::make_shared<Client>(*this, 0, Connection())) {
     table_.add_client(self_->number);
     bell_ = sys::make_eventfd();
     Servers& known = servers.get();
@@ -108,7 +114,16 @@ bool ObjectServer::look(Listener& listener, Connection& owner) {
             watched.push_back(client);
         }
     }
-    for (const Waitable& ready : wait(things)) {
+    std::vector<Waitable> all_ready;
+    try {
+        all_ready = wait(things);
+    } catch (const std::system_error& error) {
+        if (error.code().value() != EBADF) throw;
+        lose_descriptors();
+        return false;
+    }
+    if (lost_descriptors_) return false;
+    for (const Waitable& ready : all_ready) {
         if (ready == owner) return false;
         if (ready == bell_.get()) silence(bell_);
         if (ready == listener) {
@@ -132,7 +147,7 @@ void ObjectServer::accept(Listener& listener) {
         connection->limit_silence(rules_.lost_after);
         {
             std::lock_guard lock(mutex_);
-            client = std::make_shared<Client>(++last_client_, std::move(*connection));
+            client = std::make_shared<Client>(*this, ++last_client_, std::move(*connection));
             client->hidden.emplace(client->connection.fd());
             client->pid = sys::peer_credentials(client->connection.fd()).pid;
             client->process = watch(client->pid);
@@ -152,10 +167,10 @@ void ObjectServer::read(const std::shared_ptr<Client>& client) {
         for (;;) receive(client, client->connection.recv<ObjectFrame>(rules_.max_call_bytes));
     } catch (...) {  // its end, or what no client of ours sends
     }
+    if (!client->has_socket()) lose_descriptors();
     client->cut();
     forget(client);
-    const std::uint64_t one = 1;
-    (void)!::write(bell_.get(), &one, sizeof one);
+    ring(bell_);
 }
 
 void ObjectServer::receive(const std::shared_ptr<Client>& client, ObjectFrame frame) {
@@ -258,6 +273,18 @@ void ObjectServer::send_owed(const std::shared_ptr<Client>& client) noexcept {
     }
 }
 
+// A call has closed descriptors of this process, or put others in their places (close_range(2),
+// dup2(2)): nobody would be answered any more, and who waits would wait for ever. The end of a
+// process that is the server's own tells all of them. In another program the server ends, and its
+// clients find out by their beats.
+void ObjectServer::lose_descriptors() noexcept {
+    if (lost_descriptors_.exchange(true)) return;
+    std::fprintf(stderr, "sidestep: the server of objects in process %d ends: %s\n", ::getpid(),
+                 kDescriptorsLostNote);
+    if (!rules_.exposed_only) ::_exit(kDescriptorsLost);
+    ring(bell_);
+}
+
 // What it holds goes: outside of the mutexes, since objects hold proxies. What runs for it goes on,
 // and has the limits that it had.
 void ObjectServer::forget(const std::shared_ptr<Client>& client) {
@@ -333,7 +360,7 @@ void ObjectServer::end_clients() {
     const Deadline deadline = deadline_after(Timeout(std::chrono::seconds(1)));
     const bool is_tcp = std::holds_alternative<TcpAddress>(name_.address);
     auto has_gone = [](const auto& client) { return client->gone.load(); };
-    while (is_tcp && !std::all_of(waiting.begin(), waiting.end(), has_gone)) {
+    while (is_tcp && !lost_descriptors_ && !std::all_of(waiting.begin(), waiting.end(), has_gone)) {
         if (wait({bell_.get()}, Timeout(*deadline)).empty()) break;
         silence(bell_);
     }

@@ -145,6 +145,8 @@ class ObjectServer {
     static void let_out_what_is_printed() noexcept;
     // This thread is in a call of this server.
     bool runs_here() const noexcept;
+    // What it serves by is gone: its process ends, if that is all that it does.
+    void lose_descriptors() noexcept;
     // While it lives, a call waits in the object, and is woken when its client has left.
     class Waiting {
       public:
@@ -255,6 +257,7 @@ class ObjectServer {
 
     ObjectTable table_;
     std::atomic<bool> ending_{false};  // nothing new begins, and nothing waits
+    std::atomic<bool> lost_descriptors_{false};
 
     std::mutex mutex_;
     // Guarded by mutex_.

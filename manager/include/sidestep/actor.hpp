@@ -17,7 +17,9 @@
 //             was made (handles among them are the same objects); then the last checkpoint is read
 //             into it, if there is one. Calls that had begun fail with ActorLost, unless their
 //             retry.max_attempts (Proxy::with) is more than 1; all others go to the new process.
-//             A constructor that throws, or a process that is not to be had, is one more death.
+//             A constructor that throws, or a process that is not to be had, is one more death; but
+//             for descriptors, processes and memory that the system lacks it asks again first, for
+//             ten seconds, while callers wait.
 //             One that dies within a second is started again later and later: at once for the
 //             first time, then after 10, 20, 40 ms... up to a second. Proxies that arrive meanwhile
 //             wait, as calls do.
@@ -37,7 +39,9 @@
 //             max_restarts, learns that after half a minute. (_Fork(3) and clone(2) close nothing.)
 // Peer death: of the actor: ActorLost, or restart. Of a caller: what it had queued is dropped, what
 //             runs for it finishes. With max_restarts there is a process that keeps the other; who
-//             kills that has killed the actor for good.
+//             kills that has killed the actor for good. A call that closes the descriptors of its
+//             process, or puts others in their places (close_range(2), dup2(2)), has ended that: it
+//             exits with code 113 when it has to answer, and the error says why.
 // Terminal:   what a call has printed is out when it has ended, as a task's. The process leads a
 //             group of its own: Ctrl-C is its owner's, and to read the terminal is an error (EIO).
 // Errors:     std::invalid_argument for options that make no sense; as Process for what start

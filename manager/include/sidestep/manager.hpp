@@ -16,7 +16,9 @@
 //             server they are destroyed. It does not move.
 // Threads:    thread-safe, but for shutdown() and destroying.
 // Fork:       a forked child's copy owns nothing; its proxies work (proxy.hpp).
-// Peer death: a server that dies is not replaced: calls fail with ActorLost.
+// Peer death: a server that dies is not replaced: calls fail with ActorLost. So do they when one of
+//             them has closed the descriptors of its process, or put others in their places
+//             (close_range(2), dup2(2)): it exits with code 113 then, and the error says why.
 // Terminal:   as of an Actor (actor.hpp): what a call has printed is out when it has ended.
 // Trust:      the server listens on a fresh abstract Unix socket, for those who prove a random key
 //             that is this Manager's alone, before anything else of theirs is read. The key is in

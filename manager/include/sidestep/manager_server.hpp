@@ -23,7 +23,10 @@
 // Fork:       a forked child has no server: its copy does nothing.
 // Peer death: a client is gone when its connection ends, or when nothing is heard of it for
 //             `lost_after`: its references and queued calls go, its locks are free (owner_died()),
-//             what it was in the middle of finishes. If it comes back, it is another one.
+//             what it was in the middle of finishes. If it comes back, it is another one. When a
+//             call has closed the program's descriptors, or put others in their places
+//             (close_range(2), dup2(2)), the server ends, and says so on stderr; its clients are
+//             Disconnected within `lost_after`.
 // Trust:      with an authkey nobody else gets in: over TCP all is TLS 1.3 with a key made of it,
 //             on Unix sockets both sides prove it (listener.hpp). Without one, a Unix socket is for
 //             this user, and TCP for everybody on this machine; beyond it there is none
