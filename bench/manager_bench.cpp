@@ -6,13 +6,15 @@
 //   make_and_drop           an object of a Manager, from make() until its proxy is gone
 //   connection              the floor: a small message there and back by a bare Connection
 //   python/...              the same of Python's multiprocessing.managers, where python3 is found
+//   capnp/...               and of Cap'n Proto's RPC, over a Unix socket, where that is found
+//                           (manager_peer_capnp.cpp)
 //
 // where: actor (its owner's calls), manager (a server process, Unix socket), unix and tcp (a
 // ManagerServer of another process; TCP with TLS, on loopback).
 //
 // What good looks like: call/manager 1.2 of connection, call/tcp 1.7 of a bare TCP round trip; in
 // flight 300 k calls/s by Unix sockets and 200 k/s by TCP; make_and_drop 30 us; each well below
-// Python's row.
+// Python's row, and below Cap'n Proto's.
 #include <sidestep/actor.hpp>
 #include <sidestep/connection.hpp>
 #include <sidestep/init.hpp>
@@ -29,6 +31,7 @@
 #include <vector>
 
 #include "common.hpp"
+#include "manager_peer.hpp"
 
 namespace mp = sidestep;
 
@@ -208,6 +211,7 @@ void register_all() {
                                      std::string(work), times)
             ->UseManualTime()
             ->Iterations(1);
+    bench::register_capnp();
 }
 
 }  // namespace
