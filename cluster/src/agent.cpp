@@ -267,7 +267,8 @@ void Agent::submit(const SubmitTask& request, std::span<const std::byte> argumen
     if (found == pools_.end() || !found->second->core) return;  // broken, which was said
     AgentPool& pool = *found->second;
     try {
-        TaskKind kind{request.id, require_entry(request.id, "the task"), nullptr};
+        const TaskEntry& entry = require_entry(request.id, "the task");
+        TaskKind kind{lasting(request.id), entry, nullptr};
         TaskOptions options;
         options.timeout = std::chrono::nanoseconds(request.timeout_ns);
         options.soft_timeout = std::chrono::nanoseconds(request.soft_timeout_ns);
@@ -276,7 +277,7 @@ void Agent::submit(const SubmitTask& request, std::span<const std::byte> argumen
         options.priority = request.priority;
         PoolTaskRef task =
             PoolTask::create(pool.core, kind, request.has_options ? &options : nullptr);
-        task->arguments().write(arguments.data(), arguments.size());
+        TaskWriter(*task).write(arguments.data(), arguments.size());
         task->set_origin(request.number,
                          {.begin = request.items_begin,
                           .end = request.items_end,
@@ -288,6 +289,11 @@ void Agent::submit(const SubmitTask& request, std::span<const std::byte> argumen
     } catch (...) {
         answer_failure({request.pool, request.number, {}}, std::current_exception());
     }
+}
+
+// Tasks refer to theirs. There are no more than this program has functions that were sent.
+const TaskId& Agent::lasting(const TaskId& id) {
+    return ids_.try_emplace({id.where.module, id.where.offset, id.signature}, id).first->second;
 }
 
 void Agent::watch(AgentPool& pool, std::uint64_t number, PoolTaskRef task) {

@@ -10,6 +10,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -67,6 +68,7 @@ class Agent {
     bool is_abandoned();
     void open(OpenPool request);
     void submit(const SubmitTask& request, std::span<const std::byte> arguments);
+    const TaskId& lasting(const TaskId& id);
     void cancel(const TaskNumber& request);
     void end(std::uint32_t pool, bool now);
     void finish(AgentPool& pool);
@@ -84,6 +86,7 @@ class Agent {
     const Signs signs_;
     sys::Clock::time_point heard_{}, looked_{};  // its last word; when that was thought of last
     std::chrono::nanoseconds patience_{0};       // how long it may be silent; 0: it never was heard
+    std::map<std::array<std::uint64_t, 3>, TaskId> ids_;  // of all tasks: see lasting()
     std::map<std::uint32_t, std::unique_ptr<AgentPool>> pools_;
     std::unordered_map<std::size_t, Flight> flights_;  // by the tag in finished_
     std::vector<Unlocated> unlocated_;

@@ -33,7 +33,7 @@ std::uint64_t FutureDesk::finished_items(const PoolTask& task) {
     PoolLock lock(rooms_.mutex);
     if (task.place != PoolTask::Place::lane || task.lane->task_at(0) != &task) return 0;
     LaneFront front = task.lane->look_at_front(sys::Clock::now());
-    std::uint64_t last = task.items.end - task.items.begin - 1;
+    std::uint64_t last = task.items().end - task.items().begin - 1;
     return front.runs ? std::min(front.item, last) : 0;
 }
 
@@ -67,7 +67,7 @@ void FutureDesk::forget(const TaskSink& sink, PoolTask*& first) noexcept {
     if (!pool_.owner.is_here()) return;
     PoolLock lock(rooms_.mutex);
     auto leave = [&](PoolTask* task) {
-        if (task->sink == &sink) task->sink = nullptr;
+        if (task->sink() == &sink) task->more->sink = nullptr;
     };
     rooms_.dispatcher.for_each_task(leave);
     for (PoolTask* task : pool_.retries.asked()) leave(task);

@@ -175,9 +175,8 @@ void PoolCore::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     // A look at the clock costs a tenth of the shortest task: of those, few are looked at.
     bool is_long = dispatcher.task_ns() >= WorkerMeter::kTinyTaskNs;
     std::uint64_t number = task->serial;
-    if (is_long || number % WorkerMeter::kTinyTasksForOne == 0)
-        task->submitted_ns = steady_now_ns();
-    task->sink = sink;
+    if (is_long || number % WorkerMeter::kTinyTasksForOne == 0) task->time_ns = steady_now_ns();
+    if (sink) task->make_more().sink = sink;
     PoolTaskRef reference = task;  // the pool's own, until it is done
     supervision_.fleet.wake_if_asleep(hold);
     dispatcher.place(reference.get(), hold);
@@ -188,7 +187,7 @@ void PoolCore::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
         dispatcher.refill(hold);
         if (!wait_room_.is_empty()) hold.wake_waiters();
     }
-    if (task->tokens && *options_.processes == 0) await_tokens(*task, hold);
+    if (task->tokens() && *options_.processes == 0) await_tokens(*task, hold);
 }
 
 // Without workers: another thread has them, and runs what waits for them when it gives them back.

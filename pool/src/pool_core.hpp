@@ -12,10 +12,11 @@
 //    memory, which takes the mutex.
 // P3 What a worker wrote is checked against what its lane knows before it is believed; a worker
 //    that wrote nonsense is killed, and its tasks are sorted by the lane's records alone.
-// P4 What completes a task takes no memory: that was had when the task was submitted, or there is a
-//    spare (spare_errors.hpp). What is only noted (statistics, output, a retry) goes without when
-//    memory is used up. So no drain, and no event of the supervisor, throws for want of memory with
-//    a task in no place.
+// P4 What completes a task takes no memory: that was had when the task was submitted, or there
+//    is a spare (spare_errors.hpp). (A result of 25 to 152 bytes takes one more record: without
+//    memory for that it is std::bad_alloc.) What is only noted (statistics, output, a retry) goes
+//    without when memory is used up. So no drain, and no event of the supervisor, throws for want
+//    of memory with a task in no place.
 // P5 What a worker has too (its bell, its control socket) is never waited for with the mutex held,
 //    nor is /proc read about a worker: it decides how long that takes.
 #pragma once

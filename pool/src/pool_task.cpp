@@ -1,8 +1,10 @@
 #include <sidestep/detail/pool_task.hpp>
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
 #include <sidestep/detail/late_arguments.hpp>
 #include <sidestep/remote_error.hpp>
@@ -13,18 +15,81 @@
 namespace sidestep::inline v0::detail {
 
 static_assert(PoolTask::kInline == TaskSlot::kInline);
+static_assert(sizeof(TaskRecord::More) <= InRecordMemory::kMost);
+static_assert(InRecordMemory::kMost <= RecordMemory::kRecord);
 
-PoolTask::PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind)
-    : TaskRecord(kind), core_(std::move(core)), arguments_(*this) {}
-
-PoolTask::~PoolTask() {
-    if (given.block) core_->memory().free(given.block);  // kept, or never submitted
-    if (outcome.block) core_->memory().free_result(*outcome.memory, outcome.block);
+void* InRecordMemory::operator new(std::size_t) { return RecordMemory::allocate(); }
+void InRecordMemory::operator delete(void* memory, std::size_t) noexcept {
+    RecordMemory::free(memory);
 }
 
-void* PoolTask::operator new(std::size_t size) { return RecordMemory::allocate(size); }
-void PoolTask::operator delete(void* task, std::size_t size) noexcept {
-    RecordMemory::free(task, size);
+std::byte* TaskBytes::make_room(std::size_t size) {
+    if (size > kHere) {
+        if (!std::holds_alternative<std::unique_ptr<Wide>>(where_))
+            where_ = std::make_unique<Wide>();
+    } else if (!std::holds_alternative<Here>(where_)) {
+        where_ = Here();
+    }
+    size_ = size;
+    return data();
+}
+
+bool TaskBytes::assign(std::span<const std::byte> bytes) noexcept {
+    if (auto* here = std::get_if<Here>(&where_); here && bytes.size() <= kHere) {  // nearly always
+        size_ = bytes.size();
+        if (!bytes.empty()) std::memcpy(here->bytes, bytes.data(), bytes.size());
+        return true;
+    }
+    try {
+        if (bytes.size() > kWide)
+            take({bytes.begin(), bytes.end()});
+        else if (std::byte* to = make_room(bytes.size()); !bytes.empty())
+            std::memcpy(to, bytes.data(), bytes.size());
+        return true;
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+}
+
+void TaskBytes::take(std::vector<std::byte> bytes) noexcept {
+    size_ = bytes.size();
+    where_ = std::move(bytes);
+}
+
+void TaskBytes::lend(Lent lent, std::size_t size) noexcept {
+    size_ = size;
+    where_ = std::move(lent);
+}
+
+void TaskBytes::fail(std::exception_ptr why) noexcept {
+    size_ = 0;
+    where_ = std::move(why);
+}
+
+std::byte* TaskBytes::data() {
+    if (auto* here = std::get_if<Here>(&where_)) return here->bytes;
+    return (*std::get_if<std::unique_ptr<Wide>>(&where_))->bytes;
+}
+
+const std::byte* TaskBytes::elsewhere() const {
+    if (const auto* wide = std::get_if<std::unique_ptr<Wide>>(&where_)) return (*wide)->bytes;
+    if (const auto* own = std::get_if<std::vector<std::byte>>(&where_)) return own->data();
+    if (const Lent* in = lent()) return in->memory->results.data() + Arena::offset(in->block);
+    return nullptr;
+}
+
+const TaskDescriptors& TaskRecord::descriptors() const {
+    static const auto* const none = new TaskDescriptors;  // never destroyed
+    return more ? more->descriptors : *none;
+}
+
+PoolTask::PoolTask(std::shared_ptr<PoolCore> core, const TaskKind& kind)
+    : TaskRecord(kind), core_(std::move(core)) {}
+
+PoolTask::~PoolTask() {
+    if (block) core_->memory().free(block);  // kept, or never submitted
+    if (const TaskBytes::Lent* lent = bytes.lent())
+        core_->memory().free_result(*lent->memory, lent->block);
 }
 
 PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
@@ -36,7 +101,8 @@ PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKi
         task->own_options_ = std::make_unique<TaskOptions>(merged(*options, core->options().task));
         task->options = task->own_options_.get();
         task->priority = task->options->priority;
-        task->tokens = core->wanted(task->options->uses);
+        if (TokenUsePtr use = core->wanted(task->options->uses))
+            task->make_more().tokens = std::move(use);
     }
     return task;
 }
@@ -74,13 +140,11 @@ void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> argumen
     task->core().submit_late(task, std::move(arguments));
 }
 
-void PoolTask::take_arguments(std::uint64_t block, std::span<std::byte> bytes,
-                              TaskDescriptors& descriptors) noexcept {
-    given.block = block;
-    given.descriptors.swap(descriptors);
-    if (block) return arguments_.take(bytes.data(), bytes.size());
-    if (!bytes.empty()) std::memcpy(inline_bytes, bytes.data(), bytes.size());
-    arguments_.take(inline_bytes, bytes.size());
+void PoolTask::take_arguments(std::uint64_t its_block, TaskBytes& its_bytes,
+                              TaskDescriptors& its_descriptors) {
+    if (!its_descriptors.empty()) make_more().descriptors.swap(its_descriptors);
+    block = its_block;
+    std::swap(bytes, its_bytes);
 }
 
 TaskRecord::KeptArguments::~KeptArguments() {
@@ -88,36 +152,41 @@ TaskRecord::KeptArguments::~KeptArguments() {
 }
 
 void PoolTask::keep_arguments() {
-    if (given.kept) return;
-    auto kept = std::make_shared<KeptArguments>();
-    kept->core = core_;
-    kept->size = arguments_.size();
-    if (!given.block) kept->inline_bytes.assign(inline_bytes, inline_bytes + kept->size);
-    kept->block = std::exchange(given.block, 0);  // from here on nothing throws
-    kept->descriptors.swap(given.descriptors);
-    given.kept = std::move(kept);
+    if (kept()) return;
+    auto keeps = std::make_shared<KeptArguments>();
+    keeps->core = core_;
+    keeps->size = bytes.size();
+    if (!block) {
+        std::span<const std::byte> own = bytes.view();
+        keeps->inline_bytes.assign(own.begin(), own.end());
+    }
+    More& mine = make_more();
+    keeps->block = std::exchange(block, 0);  // from here on nothing throws
+    keeps->descriptors.swap(mine.descriptors);
+    mine.kept = std::move(keeps);
 }
 
 PoolTask::ArgumentView PoolTask::argument_view() const {
-    if (!given.kept) return {given.block, arguments_.size(), inline_bytes, &given.descriptors};
-    const KeptArguments& kept = *given.kept;
+    if (!more || !more->kept) return {block, bytes.size(), bytes.view().data(), &descriptors()};
+    const KeptArguments& kept = *more->kept;
     return {kept.block, kept.size, kept.inline_bytes.data(), &kept.descriptors};
 }
 
 PoolTaskRef PoolTask::part(std::uint32_t from, std::uint32_t to) {
-    PoolTaskRef task(new PoolTask(core_, {id, *entry, function}));
+    PoolTaskRef task(new PoolTask(core_, {*id, *entry, function}));
     keep_arguments();
-    task->given.kept = given.kept;
+    More& its = task->make_more();
+    its.kept = more->kept;
     task->options = options;
     if (own_options_) {
         task->own_options_ = std::make_unique<TaskOptions>(*own_options_);
         task->options = task->own_options_.get();
-        task->tokens = core_->wanted(task->options->uses);
+        its.tokens = core_->wanted(task->options->uses);
     }
     task->priority = priority;
-    task->items.begin = from;
-    task->items.end = to;
-    task->items.first = items.first;
+    its.items.begin = from;
+    its.items.end = to;
+    its.items.first = items().first;
     return task;
 }
 
@@ -126,7 +195,7 @@ PoolTaskRef PoolTask::run_item_again(const PoolTaskRef& task, std::uint32_t item
     const TaskOptions* options = task->options;
     if (!options || task->failures.attempts + 1u >= options->retry.max_attempts) return {};
     if (!wants_retry(options->retry, error)) return {};
-    PoolTaskRef part = task->part(task->items.begin + item, task->items.begin + item + 1);
+    PoolTaskRef part = task->part(task->items().begin + item, task->items().begin + item + 1);
     part->failures.attempts = static_cast<std::uint16_t>(task->failures.attempts + 1);
     part->failures.crashes = task->failures.crashes;
     part->failures.out_of_memory = task->failures.out_of_memory;
@@ -134,15 +203,32 @@ PoolTaskRef PoolTask::run_item_again(const PoolTaskRef& task, std::uint32_t item
     return part;
 }
 
+TaskWriter::TaskWriter(PoolTask& task) : task_(task) {
+    if (task.block)
+        set_window(task.core().memory().data(task.block), 0, Arena::capacity(task.block));
+    else
+        set_window(task.bytes.data(), 0, task.bytes.capacity());
+}
+
 // Doubles, and so copies each byte about once; a large piece gets exactly what it needs.
-void PoolTask::ArgumentBuffer::grow(std::size_t more) {
-    ArgumentMemory& memory = task_->core_->memory();
+void TaskWriter::grow(std::size_t more) {
     std::size_t used = size();
+    if (used + more <= TaskBytes::kWide) {
+        TaskBytes wider;
+        std::byte* data = wider.make_room(TaskBytes::kWide);
+        std::memcpy(data, begin(), used);
+        task_.bytes = std::move(wider);
+        return set_window(data, used, TaskBytes::kWide);
+    }
+    ArgumentMemory& memory = task_.core().memory();
     BlockId larger = memory.allocate(std::max(used + more, 2 * capacity()));
     std::byte* data = memory.data(larger);
     std::memcpy(data, begin(), used);
-    if (task_->given.block) memory.free(task_->given.block);
-    task_->given.block = larger;
+    if (task_.block)
+        memory.free(task_.block);
+    else
+        (void)task_.bytes.make_room(0);
+    task_.block = larger;
     set_window(data, used, Arena::capacity(larger));
 }
 
@@ -183,7 +269,7 @@ bool PoolTask::poll() {
 }
 
 std::uint64_t PoolTask::first_unfinished() {
-    return items.first + items.begin + core_->desk().finished_items(*this);
+    return items().first + items().begin + core_->desk().finished_items(*this);
 }
 
 bool PoolTask::running() { return core_->desk().running(*this); }
@@ -191,7 +277,8 @@ bool PoolTask::cancel() { return core_->desk().cancel(*this, true); }
 
 void PoolTask::cancel_parts(bool running_too) {
     (void)core_->desk().cancel(*this, running_too);
-    if (!done() || !parts) return;
+    const Split* parts = done() ? split() : nullptr;
+    if (!parts) return;
     for (const PoolTaskRef& part : {parts->again, parts->rest})
         if (part) part->cancel_parts(running_too);
 }
@@ -219,25 +306,19 @@ void require_done(const TaskState& task) {
 }
 }  // namespace
 
-std::span<const std::byte> PoolTask::reply() const {
-    if (!outcome.bytes.empty()) return outcome.bytes;
-    const std::byte* data = outcome.block
-                                ? outcome.memory->results.data() + Arena::offset(outcome.block)
-                                : inline_bytes;
-    return {data, outcome.size};
-}
-
 // A chunk that was split has the results of its first items, whatever befell the others.
 std::span<const std::byte> PoolTask::result() const {
+    if (done() && has_value) return bytes.view();
     if (std::exception_ptr e = error()) std::rethrow_exception(e);
-    return reply();
+    return bytes.view();
 }
 
 std::exception_ptr PoolTask::error() const {
     require_done(*this);
-    if (outcome.failure || outcome.has_value) return outcome.failure;
+    if (has_value) return nullptr;
+    if (std::exception_ptr failure = bytes.failure()) return failure;
     try {
-        InputArchive archive(reply());
+        InputArchive archive(bytes.view());
         return load_exception(archive);
     } catch (...) {
         return std::current_exception();
@@ -248,7 +329,7 @@ const TaskOutput* PoolTask::output() const {
     static const TaskOutput nothing;
     require_done(*this);
     if (core_->options().output == Output::pass) return nullptr;
-    if (!outcome.output_lost) return outcome.output ? outcome.output.get() : &nothing;
+    if (!output_lost) return more && more->output ? more->output.get() : &nothing;
     static const std::string note = std::string(kOutputNote) +
                                     "what the task wrote is lost: there was no memory to take it "
                                     "over when it ended]\n";

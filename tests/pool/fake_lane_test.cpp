@@ -56,7 +56,7 @@ TEST_CASE("a lane gets no more than it holds, and all of it in order", "[pool][r
     }
     CHECK(lane.most_at_once <= FakeLane::kMost);
     CHECK(lane.flushes > 0);
-    CHECK(tasks[0]->outcome.bytes.size() == 300);
+    CHECK(tasks[0]->bytes.size() == 300);
 }
 
 TEST_CASE("a flood over several lanes ends, each task once", "[pool][rooms][fake_lane]") {
@@ -248,12 +248,12 @@ TEST_CASE("what a chunk had finished is kept, one item is blamed, the rest runs 
     REQUIRE(chunk->split());
     const PoolTask::Split& split = *chunk->split();
     REQUIRE(split.rest);
-    CHECK(split.rest->items.begin == 5);
-    CHECK(split.rest->items.end == 10);
+    CHECK(split.rest->items().begin == 5);
+    CHECK(split.rest->items().end == 10);
     CHECK(bool(split.again) == retried);
     CHECK(bool(split.error) == !retried);
     if (retried) {
-        CHECK(split.again->items.begin == 4);
+        CHECK(split.again->items().begin == 4);
         CHECK(split.again->failures.crashes == 1);
     }
     lane.come();
@@ -282,7 +282,7 @@ TEST_CASE("of a chunk that is stopped, what comes of that does not count",
     CHECK(chunk->items_done() == 4);
     REQUIRE(chunk->split());
     REQUIRE(chunk->split()->rest);
-    CHECK(chunk->split()->rest->items.begin == 5);
+    CHECK(chunk->split()->rest->items().begin == 5);
     lane.finished_items.reset();
     lane.die(hold);
     lane.come();

@@ -55,6 +55,8 @@ std::size_t resident(pid_t pid, const std::string& name) {
     for (const auto& [inode, bytes] : files) sum += bytes;
     return sum;
 }
+std::string text_of(std::size_t size) { return std::string(size, 'x'); }
+std::size_t length_of(const std::string& text) { return text.size(); }
 std::size_t size_of(const std::vector<char>& bytes) { return bytes.size(); }
 std::vector<char> bytes_of(std::size_t size) { return std::vector<char>(size, 'x'); }
 void wait_for(mp::Event event) { event.wait(); }
@@ -88,6 +90,21 @@ TEST_CASE("large values arrive whole, wherever they lie in the message", "[pool]
     CHECK(both.first == text);
     CHECK(both.second == values);
     CHECK(pool.apply(copy_of, std::vector<double>()).empty());
+}
+
+TEST_CASE("small values of any size come and go, whichever of them is larger", "[pool][payload]") {
+    mp::Pool pool({.processes = 1});
+    std::vector<mp::Future<std::string>> grown;
+    std::vector<mp::Future<std::size_t>> sizes;
+    for (std::size_t size = 0; size < 200; ++size) {
+        grown.push_back(pool.submit(text_of, size));
+        sizes.push_back(pool.submit(length_of, std::string(size, 'x')));
+    }
+    for (std::size_t size = 0; size < 200; ++size) {
+        CHECK(test::get(grown[size]) == std::string(size, 'x'));
+        CHECK(test::get(sizes[size]) == size);
+        CHECK(grown[size].get() == std::string(size, 'x'));  // once more
+    }
 }
 
 TEST_CASE("a result that is returned by reference is not copied", "[pool][payload]") {

@@ -189,10 +189,11 @@ class Pool : public PoolFace<Pool> {
             detail::PoolTaskRef task =
                 detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
             if constexpr (detail::kIsOfNumbers<Callable, detail::Stored<Args>...>) {
-                detail::save_numbers<Callable, detail::Stored<Args>...>(task->arguments(), f,
-                                                                        args...);
+                detail::TaskWriter writer(*task);
+                detail::save_numbers<Callable, detail::Stored<Args>...>(writer, f, args...);
             } else {
-                OutputArchive archive(task->arguments(), task->fds());
+                detail::TaskWriter writer(*task);
+                OutputArchive archive(writer, &writer);
                 detail::save_callable<Callable>(archive, f);
                 (archive(detail::stored_as<detail::Stored<Args>>(args)), ...);
             }
@@ -219,9 +220,12 @@ class Pool : public PoolFace<Pool> {
         using Body = detail::Call<F, Args...>;
         detail::PoolTaskRef task =
             detail::PoolTask::create(core_, detail::task_kind<Body>(f), options);
-        OutputArchive archive(task->arguments(), task->fds());
-        detail::save_callable<F>(archive, f);
-        (archive(args), ...);
+        {
+            detail::TaskWriter writer(*task);
+            OutputArchive archive(writer, &writer);
+            detail::save_callable<F>(archive, f);
+            (archive(args), ...);
+        }
         detail::PoolTask::submit(task, nullptr, true);
         return Future<detail::ResultOf<F, Args...>>(std::move(task));
     }

@@ -344,8 +344,8 @@ class Stream
     // Writes the first of the pulled items, which take so many bytes. Null, or why it cannot.
     std::exception_ptr write_chunk(detail::PoolTask& task, std::uint64_t count, std::size_t bytes) {
         try {
-            task.arguments().clear();
-            OutputArchive archive(task.arguments(), task.fds());
+            detail::TaskWriter writer(task);
+            OutputArchive archive(writer, &writer);
             detail::save_callable<F>(archive, f_);
             bool stops = early_ && early_->fail_fast && !task.runs_items_again();
             archive(stops ? count | detail::kStopsAtError : count,

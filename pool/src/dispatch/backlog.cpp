@@ -4,18 +4,18 @@ namespace sidestep::inline v0::detail {
 
 void Backlog::push(PoolTask* task) {
     task->place = PoolTask::Place::backlog;
-    if (task->tokens) return wait_at_gate(*task);
+    if (task->tokens()) return wait_at_gate(*task);
     of(list_of(*task)).push(task);
 }
 
 void Backlog::push_back(PoolTask* task) {
     task->place = PoolTask::Place::backlog;
-    if (task->tokens) return wait_at_gate(*task);
+    if (task->tokens()) return wait_at_gate(*task);
     of(list_of(*task)).push_old(task);
 }
 
 void Backlog::push_late(PoolTask* task) {
-    if (task->tokens || of(list_of(*task)).would_be_last(task))
+    if (task->tokens() || of(list_of(*task)).would_be_last(task))
         push(task);
     else
         push_back(task);
@@ -23,7 +23,7 @@ void Backlog::push_late(PoolTask* task) {
 
 // In the order of its numbers and priorities, wherever it comes from.
 void Backlog::wait_at_gate(PoolTask& task) noexcept {
-    TokenUse& use = *task.tokens;
+    TokenUse& use = *task.tokens();
     gate_->give_back(use);
     use.task = &task;
     use.priority = task.priority;
@@ -44,8 +44,8 @@ PoolTask* Backlog::pop_either(ListNumber list) {
 void Backlog::remove(PoolTask& task) {
     if (task.place == PoolTask::Place::delayed)
         std::erase_if(paused_, [&](const auto& entry) { return entry.second == &task; });
-    else if (task.tokens)
-        gate_->forget(*task.tokens);
+    else if (task.tokens())
+        gate_->forget(*task.tokens());
     else
         of(list_of(task)).remove(&task);
 }

@@ -24,7 +24,7 @@ Dispatcher::Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pa
 }
 
 void Dispatcher::place(PoolTask* task, Hold& hold) {
-    if (task->tokens) return place_late(task, hold);  // it may have to wait for them
+    if (task->tokens()) return place_late(task, hold);  // it may have to wait for them
     if (elsewhere_ && elsewhere_->take_by_key(*task)) return pace_.want(false, hold);
     backlog_.note_priority(*task);
     if (backlog_.has_priorities() && overtake(*task, hold)) {

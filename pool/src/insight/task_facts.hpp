@@ -10,8 +10,8 @@ namespace sidestep::inline v0::detail {
 
 inline TaskFacts facts_of(const PoolTask& task) {
     return {task.serial,
-            task.items.first + task.items.begin,
-            task.items.end - task.items.begin,
+            task.items().first + task.items().begin,
+            task.items().end - task.items().begin,
             static_cast<std::uint16_t>(task.failures.attempts + 1),
             task.entry,
             task.function,

@@ -70,10 +70,10 @@ bool InlineLane::start(PoolTask& task, Hold& hold) {
         hold.wake_waiters();
         return true;
     }
-    task.outcome.bytes = std::move(bytes);
-    task.outcome.size = result.size();
-    task.outcome.has_value = true;
-    task.items.done = task.items.end - task.items.begin;
+    task.bytes.take(std::move(bytes));
+    task.has_value = true;
+    task.time_ns = 0;
+    task.end_items();
     pool_.task_end.complete(&task, hold);
     hold.wake_waiters();
     return true;
@@ -85,8 +85,8 @@ TaskContext InlineLane::context_of(const PoolTask& task) const {
     context.seed = pool_.seed;
     context.attempt = task.failures.attempts + 1u;
     context.worker = 0;
-    context.items_begin = task.items.begin;
-    context.items_end = task.items.end;
+    context.items_begin = task.items().begin;
+    context.items_end = task.items().end;
     return context;
 }
 

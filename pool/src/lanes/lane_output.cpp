@@ -28,14 +28,15 @@ std::string last_line(const std::string& text) {
 
 // Without memory for it the output is lost, and says so; the task is not.
 template <class Read>
-void store_output(PoolTask::Outcome& outcome, Read read) noexcept {
-    outcome.output = nullptr;
-    outcome.output_lost = false;
+void store_output(PoolTask& task, Read read) noexcept {
+    if (task.more) task.more->output = nullptr;
+    task.output_lost = false;
     try {
         TaskOutput output = read();
-        if (!is_empty(output)) outcome.output = std::make_unique<TaskOutput>(std::move(output));
+        if (!is_empty(output))
+            task.make_more().output = std::make_unique<TaskOutput>(std::move(output));
     } catch (const std::exception&) {
-        outcome.output_lost = true;
+        task.output_lost = true;
     }
 }
 
@@ -45,12 +46,12 @@ void take_output(WorkerOutput& output, const WorkerMemory& memory, PoolTask* tas
     std::uint32_t position = memory.ring.position(memory.ring.consumed());
     // Copied once: I7.
     const OutputMark end = memory.ring_segment.at<OutputMark>(kOutputMarksAt)[position];
-    if (task) store_output(task->outcome, [&] { return output.read(end); });
+    if (task) store_output(*task, [&] { return output.read(end); });
     output.end_task(end);
 }
 
 void keep_output(const WorkerOutput& output, PoolTask& task) noexcept {
-    store_output(task.outcome, [&] { return output.read(); });
+    store_output(task, [&] { return output.read(); });
 }
 
 std::string last_words(const TaskOutput& output) {

@@ -152,8 +152,8 @@ TaskError::Details RingLane::describe(const PoolTask& task) const {
     if (task.is_chunk() && memory_) {
         const TaskSlot& front = ring().slot(ring().consumed());
         std::uint64_t done = ChunkProgress::items(front.progress.load(std::memory_order_relaxed));
-        std::uint64_t last = task.items.end - task.items.begin - 1;
-        details.item = task.items.first + task.items.begin + std::min(done, last);
+        std::uint64_t last = task.items().end - task.items().begin - 1;
+        details.item = task.items().first + task.items().begin + std::min(done, last);
     }
     return details;
 }

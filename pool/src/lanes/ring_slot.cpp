@@ -25,18 +25,20 @@ bool SlotReply::is_sound(const PoolTask* task, std::size_t results_size) const {
 
 void fill_slot(TaskSlot& slot, const PoolTask& task, const PoolTask::ArgumentView& arguments) {
     slot.serial = task.serial;
-    slot.module = task.id.where.module;
-    slot.offset = task.id.where.offset;
-    slot.signature = task.id.signature;
+    slot.module = task.id->where.module;
+    slot.offset = task.id->where.offset;
+    slot.signature = task.id->signature;
     slot.size = arguments.size;
     slot.fds = static_cast<std::uint32_t>(arguments.fds->numbers.size());
     slot.attempt = static_cast<std::uint16_t>(task.failures.attempts + 1);
-    slot.timed = task.is_chunk() && task.options && task.options->timeout.count() > 0;
-    slot.items_begin = task.items.begin;
-    slot.items_end = task.items.end;
+    const PoolTask::Items& items = task.items();
+    const bool is_chunk = items.end > 0;
+    slot.timed = is_chunk && task.options && task.options->timeout.count() > 0;
+    slot.items_begin = items.begin;
+    slot.items_end = items.end;
     slot.block = arguments.block;
     slot.reply = ReplyKind::none;
-    if (task.is_chunk()) {  // relaxed: published with the rest
+    if (is_chunk) {  // relaxed: published with the rest
         slot.started_ns.store(0, std::memory_order_relaxed);
         slot.progress.store(0, std::memory_order_relaxed);
         slot.partial_block.store(0, std::memory_order_relaxed);

@@ -10,7 +10,7 @@ namespace sidestep::inline v0::detail {
 
 std::optional<PartialResult> ChunkRecovery::finished(Lane& lane, const PoolTask& task) noexcept {
     if (!task.is_chunk()) return {};
-    return lane.partial(task.items.end - task.items.begin);
+    return lane.partial(task.items().end - task.items().begin);
 }
 
 bool ChunkRecovery::recover(PoolTask* task, std::optional<PartialResult> partial, FailureKind kind,
@@ -33,12 +33,11 @@ void ChunkRecovery::add_part(const PoolTaskRef& task) {
 
 PoolTaskRef ChunkRecovery::split_at(PoolTask* task, PartialResult partial, FailureKind kind,
                                     const std::exception_ptr& error, Hold& hold) {
-    PoolTask::Items& items = task->items;
+    PoolTask::Items& items = task->more->items;
     auto take_results = [&] {
         items.done = partial.items;
-        task->outcome.bytes = std::move(partial.bytes);
-        task->outcome.size = task->outcome.bytes.size();
-        task->outcome.has_value = true;
+        task->bytes.take(std::move(partial.bytes));
+        task->has_value = true;
     };
     std::uint32_t item = items.begin + partial.items;
     if (item == items.end) {  // all was done, but for saying so
@@ -59,10 +58,10 @@ PoolTaskRef ChunkRecovery::split_at(PoolTask* task, PartialResult partial, Failu
     PoolTaskRef again = split->again, rest = split->rest;
     for (const PoolTaskRef& part : {again, rest}) {
         if (!part) continue;
-        part->sink = task->sink;
+        part->more->sink = task->sink();
         add_part(part);
     }
-    task->parts = std::move(split);
+    task->more->parts = std::move(split);
     rooms_.task_end.complete(task, hold);
     if (again) retries_.retry_or_fail(again.get(), kind, error, hold);
     return rest;

@@ -67,17 +67,19 @@ PoolTask* LateTasks::take_one(Hold& hold) noexcept {
 void LateTasks::begin(Late& late) noexcept {
     PoolTask& task = late.task();
     LateArguments& arguments = *late.arguments;
-    std::byte small[PoolTask::kInline];
-    std::size_t size = 0;
+    TaskBytes bytes;
     BlockId block = 0;
     std::exception_ptr error;
     try {
-        size = arguments.gather();
-        std::byte* place = small;
-        if (size > sizeof small) {
+        std::size_t size = arguments.gather();
+        std::byte* place = nullptr;
+        if (size <= PoolTask::kInline) {
+            place = bytes.make_room(size);
+        } else {
             PoolLock lock(rooms_.mutex);
             block = rooms_.arguments.allocate(size);
             place = rooms_.arguments.data(block);
+            bytes.set_size(size);
         }
         arguments.copy_to(place);
     } catch (...) {
@@ -89,9 +91,11 @@ void LateTasks::begin(Late& late) noexcept {
         return;
     }
     late.leave();
-    if (!error && rooms_.dispatcher.elsewhere()) {  // a result may have brought some
+    if (!error) {
         try {
-            OtherHosts::require_no_handles(arguments.descriptors());
+            if (rooms_.dispatcher.elsewhere())  // a result may have brought some
+                OtherHosts::require_no_handles(arguments.descriptors());
+            task.take_arguments(block, bytes, arguments.descriptors());
         } catch (...) {
             error = std::current_exception();
         }
@@ -101,9 +105,7 @@ void LateTasks::begin(Late& late) noexcept {
         rooms_.task_end.fail(&task, std::move(error), hold);
         return hold.wake_waiters();
     }
-    task.take_arguments(block, {block ? rooms_.arguments.data(block) : small, size},
-                        arguments.descriptors());
-    task.submitted_ns = steady_now_ns();
+    task.time_ns = steady_now_ns();
     rooms_.dispatcher.place_late(&task, hold);
 }
 

@@ -112,23 +112,24 @@ bool OtherHosts::start_on(HostLink& host, PoolTask& task) noexcept {
     std::uint64_t number = task.serial;
     if (host.tasks.size() <= host.workers) host.heard_ns = steady_now_ns();
     try {
-        if (task.given.block) task.keep_arguments();  // they are sent later
+        if (task.block) task.keep_arguments();  // they are sent later
         PoolTask::ArgumentView arguments = task.argument_view();
         const std::byte* data =
             arguments.block ? rooms_.arguments.data(arguments.block) : arguments.inline_bytes;
         HostOrder order{
-            number,         task.id,          task.options,           task.items.begin,
-            task.items.end, task.items.first, task.failures.attempts, {data, arguments.size},
-            task.given.kept};
+            number,           *task.id,           task.options,           task.items().begin,
+            task.items().end, task.items().first, task.failures.attempts, {data, arguments.size},
+            task.kept()};
+        PoolTask::More& more = task.make_more();
         host.tasks.emplace(number, &task);
         host.lane->start(order);
+        more.host = host.index;
+        more.number = number;
     } catch (const std::exception&) {
         host.tasks.erase(number);
         return false;
     }
     task.place = PoolTask::Place::elsewhere;
-    task.host = host.index;
-    task.number = number;
     return true;
 }
 
@@ -176,7 +177,7 @@ PoolTask* OtherHosts::end_on(HostLink& host, std::uint64_t number) {
 // A track of its own in traces, behind those of the workers here.
 void OtherHosts::note(const HostLink& host, PoolTask& task, std::uint64_t duration_ns,
                       const char* outcome) {
-    task.submitted_ns = 0;
+    task.time_ns = 0;
     auto track = static_cast<std::uint32_t>(rooms_.dispatcher.lanes().size()) + host.index;
     rooms_.insight.note_run(facts_of(task),
                             {track, track, 0, steady_now_ns() - duration_ns, duration_ns, outcome});
@@ -187,9 +188,9 @@ namespace {
 void take_output(PoolTask& task, std::optional<TaskOutput>& output) noexcept {
     if (!output) return;
     try {
-        task.outcome.output = std::make_unique<TaskOutput>(std::move(*output));
+        task.make_more().output = std::make_unique<TaskOutput>(std::move(*output));
     } catch (const std::bad_alloc&) {
-        task.outcome.output_lost = true;
+        task.output_lost = true;
     }
 }
 
@@ -226,11 +227,10 @@ void OtherHosts::take(HostLink& host, HostReply& reply, Hold& hold) {
         policies_.retries.retry_reply(*task, here, hold))
         return;
     if (reply.bytes.size() > PoolTask::kInline) {  // without a copy
-        task->outcome.bytes = std::move(reply.bytes);
-        task->items.done = task->items.end - task->items.begin;
-        task->outcome.size = task->outcome.bytes.size();
-        task->outcome.has_value = reply.is_value;
-        task->outcome.duration_ns = reply.duration_ns;
+        task->bytes.take(std::move(reply.bytes));
+        task->end_items();
+        task->has_value = reply.is_value;
+        task->time_ns = reply.duration_ns;
     } else {
         keep_reply(here, *task);
     }
@@ -249,7 +249,7 @@ void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
     take_output(*task, failure.output);
     std::exception_ptr error = host_error(host, *task, failure);
     auto& chunk = failure.chunk;
-    if (!chunk || !task->is_chunk() || chunk->items > task->items.end - task->items.begin)
+    if (!chunk || !task->is_chunk() || chunk->items > task->items().end - task->items().begin)
         return policies_.retries.retry_or_fail(task, failure.kind, std::move(error), hold);
     std::uint64_t number = chunk->rest;
     PoolTaskRef rest;
@@ -270,8 +270,8 @@ void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
     try {
         host.tasks.emplace(number, rest.get());
         rest->place = PoolTask::Place::elsewhere;
-        rest->host = host.index;
-        rest->number = number;
+        rest->more->host = host.index;
+        rest->more->number = number;
     } catch (const std::bad_alloc&) {
         rooms_.task_end.fail(rest.get(), spare_errors().no_memory, hold);
     }
@@ -323,15 +323,15 @@ void OtherHosts::take(HostLink& host, HostGone& gone, Hold& hold) {
 // --- their end ---------------------------------------------------------------------------------
 
 bool OtherHosts::cancel(PoolTask& task, bool running_too, Hold& hold) {
-    HostLink& host = hosts_[task.host];
+    HostLink& host = hosts_[task.more->host];
     if (!running_too) {
-        host.recalled[task.number] = HostLink::Recall::cancelled;
-        host.lane->cancel(task.number, HostLane::Cancel::waiting_only);
+        host.recalled[task.more->number] = HostLink::Recall::cancelled;
+        host.lane->cancel(task.more->number, HostLane::Cancel::waiting_only);
         return false;
     }
-    host.recalled.erase(task.number);
-    host.lane->cancel(task.number, HostLane::Cancel::running_too);
-    host.tasks.at(task.number) = nullptr;  // it is in the host's way until that says so
+    host.recalled.erase(task.more->number);
+    host.lane->cancel(task.more->number, HostLane::Cancel::running_too);
+    host.tasks.at(task.more->number) = nullptr;  // it is in the host's way until that says so
     rooms_.task_end.cancel(&task, spare_errors().cancelled, hold);
     hold.wake_waiters();
     return true;

@@ -69,7 +69,7 @@ void RetryDesk::count_and_ask(PoolTask* task, FailureKind kind, const MakeError&
         });
         asked_.insert(task);
     }
-    if (task->tokens) rooms_.task_end.free_tokens(*task->tokens);
+    if (TokenUse* use = task->tokens()) rooms_.task_end.free_tokens(*use);
     ++task->failures.attempts;
     if (kind == FailureKind::crash) ++task->failures.crashes;
     if (kind == FailureKind::out_of_memory) ++task->failures.out_of_memory;

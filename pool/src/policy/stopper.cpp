@@ -18,14 +18,14 @@ bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold&
     if (kind != FailureKind::cancelled) finished = ChunkRecovery::finished(lane, *task);
     if (item && finished && finished->items != *item) return false;
     if (!lane.stop(hold)) return false;
-    task->outcome.cancelled = kind == FailureKind::cancelled;
+    task->is_cancelled = kind == FailureKind::cancelled;
     note_stopped(rooms_.insight, lane, *task, kind);
     ++count_;
     Stopping& stopping = *lane.stopping;
     stopping.kind = kind;
     stopping.key = task->options ? task->options->key : 0;
     stopping.next_at = sys::Clock::now();
-    stopping.tokens = std::move(task->tokens);  // its end does not free them
+    if (task->more) stopping.tokens = std::move(task->more->tokens);  // its end does not free them
     if (kind == FailureKind::out_of_memory) {
         stopping.step = Stopping::Step::killed;  // no time to ask
         lane.signal(SIGKILL, hold);
@@ -39,10 +39,10 @@ bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold&
         stopping.task = task;
         stopping.error = std::move(error);
     } else {
-        stopping.arguments = std::exchange(task->given.block, 0);
+        stopping.arguments = std::exchange(task->block, 0);
         rooms_.task_end.fail(task, std::move(error), hold);
     }
-    stopping.kept = task->given.kept;
+    stopping.kept = task->kept();
     hold.kick_supervisor();
     return true;
 }
@@ -52,7 +52,7 @@ void Stopper::stopped(Stopping done, Hold& hold) noexcept {
     if (done.arguments) rooms_.arguments.free(done.arguments);
     if (done.kept) hold.drop_later(std::move(done.kept));
     if (done.tokens) rooms_.task_end.free_tokens(*done.tokens);
-    if (done.task) done.task->tokens = std::move(done.tokens);
+    if (done.task && done.tokens) done.task->more->tokens = std::move(done.tokens);
     if (!done.task) return;
     if (rooms_.life.ending())
         fail_at_end(rooms_, done.task, hold);
@@ -89,7 +89,7 @@ bool Stopper::forget_waiting(PoolTask& task, Hold& hold) {
             return true;
         case PoolTask::Place::stopping:
             task.lane->stopping->task = nullptr;
-            task.lane->stopping->arguments = std::exchange(task.given.block, 0);
+            task.lane->stopping->arguments = std::exchange(task.block, 0);
             return true;
         case PoolTask::Place::asked:
             retries_.forget(task);
@@ -106,7 +106,7 @@ bool Stopper::forget_waiting(PoolTask& task, Hold& hold) {
 }
 
 bool Stopper::cancel(PoolTask& task, bool running_too, Hold& hold) {
-    if (task.place == PoolTask::Place::done) return task.outcome.cancelled;
+    if (task.place == PoolTask::Place::done) return task.is_cancelled;
     if (task.place == PoolTask::Place::new_ || rooms_.life.ending()) return false;
     if (task.place == PoolTask::Place::elsewhere)
         return rooms_.dispatcher.elsewhere()->cancel(task, running_too, hold);
@@ -128,7 +128,7 @@ bool Stopper::cancel(PoolTask& task, bool running_too, Hold& hold) {
     }
     rooms_.dispatcher.refill(hold);
     hold.wake_waiters();
-    return task.outcome.cancelled;
+    return task.is_cancelled;
 }
 
 }  // namespace sidestep::detail

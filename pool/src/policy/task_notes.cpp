@@ -27,7 +27,7 @@ const char* outcome_of(FailureKind kind) {
 
 void note(Insight& insight, const Lane& lane, PoolTask& task, std::uint64_t begun,
           std::uint64_t duration, const char* outcome) POOL_LOCKED {
-    if (std::uint64_t submitted = std::exchange(task.submitted_ns, 0))
+    if (std::uint64_t submitted = std::exchange(task.time_ns, 0))
         insight.note_wait(begun - submitted);
     insight.note_run(facts_of(task),
                      {lane.number, lane.number, lane.pid, begun, duration, outcome});

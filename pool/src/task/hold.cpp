@@ -20,18 +20,18 @@ void Hold::follow_up() noexcept {
     if (std::exchange(wakes_, false)) sleepers_->wake_waiters();
     if (std::exchange(kicks_, false)) sleepers_->kick_supervisor();
     while (first_) {
-        PoolTaskRef last(std::exchange(first_, first_->next_dropped));
+        PoolTaskRef last(std::exchange(first_, first_->previous));
         // Whoever has a future keeps the task, which needs its arguments' descriptors no more. To
         // close and unmap them takes long.
-        if (last->given.descriptors.empty()) continue;
+        if (!last->has_descriptors()) continue;
         TaskDescriptors gone;
-        gone.swap(last->given.descriptors);
+        gone.swap(last->more->descriptors);
     }
     objects_.clear();
 }
 
 void Hold::drop_later(PoolTask* task) noexcept {
-    task->next_dropped = first_;
+    task->previous = first_;
     first_ = task;
 }
 

@@ -66,7 +66,7 @@ class SIDESTEP_SCOPED_CAPABILITY Hold {
 
     PoolMutex* const mutex_;
     Sleepers* const sleepers_;
-    PoolTask* first_ = nullptr;  // a list, by TaskRecord::next_dropped
+    PoolTask* first_ = nullptr;  // a list, by TaskRecord::previous
     std::vector<std::shared_ptr<const void>> objects_;
     bool held_ = true;
     bool wakes_ = false;

@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
-#include <array>
 #include <cstdint>
 #include <mutex>
 #include <new>
@@ -21,16 +20,16 @@ namespace sidestep::inline v0::detail {
 
 #ifdef SIDESTEP_RECORDS_BY_MALLOC
 
-void* RecordMemory::allocate(std::size_t size) { return ::operator new(size); }
-void RecordMemory::free(void* record, std::size_t) noexcept { ::operator delete(record); }
+void* RecordMemory::allocate() { return ::operator new(kRecord); }
+void RecordMemory::free(void* record) noexcept { ::operator delete(record); }
 void RecordMemory::trim() noexcept {}
 
 #else
 
 namespace {
 
-constexpr std::size_t kUnit = 64;
-constexpr std::size_t kKinds = 10;  // of 1 to 10 units; what is larger is malloc's
+constexpr std::size_t kSize = RecordMemory::kRecord;
+constexpr std::size_t kHead = 64;  // of a slab
 constexpr std::size_t kSlab = 256 * 1024;
 constexpr std::uint32_t kBatch = 64;  // so many go from a thread to the others at a time
 
@@ -40,13 +39,14 @@ struct Node {
     Node* next_batch;     // of the first of a batch
     std::uint32_t count;  // of that: how many it has
 };
-static_assert(sizeof(Node) <= kUnit);
+static_assert(sizeof(Node) <= kSize && kSize % kHead == 0);
 
 // At the begin of a slab, whose address is a multiple of its size.
 struct Slab {
     std::uint32_t free = 0;  // while trim() counts them
     Slab* next = nullptr;    // of those that go
 };
+static_assert(sizeof(Slab) <= kHead);
 
 struct Batch {
     Node* first = nullptr;
@@ -78,11 +78,9 @@ std::byte* map_slab() {
     return begin + before;
 }
 
-// All threads' records of one size.
+// All threads' records.
 class Depot {
   public:
-    explicit Depot(std::size_t size) : size_(size) {}
-
     void put(Batch batch) noexcept {
         if (!batch.first) return;
         batch.first->count = batch.count;
@@ -96,25 +94,25 @@ class Depot {
             batches_ = first->next_batch;
             return {first, first->count};
         }
-        if (static_cast<std::size_t>(end_ - next_) < size_) {
+        if (static_cast<std::size_t>(end_ - next_) < kSize) {
             next_ = map_slab();
             end_ = next_ + kSlab;
-            next_ += kUnit;
+            next_ += kHead;
         }
         Batch batch;
-        while (batch.count < kBatch && static_cast<std::size_t>(end_ - next_) >= size_)
-            batch.push(std::exchange(next_, next_ + size_));
+        while (batch.count < kBatch && static_cast<std::size_t>(end_ - next_) >= kSize)
+            batch.push(std::exchange(next_, next_ + kSize));
         return batch;
     }
-    // One call at a time: it counts in the slabs.
     void trim() noexcept {
+        std::lock_guard only_one(trimming_);  // it counts in the slabs
         Node* batches;
         {
             std::lock_guard lock(mutex_);
             batches = std::exchange(batches_, nullptr);
         }
         for_each_of(batches, [](Node* record) { slab_of(record)->free = 0; });
-        const auto all = static_cast<std::uint32_t>((kSlab - kUnit) / size_);
+        const auto all = static_cast<std::uint32_t>((kSlab - kHead) / kSize);
         Slab* gone = nullptr;
         for_each_of(batches, [&](Node* record) {
             Slab* slab = slab_of(record);
@@ -129,7 +127,14 @@ class Depot {
         put(kept);
         while (gone) (void)::munmap(std::exchange(gone, gone->next), kSlab);
     }
-    std::mutex& mutex() { return mutex_; }
+    void lock() {
+        trimming_.lock();
+        mutex_.lock();
+    }
+    void unlock() {
+        mutex_.unlock();
+        trimming_.unlock();
+    }
 
   private:
     // f may put the record into another list.
@@ -141,7 +146,7 @@ class Depot {
         }
     }
 
-    const std::size_t size_;
+    std::mutex trimming_;  // before mutex_
     std::mutex mutex_;
     // Guarded by it.
     Node* batches_ = nullptr;
@@ -150,24 +155,9 @@ class Depot {
 };
 
 // Never destroyed: static objects may hold futures.
-struct Depots {
-    std::array<Depot, kKinds> of{
-        Depot{1 * kUnit}, Depot{2 * kUnit}, Depot{3 * kUnit}, Depot{4 * kUnit}, Depot{5 * kUnit},
-        Depot{6 * kUnit}, Depot{7 * kUnit}, Depot{8 * kUnit}, Depot{9 * kUnit}, Depot{10 * kUnit}};
-    std::mutex trimming;
-
-    void lock() {
-        trimming.lock();
-        for (Depot& depot : of) depot.mutex().lock();
-    }
-    void unlock() {
-        for (Depot& depot : of) depot.mutex().unlock();
-        trimming.unlock();
-    }
-};
-Depots& depots() {
-    static Depots* const all = [] {
-        static auto* fresh = new Depots;
+Depot& depot() {
+    static Depot* const all = [] {
+        static auto* fresh = new Depot;
         (void)::pthread_atfork([] { fresh->lock(); }, [] { fresh->unlock(); },
                                [] { fresh->unlock(); });
         return fresh;
@@ -175,28 +165,21 @@ Depots& depots() {
     return *all;
 }
 
-// What a thread has at hand of one size: two batches, so that one that takes and gives by turns
-// never goes to the others.
+// What a thread has at hand: two batches, so that one that takes and gives by turns never goes to
+// the others. Without a constructor, and a destructor of its own: to look at it is one load.
 struct AtHand {
     Batch now, next;
-};
-// Without a constructor, and a destructor of its own: to look at it is one load.
-struct ThreadRecords {
-    std::array<AtHand, kKinds> of;
     std::uint32_t most;  // that a batch holds; 0: the thread has none yet, or it ends
 };
-constinit thread_local ThreadRecords records_here{};
+constinit thread_local AtHand records_here{};
 
 // The thread has records from now on, until it ends.
 void begin_thread() {
     struct GiveBack {
         ~GiveBack() {
             records_here.most = 0;
-            for (std::size_t kind = 0; kind < kKinds; ++kind) {
-                AtHand& here = records_here.of[kind];
-                depots().of[kind].put(std::exchange(here.now, {}));
-                depots().of[kind].put(std::exchange(here.next, {}));
-            }
+            depot().put(std::exchange(records_here.now, {}));
+            depot().put(std::exchange(records_here.next, {}));
         }
     };
     thread_local bool begun = false;
@@ -205,45 +188,34 @@ void begin_thread() {
     records_here.most = kBatch;
 }
 
-[[gnu::noinline]] void* take_more(std::size_t kind) {
+[[gnu::noinline]] void* take_more() {
     begin_thread();
-    AtHand& here = records_here.of[kind];
-    std::swap(here.now, here.next);
-    if (!here.now.first) here.now = depots().of[kind].take();
-    return here.now.pop();
+    std::swap(records_here.now, records_here.next);
+    if (!records_here.now.first) records_here.now = depot().take();
+    return records_here.now.pop();
 }
-[[gnu::noinline]] void give_away(std::size_t kind, void* record) noexcept {
+[[gnu::noinline]] void give_away(void* record) noexcept {
     begin_thread();
-    AtHand& here = records_here.of[kind];
-    if (here.now.count >= records_here.most)
-        depots().of[kind].put(std::exchange(here.next, std::exchange(here.now, {})));
-    here.now.push(record);
-    if (records_here.most == 0) depots().of[kind].put(std::exchange(here.now, {}));
+    if (records_here.now.count >= records_here.most)
+        depot().put(std::exchange(records_here.next, std::exchange(records_here.now, {})));
+    records_here.now.push(record);
+    if (records_here.most == 0) depot().put(std::exchange(records_here.now, {}));
 }
 
 }  // namespace
 
-void* RecordMemory::allocate(std::size_t size) {
-    std::size_t kind = (size - 1) / kUnit;
-    if (kind >= kKinds) return ::operator new(size);
-    Batch& now = records_here.of[kind].now;
-    return now.first ? now.pop() : take_more(kind);
+void* RecordMemory::allocate() {
+    return records_here.now.first ? records_here.now.pop() : take_more();
 }
 
-void RecordMemory::free(void* record, std::size_t size) noexcept {
-    std::size_t kind = (size - 1) / kUnit;
-    if (kind >= kKinds) return ::operator delete(record);
-    Batch& now = records_here.of[kind].now;
-    if (now.count < records_here.most)
-        now.push(record);
+void RecordMemory::free(void* record) noexcept {
+    if (records_here.now.count < records_here.most)
+        records_here.now.push(record);
     else
-        give_away(kind, record);
+        give_away(record);
 }
 
-void RecordMemory::trim() noexcept {
-    std::lock_guard lock(depots().trimming);
-    for (Depot& depot : depots().of) depot.trim();
-}
+void RecordMemory::trim() noexcept { depot().trim(); }
 
 #endif
 

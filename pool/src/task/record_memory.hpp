@@ -15,9 +15,11 @@ namespace sidestep::inline v0::detail {
 
 class RecordMemory {
   public:
+    static constexpr std::size_t kRecord = 192;  // bytes: three cache lines
+
     // Aligned to 64 bytes. Throws std::bad_alloc.
-    static void* allocate(std::size_t size);
-    static void free(void* record, std::size_t size) noexcept;
+    static void* allocate();
+    static void free(void* record) noexcept;
     // Slabs of which nothing is used go back to the system. Takes a millisecond for some ten
     // thousand records.
     static void trim() noexcept;

@@ -5,12 +5,12 @@
 namespace sidestep::inline v0::detail {
 
 void TaskEnd::complete(PoolTask* task, Hold& hold) noexcept {
-    if (task->given.block) arguments_.free(std::exchange(task->given.block, 0));
-    if (task->tokens) free_tokens(*task->tokens);
+    if (task->block) arguments_.free(std::exchange(task->block, 0));
+    if (TokenUse* use = task->tokens()) free_tokens(*use);
     task->place = PoolTask::Place::done;
     ++completed_;
-    if (!task->outcome.has_value) ++(task->outcome.cancelled ? cancelled_ : failed_);
-    if (TaskSink* sink = task->sink) {
+    if (!task->has_value) ++(task->is_cancelled ? cancelled_ : failed_);
+    if (TaskSink* sink = task->sink()) {
         task->next = nullptr;
         (sink->last_ ? sink->last_->next : sink->first_) = task;
         sink->last_ = task;
@@ -27,12 +27,12 @@ void TaskEnd::complete(PoolTask* task, Hold& hold) noexcept {
 }
 
 void TaskEnd::fail(PoolTask* task, std::exception_ptr error, Hold& hold) noexcept {
-    task->outcome.failure = std::move(error);
+    task->bytes.fail(std::move(error));
     complete(task, hold);
 }
 
 void TaskEnd::cancel(PoolTask* task, const std::exception_ptr& error, Hold& hold) noexcept {
-    task->outcome.cancelled = true;
+    task->is_cancelled = true;
     fail(task, error, hold);
 }
 

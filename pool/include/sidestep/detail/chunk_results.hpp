@@ -27,7 +27,7 @@ typename Outcome<Result>::Value read_value(ChunkReader& reader) {
 template <class Result, class Finish>
 std::optional<Outcome<Result>> run_again(PoolTaskRef task, std::uint32_t at,
                                          std::exception_ptr error, Finish finish) {
-    const std::size_t index = task->items.first + task->items.begin + at;
+    const std::size_t index = task->items().first + task->items().begin + at;
     while ((task = PoolTask::run_item_again(task, at, error))) {
         at = 0;
         try {
@@ -51,8 +51,8 @@ std::optional<Outcome<Result>> run_again(PoolTaskRef task, std::uint32_t at,
 // The first of its items that failed, and is not run again.
 template <class Result>
 std::optional<Outcome<Result>> failure_in(const PoolTask& task) {
-    std::size_t first = task.items.first + task.items.begin;
-    std::size_t items = task.items.end - task.items.begin;
+    std::size_t first = task.items().first + task.items().begin;
+    std::size_t items = task.items().end - task.items().begin;
     try {
         ChunkReader reader;
         reader.open(task.result(), items);
