@@ -1,12 +1,16 @@
 // The hot path, counted: what tools/guard compares with the budget in bench/guard.budget. Time is
 // not measured here.
 //
-// usage: guard count|run one_by_one|policies|map TASKS
+// usage: guard count|run one_by_one|policies|map|held TASKS
+//        guard bytes TASKS
 //   one_by_one   submit() in a loop, 256 in flight, each result taken
 //   policies     the same with a timeout, a memory limit, retries and a priority
 //   map          one map over so many ints
+//   held         submit() in a loop, all in flight, then all results taken
 //   count        prints the instructions (in user space) and the allocations of the loop, in the
 //                thread that submits; it is single-stepped (ptrace): valgrind knows no pidfds
+//   bytes        prints by how much this process grows for each future that is held, with its
+//                result taken
 //   run          just runs it, for strace; getsid(0) marks where the loop begins and ends
 // Warm-up, start and end are not counted.
 #include <sched.h>
@@ -20,6 +24,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <fstream>
 #include <new>
 #include <numeric>
 #include <string>
@@ -64,6 +69,38 @@ void one_by_one(sidestep::Pool& pool, long tasks) {
     if (sum != tasks) std::abort();
 }
 
+using Futures = std::vector<sidestep::Future<long>>;
+long same_long(long x) { return x; }
+
+void submit_all(sidestep::Pool& pool, Futures& futures, long tasks) {
+    for (long i = 0; i < tasks; ++i) futures.push_back(pool.submit(same_long, 1L));
+    long sum = 0;
+    for (auto& future : futures) sum += future.get();
+    if (sum != tasks) std::abort();
+}
+
+void held(sidestep::Pool& pool, long tasks) {
+    Futures futures;
+    submit_all(pool, futures, tasks);
+}
+
+long resident_bytes() {
+    long all = 0, resident = 0;
+    std::ifstream("/proc/self/statm") >> all >> resident;
+    return resident * sysconf(_SC_PAGESIZE);
+}
+
+void print_bytes(long tasks) {
+    sidestep::Pool pool({.processes = 1});
+    held(pool, 2000);
+    Futures futures(static_cast<std::size_t>(tasks));
+    futures.clear();  // its memory is there
+    long before = resident_bytes();
+    submit_all(pool, futures, tasks);
+    long grown = resident_bytes() - before + tasks * static_cast<long>(sizeof futures[0]);
+    std::printf("%ld bytes\n", grown / tasks);
+}
+
 void map(sidestep::Pool& pool, long tasks) {
     std::vector<int> items(static_cast<std::size_t>(tasks), 1);
     std::vector<int> results = pool.map(same, items, {.chunksize = 1000});
@@ -102,6 +139,7 @@ Mode mode_named(const std::string& name) {
     if (name == "one_by_one") return {one_by_one, {}};
     if (name == "policies") return {one_by_one, all_policies()};
     if (name == "map") return {map, {}};
+    if (name == "held") return {held, {}};
     return {};
 }
 
@@ -164,10 +202,17 @@ void count(const Mode& mode, long tasks) {
 int main(int argc, char** argv) {
     sidestep::init();
     std::string what = argc > 1 ? argv[1] : "";
+    if (what == "bytes" && argc == 3 && std::atol(argv[2]) > 0) {
+        print_bytes(std::atol(argv[2]));
+        return 0;
+    }
     Mode mode = mode_named(argc > 2 ? argv[2] : "");
     long tasks = argc > 3 ? std::atol(argv[3]) : 0;
     if ((what != "count" && what != "run") || !mode.loop || tasks <= 0) {
-        std::fputs("usage: guard count|run one_by_one|policies|map TASKS\n", stderr);
+        std::fputs(
+            "usage: guard count|run one_by_one|policies|map|held TASKS\n"
+            "       guard bytes TASKS\n",
+            stderr);
         return 2;
     }
     if (what == "count")
