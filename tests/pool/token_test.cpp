@@ -85,6 +85,10 @@ int keep_place(const std::string& path) {  // also if it is asked to stop
     Places gpu(path, 0, 2, 2);
     return test::ignore_sigterm(path);
 }
+int keep_place_and_memory(const std::string& path) {
+    const std::vector<char> memory(std::size_t(64) << 20, 1);
+    return keep_place(path) + memory.back();
+}
 int take_places(const std::string& path, long count) {
     Places gpu(path, 0, 2, count);
     return static_cast<int>(count);
@@ -228,8 +232,8 @@ TEMPLATE_TEST_CASE("tokens come back however their task ends", "[pool][threads][
     }
     SECTION("too much memory") {
         if (!TestType::kMayDie) return;
-        auto task = t.pool.submit({.memory_limit = std::size_t(1) << 20, .uses = {{"gpu", 2}}},
-                                  keep_place, words.path());
+        auto task = t.pool.submit({.memory_limit = std::size_t(32) << 20, .uses = {{"gpu", 2}}},
+                                  keep_place_and_memory, words.path());
         submit_next();
         CHECK_THROWS_AS(get(task), mp::OutOfMemory);
     }

@@ -139,7 +139,7 @@ Started copy_and_run(Plan& plan, Rungs rungs) {
 // their copies of it (ParentFd).
 Started copy_and_wait(Plan& plan) {
     sys::Pipe pipe = sys::make_pipe();
-    int in_child = ::fcntl(pipe.write_end.get(), F_DUPFD_CLOEXEC, plan.first_spare_fd);
+    int in_child = sys::duplicate_fd(pipe.write_end.get(), plan.first_spare_fd);
     if (in_child < 0) return {.error = errno};
     ParentFd write_end{Fd(in_child)};
     pipe.write_end.reset();

@@ -396,9 +396,8 @@ void Description::make_lifeline() {
     try {
         sys::Pipe pipe = sys::make_pipe();
         // Above every target, so that no move overwrites it.
-        int fd = ::fcntl(pipe.read_end.get(), F_DUPFD_CLOEXEC, plan_.first_spare_fd);
-        // EINVAL: the first spare one is beyond the limit.
-        if (fd < 0) throw_errno(errno == EINVAL ? EMFILE : errno, "fcntl(F_DUPFD_CLOEXEC)");
+        int fd = sys::duplicate_fd(pipe.read_end.get(), plan_.first_spare_fd);
+        if (fd < 0) throw_errno(errno, "fcntl(F_DUPFD_CLOEXEC)");
         lifeline_ = Fd(fd);
         lifeline_writer_ = sys::above_stdio(std::move(pipe.write_end));
     } catch (const std::system_error& e) {

@@ -1,12 +1,12 @@
 #include "sys/fd.hpp"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
 
 #include "sys/error.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -16,7 +16,7 @@ void Fd::reset(int fd) noexcept {
 }
 
 Fd Fd::duplicate_of(int fd) {
-    int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    int copy = sys::duplicate_fd(fd);
     if (copy < 0) throw_errno(errno, "fcntl(F_DUPFD_CLOEXEC)");
     return Fd(copy);
 }

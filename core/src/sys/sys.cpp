@@ -80,9 +80,15 @@ Pipe make_pipe() {
     return {above_stdio(Fd(fds[0])), above_stdio(Fd(fds[1]))};
 }
 
+int duplicate_fd(int fd, int least) noexcept {
+    int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, least);
+    if (copy < 0 && errno == EINVAL) errno = EMFILE;
+    return copy;
+}
+
 Fd above_stdio(Fd fd) noexcept {
     if (fd.get() < 0 || fd.get() > 2) return fd;
-    int copy = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3);
+    int copy = duplicate_fd(fd.get());
     return copy < 0 ? std::move(fd) : Fd(copy);
 }
 

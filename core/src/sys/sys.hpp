@@ -104,6 +104,9 @@ struct Pipe {
 };
 // Both ends are numbered 3 or more, even if the process has closed its standard streams.
 Pipe make_pipe();
+// Its duplicate, numbered `least` or more, closed by exec; -1, and errno: EMFILE also where the
+// limit is below that number, of which the kernel says EINVAL.
+int duplicate_fd(int fd, int least = 3) noexcept;
 // The same file under a number of 3 or more: a library must not sit on a standard stream. Keeps
 // the low number if there is no other (the limit on descriptors).
 Fd above_stdio(Fd fd) noexcept;

@@ -1,6 +1,5 @@
 #include <sidestep/dup_fd.hpp>
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -9,11 +8,12 @@
 #include <sidestep/archive.hpp>
 
 #include "sys/error.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 
 DupFd DupFd::duplicate_of(int fd) {
-    int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    int copy = sys::duplicate_fd(fd);
     if (copy < 0) throw_errno(errno, fmt::format("fcntl(F_DUPFD_CLOEXEC, fd {})", fd));
     return DupFd(copy);
 }

@@ -1,5 +1,4 @@
 // What a message is, beside its frame: the type of its value, and its descriptors.
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 
 #include <sidestep/connection.hpp>
 
+#include "sys/sys.hpp"
 #include "sys/sys_socket.hpp"
 #include "text/demangle.hpp"
 
@@ -89,7 +89,7 @@ int IncomingFds::get(std::uint64_t number) {
     bool full = false;
     if (number < fds_.size() && fds_[static_cast<std::size_t>(number)]) {
         // A duplicate: the same number may come again.
-        int copy = ::fcntl(fds_[static_cast<std::size_t>(number)].fd(), F_DUPFD_CLOEXEC, 3);
+        int copy = sys::duplicate_fd(fds_[static_cast<std::size_t>(number)].fd());
         if (copy >= 0) return copy;
         full = errno == EMFILE;
     }
