@@ -27,7 +27,7 @@ void say_where() {
         }
         raise(number);
     };
-    action.sa_flags = SA_RESETHAND | SA_NODEFER;
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_NODEFER);
     sigaction(SIGTERM, &action, nullptr);
 }
 
