@@ -10,14 +10,17 @@ import subprocess
 import xml.etree.ElementTree as ET
 
 COMPONENTS = ["core", "ipc", "pool", "manager", "cluster"]
-KNOWN = r"(?:Ownership|Threads|Processes|Fork|Peer death|Trust|Shortages|Errors|State|Limits|Order|Terminal|Wire)"
+KNOWN = (r"(?:Ownership|Threads|Processes|Fork|Peer death|Trust|Shortages|Errors|State|Limits|Order|Terminal|Wire"
+         r"|Cancellation|The pool's end|Of a ManagerServer)")
 LABEL = re.compile(rf"^({KNOWN}(?:, {KNOWN})*|[A-Z][\w']+(?: [\w']+){{0,2}}(?=:  )):(?:\s+|$)")
+# Where a label stands in the line of another.
+NEXT_LABEL = re.compile(rf"(?<=\.) (?={KNOWN}: )")
 # The headers that have a page; to be filled before pages are made.
 PAGES = set()
-# What is a name in prose: a call, a qualified name, a template, words with underscores, a header.
+# What is a name in prose: a call, a qualified name, a template, words with underscores, a header, a page.
 NAME = re.compile(
     r"(?<![\w`.~&*=>])(\.\w+ = [\w:]+|(?:\w+::)*~?\w{2,}\((?!s\))[\w, .&*]*\)|(?:\w+::)*\w+<[\w:, *]+>(?:\([^()]*\))?|(?:\w+::)+~?\w+"
-    r"|(?:\w+/)?\w+\.hpp|\w+(?:_\w+)+)(?![\w`(<])")
+    r"|(?:\w+/)?\w+\.hpp|(?:docs/[\w/-]+|CONTRIBUTING)\.md|\w+(?:_\w+)+)(?![\w`(<])")
 # What users name and is declared in a header of detail/: shown with the header that includes it.
 PARTS = {"queue": "queue_core"}
 # Classes of namespace detail whose members are those of public classes.
@@ -27,7 +30,9 @@ FACES = re.compile(r"class (TypedQueue|PutsItems|QueueProducer|SemaphoreBase|Loc
 
 
 def mark(name):
-    """A name in prose; that of a header leads to its page."""
+    """A name in prose; that of a header leads to its page, and so does that of a page."""
+    if name.endswith(".md"):
+        return f":doc:`/{name.removeprefix('docs/').removesuffix('.md')}`"
     stem = name.rsplit("/", 1)[-1].removesuffix(".hpp")
     return f":doc:`{name} </reference/{stem}>`" if name.endswith(".hpp") and stem in PAGES else f"``{name}``"
 
@@ -42,13 +47,15 @@ def escape(text):
                 parts[i + 1] = " " + parts[i + 1]
             continue
         part = re.sub(r"([\\*|])", r"\\\1", part)
+        part = re.sub(r"(?<![\w\\])\\\*(\w[\w ]*)\\\*(?!\w)", r"*\1*", part)  # *stressed*
         part = re.sub(r"(?<=\w)_(?!\w)", r"\\_", part)
         parts[i] = NAME.sub(lambda m: mark(m[1].replace("\\", "")), part)
     return "".join(parts)
 
 
 def table(lines):
-    """A table with bars; one line of the header's is one row or, with an empty first cell, more of it."""
+    """A table with bars; one line of the header's is one row or, with an empty first cell or after one that
+    ends in a comma, more of it."""
     rows = []
     bars = all(line.strip().startswith("|") for line in lines)
     for line in lines:
@@ -56,7 +63,7 @@ def table(lines):
         if re.fullmatch(r"[-|+\s]+", line):
             continue
         cells = [cell.strip() for cell in line.split("|")]
-        if rows and not cells[0] and rows[-1][0] and len(rows) > 1:
+        if len(rows) > 1 and rows[-1][0] and (not cells[0] or rows[-1][0].endswith(",")):
             rows[-1] = [f"{a} {b}".strip() for a, b in zip(rows[-1], cells)]
         else:
             rows.append(cells)
@@ -87,6 +94,7 @@ def definitions(lines):
 def to_rst(lines):
     """The lines of a comment, without their slashes."""
     out, i = [], 0
+    lines = [part for line in lines for part in (NEXT_LABEL.split(line) if LABEL.match(line) else [line])]
     while i < len(lines):
         line = lines[i]
         indent = len(line) - len(line.lstrip())
@@ -107,6 +115,10 @@ def to_rst(lines):
             while end < len(lines) and lines[end].startswith("   "):
                 body.append(lines[end])
                 end += 1
+            if not body[-1].endswith("."):  # its sentence goes on without an indent
+                while end < len(lines) and lines[end].strip() and not LABEL.match(lines[end]):
+                    body.append(lines[end])
+                    end += 1
             base = min((len(b) - len(b.lstrip()) for b in body[1:]), default=0)
             body = [body[0]] + [b[base:] for b in body[1:]]
             text = to_rst(body)
@@ -171,6 +183,7 @@ def opened(out):
 def for_doxygen(text):
     """The header with its comments as Doxygen wants them."""
     text = text.replace("sidestep::inline v0", "sidestep")
+    text = re.sub(r"^inline namespace (\w+) \{[^\n]*\n(.*?)^\}  // namespace \1\n", r"\2", text, flags=re.M | re.S)
     text = re.sub(r"template <[^\n]*>\ninline constexpr bool detail::[^;]*;", "", text)
     lines, out, i, first, hidden, depth = text.split("\n"), [], 0, True, False, 0
     while i < len(lines):
@@ -265,7 +278,7 @@ def template_of(element):
 def is_public(member):
     arguments = text_of(member, "argsstring")
     return (member.get("prot") == "public" and not SKIPPED.match(text_of(member, "name"))
-            and "detail::Blank" not in arguments and "=delete" not in arguments.replace(" ", "")
+            and not re.search(r"\bBlank\b", arguments) and "=delete" not in arguments.replace(" ", "")
             and not (member.get("kind") == "friend" and text_of(member, "type") in ("class", "struct"))
             and "nternal" not in "".join(comment_of(member)[:1])
             and not (arguments.endswith("=default") and "&" in arguments)
@@ -389,7 +402,7 @@ class Reference:
         classes = {inner.text: inner for inner in compound.findall("innerclass")}
         for name, inner in classes.items():
             parent, last = name.split("<")[0].rsplit("::", 1)
-            if parent.startswith("sidestep::detail") and not FACES.match("class " + last):
+            if "detail" in parent and not FACES.match("class " + last):
                 continue
             if inner.get("prot") != "private" and parent not in classes:
                 line = int(self.read(inner.get("refid")).find("location").get("line"))
