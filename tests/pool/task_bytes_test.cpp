@@ -1,7 +1,7 @@
 // Where the bytes of a task lie, as it is written and as it ends. White box: the record alone, of
 // a pool that was never started.
+#include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <exception>
 #include <stdexcept>
 #include <string>
@@ -94,7 +94,7 @@ TEST_CASE("the bytes of a result take the place of those of the arguments",
         for (std::size_t size : kSizes) {
             CAPTURE(before, size);
             TaskBytes bytes;
-            std::memcpy(bytes.make_room(before), some_bytes(before).data(), before);
+            std::ranges::copy(some_bytes(before), bytes.make_room(before));
             REQUIRE(bytes.assign(some_bytes(size)));
             CHECK(bytes.size() == size);
             CHECK(bytes_of(bytes.view()) == some_bytes(size));
