@@ -308,8 +308,8 @@ void require_done(const TaskState& task) {
 
 // A chunk that was split has the results of its first items, whatever befell the others.
 std::span<const std::byte> PoolTask::result() const {
-    if (done() && has_value) return bytes.view();
-    if (std::exception_ptr e = error()) std::rethrow_exception(e);
+    require_done(*this);
+    if (!has_value) std::rethrow_exception(error());
     return bytes.view();
 }
 

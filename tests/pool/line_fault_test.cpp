@@ -4,12 +4,13 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <string>
 #include <string_view>
 #include <thread>
 
-#include "../support/faults.hpp"
+#include "faults.hpp"
 #include "line_printer.hpp"
 #include "stdout_file.hpp"
 #include "support.hpp"
@@ -25,6 +26,13 @@ constexpr int kLines = 50;
 
 void write_lines(int fd) {
     for (int i = 0; i < kLines; ++i) (void)!write(fd, "a line of a worker\n", 19);
+}
+
+// Writes them to a printer while calls fail: true when one has.
+bool write_lines_with(Call call, int error, int times, int fd) {
+    const Fault fault(call, error, 0, times);
+    write_lines(fd);
+    return test::eventually([&] { return fault.happened(); });
 }
 
 bool has_all_lines(const test::StdoutFile& file) {
@@ -43,11 +51,8 @@ TEST_CASE("lines of workers are kept while there is no memory", "[pool][output][
     const test::StdoutFile file;
     LinePrinter printer("worker {index}: ");
     auto ends = printer.add(3, 42);
-    {
-        const Fault fault(Call::allocation, 1, 0, times);
-        write_lines(ends.out.get());
-        CHECK(test::eventually([&] { return fault.happened(); }));
-    }
+    const bool failed = write_lines_with(Call::allocation, 1, times, ends.out.get());
+    CHECK(failed);  // this takes memory itself
     CHECK(test::eventually([&] { return has_all_lines(file); }));
     printer.stop();
 }
@@ -57,13 +62,14 @@ TEST_CASE("lines of workers are kept where memory is there again only after the 
     const test::StdoutFile file;
     LinePrinter printer("worker {index}: ");
     auto ends = printer.add(3, 42);
+    bool failed = false;
     {
-        const Fault fault(Call::allocation, 1, 0,
-                          40);  // ten milliseconds each, two seconds' patience
+        const Fault fault(Call::allocation, 1, 0, 10);  // some 10 ms each, two seconds' patience
         write_lines(ends.out.get());
-        CHECK(test::eventually([&] { return fault.happened(); }));
+        failed = test::eventually([&] { return fault.happened(); });
         printer.stop();
     }
+    CHECK(failed);
     CHECK(has_all_lines(file));
 }
 
@@ -72,30 +78,31 @@ TEST_CASE("lines of workers come out where poll fails", "[pool][output][lines][f
     const test::StdoutFile file;
     LinePrinter printer("worker {index}: ");
     auto ends = printer.add(3, 42);
-    {
-        const Fault fault(Call::poll, error, 0, 5);
-        write_lines(ends.out.get());
-        CHECK(test::eventually([&] { return fault.happened(); }));
-        CHECK(test::eventually([&] { return has_all_lines(file); }));
-    }
+    const bool failed = write_lines_with(Call::poll, error, 5, ends.out.get());
+    CHECK(failed);
+    CHECK(test::eventually([&] { return has_all_lines(file); }));
     printer.stop();
 }
 
 TEST_CASE("printing of lines ends although somebody writes for ever",
           "[pool][output][lines][faults]") {
     const auto before = signal(SIGPIPE, SIG_IGN);
+    int error = 0;
+    std::atomic<std::size_t> written{0};
     {
         const sidestep::Fd nothing(open("/dev/null", O_WRONLY | O_CLOEXEC));
         const test::Redirected aside(STDOUT_FILENO, nothing.get());
-        LinePrinter printer("");
+        LinePrinter printer(std::string(64, 'x'));  // it has far more to write than to read
         auto ends = printer.add(0, 42);
-        std::thread writer([fd = ends.out.get()] {
+        std::thread writer([&, fd = ends.out.get()] {
             const std::string lines(4096, '\n');
-            while (write(fd, lines.data(), lines.size()) > 0) {
-            }
+            while (write(fd, lines.data(), lines.size()) > 0) written += lines.size();
+            error = errno;
         });
+        CHECK(test::eventually([&] { return written > std::size_t(1) << 20; }));
         printer.stop();
-        writer.join();  // nobody reads any more: EPIPE
+        writer.join();
     }
+    CHECK(error == EPIPE);  // nobody reads any more
     signal(SIGPIPE, before);
 }
