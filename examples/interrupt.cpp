@@ -30,5 +30,5 @@ int main(int argc, char** argv) {
         if (item) ++done;  // what came after Ctrl-C is CancelledError
     std::printf("%s: %zu of %zu\n", guard.interrupts() ? "interrupted" : "done", done,
                 seeds.size());
-    return guard.interrupts() ? 130 : 0;
+    return guard.interrupts() ? 128 + guard.last_signal() : 0;
 }
