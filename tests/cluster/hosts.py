@@ -238,7 +238,20 @@ class Hosts:
             holder.wait()
             holder.stdout.close()
             holder.stderr.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove_folder()
+
+    def remove_folder(self):
+        """Again, where a process that is about to end has put something there meanwhile."""
+        end = time.monotonic() + 30
+        while self.folder.exists():
+            try:
+                shutil.rmtree(self.folder)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -38,5 +38,6 @@ int main(int argc, char** argv) {
     test::PrivateTemporary temporary;
     say_where();
     int failures = Catch::Session().run(argc, argv);
-    return failures != 0 || test::leaks_found() != 0 ? 1 : 0;
+    bool clean = temporary.remove() && test::leaks_found() == 0;
+    return failures != 0 || !clean ? 1 : 0;
 }

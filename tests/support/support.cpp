@@ -50,9 +50,12 @@ PrivateTemporary::PrivateTemporary()
     setenv("TMPDIR", path_.c_str(), 1);
 }
 
-PrivateTemporary::~PrivateTemporary() {
+bool PrivateTemporary::remove() {
     std::error_code error;
-    fs::remove_all(path_, error);
+    // Again, where a process that is about to end has put something there meanwhile.
+    bool gone = eventually([&] { return fs::remove_all(path_, error), !fs::exists(path_); });
+    if (!gone) fmt::print("LEAK: {} cannot be removed: {}\n", path_, error.message());
+    return gone;
 }
 
 Resources Resources::now() {

@@ -37,9 +37,10 @@ bool eventually(const std::function<bool()>& condition,
 class PrivateTemporary {
   public:
     PrivateTemporary();
-    ~PrivateTemporary();
+    ~PrivateTemporary() { remove(); }
     PrivateTemporary(const PrivateTemporary&) = delete;
     PrivateTemporary& operator=(const PrivateTemporary&) = delete;
+    bool remove();  // at the end; false, and words, if it cannot be
 
   private:
     std::string path_;
