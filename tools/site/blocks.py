@@ -135,11 +135,13 @@ class Checker:
 
     def __init__(self, root, build, work):
         self.root, self.build, self.work = root, build, work
-        self.run_count, self.skipped, self.failed = 0, [], []
-        self.skipped_texts = set()
+        # Several pages are checked at once: these only grow.
+        self.ran, self.failed = [], []
+        self.skipped = {}  # a block's text: why it is not run
         self.environment = {**os.environ, "PKG_CONFIG_PATH": str(self.as_installed()), "LC_ALL": "C.UTF-8"}
         self.flags = self.pkg("--cflags")
         self.libraries = self.pkg("--libs")
+        self.prelude = self.make_prelude()
 
     def as_installed(self):
         """A folder with a file for pkg-config that leads to the build folder."""
@@ -161,27 +163,26 @@ class Checker:
                               env=self.environment, **more)
 
     def compile(self, source, output, precompiled=False, libraries=()):
-        prelude = ["-include", str(self.prelude())] if precompiled else []
+        prelude = ["-include", str(self.prelude)] if precompiled else []
         done = self.command(["g++", "-std=c++20", "-O0", "-g1", "-Wall", "-Wextra", "-Wno-unused", *prelude,
                              *self.flags, str(source), "-o", str(output), *self.libraries, *libraries])
         return done.stderr if done.returncode else ""
 
-    def prelude(self):
+    def make_prelude(self):
         """All headers, precompiled: fragments need not say which."""
         header = self.work / "prelude.hpp"
-        if not header.exists():
-            names = sorted(path.name for path in self.root.glob("*/include/sidestep/*.hpp"))
-            std = ["chrono", "cstdio", "cstdlib", "fstream", "iostream", "map", "mutex", "ranges", "set",
-                   "sstream", "string", "thread", "vector", "cereal/types/map.hpp", "csignal",
-                   "cereal/types/tuple.hpp", "cereal/types/vector.hpp", "cereal/types/string.hpp"]
-            header.write_text("".join(f"#include <{name}>\n" for name in std) +
-                              "".join(f"#include <sidestep/{name}>\n" for name in names) +
-                              "using namespace std::chrono_literals;\n")
-            done = self.command(["g++", "-std=c++20", "-O0", "-g1", "-Wall", "-Wextra", "-Wno-unused",
-                                 *self.flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
-            if done.returncode:
-                raise SystemExit(f"tools/docs: the headers do not compile: g++ ends with {done.returncode}\n"
-                                 f"{done.stderr}")
+        names = sorted(path.name for path in self.root.glob("*/include/sidestep/*.hpp"))
+        std = ["chrono", "cstdio", "cstdlib", "fstream", "iostream", "map", "mutex", "ranges", "set",
+               "sstream", "string", "thread", "vector", "cereal/types/map.hpp", "csignal",
+               "cereal/types/tuple.hpp", "cereal/types/vector.hpp", "cereal/types/string.hpp"]
+        header.write_text("".join(f"#include <{name}>\n" for name in std) +
+                          "".join(f"#include <sidestep/{name}>\n" for name in names) +
+                          "using namespace std::chrono_literals;\n")
+        done = self.command(["g++", "-std=c++20", "-O0", "-g1", "-Wall", "-Wextra", "-Wno-unused",
+                             *self.flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
+        if done.returncode:
+            raise SystemExit(f"tools/docs: the headers do not compile: g++ ends with {done.returncode}\n"
+                             f"{done.stderr}")
         return header
 
     def fail(self, block, text):
@@ -198,7 +199,7 @@ class Checker:
             return self.fail(block, f"exit status {done.returncode}\n{done.stdout}{done.stderr}")
         if block.output is not None and done.stdout != block.output:
             return self.fail(block, f"it printed\n{done.stdout}but the page says\n{block.output}{done.stderr}")
-        self.run_count += 1
+        self.ran.append(block)
 
     def check_page(self, page, root):
         folder = self.work / page.relative_to(root).with_suffix("")
@@ -217,9 +218,7 @@ class Checker:
             if "file" in block.notes:
                 (folder / block.notes["file"]).write_text(block.text)
             if "not run" in block.notes:
-                if block.text not in self.skipped_texts:
-                    self.skipped.append(f"{block}: {block.notes['not run']}")
-                self.skipped_texts.add(block.text)
+                self.skipped.setdefault(block.text, f"{block}: {block.notes['not run']}")
             elif block.language == "sh":
                 self.run(block, ["sh", "-e", "-c", block.text], folder)
             elif block.language != "cpp":
