@@ -10,18 +10,21 @@ namespace {
 // announces some wake-ups' worth of work at a time and does not run dry meanwhile.
 constexpr std::uint64_t kPrefetchWakeUps = 64;
 constexpr std::uint64_t kPrefetchNs = 250'000;
-constexpr std::uint64_t kUnknownTaskNs = 1'000'000;      // before anything was measured
-constexpr std::uint64_t kLongestTaskNs = 1'000'000'000;  // what the average takes into account
 constexpr std::uint64_t kSubmitNs = 400;
-constexpr std::uint64_t kStray = 16;          // times the mean: see is_stray()
-constexpr std::uint32_t kBetweenStrays = 64;  // tasks
+
+// How many tasks of this length a lane holds at most: two of long ones, hundreds of tiny ones.
+std::uint64_t depth(std::uint64_t task_ns, std::uint64_t wake_ns) {
+    std::uint64_t ahead = std::max(kPrefetchNs, kPrefetchWakeUps * wake_ns);
+    return std::clamp<std::uint64_t>(ahead / task_ns, 2, kRingCapacity);
+}
 
 }  // namespace
 
 Dispatcher::Dispatcher(std::uint32_t lanes, const Machine& machine, LookPace& pace, TokenGate* gate)
-    : machine_(machine), pace_(pace), backlog_(lanes, gate), task_ns_(kUnknownTaskNs) {
-    learn(kUnknownTaskNs);
-}
+    : machine_(machine),
+      pace_(pace),
+      backlog_(lanes, gate),
+      depth_(depth(mean_.ns(), machine.wake_ns)) {}
 
 void Dispatcher::place(PoolTask* task, Hold& hold) {
     if (task->tokens()) return place_late(task, hold);  // it may have to wait for them
@@ -38,7 +41,7 @@ void Dispatcher::place(PoolTask* task, Hold& hold) {
     else if (list == Backlog::kAnyWorker) {
         lane = pick();
         if (elsewhere_ && goes_elsewhere(task, lane, hold)) return;
-    } else if (has_room(*lanes_[list]) && !is_held(list))
+    } else if (lanes_[list]->has_room(depth_) && !is_held(list))
         lane = lanes_[list];
     if (!lane) return backlog_.push(task);
     (void)give(*lane, task, hold);
@@ -99,7 +102,7 @@ void Dispatcher::refill(Hold& hold) {
 void Dispatcher::fill(Hold& hold) {
     if (backlog_.keys_moved()) look_for_held_keys();
     for (std::uint32_t i = 0; i < backlog_.workers(); ++i)
-        while (!backlog_.empty(i) && has_room(*lanes_[i]) && !backlog_.is_held(i))
+        while (!backlog_.empty(i) && lanes_[i]->has_room(depth_) && !backlog_.is_held(i))
             if (PoolTask* task = backlog_.pop(i); !elsewhere_ || !elsewhere_->take_by_key(*task))
                 (void)give(*lanes_[i], task, hold);
     while (!backlog_.empty()) {
@@ -113,11 +116,11 @@ void Dispatcher::fill(Hold& hold) {
 // True: the task (null: the first one that waits) has begun a way that ends sooner than that lane
 // (null: any) would begin it.
 bool Dispatcher::goes_elsewhere(PoolTask* task, const Lane* lane, Hold& hold) {
-    if (!elsewhere_->is_sooner(lane ? cost(*lane) : ~std::uint64_t(0), task_ns_)) return false;
+    if (!elsewhere_->is_sooner(lane ? cost(*lane) : ~std::uint64_t(0), mean_.ns())) return false;
     pace_.want(false, hold);  // it may get stuck there, and the pool is not idle
-    if (task) return elsewhere_->take(*task, task_ns_);
+    if (task) return elsewhere_->take(*task, mean_.ns());
     task = backlog_.pop();
-    if (elsewhere_->take(*task, task_ns_)) return true;
+    if (elsewhere_->take(*task, mean_.ns())) return true;
     backlog_.push_back(task);
     return false;
 }
@@ -140,28 +143,8 @@ bool Dispatcher::drain(bool ending, Hold& hold) {
 
 // --- choosing ----------------------------------------------------------------------------------
 
-// One that is so much longer is likely to be a tiny task whose worker lost its CPU. If it is not,
-// the next one tells.
-bool Dispatcher::is_stray(std::uint64_t ns) {
-    if (ns <= kStray * task_ns_) {
-        since_stray_ = std::min(since_stray_ + 1, kBetweenStrays);
-        return false;
-    }
-    return std::exchange(since_stray_, 0) == kBetweenStrays;
-}
-
-// A moving average over 16 tasks that follows a rise at once: a lane full of tasks that are longer
-// than thought is worse than one that is too short. Lanes hold two of long ones, hundreds of tiny
-// ones.
 void Dispatcher::learn(std::uint64_t ns) {
-    ns = std::min<std::uint64_t>(ns, kLongestTaskNs);
-    if (depth_ > 0 && is_stray(ns)) return;
-    std::uint64_t mean = ns > 4 * task_ns_ ? (task_ns_ + ns) / 2 : (task_ns_ * 15 + ns) / 16;
-    mean = std::max<std::uint64_t>(mean, 1);
-    if (mean == task_ns_ && depth_ > 0) return;
-    task_ns_ = mean;
-    std::uint64_t ahead = std::max(kPrefetchNs, kPrefetchWakeUps * machine_.wake_ns);
-    depth_ = std::clamp<std::uint64_t>(ahead / task_ns_, 2, kRingCapacity);
+    if (mean_.learn(ns)) depth_ = depth(mean_.ns(), machine_.wake_ns);
 }
 
 // Nanoseconds until a new task would begin there.
@@ -169,13 +152,13 @@ std::uint64_t Dispatcher::cost(const Lane& lane) const {
     const LaneLoad& load = lane.load;
     if (load.in_flight == 0 && load.start_ns == 0)
         return load.doorbell && load.doorbell->has_sleepers() ? machine_.wake_ns : 0;
-    return load.in_flight * task_ns_ + load.start_ns;
+    return load.in_flight * mean_.ns() + load.start_ns;
 }
 
 // Another worker would not help: tasks are shorter than it takes to submit one, and with the
 // threads that submit, those that are awake have all CPUs.
 bool Dispatcher::crowded() const {
-    return task_ns_ < kSubmitNs && machine_.spin.awake(machine_.page) + 1 >= machine_.spin.cpus;
+    return mean_.ns() < kSubmitNs && machine_.spin.awake(machine_.page) + 1 >= machine_.spin.cpus;
 }
 
 // The lane that would begin a new task soonest, or null if all hold enough. The one that was used
@@ -183,7 +166,7 @@ bool Dispatcher::crowded() const {
 // be woken.
 Lane* Dispatcher::pick() {
     Lane& last = *lanes_[last_used_];
-    if (has_room(last) && last.load.works && (cost(last) < machine_.wake_ns || crowded()))
+    if (last.has_room(depth_) && last.load.works && (cost(last) < machine_.wake_ns || crowded()))
         return &last;
     // It has as much as it should, and runs: what comes waits, rather than wake another one.
     if (last.load.works && last.load.stuck == 0 && last.load.in_flight >= depth_ && crowded())
@@ -195,7 +178,7 @@ Lane* Dispatcher::pick() {
     Lane* best = nullptr;
     std::uint64_t best_cost = 0;
     for (Lane* lane : lanes_) {
-        if (!has_room(*lane) || lane->load.works != works) continue;
+        if (!lane->has_room(depth_) || lane->load.works != works) continue;
         std::uint64_t c = cost(*lane);
         if (best && c >= best_cost) continue;
         best = lane;

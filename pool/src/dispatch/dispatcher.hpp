@@ -10,6 +10,7 @@
 #include "dispatch/backlog.hpp"
 #include "dispatch/elsewhere.hpp"
 #include "dispatch/look_pace.hpp"
+#include "dispatch/mean_time.hpp"
 #include "lanes/lane.hpp"
 #include "sync/supervisor_role.hpp"
 #include "task/hold.hpp"
@@ -64,7 +65,7 @@ class Dispatcher {
 
     // A task took so long.
     void learn(std::uint64_t ns) POOL_LOCKED;
-    std::uint64_t task_ns() const POOL_LOCKED { return task_ns_; }
+    std::uint64_t task_ns() const POOL_LOCKED { return mean_.ns(); }
     Backlog& backlog() POOL_LOCKED { return backlog_; }
     // All tasks that wait or are in lanes.
     template <class F>
@@ -85,13 +86,11 @@ class Dispatcher {
     bool goes_elsewhere(PoolTask* task, const Lane* lane, Hold& hold) POOL_LOCKED;
     void flush(Hold& hold) POOL_LOCKED;
     Lane* pick() POOL_LOCKED;
-    bool is_stray(std::uint64_t ns) POOL_LOCKED;
     bool crowded() const POOL_LOCKED;
     std::uint64_t cost(const Lane& lane) const POOL_LOCKED;
-    bool has_room(const Lane& lane) const POOL_LOCKED { return lane.has_room(depth_); }
     bool is_idle(const Lane& lane) const POOL_LOCKED {
         return lane.load.in_flight == 0 && lane.load.works && !lane.load.unresponsive &&
-               has_room(lane);
+               lane.has_room(depth_);
     }
     Lane* oldest_queue() POOL_LOCKED;
     bool is_held(std::uint32_t lane) POOL_LOCKED;
@@ -102,11 +101,10 @@ class Dispatcher {
     std::vector<Lane*> lanes_ POOL_GUARDED;  // by number
     Elsewhere* elsewhere_ POOL_GUARDED = nullptr;
     Backlog backlog_ POOL_GUARDED;
-    std::uint32_t last_used_ POOL_GUARDED = 0;    // the lane that was chosen last
-    bool gathered_ POOL_GUARDED = false;          // some lane is to be flushed
-    std::uint64_t task_ns_ POOL_GUARDED;          // a moving average of tasks' durations
-    std::uint32_t since_stray_ POOL_GUARDED = 0;  // tasks: see is_stray()
-    std::uint64_t depth_ POOL_GUARDED = 0;        // so many tasks a lane holds at most, with that
+    std::uint32_t last_used_ POOL_GUARDED = 0;  // the lane that was chosen last
+    bool gathered_ POOL_GUARDED = false;        // some lane is to be flushed
+    MeanTime mean_ POOL_GUARDED;                // of a task
+    std::uint64_t depth_ POOL_GUARDED;          // so many tasks a lane holds at most, with that
 };
 
 }  // namespace sidestep::detail

@@ -33,7 +33,7 @@ Lane* Dispatcher::oldest_queue() {
         std::uint32_t in_flight = lane->load.in_flight;
         if (in_flight == 0) continue;
         std::uint32_t count = lane->waiting();
-        bool is_soon = count * task_ns_ <= machine_.wake_ns || crowded();
+        bool is_soon = count * mean_.ns() <= machine_.wake_ns || crowded();
         if (count == 0 || (lane->load.stuck == 0 && is_soon)) continue;
         const PoolTask* first = nullptr;
         for (; count > 0 && !first; --count) {
@@ -61,7 +61,7 @@ void Dispatcher::rebalance(bool ending, Hold& hold) {
         std::uint64_t share = (backlog_.size() + shares - 1) / shares;
         for (Lane* lane : lanes_)
             for (std::uint64_t n = is_idle(*lane) ? share : 0; n > 0 && !backlog_.empty(); --n)
-                if (!has_room(*lane) || !give(*lane, backlog_.pop(), hold)) break;
+                if (!lane->has_room(depth_) || !give(*lane, backlog_.pop(), hold)) break;
         refill(hold);
     }
 }

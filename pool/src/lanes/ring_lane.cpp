@@ -47,7 +47,7 @@ void RingLane::refresh() {
     const Condition& is = condition_;
     bool closed = !is.alive || is.leaving || is.retiring || stopping;
     bool through = options_.max_tasks_per_child && is.alive &&
-                   ring().published() >= options_.max_tasks_per_child;
+                   memory_->ring.published() >= options_.max_tasks_per_child;
     load.works = is.ready && !closed;
     load.most = closed || is.corrupt || is.fd_socket_full || through ? 0
                 : load.stuck > 0                                     ? 1
@@ -69,7 +69,7 @@ bool RingLane::start(PoolTask& task, Hold& hold) {
             return false;
         }
     }
-    RingParent& its = ring();
+    RingParent& its = memory_->ring;
     fill_slot(its.next(), task, arguments);
     in_flight_tasks_[its.position(its.published())] = &task;
     its.publish();
@@ -83,8 +83,8 @@ bool RingLane::start(PoolTask& task, Hold& hold) {
 bool RingLane::drain(Hold& hold) {
     if (!memory_ || condition_.corrupt) return false;
     bool any = false;
-    while (TaskSlot* slot = ring().front_done()) {
-        PoolTask* task = in_flight_tasks_[ring().position(ring().consumed())];
+    while (TaskSlot* slot = memory_->ring.front_done()) {
+        PoolTask* task = in_flight_tasks_[memory_->ring.position(memory_->ring.consumed())];
         SlotReply reply(*slot);
         if (!RingParent::is_done(*slot) || !reply.is_sound(task, memory_->results.size())) {
             condemn(hold);
@@ -97,7 +97,7 @@ bool RingLane::drain(Hold& hold) {
 }
 
 void RingLane::take_reply(const SlotReply& reply, PoolTask* task, Hold& hold) {
-    if (output_) take_output(*output_, *memory_, task);
+    if (output) take_output(*output, *memory_, task);
     if (task) {
         if (reply.lacks_fds) sent_fds_.forget(task->argument_view().fds->lasting);
         ++tasks_ended;
@@ -115,7 +115,7 @@ void RingLane::take_reply(const SlotReply& reply, PoolTask* task, Hold& hold) {
         if (reply.block) memory_->take_back(reply.block);
         if (stopping) end_stopping(hold);
     }
-    ring().release_front();
+    memory_->ring.release_front();
     --load.in_flight;
     if (load.stuck > 0 || load.unresponsive || condition_.fd_socket_full) {
         load.stuck = 0;
@@ -124,7 +124,7 @@ void RingLane::take_reply(const SlotReply& reply, PoolTask* task, Hold& hold) {
     }
     if (load.in_flight > 0) return;
     bool through =
-        options_.max_tasks_per_child && ring().consumed() >= options_.max_tasks_per_child;
+        options_.max_tasks_per_child && memory_->ring.consumed() >= options_.max_tasks_per_child;
     if (through || condition_.retiring || condition_.dormant) ask_to_leave(hold);
 }
 
@@ -135,8 +135,9 @@ void RingLane::take_back(std::uint32_t keep, Hold& hold) noexcept {
         PoolTask* task = task_at(load.in_flight - 1);
         // Two words have to agree that it was not begun: see end_tasks(). Relaxed: if it is begun
         // in this moment, its state tells.
-        bool begun = memory_->words().begun.load(std::memory_order_relaxed) >= ring().published();
-        if (!task || begun || !ring().take_back_last()) break;
+        bool begun =
+            memory_->words().begun.load(std::memory_order_relaxed) >= memory_->ring.published();
+        if (!task || begun || !memory_->ring.take_back_last()) break;
         --load.in_flight;
         take_back_task_fds(process.control(), task->serial, task->argument_view().fds->numbers);
         events_.handed_back(*task, hold);
@@ -146,26 +147,28 @@ void RingLane::take_back(std::uint32_t keep, Hold& hold) noexcept {
 }
 
 PoolTask* RingLane::task_at(std::uint32_t i) const {
-    return in_flight_tasks_[ring().position(ring().consumed() + i)];
+    return in_flight_tasks_[memory_->ring.position(memory_->ring.consumed() + i)];
 }
 
 std::uint32_t RingLane::waiting() {
     if (condition_.leaving || condition_.corrupt || load.in_flight == 0) return 0;
     // Relaxed: hints.
     bool begun =
-        ring().slot(ring().consumed()).state.load(std::memory_order_relaxed) != SlotState::ready ||
-        memory_->words().begun.load(std::memory_order_relaxed) > ring().consumed();
+        memory_->ring.slot(memory_->ring.consumed()).state.load(std::memory_order_relaxed) !=
+            SlotState::ready ||
+        memory_->words().begun.load(std::memory_order_relaxed) > memory_->ring.consumed();
     return load.in_flight - (begun || (condition_.ready && load.stuck == 0) ? 1 : 0);
 }
 
 bool RingLane::front_runs() {
-    return condition_.alive && load.in_flight > 0 && ring().front_state() == SlotState::taken;
+    return condition_.alive && load.in_flight > 0 &&
+           memory_->ring.front_state() == SlotState::taken;
 }
 
 bool RingLane::stop(Hold& hold) noexcept {
-    PoolTask*& front = in_flight_tasks_[ring().position(ring().consumed())];
-    if (output_) keep_output(*output_, *front);
-    ring().ask_to_stop(front->serial);
+    PoolTask*& front = in_flight_tasks_[memory_->ring.position(memory_->ring.consumed())];
+    if (output) keep_output(*output, *front);
+    memory_->ring.ask_to_stop(front->serial);
     front = nullptr;
     stopping.emplace();
     take_back(1, hold);
@@ -174,12 +177,12 @@ bool RingLane::stop(Hold& hold) noexcept {
 
 void RingLane::ask_to_stop(std::uint64_t request) {
     asked_to_stop = request;
-    ring().ask_to_stop(request);
+    memory_->ring.ask_to_stop(request);
 }
 
 // The worker has finished the task after all, or is dead.
 void RingLane::end_stopping(Hold& hold) noexcept {
-    ring().ask_to_stop(0);  // it may run again here, with the same number
+    memory_->ring.ask_to_stop(0);  // it may run again here, with the same number
     if (auto asked = std::exchange(asked_stack_, nullptr)) asked->settle();
     Stopping done = std::move(*stopping);
     stopping.reset();
@@ -205,7 +208,7 @@ void RingLane::signal(int which, Hold& hold) noexcept {
 // --- looks -------------------------------------------------------------------------------------
 
 LaneFront RingLane::look_at_front(Time now) {
-    const TaskSlot& slot = ring().slot(ring().consumed());
+    const TaskSlot& slot = memory_->ring.slot(memory_->ring.consumed());
     const PoolTask* task = task_at(0);
     bool is_chunk = task && task->is_chunk();
     LaneFront front;
@@ -216,7 +219,7 @@ LaneFront RingLane::look_at_front(Time now) {
     std::uint64_t word = is_chunk ? slot.started_ns.load(std::memory_order_relaxed) : 0;
     if (word == 0) word = memory_->words().since.load(std::memory_order_relaxed) >> 1;
     Time said{std::chrono::nanoseconds(static_cast<std::int64_t>(word))};
-    front.begun = front_clock_.look(ring().consumed(), front.item, front.runs, said, now);
+    front.begun = front_clock_.look(memory_->ring.consumed(), front.item, front.runs, said, now);
     return front;
 }
 
@@ -228,7 +231,7 @@ std::uint64_t RingLane::begun_ns(std::uint64_t now) const {
 
 std::optional<PartialResult> RingLane::partial(std::uint64_t most) noexcept {
     if (condition_.corrupt) return {};
-    return copy_partial(ring(), memory_->words(), memory_->results, most);
+    return copy_partial(memory_->ring, memory_->words(), memory_->results, most);
 }
 
 void RingLane::look(Hold& hold) {
@@ -236,13 +239,13 @@ void RingLane::look(Hold& hold) {
     if (memory_) memory_->give_back_queued();
     if (condition_.alive) {
         bool busy = load.in_flight > 0;
-        std::uint64_t front = busy ? ring().consumed() : kNoFront;
+        std::uint64_t front = busy ? memory_->ring.consumed() : kNoFront;
         bool same = busy && front == last_front_;  // it may be starting still, or stopped in that
         load.stuck = same ? load.stuck + 1 : 0;
         last_front_ = front;
         // Twice, since it writes one of them after the other.
-        bool doubtful = !condition_.corrupt && contradicts_itself(ring(), memory_->words());
-        if (doubtful && ((condition_.doubtful && same) || !ring().is_sound())) condemn(hold);
+        bool doubtful = !condition_.corrupt && contradicts_itself(memory_->ring, memory_->words());
+        if (doubtful && ((condition_.doubtful && same) || !memory_->ring.is_sound())) condemn(hold);
         condition_.doubtful = doubtful;
     }
     refresh();

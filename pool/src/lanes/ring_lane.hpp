@@ -91,13 +91,12 @@ class RingLane final : public Lane {
     bool let_go_of_handles() POOL_LOCKED;
     const Condition& condition() const { return condition_; }
     WorkerMemory* memory() const { return memory_.get(); }
-    WorkerOutput* output() { return output_.get(); }
 
     WorkerProcess process;
     WorkerTally tally;
+    std::unique_ptr<WorkerOutput> output;  // of its tasks; null: it is not captured
 
   private:
-    RingParent& ring() const { return memory_->ring; }
     void refresh() POOL_LOCKED;
     void take_reply(const SlotReply& reply, PoolTask* task, Hold& hold) POOL_LOCKED;
     void end_stopping(Hold& hold) noexcept POOL_LOCKED;
@@ -107,7 +106,6 @@ class RingLane final : public Lane {
     const PoolOptions& options_;
     Condition condition_;
     std::shared_ptr<WorkerMemory> memory_;
-    std::unique_ptr<WorkerOutput> output_;
     std::vector<PoolTask*> in_flight_tasks_ POOL_GUARDED;
     GivenFds sent_fds_ POOL_GUARDED;
     FrontClock front_clock_ POOL_GUARDED;

@@ -41,7 +41,7 @@ void RingLane::open(Parts parts) noexcept {
     auto now = sys::Clock::now();
     process = std::move(parts.process);
     memory_ = std::move(parts.memory);
-    output_ = std::move(parts.output);
+    output = std::move(parts.output);
     in_flight_tasks_ = std::move(parts.in_flight_tasks);
     sent_fds_ = std::move(parts.sent_fds);
     tally.launch_began = parts.launch_began;
@@ -55,7 +55,7 @@ void RingLane::open(Parts parts) noexcept {
     asked_to_stop = questions_ = 0;
     asked_stack_ = nullptr;
     front_clock_.restart(now);
-    if (output_) timers_.set_earlier(Timers::Purpose::output, now);
+    if (output) timers_.set_earlier(Timers::Purpose::output, now);
     if (!sent_fds_.empty()) timers_.set_earlier(Timers::Purpose::handles, now);
     load = {};
     load.doorbell = &memory_->ring_segment.at<RingHeader>()->doorbell;
@@ -68,8 +68,8 @@ void RingLane::close() noexcept {
     load = {};
     memory_->alive = false;
     memory_ = nullptr;
-    if (output_) output_->end();
-    output_ = nullptr;
+    if (output) output->end();
+    output = nullptr;
     process = {};
     pid = 0;
     condition_.alive = condition_.ready = condition_.retiring = false;
@@ -100,7 +100,7 @@ void RingLane::ask_to_leave(Hold& hold) {
     condition_.leaving = true;
     process.leave_by = saturating_add(sys::Clock::now(), options_.leave_grace);
     hold.kick_supervisor();  // it may sleep for longer
-    RingParent& its = ring();
+    RingParent& its = memory_->ring;
     fill_with_request_to_leave(its.next());
     in_flight_tasks_[its.position(its.published())] = nullptr;
     its.publish();
@@ -119,9 +119,9 @@ void RingLane::end_tasks(const ExitStatus& status, OomKills& kills, Hold& hold) 
     // It found out itself, or left words that contradict each other.
     const WorkerWords& words = memory_->words();
     auto damage = static_cast<Damage>(words.damaged.load(std::memory_order_relaxed));
-    if (damage != Damage::none || contradicts_itself(ring(), words, condition_.alive))
+    if (damage != Damage::none || contradicts_itself(memory_->ring, words, condition_.alive))
         condition_.corrupt = true;
-    RingParent& its = ring();
+    RingParent& its = memory_->ring;
     // Two words have to agree that the front was not begun: a stray write into one of them must not
     // have a task run twice. (One whose arguments were overwritten is taken, and not begun.)
     SlotState front = its.front_state();
@@ -136,7 +136,7 @@ void RingLane::end_tasks(const ExitStatus& status, OomKills& kills, Hold& hold) 
         if (i != its.consumed() || front_waits) {
             events_.handed_back(*task, hold);
         } else {
-            if (output_) keep_output(*output_, *task);
+            if (output) keep_output(*output, *task);
             events_.lost(*this, *task, lost_error(*this, *task, status, kills), hold);
         }
     }
@@ -148,9 +148,9 @@ TaskError::Details RingLane::describe(const PoolTask& task) const {
     details.pid = pid;
     details.worker_index = number;
     tell_task(details, task);
-    if (output_) details.output = output_->read();
+    if (output) details.output = output->read();
     if (task.is_chunk() && memory_) {
-        const TaskSlot& front = ring().slot(ring().consumed());
+        const TaskSlot& front = memory_->ring.slot(memory_->ring.consumed());
         std::uint64_t done = ChunkProgress::items(front.progress.load(std::memory_order_relaxed));
         std::uint64_t last = task.items().end - task.items().begin - 1;
         details.item = task.items().first + task.items().begin + std::min(done, last);

@@ -77,7 +77,7 @@ void Housekeeper::trim_outputs(sys::Clock::time_point now) {
     timers.set(Timers::Purpose::output, now + kTrimLook);
     bool grows = false;
     for (Worker& worker : workers_)
-        if (WorkerOutput* output = worker.lane.output()) grows = output->trim() || grows;
+        if (worker.lane.output) grows = worker.lane.output->trim() || grows;
     trim_pause_ = grows || rooms_.task_end.outstanding() > 0
                       ? kTrimLook
                       : std::min(2 * std::max(trim_pause_, kTrimLook / 2), kLongestTrimLook);
