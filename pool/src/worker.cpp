@@ -20,17 +20,16 @@
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
 
-#include "inner_threads.hpp"
+#include "announcer.hpp"
+#include "hook_runner.hpp"
 #include "result_buffer.hpp"
 #include "start/boot.hpp"
 #include "start/boot_failure.hpp"
 #include "start/lifeline.hpp"
-#include "sync/spin.hpp"
 #include "sys/error.hpp"
 #include "task_fds.hpp"
 #include "worker_heap.hpp"
 #include "worker_protocol.hpp"
-#include "worker_settings.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -61,9 +60,6 @@ void ControlPage::set_parked(std::uint32_t worker, bool parked_now) {
 namespace {
 
 const BootEntry kWorkerEntry [[gnu::init_priority(200)]] (&worker_main);
-constexpr std::uint64_t kAnnounceWakeUps = 4;     // so many wake-ups' worth of work at a time
-constexpr std::uint64_t kAnnounceOfMany = 16;     // while much more waits
-constexpr std::uint32_t kAnnounced = 64;          // tasks that are announced at a time, at most
 constexpr std::uint64_t kTidyNs = 1'000'000'000;  // how often a busy worker lets go of objects
 
 using detail::steady_now_ns;
@@ -74,33 +70,24 @@ using detail::steady_now_ns;
 class Worker {
   public:
     Worker(const WorkerSetup& setup, std::vector<Fd> fds, Fd control)
-        : ring_segment_(Segment::attach(std::move(fds[0]), sys::Access::read_write)),
-          result_segment_(Segment::attach(std::move(fds[1]), sys::Access::read_write)),
-          args_segment_(Segment::attach(std::move(fds[2]), sys::Access::read_only)),
-          control_segment_(Segment::attach(std::move(fds[3]), sys::Access::read_write)),
-          supervisor_bell_(std::move(fds[4])),
+        : memory_(fds),
           task_fds_(std::move(control)),
-          control_(control_segment_.at<ControlPage>()),
-          ring_(ring_segment_.at<RingHeader>(), setup.ring_capacity),
-          words_(reinterpret_cast<WorkerWords*>(ring_segment_.data() + kWorkerWordsAt)),
-          results_(result_segment_, ring_, *words_),
+          ring_(memory_.ring.at<RingHeader>(), setup.ring_capacity),
+          words_(reinterpret_cast<WorkerWords*>(memory_.ring.data() + kWorkerWordsAt)),
+          results_(memory_.results, ring_, *words_),
           meter_(*words_),
           partial_(words_->partial_checks),
-          wake_ns_(setup.wake_ns),
-          spin_(setup.spin),
-          settings_(setup.settings),
-          inner_threads_(setup.inner_threads),
-          initializer_(setup.initializer),
-          finalizer_(setup.finalizer),
+          announcer_(*memory_.control.at<ControlPage>(), ring_, std::move(fds[4]), setup),
+          hooks_(setup, memory_.arguments.bytes(), task_fds_),
           context_(detail::task_context()),
           index_(setup.index),
           parent_pid_(setup.parent_pid) {
         if (setup.captures_output) output_fds_ = {std::move(fds[5]), std::move(fds[6])};
         // A process that a task forks must not keep our memory alive, nor write to it.
         for (const Segment* s :
-             {&ring_segment_, &result_segment_, &args_segment_, &control_segment_})
+             {&memory_.ring, &memory_.results, &memory_.arguments, &memory_.control})
             sys::dont_fork(s->bytes());
-        record_crashes(*reinterpret_cast<CrashRecord*>(ring_segment_.data() + kCrashRecordAt));
+        record_crashes(*reinterpret_cast<CrashRecord*>(memory_.ring.data() + kCrashRecordAt));
         detail::set_process_description(
             fmt::format("  in worker {} (process {})\n", index_, getpid()));
         context_->worker = static_cast<int>(index_);
@@ -116,15 +103,12 @@ class Worker {
         std::uint64_t begin = steady_now_ns();
         try {
             ready.in_settings = 1;
-            set_up();
+            hooks_.set_up();
             ready.in_settings = 0;
-            if (!initializer_.given) return ready;
+            if (!hooks_.has_initializer()) return ready;
             words_->initializing.store(1, std::memory_order_relaxed);
             begin = steady_now_ns();
-            if (initializer_.fds || initializer_.lasting_fds)
-                task_fds_.await(kInitializerFds, initializer_.fds, initializer_.lasting_fds);
-            if (initializer_.fds) task_fds_.open(kInitializerFds, initializer_.fds);
-            run_hook(initializer_);
+            hooks_.initialize();
         } catch (...) {
             detail::pass_on_forced_unwind();
             detail::HeapBuffer text;
@@ -134,7 +118,7 @@ class Worker {
             ready.error_size = text.size();
             std::memcpy(results_.data(ready.error_block), text.begin(), text.size());
         }
-        if (initializer_.fds) task_fds_.close();
+        task_fds_.close();
         (void)detail::flush_printed();
         meter_.initialized(steady_now_ns() - begin);
         return ready;
@@ -143,7 +127,7 @@ class Worker {
     [[noreturn]] void work() {
         if (output_fds_.first)
             output_.emplace(std::move(output_fds_.first), std::move(output_fds_.second));
-        control_->set_parked(index_, false);
+        announcer_.begin();
         std::uint64_t begin = steady_now_ns();
         meter_.begin(begin);
         for (;;) {
@@ -192,63 +176,43 @@ class Worker {
             its.duration_ns = duration;
             reply(*slot, its);
             begin = end;
-            announce(duration);
+            announcer_.announce(duration);
             if (end >= tidy_at_) tidy(end);  // a value of the user's may end with its object
         }
     }
 
   private:
-    // What the pool's options say about each worker's process.
-    void set_up() {
-        if (settings_.size > 0) {
-            InputArchive input(
-                {args_segment_.data() + Arena::offset(settings_.block), settings_.size});
-            detail::WorkerSettings settings;
-            input(settings);
-            settings.apply(index_);
-        }
-        set_inner_threads(inner_threads_);
-    }
-
-    void run_hook(const HookSetup& hook) {
-        const detail::TaskEntry& entry = detail::require_entry(
-            {{hook.module, hook.offset}, hook.signature}, "the initializer or finalizer");
-        InputArchive input({args_segment_.data() + Arena::offset(hook.block), hook.size},
-                           &task_fds_);
-        detail::HeapBuffer nothing;
-        OutputArchive output(nothing);
-        entry.run(input, output);
+    void wait_for_task() {
+        if (announcer_.wait_for_task()) return;
+        // Nothing came for a whole second.
+        task_fds_.tidy();
+        results_.give_back_pages();
+        if (std::exchange(heap_used_, false)) give_back_freed_memory();
+        // The lifeline kills us with our parent; this is for a parent whose lifeline a forked
+        // process still holds.
+        if (parent_is_gone(parent_pid_)) leave_process(1);
     }
 
     [[noreturn]] void leave() {
         context_->number = context_->item = context_->attempt = 0;  // this is no task
         if (output_) output_->stop();
-        try {
-            if (finalizer_.fds) task_fds_.open(kFinalizerFds, finalizer_.fds);
-            if (finalizer_.given) run_hook(finalizer_);
-        } catch (const std::exception& error) {
-            std::fprintf(stderr, "sidestep: the finalizer of worker %u threw %s\n", index_,
-                         error.what());
-        } catch (...) {
-            detail::pass_on_forced_unwind();
-            std::fprintf(stderr, "sidestep: the finalizer of worker %u threw\n", index_);
-        }
+        hooks_.finalize();
         leave_process(0);
     }
 
     const detail::TaskEntry& entry_of(const SlotTask& task) {
         detail::TaskId id{{task.module, task.offset}, task.signature};
-        if (cached_entry_ && id.where.module == cached_.where.module &&
-            id.where.offset == cached_.where.offset && id.signature == cached_.signature)
-            return *cached_entry_;
-        cached_entry_ = &detail::require_entry(id, "the task");
-        cached_ = id;
-        return *cached_entry_;
+        if (last_.entry && id.where.module == last_.id.where.module &&
+            id.where.offset == last_.id.where.offset && id.signature == last_.id.signature)
+            return *last_.entry;
+        last_.entry = &detail::require_entry(id, "the task");
+        last_.id = id;
+        return *last_.entry;
     }
 
     // The arguments: not in the slot, where the result is written over them.
     std::span<const std::byte> arguments(const SlotTask& task) {
-        if (task.block) return {args_segment_.data() + Arena::offset(task.block), task.size};
+        if (task.block) return {memory_.arguments.data() + Arena::offset(task.block), task.size};
         return {task.inline_bytes, task.size};
     }
 
@@ -291,8 +255,8 @@ class Worker {
     }
 
     void mark_output(const TaskSlot& slot) {
-        auto position = &slot - ring_segment_.at<RingHeader>()->slots();
-        ring_segment_.at<OutputMark>(kOutputMarksAt)[position] = output_->mark();
+        auto position = &slot - memory_.ring.at<RingHeader>()->slots();
+        memory_.ring.at<OutputMark>(kOutputMarksAt)[position] = output_->mark();
     }
 
     ReplyKind save_error(const SlotTask& task, ResultBuffer& buffer) {
@@ -307,96 +271,34 @@ class Worker {
         return task_fds_.lacked() ? ReplyKind::lacks_fds : ReplyKind::error;
     }
 
-    // How many tasks like this one it takes until a parent that is woken now has handed out more.
-    std::uint32_t tasks_until_refill(std::uint64_t duration) const {
-        if (duration < WorkerMeter::kTinyTaskNs) return 0;
-        return static_cast<std::uint32_t>(std::min<std::uint64_t>(2 * wake_ns_ / duration, 32));
-    }
+    struct Memory {  // shared with the pool's process
+        explicit Memory(std::vector<Fd>& fds)
+            : ring(Segment::attach(std::move(fds[0]), sys::Access::read_write)),
+              results(Segment::attach(std::move(fds[1]), sys::Access::read_write)),
+              arguments(Segment::attach(std::move(fds[2]), sys::Access::read_only)),
+              control(Segment::attach(std::move(fds[3]), sys::Access::read_write)) {}
+        Segment ring, results, arguments, control;
+    };
+    struct Known {  // the task that was run last
+        detail::TaskId id;
+        const detail::TaskEntry* entry = nullptr;
+    };
 
-    // After a completed task: tells the parent, if it sleeps, now or with the next ones. To wake it
-    // costs this worker about as much time as it takes (an interrupt of another CPU), so while
-    // there is more to do, it is done for several wake-ups' worth of work at a time: for more of
-    // it while three times as many tasks wait, whose results take that much longer anyway. A result
-    // is late by so much, or by the supervisor's tick.
-    void announce(std::uint64_t duration) {
-        bool is_long = duration > kLongTaskNs;
-        ++unannounced_;
-        unannounced_ns_ += duration;
-        std::uint32_t three_times = std::min(3 * unannounced_, kRingCapacity - 1);
-        bool is_little =
-            unannounced_ns_ < kAnnounceWakeUps * wake_ns_ ||
-            (unannounced_ns_ < kAnnounceOfMany * wake_ns_ && ring_.has_work(three_times));
-        if (is_little && ring_.has_work(tasks_until_refill(duration))) return;
-        std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(E1), SYNC(attended)
-        if (control_->bell.has_sleepers())
-            control_->bell.notify_all_fenced();
-        else if (is_long || (unannounced_ >= kAnnounced && ring_.parent_lags(2 * kAnnounced)))
-            ring_supervisor();
-        else if (unannounced_ < kAnnounced)
-            return;
-        unannounced_ = 0;
-        unannounced_ns_ = 0;
-    }
-
-    // SYNC(attended): the parent clears `attended`, fences, and looks at the rings; we complete a
-    // task, fence, and look at `attended`. So one of us sees the other.
-    void ring_supervisor() {
-        if (control_->attended.load(std::memory_order_relaxed) != 0) return;
-        if (control_->armed.load(std::memory_order_relaxed) == 0 || ring_.all_consumed()) return;
-        if (control_->armed.exchange(0) == 0) return;
-        std::uint64_t one = 1;
-        (void)!::write(supervisor_bell_.get(), &one, sizeof one);
-    }
-
-    void wait_for_task() {
-        if (spin_until(spin_.budget(*control_), [&] { return ring_.has_work(); })) return;
-        std::atomic_thread_fence(std::memory_order_seq_cst);  // SYNC(E1), SYNC(attended)
-        // The task after one that was not announced may have been taken back.
-        if (unannounced_ > 0 && control_->bell.has_sleepers())
-            control_->bell.notify_all_fenced();
-        else
-            ring_supervisor();
-        unannounced_ = 0;
-        unannounced_ns_ = 0;
-        control_->set_parked(index_, true);
-        EventCount& bell = ring_.doorbell();
-        EventCount::Key key = bell.prepare(0);
-        if (!ring_.has_work()) bell.wait(key, {});
-        bell.cancel(0);
-        control_->set_parked(index_, false);
-        if (!ring_.has_work()) {  // nothing came for a whole second
-            task_fds_.tidy();
-            results_.give_back_pages();
-            if (std::exchange(heap_used_, false)) give_back_freed_memory();
-        }
-        // The lifeline kills us with our parent; this is for a parent whose lifeline a forked
-        // process still holds.
-        if (parent_is_gone(parent_pid_)) leave_process(1);
-    }
-
-    Segment ring_segment_, result_segment_, args_segment_, control_segment_;
-    Fd supervisor_bell_;
+    Memory memory_;
     TaskFds task_fds_;
-    ControlPage* control_;
     RingWorker ring_;
     WorkerWords* words_;
     ResultArena results_;
     WorkerMeter meter_;
     PartialWriter partial_;
-    std::uint64_t wake_ns_;
-    SpinPolicy spin_;
-    SettingsBlock settings_;
-    unsigned inner_threads_;
-    HookSetup initializer_, finalizer_;
+    detail::Announcer announcer_;
+    detail::HookRunner hooks_;
     std::pair<Fd, Fd> output_fds_;  // until the initializer has run
     std::optional<OutputCapture> output_;
     detail::TaskContext* context_;
     std::uint32_t index_;
     int parent_pid_;
-    detail::TaskId cached_;
-    const detail::TaskEntry* cached_entry_ = nullptr;
-    std::uint32_t unannounced_ = 0;  // tasks whose result the parent may not have seen
-    std::uint64_t unannounced_ns_ = 0;
+    Known last_;
     std::uint64_t tidy_at_ = 0;
     bool heap_used_ = false;  // since freed memory was given back
 };
