@@ -19,6 +19,12 @@ void FutureDesk::poll() {
     drain(hold);
 }
 
+void FutureDesk::look_again() {
+    if (!pool_.owner.is_here()) return;
+    Hold hold(rooms_.mutex, rooms_.sleepers);
+    hold.wake_waiters();
+}
+
 bool FutureDesk::running(PoolTask& task) {
     if (!pool_.owner.is_here()) return false;
     Hold hold(rooms_.mutex, rooms_.sleepers);

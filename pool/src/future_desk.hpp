@@ -28,6 +28,7 @@ class FutureDesk {
     bool wait(const std::function<bool()>& ready, const Deadline& deadline) POOL_UNLOCKED;
     // Takes what has ended out of the lanes.
     void poll() POOL_UNLOCKED;
+    void look_again() POOL_UNLOCKED;  // whoever waits
     bool running(PoolTask& task) POOL_UNLOCKED;
     bool cancel(PoolTask& task, bool running_too) POOL_UNLOCKED;
     // False: the task is done.

@@ -103,7 +103,7 @@ Pool& Pool::global() {
     static std::atomic<Node*> current{nullptr};
     for (;;) {
         Node* node = current.load();
-        if (node && node->pool.core_->accepting()) return node->pool;
+        if (node && node->pool.core_->intake().accepting()) return node->pool;
         if (node && node->pool.core_->owned_here()) {
             const std::shared_ptr<detail::PoolCore>& core = node->pool.core_;
             if (!core->in_own_thread())

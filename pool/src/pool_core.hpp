@@ -33,6 +33,7 @@
 #include "argument_memory.hpp"
 #include "dispatch/wait_room.hpp"
 #include "future_desk.hpp"
+#include "intake.hpp"
 #include "joiner.hpp"
 #include "lanes/host_lane.hpp"
 #include "lanes/inline_lane.hpp"
@@ -61,31 +62,11 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     bool has_hosts() const { return hosts_.workers() > 0; }
     void hosts_told(std::uint32_t lane, std::vector<HostEvent> events) override POOL_UNLOCKED;
     PoolView& view() { return view_; }
+    Intake& intake() { return intake_; }
     FutureDesk& desk() { return desk_; }
     ArgumentMemory& memory() { return memory_; }
 
-    // What tasks get that say nothing else; null: nothing.
-    const TaskOptions* default_options() const {
-        return has_default_options_ ? &options_.task : nullptr;
-    }
     const PoolOptions& options() const { return options_; }
-    TokenUsePtr wanted(const std::vector<Tokens>& uses) const {
-        return uses.empty() ? nullptr : tasks_.tokens.wanted(uses);
-    }
-
-    void submit(const PoolTaskRef& task, TaskSink* sink, bool begun) POOL_UNLOCKED;
-    void submit_late(const PoolTaskRef& task,
-                     std::unique_ptr<LateArguments> arguments) POOL_UNLOCKED;
-    void submit_again(const PoolTaskRef& task) POOL_UNLOCKED;
-    void check_open() POOL_UNLOCKED;
-    // See pool_task.hpp.
-    static std::shared_ptr<void> take_place(const std::shared_ptr<PoolCore>& core);
-    bool take_place() POOL_UNLOCKED;  // see Place
-    void give_place_back() POOL_UNLOCKED;
-    // Between them join() waits: a map is collected.
-    void begin_map() POOL_UNLOCKED;
-    void end_map() POOL_UNLOCKED;
-    void look_again() POOL_UNLOCKED;  // whoever waits
     void run_in_background(std::function<void()> work) POOL_UNLOCKED;
     CallbackThread& callbacks() { return callbacks_; }
 
@@ -101,7 +82,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     void keep_for_ever() { self_ = shared_from_this(); }  // nobody will join()
     void cancel_waiting() POOL_UNLOCKED;                  // all of them
     void resize(unsigned workers) POOL_UNLOCKED;
-    bool accepting() POOL_UNLOCKED;  // false: closed, broken, or a forked copy
     bool owned_here() const { return owner_.is_here(); }
     // This thread runs callbacks of the pool's futures or Retry::when, or is in a map: it cannot
     // join().
@@ -112,22 +92,13 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     using Lock = PoolLock;
 
     void wake_waiters() noexcept override { wait_room_.wake_all(); }
-    // As many tasks as max_pending says are not done, or have their place.
-    bool is_full() const POOL_LOCKED {
-        return options_.max_pending != 0 && *options_.processes != 0 &&
-               tasks_.task_end.outstanding() + places_taken_ >= options_.max_pending;
-    }
-    void await_room(Hold& hold) POOL_LOCKED;
-    void await_tokens(const PoolTask& task, Hold& hold) POOL_LOCKED;
     void require_joinable() POOL_UNLOCKED;
     void await_end() POOL_UNLOCKED;
-    bool waits_in_vain() const POOL_LOCKED;
     void end_vain_waits() POOL_UNLOCKED;
     void kick_supervisor() noexcept override { supervision_.supervisor.kick(); }
     void say_who_attends() noexcept override POOL_LOCKED { wait_room_.say_who_attends(); }
 
     const PoolOptions options_;
-    const bool has_default_options_;
     const PoolOwner owner_;
     PoolShared shared_;
     CallbackThread callbacks_;
@@ -136,8 +107,6 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     Joiner joiner_;
     std::mutex joining_one_;  // before mutex_: the turn of whoever is in join()
     mutable PoolMutex mutex_;
-    bool is_destroyed_ POOL_GUARDED = false;
-    std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
     PoolTasks tasks_;
     const PoolRooms rooms_;
     PoolPolicies policies_;
@@ -146,6 +115,7 @@ class PoolCore final : public std::enable_shared_from_this<PoolCore>,
     InlineLane inline_lane_;  // if there are no workers
     WaitRoom wait_room_;
     FutureDesk desk_;
+    Intake intake_;
     ArgumentMemory memory_;
     PoolView view_;
 };

@@ -79,13 +79,8 @@ void PoolCore::run_in_background(std::function<void()> work) {
 void PoolCore::be_destroyed() {
     close();
     Hold hold(mutex_, *this);
-    is_destroyed_ = true;
+    tasks_.life.be_destroyed();
     hold.wake_waiters();  // a thread may be in join() already (join_until)
-}
-
-bool PoolCore::waits_in_vain() const {
-    std::uint64_t late = policies_.late.size();
-    return is_destroyed_ && late > 0 && tasks_.task_end.outstanding() == late;
 }
 
 // Of a pool that goes: when all that it has waits for others, whom nothing of the pool will tell
@@ -97,7 +92,7 @@ void PoolCore::end_vain_waits() {
         bool any = false;
         auto nobody_else_is_waited_for = [&]() POOL_LOCKED {
             left = late.left();
-            any = is_destroyed_ && late.size() > 0;
+            any = tasks_.life.destroyed() && late.size() > 0;
             return !any || tasks_.task_end.outstanding() == late.size();
         };
         desk_.wait(std::ref(nobody_else_is_waited_for), {});  // by reference: without memory
@@ -142,7 +137,7 @@ void PoolCore::await_end() {
         end_vain_waits();
         // In one step with the look: a stream may submit at any time.
         auto nothing_left = [&]() POOL_LOCKED {
-            if (waits_in_vain()) return true;
+            if (policies_.late.wait_in_vain()) return true;
             if (tasks_.task_end.outstanding() > 0 || tasks_.life.waits_for_maps()) return false;
             tasks_.life.seal();
             return sealed = true;

@@ -9,6 +9,7 @@
 #include <sidestep/detail/late_arguments.hpp>
 #include <sidestep/remote_error.hpp>
 
+#include "place.hpp"
 #include "pool_core.hpp"
 #include "task/record_memory.hpp"
 
@@ -95,35 +96,37 @@ PoolTask::~PoolTask() {
 PoolTaskRef PoolTask::create(const std::shared_ptr<PoolCore>& core, const TaskKind& kind,
                              const TaskOptions* options) {
     PoolTaskRef task(new PoolTask(core, kind));
-    task->options = core->default_options();
+    task->options = core->intake().default_options();
     task->priority = core->options().task.priority;
     if (options) {
         task->own_options_ = std::make_unique<TaskOptions>(merged(*options, core->options().task));
         task->options = task->own_options_.get();
         task->priority = task->options->priority;
-        if (TokenUsePtr use = core->wanted(task->options->uses))
+        if (TokenUsePtr use = core->intake().wanted(task->options->uses))
             task->make_more().tokens = std::move(use);
     }
     return task;
 }
 
-void check_open(PoolCore& core) { core.check_open(); }
+void check_open(PoolCore& core) { core.intake().check_open(); }
 void check_map(PoolCore& core, const MapOptions& options) {
-    core.check_open();
+    core.intake().check_open();
     check_map_options(options);
-    (void)core.wanted(options.task.uses);
+    (void)core.intake().wanted(options.task.uses);
 }
 std::shared_ptr<void> take_place(const std::shared_ptr<PoolCore>& core) {
-    return PoolCore::take_place(core);
+    Intake& intake = core->intake();
+    if (!intake.needs_place()) return core;
+    return Place<Intake>::take({core, &intake});
 }
-void look_again(PoolCore& core) { core.look_again(); }
+void look_again(PoolCore& core) { core.desk().look_again(); }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
     struct OpenMap {
         explicit OpenMap(const std::shared_ptr<PoolCore>& held) : core(held), here(*held) {
-            core->begin_map();
+            core->intake().begin_map();
         }
-        ~OpenMap() { core->end_map(); }
+        ~OpenMap() { core->intake().end_map(); }
         const std::shared_ptr<PoolCore> core;
         const InPool here;
     };
@@ -133,11 +136,11 @@ std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
 void PoolTask::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     // A part of a chunk may be wanted once more, when all of it is done.
     if (task->is_chunk() && task->runs_items_again()) task->keep_arguments();
-    task->core_->submit(task, sink, begun);
+    task->core_->intake().submit(task, sink, begun);
 }
 
 void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments) {
-    task->core().submit_late(task, std::move(arguments));
+    task->core().intake().submit_late(task, std::move(arguments));
 }
 
 void PoolTask::take_arguments(std::uint64_t its_block, TaskBytes& its_bytes,
@@ -181,7 +184,7 @@ PoolTaskRef PoolTask::part(std::uint32_t from, std::uint32_t to) {
     if (own_options_) {
         task->own_options_ = std::make_unique<TaskOptions>(*own_options_);
         task->options = task->own_options_.get();
-        its.tokens = core_->wanted(task->options->uses);
+        its.tokens = core_->intake().wanted(task->options->uses);
     }
     task->priority = priority;
     its.items.begin = from;
@@ -199,7 +202,7 @@ PoolTaskRef PoolTask::run_item_again(const PoolTaskRef& task, std::uint32_t item
     part->failures.attempts = static_cast<std::uint16_t>(task->failures.attempts + 1);
     part->failures.crashes = task->failures.crashes;
     part->failures.out_of_memory = task->failures.out_of_memory;
-    task->core_->submit_again(part);
+    task->core_->intake().submit_again(part);
     return part;
 }
 

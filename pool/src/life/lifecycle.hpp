@@ -50,6 +50,10 @@ class Lifecycle {
     void seal() { sealed_ = true; }
     bool sealed() const { return sealed_; }
 
+    // Nobody has the pool any more.
+    void be_destroyed() { destroyed_ = true; }
+    bool destroyed() const { return destroyed_; }
+
     // Maps that are collected: join() waits for them, unless the pool is ending.
     void begin_map() { ++maps_; }
     bool end_map() { return --maps_ == 0; }  // it was the last one
@@ -65,6 +69,7 @@ class Lifecycle {
     State state_ = State::running;
     bool interrupted_ = false;
     bool sealed_ = false;
+    bool destroyed_ = false;
     bool maps_cancelled_ = false;
     unsigned maps_ = 0;
     std::exception_ptr why_broken_;

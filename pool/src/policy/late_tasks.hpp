@@ -25,6 +25,11 @@ class LateTasks {
     }
 
     std::size_t size() const POOL_LOCKED { return waiting_.size(); }
+    // Nobody has the pool any more, and there are no other tasks.
+    bool wait_in_vain() const POOL_LOCKED {
+        return rooms_.life.destroyed() && !waiting_.empty() &&
+               rooms_.task_end.outstanding() == waiting_.size();
+    }
     // How many have stopped waiting, since the pool began.
     std::uint64_t left() const POOL_LOCKED { return left_; }
     // It waits no more.

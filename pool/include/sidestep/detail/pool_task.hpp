@@ -223,6 +223,27 @@ struct TaskRecord {
         if (more) more->items.done = more->items.end - more->items.begin;
     }
 
+    // A chunk of a map: so many items, the first of which is the `first`-th of the input. What
+    // befalls one of them costs the others nothing.
+    void set_chunk(std::uint32_t count, std::uint64_t first) {
+        Items& items = make_more().items;
+        items.end = count;
+        items.first = first;
+    }
+    bool is_chunk() const { return more && more->items.end > 0; }
+    // Once done: how many items were run, from the first on. They are all, or what came after is in
+    // other tasks, which run already: the item that ended this one (or its error), and the rest.
+    std::uint32_t items_done() const { return items().done; }
+    const Split* split() const { return more ? more->parts.get() : nullptr; }
+    // What a task is that was made on another host: see HostOrder.
+    void set_origin(std::uint64_t its_serial, const Items& its_items, std::uint16_t attempts) {
+        if (its_items.end > 0) make_more().items = its_items;
+        serial = its_serial;
+        failures.attempts = attempts;
+    }
+    // An item of its that threw is run again.
+    bool runs_items_again() const { return options && options->retry.max_attempts > 1; }
+
     const TaskId* const id;
     const TaskEntry* const entry;
     const void* const function;
@@ -258,26 +279,8 @@ class PoolTask final : public TaskState, public TaskRecord, public InRecordMemor
     // Takes it back if no worker has begun it; running_too: stops it. With what it was split into.
     void cancel_parts(bool running_too);
 
-    // A chunk of a map: so many items, the first of which is the `first`-th of the input. What
-    // befalls one of them costs the others nothing.
-    void set_chunk(std::uint32_t count, std::uint64_t first) {
-        Items& items = make_more().items;
-        items.end = count;
-        items.first = first;
-    }
-    bool is_chunk() const { return more && more->items.end > 0; }
     // Of a chunk that is not done: the place in the input of the first item that is not finished.
     std::uint64_t first_unfinished();
-    // Once done: how many items were run, from the first on. They are all, or what came after is in
-    // other tasks, which run already: the item that ended this one (or its error), and the rest.
-    std::uint32_t items_done() const { return items().done; }
-    const Split* split() const { return more ? more->parts.get() : nullptr; }
-    // What a task is that was made on another host: see HostOrder.
-    void set_origin(std::uint64_t its_serial, const Items& its_items, std::uint16_t attempts) {
-        if (its_items.end > 0) make_more().items = its_items;
-        serial = its_serial;
-        failures.attempts = attempts;
-    }
     // Once done: bytes of a value or of an error; or an error of the pool's, and no bytes.
     struct Ending {
         bool has_value;
@@ -288,8 +291,6 @@ class PoolTask final : public TaskState, public TaskRecord, public InRecordMemor
     // Runs an item that failed once more, if its options allow that; else null.
     static PoolTaskRef run_item_again(const PoolTaskRef& task, std::uint32_t item,
                                       const std::exception_ptr& error);
-    // An item of its that threw is run again.
-    bool runs_items_again() const { return options && options->retry.max_attempts > 1; }
     // For the pool: the items [from, to) of this chunk, as a task of their own.
     PoolTaskRef part(std::uint32_t from, std::uint32_t to);
     // Keeps the arguments for parts, or for a worker that may read them longer than this task is.
