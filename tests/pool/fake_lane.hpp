@@ -195,7 +195,7 @@ class FakePool final : public Sleepers {
             rooms.dispatcher.add(lanes.emplace_back(i, policies.outcomes));
     }
 
-    // As PoolCore::submit() does.
+    // As Intake::submit() does.
     PoolTask* submit(const sidestep::TaskOptions& options = {},
                      std::uint32_t items = 0) POOL_UNLOCKED {
         PoolTask* task = made_.make(options);
