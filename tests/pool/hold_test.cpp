@@ -16,9 +16,9 @@ class Diary final : public Sleepers {
   public:
     void wake_waiters() noexcept override { note("wake"); }
     void kick_supervisor() noexcept override { note("kick"); }
-    std::shared_ptr<const void> object(const char* name) {
-        return std::shared_ptr<const void>(
-            name, [this](const void* n) { note(static_cast<const char*>(n)); });
+    Leftover object(const char* name) {
+        return {std::shared_ptr<const void>(
+            name, [this](const void* n) { note(static_cast<const char*>(n)); })};
     }
     std::string entries() const { return entries_; }
     PoolMutex mutex;
@@ -72,4 +72,17 @@ TEST_CASE("each release does what was left for it, and that once", "[pool][rooms
         CHECK(diary.entries() == "wake first second");
     }
     CHECK(diary.entries() == "wake first second");
+}
+
+TEST_CASE("a Hold may be left several things, or nothing", "[pool][rooms][hold]") {
+    Diary diary;
+    {
+        Hold hold(diary.mutex, diary);
+        hold.drop_later(Leftover());
+        CHECK_FALSE(hold.catch_up());
+        for (const char* name : {"a", "b", "c"}) hold.drop_later(diary.object(name));
+    }
+    std::string entries = diary.entries();
+    CHECK(entries.size() == 5);
+    for (const char* name : {"a", "b", "c"}) CHECK(entries.find(name) != std::string::npos);
 }

@@ -261,6 +261,45 @@ TEST_CASE("a task that waited for others is let go without memory", "[pool][no_m
     CHECK(test::nothing_left_since(before));
 }
 
+TEST_CASE("a task that waits for others is ended without memory, and leaves nothing",
+          "[pool][no_memory][late]") {
+    enum class End { cancelled, terminated, broken };
+    const End end = GENERATE(End::cancelled, End::terminated, End::broken);
+    auto before = test::Resources::now();
+    {
+        std::optional<Spared> test_thread;
+        test_thread.emplace();
+        mp::Pool other({.processes = 1});
+        auto pool =
+            std::make_unique<mp::Pool>(mp::PoolOptions{.processes = 1, .start_patience = 50ms});
+        auto first = other.submit(hang);
+        std::vector<mp::Future<int>> sums;
+        for (int i = 0; i < 3; ++i) sums.push_back(pool->submit(test::add, first, first));
+        const int worker = pool->worker_pids().at(0);
+        Exhausted none(0, true);
+        test_thread.reset();
+        bool done = true;
+        if (end == End::cancelled)
+            for (auto& sum : sums) done = sum.cancel() && done;
+        else if (end == End::terminated)
+            pool->terminate();
+        else  // there is no memory for another one
+            kill(worker, SIGKILL);
+        for (auto& sum : sums) done = sum.wait_for(test::kPatience) && done;
+        (void)first.cancel();
+        pool.reset();
+        armed = false;
+        CHECK(done);
+        for (auto& sum : sums) {
+            if (end == End::broken)
+                CHECK_THROWS_AS(sum.get(), mp::BrokenPool);
+            else
+                CHECK_THROWS_AS(sum.get(), mp::CancelledError);
+        }
+    }
+    CHECK(test::nothing_left_since(before));
+}
+
 TEST_CASE("output for which there is no memory says so in its place", "[pool][no_memory][output]") {
     std::optional<Spared> test_thread;
     test_thread.emplace();

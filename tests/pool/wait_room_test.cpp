@@ -124,7 +124,7 @@ TEST_CASE("a thread whose result comes while it drops something does not go to s
     // follower who could be told.
     r.drain = [&](Hold& hold) POOL_LOCKED {
         if (std::this_thread::get_id() == main_thread && !std::exchange(dropped, true))
-            hold.drop_later(std::shared_ptr<const void>("", [&](const void*) { r.set(second); }));
+            hold.drop_later({std::shared_ptr<const void>("", [&](const void*) { r.set(second); })});
         return false;
     };
     std::thread leader([&] {

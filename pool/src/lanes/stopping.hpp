@@ -4,11 +4,11 @@
 #include <chrono>
 #include <cstdint>
 #include <exception>
-#include <memory>
 
 #include <sidestep/detail/pool_task.hpp>
 
 #include "task/failure_kind.hpp"
+#include "task/hold.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -18,7 +18,7 @@ struct Stopping {
     Step step = Step::asked;
     std::chrono::steady_clock::time_point next_at{};
     std::uint64_t arguments = 0;  // a block that the task still reads,
-    std::shared_ptr<void> kept;   //   or these
+    Leftover kept;                //   or these
     TokenUsePtr tokens;           // that it has
     PoolTask* task = nullptr;     // it is not done: it may be run again when the worker is free,
     FailureKind kind = FailureKind::error;

@@ -21,11 +21,10 @@ class LateTasks::Late final : public Dependents::Waiting {
         desk_.fail(*this, error, cancelled);
     }
     PoolTask& task() { return *task_; }
-    // As forget(), in begin() and fail(): who calls them has a reference to this, so that nothing
-    // has to be dropped later, for which there might be no memory.
+    // As forget(), in begin() and fail(): who calls them has a reference to this.
     void leave() noexcept POOL_LOCKED {
         auto at = desk_.waiting_.find(task_.get());
-        std::shared_ptr<Late> own = std::move(at->second);
+        std::shared_ptr<Late> own = std::move(at->second.late);
         desk_.waiting_.erase(at);
         ++desk_.left_;
         desk_.dependents_.remove(*own);
@@ -41,7 +40,7 @@ class LateTasks::Late final : public Dependents::Waiting {
 std::shared_ptr<Dependents::Waiting> LateTasks::add(PoolTask& task,
                                                     std::unique_ptr<LateArguments> arguments) {
     auto late = std::make_shared<Late>(*this, task, std::move(arguments));
-    waiting_.emplace(&task, late);
+    waiting_.emplace(&task, Entry{late});
     task.place = PoolTask::Place::late;
     return late;
 }
@@ -49,11 +48,12 @@ std::shared_ptr<Dependents::Waiting> LateTasks::add(PoolTask& task,
 void LateTasks::forget(PoolTask& task, Hold& hold) noexcept {
     auto at = waiting_.find(&task);
     if (at == waiting_.end()) return;
-    std::shared_ptr<Late> late = std::move(at->second);
+    Entry entry = std::move(at->second);
     waiting_.erase(at);
     ++left_;
-    dependents_.remove(*late);
-    hold.drop_later(std::move(late));
+    dependents_.remove(*entry.late);
+    entry.place.front() = std::move(entry.late);
+    hold.drop_later(std::move(entry.place));
 }
 
 PoolTask* LateTasks::take_one(Hold& hold) noexcept {

@@ -47,7 +47,11 @@ class LateTasks {
 
     const PoolRooms rooms_;
     Dependents dependents_;
-    std::map<PoolTask*, std::shared_ptr<Late>> waiting_ POOL_GUARDED;
+    struct Entry {
+        std::shared_ptr<Late> late;
+        Leftover place = Leftover(1);  // for it, when it is to be dropped
+    };
+    std::map<PoolTask*, Entry> waiting_ POOL_GUARDED;
     std::uint64_t left_ POOL_GUARDED = 0;
 };
 

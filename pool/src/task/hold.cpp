@@ -1,7 +1,5 @@
 #include "task/hold.hpp"
 
-#include <cstddef>
-#include <new>
 #include <utility>
 
 #include <sidestep/detail/pool_task.hpp>
@@ -35,15 +33,8 @@ void Hold::drop_later(PoolTask* task) noexcept {
     first_ = task;
 }
 
-// If there is no memory to remember the object, it is never dropped: that would be with the mutex.
-void Hold::drop_later(std::shared_ptr<const void> object) noexcept {
-    try {
-        objects_.push_back(std::move(object));
-    } catch (const std::bad_alloc&) {
-        using Object = std::shared_ptr<const void>;
-        alignas(Object) std::byte place[sizeof(Object)];
-        new (place) Object(std::move(object));
-    }
+void Hold::drop_later(Leftover object) noexcept {
+    objects_.splice_after(objects_.before_begin(), object);
 }
 
 }  // namespace sidestep::detail

@@ -1,8 +1,8 @@
 // A pool's mutex, held; and what has to wait until it is released.
 #pragma once
 
+#include <forward_list>
 #include <memory>
-#include <vector>
 
 #include "sync/pool_mutex.hpp"
 
@@ -22,6 +22,11 @@ class Sleepers {
   protected:
     ~Sleepers() = default;
 };
+
+// What a Hold is to drop later, and its place in that list: who will have something to drop makes
+// this when memory may still be refused, and nothing has to be had with the mutex held. One, or
+// none.
+using Leftover = std::forward_list<std::shared_ptr<const void>>;
 
 // Holds the mutex while it lives, but for the time between unlock() and lock(). What was noted for
 // later is done each time that the mutex has been released: who was to be woken finds the mutex
@@ -56,7 +61,7 @@ class SIDESTEP_SCOPED_CAPABILITY Hold {
 
     // The pool's reference to a task that is done.
     void drop_later(PoolTask* task) noexcept POOL_LOCKED;
-    void drop_later(std::shared_ptr<const void> object) noexcept POOL_LOCKED;
+    void drop_later(Leftover object) noexcept POOL_LOCKED;
     void wake_waiters() noexcept POOL_LOCKED { wakes_ = true; }
     void kick_supervisor() noexcept POOL_LOCKED { kicks_ = true; }
 
@@ -67,7 +72,7 @@ class SIDESTEP_SCOPED_CAPABILITY Hold {
     PoolMutex* const mutex_;
     Sleepers* const sleepers_;
     PoolTask* first_ = nullptr;  // a list, by TaskRecord::previous
-    std::vector<std::shared_ptr<const void>> objects_;
+    Leftover objects_;
     bool held_ = true;
     bool wakes_ = false;
     bool kicks_ = false;
