@@ -204,6 +204,52 @@ TEST_CASE("a fork while the pool is busy leaves a child that can exit, and says 
 }
 #endif
 
+#ifndef TEST_SANITIZED
+TEST_CASE("in a forked child each call of a ThreadPool says no, whatever its threads hold",
+          "[pool][thread_pool][fork]") {
+    using Call = void (*)(mp::ThreadPool&);
+    constexpr Call calls[] = {
+        [](mp::ThreadPool& pool) { pool.close(); },
+        [](mp::ThreadPool& pool) { pool.terminate(); },
+        [](mp::ThreadPool& pool) { pool.join(); },
+        [](mp::ThreadPool& pool) { (void)pool.join_for(1ms); },
+        [](mp::ThreadPool& pool) { pool.shutdown(); },
+        [](mp::ThreadPool& pool) { (void)pool.threads(); },
+        [](mp::ThreadPool& pool) { (void)pool.idle_threads(); },
+        [](mp::ThreadPool& pool) { (void)pool.stats(); },
+        [](mp::ThreadPool& pool) { pool.trace_stop(); },
+        [](mp::ThreadPool& pool) { (void)pool.submit([] {}); },
+        [](mp::ThreadPool& pool) { (void)pool.try_submit([] {}); },
+        [](mp::ThreadPool& pool) { (void)pool.map([](int i) { return i; }, std::vector<int>{1}); }};
+    mp::ThreadPool pool({.threads = 2});
+    std::atomic<bool> stop{false};
+    std::thread holder([&] {  // has the mutex most of the time
+        while (!stop) (void)pool.idle_threads();
+    });
+    for (const Call call : calls) {
+        CAPTURE(&call - calls);
+        for (int i = 0; i < 10; ++i) {
+            pid_t child = fork();
+            if (child == 0) {
+                alarm(60);  // it hangs
+                bool refused = false;
+                try {
+                    call(pool);
+                } catch (const std::logic_error&) {
+                    refused = true;
+                }
+                _exit(refused ? 0 : 1);
+            }
+            int status = 0;
+            CHECK(waitpid(child, &status, 0) == child);
+            CHECK(status == 0);
+        }
+    }
+    stop = true;
+    holder.join();
+}
+#endif
+
 TEST_CASE("a task that waits for tasks of its own pool does not deadlock", "[pool][thread_pool]") {
     mp::ThreadPool pool({.threads = 1});
     std::function<int(int)> fibonacci = [&](int n) {
