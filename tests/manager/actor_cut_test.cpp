@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -73,6 +74,7 @@ TEST_CASE(
     while (answer == 42) answer = proxy.call<&Worker::add>(1);
     CHECK(answer == 41);
     actor.join();
+    std::printf("%zu cuts of an answer of %zu bytes\n", cuts, size);
     CHECK(cuts == size);
     // The link to it ends when nobody is there any more, and goes when another one is made.
     fake.reset();
@@ -90,14 +92,18 @@ TEST_CASE("a client of an actor that dies at any byte of a call costs nobody any
     const std::string call =
         frame({FrameKind::call, 1, 1, 1, mp::detail::task_id<Body>()}, std::tuple(1));
     std::size_t cuts = 0;
-    for (std::size_t cut = 0; cut <= call.size(); ++cut, ++cuts) {
+    for (std::size_t cut = 0; cut <= call.size(); ++cut) {
         mp::Connection client = mp::Client(server.address, {.authkey = server.authkey});
         send_raw(client, frame({FrameKind::resume, 0, 0, 0, {}}, std::uint64_t(1000 + cut)));
         CHECK(client.recv<ObjectFrame>().head.kind == FrameKind::serves);
         send_raw(client, std::string_view(call).substr(0, cut));
-        if (cut == call.size()) CHECK(client.recv<ObjectFrame>().head.kind == FrameKind::value);
+        if (cut == call.size())
+            CHECK(client.recv<ObjectFrame>().head.kind == FrameKind::value);
+        else
+            ++cuts;
     }
-    CHECK(cuts == call.size() + 1);
+    std::printf("%zu cuts of a call of %zu bytes\n", cuts, call.size());
+    CHECK(cuts == call.size());
     CHECK(actor.call<&Worker::add>(1) == 2);  // the whole one was called, and no other
     CHECK(actor.restarts() == 0);
 }

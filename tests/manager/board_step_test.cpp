@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <functional>
 #include <optional>
 #include <span>
@@ -97,6 +98,7 @@ int sweep(const Trial& trial) {
     int kills = 0;
     const int stride = std::max(1, whole.steps / kMostKills);
     for (int steps = 0; steps < whole.steps; steps += stride) kills += !run(steps).completed;
+    std::printf("%d kills in an operation of %d instructions\n", kills, whole.steps);
     CHECK(kills >= std::min(whole.steps, kMostKills) / 2);
     return kills;
 }
