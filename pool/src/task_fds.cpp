@@ -1,5 +1,7 @@
 #include "task_fds.hpp"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -7,13 +9,16 @@
 #include <system_error>
 #include <utility>
 
+#include "sys/error.hpp"
 #include "sys/sys.hpp"
+#include "worker_protocol.hpp"
 
 namespace sidestep::inline v0 {
 namespace {
 
 using Kind = TaskFdsMessage::Kind;
 constexpr std::uint64_t kLasting = detail::TaskDescriptors::kLasting;
+constexpr std::uint64_t kLast = ~std::uint64_t(0);
 
 bool send(int control, const TaskFdsMessage& message, std::span<const int> fds) {
     try {
@@ -29,6 +34,12 @@ bool send(int control, const TaskFdsMessage& message, std::span<const int> fds) 
     }
 }
 
+// The kernel has kept a descriptor back, and does not say why.
+int why_cut(int control) {
+    const Fd another(::fcntl(control, F_DUPFD_CLOEXEC, 0));
+    return another ? EMSGSIZE : errno;
+}
+
 }  // namespace
 
 bool send_task_fds(int control, std::uint64_t serial, std::span<const int> fds) {
@@ -38,6 +49,22 @@ bool send_task_fds(int control, std::uint64_t serial, std::span<const int> fds) 
         if (!send(control, message, part)) return false;
     }
     return true;
+}
+
+bool FdsInFlight::has_room(std::size_t fds, std::uint64_t begin, std::uint64_t end) const {
+    std::size_t all = 0;
+    for (const Sent& each : sent_)
+        if (each.is_in(begin, end)) all += each.fds;
+    return all == 0 || all + fds <= kMost;
+}
+
+void FdsInFlight::add(std::size_t fds, std::uint64_t begin, std::uint64_t end) {
+    for (Sent& each : sent_)
+        if (!each.is_in(begin, end)) each = {};
+    auto free =
+        std::find_if(sent_.begin(), sent_.end(), [](const Sent& each) { return each.fds == 0; });
+    SIDESTEP_ASSERT(free != sent_.end());
+    *free = {end, fds};
 }
 
 void take_back_task_fds(int control, std::uint64_t serial, std::span<const int> fds) noexcept {
@@ -85,6 +112,35 @@ TaskFds::TaskFds(Fd control) : control_(std::move(control)) {
     sys::set_nonblocking(control_.get(), true);
 }
 
+std::string TaskFds::why_missing(std::string unseen) const {
+    switch (trouble_) {
+        case 0:
+            return unseen;
+        case EMFILE:
+            return "this worker has no descriptors left (raise RLIMIT_NOFILE, ulimit -n, or look "
+                   "for what leaks them)";
+        case ENFILE:
+            return "the system has no descriptors left (fs.file-max)";
+        case EMSGSIZE:
+            return "the kernel kept it back, though this worker may have more descriptors: it had "
+                   "none left at that moment (RLIMIT_NOFILE, ulimit -n), or a security module "
+                   "forbids it";
+        case ENOMEM:
+        case ENOBUFS:
+            return "the kernel has no memory to receive it";
+        case EBADF:
+        case ENOTSOCK:
+        case ENOTCONN:
+            return "this worker's control socket is closed: a task has closed descriptors that are "
+                   "not its own (close, closefrom, close_range)";
+        case ECONNRESET:
+            return "this worker's control socket has no other end any more: its pool has let go of "
+                   "it, or a task has shut it down";
+        default:
+            return std::generic_category().message(trouble_);
+    }
+}
+
 // Takes one message. False: there is none.
 bool TaskFds::receive() {
     TaskFdsMessage head;
@@ -92,10 +148,13 @@ bool TaskFds::receive() {
     try {
         message = sys::receive_message(control_.get(), std::as_writable_bytes(std::span(&head, 1)));
     } catch (const std::system_error& error) {
-        // EMSGSIZE: no descriptors are left. Else nothing is there, or a task has closed the
-        // socket. Who needs what should have come will say it.
-        return error.code().value() == EMSGSIZE;
+        const int code = error.code().value();
+        if (code == EAGAIN) return false;
+        // Who needs what should have come will say it.
+        trouble_ = code == EMSGSIZE ? why_cut(control_.get()) : code;
+        return code == EMSGSIZE;
     }
+    if (message.closed) trouble_ = ECONNRESET;
     if (message.closed || message.size != sizeof head || head.magic != TaskFdsMessage::kMagic)
         return false;
     if (head.kind == Kind::let_go) {
@@ -104,16 +163,25 @@ bool TaskFds::receive() {
         if (!message.fds.empty()) lasting_[head.number] = {std::move(message.fds[0]), nullptr};
     } else {
         if (head.first == 0) waiting_.erase(head.number);  // taken back, or sent once more
-        if (message.fds.empty()) return true;
-        std::vector<Fd>& fds = waiting_[head.number];
-        for (Fd& fd : message.fds) fds.push_back(std::move(fd));
-        while (waiting_.size() > kMostKept) waiting_.erase(waiting_.begin());
+        if (!message.fds.empty()) keep(head.number, std::move(message.fds));
     }
     return true;
 }
 
+// If there are too many, those that came first are of a task that was taken back: of tasks in the
+// ring there are far fewer.
+void TaskFds::keep(std::uint64_t serial, std::vector<Fd> fds) {
+    Waiting& its = waiting_[serial];
+    if (its.fds.empty()) its.arrival = serial == kFinalizerFds ? kLast : ++arrivals_;
+    for (Fd& fd : fds) its.fds.push_back(std::move(fd));
+    while (waiting_.size() > kMostKept)
+        waiting_.erase(std::min_element(
+            waiting_.begin(), waiting_.end(),
+            [](const auto& a, const auto& b) { return a.second.arrival < b.second.arrival; }));
+}
+
 void TaskFds::await(std::uint64_t serial, std::uint64_t count, std::uint64_t lasting) {
-    while (waiting_[serial].size() < count || lasting_.size() < lasting) {
+    while (waiting_[serial].fds.size() < count || lasting_.size() < lasting) {
         pollfd entry = {control_.get(), POLLIN, 0};
         int n = ::poll(&entry, 1, -1);
         if (n < 0 && errno == EINTR) continue;
@@ -125,12 +193,14 @@ void TaskFds::open(std::uint64_t serial, std::uint64_t count) {
     while (receive()) {
     }
     auto found = waiting_.find(serial);
-    std::size_t have = found == waiting_.end() ? 0 : found->second.size();
+    std::size_t have = found == waiting_.end() ? 0 : found->second.fds.size();
     if (have != count)
-        throw SerializationError(
-            "a task's descriptors did not arrive with it: too many tasks with "
-            "handles were in flight for this worker's descriptor limit, or they were closed");
-    current_ = std::move(found->second);
+        throw SerializationError(fmt::format(
+            "{} of the {} descriptors in a task's arguments did not reach its worker: {}",
+            count - std::min<std::uint64_t>(have, count), count,
+            why_missing("the application closed them before they were sent, or a task has read "
+                        "from this worker's control socket")));
+    current_ = std::move(found->second.fds);
     waiting_.erase(found);
 }
 
@@ -148,8 +218,8 @@ std::shared_ptr<void> TaskFds::get_lasting(std::uint64_t number, Make make) {
     bool before = std::exchange(lacked_, true);  // unless all goes well
     if (found == lasting_.end())
         throw SerializationError(
-            "a shared object in a task's arguments did not reach this worker: it has no "
-            "descriptors left (raise RLIMIT_NOFILE, ulimit -n, or look for what leaks them)");
+            "a shared object in a task's arguments did not reach this worker: " +
+            why_missing("a task has read from this worker's control socket"));
     if (!found->second.object) {
         Fd fd = std::move(found->second.fd);
         lasting_.erase(found);

@@ -1,9 +1,12 @@
 // Descriptors inside a task's arguments (handles of shared objects, connections): they travel
 // beside the ring, over the worker's control socket, and are sent before the task is published.
 //
+// A worker has few of them at a time (FdsInFlight), since it has to keep them until their tasks'
+// turn comes.
+//
 // A task that is taken back has its descriptors sent once more with its next worker. The first one
 // is told to close them, which it does within a second of the end of what it is at; if that could
-// not be said, since the socket was full, when kMostKept later ones have come.
+// not be said, since the socket was full, when kMostKept later tasks' have come.
 //
 // A lasting one (FdSink::put_lasting: the segment of a shared object) is sent to a worker once, and
 // stands in the arguments of all tasks by its identity. The worker keeps what it made of it until
@@ -11,10 +14,13 @@
 // by that task until it is done, so nothing is let go that a task in flight needs.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -46,6 +52,30 @@ bool send_task_fds(int control, std::uint64_t serial, std::span<const int> fds);
 // The task was taken back: its worker need not keep these.
 void take_back_task_fds(int control, std::uint64_t serial, std::span<const int> fds) noexcept;
 
+// Which tasks with descriptors of their own are in a worker's ring, by their places in the order of
+// all that were put there. Threads: the caller serialises.
+class FdsInFlight {
+  public:
+    static constexpr std::size_t kMost = 64;  // descriptors, or one task
+
+    // Those at the places from `begin` on, and before `end`, are in the ring now. True: another
+    // task, with so many, may come.
+    bool has_room(std::size_t fds, std::uint64_t begin, std::uint64_t end) const;
+    // It comes. Requires: has_room().
+    void add(std::size_t fds, std::uint64_t begin, std::uint64_t end);
+
+  private:
+    // One that was taken back counts as whatever has its place now.
+    struct Sent {
+        std::uint64_t place = 0;
+        std::size_t fds = 0;  // 0: this entry is free
+        bool is_in(std::uint64_t begin, std::uint64_t end) const {
+            return place >= begin && place < end;
+        }
+    };
+    std::array<Sent, kMost> sent_{};
+};
+
 // Which lasting descriptors a worker has, as the parent knows it. Threads: the caller serialises.
 class GivenFds {
   public:
@@ -68,7 +98,7 @@ class GivenFds {
 // The worker's side: one thread.
 class TaskFds final : public detail::FdSource {
   public:
-    static constexpr std::size_t kMostKept = 64;  // tasks
+    static constexpr std::size_t kMostKept = 4 * FdsInFlight::kMost;  // tasks
 
     explicit TaskFds(Fd control);
     // The task whose arguments are read next, with so many descriptors. Throws SerializationError
@@ -91,13 +121,23 @@ class TaskFds final : public detail::FdSource {
         Fd fd;                         // until it is first asked for,
         std::shared_ptr<void> object;  //   then this
     };
+    // Of a task that has not begun.
+    struct Waiting {
+        std::uint64_t arrival = 0;
+        std::vector<Fd> fds = {};
+    };
     bool receive();
+    void keep(std::uint64_t serial, std::vector<Fd> fds);
+    // What kept back what did not come; `unseen` if nothing is known of that.
+    std::string why_missing(std::string unseen) const;
 
     Fd control_;
-    std::map<std::uint64_t, std::vector<Fd>> waiting_;  // by serial
+    std::map<std::uint64_t, Waiting> waiting_;  // by serial
+    std::uint64_t arrivals_ = 0;
     std::vector<Fd> current_;
     std::unordered_map<std::uint64_t, Kept> lasting_;  // by identity
     bool lacked_ = false;
+    int trouble_ = 0;  // that kept the last descriptor from coming; 0: none was seen
 };
 
 }  // namespace sidestep

@@ -37,6 +37,12 @@ int lock_and_count(sidestep::Lock lock, sidestep::Queue<int> counter) {
     return n;
 }
 int wait_for_item(sidestep::Queue<int> queue) { return queue.get(); }
+int if_open(const sidestep::Connection& connection, int i) { return connection.fd() >= 0 ? i : -1; }
+long work_for_milliseconds() {
+    volatile long sum = 0;
+    for (long i = 0; i < 1'000'000; ++i) sum = sum + i;
+    return sum;
+}
 void put_one(const sidestep::Queue<int>::Producer& producer) {
     const_cast<sidestep::Queue<int>::Producer&>(producer).put(1);
 }
@@ -108,6 +114,22 @@ TEST_CASE("thousands of tasks with handles wait their turn and leave no descript
     for (int i = 0; i < 2000; ++i) futures.push_back(pool.submit(put_twice, queue, i));
     for (int i = 0; i < 2000; ++i) REQUIRE(futures[static_cast<std::size_t>(i)].get() == i);
     CHECK(queue.size() == 4000);
+}
+
+TEST_CASE("hundreds of tasks with connections wait their turn behind a longer one",
+          "[pool][handles]") {
+    auto method = GENERATE(from_range(test::methods()));
+    sidestep::Pool pool({.processes = 1, .start_method = method});
+    auto [end, other] = sidestep::Pipe();
+    for (int round = 0; round < 10; ++round) {
+        // Tasks that are tiny: hundreds are then sent ahead.
+        for (int i = 0; i < 1000; ++i) pool.submit(test::add, i, 1).wait();
+        auto longer = pool.submit(work_for_milliseconds);
+        std::vector<sidestep::Future<int>> futures;
+        for (int i = 0; i < 300; ++i) futures.push_back(pool.submit(if_open, end, i));
+        for (int i = 0; i < 300; ++i) REQUIRE(futures[static_cast<std::size_t>(i)].get() == i);
+        longer.wait();
+    }
 }
 
 TEST_CASE("a handle in a result is refused with a reason", "[pool][handles]") {

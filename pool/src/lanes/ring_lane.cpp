@@ -63,11 +63,15 @@ bool RingLane::start(PoolTask& task, Hold& hold) {
     if (!fds.empty()) {
         if (!fds.lasting.empty() && !timers_.is_set(Timers::Purpose::handles))
             timers_.set(Timers::Purpose::handles, sys::Clock::now() + kLetGo);
-        if (!send_descriptors(process.control(), sent_fds_, task.serial, fds)) {
+        const std::uint64_t begin = ring().consumed(), end = ring().published();
+        const std::size_t own = fds.numbers.size();
+        if ((own > 0 && !fds_in_flight_.has_room(own, begin, end)) ||
+            !send_descriptors(process.control(), sent_fds_, task.serial, fds)) {
             condition_.fd_socket_full = true;
             refresh();
             return false;
         }
+        if (own > 0) fds_in_flight_.add(own, begin, end);
     }
     RingParent& its = memory_->ring;
     fill_slot(its.next(), task, arguments);

@@ -38,7 +38,7 @@ class RingLane final : public Lane {
         bool dormant = false;   // it leaves when it is through; started again when there is a task
         bool corrupt = false;   // it wrote nonsense, and was killed
         // Send it no descriptors, so no tasks, until it completes a task or the next look: its
-        // control socket is full.
+        // control socket is full, or it has as many as it keeps.
         bool fd_socket_full = false;
         bool doubtful = false;  // at the last look its words contradicted each other
     };
@@ -108,6 +108,7 @@ class RingLane final : public Lane {
     std::shared_ptr<WorkerMemory> memory_;
     std::vector<PoolTask*> in_flight_tasks_ POOL_GUARDED;
     GivenFds sent_fds_ POOL_GUARDED;
+    FdsInFlight fds_in_flight_ POOL_GUARDED;
     FrontClock front_clock_ POOL_GUARDED;
     std::uint64_t last_front_ POOL_GUARDED = 0;                   // at the last look; see look()
     std::uint64_t questions_ POOL_GUARDED = 0;                    // that this worker was asked

@@ -44,6 +44,7 @@ void RingLane::open(Parts parts) noexcept {
     output = std::move(parts.output);
     in_flight_tasks_ = std::move(parts.in_flight_tasks);
     sent_fds_ = std::move(parts.sent_fds);
+    fds_in_flight_ = {};
     tally.launch_began = parts.launch_began;
     ++tally.launches;
     pid = process.pid();
