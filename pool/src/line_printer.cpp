@@ -37,13 +37,15 @@ std::string with_pid(std::string text, int pid) {
 LinePrinter::Ends LinePrinter::add(unsigned worker, int pid) {
     Ends ends;
     std::list<Source> added;
-    const std::string prefix = with_pid(with_index(prefix_, worker), pid);
+    const std::string form = with_pid(with_index(prefix_, worker), pid);
+    if (prefix_names_tasks(prefix_)) ends.nonce = make_line_nonce();
+    const std::string prefix = ends.nonce ? task_prefix(form, 0, "") : form;
     for (auto [end, to] :
          {std::pair(&ends.out, STDOUT_FILENO), std::pair(&ends.err, STDERR_FILENO)}) {
         sys::Pipe pipe = sys::make_pipe();
         sys::set_nonblocking(pipe.read_end.get(), true);
         *end = std::move(pipe.write_end);
-        added.push_back({ParentFd(std::move(pipe.read_end)), to, prefix});
+        added.push_back({ParentFd(std::move(pipe.read_end)), to, form, prefix, ends.nonce});
     }
     if (!thread_.joinable()) {
         bell_ = ParentFd(sys::make_eventfd());
@@ -87,6 +89,7 @@ void LinePrinter::run() {
             look(last);
             if (last) break;
         } catch (const std::bad_alloc&) {
+            is_behind_ = true;
             if (last && sys::Clock::now() - stopped > kPatience) break;
             (void)::poll(nullptr, 0, kPauseMs);
         }
@@ -98,12 +101,13 @@ void LinePrinter::look(bool last) {
     entries_.assign(1, {bell_.get(), POLLIN, 0});
     for (const Source& source : sources_) entries_.push_back({source.pipe.get(), POLLIN, 0});
     // Where the kernel has no memory, or this process a limit below its descriptors, all are read.
-    if (::poll(entries_.data(), entries_.size(), last ? 0 : -1) < 0)
+    if (::poll(entries_.data(), entries_.size(), last || is_behind_ ? 0 : -1) < 0)
         (void)::poll(nullptr, 0, kPauseMs);
     std::uint64_t count;
     if (entries_[0].revents != 0) (void)!::read(bell_.get(), &count, sizeof count);
     take_added();
     for (Source& source : sources_) {
+        if (is_behind_) print(source, source.ended);
         // No more than was there: somebody may write for ever.
         int left = last ? std::max(::fcntl(source.pipe.get(), F_GETPIPE_SZ), kRead) : 1;
         while (left > 0) {
@@ -114,6 +118,7 @@ void LinePrinter::look(bool last) {
         if (last && !source.ended) print(source, true);
     }
     sources_.remove_if([](const Source& source) { return source.ended; });
+    is_behind_ = false;
 }
 
 // How many bytes there were.
@@ -132,19 +137,39 @@ int LinePrinter::read(Source& source) {
     return static_cast<int>(n);
 }
 
+// Where memory is short it goes on later: each step is done, or has not been begun.
 void LinePrinter::print(Source& source, bool ended) {
     std::string& rest = source.rest;
-    const auto lines = static_cast<std::size_t>(std::count(rest.begin(), rest.end(), '\n')) + 1;
-    std::string text;
-    text.reserve(rest.size() + 1 + lines * source.prefix.size());  // or nothing happened
-    std::size_t begin = 0;
-    for (std::size_t end; (end = rest.find('\n', begin)) != std::string::npos; begin = end + 1)
-        text.append(source.prefix).append(rest, begin, end + 1 - begin);
-    rest.erase(0, begin);
-    if (rest.size() > kMostOfLine || (ended && !rest.empty())) {
-        text.append(source.prefix).append(rest) += '\n';
-        rest.clear();
+    if (!source.nonce) return print_begin(source, rest.size(), ended);
+    LineMark mark = LineMark::find(rest, *source.nonce);
+    while (mark.size > 0) {
+        if (mark.begin > 0) {  // a line ends where its task does
+            print_begin(source, mark.begin, true);
+        } else {
+            source.prefix = task_prefix(source.form, mark.number, mark.name);
+            rest.erase(0, mark.size);
+        }
+        mark = LineMark::find(rest, *source.nonce);
     }
+    // What may be the begin of a mark waits for the rest of it.
+    print_begin(source, ended ? rest.size() : mark.begin, ended);
+}
+
+// The lines among its first bytes. ended: the last one, too, which has no end.
+void LinePrinter::print_begin(Source& source, std::size_t size, bool ended) {
+    std::string& rest = source.rest;
+    const auto last = rest.begin() + static_cast<std::ptrdiff_t>(size);
+    const auto lines = static_cast<std::size_t>(std::count(rest.begin(), last, '\n')) + 1;
+    std::string text;
+    text.reserve(size + 1 + lines * source.prefix.size());  // or nothing happened
+    std::size_t begin = 0;
+    for (std::size_t end; (end = rest.find('\n', begin)) < size; begin = end + 1)
+        text.append(source.prefix).append(rest, begin, end + 1 - begin);
+    if (size - begin > kMostOfLine || (ended && size > begin)) {
+        text.append(source.prefix).append(rest, begin, size - begin) += '\n';
+        begin = size;
+    }
+    rest.erase(0, begin);
     if (!text.empty()) write(source.to, text);
 }
 

@@ -28,6 +28,8 @@ class OutputCapture {
     OutputCapture(Fd out, Fd err);
     // Flushes the standard streams; how far they are now.
     OutputMark mark() const;
+    int out_fd() const { return out_.get(); }
+    int err_fd() const { return err_.get(); }
     // Descriptors 1 and 2 are what they were.
     void stop();
 

@@ -10,6 +10,7 @@
 
 #include <sidestep/pool_errors.hpp>
 
+#include "line_mark.hpp"
 #include "process_memory.hpp"
 #include "sys/error.hpp"
 #include "task/record_memory.hpp"
@@ -38,7 +39,7 @@ PoolCore::PoolCore(const PoolOptions& options)
       hosts_(rooms_, {policies_.retries, policies_.chunks, policies_.end}),
       supervision_(rooms_, shared_, policies_, tasks_.pace, owner_.pid()),
       inline_lane_({*this, mutex_, tasks_.arguments, tasks_.task_end, tasks_.insight, options_.seed,
-                    owner_.pid()},
+                    owner_.pid(), lines_name_tasks(options_)},
                    [this](PoolTask& task, const std::exception_ptr& error) {
                        return policies_.retries.retry_here(task, error);
                    }),

@@ -9,6 +9,7 @@
 #include <sidestep/detail/late_arguments.hpp>
 #include <sidestep/remote_error.hpp>
 
+#include "line_mark.hpp"
 #include "place.hpp"
 #include "pool_core.hpp"
 #include "task/record_memory.hpp"
@@ -133,13 +134,21 @@ std::shared_ptr<void> hold_open(const std::shared_ptr<PoolCore>& core) {
     return std::make_shared<OpenMap>(core);
 }
 
+// A task that was made on another host has its name already.
 void PoolTask::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
+    if (lines_name_tasks(task->core_->options()) && task->serial == 0) {
+        TaskWriter writer(*task);
+        writer.truncate(task->bytes.size());  // it goes on behind what is there
+        append_task_name(writer, task->core_->view().task_name(*task));
+    }
     // A part of a chunk may be wanted once more, when all of it is done.
     if (task->is_chunk() && task->runs_items_again()) task->keep_arguments();
     task->core_->intake().submit(task, sink, begun);
 }
 
 void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments) {
+    if (lines_name_tasks(task->core().options()))
+        append_task_name(arguments->archive().buffer(), task->core().view().task_name(*task));
     task->core().intake().submit_late(task, std::move(arguments));
 }
 

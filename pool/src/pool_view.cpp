@@ -87,6 +87,16 @@ void PoolView::name_tasks(std::vector<WorkerStats>& rows, const std::vector<Task
         if (rows[i].task != 0) rows[i].task_name = rooms_.insight.name(labels[i]);
 }
 
+std::string PoolView::task_name(const PoolTask& task) {
+    pool_.owner.require_here();
+    TaskLabel label;
+    {
+        PoolLock lock(rooms_.mutex);
+        label = rooms_.insight.label(facts_of(task));
+    }
+    return rooms_.insight.name(label);
+}
+
 HostStats PoolView::own_host_stats() const {
     HostStats stats;
     stats.name = this_task::host();

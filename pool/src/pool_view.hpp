@@ -34,6 +34,7 @@ class PoolView {
     std::vector<Hosts::Share> hosts() POOL_UNLOCKED;  // this one first
     PoolStats stats() POOL_UNLOCKED;
     std::vector<WorkerStats> workers() POOL_UNLOCKED;  // the same rows, but for their memory: cheap
+    std::string task_name(const PoolTask& task) POOL_UNLOCKED;
     void trace(const std::string& path) POOL_UNLOCKED;
     void trace_stop();
 

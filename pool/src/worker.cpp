@@ -22,6 +22,7 @@
 
 #include "announcer.hpp"
 #include "hook_runner.hpp"
+#include "line_mark.hpp"
 #include "result_buffer.hpp"
 #include "start/boot.hpp"
 #include "start/boot_failure.hpp"
@@ -82,6 +83,7 @@ class Worker {
           context_(detail::task_context()),
           index_(setup.index),
           parent_pid_(setup.parent_pid) {
+        if (setup.marks_lines) line_nonce_ = setup.line_nonce;
         if (setup.captures_output) output_fds_ = {std::move(fds[5]), std::move(fds[6])};
         // A process that a task forks must not keep our memory alive, nor write to it.
         for (const Segment* s :
@@ -127,6 +129,8 @@ class Worker {
     [[noreturn]] void work() {
         if (output_fds_.first)
             output_.emplace(std::move(output_fds_.first), std::move(output_fds_.second));
+        if (line_nonce_ && output_)
+            line_marker_.emplace(*line_nonce_, output_->out_fd(), output_->err_fd());
         announcer_.begin();
         std::uint64_t begin = steady_now_ns();
         meter_.begin(begin);
@@ -216,6 +220,12 @@ class Worker {
         return {task.inline_bytes, task.size};
     }
 
+    // Whatever is printed from here on is the task's.
+    void begin_lines(const SlotTask& task, std::span<const std::byte>& its_arguments) {
+        const std::string_view name = detail::take_task_name(its_arguments);
+        line_marker_->begin_task(task.serial, name);
+    }
+
     void reply(TaskSlot& slot, const SlotSum::Reply& its) {
         slot.reply = its.kind;
         slot.block = its.block;
@@ -233,8 +243,10 @@ class Worker {
         ReplyKind kind = ReplyKind::value;
         ResultBuffer buffer(slot, partial_, results_);
         try {
+            std::span<const std::byte> its_arguments = arguments(task);
+            if (line_marker_) begin_lines(task, its_arguments);
             if (task.fds) task_fds_.open(task.serial, task.fds);
-            InputArchive input(arguments(task), &task_fds_);
+            InputArchive input(its_arguments, &task_fds_);
             const detail::TaskEntry& entry = entry_of(task);
             OutputArchive output(buffer);
             output.set_times(parts);
@@ -295,6 +307,8 @@ class Worker {
     detail::HookRunner hooks_;
     std::pair<Fd, Fd> output_fds_;  // until the initializer has run
     std::optional<OutputCapture> output_;
+    std::optional<detail::LineNonce> line_nonce_;
+    std::optional<detail::LineMarker> line_marker_;
     detail::TaskContext* context_;
     std::uint32_t index_;
     int parent_pid_;

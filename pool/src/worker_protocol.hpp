@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "crash_stack.hpp"
+#include "line_mark.hpp"
 #include "output_capture.hpp"
 #include "queue/task_ring.hpp"
 #include "sync/event_count.hpp"
@@ -87,6 +88,8 @@ struct WorkerSetup {
     std::int32_t cpu = -1;  // that it runs on; -1: any
     std::uint32_t inner_threads = 0;
     std::uint32_t captures_output = 0;  // 0 or 1
+    std::uint32_t marks_lines = 0;      // 1: each mark begins with line_nonce
+    detail::LineNonce line_nonce = {};
     std::uint64_t seed = 0;
     std::uint64_t wake_ns = 0;  // what it costs to wake a process
     SpinPolicy spin;

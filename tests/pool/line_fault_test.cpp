@@ -11,11 +11,13 @@
 #include <thread>
 
 #include "faults.hpp"
+#include "line_mark.hpp"
 #include "line_printer.hpp"
 #include "stdout_file.hpp"
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+using sidestep::detail::LineMarker;
 using sidestep::detail::LinePrinter;
 using test::Call;
 using test::Fault;
@@ -54,6 +56,49 @@ TEST_CASE("lines of workers are kept while there is no memory", "[pool][output][
     const bool failed = write_lines_with(Call::allocation, 1, times, ends.out.get());
     CHECK(failed);  // this takes memory itself
     CHECK(test::eventually([&] { return has_all_lines(file); }));
+    printer.stop();
+}
+
+TEST_CASE("lines come out when there is memory again, although nothing follows",
+          "[pool][output][lines][faults]") {
+    const int skip =
+        GENERATE(0, 1);  // the bytes that are read, and the lines that are made of them
+    const test::StdoutFile file;
+    LinePrinter printer("worker {index}: ");
+    auto ends = printer.add(3, 42);
+    bool failed = false;
+    {
+        const Fault fault(Call::allocation, 1, skip, 1);
+        (void)!write(ends.out.get(), "a line of a worker\n", 19);
+        failed = test::eventually([&] { return fault.happened(); });
+    }
+    CHECK(failed);
+    CHECK(test::eventually([&] { return file.text() == "worker 3: a line of a worker\n"; }));
+    printer.stop();
+}
+
+TEST_CASE("lines of tasks keep their names where memory is short",
+          "[pool][output][lines][faults]") {
+    const int skip = GENERATE(range(0, 5));
+    const test::StdoutFile file;
+    LinePrinter printer("worker {index}, a task called {task}: ");
+    auto ends = printer.add(3, 42);
+    const LineMarker marker(*ends.nonce, ends.out.get(), ends.err.get());
+    bool failed = false;
+    {
+        const Fault fault(Call::allocation, 1, skip, 1);
+        for (const char* name : {"the first one", "the second one"}) {
+            marker.begin_task(1, name);
+            (void)!write(ends.out.get(), "a line\n", 7);
+        }
+        failed = test::eventually([&] { return fault.happened(); });
+    }
+    CHECK(failed);
+    CHECK(test::eventually([&] {
+        return file.text() ==
+               "worker 3, a task called the first one: a line\n"
+               "worker 3, a task called the second one: a line\n";
+    }));
     printer.stop();
 }
 

@@ -8,7 +8,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +17,7 @@
 
 namespace mp = sidestep;
 using test::get;
+using test::lines_of;
 using test::methods;
 using namespace std::chrono_literals;
 
@@ -59,12 +59,6 @@ std::size_t flood(const std::string& path, std::size_t bytes) {
         words[test::kCount] += line.size();
     }
     return bytes;
-}
-std::vector<std::string> lines_of(const std::string& text) {
-    std::vector<std::string> lines;
-    std::istringstream in(text);
-    for (std::string line; std::getline(in, line);) lines.push_back(line);
-    return lines;
 }
 
 // A pipe that is this process's stdout, and that nobody reads before read_all().

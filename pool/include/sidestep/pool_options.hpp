@@ -133,10 +133,11 @@ struct PoolOptions {
     // What becomes of that which tasks write to stdout and stderr; see task_output.hpp. Initializer
     // and finalizer write to this process's own, always. (With processes = 0 nothing is captured.)
     Output output = Output::pass;
-    // Output::lines: what stands before each line. "{index}" is as in `env`,
-    // "{pid}" the worker's process: "[{index}] ". (Not the task: what a worker's tasks print comes
-    // out of one pipe, in which nothing says where the one ends and the next begins; and it is read
-    // when the worker may be several tasks further.)
+    // Output::lines: what stands before each line. "{index}" is as in `env`, "{pid}" the worker's
+    // process, "{task}" what the task is called that printed the line (TaskOptions::name, else its
+    // function; 256 bytes of it), "{number}" its number in the pool: "[{index}] ", "{task}: ".
+    // With the last two, half a line that a task leaves is a line, and each task costs its worker
+    // four system calls more. See task_output.hpp for what is whose.
     std::string line_prefix = {};
     // Of each task's stdout, and of its stderr, so many bytes are kept: the last ones. A task that
     // writes more than that takes more memory for 20 ms at most. From 1 on.

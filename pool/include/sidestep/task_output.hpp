@@ -47,6 +47,11 @@ enum class Output {
 //   one worker in their order, those to stdout and those to stderr each for themselves. When the
 //   pool has ended, all are out; but when nobody has taken any for two seconds then, the rest is
 //   dropped.
+// - "{task}" and "{number}" in the prefix: the task is the last one that its worker has begun when
+//   the line is written, by whatever: the task, its threads, a library, a child program. (So it is
+//   a later one for what a task leaves running; and none, an empty name and 0, before the first.)
+//   In a map it is that of the chunk. Which task it is stands in the pipe between the lines, behind
+//   16 random bytes: whatever tasks print is text.
 // - In the worker, stdout is a pipe and no terminal, and not buffered: a library may use no colours
 //   for that. A process that outlives the pool finds no reader (SIGPIPE).
 

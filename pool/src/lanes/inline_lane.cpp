@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <new>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include <sidestep/this_task.hpp>
 
 #include "insight/task_facts.hpp"
+#include "line_mark.hpp"
 #include "spare_errors.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -96,7 +98,9 @@ std::exception_ptr InlineLane::attempt(const PoolTask& task, OutputBuffer& resul
         arguments.block ? pool_.arguments.data(arguments.block) : arguments.inline_bytes;
     try {
         InlineFds fds(*arguments.fds);
-        InputArchive input({data, arguments.size}, &fds);
+        std::span<const std::byte> bytes(data, arguments.size);
+        if (pool_.lines_name_tasks) (void)take_task_name(bytes);
+        InputArchive input(bytes, &fds);
         OutputArchive output(result);
         task.entry->run(input, output);
         return nullptr;

@@ -29,6 +29,7 @@ class InlineLane final : public Lane {
         Insight& insight;
         std::uint64_t seed;
         int pid;
+        bool lines_name_tasks;  // so a name is behind each task's arguments
     };
 
     InlineLane(const Pool& pool, Again again);

@@ -143,6 +143,8 @@ void WorkerStarter::send_setup(std::uint32_t number, RingLane::Parts& parts) {
     if (options_.output == Output::lines) {
         lines = lines_.add(number, parts.process.pid());
         fds.insert(fds.end(), {lines.out.get(), lines.err.get()});
+        setup.marks_lines = lines.nonce ? 1 : 0;
+        setup.line_nonce = lines.nonce.value_or(LineNonce());
     }
     int control = parts.process.control();
     send_to_new(control, setup, fds);
