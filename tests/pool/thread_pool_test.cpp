@@ -226,7 +226,7 @@ TEST_CASE("in a forked child each call of a ThreadPool says no, whatever its thr
     std::thread holder([&] {  // has the mutex most of the time
         while (!stop) (void)pool.idle_threads();
     });
-    for (const Call call : calls) {
+    for (const Call& call : calls) {
         CAPTURE(&call - calls);
         for (int i = 0; i < 10; ++i) {
             pid_t child = fork();
