@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include <sidestep/value.hpp>
 
 #include "pool_support.hpp"
+#include "stdout_file.hpp"
 #include "thread_job.hpp"
 
 namespace {
@@ -48,6 +50,10 @@ unsigned third_time(int) {
 int prints(int) {
     std::printf("12345678");
     return 0;
+}
+int prints_line(int number) {
+    std::puts("a line");
+    return number;
 }
 void count(const std::string& path, std::size_t index) { ++SharedWords::attach(path)[index]; }
 
@@ -109,6 +115,15 @@ TEST_CASE("What is said for all tasks of a pool is said for those on other hosts
         CHECK(future.get() == 0);
         CHECK(future.output().out == "678");
         CHECK(future.output().out_dropped == 5);
+    }
+    SECTION("what stands before the lines that they print") {
+        const test::StdoutFile out;
+        Pool pool(
+            job.options({.output = sidestep::Output::lines, .line_prefix = "{number} {task}: "}));
+        CHECK(pool.submit({.key = kOnHost1, .name = "far"}, prints_line, 0).get() == 0);
+        auto one = pool.submit(test::add, 0, 1);
+        CHECK(pool.submit({.key = kOnHost1, .name = "late"}, prints_line, one).get() == 1);
+        CHECK(test::eventually([&] { return out.text() == "1 far: a line\n3 late: a line\n"; }));
     }
 }
 
