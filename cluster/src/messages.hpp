@@ -40,6 +40,7 @@
 
 #include "lanes/host_lane.hpp"
 #include "transport.hpp"
+#include "wired_details.hpp"
 #include "worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -157,21 +158,6 @@ struct SubmitTask {
     }
 };
 
-struct WiredOutput {
-    std::optional<TaskOutput> output;
-    template <class Archive>
-    void serialize(Archive& archive) {
-        bool given = output.has_value();
-        archive(given);
-        if (!given) return output.reset();
-        if (!output) output.emplace();
-        std::uint64_t out = output->out_dropped, err = output->err_dropped;
-        archive(output->out, output->err, out, err);
-        output->out_dropped = out;
-        output->err_dropped = err;
-    }
-};
-
 struct WiredReply {
     std::uint32_t pool = 0;
     std::uint64_t number = 0;
@@ -184,29 +170,6 @@ struct WiredReply {
         archive(pool, number, is_value, duration_ns, output);
     }
 };
-
-// What TaskError::Details has that the first process does not know itself.
-struct WiredDetails {
-    std::int32_t pid = 0;
-    std::uint32_t worker_index = 0;
-    std::optional<std::uint64_t> item;
-    std::uint8_t ended =
-        0;  // 0: running, 1: exited, 2: by a signal, 3: by one, with a core, 4: lost
-    std::int32_t status = 0;
-    std::vector<CodeAddress> stack;
-    std::string note;
-    bool oom_killed = false;
-    std::uint64_t limit = 0, used = 0;
-    WiredOutput output;
-
-    template <class Archive>
-    void serialize(Archive& archive) {
-        archive(pid, worker_index, item, ended, status, stack, note, oom_killed, limit, used,
-                output);
-    }
-};
-WiredDetails wired(const TaskError::Details& details);
-TaskError::Details unwired(WiredDetails details);
 
 struct WiredFailure {
     std::uint32_t pool = 0;
