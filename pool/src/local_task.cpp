@@ -89,12 +89,23 @@ bool LocalTaskBase::wait(const Deadline& deadline) {
         throw std::logic_error(
             "this future belongs to the process that made it, and this is a forked copy");
     }
-    WaitScope scope;
+    if (is_over(deadline)) return false;
+    WaitScope scope({this, [this] {
+                         std::lock_guard lock(mutex_);
+                         changed_.notify_all();
+                     }});
     std::unique_lock lock(mutex_);
-    auto is_done = [this] { return done(); };
-    if (deadline) return changed_.wait_until(lock, *deadline, is_done);
-    changed_.wait(lock, is_done);
-    return true;
+    auto may_go_on = [&] { return done() || scope.is_called(); };
+    for (;;) {
+        if (!deadline)
+            changed_.wait(lock, may_go_on);
+        else if (!changed_.wait_until(lock, *deadline, may_go_on))
+            return false;
+        if (done()) return true;
+        lock.unlock();
+        scope.serve();
+        lock.lock();
+    }
 }
 
 bool LocalTaskBase::running() {

@@ -11,6 +11,7 @@
 #include <sidestep/pool_errors.hpp>
 
 #include "line_mark.hpp"
+#include "nested/inline_nested.hpp"
 #include "process_memory.hpp"
 #include "sys/error.hpp"
 #include "task/record_memory.hpp"
@@ -37,7 +38,8 @@ PoolCore::PoolCore(const PoolOptions& options)
              tasks_.arguments, tasks_.task_end, tasks_.insight, tasks_.dispatcher},
       policies_(rooms_),
       hosts_(rooms_, {policies_.retries, policies_.chunks, policies_.end}),
-      supervision_(rooms_, shared_, policies_, tasks_.pace, owner_.pid()),
+      supervision_(rooms_, shared_, policies_, tasks_.pace, owner_.pid(),
+                   [this] { return shared_from_this(); }),
       inline_lane_({*this, mutex_, tasks_.arguments, tasks_.task_end, tasks_.insight, options_.seed,
                     owner_.pid(), lines_name_tasks(options_)},
                    [this](PoolTask& task, const std::exception_ptr& error) {
@@ -76,7 +78,10 @@ void PoolCore::start(const HostPlan& plan) {
             "PoolOptions::max_memory_growth cannot be watched: /proc/PID/statm cannot be read; "
             "mount "
             "the /proc of this pid namespace, or leave it out");
-    if (*options_.processes > 0) starter.make_launcher();
+    if (*options_.processes > 0)
+        starter.make_launcher();
+    else
+        inline_lane_.set_nested(std::make_shared<InlineNested>(weak_from_this()));
     supervision_.supervisor.open();
     try {
         if (starter.hooks_have_handles()) OtherHosts::require_no_hosts(plan);

@@ -153,6 +153,7 @@ void PoolCore::await_end() {
     Supervising since_its_thread_is_gone;
     ServiceThread& supervisor = supervision_.supervisor.thread();
     if (supervisor.joinable()) supervisor.join();
+    supervision_.nested.end();
     supervision_.starter.stop();  // a fork server goes now, though futures may keep this object
     policies_.retries.thread().stop();  // it may have callbacks called
     policies_.late.dependents().stop();
@@ -169,6 +170,7 @@ bool PoolCore::in_own_thread() {
 // They exist in the parent only.
 void PoolCore::abandon() {
     supervision_.supervisor.thread().abandon();
+    supervision_.nested.abandon();
     callbacks_.abandon();
     policies_.retries.thread().abandon();
     policies_.late.dependents().abandon();

@@ -1,6 +1,7 @@
 #include "pool_parts.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "sync/spin.hpp"
 
@@ -37,15 +38,18 @@ PoolPolicies::PoolPolicies(const PoolRooms& rooms)
       outcomes(rooms, {retries, chunks, stopper, limits, crash_loop}) {}
 
 PoolSupervision::PoolSupervision(const PoolRooms& rooms, const PoolShared& shared,
-                                 PoolPolicies& policies, LookPace& pace, int owner_pid)
+                                 PoolPolicies& policies, LookPace& pace, int owner_pid,
+                                 std::function<std::shared_ptr<PoolCore>()> core)
     : starter(rooms.options, {shared.control_segment, shared.arguments_reader, shared.spin,
                               shared.wake_ns, owner_pid}),
-      talk(rooms, policies.end, loop, trouble),
-      deaths(rooms,
-             {policies.end, loop, trouble, talk, *shared.control, policies.crash_loop, workers}),
+      relief(rooms),
+      nested(rooms, relief, policies.stopper, std::move(core)),
+      talk(rooms, policies.end, loop, trouble, nested),
+      deaths(rooms, {policies.end, loop, trouble, talk, *shared.control, policies.crash_loop,
+                     workers, nested}),
       fleet(rooms, {workers, policies.outcomes, *shared.control, policies.end, loop, talk, deaths,
-                    starter}),
-      housekeeper(rooms, pace, workers, fleet, shared.arguments),
+                    starter, relief}),
+      housekeeper(rooms, {pace, workers, fleet, relief, shared.arguments}),
       supervisor(rooms, {loop, trouble, fleet, deaths, housekeeper, policies.limits, policies.end,
                          *shared.control}) {}
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 
 #include <sidestep/pool_options.hpp>
 
@@ -13,6 +15,8 @@
 #include "life/timers.hpp"
 #include "memory/arena.hpp"
 #include "memory/segment.hpp"
+#include "nested/nested_desk.hpp"
+#include "nested/relief.hpp"
 #include "policy/chunk_recovery.hpp"
 #include "policy/late_tasks.hpp"
 #include "policy/limits.hpp"
@@ -79,12 +83,14 @@ struct PoolPolicies {
 // The workers, and who sees to them.
 struct PoolSupervision {
     PoolSupervision(const PoolRooms& rooms, const PoolShared& shared, PoolPolicies& policies,
-                    LookPace& pace, int owner_pid);
+                    LookPace& pace, int owner_pid, std::function<std::shared_ptr<PoolCore>()> core);
 
     EventLoop loop;
     Trouble trouble;
     Workers workers POOL_GUARDED;
     WorkerStarter starter;
+    Relief relief;
+    NestedDesk nested;
     WorkerTalk talk;
     WorkerDeaths deaths;
     Fleet fleet;

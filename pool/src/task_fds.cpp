@@ -212,6 +212,7 @@ int TaskFds::get(std::uint64_t number) {
 }
 
 std::shared_ptr<void> TaskFds::get_lasting(std::uint64_t number, Make make) {
+    if ((number & kLasting) == 0) return make(get(number));  // of a nested task
     std::uint64_t identity = number & ~kLasting;
     auto found = lasting_.find(identity);
     while (found == lasting_.end() && receive()) found = lasting_.find(identity);

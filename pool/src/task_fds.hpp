@@ -115,6 +115,7 @@ class TaskFds final : public detail::FdSource {
     void tidy();
     // A lasting one did not come, since this was asked last.
     bool lacked() { return std::exchange(lacked_, false); }
+    int control() const { return control_.get(); }
 
   private:
     struct Kept {

@@ -61,12 +61,24 @@ std::optional<std::size_t> CompletionQueue::pop() {
 }
 
 bool CompletionQueue::wait(const Deadline& deadline) {
-    WaitScope scope;
+    if (!empty()) return true;
+    if (is_over(deadline)) return false;
+    WaitScope scope({nullptr, [this] {
+                         std::lock_guard lock(mutex_);
+                         pushed_.notify_all();
+                     }});
     std::unique_lock lock(mutex_);
-    auto pushed = [this] { return next_ < tags_.size(); };
-    if (deadline) return pushed_.wait_until(lock, *deadline, pushed);
-    pushed_.wait(lock, pushed);
-    return true;
+    auto may_go_on = [&] { return next_ < tags_.size() || scope.is_called(); };
+    for (;;) {
+        if (!deadline)
+            pushed_.wait(lock, may_go_on);
+        else if (!pushed_.wait_until(lock, *deadline, may_go_on))
+            return false;
+        if (next_ < tags_.size()) return true;
+        lock.unlock();
+        scope.serve();
+        lock.lock();
+    }
 }
 
 void TaskListeners::add(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {

@@ -3,9 +3,11 @@
 #include <sys/utsname.h>
 
 #include <chrono>
+#include <stdexcept>
 #include <thread>
 
 #include <sidestep/detail/deadline.hpp>
+#include <sidestep/task_pool.hpp>
 
 #include "sys/sys.hpp"
 
@@ -17,6 +19,12 @@ thread_local TaskContext current;
 }
 
 TaskContext* task_context() noexcept { return &current; }
+
+const TaskContext& outermost_task() noexcept {
+    const TaskContext* task = &current;
+    while (task->outer) task = task->outer;
+    return *task;
+}
 
 TaskScope::TaskScope(const TaskContext& context) noexcept : before_(current) { current = context; }
 TaskScope::~TaskScope() { current = before_; }
@@ -37,10 +45,22 @@ std::uint64_t mix(std::uint64_t x) {
 
 bool stop_requested() noexcept { return detail::task_context()->stop_wanted(); }
 
+TaskPool pool() {
+    const detail::TaskContext& task = detail::outermost_task();
+    if (const std::shared_ptr<detail::NestedPool>* pool = detail::task_context()->pool;
+        pool && task.number != 0) {
+        (*pool)->taken_by(task.number);
+        return TaskPool(*pool);
+    }
+    throw std::logic_error(
+        "this_task::pool(): this thread runs no task; call it in the task's own thread, and hand "
+        "on what it returns, or use the Pool itself");
+}
+
 bool sleep_for(Timeout time) noexcept {
     // A pool that could wake us may be gone.
     constexpr std::chrono::seconds kLongest{1};
-    const detail::TaskContext& task = *detail::task_context();
+    const detail::TaskContext& task = detail::outermost_task();
     const sys::Deadline end = detail::deadline_after(time);
     for (;;) {
         // What is read here is what is slept on: a request that comes in between changes it.

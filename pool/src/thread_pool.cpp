@@ -5,13 +5,16 @@
 #include <string>
 #include <utility>
 
+#include "nested/thread_nested.hpp"
 #include "thread_pool_core.hpp"
 
 namespace sidestep::inline v0 {
 
 ThreadPool::ThreadPool(ThreadPoolOptions options)
     : core_(std::make_shared<detail::ThreadPoolCore>(std::move(options))),
-      exceptions_at_start_(std::uncaught_exceptions()) {}
+      exceptions_at_start_(std::uncaught_exceptions()) {
+    core_->set_nested(detail::make_thread_nested(core_, processes()));
+}
 
 ThreadPool::~ThreadPool() {
     if (!core_->owned_here()) {  // a forked copy has no threads to join: nothing is touched

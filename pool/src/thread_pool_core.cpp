@@ -254,6 +254,7 @@ void ThreadPoolCore::run_attempts(Entry& entry, unsigned index) {
     context.seed = options_.seed;
     context.worker = static_cast<int>(index);
     context.stop_flag = &job.task().stop_flag();
+    context.pool = &nested_;
     arm_timer(entry);
     for (bool again = true; again;) {
         context.attempt = ++job.attempt;
@@ -317,12 +318,7 @@ void ThreadPoolCore::end_wait() noexcept {
     --in_wait_;
 }
 
-WaitScope::WaitScope() : core_(pool_of_this_thread) {
-    if (core_) core_->begin_wait();
-}
-WaitScope::~WaitScope() {
-    if (core_) core_->end_wait();
-}
+ThreadPoolCore* ThreadPoolCore::of_this_thread() noexcept { return pool_of_this_thread; }
 
 // --- the end -----------------------------------------------------------------------------------
 

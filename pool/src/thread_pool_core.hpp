@@ -14,6 +14,7 @@
 #include <string>
 #include <thread>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include <sidestep/pool_errors.hpp>
@@ -95,6 +96,10 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     // Throws std::invalid_argument for tokens that the pool has not.
     void check_tokens(const TaskOptions& options) const { (void)tokens_.wanted(options.uses); }
 
+    // What its tasks have as this_task::pool(). Before the first one.
+    void set_nested(std::shared_ptr<NestedPool> nested) { nested_ = std::move(nested); }
+    // Whose thread this is; null: no pool's.
+    static ThreadPoolCore* of_this_thread() noexcept;
     // A thread of the pool begins, or ends, to wait for a future: another one may run meanwhile.
     void begin_wait() noexcept POOL_UNLOCKED;
     void end_wait() noexcept POOL_UNLOCKED;
@@ -157,6 +162,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void require_owner() const;
 
     const ThreadPoolOptions options_;
+    std::shared_ptr<NestedPool> nested_;
     const ForkMarker marker_;
     const int pid_ = ::getpid();
     BackgroundThreads background_;

@@ -8,6 +8,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstdio>
+#include <memory>
 #include <new>
 #include <optional>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "announcer.hpp"
 #include "hook_runner.hpp"
 #include "line_mark.hpp"
+#include "nested/nested_client.hpp"
 #include "result_buffer.hpp"
 #include "start/boot.hpp"
 #include "start/boot_failure.hpp"
@@ -81,6 +83,7 @@ class Worker {
           announcer_(*memory_.control.at<ControlPage>(), ring_, std::move(fds[4]), setup),
           hooks_(setup, memory_.arguments.bytes(), task_fds_),
           context_(detail::task_context()),
+          nested_(std::make_shared<detail::NestedClient>(task_fds_.control(), setup.spin.workers)),
           index_(setup.index),
           parent_pid_(setup.parent_pid) {
         if (setup.marks_lines) line_nonce_ = setup.line_nonce;
@@ -96,6 +99,7 @@ class Worker {
         context_->seed = setup.seed;
         context_->stop_number = &ring_.stop_number();
         context_->progress = &partial_;
+        context_->pool = &nested_;
     }
 
     // What the parent is told: that it is ready, or what its initializer threw, or the setting up
@@ -310,6 +314,7 @@ class Worker {
     std::optional<detail::LineNonce> line_nonce_;
     std::optional<detail::LineMarker> line_marker_;
     detail::TaskContext* context_;
+    const std::shared_ptr<detail::NestedPool> nested_;
     std::uint32_t index_;
     int parent_pid_;
     Known last_;

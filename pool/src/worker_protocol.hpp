@@ -98,9 +98,11 @@ struct WorkerSetup {
 };
 
 // A worker's answer: it takes tasks now; or its initializer threw, or what it was to set up could
-// not be had (in_settings: 1), and it leaves.
+// not be had (in_settings: 1), and it leaves. Later, once, with the other magic: the descriptor
+// that comes along is the way to its nested tasks (nested_message.hpp).
 struct WorkerReady {
     static constexpr std::uint64_t kMagic = 0x7964616572;
+    static constexpr std::uint64_t kLineMagic = 0x656e696c6473656e;
     std::uint64_t magic = kMagic;
     std::uint64_t error_block = 0;  // in its result arena; 0: it is ready
     std::uint64_t error_size = 0;

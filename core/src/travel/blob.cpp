@@ -130,6 +130,12 @@ std::span<const std::byte> Blob::bytes() const {
     return {mapping_ ? mapping_.data() : heap_.data() + offset_, size_};
 }
 
+void Blob::shrink() {
+    if (mapping_) return;
+    heap_.resize(offset_ + size_);
+    heap_.shrink_to_fit();
+}
+
 int Blob::get(std::uint64_t number) {
     if (number >= fds_.size() || !fds_[number])
         throw SerializationError(fmt::format(

@@ -53,6 +53,8 @@ class Blob final : public detail::FdSource {
     static std::optional<Blob> receive(int socket);
 
     std::span<const std::byte> bytes() const;
+    // For one that is kept: lets go of the room that its bytes do not need.
+    void shrink();
     int get(std::uint64_t number) override;
 
   private:

@@ -86,6 +86,7 @@
 #include <sidestep/remote_error.hpp>
 #include <sidestep/stream.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/task_pool.hpp>
 #include <sidestep/this_task.hpp>
 #include <sidestep/when.hpp>
 

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -16,6 +17,7 @@ namespace sidestep::inline v0 {
 namespace detail {
 
 class ProgressTeller;
+class NestedPool;
 
 // What stands in TaskContext::stop_number when this attempt at the task is asked to stop, and what
 // it returns counts (TaskOptions::soft_timeout). For one that is to end now it is the number alone.
@@ -40,22 +42,29 @@ struct TaskContext {
     ProgressTeller* progress = nullptr;                // told after each item (ChunkProgress)
     std::atomic<std::uint64_t>* started_ns = nullptr;  // told before each item
     bool prints_elsewhere = false;  // than to stdout, or what leads there (flush_printed())
+    // The pool that runs it, which lives at least as long (this_task::pool()); null: none.
+    const std::shared_ptr<NestedPool>* pool = nullptr;
+    const TaskContext* outer = nullptr;  // of a task that runs inside another one, which waits
 
     bool stop_requested() const noexcept {
         // Relaxed: a request, nothing hangs on it but the task's own decision.
         if (stop_number)
             return number != 0 && stop_number->load(std::memory_order_relaxed) == number;
+        if (outer) return outer->stop_requested();
         return stop_flag && stop_flag->load(std::memory_order_relaxed) != 0;
     }
     // That, or it is asked to stop.
     bool stop_wanted() const noexcept {
         if (stop_requested()) return true;
+        if (outer) return outer->stop_wanted();
         return stop_number && number != 0 &&
                stop_number->load(std::memory_order_relaxed) == soft_stop(number, attempt);
     }
 };
 // Never null.
 TaskContext* task_context() noexcept;
+// The one that others run inside of, if there is one.
+const TaskContext& outermost_task() noexcept;
 // For the time of this object, the thread runs that task.
 class TaskScope {
   public:

@@ -14,28 +14,12 @@
 #include "insight/task_facts.hpp"
 #include "line_mark.hpp"
 #include "spare_errors.hpp"
+#include "task/local_fds.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr std::uint32_t kNoLimit32 = ~std::uint32_t(0);
-
-// The descriptors of a task's arguments, for the same process.
-class InlineFds final : public FdSource {
-  public:
-    explicit InlineFds(const TaskDescriptors& fds) : fds_(&fds) {}
-    int get(std::uint64_t number) override { return Fd::duplicate_of(find(number)).release(); }
-
-  private:
-    int find(std::uint64_t number) const {
-        for (const auto& each : fds_->lasting)
-            if (number == (TaskDescriptors::kLasting | each.identity)) return each.fd;
-        if (number < fds_->numbers.size()) return fds_->numbers[number];
-        throw SerializationError("the task's arguments name a descriptor that did not come");
-    }
-
-    const TaskDescriptors* fds_;
-};
 
 }  // namespace
 
@@ -89,6 +73,7 @@ TaskContext InlineLane::context_of(const PoolTask& task) const {
     context.worker = 0;
     context.items_begin = task.items().begin;
     context.items_end = task.items().end;
+    context.pool = &nested_;
     return context;
 }
 
@@ -97,7 +82,7 @@ std::exception_ptr InlineLane::attempt(const PoolTask& task, OutputBuffer& resul
     const std::byte* data =
         arguments.block ? pool_.arguments.data(arguments.block) : arguments.inline_bytes;
     try {
-        InlineFds fds(*arguments.fds);
+        LocalFds fds(*arguments.fds);
         std::span<const std::byte> bytes(data, arguments.size);
         if (pool_.lines_name_tasks) (void)take_task_name(bytes);
         InputArchive input(bytes, &fds);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
+#include <utility>
 
 #include <sidestep/this_task.hpp>
 
@@ -42,6 +44,8 @@ class InlineLane final : public Lane {
     bool front_runs() POOL_LOCKED override { return false; }
     bool stop(Hold&) noexcept POOL_LOCKED override { return false; }
     TaskError::Details describe(const PoolTask& task) const POOL_LOCKED override;
+    // What tasks have as this_task::pool(). Before the first one.
+    void set_nested(std::shared_ptr<NestedPool> nested) { nested_ = std::move(nested); }
 
   private:
     TaskContext context_of(const PoolTask& task) const;
@@ -51,6 +55,7 @@ class InlineLane final : public Lane {
 
     const Pool pool_;
     const Again again_;
+    std::shared_ptr<NestedPool> nested_;
 };
 
 }  // namespace sidestep::detail

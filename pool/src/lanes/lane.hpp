@@ -89,6 +89,14 @@ struct MemoryLook {
     }
 };
 
+// What a lane is to do beside running the task at its front.
+enum class LaneDuty : unsigned char {
+    works,  // it gets tasks
+    waits,  // its task waits for nested ones: it gets none, and another lane works in its place
+    helps,  // its task waits, and runs nested ones meanwhile: it gets no others
+    rests   // it works in nobody's place: it gets none
+};
+
 class Lane {
   public:
     using Time = std::chrono::steady_clock::time_point;
@@ -102,6 +110,7 @@ class Lane {
     int pid = 0;                 // of the process that runs its tasks; 0: there is none now
     std::uint64_t tasks_ended = 0;
     LaneLoad load;
+    LaneDuty duty = LaneDuty::works;   // changed by set_duty()
     std::optional<Stopping> stopping;  // the task that was at its front is being stopped
     std::uint64_t asked_to_stop = 0;   // the last request of ask_to_stop()
     MemoryLook memory_look;            // owned by the supervisor's thread
@@ -136,6 +145,8 @@ class Lane {
         return nullptr;
     }
     virtual void ask_where(std::uint64_t) noexcept POOL_LOCKED {}
+    // Hands back what has not begun, if it is to get none.
+    virtual void set_duty(LaneDuty, Hold&) POOL_LOCKED {}
     // The worker's process gets the signal. Where there is none: nothing.
     virtual void signal(int, Hold&) noexcept POOL_LOCKED {}
     // A look at the front; Limits goes by it. The default: it sees to limits by itself.

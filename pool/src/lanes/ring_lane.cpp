@@ -45,7 +45,7 @@ RingLane::RingLane(std::uint32_t its_number, LaneEvents& events, Timers& timers,
 // After each change of what it goes by.
 void RingLane::refresh() {
     const Condition& is = condition_;
-    bool closed = !is.alive || is.leaving || is.retiring || stopping;
+    bool closed = !is.alive || is.leaving || is.retiring || stopping || duty != LaneDuty::works;
     bool through = options_.max_tasks_per_child && is.alive &&
                    memory_->ring.published() >= options_.max_tasks_per_child;
     load.works = is.ready && !closed;

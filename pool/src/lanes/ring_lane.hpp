@@ -66,6 +66,7 @@ class RingLane final : public Lane {
     void ask_to_stop(std::uint64_t request) POOL_LOCKED override;
     std::shared_ptr<const AskedStack> whereabouts(std::uint64_t& question) POOL_LOCKED override;
     void ask_where(std::uint64_t question) noexcept POOL_LOCKED override;
+    void set_duty(LaneDuty wanted, Hold& hold) POOL_LOCKED override;
     void signal(int which, Hold& hold) noexcept POOL_LOCKED override;
     LaneFront look_at_front(Time now) POOL_LOCKED override;
     std::uint64_t begun_ns(std::uint64_t now) const POOL_LOCKED override;

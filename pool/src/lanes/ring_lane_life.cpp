@@ -74,6 +74,7 @@ void RingLane::close() noexcept {
     process = {};
     pid = 0;
     condition_.alive = condition_.ready = condition_.retiring = false;
+    if (duty != LaneDuty::rests) duty = LaneDuty::works;  // the task that waited has gone with it
     refresh();
 }
 
@@ -87,6 +88,13 @@ void RingLane::set_ready() {
 void RingLane::set_dormant(bool dormant, Hold& hold) {
     condition_.dormant = dormant;
     if (dormant && condition_.alive && load.in_flight == 0) ask_to_leave(hold);
+}
+
+void RingLane::set_duty(LaneDuty wanted, Hold& hold) {
+    if (duty == wanted) return;
+    duty = wanted;
+    if (duty != LaneDuty::works) take_back(front_runs() ? 1 : 0, hold);
+    refresh();
 }
 
 void RingLane::retire(Hold& hold) {

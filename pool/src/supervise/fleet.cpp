@@ -25,6 +25,7 @@ constexpr auto kLongestPause = 250ms;  //   something that it needs
 Fleet::Fleet(const PoolRooms& rooms, const Pool& pool)
     : rooms_(rooms), pool_(pool), target_(*rooms.options.processes) {
     for (std::uint32_t i = 0; i < target(); ++i) add_worker();
+    followed_ = target();
 }
 
 // Strong guarantee.
@@ -114,7 +115,10 @@ void Fleet::note_failed_launch(Worker& worker, const std::exception_ptr& error) 
     } else {
         pool_.deaths.note_death_without_progress(worker);
     }
-    if (!all_gone())
+    // Those that wait for nested tasks wait for this one, too.
+    if (std::any_of(pool_.workers.begin(), pool_.workers.end(), [](const Worker& each) {
+            return each.lane.condition().alive && each.lane.duty != LaneDuty::waits;
+        }))
         nobody_since_.reset();
     else if (!nobody_since_)
         nobody_since_ = now;
@@ -304,6 +308,7 @@ void Fleet::wake(Hold& hold) {
         worker.lane.set_dormant(false, hold);
         worker.respawn_at = sys::Clock::now();
     }
+    pool_.relief.share_out(hold);
     hold.kick_supervisor();
 }
 
@@ -311,27 +316,30 @@ void Fleet::wake(Hold& hold) {
 
 void Fleet::resize(std::uint32_t target, Hold& hold) {
     target_ = target;
+    pool_.relief.set_target(target, hold);
     hold.kick_supervisor();
 }
 
 // Grows or shrinks to the number of workers that is wanted.
 void Fleet::follow_target() {
     Hold hold(rooms_.mutex, rooms_.sleepers);
-    std::uint32_t wanted = target();
+    // Keys belong to those that are always there.
+    std::uint32_t keyed = target(), wanted = keyed + pool_.relief.helpers();
     Backlog& backlog = rooms_.dispatcher.backlog();
-    if (wanted == 0 || backlog.workers() == wanted) return;
+    if (wanted == 0 || (backlog.workers() == keyed && followed_ == wanted)) return;
     while (pool_.workers.size() < wanted) {
         add_worker();
         pool_.workers.back().lane.set_dormant(asleep_, hold);
     }
-    backlog.resize(wanted);  // from here on nothing throws
+    if (backlog.workers() != keyed) backlog.resize(keyed);
+    followed_ = wanted;  // from here on nothing throws
     for (Worker& worker : pool_.workers) {
         RingLane& lane = worker.lane;
         worker.surplus = lane.number >= wanted;
         if (worker.surplus && lane.condition().alive && !lane.condition().leaving)
             lane.retire(hold);
     }
-    rooms_.dispatcher.refill(hold);
+    pool_.relief.share_out(hold);
 }
 
 }  // namespace sidestep::detail

@@ -6,6 +6,7 @@
 #include <exception>
 #include <vector>
 
+#include "nested/relief.hpp"
 #include "policy/pool_end.hpp"
 #include "policy/pool_rooms.hpp"
 #include "supervise/event_loop.hpp"
@@ -29,6 +30,7 @@ class Fleet {
         WorkerTalk& talk;
         WorkerDeaths& deaths;
         WorkerStarter& starter;
+        Relief& relief;
     };
     Fleet(const PoolRooms& rooms, const Pool& pool);
 
@@ -83,8 +85,9 @@ class Fleet {
 
     const PoolRooms rooms_;
     const Pool pool_;
-    std::atomic<std::uint32_t> target_;  // relaxed: how many are wanted
-    bool asleep_ POOL_GUARDED = false;   // since there was nothing to do
+    std::atomic<std::uint32_t> target_;        // relaxed: how many are wanted
+    bool asleep_ POOL_GUARDED = false;         // since there was nothing to do
+    std::uint32_t followed_ POOL_GUARDED = 0;  // so many were wanted, helpers too, at the last look
     // Since when no worker can be started, as something is used up, and since when none is left.
     sys::Deadline shortage_since_ SUPERVISOR_OWNED;
     sys::Deadline nobody_since_ SUPERVISOR_OWNED;

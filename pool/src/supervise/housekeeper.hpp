@@ -13,9 +13,14 @@ namespace sidestep::inline v0::detail {
 
 class Housekeeper {
   public:
-    Housekeeper(const PoolRooms& rooms, LookPace& pace, Workers& workers, Fleet& fleet,
-                const Segment& arguments)
-        : rooms_(rooms), pace_(pace), workers_(workers), fleet_(fleet), arguments_(arguments) {}
+    struct Pool {  // all of it outlives this object
+        LookPace& pace;
+        Workers& workers POOL_GUARDED;
+        Fleet& fleet;
+        Relief& relief;
+        const Segment& arguments;
+    };
+    Housekeeper(const PoolRooms& rooms, const Pool& pool) : rooms_(rooms), pool_(pool) {}
 
     // Does what is due.
     void tidy(sys::Clock::time_point now, Hold& hold) SUPERVISOR_ONLY POOL_LOCKED;
@@ -27,10 +32,7 @@ class Housekeeper {
     void give_back_arguments(Hold& hold) POOL_LOCKED;
 
     const PoolRooms rooms_;
-    LookPace& pace_;
-    Workers& workers_ POOL_GUARDED;
-    Fleet& fleet_;
-    const Segment& arguments_;
+    const Pool pool_;
     std::chrono::nanoseconds trim_pause_ POOL_GUARDED{0};  // from one trim_outputs() to the next
 };
 

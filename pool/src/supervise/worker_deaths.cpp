@@ -39,6 +39,7 @@ void WorkerDeaths::look(Worker& worker) {
         pool_.trouble.attempt([&]() SUPERVISOR_ONLY {
             pool_.talk.look(worker);
         });  // what it said last explains its death
+    pool_.nested.close(lane.pid);
     Hold hold(rooms_.mutex, rooms_.sleepers);
     // What its tasks left running goes with it, while its zombie reserves the group's number.
     ::kill(-lane.pid, SIGKILL);

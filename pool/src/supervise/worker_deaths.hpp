@@ -3,6 +3,7 @@
 #pragma once
 
 #include "life/crash_loop.hpp"
+#include "nested/nested_desk.hpp"
 #include "orphans.hpp"
 #include "policy/pool_end.hpp"
 #include "policy/pool_rooms.hpp"
@@ -28,6 +29,7 @@ class WorkerDeaths {
         ControlPage& page;
         CrashLoop& crash_loop POOL_GUARDED;
         const Workers& workers POOL_GUARDED;
+        NestedDesk& nested;
     };
     WorkerDeaths(const PoolRooms& rooms, const Pool& pool) : rooms_(rooms), pool_(pool) {}
 

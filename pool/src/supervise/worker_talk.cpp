@@ -7,6 +7,7 @@
 #include <exception>
 #include <span>
 #include <system_error>
+#include <utility>
 
 #include <sidestep/remote_error.hpp>
 
@@ -65,6 +66,10 @@ void WorkerTalk::look(Worker& worker) {
         return distrust(lane);
     }
     if (message.closed) return handle_closed(lane);
+    if (lane.condition().ready && message.size == sizeof ready &&
+        ready.magic == WorkerReady::kLineMagic && message.fds.size() == 1 &&
+        nested_.open(lane.number, lane.pid, std::move(message.fds[0])))
+        return;
     if (lane.condition().ready || message.size != sizeof ready ||
         ready.magic != WorkerReady::kMagic)
         return distrust(lane);

@@ -1,9 +1,10 @@
-// What workers say over their control sockets: once, that they are ready. Tasks have the sockets
-// too, so whatever else comes is a stray write.
+// What workers say over their control sockets: once, that they are ready; and at most once, that
+// they have nested tasks. Tasks have the sockets too, so whatever else comes is a stray write.
 #pragma once
 
 #include <string>
 
+#include "nested/nested_desk.hpp"
 #include "policy/pool_end.hpp"
 #include "policy/pool_rooms.hpp"
 #include "supervise/event_loop.hpp"
@@ -16,8 +17,9 @@ namespace sidestep::inline v0::detail {
 
 class WorkerTalk {
   public:
-    WorkerTalk(const PoolRooms& rooms, PoolEnd& end, EventLoop& loop, Trouble& trouble)
-        : rooms_(rooms), end_(end), loop_(loop), trouble_(trouble) {}
+    WorkerTalk(const PoolRooms& rooms, PoolEnd& end, EventLoop& loop, Trouble& trouble,
+               NestedDesk& nested)
+        : rooms_(rooms), end_(end), loop_(loop), trouble_(trouble), nested_(nested) {}
 
     // Its socket has something.
     void look(Worker& worker) SUPERVISOR_ONLY POOL_UNLOCKED;
@@ -33,6 +35,7 @@ class WorkerTalk {
     PoolEnd& end_;
     EventLoop& loop_;
     Trouble& trouble_;
+    NestedDesk& nested_;
 };
 
 }  // namespace sidestep::detail

@@ -16,17 +16,32 @@
 
 namespace sidestep::inline v0::detail {
 
-// While it lives, a thread of a ThreadPool waits, and another one may run in its place.
+// How the thread of a task waits: for this task of its own (null: for whatever), and how somebody
+// who has a nested task for it to run wakes it (null: it cannot be woken for that).
+struct NestedWait {
+    const TaskState* awaited = nullptr;
+    std::function<void()> wake = nullptr;
+};
+
+// While it lives, the thread of a task waits, and another one, or another worker, may run in its
+// place.
+class NestedPool;
 class ThreadPoolCore;
 class WaitScope {
   public:
-    WaitScope();
+    explicit WaitScope(NestedWait wait = {});
     ~WaitScope();
     WaitScope(const WaitScope&) = delete;
     WaitScope& operator=(const WaitScope&) = delete;
 
+    // It was woken to run a nested task (this_task::pool()); serve() does.
+    bool is_called() const noexcept;
+    void serve();
+
   private:
-    ThreadPoolCore* core_;
+    const NestedWait wait_;
+    NestedPool* nested_ = nullptr;
+    ThreadPoolCore* threads_ = nullptr;
 };
 
 class LocalTaskBase : public TaskState {

@@ -108,6 +108,14 @@ class TaskState {
 
     // Relaxed: whoever copies a reference has one.
     void add_reference() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }
+    // For who has none: false if the last one is gone, or going. Its memory is to be there.
+    bool add_reference_if_any() noexcept {
+        std::uint32_t count = references_.load(std::memory_order_relaxed);
+        while (count > 0)
+            if (references_.compare_exchange_weak(count, count + 1, std::memory_order_relaxed))
+                return true;
+        return false;
+    }
     // acq_rel: the last one sees what all others wrote.
     void drop_reference() noexcept {
         if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;

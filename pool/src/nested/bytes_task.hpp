@@ -1,0 +1,37 @@
+// A task whose result comes as bytes, and which a thread of this process completes.
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include <sidestep/detail/local_task.hpp>
+
+namespace sidestep::inline v0::detail {
+
+class BytesTask : public LocalTaskBase {
+  public:
+    static Ref<BytesTask> create() { return Ref<BytesTask>(new BytesTask); }
+    // The bytes of a value, which live as long as `owner`; unless there is a result already.
+    void set_bytes(std::shared_ptr<const void> owner, std::span<const std::byte> bytes) {
+        (void)try_finish([&] {
+            owner_ = std::move(owner);
+            bytes_ = bytes;
+        });
+    }
+    std::span<const std::byte> result() const override {
+        if (std::exception_ptr failure = error()) std::rethrow_exception(failure);
+        return bytes_;
+    }
+
+  protected:
+    BytesTask() = default;
+
+  private:
+    std::shared_ptr<const void> owner_;  // once done
+    std::span<const std::byte> bytes_;
+};
+
+}  // namespace sidestep::detail
