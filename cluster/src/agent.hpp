@@ -23,11 +23,11 @@
 
 #include <sidestep/pool.hpp>
 
-#include "asked_stack.hpp"
 #include "messages.hpp"
 #include "service_thread.hpp"
 #include "sys/sys.hpp"
 #include "transport.hpp"
+#include "worker/asked_stack.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -41,7 +41,7 @@
 #include "lanes/host_lane.hpp"
 #include "transport.hpp"
 #include "wired_details.hpp"
-#include "worker_settings.hpp"
+#include "worker/worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -6,7 +6,7 @@
 
 #include "life/pool_owner.hpp"
 #include "policy/pool_rooms.hpp"
-#include "worker_memory.hpp"
+#include "worker/worker_memory.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -10,8 +10,8 @@
 
 #include "sys/sys.hpp"
 #include "task/token_gate.hpp"
-#include "worker_protocol.hpp"
-#include "worker_settings.hpp"
+#include "worker/worker_protocol.hpp"
+#include "worker/worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "progress_screen.hpp"
 #include "sys/error.hpp"
-#include "worker_settings.hpp"
+#include "worker/worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

@@ -15,10 +15,10 @@
 #include <string_view>
 #include <vector>
 
-#include "line_mark.hpp"
 #include "service_thread.hpp"
 #include "sys/parent_fd.hpp"
 #include "sys/sys.hpp"
+#include "worker/line_mark.hpp"
 
 namespace sidestep::inline v0::detail {
 

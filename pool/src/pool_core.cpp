@@ -10,11 +10,11 @@
 
 #include <sidestep/pool_errors.hpp>
 
-#include "line_mark.hpp"
 #include "nested/inline_nested.hpp"
 #include "process_memory.hpp"
 #include "sys/error.hpp"
 #include "task/record_memory.hpp"
+#include "worker/line_mark.hpp"
 
 namespace sidestep::inline v0::detail {
 

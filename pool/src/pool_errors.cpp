@@ -9,8 +9,8 @@
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 
-#include "asked_stack.hpp"
 #include "travel/code_places.hpp"
+#include "worker/asked_stack.hpp"
 
 namespace sidestep::inline v0 {
 

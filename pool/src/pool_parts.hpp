@@ -37,7 +37,7 @@
 #include "supervise/worker_talk.hpp"
 #include "task/task_end.hpp"
 #include "task/token_gate.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -9,10 +9,10 @@
 #include <sidestep/detail/late_arguments.hpp>
 #include <sidestep/remote_error.hpp>
 
-#include "line_mark.hpp"
 #include "place.hpp"
 #include "pool_core.hpp"
 #include "task/record_memory.hpp"
+#include "worker/line_mark.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -3,7 +3,7 @@
 #include <exception>
 #include <utility>
 
-#include "asked_stack.hpp"
+#include "worker/asked_stack.hpp"
 
 namespace sidestep::inline v0::detail {
 

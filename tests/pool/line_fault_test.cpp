@@ -11,11 +11,11 @@
 #include <thread>
 
 #include "faults.hpp"
-#include "line_mark.hpp"
 #include "line_printer.hpp"
 #include "stdout_file.hpp"
 #include "support.hpp"
 #include "sys/sys.hpp"
+#include "worker/line_mark.hpp"
 
 using sidestep::detail::LineMarker;
 using sidestep::detail::LinePrinter;

@@ -11,11 +11,11 @@
 
 #include <catch2/catch.hpp>
 
-#include "line_mark.hpp"
 #include "line_printer.hpp"
 #include "stdout_file.hpp"
 #include "support.hpp"
 #include "sys/sys.hpp"
+#include "worker/line_mark.hpp"
 
 using namespace sidestep::detail;
 

@@ -15,8 +15,8 @@
 
 #include "faults.hpp"
 #include "support.hpp"
-#include "task_fds.hpp"
-#include "worker_protocol.hpp"
+#include "worker/task_fds.hpp"
+#include "worker/worker_protocol.hpp"
 
 using Catch::Contains;
 using sidestep::Fd;

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "policy_support.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace mp = sidestep;
 using mp::SlotState;

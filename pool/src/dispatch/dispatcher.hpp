@@ -14,7 +14,7 @@
 #include "lanes/lane.hpp"
 #include "sync/supervisor_role.hpp"
 #include "task/hold.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -10,7 +10,7 @@
 #include <sidestep/detail/task_state.hpp>
 
 #include "task/hold.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -12,9 +12,9 @@
 #include <sidestep/this_task.hpp>
 
 #include "insight/task_facts.hpp"
-#include "line_mark.hpp"
 #include "spare_errors.hpp"
 #include "task/local_fds.hpp"
+#include "worker/line_mark.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

@@ -6,7 +6,7 @@
 #include <exception>
 #include <memory>
 
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

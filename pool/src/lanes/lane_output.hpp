@@ -5,8 +5,8 @@
 
 #include <sidestep/detail/pool_task.hpp>
 
-#include "output_capture.hpp"
-#include "worker_memory.hpp"
+#include "worker/output_capture.hpp"
+#include "worker/worker_memory.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -10,9 +10,9 @@
 
 #include <sidestep/detail/chunk.hpp>
 
-#include "asked_stack.hpp"
 #include "lanes/lane_output.hpp"
-#include "worker_protocol.hpp"
+#include "worker/asked_stack.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

@@ -14,11 +14,11 @@
 #include "lanes/ring_slot.hpp"
 #include "lanes/worker_process.hpp"
 #include "life/timers.hpp"
-#include "output_capture.hpp"
 #include "process_memory.hpp"
-#include "task_fds.hpp"
-#include "worker_memory.hpp"
-#include "worker_meter.hpp"
+#include "worker/output_capture.hpp"
+#include "worker/task_fds.hpp"
+#include "worker/worker_memory.hpp"
+#include "worker/worker_meter.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -11,7 +11,7 @@
 #include "lanes/lane_output.hpp"
 #include "lanes/ring_lane.hpp"
 #include "spare_errors.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "memory/arena.hpp"
 #include "queue/partial_result.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -11,7 +11,7 @@
 #include "lanes/lane.hpp"
 #include "memory/segment.hpp"
 #include "queue/task_ring.hpp"
-#include "worker_meter.hpp"
+#include "worker/worker_meter.hpp"
 
 namespace sidestep::inline v0::detail {
 

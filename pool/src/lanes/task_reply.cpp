@@ -1,7 +1,7 @@
 #include "lanes/task_reply.hpp"
 
 #include "spare_errors.hpp"
-#include "worker_memory.hpp"
+#include "worker/worker_memory.hpp"
 
 namespace sidestep::inline v0::detail {
 

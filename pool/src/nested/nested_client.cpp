@@ -21,7 +21,7 @@
 #include "spare_errors.hpp"
 #include "sys/error.hpp"
 #include "sys/sys.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -363,6 +363,10 @@ void NestedClient::run_here(Blob& order, BlobBuffer& result, NestedHead& reply) 
         save_current_exception(
             output, fmt::format("{}  in nested task {}\n", process_description(), head.number));
     }
+}
+
+std::shared_ptr<NestedPool> nested_pool_of_worker(int control, unsigned processes) {
+    return std::make_shared<NestedClient>(control, processes);
 }
 
 }  // namespace sidestep::detail

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -14,7 +14,7 @@
 #include "supervise/worker_deaths.hpp"
 #include "sync/supervisor_role.hpp"
 #include "sys/parent_fd.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -13,7 +13,7 @@
 #include "supervise/worker.hpp"
 #include "supervise/worker_talk.hpp"
 #include "sync/supervisor_role.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -16,8 +16,8 @@
 
 #include "service_thread.hpp"
 #include "sys/error.hpp"
-#include "task_fds.hpp"
-#include "worker_settings.hpp"
+#include "worker/task_fds.hpp"
+#include "worker/worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

@@ -12,7 +12,7 @@
 #include "line_printer.hpp"
 #include "start/launch.hpp"
 #include "sync/supervisor_role.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

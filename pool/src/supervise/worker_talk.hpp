@@ -11,7 +11,7 @@
 #include "supervise/trouble.hpp"
 #include "supervise/worker.hpp"
 #include "sync/supervisor_role.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <sidestep/detail/local_task.hpp>
@@ -46,5 +47,8 @@ class NestedPool {
     virtual bool is_called() const noexcept { return false; }
     virtual void serve(const NestedWait&) {}
 };
+
+// That of a worker process of a pool of so many. It asks by its control socket, which outlives it.
+std::shared_ptr<NestedPool> nested_pool_of_worker(int control, unsigned processes);
 
 }  // namespace sidestep::detail

@@ -1,4 +1,4 @@
-#include "crash_stack.hpp"
+#include "worker/crash_stack.hpp"
 
 #include <dlfcn.h>
 #include <execinfo.h>

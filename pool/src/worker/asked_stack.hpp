@@ -11,7 +11,7 @@
 
 #include <sidestep/pool_errors.hpp>
 
-#include "worker_memory.hpp"
+#include "worker/worker_memory.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <span>
 
-#include "task_fds.hpp"
-#include "worker_protocol.hpp"
+#include "worker/task_fds.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -16,23 +16,23 @@
 #include <sidestep/detail/call_times.hpp>
 #include <sidestep/detail/chunk.hpp>
 #include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/detail/nested_pool.hpp>
 #include <sidestep/detail/printed_output.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 #include <sidestep/this_task.hpp>
 
-#include "announcer.hpp"
-#include "hook_runner.hpp"
-#include "line_mark.hpp"
-#include "nested/nested_client.hpp"
-#include "result_buffer.hpp"
 #include "start/boot.hpp"
 #include "start/boot_failure.hpp"
 #include "start/lifeline.hpp"
 #include "sys/error.hpp"
-#include "task_fds.hpp"
-#include "worker_heap.hpp"
-#include "worker_protocol.hpp"
+#include "worker/announcer.hpp"
+#include "worker/hook_runner.hpp"
+#include "worker/line_mark.hpp"
+#include "worker/result_buffer.hpp"
+#include "worker/task_fds.hpp"
+#include "worker/worker_heap.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -83,7 +83,7 @@ class Worker {
           announcer_(*memory_.control.at<ControlPage>(), ring_, std::move(fds[4]), setup),
           hooks_(setup, memory_.arguments.bytes(), task_fds_),
           context_(detail::task_context()),
-          nested_(std::make_shared<detail::NestedClient>(task_fds_.control(), setup.spin.workers)),
+          nested_(detail::nested_pool_of_worker(task_fds_.control(), setup.spin.workers)),
           index_(setup.index),
           parent_pid_(setup.parent_pid) {
         if (setup.marks_lines) line_nonce_ = setup.line_nonce;

@@ -1,4 +1,4 @@
-#include "worker_settings.hpp"
+#include "worker/worker_settings.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -13,10 +13,10 @@
 #include <string_view>
 
 #include "checked_options.hpp"
-#include "inner_threads.hpp"
 #include "spawn/resources.hpp"
 #include "sys/error.hpp"
 #include "sys/hints.hpp"
+#include "worker/inner_threads.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {

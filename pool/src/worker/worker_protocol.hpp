@@ -5,12 +5,12 @@
 #include <chrono>
 #include <cstdint>
 
-#include "crash_stack.hpp"
-#include "line_mark.hpp"
-#include "output_capture.hpp"
 #include "queue/task_ring.hpp"
 #include "sync/event_count.hpp"
-#include "worker_meter.hpp"
+#include "worker/crash_stack.hpp"
+#include "worker/line_mark.hpp"
+#include "worker/output_capture.hpp"
+#include "worker/worker_meter.hpp"
 
 namespace sidestep::inline v0 {
 

@@ -1,4 +1,4 @@
-#include "worker_memory.hpp"
+#include "worker/worker_memory.hpp"
 
 #include <algorithm>
 #include <new>

@@ -1,4 +1,4 @@
-#include "worker_meter.hpp"
+#include "worker/worker_meter.hpp"
 
 #include <signal.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "asked_stack.hpp"
+#include "worker/asked_stack.hpp"
 
 #include <algorithm>
 #include <chrono>

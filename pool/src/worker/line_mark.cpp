@@ -1,4 +1,4 @@
-#include "line_mark.hpp"
+#include "worker/line_mark.hpp"
 
 #include <limits.h>
 #include <poll.h>

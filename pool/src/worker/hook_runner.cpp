@@ -1,4 +1,4 @@
-#include "hook_runner.hpp"
+#include "worker/hook_runner.hpp"
 
 #include <cstdio>
 #include <exception>
@@ -7,9 +7,9 @@
 #include <sidestep/detail/forced_unwind.hpp>
 #include <sidestep/task.hpp>
 
-#include "inner_threads.hpp"
 #include "memory/arena.hpp"
-#include "worker_settings.hpp"
+#include "worker/inner_threads.hpp"
+#include "worker/worker_settings.hpp"
 
 namespace sidestep::inline v0::detail {
 

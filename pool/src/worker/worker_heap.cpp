@@ -1,4 +1,4 @@
-#include "worker_heap.hpp"
+#include "worker/worker_heap.hpp"
 
 #include <malloc.h>
 

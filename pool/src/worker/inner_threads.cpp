@@ -1,4 +1,4 @@
-#include "inner_threads.hpp"
+#include "worker/inner_threads.hpp"
 
 #include <cstdlib>
 

@@ -10,7 +10,7 @@
 #include "memory/arena.hpp"
 #include "queue/partial_result.hpp"
 #include "queue/task_ring.hpp"
-#include "worker_meter.hpp"
+#include "worker/worker_meter.hpp"
 
 namespace sidestep::inline v0 {
 

@@ -7,7 +7,7 @@
 #include "memory/arena.hpp"
 #include "memory/segment.hpp"
 #include "queue/task_ring.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 

@@ -1,4 +1,4 @@
-#include "output_capture.hpp"
+#include "worker/output_capture.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>

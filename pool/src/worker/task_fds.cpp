@@ -1,4 +1,4 @@
-#include "task_fds.hpp"
+#include "worker/task_fds.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -11,7 +11,7 @@
 
 #include "sys/error.hpp"
 #include "sys/sys.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0 {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "sync/spin.hpp"
 #include "sys/fd.hpp"
-#include "worker_protocol.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
 
