@@ -63,7 +63,7 @@ bool RingLane::start(PoolTask& task, Hold& hold) {
     if (!fds.empty()) {
         if (!fds.lasting.empty() && !timers_.is_set(Timers::Purpose::handles))
             timers_.set(Timers::Purpose::handles, sys::Clock::now() + kLetGo);
-        const std::uint64_t begin = ring().consumed(), end = ring().published();
+        const std::uint64_t begin = memory_->ring.consumed(), end = memory_->ring.published();
         const std::size_t own = fds.numbers.size();
         if ((own > 0 && !fds_in_flight_.has_room(own, begin, end)) ||
             !send_descriptors(process.control(), sent_fds_, task.serial, fds)) {
