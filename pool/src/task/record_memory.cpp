@@ -20,15 +20,21 @@ namespace sidestep::inline v0::detail {
 
 #ifdef SIDESTEP_RECORDS_BY_MALLOC
 
-void* RecordMemory::allocate() { return ::operator new(kRecord); }
-void RecordMemory::free(void* record) noexcept { ::operator delete(record); }
-void RecordMemory::trim() noexcept {}
+template <std::size_t kBytes>
+void* Records<kBytes>::allocate() {
+    return ::operator new(kBytes);
+}
+template <std::size_t kBytes>
+void Records<kBytes>::free(void* record) noexcept {
+    ::operator delete(record);
+}
+template <std::size_t kBytes>
+void Records<kBytes>::trim() noexcept {}
 
 #else
 
 namespace {
 
-constexpr std::size_t kSize = RecordMemory::kRecord;
 constexpr std::size_t kHead = 64;  // of a slab
 constexpr std::size_t kSlab = 256 * 1024;
 constexpr std::uint32_t kBatch = 64;  // so many go from a thread to the others at a time
@@ -39,7 +45,7 @@ struct Node {
     Node* next_batch;     // of the first of a batch
     std::uint32_t count;  // of that: how many it has
 };
-static_assert(sizeof(Node) <= kSize && kSize % kHead == 0);
+static_assert(sizeof(Node) <= JobMemory::kRecord);
 
 // At the begin of a slab, whose address is a multiple of its size.
 struct Slab {
@@ -79,7 +85,10 @@ std::byte* map_slab() {
 }
 
 // All threads' records.
+template <std::size_t kSize>
 class Depot {
+    static_assert(kSize % kHead == 0);
+
   public:
     void put(Batch batch) noexcept {
         if (!batch.first) return;
@@ -155,9 +164,10 @@ class Depot {
 };
 
 // Never destroyed: static objects may hold futures.
-Depot& depot() {
-    static Depot* const all = [] {
-        static auto* fresh = new Depot;
+template <std::size_t kSize>
+Depot<kSize>& depot() {
+    static Depot<kSize>* const all = [] {
+        static auto* fresh = new Depot<kSize>;
         (void)::pthread_atfork([] { fresh->lock(); }, [] { fresh->unlock(); },
                                [] { fresh->unlock(); });
         return fresh;
@@ -171,52 +181,68 @@ struct AtHand {
     Batch now, next;
     std::uint32_t most;  // that a batch holds; 0: the thread has none yet, or it ends
 };
+template <std::size_t kSize>
 constinit thread_local AtHand records_here{};
 
 // The thread has records from now on, until it ends.
+template <std::size_t kSize>
 void begin_thread() {
     struct GiveBack {
         ~GiveBack() {
-            records_here.most = 0;
-            depot().put(std::exchange(records_here.now, {}));
-            depot().put(std::exchange(records_here.next, {}));
+            records_here<kSize>.most = 0;
+            depot<kSize>().put(std::exchange(records_here<kSize>.now, {}));
+            depot<kSize>().put(std::exchange(records_here<kSize>.next, {}));
         }
     };
     thread_local bool begun = false;
     if (std::exchange(begun, true)) return;
     thread_local GiveBack at_end;
-    records_here.most = kBatch;
+    records_here<kSize>.most = kBatch;
 }
 
+template <std::size_t kSize>
 [[gnu::noinline]] void* take_more() {
-    begin_thread();
-    std::swap(records_here.now, records_here.next);
-    if (!records_here.now.first) records_here.now = depot().take();
-    return records_here.now.pop();
+    begin_thread<kSize>();
+    std::swap(records_here<kSize>.now, records_here<kSize>.next);
+    if (!records_here<kSize>.now.first) records_here<kSize>.now = depot<kSize>().take();
+    return records_here<kSize>.now.pop();
 }
+template <std::size_t kSize>
 [[gnu::noinline]] void give_away(void* record) noexcept {
-    begin_thread();
-    if (records_here.now.count >= records_here.most)
-        depot().put(std::exchange(records_here.next, std::exchange(records_here.now, {})));
-    records_here.now.push(record);
-    if (records_here.most == 0) depot().put(std::exchange(records_here.now, {}));
+    begin_thread<kSize>();
+    if (records_here<kSize>.now.count >= records_here<kSize>.most)
+        depot<kSize>().put(
+            std::exchange(records_here<kSize>.next, std::exchange(records_here<kSize>.now, {})));
+    records_here<kSize>.now.push(record);
+    if (records_here<kSize>.most == 0)
+        depot<kSize>().put(std::exchange(records_here<kSize>.now, {}));
 }
 
 }  // namespace
 
-void* RecordMemory::allocate() {
-    return records_here.now.first ? records_here.now.pop() : take_more();
+template <std::size_t kBytes>
+void* Records<kBytes>::allocate() {
+    AtHand& here = records_here<kBytes>;
+    return here.now.first ? here.now.pop() : take_more<kBytes>();
 }
 
-void RecordMemory::free(void* record) noexcept {
-    if (records_here.now.count < records_here.most)
-        records_here.now.push(record);
+template <std::size_t kBytes>
+void Records<kBytes>::free(void* record) noexcept {
+    AtHand& here = records_here<kBytes>;
+    if (here.now.count < here.most)
+        here.now.push(record);
     else
-        give_away(record);
+        give_away<kBytes>(record);
 }
 
-void RecordMemory::trim() noexcept { depot().trim(); }
+template <std::size_t kBytes>
+void Records<kBytes>::trim() noexcept {
+    depot<kBytes>().trim();
+}
 
 #endif
+
+template class Records<192>;
+template class Records<128>;
 
 }  // namespace sidestep::detail

@@ -13,9 +13,10 @@
 
 namespace sidestep::inline v0::detail {
 
-class RecordMemory {
+template <std::size_t kBytes>
+class Records {
   public:
-    static constexpr std::size_t kRecord = 192;  // bytes: three cache lines
+    static constexpr std::size_t kRecord = kBytes;
 
     // Aligned to 64 bytes. Throws std::bad_alloc.
     static void* allocate();
@@ -24,5 +25,10 @@ class RecordMemory {
     // thousand records.
     static void trim() noexcept;
 };
+
+using RecordMemory = Records<192>;  // three cache lines: a Pool's tasks
+using JobMemory = Records<128>;     // two: a ThreadPool's
+extern template class Records<192>;
+extern template class Records<128>;
 
 }  // namespace sidestep::detail
