@@ -26,6 +26,13 @@ std::uint64_t Histogram::lower_bound(std::size_t bucket) noexcept {
     return (4 + bucket % 4) << (power - 2);
 }
 
+Histogram& Histogram::operator+=(const Histogram& other) noexcept {
+    for (std::size_t i = 0; i < kBuckets; ++i) counts_[i] += other.counts_[i];
+    sum_ += other.sum_;
+    max_ = std::max(max_, other.max_);
+    return *this;
+}
+
 std::uint64_t Histogram::count() const noexcept {
     return std::accumulate(counts_.begin(), counts_.end(), std::uint64_t(0));
 }

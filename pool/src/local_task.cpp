@@ -1,7 +1,5 @@
 #include <sidestep/detail/local_task.hpp>
 
-#include <unistd.h>
-
 #include <climits>
 #include <stdexcept>
 #include <utility>
@@ -9,39 +7,43 @@
 #include <sidestep/pool_errors.hpp>
 
 #include "spare_errors.hpp"
+#include "sys/fork_page.hpp"
 #include "sys/sys.hpp"
 
 namespace sidestep::inline v0::detail {
+namespace {
 
-bool LocalTaskBase::start() {
-    std::lock_guard lock(mutex_);
-    if (state_ == State::cancelled) return false;
-    if (state_ != State::waiting)
-        throw InvalidStateError("the task was begun before: a task runs once");
-    state_ = State::running;
-    return true;
+// What sleepers_ says: nobody sleeps, or somebody does, and how often one of them was called to run
+// a nested task (WaitScope); or it is done.
+constexpr std::uint32_t kSomebodySleeps = 1, kDone = 2, kCall = 4;
+
+}  // namespace
+
+void WordMutex::lock_slowly() noexcept {
+    // SYNC(word_mutex): acquire, pairs with unlock().
+    while (word_.exchange(kAwaited, std::memory_order_acquire) != kFree)
+        (void)sys::futex_wait(word_, kAwaited, {});
 }
 
-void LocalTaskBase::finish(const std::function<void()>& store) {
-    std::unique_lock lock(mutex_);
+void WordMutex::wake_one() noexcept { sys::futex_wake(word_, 1); }
+
+bool LocalTaskBase::start() {
+    State was = State::waiting;
+    if (state_.compare_exchange_strong(was, State::running)) return true;
+    if (was != State::cancelled)
+        throw InvalidStateError("the task was begun before: a task runs once");
+    std::lock_guard until_it_is_done(mutex_);
+    return false;
+}
+
+void LocalTaskBase::throw_has_ended() const {
     if (state_ == State::cancelled)
         throw InvalidStateError("the task was cancelled: it can have no result");
-    if (state_ == State::finished)
-        throw InvalidStateError("the task has a result already: it is set once");
-    store();
-    complete(lock, State::finished);
+    throw InvalidStateError("the task has a result already: it is set once");
 }
 
 void LocalTaskBase::fail(std::exception_ptr error) {
     finish([&] { failure_ = std::move(error); });
-}
-
-bool LocalTaskBase::try_finish(const std::function<void()>& store) {
-    std::unique_lock lock(mutex_);
-    if (state_ == State::cancelled || state_ == State::finished) return false;
-    store();
-    complete(lock, State::finished);
-    return true;
 }
 
 bool LocalTaskBase::try_fail(std::exception_ptr error) {
@@ -50,7 +52,7 @@ bool LocalTaskBase::try_fail(std::exception_ptr error) {
 
 bool LocalTaskBase::fail_cancelled(std::exception_ptr error) {
     std::unique_lock lock(mutex_);
-    if (state_ == State::cancelled || state_ == State::finished) return false;
+    if (has_ended()) return false;
     failure_ = std::move(error);
     complete(lock, State::cancelled);
     return true;
@@ -65,22 +67,28 @@ void LocalTaskBase::ask_to_stop() noexcept {
     sys::futex_wake(stop_, INT_MAX);
 }
 
-void LocalTaskBase::complete(std::unique_lock<std::mutex>& lock, State end) {
+void LocalTaskBase::complete(std::unique_lock<WordMutex>& lock, State end) noexcept {
     state_ = end;
     Callbacks callbacks;
-    std::function<void()> stop_work = std::exchange(stop_work_, nullptr);
+    std::unique_ptr<std::function<void()>> stop_work = std::move(stop_work_);
     mark_done();
-    changed_.notify_all();
+    if (sleepers_.load(std::memory_order_relaxed) & kSomebodySleeps) {
+        sleepers_.store(kDone, std::memory_order_relaxed);  // the futex is all that looks at it
+        sys::futex_wake(sleepers_, INT_MAX);
+    }
     if (listeners_) {
         listeners_->tell_queues();
         callbacks.swap(listeners_->callbacks);
     }
     lock.unlock();
-    if (end == State::cancelled && stop_work) stop_work();
-    run_callbacks(std::move(callbacks));
+    if (end == State::cancelled && stop_work) (*stop_work)();
+    if (!callbacks.empty()) run_callbacks(std::move(callbacks));
 }
 
-bool LocalTaskBase::is_forked_copy() const { return owner_pid_ != 0 && owner_pid_ != ::getpid(); }
+bool LocalTaskBase::is_forked_copy() const {
+    return owner_pid_ != 0 && fork_page().generation.load(std::memory_order_relaxed) !=
+                                  static_cast<std::uint64_t>(owner_pid_);
+}
 
 bool LocalTaskBase::wait(const Deadline& deadline) {
     if (done()) return true;
@@ -92,33 +100,34 @@ bool LocalTaskBase::wait(const Deadline& deadline) {
     if (is_over(deadline)) return false;
     WaitScope scope({this, [this] {
                          std::lock_guard lock(mutex_);
-                         changed_.notify_all();
+                         sleepers_.fetch_add(kCall, std::memory_order_relaxed);
+                         sys::futex_wake(sleepers_, INT_MAX);
                      }});
-    std::unique_lock lock(mutex_);
-    auto may_go_on = [&] { return done() || scope.is_called(); };
     for (;;) {
-        if (!deadline)
-            changed_.wait(lock, may_go_on);
-        else if (!changed_.wait_until(lock, *deadline, may_go_on))
-            return false;
-        if (done()) return true;
-        lock.unlock();
-        scope.serve();
-        lock.lock();
+        std::uint32_t seen = 0;
+        {
+            std::lock_guard lock(mutex_);
+            if (done()) return true;
+            seen = sleepers_.load(std::memory_order_relaxed) | kSomebodySleeps;
+            sleepers_.store(seen, std::memory_order_relaxed);
+        }
+        // Who calls, or completes it, after that look changes the word.
+        if (scope.is_called())
+            scope.serve();
+        else if (sys::futex_wait(sleepers_, seen, deadline) == sys::Wake::timeout)
+            return done();
     }
 }
 
-bool LocalTaskBase::running() {
-    if (is_forked_copy()) return false;
-    std::lock_guard lock(mutex_);
-    return state_ == State::running;
-}
+bool LocalTaskBase::running() { return !is_forked_copy() && state_ == State::running; }
 
 bool LocalTaskBase::cancel() {
     if (is_forked_copy()) return false;
     std::unique_lock lock(mutex_);
     ask_to_stop();
-    if (state_ == State::waiting || (state_ == State::running && stop_work_)) {
+    State was = State::waiting;  // start() may come between
+    if (state_.compare_exchange_strong(was, State::cancelled) ||
+        (was == State::running && stop_work_)) {
         failure_ = spare_errors().cancelled;
         complete(lock, State::cancelled);
         return true;
@@ -126,11 +135,7 @@ bool LocalTaskBase::cancel() {
     return state_ == State::cancelled;
 }
 
-bool LocalTaskBase::cancelled() const {
-    if (is_forked_copy()) return done() && state_ == State::cancelled;
-    std::lock_guard lock(mutex_);
-    return state_ == State::cancelled;
-}
+bool LocalTaskBase::cancelled() const { return done() && state_ == State::cancelled; }
 
 bool LocalTaskBase::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
     if (is_forked_copy()) return false;

@@ -13,6 +13,7 @@ namespace sidestep::inline v0 {
 ThreadPool::ThreadPool(ThreadPoolOptions options)
     : core_(std::make_shared<detail::ThreadPoolCore>(std::move(options))),
       exceptions_at_start_(std::uncaught_exceptions()) {
+    core_->become_known();
     core_->set_nested(detail::make_thread_nested(core_, processes()));
 }
 

@@ -24,33 +24,34 @@ constexpr std::uint64_t kSoft = std::uint64_t(1) << 63;
 
 }  // namespace
 
-void ThreadPoolCore::arm_timer(Entry& entry) noexcept {
-    if (!entry.deadline && !entry.soft_deadline) return;
-    ThreadJob& job = *entry.job;
+void ThreadPoolCore::arm_timer(ThreadJob& job) noexcept {
+    if (!job.extra || (!job.extra->deadline && !job.extra->soft_deadline)) return;
+    JobExtra& extra = *job.extra;
     Lock lock(mutex_);
     const auto now = sys::Clock::now();
-    if (entry.deadline) {
-        job.due = now + job.options.timeout.time();
-        entry.deadline.key() = Due(job.due, job.number);
-        deadlines_.insert(std::move(entry.deadline));
+    if (extra.deadline) {
+        extra.due = now + extra.options.timeout.time();
+        extra.deadline.key() = JobDue(extra.due, job.number);
+        deadlines_.insert(std::move(extra.deadline));
     }
-    if (entry.soft_deadline) {
-        job.soft_due = now + job.options.soft_timeout.time();
-        entry.soft_deadline.key() = Due(job.soft_due, kSoft | job.number);
-        deadlines_.insert(std::move(entry.soft_deadline));
+    if (extra.soft_deadline) {
+        extra.soft_due = now + extra.options.soft_timeout.time();
+        extra.soft_deadline.key() = JobDue(extra.soft_due, kSoft | job.number);
+        deadlines_.insert(std::move(extra.soft_deadline));
     }
     timed_.notify_all();
 }
 
-void ThreadPoolCore::disarm_timer(Entry& entry) noexcept {
-    ThreadJob& job = *entry.job;
+void ThreadPoolCore::disarm_timer(ThreadJob& job) noexcept {
+    if (!job.extra) return;
+    JobExtra& extra = *job.extra;
     const sys::Clock::time_point never;  // only this thread writes them
-    if (job.due == never && job.soft_due == never) return;
+    if (extra.due == never && extra.soft_due == never) return;
     Lock lock(mutex_);
-    if (auto armed = deadlines_.extract(Due(job.due, job.number)))
-        entry.deadline = std::move(armed);
-    if (auto armed = deadlines_.extract(Due(job.soft_due, kSoft | job.number)))
-        entry.soft_deadline = std::move(armed);
+    if (auto armed = deadlines_.extract(JobDue(extra.due, job.number)))
+        extra.deadline = std::move(armed);
+    if (auto armed = deadlines_.extract(JobDue(extra.soft_due, kSoft | job.number)))
+        extra.soft_deadline = std::move(armed);
 }
 
 void ThreadPoolCore::run_timer() {
@@ -66,13 +67,14 @@ void ThreadPoolCore::run_timer() {
             continue;
         }
         {
-            Timed timed = std::move(deadlines_.extract(deadlines_.begin()).mapped());
+            TimedJob timed = std::move(deadlines_.extract(deadlines_.begin()).mapped());
             lock.unlock();
             if (timed.only_asks)
-                timed.task->ask_to_stop();
+                timed.job->ask_to_stop();
             else
-                timed.task->time_out(made_or(spare_errors().timed_out, [&] {
-                    timed.details.task_type = demangle(timed.type->name());
+                timed.job->time_out(made_or(spare_errors().timed_out, [&] {
+                    const ThreadJob& job = *timed.job;
+                    timed.details.task_type = demangle(typeid(job).name());
                     return std::make_exception_ptr(TaskTimeout(std::move(timed.details)));
                 }));
         }

@@ -3,8 +3,8 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -13,7 +13,6 @@
 #include <mutex>
 #include <string>
 #include <thread>
-#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -25,6 +24,7 @@
 #include "insight/trace_writer.hpp"
 #include "joiner.hpp"
 #include "life/lifecycle.hpp"
+#include "pool_thread.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
 #include "sys/fork_marker.hpp"
@@ -33,35 +33,56 @@
 
 namespace sidestep::inline v0::detail {
 
+// Timeouts that run, by when they are due and the number of their job.
+using JobDue = std::pair<std::chrono::steady_clock::time_point, std::uint64_t>;
+struct TimedJob {
+    Ref<ThreadJob> job;
+    TaskError::Details details;
+    bool only_asks;  // it is a soft timeout
+};
+using JobDeadlines = std::map<JobDue, TimedJob>;
+
+// With the nodes that the job takes later on: what runs it must not fail for want of memory.
+struct JobExtra {
+    TaskOptions options;
+    KeyedJobs::node_type place;  // where it waits
+    TokenUsePtr tokens;          // null: it needs none
+    // None: it has no timeout of that kind, or that is armed, or over.
+    JobDeadlines::node_type deadline, soft_deadline;
+    std::chrono::steady_clock::time_point due{}, soft_due{};  // its thread's
+};
+
+// The pools of this process that are there. Never destroyed.
+class PoolsByNumber {
+  public:
+    std::uint32_t next() { return ++last_; }
+    void add(std::uint32_t number, std::weak_ptr<ThreadPoolCore> pool);
+    void remove(std::uint32_t number) noexcept;
+    std::shared_ptr<ThreadPoolCore> find(std::uint32_t number);
+
+  private:
+    std::atomic<std::uint32_t> last_{0};
+    std::mutex mutex_;
+    std::map<std::uint32_t, std::weak_ptr<ThreadPoolCore>> pools_;  // guarded by mutex_
+};
+PoolsByNumber& pools_by_number();
+
+inline constexpr unsigned kMostPoolThreads = 4096;
+
+// Throws std::invalid_argument for what threads cannot do, too.
+void check_thread_options(const TaskOptions& options);
+
 class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>,
                              public EndingPool {
   public:
-    using Due = std::pair<std::chrono::steady_clock::time_point, std::uint64_t>;  // and number
-    using Key = std::pair<int, std::uint64_t>;  // minus priority, number: what is begun first
-    struct Timed {
-        Ref<LocalTaskBase> task;
-        const std::type_info* type;  // of the job, for the message
-        TaskError::Details details;
-        bool only_asks;  // it is a soft timeout
-    };
-    using Deadlines = std::map<Due, Timed>;
-    using Running = std::map<std::uint64_t, LocalTaskBase*>;  // by number
-    // A job, with the nodes that it takes later on: what runs it must not fail for want of memory.
-    struct Entry {
-        std::unique_ptr<ThreadJob> job;
-        TokenUsePtr tokens;  // null: it needs none
-        Running::node_type running;
-        // None: it has no timeout of that kind, or that is armed, or over.
-        Deadlines::node_type deadline, soft_deadline;
-    };
-    using Jobs = std::map<Key, Entry>;
-
     explicit ThreadPoolCore(ThreadPoolOptions options);
     ~ThreadPoolCore();
 
-    void submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options,
-                bool begun) POOL_UNLOCKED;
-    void submit_late(std::unique_ptr<ThreadJob> job, std::vector<TaskRef> needs,
+    // Future::then() finds it by its number, from now on.
+    void become_known() { pools_by_number().add(number_, weak_from_this()); }
+
+    void submit(ThreadJobPtr job, const TaskOptions* options, bool begun) POOL_UNLOCKED;
+    void submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
                      const TaskOptions* options) POOL_UNLOCKED;
     void check_open() POOL_UNLOCKED;
     // See thread_stream.hpp.
@@ -98,7 +119,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
 
     // What its tasks have as this_task::pool(). Before the first one.
     void set_nested(std::shared_ptr<NestedPool> nested) { nested_ = std::move(nested); }
-    // Whose thread this is; null: no pool's.
+    // That this thread runs jobs of; null: of none.
     static ThreadPoolCore* of_this_thread() noexcept;
     // A thread of the pool begins, or ends, to wait for a future: another one may run meanwhile.
     void begin_wait() noexcept POOL_UNLOCKED;
@@ -117,11 +138,16 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     // Not in the pool's own threads, which may be those that make room.
     void await_room() POOL_LOCKED;
     class Late;
-    Entry prepare(std::unique_ptr<ThreadJob> job) POOL_LOCKED;
+    // Its own, or the pool's.
+    const TaskOptions& options_of(const ThreadJob& job) const {
+        return job.extra ? job.extra->options : options_.task;
+    }
     // Throws what submit() throws for these options.
     void set_options(ThreadJob& job, const TaskOptions* options) const;
-    Jobs::node_type accept(std::unique_ptr<ThreadJob> job) POOL_LOCKED;
-    void queue(Jobs::node_type job, bool wants_help) noexcept POOL_LOCKED;
+    // The pool has one more job. Throws for want of memory, or of a thread; queue() does not.
+    void accept(ThreadJob& job) POOL_LOCKED;
+    void prepare(ThreadJob& job) POOL_LOCKED;
+    void queue(ThreadJobPtr job) noexcept POOL_LOCKED;
     // With an error: that becomes its result.
     void queue_late(Late& late, const std::exception_ptr& error,
                     bool cancelled) noexcept POOL_UNLOCKED;
@@ -131,40 +157,64 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void end_vain_waits() POOL_UNLOCKED;
     void start_thread() POOL_LOCKED;
     void start_timer() POOL_LOCKED;
-    Deadlines::node_type timed(ThreadJob& job, Timeout timeout, bool only_asks) POOL_LOCKED;
+    JobDeadlines::node_type timed(ThreadJob& job, Timeout timeout, bool only_asks) POOL_LOCKED;
+    // --- what threads do: thread_pool_run.cpp
     void help_if_needed() noexcept POOL_LOCKED;
-    void run(unsigned index) POOL_UNLOCKED;
+    void wake(PoolThread& thread) noexcept POOL_LOCKED;
+    void wake_all() noexcept POOL_LOCKED;
+    void wake_all_if_extra() noexcept POOL_LOCKED;
+    void run(PoolThread& thread) POOL_UNLOCKED;
     bool initialize(unsigned index) POOL_UNLOCKED;
+    void finalize();
     void break_pool(std::exception_ptr reason) noexcept POOL_UNLOCKED;
-    Entry take(unsigned index) POOL_LOCKED;
-    // Of the jobs that wait for tokens, the first that this thread may run now; null: none.
-    TokenUse* first_at_gate(unsigned index) noexcept POOL_LOCKED;
-    static Key key_of(const TokenUse& use) { return {-use.priority, use.number}; }
-    void wait_at_gate(Jobs::node_type job, bool wants_help) noexcept POOL_LOCKED;
-    void free_tokens(TokenUse& use) noexcept POOL_LOCKED;
-    void look_at_gate() POOL_UNLOCKED;
+    // Gives the thread what it runs next. False: there will be nothing more.
+    bool take(PoolThread& thread) POOL_LOCKED;
+    bool take_some(PoolThread& thread) POOL_LOCKED;
+    ThreadJobPtr take_first(PoolThread& thread, JobKey plain) noexcept POOL_LOCKED;
+    std::size_t batch() const POOL_LOCKED;
+    void take_back_all() noexcept POOL_LOCKED;
+    void spin(PoolThread& thread) noexcept POOL_LOCKED;
+    void sleep(PoolThread& thread) noexcept POOL_LOCKED;
+    void keep_watch(PoolThread& thread) noexcept POOL_LOCKED;
+    void rest(PoolThread& thread) noexcept POOL_LOCKED;
+    void run_all(PoolThread& thread) POOL_UNLOCKED;
+    void run_job(ThreadJob& job, PoolThread& thread) POOL_UNLOCKED;
+    void run_attempts(ThreadJob& job, PoolThread& thread) POOL_UNLOCKED;
+    // It has run what it took, or goes.
+    void settle(PoolThread& thread) noexcept POOL_LOCKED;
+    void note_pace(std::size_t jobs, std::chrono::nanoseconds took) noexcept POOL_LOCKED;
     bool is_extra(unsigned index) const { return index >= most_threads(); }
     bool may_run(unsigned index) const POOL_LOCKED;
-    void wake_all_if_extra() POOL_LOCKED;
-    void run_job(Entry& entry, unsigned index) POOL_UNLOCKED;
-    void run_attempts(Entry& entry, unsigned index) POOL_UNLOCKED;
-    void end_job(Entry& entry, unsigned index) noexcept POOL_UNLOCKED;
+    // Jobs that wait for any thread.
+    std::size_t ready() noexcept POOL_LOCKED {
+        const bool gated = !at_gate_.empty() && tokens_.first(TokenUse::kAnyWorker);
+        return plain_.size() + waiting_.size() + gated;
+    }
+    bool all_tiny() const { return all_tiny_.load(std::memory_order_relaxed); }
+
+    // Of the jobs that wait for tokens, the first that this thread may run now; null: none.
+    TokenUse* first_at_gate(unsigned index) noexcept POOL_LOCKED;
+    static JobKey key_of(const TokenUse& use) { return {-use.priority, use.number}; }
+    void wait_at_gate(ThreadJobPtr job) noexcept POOL_LOCKED;
+    void free_tokens(TokenUse& use) noexcept POOL_UNLOCKED;
+    void look_at_gate() POOL_UNLOCKED;
     // The timeout of an attempt, in the thread that runs it.
-    void arm_timer(Entry& entry) noexcept POOL_UNLOCKED;
-    void disarm_timer(Entry& entry) noexcept POOL_UNLOCKED;
+    void arm_timer(ThreadJob& job) noexcept POOL_UNLOCKED;
+    void disarm_timer(ThreadJob& job) noexcept POOL_UNLOCKED;
     void run_timer() POOL_UNLOCKED;
     void fail_waiting(const std::exception_ptr& error) noexcept POOL_UNLOCKED;
-    void note_end(ThreadJob& job, unsigned index,
-                  std::chrono::steady_clock::time_point begun) noexcept POOL_UNLOCKED;
-    void trace_end(ThreadJob& job, unsigned index, std::chrono::steady_clock::time_point begun,
-                   std::chrono::nanoseconds took, const char* outcome) POOL_LOCKED;
+    void note_slow(const ThreadJob& job, PoolThread& thread,
+                   std::chrono::nanoseconds took) noexcept POOL_UNLOCKED;
+    void trace_end(const ThreadJob& job, unsigned index, const EndedJob& end) POOL_UNLOCKED;
 
     void require_owner() const;
 
     const ThreadPoolOptions options_;
+    const bool has_defaults_ = options_.task.says_anything();
     std::shared_ptr<NestedPool> nested_;
     const ForkMarker marker_;
     const int pid_ = ::getpid();
+    const std::uint32_t number_ = pools_by_number().next();
     BackgroundThreads background_;
     Dependents dependents_;
     TaskNames names_;  // types: guarded by mutex_
@@ -172,30 +222,40 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
     Joiner joiner_;
     std::mutex joining_;  // before mutex_
+    // Relaxed, both: hints. The last jobs were tiny; more so than waking somebody for each costs.
+    std::atomic<bool> all_tiny_{false};
+    std::atomic<std::uint32_t> arrivals_{0};  // who spins looks at it
     PoolMutex mutex_;
     // Guarded by mutex_.
-    PoolCondition changed_;  // a job came, or may be run, or the end
-    PoolCondition timed_;    // for the timer
-    PoolCondition quiet_;    // for join(): perhaps nothing is left
+    PoolCondition timed_;  // for the timer
+    PoolCondition quiet_;  // for join(): perhaps nothing is left
     Lifecycle life_ POOL_GUARDED;
-    Jobs waiting_ POOL_GUARDED;
-    TokenGate tokens_;           // guarded by mutex_, but for what says otherwise
-    Jobs at_gate_ POOL_GUARDED;  // they need tokens
+    JobList plain_ POOL_GUARDED;      // those without an `extra`
+    KeyedJobs waiting_ POOL_GUARDED;  // the others, but those of one thread (PoolThread::own)
+    TokenGate tokens_;                // guarded by mutex_, but for what says otherwise
+    KeyedJobs at_gate_ POOL_GUARDED;  // they need tokens
     std::map<std::uint64_t, std::shared_ptr<Late>> late_ POOL_GUARDED;  // by number
     std::uint64_t late_left_ POOL_GUARDED = 0;  // so many have stopped waiting
     bool is_destroyed_ POOL_GUARDED = false;
-    std::map<unsigned, Jobs> keyed_ POOL_GUARDED;  // by thread: each has one
-    Deadlines deadlines_ POOL_GUARDED;
-    Running running_ POOL_GUARDED;
+    JobDeadlines deadlines_ POOL_GUARDED;
     std::list<std::thread> threads_ POOL_GUARDED;
+    std::vector<std::unique_ptr<PoolThread>> workers_ POOL_GUARDED;  // by index; they stay
+    std::vector<PoolThread*> idle_ POOL_GUARDED;                     // who slept last comes last
     ServiceThread timer_ POOL_GUARDED;
-    unsigned idle_ POOL_GUARDED = 0;
+    std::size_t coming_ POOL_GUARDED = 0;        // PoolThread::is_coming
+    unsigned awake_ POOL_GUARDED = 0;            // threads that neither sleep nor have gone
+    PoolThread* sentry_ POOL_GUARDED = nullptr;  // sleeps, but looks now and then: see sleep()
+    bool somebody_spins_ POOL_GUARDED = false;
+    std::size_t tiny_in_a_row_ POOL_GUARDED = 0;  // jobs
+    std::size_t batches_ POOL_GUARDED = 0;        // PoolThread::has_batch
+    std::size_t keyed_ POOL_GUARDED = 0;          // jobs in PoolThread::own
     unsigned in_wait_ POOL_GUARDED = 0;
+    unsigned running_ POOL_GUARDED = 0;          // threads that have jobs
     unsigned extra_running_ POOL_GUARDED = 0;    // see may_run()
     std::uint64_t unfinished_ POOL_GUARDED = 0;  // jobs
     std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
     std::uint64_t next_number_ POOL_GUARDED = 1;
-    PoolStats noted_ POOL_GUARDED;  // of the tasks that ended, and of the threads that ran them
+    std::uint64_t failed_ POOL_GUARDED = 0, cancelled_ POOL_GUARDED = 0;  // that did not begin
     bool timer_ends_ POOL_GUARDED = false;
 };
 

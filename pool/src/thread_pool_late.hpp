@@ -13,7 +13,7 @@ namespace sidestep::inline v0::detail {
 class ThreadPoolCore::Late final : public Dependents::Waiting {
   public:
     // Its own task comes last: who cancels that ends this.
-    Late(ThreadPoolCore& core, std::vector<TaskRef> needs, std::size_t count, LocalTaskBase& own)
+    Late(ThreadPoolCore& core, std::vector<TaskRef> needs, std::size_t count, ThreadJob& own)
         : Waiting(std::move(needs), count), task(own), core_(core) {}
     void begin() noexcept override { core_.queue_late(*this, nullptr, false); }
     // A thread of the pool makes that its result: callbacks run where they do otherwise.
@@ -22,7 +22,7 @@ class ThreadPoolCore::Late final : public Dependents::Waiting {
     }
 
     LocalTaskBase& task;
-    Jobs::node_type job;  // guarded by the pool's mutex; empty: it waits no more
+    ThreadJobPtr job;  // guarded by the pool's mutex; null: it waits no more
 
   private:
     ThreadPoolCore& core_;

@@ -1,18 +1,45 @@
 // How jobs come to a ThreadPool: at once, or when what they wait for is there.
 #include <fmt/format.h>
 
+#include <memory>
 #include <stdexcept>
-#include <typeinfo>
 #include <utility>
 
 #include <sidestep/detail/late_job.hpp>
 
 #include "spare_errors.hpp"
 #include "sys/sys.hpp"
+#include "task/record_memory.hpp"
 #include "thread_pool_core.hpp"
 #include "thread_pool_late.hpp"
 
 namespace sidestep::inline v0::detail {
+
+// Small ones are records, as a Pool's tasks are.
+void* ThreadJob::operator new(std::size_t size) {
+    if (size <= JobMemory::kRecord) return JobMemory::allocate();
+    if (size <= RecordMemory::kRecord) return RecordMemory::allocate();
+    return ::operator new(size);
+}
+void ThreadJob::operator delete(void* memory, std::size_t size) noexcept {
+    if (size <= JobMemory::kRecord) return JobMemory::free(memory);
+    if (size <= RecordMemory::kRecord) return RecordMemory::free(memory);
+    ::operator delete(memory);
+}
+
+ThreadJob::ThreadJob() = default;
+ThreadJob::~ThreadJob() = default;
+
+std::shared_ptr<ThreadPoolCore> ThreadJob::thread_pool() const {
+    return pool == 0 || is_forked_copy() ? nullptr : pools_by_number().find(pool);
+}
+
+// The nodes in `extra` refer to the task.
+void EndJob::operator()(ThreadJob* job) const noexcept {
+    job->drop_call();
+    job->extra = nullptr;
+    job->drop_reference();
+}
 
 void refuse_retries(const Retry& retry) {
     if (retry.max_attempts > 1)
@@ -22,62 +49,86 @@ void refuse_retries(const Retry& retry) {
             retry.max_attempts));
 }
 
-void ThreadPoolCore::submit(std::unique_ptr<ThreadJob> job, const TaskOptions* options,
-                            bool begun) {
+namespace {
+
+constexpr std::uint64_t kTinyJobsForOne = 16;  // see PoolStats::wait
+
+}  // namespace
+
+void ThreadPoolCore::set_options(ThreadJob& job, const TaskOptions* options) const {
+    if (options) check_thread_options(*options);
+    if ((options && options->says_anything()) || has_defaults_) {
+        job.extra = std::make_unique<JobExtra>();
+        job.extra->options = options ? merged(*options, options_.task) : options_.task;
+    }
+    if (!job.runs_again()) refuse_retries(options_of(job).retry);
+}
+
+void ThreadPoolCore::submit(ThreadJobPtr job, const TaskOptions* options, bool begun) {
     set_options(*job, options);
     require_owner();
     const bool never_waits = options_.max_pending == 0 || begun || in_own_thread();
+    if (!all_tiny()) job->submitted_at = sys::Clock::now();
     Lock lock(mutex_);
     life_.require_accepting(begun);
     if (!never_waits) await_room();
-    const bool first = threads_.empty();  // accept() starts one, which is not idle yet
-    queue(accept(std::move(job)), !first);
+    accept(*job);
+    queue(std::move(job));
 }
 
-// The pool has one more job, and whatever it takes to queue it.
-ThreadPoolCore::Jobs::node_type ThreadPoolCore::accept(std::unique_ptr<ThreadJob> job) {
-    job->task().belong_to(pid_, weak_from_this());
-    job->number = next_number_;
-    job->submitted_at = sys::Clock::now();
-    Key key{-job->options.priority, job->number};
-    std::uint64_t sticky = job->options.key;
-    Jobs one;
-    one.emplace(key, prepare(std::move(job)));
-    if (sticky)
-        while (threads_.size() <= sticky % most_threads()) start_thread();  // it must be that one
-    else if (threads_.empty())
+void ThreadPoolCore::accept(ThreadJob& job) {
+    job.belong_to(pid_);
+    job.pool = number_;
+    job.number = next_number_;
+    if (all_tiny() && job.number % kTinyJobsForOne == 0) job.submitted_at = sys::Clock::now();
+    if (job.extra) prepare(job);
+    if (std::uint64_t sticky = options_of(job).key)
+        while (workers_.size() <= sticky % most_threads()) start_thread();  // it must be that one
+    else if (workers_.empty())
         start_thread();  // or nobody would run it
     ++next_number_;
     ++unfinished_;
-    return one.extract(one.begin());
 }
 
-void ThreadPoolCore::queue(Jobs::node_type job, bool wants_help) noexcept {
-    if (job.mapped().tokens) return wait_at_gate(std::move(job), wants_help);
-    if (std::uint64_t sticky = job.mapped().job->options.key) {
-        keyed_.find(static_cast<unsigned>(sticky % most_threads()))->second.insert(std::move(job));
-        return changed_.notify_all();
+void ThreadPoolCore::queue(ThreadJobPtr job) noexcept {
+    if (!job->extra) {
+        plain_.push(std::move(job));
+        if (somebody_spins_) arrivals_.fetch_add(1, std::memory_order_relaxed);
+        return help_if_needed();
     }
-    waiting_.insert(std::move(job));
-    if (wants_help) help_if_needed();
-    changed_.notify_one();
+    take_back_all();  // who has a batch may have to run this one first
+    if (job->extra->tokens) return wait_at_gate(std::move(job));
+    const std::uint64_t sticky = job->extra->options.key;
+    KeyedJobs::node_type place = std::move(job->extra->place);
+    place.key() = {-job->extra->options.priority, job->number};
+    place.mapped() = std::move(job);
+    if (sticky) {
+        PoolThread& thread = *workers_[sticky % most_threads()];
+        thread.own.insert(std::move(place));
+        ++keyed_;
+        return wake(thread);
+    }
+    waiting_.insert(std::move(place));
+    help_if_needed();
     wake_all_if_extra();
 }
 
 // --- tokens ------------------------------------------------------------------------------------
 
-void ThreadPoolCore::wait_at_gate(Jobs::node_type node, bool wants_help) noexcept {
-    TokenUse& use = *node.mapped().tokens;
-    ThreadJob& job = *node.mapped().job;
-    use.priority = job.options.priority;
-    use.number = job.number;
-    if (std::uint64_t sticky = job.options.key)
+void ThreadPoolCore::wait_at_gate(ThreadJobPtr job) noexcept {
+    TokenUse& use = *job->extra->tokens;
+    use.priority = job->extra->options.priority;
+    use.number = job->number;
+    if (std::uint64_t sticky = job->extra->options.key)
         use.worker = static_cast<std::uint32_t>(sticky % most_threads());
-    use.over = &job.task();
-    at_gate_.insert(std::move(node));
+    use.over = job.get();
+    KeyedJobs::node_type place = std::move(job->extra->place);
+    place.key() = key_of(use);
+    place.mapped() = std::move(job);
+    at_gate_.insert(std::move(place));
     tokens_.wait(use);
-    if (wants_help) help_if_needed();
-    changed_.notify_all();
+    help_if_needed();
+    wake_all();
 }
 
 TokenUse* ThreadPoolCore::first_at_gate(unsigned index) noexcept {
@@ -88,61 +139,61 @@ TokenUse* ThreadPoolCore::first_at_gate(unsigned index) noexcept {
 }
 
 void ThreadPoolCore::free_tokens(TokenUse& use) noexcept {
+    Lock lock(mutex_);
     tokens_.give_back(use);
-    if (!at_gate_.empty()) changed_.notify_all();
+    if (!at_gate_.empty()) wake_all();
 }
 
 void ThreadPoolCore::look_at_gate() {
     if (!owned_here()) return;
     Lock lock(mutex_);
     help_if_needed();
-    changed_.notify_all();
+    wake_all();
 }
 
 // What running it takes, and may not be had when it is to run: then submit() throws.
-ThreadPoolCore::Entry ThreadPoolCore::prepare(std::unique_ptr<ThreadJob> job) {
-    Entry entry;
-    Running one{{job->number, &job->task()}};
-    entry.running = one.extract(one.begin());
-    entry.tokens = tokens_.wanted(job->options.uses);
-    if (entry.tokens) {  // who cancels it lets others go on
+void ThreadPoolCore::prepare(ThreadJob& job) {
+    JobExtra& extra = *job.extra;
+    KeyedJobs one;
+    one.emplace();
+    extra.place = one.extract(one.begin());
+    extra.tokens = tokens_.wanted(extra.options.uses);
+    if (extra.tokens) {  // who cancels it lets others go on
         std::function<void()> look = [pool = weak_from_this()] {
             if (std::shared_ptr<ThreadPoolCore> core = pool.lock()) core->look_at_gate();
         };
-        (void)job->task().add_callback(look);
+        (void)job.add_callback(look);
     }
-    entry.deadline = timed(*job, job->options.timeout, false);
-    entry.soft_deadline = timed(*job, job->options.soft_timeout, true);
-    entry.job = std::move(job);
-    return entry;
+    extra.deadline = timed(job, extra.options.timeout, false);
+    extra.soft_deadline = timed(job, extra.options.soft_timeout, true);
 }
 
-ThreadPoolCore::Deadlines::node_type ThreadPoolCore::timed(ThreadJob& job, Timeout timeout,
-                                                           bool only_asks) {
+JobDeadlines::node_type ThreadPoolCore::timed(ThreadJob& job, Timeout timeout, bool only_asks) {
     if (timeout.count() <= 0 || timeout == kNoTimeout) return {};
     start_timer();
-    job.task().add_reference();
-    Timed timed{Ref<LocalTaskBase>(&job.task()), &typeid(job), {}, only_asks};
+    job.add_reference();
+    TimedJob timed{Ref<ThreadJob>(&job), {}, only_asks};
     timed.details.task = job.number;
     timed.details.function = job.function();
-    timed.details.name = job.options.name;
+    timed.details.name = job.extra->options.name;
     timed.details.limit = static_cast<std::uint64_t>(timeout.count());
-    Deadlines deadlines;
-    deadlines.emplace(Due(), std::move(timed));
+    JobDeadlines deadlines;
+    deadlines.emplace(JobDue(), std::move(timed));
     return deadlines.extract(deadlines.begin());
 }
 
 // --- those that wait ---------------------------------------------------------------------------
 
-void ThreadPoolCore::submit_late(std::unique_ptr<ThreadJob> job, std::vector<TaskRef> needs,
+// It has an `extra` in any case: when it is queued, others that came later may wait before it.
+void ThreadPoolCore::submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
                                  const TaskOptions* options) {
     set_options(*job, options);
+    if (!job->extra) job->extra = std::make_unique<JobExtra>();
     require_owner();
     const bool never_waits = options_.max_pending == 0 || in_own_thread();
     std::size_t count = needs.size();
-    job->task().add_reference();
-    needs.emplace_back(&job->task());
-    auto late = std::make_shared<Late>(*this, std::move(needs), count, job->task());
+    needs.push_back(task_of(*job));
+    auto late = std::make_shared<Late>(*this, std::move(needs), count, *job);
     {
         Lock lock(mutex_);
         life_.require_accepting();
@@ -150,11 +201,12 @@ void ThreadPoolCore::submit_late(std::unique_ptr<ThreadJob> job, std::vector<Tas
         std::uint64_t number = next_number_;
         auto at = late_.emplace(number, late).first;
         try {
-            late->job = accept(std::move(job));
+            accept(*job);
         } catch (...) {
             late_.erase(at);
             throw;
         }
+        late->job = std::move(job);
     }
     dependents_.add(late);
 }
@@ -162,15 +214,15 @@ void ThreadPoolCore::submit_late(std::unique_ptr<ThreadJob> job, std::vector<Tas
 void ThreadPoolCore::queue_late(Late& late, const std::exception_ptr& error,
                                 bool cancelled) noexcept {
     Lock lock(mutex_);
-    if (late.job.empty()) return;  // it was ended meanwhile
+    if (!late.job) return;  // it was ended meanwhile
     if (error) {
-        late.job.mapped().job->refuse(error, cancelled);
-        late.job.mapped().tokens = nullptr;  // it will not be begun
+        late.job->refuse(error, cancelled);
+        late.job->extra->tokens = nullptr;  // it will not be begun
     }
-    late_.erase(late.job.mapped().job->number);
+    late_.erase(late.job->number);
     ++late_left_;
-    late.job.mapped().job->submitted_at = sys::Clock::now();
-    queue(std::move(late.job), true);
+    late.job->submitted_at = sys::Clock::now();
+    queue(std::move(late.job));
 }
 
 void ThreadPoolCore::be_destroyed() {
@@ -206,8 +258,7 @@ void ThreadPoolCore::end_vain_waits() {
     }
 }
 
-void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options,
-                bool begun) {
+void submit_job(ThreadPoolCore& core, ThreadJobPtr job, const TaskOptions* options, bool begun) {
     core.submit(std::move(job), options, begun);
 }
 void check_open(ThreadPoolCore& core) { core.check_open(); }
@@ -221,7 +272,7 @@ std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core) {
 }
 const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
 
-void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, std::unique_ptr<ThreadJob> job,
+void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, ThreadJobPtr job,
                      std::vector<TaskRef> needs, const TaskOptions* options) {
     core->submit_late(std::move(job), std::move(needs), options);
 }

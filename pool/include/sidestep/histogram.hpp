@@ -34,6 +34,9 @@ class Histogram {
         if (ns > max_) max_ = ns;
     }
 
+    // Adds all that another one has.
+    Histogram& operator+=(const Histogram& other) noexcept;
+
     // How many durations there are; their mean and the longest, exact; 0 if there are none.
     std::uint64_t count() const noexcept;
     std::chrono::nanoseconds mean() const noexcept;

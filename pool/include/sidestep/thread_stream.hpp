@@ -22,8 +22,8 @@
 #include <sidestep/detail/chunk.hpp>
 #include <sidestep/detail/completion_queue.hpp>
 #include <sidestep/detail/early_end.hpp>
-#include <sidestep/detail/local_task.hpp>
 #include <sidestep/detail/stored.hpp>
+#include <sidestep/detail/thread_job.hpp>
 #include <sidestep/future.hpp>
 #include <sidestep/outcome.hpp>
 #include <sidestep/pool_options.hpp>
@@ -32,86 +32,6 @@
 namespace sidestep::inline v0 {
 
 namespace detail {
-
-class ThreadPoolCore;
-
-// What a thread of a ThreadPool runs.
-class ThreadJob {
-  public:
-    virtual ~ThreadJob() = default;
-    // Runs it and stores the result, or throws. last: it will not be called again.
-    virtual void run(bool last) = 0;
-    virtual LocalTaskBase& task() = 0;
-    // False: an argument cannot be copied, and is moved to the first call.
-    virtual bool runs_again() const = 0;
-    // Of one that waits for others: this becomes its result when it is run.
-    virtual void refuse(const std::exception_ptr&, bool cancelled) noexcept { (void)cancelled; }
-    // For messages: the function, if the callable is a pointer to one.
-    virtual const void* function() const = 0;
-
-    TaskOptions options;
-    std::uint64_t number = 0;
-    unsigned attempt = 0;
-    std::chrono::steady_clock::time_point submitted_at{};
-    // Its timers', if it has any: its thread's.
-    std::chrono::steady_clock::time_point due{}, soft_due{};
-};
-// Throws std::logic_error if the pool is closed (begun: a stream's, which was made before it was;
-// so if it is joined), or terminated (begun: CancelledError), BrokenPool if it is broken;
-// std::invalid_argument for retries of what cannot be run again.
-void submit_job(ThreadPoolCore& core, std::unique_ptr<ThreadJob> job, const TaskOptions* options,
-                bool begun = false);
-// Throws what submit_job() would.
-void check_open(ThreadPoolCore& core);
-// As that of a PoolCore.
-std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core);
-// While the result lives, join() waits: somebody has called a map.
-std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core);
-// Throws std::invalid_argument if there is more than one attempt.
-void refuse_retries(const Retry& retry);
-// After so many attempts that failed: pauses and says true, if the task is to be run again. The
-// timeout begins anew.
-bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error);
-const TaskOptions& default_options(const ThreadPoolCore& core);
-
-template <class Result, class F, class... Args>
-class CallJob final : public ThreadJob {
-  public:
-    template <class G, class... Values>
-    CallJob(Ref<LocalTask<Result>> task, G&& f, Values&&... values)
-        : task_(std::move(task)),
-          f_(std::forward<G>(f)),
-          arguments_(std::forward<Values>(values)...) {}
-    LocalTaskBase& task() override { return *task_; }
-    bool runs_again() const override { return kRunsAgain; }
-    const void* function() const override { return function_address(f_); }
-    void run(bool last) override {
-        if constexpr (kRunsAgain) {
-            if (!last) {
-                std::tuple<Args...> copy(arguments_);
-                return call(copy);
-            }
-        }
-        call(arguments_);
-    }
-
-  private:
-    static constexpr bool kRunsAgain = (kCopies<Args> && ...);
-
-    void call(std::tuple<Args...>& arguments) {
-        if constexpr (std::is_void_v<Result>) {
-            std::apply([this](Args&... a) { std::invoke(f_, std::move(a)...); }, arguments);
-            task_->try_set({});
-        } else {
-            task_->try_set(std::apply(
-                [this](Args&... a) -> Result { return std::invoke(f_, std::move(a)...); },
-                arguments));
-        }
-    }
-    Ref<LocalTask<Result>> task_;
-    F f_;
-    std::tuple<Args...> arguments_;
-};
 
 // Some items of a map.
 template <bool kSpread, class F, class Item>
@@ -202,7 +122,7 @@ class ThreadStream
         detail::KeptItem<kSpread, F, std::ranges::range_value_t<std::remove_reference_t<Range>>>;
     using Chunk = detail::ThreadChunk<kSpread, F, Item>;
     using Outcomes = typename Chunk::Outcomes;
-    using Task = detail::LocalTask<Outcomes>;
+    using Job = detail::CallJob<Outcomes, Chunk>;
     using Face = StreamFace<ThreadStream<F, Range, kSpread, kUnordered>, typename Chunk::Result>;
 
   public:
@@ -271,7 +191,7 @@ class ThreadStream
     std::function<void()> detach() {
         hands_over_at_end();
         while (!input_ended_) submit_chunk(window_.next_size());
-        std::vector<detail::Ref<Task>> tasks;
+        std::vector<detail::TaskRef> tasks;
         for (const Flying& chunk : flying_)
             if (chunk.task) tasks.push_back(chunk.task);
         return [tasks = std::move(tasks)] {  // from the last to the first, as cancel_rest()
@@ -281,7 +201,7 @@ class ThreadStream
 
   private:
     struct Flying {
-        detail::Ref<Task> task;  // or none:
+        detail::TaskRef task;  // or none:
         std::size_t first = 0, items = 0;
         std::exception_ptr error;  // the input's, or the pool's:
         bool last = false;         //   it refused them, nothing comes after
@@ -333,7 +253,7 @@ class ThreadStream
         if (flying_.empty()) return false;
         if (!early_ && !until) return true;  // it is waited for when it is opened
         auto is_there_now = [](const Flying& c) { return !c.task && !c.last; };
-        const detail::Ref<Task>& next = flying_.front().task;
+        const detail::TaskRef& next = flying_.front().task;
         if (!next || (kUnordered && std::any_of(flying_.begin(), flying_.end(), is_there_now)))
             return true;
         if (kUnordered) return done_->wait(end_of(until));
@@ -421,10 +341,11 @@ class ThreadStream
     }
     void send(Chunk chunk) {
         std::size_t first = chunk.first, count = chunk.items.size();
-        auto task = Task::create();
+        detail::TaskRef task;
         auto duration = chunk.duration_ns;
         try {
-            auto job = std::make_unique<detail::CallJob<Outcomes, Chunk>>(task, std::move(chunk));
+            auto job = Job::make(std::move(chunk));
+            task = detail::task_of(*job);
             TaskOptions whole = options_;
             whole.retry = {.max_attempts = 1};  // items are, by themselves
             detail::submit_job(*core_, std::move(job), &whole, true);

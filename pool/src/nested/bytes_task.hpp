@@ -11,18 +11,19 @@
 
 namespace sidestep::inline v0::detail {
 
-class BytesTask : public LocalTaskBase {
+// Base: what it is besides, a job of a ThreadPool say.
+template <class Base = LocalTaskBase>
+class BytesTask : public Base {
   public:
-    static Ref<BytesTask> create() { return Ref<BytesTask>(new BytesTask); }
     // The bytes of a value, which live as long as `owner`; unless there is a result already.
     void set_bytes(std::shared_ptr<const void> owner, std::span<const std::byte> bytes) {
-        (void)try_finish([&] {
+        (void)this->try_finish([&] {
             owner_ = std::move(owner);
             bytes_ = bytes;
         });
     }
     std::span<const std::byte> result() const override {
-        if (std::exception_ptr failure = error()) std::rethrow_exception(failure);
+        if (std::exception_ptr failure = this->error()) std::rethrow_exception(failure);
         return bytes_;
     }
 

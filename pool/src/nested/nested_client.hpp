@@ -89,7 +89,7 @@ class NestedClient final : public NestedPool, public std::enable_shared_from_thi
 };
 
 // A nested task, as the worker has it that submitted it.
-class NestedTask final : public BytesTask {
+class NestedTask final : public BytesTask<> {
   public:
     NestedTask(std::shared_ptr<NestedClient> client, std::uint64_t its_number)
         : number(its_number), client_(std::move(client)) {}

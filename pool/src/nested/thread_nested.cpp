@@ -1,10 +1,11 @@
 #include "nested/thread_nested.hpp"
 
+#include <memory>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
-#include <sidestep/thread_stream.hpp>
+#include <sidestep/detail/thread_job.hpp>
 
 #include "nested/bytes_task.hpp"
 #include "task/local_fds.hpp"
@@ -12,31 +13,33 @@
 namespace sidestep::inline v0::detail {
 namespace {
 
-class NestedJob final : public ThreadJob {
+class NestedJob final : public BytesTask<ThreadJob> {
   public:
-    NestedJob(Ref<BytesTask> task, const NestedOrder& order)
-        : task_(std::move(task)),
-          kind_(order.kind),
-          arguments_(order.arguments.bytes().begin(), order.arguments.bytes().end()) {
-        for (int fd : order.fds.numbers()) (void)fds_.put(fd);
+    explicit NestedJob(const NestedOrder& order)
+        : kind_(order.kind),
+          arguments_(order.arguments.bytes().begin(), order.arguments.bytes().end()),
+          fds_(std::make_unique<TaskDescriptors>()) {
+        for (int fd : order.fds.numbers()) (void)fds_->put(fd);
     }
-    LocalTaskBase& task() override { return *task_; }
     bool runs_again() const override { return true; }
     const void* function() const override { return kind_.function; }
+    void drop_call() noexcept override {
+        arguments_ = {};
+        fds_ = nullptr;
+    }
     void run(bool /*last*/) override {
-        LocalFds fds(fds_);
+        LocalFds fds(*fds_);
         InputArchive input(arguments_, &fds);
         auto result = std::make_shared<HeapBuffer>();
         OutputArchive output(*result);
         kind_.entry.run(input, output);
-        task_->set_bytes(result, result->bytes());
+        set_bytes(result, result->bytes());
     }
 
   private:
-    const Ref<BytesTask> task_;
     const TaskKind kind_;
-    const std::vector<std::byte> arguments_;
-    TaskDescriptors fds_;
+    std::vector<std::byte> arguments_;
+    std::unique_ptr<TaskDescriptors> fds_;
 };
 
 class ThreadNested final : public NestedPool {
@@ -47,9 +50,10 @@ class ThreadNested final : public NestedPool {
     TaskRef submit(NestedOrder& order) override {
         std::shared_ptr<ThreadPoolCore> core = core_.lock();
         if (!core) throw std::logic_error("this_task::pool(): the thread pool has ended");
-        Ref<BytesTask> task = BytesTask::create();
-        submit_job(*core, std::make_unique<NestedJob>(task, order), nullptr, true);
-        return TaskRef(std::move(task));
+        ThreadJobPtr job(new NestedJob(order));
+        TaskRef task = task_of(*job);
+        submit_job(*core, std::move(job), nullptr, true);
+        return task;
     }
     unsigned processes() const override { return threads_; }
 

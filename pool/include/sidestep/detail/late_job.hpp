@@ -5,19 +5,20 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <sidestep/detail/late_arguments.hpp>
-#include <sidestep/detail/local_task.hpp>
-#include <sidestep/thread_stream.hpp>
+#include <sidestep/detail/stored.hpp>
+#include <sidestep/detail/thread_job.hpp>
 
 namespace sidestep::inline v0::detail {
 
 // The job is queued when all of these are done, or one of them has no value: then it was refuse()d.
-void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, std::unique_ptr<ThreadJob> job,
+void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, ThreadJobPtr job,
                      std::vector<TaskRef> needs, const TaskOptions* options);
 
 // What it takes of a T that is no future: moved out, or copied.
@@ -34,47 +35,55 @@ typename Late<T>::Values taken_values(T& argument, bool may_move) {
 }
 
 template <class Result, class F, class... Args>
-class LateJob final : public ThreadJob {
+class LateJob final : public LocalTask<Result, ThreadJob> {
   public:
     template <class G, class... Values>
-    LateJob(Ref<LocalTask<Result>> task, G&& f, Values&&... values)
-        : task_(std::move(task)),
-          f_(std::forward<G>(f)),
-          arguments_(std::forward<Values>(values)...) {
+    explicit LateJob(G&& f, Values&&... values)
+        : call_(std::in_place, std::forward<G>(f),
+                std::tuple<Args...>(std::forward<Values>(values)...)) {
         std::apply([this](const Args&... each) { (Late<Args>::needs(each, needs_), ...); },
-                   arguments_);
+                   call_->arguments);
     }
     const std::vector<TaskRef>& needs() const { return needs_; }
-    LocalTaskBase& task() override { return *task_; }
     bool runs_again() const override { return (kCopies<typename Late<Args>::Values> && ...); }
-    const void* function() const override { return function_address(f_); }
+    const void* function() const override { return function_address(call_->f); }
+    void drop_call() noexcept override {
+        call_.reset();
+        needs_ = {};
+        refused_ = nullptr;
+    }
     void refuse(const std::exception_ptr& error, bool cancelled) noexcept override {
         refused_ = error;
         cancelled_ = cancelled;
     }
     void run(bool last) override {
         if (refused_) {
-            (void)(cancelled_ ? task_->fail_cancelled(refused_) : task_->try_fail(refused_));
+            (void)(cancelled_ ? this->fail_cancelled(refused_) : this->try_fail(refused_));
             return;
         }
         auto call = [this](auto&&... values) -> Result {
-            return std::invoke(f_, std::forward<decltype(values)>(values)...);
+            return std::invoke(call_->f, std::forward<decltype(values)>(values)...);
         };
         auto values = std::apply(
             [last](Args&... each) { return std::tuple_cat(taken_values(each, last)...); },
-            arguments_);
+            call_->arguments);
         if constexpr (std::is_void_v<Result>) {
             std::apply(call, std::move(values));
-            task_->try_set({});
+            this->try_set({});
         } else {
-            task_->try_set(std::apply(call, std::move(values)));
+            this->try_set(std::apply(call, std::move(values)));
         }
     }
 
   private:
-    Ref<LocalTask<Result>> task_;
-    F f_;
-    std::tuple<Args...> arguments_;
+    struct Call {
+        Call(F its_f, std::tuple<Args...> its_arguments)
+            : f(std::move(its_f)), arguments(std::move(its_arguments)) {}
+        F f;
+        std::tuple<Args...> arguments;
+    };
+
+    std::optional<Call> call_;
     std::vector<TaskRef> needs_;
     std::exception_ptr refused_;
     bool cancelled_ = false;
@@ -104,11 +113,11 @@ auto submit_late_thread_call(const std::shared_ptr<ThreadPoolCore>& core,
         std::declval<typename Late<LateKept<Callable, Args, Args...>>::Values>()...));
     using Result = decltype(LateInvoke<Callable, Values>::result());
     using Job = LateJob<Result, Callable, LateKept<Callable, Args, Args...>...>;
-    auto task = LocalTask<Result>::create();
-    auto job = std::make_unique<Job>(task, std::forward<F>(f), std::forward<Args>(args)...);
+    std::unique_ptr<Job, EndJob> job(new Job(std::forward<F>(f), std::forward<Args>(args)...));
+    Future<Result> future(task_of(*job));
     std::vector<TaskRef> needs = job->needs();
     submit_late_job(core, std::move(job), std::move(needs), options);
-    return Future<Result>(TaskRef(std::move(task)));
+    return future;
 }
 
 }  // namespace sidestep::detail

@@ -2,17 +2,16 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
 #include <sidestep/detail/task_state.hpp>
+#include <sidestep/detail/word_mutex.hpp>
 
 namespace sidestep::inline v0::detail {
 
@@ -59,16 +58,16 @@ class LocalTaskBase : public TaskState {
     // The same, and asks the task to stop.
     void time_out(std::exception_ptr error);
     // It is completed by a thread of this process, and in no forked copy of that.
-    void belong_to(int process, std::weak_ptr<ThreadPoolCore> pool = {}) {
-        owner_pid_ = process;
-        pool_ = std::move(pool);
-    }
+    // (That process has a ForkMarker.)
+    void belong_to(int process) { owner_pid_ = process; }
     // See this_task::stop_requested(); a futex, for those that sleep.
     const std::atomic<std::uint32_t>& stop_flag() const { return stop_; }
     void ask_to_stop() noexcept;
     // While it runs, cancel() ends it too: its result is CancelledError at once, and stop() is
     // called. Before it is given to who may cancel it.
-    void end_with(std::function<void()> stop) { stop_work_ = std::move(stop); }
+    void end_with(std::function<void()> stop) {
+        stop_work_ = std::make_unique<std::function<void()>>(std::move(stop));
+    }
 
     bool wait(const Deadline& deadline) override;
     bool poll() override { return done(); }
@@ -79,53 +78,87 @@ class LocalTaskBase : public TaskState {
     void forget(const std::shared_ptr<CompletionQueue>& queue) override;
     bool add_callback(std::function<void()>& callback) override;
     std::exception_ptr error() const override { return failure_; }
-    std::shared_ptr<ThreadPoolCore> thread_pool() const override { return pool_.lock(); }
 
   protected:
     LocalTaskBase() = default;
     ~LocalTaskBase() override = default;
     // Calls store() if there is no result yet, and tells those who wait.
-    void finish(const std::function<void()>& store);
+    template <class Store>
+    void finish(Store&& store) {
+        std::unique_lock lock(mutex_);
+        if (has_ended()) throw_has_ended();
+        store();
+        complete(lock, State::finished);
+    }
     // The same; false: there is a result already, or it was cancelled.
-    bool try_finish(const std::function<void()>& store);
-
-  private:
-    enum class State : unsigned char { waiting, running, cancelled, finished };
-    void complete(std::unique_lock<std::mutex>& lock, State end);
+    template <class Store>
+    bool try_finish(Store&& store) {
+        std::unique_lock lock(mutex_);
+        if (has_ended()) return false;
+        store();
+        complete(lock, State::finished);
+        return true;
+    }
     // Its mutex may be locked for ever, and nobody will complete it.
     bool is_forked_copy() const;
 
-    std::weak_ptr<ThreadPoolCore> pool_;  // constant since it was submitted
-    int owner_pid_ = 0;  // constant since it was submitted; 0: anybody may complete it
-    mutable std::mutex mutex_;
-    std::condition_variable changed_;
-    // Guarded by mutex_ until done(), constant from then on.
-    State state_ = State::waiting;
-    std::exception_ptr failure_;
-    std::function<void()> stop_work_;  // null: cancel() does not end what runs
+  private:
+    enum class State : unsigned char { waiting, running, cancelled, finished };
+    bool has_ended() const { return state_ == State::cancelled || state_ == State::finished; }
+    [[noreturn]] void throw_has_ended() const;
+    void complete(std::unique_lock<WordMutex>& lock, State end) noexcept;
+
+    // Constant once done(). Changed with mutex_ held, but for start().
+    std::atomic<State> state_{State::waiting};
+
+  protected:
+    bool has_value_ = false;  // see LocalTask; it lies here since there is room
+
+  private:
+    mutable WordMutex mutex_;
+    // For those who wait until it is done: nobody does, somebody sleeps, it is done. Changed with
+    // mutex_ held.
+    std::atomic<std::uint32_t> sleepers_{0};
     std::atomic<std::uint32_t> stop_{0};
+    int owner_pid_ = 0;           // constant since it was submitted; 0: anybody may complete it
+    std::exception_ptr failure_;  // guarded by mutex_ until done(), constant from then on
+    std::unique_ptr<std::function<void()>> stop_work_;  // null: cancel() does not end what runs
 };
 
-template <class T>
-class LocalTask final : public LocalTaskBase {
+// Base: what it is besides: a job of a ThreadPool is a task, and one piece of memory.
+template <class T, class Base = LocalTaskBase>
+class LocalTask : public Base {
   public:
     using Value = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
 
     static Ref<LocalTask> create() { return Ref<LocalTask>(new LocalTask); }
     void set(Value value) {
-        finish([&] { value_.emplace(std::move(value)); });
+        this->finish([&] { store(std::move(value)); });
     }
     // False: there is a result already, or it was cancelled.
     bool try_set(Value value) {
-        return try_finish([&] { value_.emplace(std::move(value)); });
+        return this->try_finish([&] { store(std::move(value)); });
     }
     const void* value() const override {
-        if (error()) std::rethrow_exception(error());
-        return &*value_;
+        if (!this->has_value_) std::rethrow_exception(this->error());
+        return &value_;
+    }
+
+  protected:
+    LocalTask() {}
+    ~LocalTask() override {
+        if (this->has_value_) value_.~Value();
     }
 
   private:
-    std::optional<Value> value_;
+    void store(Value&& value) {
+        new (&value_) Value(std::move(value));
+        this->has_value_ = true;
+    }
+
+    union {
+        Value value_;
+    };
 };
 
 }  // namespace sidestep::detail
