@@ -1,6 +1,7 @@
 #include "nested/nested_desk.hpp"
 
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <cerrno>
 #include <iterator>
@@ -55,6 +56,13 @@ std::exception_ptr lost_with(std::uint32_t lane, int pid, const PoolTask& task) 
     });
 }
 
+// What a worker has sent may be anything: of what is no socket, nobody could end the wait.
+bool is_unix_socket(int fd) {
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    return ::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+}
+
 void say_bytes(int socket, const NestedHead& head, std::span<const std::byte> bytes) {
     BlobBuffer buffer;
     begin_message(buffer, head);
@@ -73,6 +81,7 @@ NestedDesk::~NestedDesk() = default;
 // --- lines -------------------------------------------------------------------------------------
 
 bool NestedDesk::open(std::uint32_t lane, int pid, Fd socket) {
+    if (!is_unix_socket(socket.get())) return false;
     Lines ended;
     std::lock_guard lock(mutex_);
     for (auto at = lines_.begin(); at != lines_.end();) {

@@ -36,8 +36,8 @@ class NestedDesk {
     NestedDesk(const NestedDesk&) = delete;
     NestedDesk& operator=(const NestedDesk&) = delete;
 
-    // A worker's task has asked for the first time. False: it has a line already. Without a thread
-    // for it, the line ends at once.
+    // A worker's task has asked for the first time. False: it has a line already, or this is no
+    // socket. Without a thread for it, the line ends at once.
     bool open(std::uint32_t lane, int pid, Fd socket) POOL_UNLOCKED;
     // That worker is dead, though others may have its descriptors.
     void close(int pid) noexcept;

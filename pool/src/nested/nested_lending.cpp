@@ -14,8 +14,7 @@ namespace sidestep::inline v0::detail {
 void NestedDesk::let_wait(Line& line, const NestedHead& head) {
     {
         std::lock_guard lock(mutex_);
-        line.order =
-            nullptr;  // it has begun, and this is a wait in it: its end comes by its ticket
+        line.order = nullptr;  // it has begun, this is a wait in it: its end comes by its ticket
         line.wait = head.wait;
         line.awaited = head.number;
         line.can_serve = head.can_serve == 1;
