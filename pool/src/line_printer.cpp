@@ -20,7 +20,7 @@ namespace {
 constexpr std::size_t kMostOfLine = std::size_t(64) << 10;
 constexpr std::size_t kAtOnce = 4096;  // so much a pipe takes that poll(2) calls writable
 constexpr int kRead = 16 << 10;
-constexpr int kPauseMs = 10;                  // where memory is short
+constexpr int kShortPauseMs = 10;             // where memory is short
 constexpr int kLookMs = 100;                  // at whether it is to stop, while nobody reads
 constexpr std::chrono::seconds kPatience{2};  // then, with who takes nothing
 
@@ -91,7 +91,7 @@ void LinePrinter::run() {
         } catch (const std::bad_alloc&) {
             is_behind_ = true;
             if (last && sys::Clock::now() - stopped > kPatience) break;
-            (void)::poll(nullptr, 0, kPauseMs);
+            (void)::poll(nullptr, 0, kShortPauseMs);
         }
     }
     sources_.clear();
@@ -102,7 +102,7 @@ void LinePrinter::look(bool last) {
     for (const Source& source : sources_) entries_.push_back({source.pipe.get(), POLLIN, 0});
     // Where the kernel has no memory, or this process a limit below its descriptors, all are read.
     if (::poll(entries_.data(), entries_.size(), last || is_behind_ ? 0 : -1) < 0)
-        (void)::poll(nullptr, 0, kPauseMs);
+        (void)::poll(nullptr, 0, kShortPauseMs);
     std::uint64_t count;
     if (entries_[0].revents != 0) (void)!::read(bell_.get(), &count, sizeof count);
     take_added();
