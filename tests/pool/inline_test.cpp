@@ -83,8 +83,8 @@ TEST_CASE("a pool without workers may be interrupted by terminate() in another t
 
 TEST_CASE("a forked copy of a ThreadPool refuses all, whatever its threads were at",
           "[pool][thread_pool][fork]") {
+    std::atomic<bool> end{false};  // outlives the pool, whose thread looks at it
     mp::ThreadPool pool({.threads = 2});
-    std::atomic<bool> end{false};
     auto busy = pool.submit([&] {
         while (!end) std::this_thread::yield();
     });
