@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "decide"
 RING, DISPATCHER = "ipc/src/queue/task_ring.hpp", "pool/src/dispatch/dispatcher.cpp"
 WAIT = "pool/src/dispatch/wait_room.cpp"
-WORKER = "pool/src/worker.cpp"
+ANNOUNCER = "pool/src/worker/announcer.hpp"
 TASK, SPIN, SEGMENT = "pool/include/sidestep/detail/pool_task.hpp", "ipc/src/sync/spin.cpp", "ipc/src/memory/segment.cpp"
 
 
@@ -39,11 +39,11 @@ def prefetch(wake_ups, ns):
 
 
 def announce(wake_ups):
-    return [(WORKER, "kAnnounceWakeUps = 4;", f"kAnnounceWakeUps = {wake_ups};")]
+    return [(ANNOUNCER, "kAnnounceWakeUps = 4;", f"kAnnounceWakeUps = {wake_ups};")]
 
 
 def announce_of_many(wake_ups):
-    return [(WORKER, "kAnnounceOfMany = 16;", f"kAnnounceOfMany = {wake_ups};")]
+    return [(ANNOUNCER, "kAnnounceOfMany = 16;", f"kAnnounceOfMany = {wake_ups};")]
 
 
 def spin(factor):

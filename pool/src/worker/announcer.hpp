@@ -74,10 +74,10 @@ class Announcer {
     }
 
   private:
-    static constexpr std::uint64_t kAnnounceWakeUps =
-        4;  // so many wake-ups' worth of work at a time
-    static constexpr std::uint64_t kAnnounceOfMany = 16;  // while much more waits
-    static constexpr std::uint32_t kAnnounced = 64;  // tasks that are announced at a time, at most
+    // So many wake-ups' worth of work is announced at a time; and while much more waits;
+    static constexpr std::uint64_t kAnnounceWakeUps = 4;
+    static constexpr std::uint64_t kAnnounceOfMany = 16;
+    static constexpr std::uint32_t kAnnounced = 64;  // so many tasks at most
 
     // How many tasks like this one it takes until a parent that is woken now has handed out more.
     std::uint32_t tasks_until_refill(std::uint64_t duration) const {
