@@ -8,10 +8,13 @@
 
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "policy_support.hpp"
+#include "sys/sys.hpp"
+#include "worker/worker_protocol.hpp"
 
 namespace mp = sidestep;
 using test::error_of;
@@ -115,6 +118,16 @@ int flood_sockets() {
         }
     for (;;) pause();
 }
+// What a worker sends once its task has nested ones, with something that is no socket.
+int offer_a_pipe() {
+    int ends[2] = {-1, -1};
+    (void)!pipe(ends);
+    mp::WorkerReady line;
+    line.magic = mp::WorkerReady::kLineMagic;
+    for (int fd : all_fds(is_socket))
+        mp::sys::send_message(fd, std::as_bytes(std::span(&line, 1)), {&ends[0], 1});
+    for (;;) pause();
+}
 int change_pipes(int how) {
     int count = 0;
     for (int fd : all_fds(is_pipe)) {
@@ -193,6 +206,16 @@ TEST_CASE("a control socket that a task fills, or floods with descriptors, costs
     mp::Pool pool({.processes = 2, .start_method = method});
     error_of<mp::WorkerLost>(pool.submit(fill_sockets));
     error_of<mp::WorkerLost>(pool.submit(flood_sockets));
+    check_pool(pool);
+}
+
+TEST_CASE("a line for nested tasks that is no socket costs that worker, and the pool ends",
+          "[pool][shared][nested]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 2, .start_method = method});
+    auto offers = pool.submit(offer_a_pipe);
+    REQUIRE(offers.wait_for(test::kPatience));
+    error_of<mp::WorkerLost>(offers);
     check_pool(pool);
 }
 
