@@ -14,6 +14,7 @@
 #include <sidestep/lock.hpp>
 #include <sidestep/queue.hpp>
 #include <sidestep/shared_memory.hpp>
+#include <sidestep/task_pool.hpp>
 #include <sidestep/value.hpp>
 
 #include "pool_support.hpp"
@@ -54,6 +55,9 @@ int prints(int) {
 int prints_line(int number) {
     std::puts("a line");
     return number;
+}
+int sum_to(int n) {
+    return n == 0 ? 0 : n + sidestep::this_task::pool().submit(sum_to, n - 1).get();
 }
 void count(const std::string& path, std::size_t index) { ++SharedWords::attach(path)[index]; }
 
@@ -96,6 +100,12 @@ TEST_CASE("Workers of other hosts are what the options say", "[cluster][options]
               "3");
         CHECK(pool.submit({.key = kOnHost1}, cpus, 0).get() == 1);
     }
+}
+
+TEST_CASE("A task on another host submits tasks, and waits for them", "[cluster][nested]") {
+    ThreadJob job(1);
+    Pool pool(job.options({}));
+    CHECK(pool.submit({.key = kOnHost1}, sum_to, 8).get() == 36);  // deeper than there are workers
 }
 
 TEST_CASE("What is said for all tasks of a pool is said for those on other hosts",

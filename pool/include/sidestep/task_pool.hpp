@@ -19,11 +19,11 @@
 // others. Then a crash takes both, the limits are those of the task that waits, its output goes
 // with that one's, there are no retries, and for stats() it is a task that was cancelled.
 //
-// In a Pool of processes: a call is a message to the process of the pool, and its answer (about
-// 50 us). In a ThreadPool and in a pool without workers (processes = 0) it is none: a thread that
-// waits is replaced by another one, and a nested task of the latter runs in submit(). What can be a
-// task is the same everywhere (task.hpp), whichever pool it is: it travels. On another host of a
-// pool (cluster.hpp), nested tasks run there.
+// In a Pool of processes: a call is a message to the process of the pool, and its answer. In a
+// ThreadPool and in a pool without workers (processes = 0) it is none: a thread that waits is
+// replaced by another one, and a nested task of the latter runs in submit(). What can be a task is
+// the same everywhere (task.hpp), whichever pool it is: it travels. On another host of a pool
+// (cluster.hpp), nested tasks run there.
 //
 // Ownership: a handle, which may be copied, and may outlive its task; what it is a handle of ends
 //            with the worker or the pool: std::logic_error then.
