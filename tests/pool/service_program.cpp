@@ -114,17 +114,18 @@ int unending_worker(mp::StartMethod method) {
 
 // --- shortages ---------------------------------------------------------------------------------
 
-// While it lives, something is used up.
+// While it lives, something is used up. Descriptors: all below kDescriptors are taken for good,
+// what the pool has lies above, and for a while there is none above: what a worker gives back is no
+// help.
 class Shortage {
   public:
     explicit Shortage(const std::string& what) : what_(what) {
-        if (what == "descriptors")
-            for (int fd; (fd = dup(0)) >= 0;) taken_.push_back(fd);
+        if (what == "descriptors") limit_descriptors(kDescriptors);
         if (what == "processes") limit_processes(1);
         if (what == "memory") limit_address_space(1 << 20);  // less than there is: no more
     }
     ~Shortage() {
-        for (int fd : taken_) close(fd);
+        if (what_ == "descriptors") limit_descriptors(2 * kDescriptors);
         if (what_ == "processes") limit_processes(4096);
         if (what_ == "memory") limit_address_space(RLIM_INFINITY);
     }
@@ -133,8 +134,12 @@ class Shortage {
 
     // What the process does once, before its pool is made.
     static bool prepare(const std::string& what) {
-        rlimit few = {128, 128};
-        if (what == "descriptors") return setrlimit(RLIMIT_NOFILE, &few) == 0;
+        if (what == "descriptors") {
+            limit_descriptors(kDescriptors);
+            while (fcntl(0, F_DUPFD_CLOEXEC, 0) >= 0) {
+            }
+            return limit_descriptors(2 * kDescriptors);
+        }
         if (what != "processes" || geteuid() != 0) return what != "processes";
         bool done = give_up_root();  // root has no such limit
         prctl(PR_SET_DUMPABLE, 1);
@@ -142,6 +147,12 @@ class Shortage {
     }
 
   private:
+    static constexpr rlim_t kDescriptors = 64;
+
+    static bool limit_descriptors(rlim_t most) {
+        rlimit limit = {most, 2 * kDescriptors};
+        return setrlimit(RLIMIT_NOFILE, &limit) == 0;
+    }
     static void limit_address_space(rlim_t bytes) {
         rlimit limit = {bytes, RLIM_INFINITY};
         setrlimit(RLIMIT_AS, &limit);
@@ -154,7 +165,6 @@ class Shortage {
             prlimit(child, RLIMIT_NPROC, &limit, nullptr);
     }
     std::string what_;
-    std::vector<int> taken_;
 };
 
 constexpr auto kShortWhile = 500ms;  // several times what the crash loop takes to be seen

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <iostream>
 #include <iterator>
 
 #include "support.hpp"
@@ -35,11 +34,9 @@ struct LeakListener : Catch::TestEventListenerBase {
             eventually([&] { return (leaked = Resources::now().leaked_since(before)).empty(); });
         if (!clean) {
             ++leaks;
-            std::cout << "LEAK in \"" << stats.testInfo.name << "\":\n" << leaked << std::flush;
+            Catch::cout() << "LEAK in \"" << stats.testInfo.name << "\":\n" << leaked;
         }
         TestEventListenerBase::testCaseEnded(stats);
-        // A run that is ended for the time it takes tells what had failed before.
-        if (stats.totals.assertions.failed > 0) std::cout << std::flush;
     }
 };
 CATCH_REGISTER_LISTENER(LeakListener)
