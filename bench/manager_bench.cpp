@@ -6,8 +6,8 @@
 //   make_and_drop           an object of a Manager, from make() until its proxy is gone
 //   connection              the floor: a small message there and back by a bare Connection
 //   python/...              the same of Python's multiprocessing.managers, where python3 is found
-//   capnp/...               and of Cap'n Proto's RPC, over a Unix socket, where that is found
-//                           (manager_peer_capnp.cpp)
+//   capnp/..., grpc/...     and of Cap'n Proto's RPC and of gRPC, over a Unix socket, and of CAF,
+//   caf/...                 over TCP, where these are found (manager_peer.hpp)
 //
 // where: actor (its owner's calls), manager (a server process, Unix socket), unix and tcp (a
 // ManagerServer of another process; TCP with TLS, on loopback).
@@ -26,6 +26,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -189,6 +190,55 @@ void python(benchmark::State& state, const std::string& work, int times) {
     bench::set_items(state);
 }
 
+// --- other systems -------------------------------------------------------------------------------
+
+struct Peer {
+    const char* name;
+    const char* packages;
+    void (*add_rows)();  // null: it was not found
+    void (*serve)();
+};
+constexpr Peer kPeers[] = {
+#ifdef HAVE_CAPNP
+    {"capnp", "libcapnp-dev and capnproto", bench::register_capnp, bench::serve_capnp},
+#else
+    {"capnp", "libcapnp-dev and capnproto", nullptr, nullptr},
+#endif
+#ifdef HAVE_GRPC
+    {"grpc", "libgrpc++-dev and protobuf-compiler-grpc", bench::register_grpc, bench::serve_grpc},
+#else
+    {"grpc", "libgrpc++-dev and protobuf-compiler-grpc", nullptr, nullptr},
+#endif
+#ifdef HAVE_CAF
+    {"caf", "libcaf-dev", bench::register_caf, bench::serve_caf},
+#else
+    {"caf", "libcaf-dev", nullptr, nullptr},
+#endif
+};
+
+void register_peers() {
+    for (const Peer& peer : kPeers) {
+        if (peer.add_rows) {
+            peer.add_rows();
+            continue;
+        }
+        benchmark::RegisterBenchmark(
+            (std::string(peer.name) + "/call").c_str(),
+            [packages = peer.packages](benchmark::State& state) {
+                state.SkipWithError(("this program was built without it: install " +
+                                     std::string(packages) +
+                                     ", and configure the build folder anew")
+                                        .c_str());
+            });
+    }
+}
+
+// Returns if there is no such peer.
+void serve(std::string_view name) {
+    for (const Peer& peer : kPeers)
+        if (name == peer.name && peer.serve) peer.serve();
+}
+
 void register_all() {
     const std::pair<const char*, void (*)(benchmark::State&, Run)> places[] = {
         {"actor", of_actor}, {"manager", of_manager}, {"unix", of_unix}, {"tcp", of_tcp}};
@@ -211,13 +261,14 @@ void register_all() {
                                      std::string(work), times)
             ->UseManualTime()
             ->Iterations(1);
-    bench::register_capnp();
+    register_peers();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
     mp::init();
+    if (argc == 3 && argv[1] == std::string_view("--serve")) return serve(argv[2]), 1;
     register_all();
     benchmark::Initialize(&argc, argv);
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

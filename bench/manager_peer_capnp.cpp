@@ -1,11 +1,9 @@
-// Cap'n Proto for manager_bench: a server in another process, over a Unix socket. That has an
-// abstract name: no file is left.
+// Cap'n Proto for manager_bench.
 #include <capnp/ez-rpc.h>
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -30,42 +28,8 @@ class EchoServer final : public Echo::Server {
     }
 };
 
-// The server's process, until the end of this object.
-class ServerProcess {
-  public:
-    ServerProcess() : address_("unix-abstract:sidestep-manager-bench-" + std::to_string(getpid())) {
-        int ready[2];
-        if (pipe(ready) != 0) return;
-        pid_ = fork();
-        if (pid_ == 0) serve(ready[1]);
-        close(ready[1]);
-        char byte = 0;
-        (void)!read(ready[0], &byte, 1);
-        close(ready[0]);
-    }
-    ~ServerProcess() {
-        if (pid_ <= 0) return;
-        kill(pid_, SIGKILL);
-        waitpid(pid_, nullptr, 0);
-    }
-    ServerProcess(const ServerProcess&) = delete;
-    ServerProcess& operator=(const ServerProcess&) = delete;
-    const std::string& address() const { return address_; }
-
-  private:
-    [[noreturn]] void serve(int ready) {
-        capnp::EzRpcServer server(kj::heap<EchoServer>(), address_.c_str());
-        auto& scope = server.getWaitScope();
-        server.getPort().wait(scope);
-        (void)!write(ready, "r", 1);
-        kj::NEVER_DONE.wait(scope);
-    }
-    const std::string address_;
-    pid_t pid_ = -1;
-};
-
 struct Peer {
-    ServerProcess server;  // forked before this process has an event loop
+    bench::PeerServer server{"capnp"};
     capnp::EzRpcClient client{server.address().c_str()};
     Echo::Client echo = client.getMain<Echo>();
     kj::WaitScope& scope = client.getWaitScope();
@@ -119,6 +83,16 @@ void make_and_drop(benchmark::State& state) {
 }
 
 }  // namespace
+
+void bench::serve_capnp() {
+    const std::string address = "unix-abstract:sidestep-capnp-" + std::to_string(getpid());
+    capnp::EzRpcServer server(kj::heap<EchoServer>(), address.c_str());
+    auto& scope = server.getWaitScope();
+    server.getPort().wait(scope);
+    say_address(address);
+    kj::NEVER_DONE.wait(scope);
+    std::abort();  // never
+}
 
 void bench::register_capnp() {
     benchmark::RegisterBenchmark("capnp/call", call)->UseRealTime();

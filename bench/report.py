@@ -5,8 +5,8 @@ usage: tools/bench [--quick] [--rounds N] [--minutes M] [--only TOPIC...] [--ren
   --quick     one short round, without the largest payloads: does it work?
   --rounds N  so many rounds (default 5); each runs every program once
   --minutes M no round is begun that would end later than so (default 24)
-  --only T... these topics only: pool load payload queue start programs talk compute model; the
-              others stay as the last run found them
+  --only T... these topics only: pool load payload queue start programs talk objects compute model
+              idle; the others stay as the last run found them
   --render    write the page from the results of the last run, without running anything
   --out FILE  the page; default docs/performance.md, plots in plots/ beside it
 
@@ -40,6 +40,7 @@ TOPICS = {
     "start": (["start"], False),
     "programs": (["subprocess"], False),
     "talk": (["ipc", "connection"], False),
+    "objects": (["manager"], False),
     "compute": (["compute"], False),
     "model": (["dispatch"], False),
     "idle": (["idle"], False),

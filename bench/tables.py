@@ -189,6 +189,34 @@ def talk():
                   f"ipc/pass_array/{method}:x_int", "x", goals={OURS: 0.9})
 
 
+OBJECT_PEERS = {"Python": "python", "Cap'n Proto": "capnp", "gRPC": "grpc", "CAF": "caf"}
+
+
+def objects():
+    """Calls of objects in other processes; each peer by the transport that it has."""
+    places = {"actor": "an Actor, its owner", "manager": "a Manager", "unix": "a ManagerServer, Unix",
+              "tcp": "a ManagerServer, TCP with TLS"}
+
+    def peers(row):
+        return {name: f"manager/{prefix}/{row}" for name, prefix in OBJECT_PEERS.items()}
+
+    ahead = {"Python": 1, "Cap'n Proto": 1}
+    for place, name in places.items():
+        yield Row(f"call, {name}", f"manager/call/{place}", "s",
+                  "manager/connection" if place != "tcp" else "", peers("call"),
+                  goals={FLOOR: 1 / 1.2, **ahead} if place == "manager" else {})
+    for n in (16, 512):
+        for place, name in places.items():
+            goals = {"unix": {OURS: 300e3}, "tcp": {OURS: 200e3}}.get(place, {})
+            yield Row(f"{n} calls in flight, {name}", f"manager/in_flight/{place}/{n}", "calls/s",
+                      peer=peers(f"in_flight/{n}"), goals=goals if n == 512 else {})
+    for place, name in places.items():
+        yield Row(f"1 MiB there and back, {name}", f"manager/payload/{place}", "B/s",
+                  peer=peers("payload"), goals=ahead if place == "manager" else {})
+    yield Row("make an object of a Manager, and drop it", "manager/make_and_drop", "s",
+              peer=peers("make_and_drop"), goals={OURS: 30e-6, **ahead})
+
+
 def compute():
     for job in ("monte_carlo", "mandelbrot", "wordcount"):
         yield Row(job, f"compute/{job}/pool", "s",
@@ -215,5 +243,6 @@ def tables(cpus):
         "start": Table(list(start())),
         "programs": Table(list(programs())),
         "talk": Table(list(talk())),
+        "objects": Table(list(objects()), tuple(OBJECT_PEERS)),
         "compute": Table(list(compute()), ("one worker", "ThreadPool", "OpenMP", "one thread")),
     }

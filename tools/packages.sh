@@ -17,7 +17,8 @@ arm_packages="g++-aarch64-linux-gnu qemu-user"
 package_packages="dpkg-dev debhelper lintian cmake"
 bench_packages="libbenchmark-dev python3 python3-dev pybind11-dev python3-joblib python3-billiard
     python3-pebble python3-mpi4py openmpi-bin parallel cmake libzmq3-dev
-    libiceoryx-posh-dev iceoryx libcapnp-dev capnproto"
+    libiceoryx-posh-dev iceoryx libcapnp-dev capnproto libgrpc++-dev protobuf-compiler-grpc
+    libprotobuf-dev libcaf-dev libtbb-dev"
 docs_packages="python3 python3-sphinx furo python3-myst-parser doxygen pkg-config libgtest-dev catch2 gdb
     libasio-dev"
 
