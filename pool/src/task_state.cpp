@@ -34,6 +34,11 @@ void CompletionQueue::expect() {
     ++expected_;
 }
 
+void CompletionQueue::expect_no_more() noexcept {
+    std::lock_guard lock(mutex_);
+    --expected_;
+}
+
 void CompletionQueue::push(std::size_t tag) {
     std::lock_guard lock(mutex_);
     tags_.push_back(tag);

@@ -1,6 +1,7 @@
 // this_task::pool(): tasks that submit to the pool that runs them, and wait.
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -407,6 +408,56 @@ TEST_CASE("a task that has closed its worker's descriptors is told so", "[pool][
         auto next = pool.submit(fib, 5);
         return !next.exception() && next.get() == 5;
     }));
+}
+
+namespace {
+
+// While it lives, this process gets no descriptor.
+class NoDescriptors {
+  public:
+    NoDescriptors() {
+        getrlimit(RLIMIT_NOFILE, &before_);
+        const int free = dup(0);
+        close(free);
+        const rlimit none = {static_cast<rlim_t>(free), before_.rlim_max};
+        setrlimit(RLIMIT_NOFILE, &none);
+    }
+    ~NoDescriptors() { setrlimit(RLIMIT_NOFILE, &before_); }
+    NoDescriptors(const NoDescriptors&) = delete;
+    NoDescriptors& operator=(const NoDescriptors&) = delete;
+
+  private:
+    rlimit before_ = {};
+};
+
+bool fails_then_works(const std::string& path) {
+    bool failed = false;
+    test::wait_at(path, test::kTell, test::kGate);
+    try {
+        (void)this_task::pool().submit(test::square, 3).get();
+    } catch (const sidestep::PoolError&) {
+        failed = true;
+    }
+    test::wait_at(path, test::kCount, test::kExtra);
+    return failed && this_task::pool().submit(test::square, 4).get() == 16;
+}
+
+}  // namespace
+
+TEST_CASE("a pool's process that is out of descriptors fails a nested task, and the next one goes",
+          "[pool][nested][shortage]") {
+    const auto method = GENERATE(from_range(test::methods()));
+    SharedWords words(test::kWords);
+    sidestep::Pool pool({.processes = 1, .start_method = method});
+    auto outer = pool.submit(fails_then_works, words.path());
+    test::await(words[test::kTell]);
+    {
+        NoDescriptors none;
+        words[test::kGate] = 1;
+        test::await(words[test::kCount]);
+    }
+    words[test::kExtra] = 1;
+    CHECK(get(outer));
 }
 
 TEST_CASE("nested tasks have numbers and seeds of their own, wherever they run", "[pool][nested]") {

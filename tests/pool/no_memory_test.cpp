@@ -18,6 +18,7 @@
 #include <catch2/catch.hpp>
 
 #include <sidestep/event.hpp>
+#include <sidestep/task_pool.hpp>
 #include <sidestep/thread_pool.hpp>
 
 #include "paced.hpp"
@@ -100,6 +101,13 @@ int print() {
     return 1;
 }
 int crash_at(int i) { return i == 3 ? test::die(SIGKILL) : i; }
+
+std::string nested_text(int depth) {
+    if (depth == 0) return text(100'000);
+    auto left = mp::this_task::pool().submit(nested_text, depth - 1);
+    auto right = mp::this_task::pool().submit(nested_text, depth - 1);
+    return left.get() + right.get();
+}
 
 template <class T>
 bool is_done(const mp::Future<T>& future) {
@@ -338,6 +346,26 @@ TEST_CASE("an error for whose message a full arena has no room keeps its type",
     } catch (const std::domain_error& error) {
         CHECK_THAT(error.what(), Catch::StartsWith("mmmm"));
     }
+}
+
+TEST_CASE("each allocation for nested tasks may fail in the pool's process: all come to an end",
+          "[pool][nested][no_memory]") {
+    const bool for_good = GENERATE(false, true);
+    const unsigned processes = GENERATE(1u, 2u);
+    int rounds = 0;
+    long n = 0;
+    for (bool failed = true; failed && rounds < most_rounds(); ++rounds) {
+        Spared test_thread;
+        mp::Pool pool({.processes = processes, .start_patience = 50ms});
+        Exhausted memory(n, for_good);
+        auto future = pool.submit(nested_text, 3);
+        if (!is_done(future)) FAIL("it hangs: the " << n << "th allocation failed");
+        pool.terminate();
+        pool.join();
+        failed = failures > 0;
+        n += 1 + n / 10;
+    }
+    CHECK(rounds > 5);
 }
 
 TEST_CASE("each allocation in a thread of a ThreadPool may fail",

@@ -114,8 +114,6 @@ sys::Message receive_request(const Fd& control, ForkRequest& wanted) {
         } catch (const std::exception& failure) {
             auto* error = dynamic_cast<const std::system_error*>(&failure);
             int code = !error ? ENOMEM : error->code().value();
-            // The bytes always fit: it was the descriptor that did not.
-            if (code == EMSGSIZE) code = EMFILE;
             if (wanted.number != 0)
                 (void)send_reply(control, {wanted.number, 0, code}, {});
             else if (tries == kTries)
@@ -344,9 +342,8 @@ Zygote::Answer Zygote::receive_answer() {
             if (!message.fds.empty()) answer.pidfd = std::move(message.fds[0]);
             return answer;
         } catch (const std::exception& failure) {
-            // The bytes always fit: it was the descriptor that did not, or there is no memory.
             auto* error = dynamic_cast<const std::system_error*>(&failure);
-            bool cut = error && error->code().value() == EMSGSIZE;
+            bool cut = error && error->code().value() == EMFILE;  // or there is no memory
             if (reply.number != 0)
                 return {reply.number, reply.pid, cut ? EMFILE : ENOMEM, {}, false};
             if (tries == kTries) return receive_without_pidfd();

@@ -185,6 +185,9 @@ Message receive_message(int socket, std::span<std::byte> buffer) {
     std::size_t count = own_fds(header, received);
     message.fds.assign(std::make_move_iterator(received),
                        std::make_move_iterator(received + count));
+    // There was room for as many as may be sent: what is missing this process could not have.
+    if ((header.msg_flags & MSG_CTRUNC) && count < kMaxFds)
+        throw_errno(EMFILE, "recvmsg: there was no descriptor left for one that came");
     if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
         throw_errno(EMSGSIZE, "recvmsg: the message or its descriptors were cut off");
     return message;

@@ -31,9 +31,9 @@ using Ending = NestedHead::Ending;
 
 PoolError unreachable_pool() {
     return PoolError(
-        "this_task::pool(): the process of the pool cannot be reached any more: a task of this "
-        "worker has closed or used its descriptors, or the pool's process has no thread left for "
-        "it");
+        "this_task::pool(): the process of the pool cannot be reached: a task of this worker has "
+        "closed or used its descriptors, or the pool's process had no descriptor, thread or memory "
+        "left for it; what is submitted from now on goes a new way");
 }
 
 bool is_cancellation(const std::exception_ptr& error) {
@@ -65,14 +65,26 @@ void NestedClient::require_here() const {
 
 // With requests_ held.
 void NestedClient::open() {
-    if (socket_) return;
+    {
+        std::lock_guard lock(mutex_);
+        if (line_ == Line::open) return;
+        if (line_ == Line::lost) throw unreachable_pool();
+    }
+    if (reader_.joinable()) reader_.join();  // of the line before
     sys::SocketPair pair = sys::make_socketpair();
-    socket_ = ParentFd(std::move(pair.first));
+    {
+        std::lock_guard sending(sending_);
+        socket_ = ParentFd(std::move(pair.first));
+        std::lock_guard lock(mutex_);
+        answer_.reset();
+        line_ = Line::open;
+    }
     try {
         reader_.start("sidestep-nested", ServiceThread::Runs::library_code,
                       [this] { read_answers(); });
     } catch (...) {
-        socket_ = {};
+        std::lock_guard lock(mutex_);
+        line_ = Line::none;
         throw;
     }
     send_other_end(pair.second.get());  // or the reader finds that nobody is there
@@ -83,11 +95,13 @@ void NestedClient::send_other_end(int socket) {
     line.magic = WorkerReady::kLineMagic;
     for (;;) {
         try {
-            return sys::send_message(control_, std::as_bytes(std::span(&line, 1)), {&socket, 1});
+            // A number that a task has closed may be a file of its own.
+            if (!control_.file.is(control_.fd)) throw unreachable_pool();
+            return sys::send_message(control_.fd, std::as_bytes(std::span(&line, 1)), {&socket, 1});
         } catch (const std::system_error& error) {
             if (error.code().value() != EAGAIN) throw;
         }
-        pollfd entry = {control_, POLLOUT, 0};
+        pollfd entry = {control_.fd, POLLOUT, 0};
         if (::poll(&entry, 1, -1) < 0 && errno != EINTR) throw_errno(errno, "poll(nested)");
     }
 }
@@ -95,7 +109,7 @@ void NestedClient::send_other_end(int socket) {
 Blob NestedClient::ask(BlobBuffer& question, const BlobFds& fds) {
     tell(question, fds);
     std::unique_lock lock(mutex_);
-    answered_.wait(lock, [this] { return answer_ || lost_; });
+    answered_.wait(lock, [this] { return answer_ || line_ != Line::open; });
     if (!answer_) throw unreachable_pool();
     Blob answer = std::move(*answer_);
     answer_.reset();
@@ -171,9 +185,12 @@ void NestedClient::lose() noexcept {
         std::uint64_t number = 0;
         {
             std::lock_guard lock(mutex_);
-            lost_ = true;
+            line_ = Line::lost;
             answered_.notify_all();
-            if (open_.empty()) return;
+            if (open_.empty()) {
+                line_ = Line::none;
+                return;
+            }
             number = open_.begin()->first;
         }
         if (Ref<NestedTask> task = take(number)) (void)task->try_fail(error);
@@ -189,7 +206,7 @@ TaskRef NestedClient::submit(NestedOrder& order) {
     Ref<NestedTask> task;
     {
         std::lock_guard lock(mutex_);
-        if (lost_) throw unreachable_pool();
+        if (line_ != Line::open) throw unreachable_pool();
         task = Ref<NestedTask>(new NestedTask(shared_from_this(), ++last_number_));
         task->belong_to(::getpid());
         open_.emplace(task->number, task.get());
@@ -222,7 +239,7 @@ void NestedClient::forget(const NestedTask& task) noexcept {
         std::lock_guard lock(mutex_);
         if (open_.erase(task.number) == 0) return;  // it is done
         --count_;
-        if (lost_) return;
+        if (line_ != Line::open) return;
     }
     try {
         NestedHead head;

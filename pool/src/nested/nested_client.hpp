@@ -14,6 +14,7 @@
 #include "nested/bytes_task.hpp"
 #include "nested/nested_message.hpp"
 #include "service_thread.hpp"
+#include "sys/file_identity.hpp"
 #include "sys/fork_marker.hpp"
 #include "sys/parent_fd.hpp"
 
@@ -29,7 +30,8 @@ class NestedTask;
 class NestedClient final : public NestedPool, public std::enable_shared_from_this<NestedClient> {
   public:
     // control: the worker's control socket, which outlives this object.
-    NestedClient(int control, unsigned processes) : control_(control), processes_(processes) {}
+    NestedClient(int control, unsigned processes)
+        : control_{control, sys::FileIdentity(control)}, processes_(processes) {}
 
     TaskRef submit(NestedOrder& order) override;
     unsigned processes() const override { return processes_; }
@@ -47,6 +49,10 @@ class NestedClient final : public NestedPool, public std::enable_shared_from_thi
     CallbackThread& callbacks() { return callbacks_; }
 
   private:
+    // lost: nothing comes any more, and who waits is being told. Then there is none, until somebody
+    // asks for the next one.
+    enum class Line { none, open, lost };
+
     void require_here() const;
     void open();
     void send_other_end(int socket);
@@ -61,22 +67,26 @@ class NestedClient final : public NestedPool, public std::enable_shared_from_thi
     NestedHead next_wait(const NestedWait& wait);
     void run_here(Blob& order, BlobBuffer& result, NestedHead& reply);
 
-    const int control_;
+    struct Control {
+        int fd;
+        sys::FileIdentity file;
+    };
+    const Control control_;
     const unsigned processes_;
     const ForkMarker process_;
     CallbackThread callbacks_;
 
     std::mutex requests_;  // the turn of whoever asks something
-    // Guarded by requests_, constant from then on.
-    ParentFd socket_;
+    // Guarded by requests_.
     ServiceThread reader_;
 
     std::mutex sending_;
+    ParentFd socket_;  // written with both held
     std::mutex mutex_;
     // Guarded by mutex_.
     std::condition_variable answered_;
     std::optional<Blob> answer_;
-    bool lost_ = false;  // nothing comes any more
+    Line line_ = Line::none;
     std::uint64_t last_wait_ = 0;
     const NestedWait* wait_ = nullptr;  // the one that this number is of; null: none is under way
     std::optional<Blob> order_;         // what is to be run in it

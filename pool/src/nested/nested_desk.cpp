@@ -86,19 +86,20 @@ bool NestedDesk::open(std::uint32_t lane, int pid, Fd socket) {
     std::lock_guard lock(mutex_);
     for (auto at = lines_.begin(); at != lines_.end();) {
         auto next = std::next(at);
-        if (at->pid == pid && !at->ended) return false;
+        if (at->pid == pid && !at->is_shut) return false;
         if (at->ended) {
             at->thread.join();
             ended.splice(ended.end(), lines_, at);
         }
         at = next;
     }
-    Line& line = lines_.emplace_back(lane, pid, std::move(socket));
+    Lines one;
     try {
+        Line& line = one.emplace_back(lane, pid, std::move(socket));
         line.thread.start("sidestep-nested", ServiceThread::Runs::library_code,
                           [this, &line] { serve(line); });
+        lines_.splice(lines_.end(), one);
     } catch (const std::exception&) {  // the worker finds its line cut, and says what that may be
-        lines_.pop_back();
     }
     return true;
 }
@@ -173,7 +174,7 @@ void NestedDesk::end_line(Line& line) noexcept {
         std::lock_guard lock(mutex_);
         if (line.order && line.order_sent != line.order->ticket) {
             not_sent = std::move(line.order);
-            lent_.erase(not_sent->ticket);
+            not_sent->take_place(lent_.extract(not_sent->ticket));
         }
         line.order = nullptr;
         line.can_serve = false;
@@ -204,12 +205,7 @@ void NestedDesk::lose_lent(const Line& line) {
         }
         if (flight.asker) {
             flight.failure = lost_with(line.lane, line.pid, *flight.task);
-            flight.came_back = true;
-            try {
-                flight.asker->finished->add(flight.head.number);
-            } catch (const std::bad_alloc&) {  // it is told by the end of its line
-                flight.asker->shut();
-            }
+            flight.come_back();
         }
         at = lent_.erase(at);
     }
@@ -273,6 +269,7 @@ void NestedDesk::submit(Line& line, const NestedHead& head, Blob message) {
         flight->task = make_task(head, body_of(message), numbers_of(flight->fds));
         message.shrink();
         flight->order = std::move(message);
+        flight->make_room(line.finished);
         {
             std::lock_guard lock(mutex_);
             flight->asker = &line;
@@ -290,7 +287,10 @@ void NestedDesk::submit(Line& line, const NestedHead& head, Blob message) {
         return say_failure(line.socket.get(), refusal, std::current_exception());
     }
     say(line.socket.get(), Word::accepted, head.number);
-    if (!flight->task->listen(line.finished, head.number)) line.finished->add(head.number);
+    if (!flight->task->listen(line.finished, head.number)) {
+        std::lock_guard lock(mutex_);
+        flight->tell_if_done();
+    }
     lend();
 }
 

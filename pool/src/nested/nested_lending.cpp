@@ -1,12 +1,14 @@
 // What becomes of workers whose tasks wait: others work in their place, or they are lent nested
 // tasks.
 #include <exception>
+#include <new>
 #include <optional>
 #include <utility>
 
 #include <sidestep/archive.hpp>
 
 #include "nested/nested_line.hpp"
+#include "spare_errors.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -14,6 +16,8 @@ namespace sidestep::inline v0::detail {
 void NestedDesk::let_wait(Line& line, const NestedHead& head) {
     {
         std::lock_guard lock(mutex_);
+        if (!line.has_room) line.finished->expect();
+        line.has_room = true;
         line.order = nullptr;  // it has begun, this is a wait in it: its end comes by its ticket
         line.wait = head.wait;
         line.awaited = head.number;
@@ -30,7 +34,7 @@ void NestedDesk::go_on(Line& line) {
         line.wait = 0;
         line.can_serve = false;
         not_run = std::exchange(line.order, nullptr);
-        if (not_run) lent_.erase(not_run->ticket);
+        if (not_run) not_run->take_place(lent_.extract(not_run->ticket));
     }
     if (not_run) submit_again(not_run);
     set_duty(line, LaneDuty::works);
@@ -78,10 +82,13 @@ bool NestedDesk::lend_to(Line& line, const std::shared_ptr<Flight>& flight) {
         return false;
     }
     flight->borrower = &line;
-    lent_.emplace(++last_ticket_, flight);
+    flight->place.key() = ++last_ticket_;
+    flight->place.mapped() = flight;
+    lent_.insert(std::move(flight->place));
     line.order = flight;
     set_duty(line, LaneDuty::helps);
-    line.finished->add(Line::kOrderTag);
+    line.has_room = false;
+    line.finished->push(Line::kOrderTag);
     return true;
 }
 
@@ -110,13 +117,13 @@ void NestedDesk::submit_again(const std::shared_ptr<Flight>& flight) {
             flight->ticket = 0;
             flight->borrower = nullptr;
         }
-        if (finished && !task->listen(finished, number)) finished->add(number);
+        if (!finished || task->listen(finished, number)) return;
+        std::lock_guard lock(mutex_);
+        flight->tell_if_done();
     } catch (...) {
-        if (!finished) return;
         std::lock_guard lock(mutex_);
         flight->failure = std::current_exception();
-        flight->came_back = true;
-        finished->add(number);
+        flight->come_back();
     }
 }
 
@@ -151,15 +158,19 @@ void NestedDesk::finish(Line& line, const NestedHead& head, const Blob& message)
             throw SerializationError("a worker has run what it was not given");
         std::shared_ptr<Flight> flight = std::move(found->second);
         lent_.erase(found);
-        std::span<const std::byte> bytes = body_of(message);
-        flight->bytes.assign(bytes.begin(), bytes.end());
+        try {
+            std::span<const std::byte> bytes = body_of(message);
+            flight->bytes.assign(bytes.begin(), bytes.end());
+        } catch (const std::bad_alloc&) {
+            flight->failure = spare_errors().no_memory;
+        }
         flight->ending = head.ending == NestedHead::Ending::value ? NestedHead::Ending::value
                                                                   : NestedHead::Ending::error;
         flight->came_back = true;
         if (flight->asker == &line)
             own = flight->head.number;
-        else if (flight->asker)
-            flight->asker->finished->add(flight->head.number);
+        else
+            flight->tell();
     }
     if (own != 0) deliver(line, own);
     let_wait(line, head);

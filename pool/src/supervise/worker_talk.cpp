@@ -62,7 +62,8 @@ void WorkerTalk::look(Worker& worker) {
         const int code = error.code().value();
         if (code == EAGAIN) return;
         if (code == ENOMEM || code == ENOBUFS) throw;  // tried again in a moment
-        if (code != EMSGSIZE) loop_.remove(control);   // it would be told of this for ever
+        if (code == EMFILE) return;  // its line for nested tasks: it finds that cut, and asks anew
+        if (code != EMSGSIZE) loop_.remove(control);  // it would be told of this for ever
         return distrust(lane);
     }
     if (message.closed) return handle_closed(lane);

@@ -2,7 +2,6 @@
 
 #include <limits.h>
 #include <poll.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -126,18 +125,6 @@ LineMark LineMark::find(std::string_view text, const LineNonce& nonce) {
 LineMarker::LineMarker(const LineNonce& nonce, int out, int err)
     : nonce_(nonce), pipes_{Pipe(out, STDOUT_FILENO), Pipe(err, STDERR_FILENO)} {}
 
-LineMarker::Pipe::Pipe(int its_own, int its_standard) : own(its_own), standard(its_standard) {
-    struct stat status = {};
-    if (::fstat(own, &status) < 0) throw_errno(errno, "fstat(a worker's output)");
-    device = status.st_dev;
-    inode = status.st_ino;
-}
-
-bool LineMarker::Pipe::is(int fd) const noexcept {
-    struct stat status = {};
-    return ::fstat(fd, &status) == 0 && status.st_dev == device && status.st_ino == inode;
-}
-
 void LineMarker::begin_task(std::uint64_t number, std::string_view name) const noexcept {
     std::array<char, kNameAt + kMostOfName> mark;
     const auto size = static_cast<NameSize>(std::min(name.size(), kMostOfName));
@@ -147,7 +134,7 @@ void LineMarker::begin_task(std::uint64_t number, std::string_view name) const n
     std::copy_n(name.begin(), size, mark.data() + kNameAt);
     for (const Pipe& pipe : pipes_)
         for (int fd : {pipe.own, pipe.standard})  // a number that a task closed may be another's
-            if (pipe.is(fd)) {
+            if (pipe.identity.is(fd)) {
                 write_mark(fd, {mark.data(), kNameAt + size});
                 break;
             }

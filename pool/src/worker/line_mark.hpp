@@ -7,8 +7,6 @@
 // behind the task's arguments, with which it goes wherever the task does.
 #pragma once
 
-#include <sys/types.h>
-
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +16,8 @@
 
 #include <sidestep/archive.hpp>
 #include <sidestep/pool_options.hpp>
+
+#include "sys/file_identity.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -59,13 +59,11 @@ class LineMarker {
 
   private:
     struct Pipe {
-        Pipe(int its_own, int its_standard);
+        Pipe(int its_own, int its_standard)
+            : own(its_own), standard(its_standard), identity(its_own) {}
 
         int own, standard;  // one of them is the pipe, unless a task has closed both
-        dev_t device;
-        ino_t inode;
-
-        bool is(int fd) const noexcept;
+        sys::FileIdentity identity;
     };
 
     const LineNonce nonce_;

@@ -151,8 +151,8 @@ bool TaskFds::receive() {
         const int code = error.code().value();
         if (code == EAGAIN) return false;
         // Who needs what should have come will say it.
-        trouble_ = code == EMSGSIZE ? why_cut(control_.get()) : code;
-        return code == EMSGSIZE;
+        trouble_ = code == EMFILE ? why_cut(control_.get()) : code;
+        return code == EMFILE;
     }
     if (message.closed) trouble_ = ECONNRESET;
     if (message.closed || message.size != sizeof head || head.magic != TaskFdsMessage::kMagic)

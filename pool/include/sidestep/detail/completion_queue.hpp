@@ -25,6 +25,8 @@ class CompletionQueue {
     int fd() const { return fd_; }
     // Makes room for one more push().
     void expect();
+    // It will not come.
+    void expect_no_more() noexcept;
     // Never throws after an expect() of its own.
     void push(std::size_t tag);
     // Without one. Throws std::bad_alloc; the room that others expect is left to them.
