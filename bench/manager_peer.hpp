@@ -1,6 +1,6 @@
-// What manager_bench measures ours beside, each built in where Debian's package is found. The server
-// of a peer is this program once more, with "--serve NAME": it writes its address in a line, and
-// serves until it is ended.
+// What manager_bench measures ours beside, each built in where Debian's package is found. The
+// server of a peer is this program once more, with "--serve NAME": it writes its address in a line,
+// and serves until it is ended.
 #pragma once
 
 #include <sidestep/subprocess.hpp>
