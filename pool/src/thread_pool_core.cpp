@@ -26,66 +26,11 @@ namespace detail {
 namespace {
 
 thread_local ThreadPoolCore* pool_of_callbacks_here = nullptr;  // of tasks that did not run
-std::atomic<unsigned> pools_made{0};
-
-ThreadPoolOptions checked(ThreadPoolOptions options) {
-    if (!options.threads)
-        options.threads = std::min(32u, static_cast<unsigned>(sys::usable_cpus()) + 4);
-    if (*options.threads < 1 || *options.threads > kMostPoolThreads)
-        throw std::invalid_argument(
-            fmt::format("ThreadPoolOptions::threads is {}; a pool has 1 to {} threads",
-                        *options.threads, kMostPoolThreads));
-    if (options.thread_name_prefix.empty())
-        options.thread_name_prefix = fmt::format("tpool{}", pools_made++);
-    check_thread_options(options.task);
-    if (options.task.key != 0)
-        throw std::invalid_argument(
-            "ThreadPoolOptions::task.key is set; a key is a task's own: pool.submit({.key = 7}, f, "
-            "x)");
-    if (options.task.soft_timeout.count() != 0)
-        throw std::invalid_argument(
-            "ThreadPoolOptions::task.soft_timeout is set; it is a task's own: "
-            "pool.submit({.soft_timeout = 2s}, f, x)");
-    if (!options.task.uses.empty())
-        throw std::invalid_argument(
-            "ThreadPoolOptions::task.uses is set; tokens are a task's own, or a map's: "
-            "pool.submit({.uses = {{\"gpu\", 1}}}, f, x)");
-    TokenGate::check(options.tokens, "ThreadPoolOptions");
-    return options;
-}
 
 }  // namespace
 
-void check_thread_options(const TaskOptions& options) {
-    check_options(options);
-    if (options.memory_limit != 0 && options.memory_limit != kNoLimit)
-        throw std::invalid_argument(
-            "TaskOptions::memory_limit: threads share the memory of the process; use a Pool");
-}
-
-PoolsByNumber& pools_by_number() {
-    static auto* pools = new PoolsByNumber;
-    return *pools;
-}
-
-void PoolsByNumber::add(std::uint32_t number, std::weak_ptr<ThreadPoolCore> pool) {
-    std::lock_guard lock(mutex_);
-    pools_.emplace(number, std::move(pool));
-}
-
-void PoolsByNumber::remove(std::uint32_t number) noexcept {
-    std::lock_guard lock(mutex_);
-    pools_.erase(number);
-}
-
-std::shared_ptr<ThreadPoolCore> PoolsByNumber::find(std::uint32_t number) {
-    std::lock_guard lock(mutex_);
-    auto at = pools_.find(number);
-    return at == pools_.end() ? nullptr : at->second.lock();
-}
-
 ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options)
-    : options_(checked(std::move(options))), tokens_(options_.tokens) {}
+    : options_(checked_thread_options(std::move(options))), tokens_(options_.tokens) {}
 
 // (A forked copy is not destroyed.)
 ThreadPoolCore::~ThreadPoolCore() {
@@ -93,22 +38,14 @@ ThreadPoolCore::~ThreadPoolCore() {
     SIDESTEP_ASSERT(threads_.empty() && !timer_.joinable());
 }
 
-// Before the mutex is taken: in a forked copy a thread that exists no more may hold it for ever.
-void ThreadPoolCore::require_owner() const {
-    if (!owned_here())
-        throw std::logic_error(
-            "this pool's threads are in the process that made it, and this is a forked copy: make "
-            "a pool of its own here");
-}
-
 void ThreadPoolCore::check_open() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     life_.require_accepting();
 }
 
 void ThreadPoolCore::begin_map() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     life_.begin_map();
 }
@@ -135,12 +72,12 @@ std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {
 // --- the end -----------------------------------------------------------------------------------
 
 void ThreadPoolCore::run_in_background(std::function<void()> work) {
-    require_owner();
+    owner_.require_here();
     background_.start("sidestep-map", std::move(work));
 }
 
 void ThreadPoolCore::close() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     life_.close();
     quiet_.notify_all();  // submit() may wait for room
@@ -185,12 +122,12 @@ void ThreadPoolCore::fail_waiting(const std::exception_ptr& error) noexcept {
 }
 
 void ThreadPoolCore::cancel_waiting() {
-    require_owner();
+    owner_.require_here();
     fail_waiting(nullptr);
 }
 
 void ThreadPoolCore::interrupt() {
-    require_owner();
+    owner_.require_here();
     {
         Lock lock(mutex_);
         (void)life_.interrupt();
@@ -199,7 +136,7 @@ void ThreadPoolCore::interrupt() {
 }
 
 void ThreadPoolCore::terminate() {
-    require_owner();
+    owner_.require_here();
     {
         Lock lock(mutex_);
         (void)life_.terminate();
@@ -212,13 +149,13 @@ void ThreadPoolCore::terminate() {
 void ThreadPoolCore::end_with_process() noexcept { terminate(); }
 
 void ThreadPoolCore::ask_to_stop() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     for (auto& thread : workers_) thread->ask_to_stop();
 }
 
 std::shared_ptr<void> ThreadPoolCore::take_place(const std::shared_ptr<ThreadPoolCore>& core) {
-    core->require_owner();
+    core->owner_.require_here();
     if (core->options_.max_pending == 0 || core->in_own_thread()) return core;
     return Place<ThreadPoolCore>::take(core);
 }
@@ -253,7 +190,7 @@ bool ThreadPoolCore::in_own_thread() {
 }
 
 void ThreadPoolCore::require_joinable() {
-    require_owner();
+    owner_.require_here();
     {
         Lock lock(mutex_);
         if (life_.running())

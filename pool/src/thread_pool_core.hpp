@@ -1,8 +1,6 @@
 // The inside of a ThreadPool: who waits, who runs, and the clock.
 #pragma once
 
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -24,53 +22,16 @@
 #include "insight/trace_writer.hpp"
 #include "joiner.hpp"
 #include "life/lifecycle.hpp"
-#include "pool_thread.hpp"
+#include "life/pool_owner.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
-#include "sys/fork_marker.hpp"
 #include "task/dependents.hpp"
 #include "task/token_gate.hpp"
+#include "threads/pool_thread.hpp"
+#include "threads/pools_by_number.hpp"
+#include "threads/thread_options.hpp"
 
 namespace sidestep::inline v0::detail {
-
-// Timeouts that run, by when they are due and the number of their job.
-using JobDue = std::pair<std::chrono::steady_clock::time_point, std::uint64_t>;
-struct TimedJob {
-    Ref<ThreadJob> job;
-    TaskError::Details details;
-    bool only_asks;  // it is a soft timeout
-};
-using JobDeadlines = std::map<JobDue, TimedJob>;
-
-// With the nodes that the job takes later on: what runs it must not fail for want of memory.
-struct JobExtra {
-    TaskOptions options;
-    KeyedJobs::node_type place;  // where it waits
-    TokenUsePtr tokens;          // null: it needs none
-    // None: it has no timeout of that kind, or that is armed, or over.
-    JobDeadlines::node_type deadline, soft_deadline;
-    std::chrono::steady_clock::time_point due{}, soft_due{};  // its thread's
-};
-
-// The pools of this process that are there. Never destroyed.
-class PoolsByNumber {
-  public:
-    std::uint32_t next() { return ++last_; }
-    void add(std::uint32_t number, std::weak_ptr<ThreadPoolCore> pool);
-    void remove(std::uint32_t number) noexcept;
-    std::shared_ptr<ThreadPoolCore> find(std::uint32_t number);
-
-  private:
-    std::atomic<std::uint32_t> last_{0};
-    std::mutex mutex_;
-    std::map<std::uint32_t, std::weak_ptr<ThreadPoolCore>> pools_;  // guarded by mutex_
-};
-PoolsByNumber& pools_by_number();
-
-inline constexpr unsigned kMostPoolThreads = 4096;
-
-// Throws std::invalid_argument for what threads cannot do, too.
-void check_thread_options(const TaskOptions& options);
 
 class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>,
                              public EndingPool {
@@ -112,7 +73,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     PoolStats stats() POOL_UNLOCKED;
     void trace(const std::string& path) POOL_UNLOCKED;
     void trace_stop();
-    bool owned_here() const { return marker_.same_process(); }
+    bool owned_here() const { return owner_.is_here(); }
     const TaskOptions& default_options() const { return options_.task; }
     // Throws std::invalid_argument for tokens that the pool has not.
     void check_tokens(const TaskOptions& options) const { (void)tokens_.wanted(options.uses); }
@@ -207,13 +168,10 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
                    std::chrono::nanoseconds took) noexcept POOL_UNLOCKED;
     void trace_end(const ThreadJob& job, unsigned index, const EndedJob& end) POOL_UNLOCKED;
 
-    void require_owner() const;
-
     const ThreadPoolOptions options_;
     const bool has_defaults_ = options_.task.says_anything();
     std::shared_ptr<NestedPool> nested_;
-    const ForkMarker marker_;
-    const int pid_ = ::getpid();
+    const PoolOwner owner_{"this pool's threads are in"};
     const std::uint32_t number_ = pools_by_number().next();
     BackgroundThreads background_;
     Dependents dependents_;
@@ -236,11 +194,10 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     KeyedJobs at_gate_ POOL_GUARDED;  // they need tokens
     std::map<std::uint64_t, std::shared_ptr<Late>> late_ POOL_GUARDED;  // by number
     std::uint64_t late_left_ POOL_GUARDED = 0;  // so many have stopped waiting
-    bool is_destroyed_ POOL_GUARDED = false;
     JobDeadlines deadlines_ POOL_GUARDED;
     std::list<std::thread> threads_ POOL_GUARDED;
-    std::vector<std::unique_ptr<PoolThread>> workers_ POOL_GUARDED;  // by index; they stay
-    std::vector<PoolThread*> idle_ POOL_GUARDED;                     // who slept last comes last
+    PoolThreads workers_ POOL_GUARDED;
+    std::vector<PoolThread*> idle_ POOL_GUARDED;  // who slept last comes last
     ServiceThread timer_ POOL_GUARDED;
     std::size_t coming_ POOL_GUARDED = 0;        // PoolThread::is_coming
     unsigned awake_ POOL_GUARDED = 0;            // threads that neither sleep nor have gone

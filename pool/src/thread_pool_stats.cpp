@@ -44,7 +44,7 @@ void ThreadPoolCore::trace_end(const ThreadJob& job, unsigned index, const Ended
     event.failed = event.outcome != std::string_view("value");
     event.attempt = static_cast<std::uint16_t>(job.attempt);
     event.track = index;
-    event.pid = pid_;
+    event.pid = owner_.pid();
     event.begin_ns = static_cast<std::uint64_t>(end.begun.time_since_epoch().count());
     event.duration_ns = static_cast<std::uint64_t>(end.took.count());
     event.number = job.number;
@@ -56,7 +56,7 @@ void ThreadPoolCore::trace_end(const ThreadJob& job, unsigned index, const Ended
 }
 
 void ThreadPoolCore::trace(const std::string& path) {
-    require_owner();
+    owner_.require_here();
     {
         Lock lock(mutex_);
         if (timer_ends_)
@@ -67,24 +67,24 @@ void ThreadPoolCore::trace(const std::string& path) {
 }
 
 void ThreadPoolCore::trace_stop() {
-    require_owner();
+    owner_.require_here();
     trace_.stop();
 }
 
 unsigned ThreadPoolCore::threads() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     return static_cast<unsigned>(threads_.size());
 }
 
 unsigned ThreadPoolCore::idle_threads() {
-    require_owner();
+    owner_.require_here();
     Lock lock(mutex_);
     return static_cast<unsigned>(idle_.size());
 }
 
 PoolStats ThreadPoolCore::stats() {
-    require_owner();
+    owner_.require_here();
     PoolStats stats;
     std::vector<SlowTasks::Entry> slow;
     {

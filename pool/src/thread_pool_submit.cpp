@@ -14,41 +14,6 @@
 #include "thread_pool_late.hpp"
 
 namespace sidestep::inline v0::detail {
-
-// Small ones are records, as a Pool's tasks are.
-void* ThreadJob::operator new(std::size_t size) {
-    if (size <= JobMemory::kRecord) return JobMemory::allocate();
-    if (size <= RecordMemory::kRecord) return RecordMemory::allocate();
-    return ::operator new(size);
-}
-void ThreadJob::operator delete(void* memory, std::size_t size) noexcept {
-    if (size <= JobMemory::kRecord) return JobMemory::free(memory);
-    if (size <= RecordMemory::kRecord) return RecordMemory::free(memory);
-    ::operator delete(memory);
-}
-
-ThreadJob::ThreadJob() = default;
-ThreadJob::~ThreadJob() = default;
-
-std::shared_ptr<ThreadPoolCore> ThreadJob::thread_pool() const {
-    return pool == 0 || is_forked_copy() ? nullptr : pools_by_number().find(pool);
-}
-
-// The nodes in `extra` refer to the task.
-void EndJob::operator()(ThreadJob* job) const noexcept {
-    job->drop_call();
-    job->extra = nullptr;
-    job->drop_reference();
-}
-
-void refuse_retries(const Retry& retry) {
-    if (retry.max_attempts > 1)
-        throw std::invalid_argument(fmt::format(
-            "TaskOptions::retry.max_attempts is {}, and an argument cannot be copied: the second "
-            "attempt would have none. Give it a shared_ptr, or max_attempts = 1",
-            retry.max_attempts));
-}
-
 namespace {
 
 constexpr std::uint64_t kTinyJobsForOne = 16;  // see PoolStats::wait
@@ -66,7 +31,7 @@ void ThreadPoolCore::set_options(ThreadJob& job, const TaskOptions* options) con
 
 void ThreadPoolCore::submit(ThreadJobPtr job, const TaskOptions* options, bool begun) {
     set_options(*job, options);
-    require_owner();
+    owner_.require_here();
     const bool never_waits = options_.max_pending == 0 || begun || in_own_thread();
     if (!all_tiny()) job->submitted_at = sys::Clock::now();
     Lock lock(mutex_);
@@ -77,7 +42,7 @@ void ThreadPoolCore::submit(ThreadJobPtr job, const TaskOptions* options, bool b
 }
 
 void ThreadPoolCore::accept(ThreadJob& job) {
-    job.belong_to(pid_);
+    job.belong_to(owner_.pid());
     job.pool = number_;
     job.number = next_number_;
     if (all_tiny() && job.number % kTinyJobsForOne == 0) job.submitted_at = sys::Clock::now();
@@ -189,7 +154,7 @@ void ThreadPoolCore::submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
                                  const TaskOptions* options) {
     set_options(*job, options);
     if (!job->extra) job->extra = std::make_unique<JobExtra>();
-    require_owner();
+    owner_.require_here();
     const bool never_waits = options_.max_pending == 0 || in_own_thread();
     std::size_t count = needs.size();
     needs.push_back(task_of(*job));
@@ -228,12 +193,12 @@ void ThreadPoolCore::queue_late(Late& late, const std::exception_ptr& error,
 void ThreadPoolCore::be_destroyed() {
     close();
     Lock lock(mutex_);
-    is_destroyed_ = true;
+    life_.be_destroyed();
     quiet_.notify_all();  // a thread may be in join() already (join_until)
 }
 
 bool ThreadPoolCore::waits_in_vain() const {
-    return is_destroyed_ && !late_.empty() && unfinished_ == late_.size();
+    return life_.destroyed() && !late_.empty() && unfinished_ == late_.size();
 }
 
 // When all jobs that are left wait for what nobody of this pool will do.
@@ -242,7 +207,7 @@ void ThreadPoolCore::end_vain_waits() {
         std::uint64_t left = 0;
         {
             Lock lock(mutex_);
-            if (!is_destroyed_) return;
+            if (!life_.destroyed()) return;
             while (unfinished_ > late_.size()) quiet_.wait(mutex_);
             if (late_.empty()) return;
             left = late_left_;

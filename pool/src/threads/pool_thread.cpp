@@ -1,4 +1,4 @@
-#include "pool_thread.hpp"
+#include "threads/pool_thread.hpp"
 
 #include <vector>
 

@@ -4,20 +4,18 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <mutex>
-#include <utility>
+#include <vector>
 
 #include <sidestep/pool_stats.hpp>
 
 #include "insight/slow_tasks.hpp"
-#include "job_list.hpp"
 #include "sync/pool_mutex.hpp"
+#include "threads/job_extra.hpp"
+#include "threads/job_list.hpp"
 
 namespace sidestep::inline v0::detail {
-
-using JobKey = std::pair<int, std::uint64_t>;  // minus priority, number: what is begun first
-using KeyedJobs = std::map<JobKey, ThreadJobPtr>;
 
 // How a job ended.
 struct EndedJob {
@@ -75,5 +73,7 @@ class PoolThread {
     std::chrono::nanoseconds work_{0};
     std::uint64_t tasks_ = 0, failed_ = 0, cancelled_ = 0, retried_ = 0;
 };
+
+using PoolThreads = std::vector<std::unique_ptr<PoolThread>>;  // by index; they stay
 
 }  // namespace sidestep::detail
