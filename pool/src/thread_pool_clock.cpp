@@ -27,7 +27,7 @@ constexpr std::uint64_t kSoft = std::uint64_t(1) << 63;
 void ThreadPoolCore::arm_timer(ThreadJob& job) noexcept {
     if (!job.extra || (!job.extra->deadline && !job.extra->soft_deadline)) return;
     JobExtra& extra = *job.extra;
-    Lock lock(mutex_);
+    Lock lock(state_.mutex);
     const auto now = sys::Clock::now();
     if (extra.deadline) {
         extra.due = now + extra.options.timeout.time();
@@ -47,7 +47,7 @@ void ThreadPoolCore::disarm_timer(ThreadJob& job) noexcept {
     JobExtra& extra = *job.extra;
     const sys::Clock::time_point never;  // only this thread writes them
     if (extra.due == never && extra.soft_due == never) return;
-    Lock lock(mutex_);
+    Lock lock(state_.mutex);
     if (auto armed = deadlines_.extract(JobDue(extra.due, job.number)))
         extra.deadline = std::move(armed);
     if (auto armed = deadlines_.extract(JobDue(extra.soft_due, kSoft | job.number)))
@@ -55,15 +55,15 @@ void ThreadPoolCore::disarm_timer(ThreadJob& job) noexcept {
 }
 
 void ThreadPoolCore::run_timer() {
-    Lock lock(mutex_);
+    Lock lock(state_.mutex);
     while (!timer_ends_) {
         if (deadlines_.empty()) {
-            timed_.wait(mutex_);
+            timed_.wait(state_.mutex);
             continue;
         }
         auto due = deadlines_.begin()->first.first;
         if (sys::Clock::now() < due) {
-            timed_.wait_until(mutex_, due);
+            timed_.wait_until(state_.mutex, due);
             continue;
         }
         {

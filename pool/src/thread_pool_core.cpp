@@ -30,31 +30,33 @@ thread_local ThreadPoolCore* pool_of_callbacks_here = nullptr;  // of tasks that
 }  // namespace
 
 ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options)
-    : options_(checked_thread_options(std::move(options))), tokens_(options_.tokens) {}
+    : state_(std::move(options)),
+      queue_(state_),
+      team_(state_, queue_, [this](PoolThread& thread) { run(thread); }) {}
 
 // (A forked copy is not destroyed.)
 ThreadPoolCore::~ThreadPoolCore() {
-    pools_by_number().remove(number_);
-    SIDESTEP_ASSERT(threads_.empty() && !timer_.joinable());
+    pools_by_number().remove(state_.number);
+    SIDESTEP_ASSERT(!timer_.joinable());
 }
 
 void ThreadPoolCore::check_open() {
-    owner_.require_here();
-    Lock lock(mutex_);
-    life_.require_accepting();
+    state_.owner.require_here();
+    Lock lock(state_.mutex);
+    state_.life.require_accepting();
 }
 
 void ThreadPoolCore::begin_map() {
-    owner_.require_here();
-    Lock lock(mutex_);
-    life_.begin_map();
+    state_.owner.require_here();
+    Lock lock(state_.mutex);
+    state_.life.begin_map();
 }
 
 void ThreadPoolCore::end_map() {
     if (!owned_here()) return;
-    Lock lock(mutex_);
-    (void)life_.end_map();
-    quiet_.notify_all();
+    Lock lock(state_.mutex);
+    (void)state_.life.end_map();
+    state_.quiet.notify_all();
 }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {
@@ -72,38 +74,31 @@ std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {
 // --- the end -----------------------------------------------------------------------------------
 
 void ThreadPoolCore::run_in_background(std::function<void()> work) {
-    owner_.require_here();
+    state_.owner.require_here();
     background_.start("sidestep-map", std::move(work));
 }
 
 void ThreadPoolCore::close() {
-    owner_.require_here();
-    Lock lock(mutex_);
-    life_.close();
-    quiet_.notify_all();  // submit() may wait for room
+    state_.owner.require_here();
+    Lock lock(state_.mutex);
+    state_.life.close();
+    state_.quiet.notify_all();  // submit() may wait for room
 }
 
 // With this error; null: they are cancelled. Their callbacks run here, and join() in another thread
 // waits for them.
 void ThreadPoolCore::fail_waiting(const std::exception_ptr& error) noexcept {
-    JobList plain;
-    KeyedJobs jobs;
+    JobQueue::Contents jobs;
     std::map<std::uint64_t, std::shared_ptr<Late>> late;
     std::uint64_t count = 0;
     {
-        Lock lock(mutex_);
-        take_back_all();
-        plain.merge(std::move(plain_));
-        jobs.swap(waiting_);
-        for (auto& thread : workers_) jobs.merge(thread->own);
-        keyed_ = 0;
-        for (auto& [key, job] : at_gate_) tokens_.forget(*job->extra->tokens);
-        jobs.merge(at_gate_);
+        Lock lock(state_.mutex);
+        queue_.move_everything(jobs);
         late_left_ += late_.size();
         late.swap(late_);
-        for (auto& [number, each] : late) plain.push(std::move(each->job));
-        count = plain.size() + jobs.size();
-        (error ? failed_ : cancelled_) += count;
+        for (auto& [number, each] : late) jobs.plain.push(std::move(each->job));
+        count = jobs.plain.size() + jobs.others.size();
+        (error ? state_.jobs.failed : state_.jobs.cancelled) += count;
     }
     for (auto& [number, each] : late) dependents_.remove(*each);
     ThreadPoolCore* before = std::exchange(pool_of_callbacks_here, this);
@@ -113,34 +108,34 @@ void ThreadPoolCore::fail_waiting(const std::exception_ptr& error) noexcept {
         else
             job.cancel();
     };
-    while (ThreadJobPtr job = plain.pop()) end(*job);
-    for (auto& [key, job] : jobs) end(*job);
+    while (ThreadJobPtr job = jobs.plain.pop()) end(*job);
+    for (auto& [key, job] : jobs.others) end(*job);
     pool_of_callbacks_here = before;
-    Lock lock(mutex_);
-    unfinished_ -= count;
-    quiet_.notify_all();
+    Lock lock(state_.mutex);
+    state_.jobs.unfinished -= count;
+    state_.quiet.notify_all();
 }
 
 void ThreadPoolCore::cancel_waiting() {
-    owner_.require_here();
+    state_.owner.require_here();
     fail_waiting(nullptr);
 }
 
 void ThreadPoolCore::interrupt() {
-    owner_.require_here();
+    state_.owner.require_here();
     {
-        Lock lock(mutex_);
-        (void)life_.interrupt();
+        Lock lock(state_.mutex);
+        (void)state_.life.interrupt();
     }
     cancel_waiting();
 }
 
 void ThreadPoolCore::terminate() {
-    owner_.require_here();
+    state_.owner.require_here();
     {
-        Lock lock(mutex_);
-        (void)life_.terminate();
-        quiet_.notify_all();
+        Lock lock(state_.mutex);
+        (void)state_.life.terminate();
+        state_.quiet.notify_all();
     }
     cancel_waiting();
     ask_to_stop();
@@ -149,35 +144,34 @@ void ThreadPoolCore::terminate() {
 void ThreadPoolCore::end_with_process() noexcept { terminate(); }
 
 void ThreadPoolCore::ask_to_stop() {
-    owner_.require_here();
-    Lock lock(mutex_);
-    for (auto& thread : workers_) thread->ask_to_stop();
+    state_.owner.require_here();
+    team_.ask_to_stop();
 }
 
 std::shared_ptr<void> ThreadPoolCore::take_place(const std::shared_ptr<ThreadPoolCore>& core) {
-    core->owner_.require_here();
-    if (core->options_.max_pending == 0 || core->in_own_thread()) return core;
+    core->state_.owner.require_here();
+    if (core->state_.options.max_pending == 0 || core->in_own_thread()) return core;
     return Place<ThreadPoolCore>::take(core);
 }
 
 bool ThreadPoolCore::take_place() {
-    Lock lock(mutex_);
-    if (is_full() && life_.running()) return false;
+    Lock lock(state_.mutex);
+    if (is_full() && state_.life.running()) return false;
     ++places_taken_;  // of a pool that is closed, too: submit() says why
     return true;
 }
 
 void ThreadPoolCore::give_place_back() {
     if (!owned_here()) return;
-    Lock lock(mutex_);
+    Lock lock(state_.mutex);
     --places_taken_;
-    quiet_.notify_all();
+    state_.quiet.notify_all();
 }
 
 void ThreadPoolCore::await_room() {
     while (is_full() && !Place<ThreadPoolCore>::is_here(*this)) {
-        quiet_.wait(mutex_);
-        life_.require_accepting();
+        state_.quiet.wait(state_.mutex);
+        state_.life.require_accepting();
     }
 }
 
@@ -185,15 +179,15 @@ bool ThreadPoolCore::in_own_thread() {
     if (of_this_thread() == this || pool_of_callbacks_here == this ||
         dependents_.is_this_thread() || background_.is_this_thread() || InPool::is_here(*this))
         return true;
-    Lock lock(mutex_);
+    Lock lock(state_.mutex);
     return timer_.is_this_thread();
 }
 
 void ThreadPoolCore::require_joinable() {
-    owner_.require_here();
+    state_.owner.require_here();
     {
-        Lock lock(mutex_);
-        if (life_.running())
+        Lock lock(state_.mutex);
+        if (state_.life.running())
             throw std::logic_error("join() before close() or terminate(): it would wait for ever");
     }
     if (in_own_thread())
@@ -218,26 +212,19 @@ void ThreadPoolCore::await_end() {
     background_.join();
     for (bool sealed = false; !sealed;) {
         end_vain_waits();
-        Lock lock(mutex_);
-        while (!waits_in_vain() && (unfinished_ > 0 || life_.waits_for_maps())) quiet_.wait(mutex_);
+        Lock lock(state_.mutex);
+        while (!waits_in_vain() && (state_.jobs.unfinished > 0 || state_.life.waits_for_maps()))
+            state_.quiet.wait(state_.mutex);
         if (waits_in_vain()) continue;
-        life_.seal();
-        wake_all();
+        state_.life.seal();
+        team_.wake_all();
         sealed = true;
     }
-    for (;;) {                           // a thread that waits may start another one
-        std::list<std::thread> threads;  // made without memory: this is the end of a pool
-        {
-            Lock lock(mutex_);
-            threads.swap(threads_);
-        }
-        if (threads.empty()) break;
-        for (std::thread& thread : threads) thread.join();
-    }
+    team_.join();
     dependents_.stop();
     ServiceThread timer;
     {
-        Lock lock(mutex_);
+        Lock lock(state_.mutex);
         timer_ends_ = true;
         timed_.notify_all();
         timer.swap(timer_);

@@ -31,8 +31,8 @@ void ThreadPoolCore::note_slow(const ThreadJob& job, PoolThread& thread,
                                std::chrono::nanoseconds took) noexcept {
     SlowTasks::Entry task{job.number, thread.index, took, {}};
     {
-        Lock lock(mutex_);
-        task.label = names_.label(typeid(job), options_of(job).name);
+        Lock lock(state_.mutex);
+        task.label = names_.label(typeid(job), state_.options_of(job).name);
     }
     thread.note_slow(task);
 }
@@ -44,21 +44,21 @@ void ThreadPoolCore::trace_end(const ThreadJob& job, unsigned index, const Ended
     event.failed = event.outcome != std::string_view("value");
     event.attempt = static_cast<std::uint16_t>(job.attempt);
     event.track = index;
-    event.pid = owner_.pid();
+    event.pid = state_.owner.pid();
     event.begin_ns = static_cast<std::uint64_t>(end.begun.time_since_epoch().count());
     event.duration_ns = static_cast<std::uint64_t>(end.took.count());
     event.number = job.number;
     {
-        Lock lock(mutex_);
-        event.label = names_.label(typeid(job), options_of(job).name);
+        Lock lock(state_.mutex);
+        event.label = names_.label(typeid(job), state_.options_of(job).name);
     }
     trace_.add(event);
 }
 
 void ThreadPoolCore::trace(const std::string& path) {
-    owner_.require_here();
+    state_.owner.require_here();
     {
-        Lock lock(mutex_);
+        Lock lock(state_.mutex);
         if (timer_ends_)
             throw std::logic_error(
                 "ThreadPool::trace(): the pool has ended, nothing will happen in it");
@@ -67,34 +67,34 @@ void ThreadPoolCore::trace(const std::string& path) {
 }
 
 void ThreadPoolCore::trace_stop() {
-    owner_.require_here();
+    state_.owner.require_here();
     trace_.stop();
 }
 
 unsigned ThreadPoolCore::threads() {
-    owner_.require_here();
-    Lock lock(mutex_);
-    return static_cast<unsigned>(threads_.size());
+    state_.owner.require_here();
+    Lock lock(state_.mutex);
+    return static_cast<unsigned>(team_.size());
 }
 
 unsigned ThreadPoolCore::idle_threads() {
-    owner_.require_here();
-    Lock lock(mutex_);
-    return static_cast<unsigned>(idle_.size());
+    state_.owner.require_here();
+    Lock lock(state_.mutex);
+    return static_cast<unsigned>(team_.idle());
 }
 
 PoolStats ThreadPoolCore::stats() {
-    owner_.require_here();
+    state_.owner.require_here();
     PoolStats stats;
     std::vector<SlowTasks::Entry> slow;
     {
-        Lock lock(mutex_);
-        stats.submitted = next_number_ - 1;
-        stats.waiting = plain_.size() + waiting_.size() + at_gate_.size() + late_.size();
-        stats.failed = failed_;
-        stats.cancelled = cancelled_;
-        stats.tokens = tokens_.stats();
-        for (const auto& thread : workers_) thread->add_to(stats, slow);
+        Lock lock(state_.mutex);
+        stats.submitted = state_.jobs.next_number - 1;
+        stats.waiting = queue_.size() + late_.size();
+        stats.failed = state_.jobs.failed;
+        stats.cancelled = state_.jobs.cancelled;
+        stats.tokens = queue_.token_stats();
+        for (const auto& thread : state_.threads) thread->add_to(stats, slow);
         stats.completed = stats.submitted - stats.running - stats.waiting;
     }
     std::sort(slow.begin(), slow.end(),

@@ -24,96 +24,34 @@ void ThreadPoolCore::set_options(ThreadJob& job, const TaskOptions* options) con
     if (options) check_thread_options(*options);
     if ((options && options->says_anything()) || has_defaults_) {
         job.extra = std::make_unique<JobExtra>();
-        job.extra->options = options ? merged(*options, options_.task) : options_.task;
+        job.extra->options = options ? merged(*options, state_.options.task) : state_.options.task;
     }
-    if (!job.runs_again()) refuse_retries(options_of(job).retry);
+    if (!job.runs_again()) refuse_retries(state_.options_of(job).retry);
 }
 
 void ThreadPoolCore::submit(ThreadJobPtr job, const TaskOptions* options, bool begun) {
     set_options(*job, options);
-    owner_.require_here();
-    const bool never_waits = options_.max_pending == 0 || begun || in_own_thread();
-    if (!all_tiny()) job->submitted_at = sys::Clock::now();
-    Lock lock(mutex_);
-    life_.require_accepting(begun);
+    state_.owner.require_here();
+    const bool never_waits = state_.options.max_pending == 0 || begun || in_own_thread();
+    if (!team_.all_tiny()) job->submitted_at = sys::Clock::now();
+    Lock lock(state_.mutex);
+    state_.life.require_accepting(begun);
     if (!never_waits) await_room();
     accept(*job);
-    queue(std::move(job));
+    team_.put(std::move(job));
 }
 
 void ThreadPoolCore::accept(ThreadJob& job) {
-    job.belong_to(owner_.pid());
-    job.pool = number_;
-    job.number = next_number_;
-    if (all_tiny() && job.number % kTinyJobsForOne == 0) job.submitted_at = sys::Clock::now();
+    job.belong_to(state_.owner.pid());
+    job.pool = state_.number;
+    JobCounts& jobs = state_.jobs;
+    job.number = jobs.next_number;
+    if (team_.all_tiny() && job.number % kTinyJobsForOne == 0) job.submitted_at = sys::Clock::now();
     if (job.extra) prepare(job);
-    if (std::uint64_t sticky = options_of(job).key)
-        while (workers_.size() <= sticky % most_threads()) start_thread();  // it must be that one
-    else if (workers_.empty())
-        start_thread();  // or nobody would run it
-    ++next_number_;
-    ++unfinished_;
-}
-
-void ThreadPoolCore::queue(ThreadJobPtr job) noexcept {
-    if (!job->extra) {
-        plain_.push(std::move(job));
-        if (somebody_spins_) arrivals_.fetch_add(1, std::memory_order_relaxed);
-        return help_if_needed();
-    }
-    take_back_all();  // who has a batch may have to run this one first
-    if (job->extra->tokens) return wait_at_gate(std::move(job));
-    const std::uint64_t sticky = job->extra->options.key;
-    KeyedJobs::node_type place = std::move(job->extra->place);
-    place.key() = {-job->extra->options.priority, job->number};
-    place.mapped() = std::move(job);
-    if (sticky) {
-        PoolThread& thread = *workers_[sticky % most_threads()];
-        thread.own.insert(std::move(place));
-        ++keyed_;
-        return wake(thread);
-    }
-    waiting_.insert(std::move(place));
-    help_if_needed();
-    wake_all_if_extra();
-}
-
-// --- tokens ------------------------------------------------------------------------------------
-
-void ThreadPoolCore::wait_at_gate(ThreadJobPtr job) noexcept {
-    TokenUse& use = *job->extra->tokens;
-    use.priority = job->extra->options.priority;
-    use.number = job->number;
-    if (std::uint64_t sticky = job->extra->options.key)
-        use.worker = static_cast<std::uint32_t>(sticky % most_threads());
-    use.over = job.get();
-    KeyedJobs::node_type place = std::move(job->extra->place);
-    place.key() = key_of(use);
-    place.mapped() = std::move(job);
-    at_gate_.insert(std::move(place));
-    tokens_.wait(use);
-    help_if_needed();
-    wake_all();
-}
-
-TokenUse* ThreadPoolCore::first_at_gate(unsigned index) noexcept {
-    TokenUse* own = tokens_.first(index);
-    TokenUse* other = tokens_.first(TokenUse::kAnyWorker);
-    if (own && other) return own->comes_before(*other) ? own : other;
-    return own ? own : other;
-}
-
-void ThreadPoolCore::free_tokens(TokenUse& use) noexcept {
-    Lock lock(mutex_);
-    tokens_.give_back(use);
-    if (!at_gate_.empty()) wake_all();
-}
-
-void ThreadPoolCore::look_at_gate() {
-    if (!owned_here()) return;
-    Lock lock(mutex_);
-    help_if_needed();
-    wake_all();
+    const std::uint64_t key = state_.options_of(job).key;
+    team_.require(key ? state_.index_of(key) + 1 : 1);  // it must be that one, or somebody
+    ++jobs.next_number;
+    ++jobs.unfinished;
 }
 
 // What running it takes, and may not be had when it is to run: then submit() throws.
@@ -122,10 +60,10 @@ void ThreadPoolCore::prepare(ThreadJob& job) {
     KeyedJobs one;
     one.emplace();
     extra.place = one.extract(one.begin());
-    extra.tokens = tokens_.wanted(extra.options.uses);
+    extra.tokens = queue_.wanted(extra.options.uses);
     if (extra.tokens) {  // who cancels it lets others go on
         std::function<void()> look = [pool = weak_from_this()] {
-            if (std::shared_ptr<ThreadPoolCore> core = pool.lock()) core->look_at_gate();
+            if (std::shared_ptr<ThreadPoolCore> core = pool.lock()) core->team_.look_at_gate();
         };
         (void)job.add_callback(look);
     }
@@ -154,16 +92,16 @@ void ThreadPoolCore::submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
                                  const TaskOptions* options) {
     set_options(*job, options);
     if (!job->extra) job->extra = std::make_unique<JobExtra>();
-    owner_.require_here();
-    const bool never_waits = options_.max_pending == 0 || in_own_thread();
+    state_.owner.require_here();
+    const bool never_waits = state_.options.max_pending == 0 || in_own_thread();
     std::size_t count = needs.size();
     needs.push_back(task_of(*job));
     auto late = std::make_shared<Late>(*this, std::move(needs), count, *job);
     {
-        Lock lock(mutex_);
-        life_.require_accepting();
+        Lock lock(state_.mutex);
+        state_.life.require_accepting();
         if (!never_waits) await_room();
-        std::uint64_t number = next_number_;
+        std::uint64_t number = state_.jobs.next_number;
         auto at = late_.emplace(number, late).first;
         try {
             accept(*job);
@@ -178,7 +116,7 @@ void ThreadPoolCore::submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
 
 void ThreadPoolCore::queue_late(Late& late, const std::exception_ptr& error,
                                 bool cancelled) noexcept {
-    Lock lock(mutex_);
+    Lock lock(state_.mutex);
     if (!late.job) return;  // it was ended meanwhile
     if (error) {
         late.job->refuse(error, cancelled);
@@ -187,18 +125,18 @@ void ThreadPoolCore::queue_late(Late& late, const std::exception_ptr& error,
     late_.erase(late.job->number);
     ++late_left_;
     late.job->submitted_at = sys::Clock::now();
-    queue(std::move(late.job));
+    team_.put(std::move(late.job));
 }
 
 void ThreadPoolCore::be_destroyed() {
     close();
-    Lock lock(mutex_);
-    life_.be_destroyed();
-    quiet_.notify_all();  // a thread may be in join() already (join_until)
+    Lock lock(state_.mutex);
+    state_.life.be_destroyed();
+    state_.quiet.notify_all();  // a thread may be in join() already (join_until)
 }
 
 bool ThreadPoolCore::waits_in_vain() const {
-    return life_.destroyed() && !late_.empty() && unfinished_ == late_.size();
+    return state_.life.destroyed() && !late_.empty() && state_.jobs.unfinished == late_.size();
 }
 
 // When all jobs that are left wait for what nobody of this pool will do.
@@ -206,16 +144,16 @@ void ThreadPoolCore::end_vain_waits() {
     for (;;) {
         std::uint64_t left = 0;
         {
-            Lock lock(mutex_);
-            if (!life_.destroyed()) return;
-            while (unfinished_ > late_.size()) quiet_.wait(mutex_);
+            Lock lock(state_.mutex);
+            if (!state_.life.destroyed()) return;
+            while (state_.jobs.unfinished > late_.size()) state_.quiet.wait(state_.mutex);
             if (late_.empty()) return;
             left = late_left_;
         }
         dependents_.settle();
         std::map<std::uint64_t, std::shared_ptr<Late>> late;
         {
-            Lock lock(mutex_);
+            Lock lock(state_.mutex);
             if (late_left_ != left) continue;
             late = late_;
         }

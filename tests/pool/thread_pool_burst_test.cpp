@@ -1,5 +1,5 @@
 // ThreadPool: many tiny tasks at once. Threads then take several at a time and nobody is woken for
-// each (thread_pool_run.cpp, T2 to T4): what a pool promises holds nevertheless.
+// each (thread_team.cpp, T2 to T4): what a pool promises holds nevertheless.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
