@@ -32,13 +32,11 @@ thread_local ThreadPoolCore* pool_of_callbacks_here = nullptr;  // of tasks that
 ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options)
     : state_(std::move(options)),
       queue_(state_),
-      team_(state_, queue_, [this](PoolThread& thread) { run(thread); }) {}
+      team_(state_, queue_, [this](PoolThread& thread) { run(thread); }),
+      clock_(state_.mutex) {}
 
 // (A forked copy is not destroyed.)
-ThreadPoolCore::~ThreadPoolCore() {
-    pools_by_number().remove(state_.number);
-    SIDESTEP_ASSERT(!timer_.joinable());
-}
+ThreadPoolCore::~ThreadPoolCore() { pools_by_number().remove(state_.number); }
 
 void ThreadPoolCore::check_open() {
     state_.owner.require_here();
@@ -179,8 +177,7 @@ bool ThreadPoolCore::in_own_thread() {
     if (of_this_thread() == this || pool_of_callbacks_here == this ||
         dependents_.is_this_thread() || background_.is_this_thread() || InPool::is_here(*this))
         return true;
-    Lock lock(state_.mutex);
-    return timer_.is_this_thread();
+    return clock_.is_this_thread();
 }
 
 void ThreadPoolCore::require_joinable() {
@@ -222,14 +219,11 @@ void ThreadPoolCore::await_end() {
     }
     team_.join();
     dependents_.stop();
-    ServiceThread timer;
+    clock_.end();
     {
         Lock lock(state_.mutex);
-        timer_ends_ = true;
-        timed_.notify_all();
-        timer.swap(timer_);
+        ended_ = true;
     }
-    if (timer.joinable()) timer.join();
     trace_.end();
     JobMemory::trim();
 }

@@ -27,6 +27,7 @@
 #include "sync/pool_mutex.hpp"
 #include "task/dependents.hpp"
 #include "task/token_gate.hpp"
+#include "threads/job_clock.hpp"
 #include "threads/job_extra.hpp"
 #include "threads/job_queue.hpp"
 #include "threads/pool_thread.hpp"
@@ -112,8 +113,6 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void await_end() POOL_UNLOCKED;
     bool waits_in_vain() const POOL_LOCKED;
     void end_vain_waits() POOL_UNLOCKED;
-    void start_timer() POOL_LOCKED;
-    JobDeadlines::node_type timed(ThreadJob& job, Timeout timeout, bool only_asks) POOL_LOCKED;
     // --- what threads do: thread_pool_run.cpp
     void run(PoolThread& thread) POOL_UNLOCKED;
     bool initialize(unsigned index) POOL_UNLOCKED;
@@ -122,10 +121,6 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void run_all(PoolThread& thread) POOL_UNLOCKED;
     void run_job(ThreadJob& job, PoolThread& thread) POOL_UNLOCKED;
     void run_attempts(ThreadJob& job, PoolThread& thread) POOL_UNLOCKED;
-    // The timeout of an attempt, in the thread that runs it.
-    void arm_timer(ThreadJob& job) noexcept POOL_UNLOCKED;
-    void disarm_timer(ThreadJob& job) noexcept POOL_UNLOCKED;
-    void run_timer() POOL_UNLOCKED;
     void fail_waiting(const std::exception_ptr& error) noexcept POOL_UNLOCKED;
     void note_slow(const ThreadJob& job, PoolThread& thread,
                    std::chrono::nanoseconds took) noexcept POOL_UNLOCKED;
@@ -134,7 +129,7 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     ThreadPoolState state_;
     JobQueue queue_;
     ThreadTeam team_;
-    PoolCondition timed_;  // for the timer
+    JobClock clock_;
     const bool has_defaults_ = state_.options.task.says_anything();
     std::shared_ptr<NestedPool> nested_;
     BackgroundThreads background_;
@@ -145,11 +140,9 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     Joiner joiner_;
     std::mutex joining_;                                                // before the pool's mutex
     std::map<std::uint64_t, std::shared_ptr<Late>> late_ POOL_GUARDED;  // by number
-    std::uint64_t late_left_ POOL_GUARDED = 0;  // so many have stopped waiting
-    JobDeadlines deadlines_ POOL_GUARDED;
-    ServiceThread timer_ POOL_GUARDED;
+    std::uint64_t late_left_ POOL_GUARDED = 0;   // so many have stopped waiting
     std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
-    bool timer_ends_ POOL_GUARDED = false;
+    bool ended_ POOL_GUARDED = false;
 };
 
 }  // namespace sidestep::detail

@@ -117,7 +117,7 @@ void ThreadPoolCore::run_all(PoolThread& thread) {
         }
         ThreadJobPtr next = thread.next(*job, end);
         if (job->extra) {
-            disarm_timer(*job);
+            clock_.disarm(*job);
             if (job->extra->tokens) team_.give_back(*job->extra->tokens);
         }
         job = std::move(next);  // the arguments go before the next one is begun
@@ -140,7 +140,7 @@ void ThreadPoolCore::run_attempts(ThreadJob& job, PoolThread& thread) {
     context.stop_flag = &job.stop_flag();
     context.pool = &nested_;
     const Retry& policy = state_.options_of(job).retry;
-    arm_timer(job);
+    clock_.arm(job);
     for (bool again = true; again;) {
         context.attempt = ++job.attempt;
         TaskScope scope(context);
@@ -164,9 +164,9 @@ bool ThreadPoolCore::was_interrupted() {
 // Neither the pause nor Retry::when is part of an attempt.
 bool ThreadPoolCore::retry(const Retry& retry, unsigned attempts, const std::exception_ptr& error) {
     ThreadJob& job = *job_of_this_thread;
-    disarm_timer(job);
+    clock_.disarm(job);
     if (!wants_retry(retry, error) || !pause_here(retry_pause(retry, attempts))) return false;
-    arm_timer(job);
+    clock_.arm(job);
     return true;
 }
 

@@ -59,7 +59,7 @@ void ThreadPoolCore::trace(const std::string& path) {
     state_.owner.require_here();
     {
         Lock lock(state_.mutex);
-        if (timer_ends_)
+        if (ended_)
             throw std::logic_error(
                 "ThreadPool::trace(): the pool has ended, nothing will happen in it");
     }

@@ -67,22 +67,7 @@ void ThreadPoolCore::prepare(ThreadJob& job) {
         };
         (void)job.add_callback(look);
     }
-    extra.deadline = timed(job, extra.options.timeout, false);
-    extra.soft_deadline = timed(job, extra.options.soft_timeout, true);
-}
-
-JobDeadlines::node_type ThreadPoolCore::timed(ThreadJob& job, Timeout timeout, bool only_asks) {
-    if (timeout.count() <= 0 || timeout == kNoTimeout) return {};
-    start_timer();
-    job.add_reference();
-    TimedJob timed{Ref<ThreadJob>(&job), {}, only_asks};
-    timed.details.task = job.number;
-    timed.details.function = job.function();
-    timed.details.name = job.extra->options.name;
-    timed.details.limit = static_cast<std::uint64_t>(timeout.count());
-    JobDeadlines deadlines;
-    deadlines.emplace(JobDue(), std::move(timed));
-    return deadlines.extract(deadlines.begin());
+    clock_.prepare(job);
 }
 
 // --- those that wait ---------------------------------------------------------------------------

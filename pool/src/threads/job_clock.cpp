@@ -1,22 +1,18 @@
-// A ThreadPool's clock: the timeouts of the attempts that run.
+#include "threads/job_clock.hpp"
+
+#include <cstdint>
+#include <exception>
 #include <typeinfo>
 #include <utility>
 
 #include <sidestep/pool_errors.hpp>
 
 #include "spare_errors.hpp"
+#include "sys/error.hpp"
 #include "sys/sys.hpp"
 #include "text/demangle.hpp"
-#include "thread_pool_core.hpp"
 
 namespace sidestep::inline v0::detail {
-
-// With the mutex held. Throws std::system_error if the system gives no thread.
-void ThreadPoolCore::start_timer() {
-    if (!timer_.joinable())
-        timer_.start("sidestep-timer", ServiceThread::Runs::users_code, [this] { run_timer(); });
-}
-
 namespace {
 
 // Beside the key of the timeout: numbers stay below.
@@ -24,10 +20,32 @@ constexpr std::uint64_t kSoft = std::uint64_t(1) << 63;
 
 }  // namespace
 
-void ThreadPoolCore::arm_timer(ThreadJob& job) noexcept {
-    if (!job.extra || (!job.extra->deadline && !job.extra->soft_deadline)) return;
+JobClock::~JobClock() { SIDESTEP_ASSERT(!thread_.joinable()); }
+
+void JobClock::prepare(ThreadJob& job) {
     JobExtra& extra = *job.extra;
-    Lock lock(state_.mutex);
+    extra.deadline = timed(job, extra.options.timeout, false);
+    extra.soft_deadline = timed(job, extra.options.soft_timeout, true);
+}
+
+JobDeadlines::node_type JobClock::timed(ThreadJob& job, Timeout timeout, bool only_asks) {
+    if (timeout.count() <= 0 || timeout == kNoTimeout) return {};
+    if (!thread_.joinable())
+        thread_.start("sidestep-timer", ServiceThread::Runs::users_code, [this] { run(); });
+    job.add_reference();
+    TimedJob timed{Ref<ThreadJob>(&job), {}, only_asks};
+    timed.details.task = job.number;
+    timed.details.function = job.function();
+    timed.details.name = job.extra->options.name;
+    timed.details.limit = static_cast<std::uint64_t>(timeout.count());
+    JobDeadlines deadlines;
+    deadlines.emplace(JobDue(), std::move(timed));
+    return deadlines.extract(deadlines.begin());
+}
+
+void JobClock::arm(ThreadJob& job, JobExtra& extra) noexcept {
+    if (!extra.deadline && !extra.soft_deadline) return;
+    Lock lock(mutex_);
     const auto now = sys::Clock::now();
     if (extra.deadline) {
         extra.due = now + extra.options.timeout.time();
@@ -39,31 +57,29 @@ void ThreadPoolCore::arm_timer(ThreadJob& job) noexcept {
         extra.soft_deadline.key() = JobDue(extra.soft_due, kSoft | job.number);
         deadlines_.insert(std::move(extra.soft_deadline));
     }
-    timed_.notify_all();
+    changed_.notify_all();
 }
 
-void ThreadPoolCore::disarm_timer(ThreadJob& job) noexcept {
-    if (!job.extra) return;
-    JobExtra& extra = *job.extra;
+void JobClock::disarm(ThreadJob& job, JobExtra& extra) noexcept {
     const sys::Clock::time_point never;  // only this thread writes them
     if (extra.due == never && extra.soft_due == never) return;
-    Lock lock(state_.mutex);
+    Lock lock(mutex_);
     if (auto armed = deadlines_.extract(JobDue(extra.due, job.number)))
         extra.deadline = std::move(armed);
     if (auto armed = deadlines_.extract(JobDue(extra.soft_due, kSoft | job.number)))
         extra.soft_deadline = std::move(armed);
 }
 
-void ThreadPoolCore::run_timer() {
-    Lock lock(state_.mutex);
-    while (!timer_ends_) {
+void JobClock::run() {
+    Lock lock(mutex_);
+    while (!ends_) {
         if (deadlines_.empty()) {
-            timed_.wait(state_.mutex);
+            changed_.wait(mutex_);
             continue;
         }
         auto due = deadlines_.begin()->first.first;
         if (sys::Clock::now() < due) {
-            timed_.wait_until(state_.mutex, due);
+            changed_.wait_until(mutex_, due);
             continue;
         }
         {
@@ -80,6 +96,22 @@ void ThreadPoolCore::run_timer() {
         }
         lock.lock();
     }
+}
+
+bool JobClock::is_this_thread() {
+    Lock lock(mutex_);
+    return thread_.is_this_thread();
+}
+
+void JobClock::end() {
+    ServiceThread thread;
+    {
+        Lock lock(mutex_);
+        ends_ = true;
+        changed_.notify_all();
+        thread.swap(thread_);
+    }
+    if (thread.joinable()) thread.join();
 }
 
 }  // namespace sidestep::detail
