@@ -19,21 +19,18 @@
 #include "sys/make_thread.hpp"
 #include "sys/sys.hpp"
 #include "task/record_memory.hpp"
-#include "thread_pool_late.hpp"
 
 namespace sidestep::inline v0 {
 namespace detail {
-namespace {
-
-thread_local ThreadPoolCore* pool_of_callbacks_here = nullptr;  // of tasks that did not run
-
-}  // namespace
+namespace {}  // namespace
 
 ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options)
     : state_(std::move(options)),
       queue_(state_),
       team_(state_, queue_, [this](PoolThread& thread) { run(thread); }),
-      clock_(state_.mutex) {}
+      clock_(state_.mutex),
+      late_(state_, team_),
+      end_(state_, queue_, team_, late_) {}
 
 // (A forked copy is not destroyed.)
 ThreadPoolCore::~ThreadPoolCore() { pools_by_number().remove(state_.number); }
@@ -83,40 +80,9 @@ void ThreadPoolCore::close() {
     state_.quiet.notify_all();  // submit() may wait for room
 }
 
-// With this error; null: they are cancelled. Their callbacks run here, and join() in another thread
-// waits for them.
-void ThreadPoolCore::fail_waiting(const std::exception_ptr& error) noexcept {
-    JobQueue::Contents jobs;
-    std::map<std::uint64_t, std::shared_ptr<Late>> late;
-    std::uint64_t count = 0;
-    {
-        Lock lock(state_.mutex);
-        queue_.move_everything(jobs);
-        late_left_ += late_.size();
-        late.swap(late_);
-        for (auto& [number, each] : late) jobs.plain.push(std::move(each->job));
-        count = jobs.plain.size() + jobs.others.size();
-        (error ? state_.jobs.failed : state_.jobs.cancelled) += count;
-    }
-    for (auto& [number, each] : late) dependents_.remove(*each);
-    ThreadPoolCore* before = std::exchange(pool_of_callbacks_here, this);
-    auto end = [&error](ThreadJob& job) {
-        if (error)
-            job.try_fail(error);
-        else
-            job.cancel();
-    };
-    while (ThreadJobPtr job = jobs.plain.pop()) end(*job);
-    for (auto& [key, job] : jobs.others) end(*job);
-    pool_of_callbacks_here = before;
-    Lock lock(state_.mutex);
-    state_.jobs.unfinished -= count;
-    state_.quiet.notify_all();
-}
-
 void ThreadPoolCore::cancel_waiting() {
     state_.owner.require_here();
-    fail_waiting(nullptr);
+    end_.cancel_waiting();
 }
 
 void ThreadPoolCore::interrupt() {
@@ -174,8 +140,8 @@ void ThreadPoolCore::await_room() {
 }
 
 bool ThreadPoolCore::in_own_thread() {
-    if (of_this_thread() == this || pool_of_callbacks_here == this ||
-        dependents_.is_this_thread() || background_.is_this_thread() || InPool::is_here(*this))
+    if (of_this_thread() == this || end_.is_this_thread() || late_.is_this_thread() ||
+        background_.is_this_thread() || InPool::is_here(*this))
         return true;
     return clock_.is_this_thread();
 }
@@ -208,17 +174,18 @@ void ThreadPoolCore::await_end() {
     std::lock_guard only_one(joining_);
     background_.join();
     for (bool sealed = false; !sealed;) {
-        end_vain_waits();
+        late_.end_vain_waits();
         Lock lock(state_.mutex);
-        while (!waits_in_vain() && (state_.jobs.unfinished > 0 || state_.life.waits_for_maps()))
+        while (!late_.wait_in_vain() &&
+               (state_.jobs.unfinished > 0 || state_.life.waits_for_maps()))
             state_.quiet.wait(state_.mutex);
-        if (waits_in_vain()) continue;
+        if (late_.wait_in_vain()) continue;
         state_.life.seal();
         team_.wake_all();
         sealed = true;
     }
     team_.join();
-    dependents_.stop();
+    late_.stop();
     clock_.end();
     {
         Lock lock(state_.mutex);

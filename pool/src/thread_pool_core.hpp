@@ -25,12 +25,12 @@
 #include "life/pool_owner.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
-#include "task/dependents.hpp"
-#include "task/token_gate.hpp"
 #include "threads/job_clock.hpp"
 #include "threads/job_extra.hpp"
 #include "threads/job_queue.hpp"
+#include "threads/late_jobs.hpp"
 #include "threads/pool_thread.hpp"
+#include "threads/thread_pool_end.hpp"
 #include "threads/thread_pool_state.hpp"
 #include "threads/thread_team.hpp"
 
@@ -100,28 +100,20 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     }
     // Not in the pool's own threads, which may be those that make room.
     void await_room() POOL_LOCKED;
-    class Late;
     // Throws what submit() throws for these options.
     void set_options(ThreadJob& job, const TaskOptions* options) const;
     // The pool has one more job. Throws for want of memory, or of a thread; queue() does not.
     void accept(ThreadJob& job) POOL_LOCKED;
     void prepare(ThreadJob& job) POOL_LOCKED;
-    // With an error: that becomes its result.
-    void queue_late(Late& late, const std::exception_ptr& error,
-                    bool cancelled) noexcept POOL_UNLOCKED;
     void require_joinable() POOL_UNLOCKED;
     void await_end() POOL_UNLOCKED;
-    bool waits_in_vain() const POOL_LOCKED;
-    void end_vain_waits() POOL_UNLOCKED;
     // --- what threads do: thread_pool_run.cpp
     void run(PoolThread& thread) POOL_UNLOCKED;
     bool initialize(unsigned index) POOL_UNLOCKED;
     void finalize();
-    void break_pool(std::exception_ptr reason) noexcept POOL_UNLOCKED;
     void run_all(PoolThread& thread) POOL_UNLOCKED;
     void run_job(ThreadJob& job, PoolThread& thread) POOL_UNLOCKED;
     void run_attempts(ThreadJob& job, PoolThread& thread) POOL_UNLOCKED;
-    void fail_waiting(const std::exception_ptr& error) noexcept POOL_UNLOCKED;
     void note_slow(const ThreadJob& job, PoolThread& thread,
                    std::chrono::nanoseconds took) noexcept POOL_UNLOCKED;
     void trace_end(const ThreadJob& job, unsigned index, const EndedJob& end) POOL_UNLOCKED;
@@ -130,17 +122,16 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     JobQueue queue_;
     ThreadTeam team_;
     JobClock clock_;
+    LateJobs late_;
+    ThreadPoolEnd end_;
     const bool has_defaults_ = state_.options.task.says_anything();
     std::shared_ptr<NestedPool> nested_;
     BackgroundThreads background_;
-    Dependents dependents_;
     TaskNames names_;  // types: guarded by the mutex
     Tracing trace_;
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
     Joiner joiner_;
-    std::mutex joining_;                                                // before the pool's mutex
-    std::map<std::uint64_t, std::shared_ptr<Late>> late_ POOL_GUARDED;  // by number
-    std::uint64_t late_left_ POOL_GUARDED = 0;   // so many have stopped waiting
+    std::mutex joining_;                         // before the pool's mutex
     std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
     bool ended_ POOL_GUARDED = false;
 };

@@ -46,7 +46,7 @@ bool ThreadPoolCore::initialize(unsigned index) {
     } catch (...) {
         pass_on_forced_unwind();
         std::exception_ptr error = std::current_exception();
-        break_pool(broken_pool([&] {
+        end_.break_down(broken_pool([&] {
             return fmt::format(
                 "the pool is broken: its initializer threw {}; make a new pool when the cause is "
                 "gone",
@@ -65,17 +65,6 @@ void ThreadPoolCore::finalize() {
         pass_on_forced_unwind();
         std::fprintf(stderr, "sidestep: the finalizer of a thread threw\n");
     }
-}
-
-void ThreadPoolCore::break_pool(std::exception_ptr reason) noexcept {
-    {
-        Lock lock(state_.mutex);
-        if (!state_.life.broken()) state_.life.break_down(std::move(reason));  // the first one's
-        reason = state_.life.why_broken();
-    }
-    fail_waiting(reason);
-    Lock lock(state_.mutex);
-    team_.wake_all();
 }
 
 void ThreadPoolCore::run(PoolThread& thread) {

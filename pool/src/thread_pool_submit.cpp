@@ -11,7 +11,6 @@
 #include "sys/sys.hpp"
 #include "task/record_memory.hpp"
 #include "thread_pool_core.hpp"
-#include "thread_pool_late.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -79,38 +78,16 @@ void ThreadPoolCore::submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
     if (!job->extra) job->extra = std::make_unique<JobExtra>();
     state_.owner.require_here();
     const bool never_waits = state_.options.max_pending == 0 || in_own_thread();
-    std::size_t count = needs.size();
-    needs.push_back(task_of(*job));
-    auto late = std::make_shared<Late>(*this, std::move(needs), count, *job);
+    LateJobs::Place place = late_.make_place(std::move(needs), *job);
+    std::shared_ptr<Dependents::Waiting> waiting;
     {
         Lock lock(state_.mutex);
         state_.life.require_accepting();
         if (!never_waits) await_room();
-        std::uint64_t number = state_.jobs.next_number;
-        auto at = late_.emplace(number, late).first;
-        try {
-            accept(*job);
-        } catch (...) {
-            late_.erase(at);
-            throw;
-        }
-        late->job = std::move(job);
+        accept(*job);
+        waiting = late_.add(std::move(place), std::move(job));
     }
-    dependents_.add(late);
-}
-
-void ThreadPoolCore::queue_late(Late& late, const std::exception_ptr& error,
-                                bool cancelled) noexcept {
-    Lock lock(state_.mutex);
-    if (!late.job) return;  // it was ended meanwhile
-    if (error) {
-        late.job->refuse(error, cancelled);
-        late.job->extra->tokens = nullptr;  // it will not be begun
-    }
-    late_.erase(late.job->number);
-    ++late_left_;
-    late.job->submitted_at = sys::Clock::now();
-    team_.put(std::move(late.job));
+    late_.wait_for_needs(waiting);
 }
 
 void ThreadPoolCore::be_destroyed() {
@@ -118,32 +95,6 @@ void ThreadPoolCore::be_destroyed() {
     Lock lock(state_.mutex);
     state_.life.be_destroyed();
     state_.quiet.notify_all();  // a thread may be in join() already (join_until)
-}
-
-bool ThreadPoolCore::waits_in_vain() const {
-    return state_.life.destroyed() && !late_.empty() && state_.jobs.unfinished == late_.size();
-}
-
-// When all jobs that are left wait for what nobody of this pool will do.
-void ThreadPoolCore::end_vain_waits() {
-    for (;;) {
-        std::uint64_t left = 0;
-        {
-            Lock lock(state_.mutex);
-            if (!state_.life.destroyed()) return;
-            while (state_.jobs.unfinished > late_.size()) state_.quiet.wait(state_.mutex);
-            if (late_.empty()) return;
-            left = late_left_;
-        }
-        dependents_.settle();
-        std::map<std::uint64_t, std::shared_ptr<Late>> late;
-        {
-            Lock lock(state_.mutex);
-            if (late_left_ != left) continue;
-            late = late_;
-        }
-        for (auto& [number, each] : late) each->task.fail_cancelled(spare_errors().waited_in_vain);
-    }
 }
 
 void submit_job(ThreadPoolCore& core, ThreadJobPtr job, const TaskOptions* options, bool begun) {
