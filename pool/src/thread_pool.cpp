@@ -14,7 +14,7 @@ ThreadPool::ThreadPool(ThreadPoolOptions options)
     : core_(std::make_shared<detail::ThreadPoolCore>(std::move(options))),
       exceptions_at_start_(std::uncaught_exceptions()) {
     core_->become_known();
-    core_->set_nested(detail::make_thread_nested(core_, processes()));
+    core_->runner().set_nested(detail::make_thread_nested(core_, processes()));
 }
 
 ThreadPool::~ThreadPool() {
@@ -42,11 +42,11 @@ void ThreadPool::shutdown(ShutdownOptions options) {
     if (options.wait) core_->join();
 }
 unsigned ThreadPool::processes() const { return core_->most_threads(); }
-unsigned ThreadPool::threads() const { return core_->threads(); }
-unsigned ThreadPool::idle_threads() const { return core_->idle_threads(); }
-PoolStats ThreadPool::stats() const { return core_->stats(); }
-void ThreadPool::trace(const std::string& path) { core_->trace(path); }
-void ThreadPool::trace_stop() { core_->trace_stop(); }
+unsigned ThreadPool::threads() const { return core_->team().size(); }
+unsigned ThreadPool::idle_threads() const { return core_->team().idle(); }
+PoolStats ThreadPool::stats() const { return core_->insight().stats(); }
+void ThreadPool::trace(const std::string& path) { core_->insight().trace(path); }
+void ThreadPool::trace_stop() { core_->insight().trace_stop(); }
 void ThreadPool::run_in_background(std::function<void()> work) {
     core_->run_in_background(std::move(work));
 }

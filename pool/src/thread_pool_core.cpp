@@ -22,15 +22,31 @@
 
 namespace sidestep::inline v0 {
 namespace detail {
-namespace {}  // namespace
+namespace {
+
+thread_local ThreadPoolCore* pool_of_this_thread = nullptr;
+
+}  // namespace
 
 ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options)
     : state_(std::move(options)),
       queue_(state_),
-      team_(state_, queue_, [this](PoolThread& thread) { run(thread); }),
+      team_(state_, queue_,
+            [this](PoolThread& thread) {
+                pool_of_this_thread = this;
+                runner_.run(thread);
+            }),
       clock_(state_.mutex),
       late_(state_, team_),
-      end_(state_, queue_, team_, late_) {}
+      end_(state_, queue_, team_, late_),
+      insight_(state_, queue_, late_),
+      runner_({state_, team_, clock_, end_, insight_}) {}
+
+ThreadPoolCore* ThreadPoolCore::of_this_thread() noexcept { return pool_of_this_thread; }
+
+bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error) {
+    return pool_of_this_thread->runner().retry(retry, attempts, error);
+}
 
 // (A forked copy is not destroyed.)
 ThreadPoolCore::~ThreadPoolCore() { pools_by_number().remove(state_.number); }
@@ -187,11 +203,7 @@ void ThreadPoolCore::await_end() {
     team_.join();
     late_.stop();
     clock_.end();
-    {
-        Lock lock(state_.mutex);
-        ended_ = true;
-    }
-    trace_.end();
+    insight_.end();
     JobMemory::trim();
 }
 

@@ -18,8 +18,6 @@
 #include <sidestep/pool_stats.hpp>
 #include <sidestep/thread_pool.hpp>
 
-#include "insight/task_names.hpp"
-#include "insight/trace_writer.hpp"
 #include "joiner.hpp"
 #include "life/lifecycle.hpp"
 #include "life/pool_owner.hpp"
@@ -28,8 +26,10 @@
 #include "threads/job_clock.hpp"
 #include "threads/job_extra.hpp"
 #include "threads/job_queue.hpp"
+#include "threads/job_runner.hpp"
 #include "threads/late_jobs.hpp"
 #include "threads/pool_thread.hpp"
+#include "threads/thread_insight.hpp"
 #include "threads/thread_pool_end.hpp"
 #include "threads/thread_pool_state.hpp"
 #include "threads/thread_team.hpp"
@@ -71,29 +71,20 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void end_with_process() noexcept POOL_UNLOCKED override;
     void keep_for_ever() { self_ = shared_from_this(); }  // nobody will join()
     ThreadTeam& team() { return team_; }
-    unsigned most_threads() const { return *state_.options.threads; }
-    unsigned threads() POOL_UNLOCKED;
-    unsigned idle_threads() POOL_UNLOCKED;
-    PoolStats stats() POOL_UNLOCKED;
-    void trace(const std::string& path) POOL_UNLOCKED;
-    void trace_stop();
+    ThreadInsight& insight() { return insight_; }
+    JobRunner& runner() { return runner_; }
+    unsigned most_threads() const { return state_.most_threads(); }
     bool owned_here() const { return state_.owner.is_here(); }
     const TaskOptions& default_options() const { return state_.options.task; }
     // Throws std::invalid_argument for tokens that the pool has not.
     void check_tokens(const TaskOptions& options) const { (void)queue_.wanted(options.uses); }
 
-    // What its tasks have as this_task::pool(). Before the first one.
-    void set_nested(std::shared_ptr<NestedPool> nested) { nested_ = std::move(nested); }
     // That this thread runs jobs of; null: of none.
     static ThreadPoolCore* of_this_thread() noexcept;
-    // An attempt of the job that this thread runs failed; see retry_here().
-    bool retry(const Retry& retry, unsigned attempts,
-               const std::exception_ptr& error) POOL_UNLOCKED;
 
   private:
     using Lock = PoolLock;
 
-    bool was_interrupted() POOL_UNLOCKED;
     bool is_full() const POOL_LOCKED {
         return state_.options.max_pending != 0 &&
                state_.jobs.unfinished + places_taken_ >= state_.options.max_pending;
@@ -107,16 +98,6 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     void prepare(ThreadJob& job) POOL_LOCKED;
     void require_joinable() POOL_UNLOCKED;
     void await_end() POOL_UNLOCKED;
-    // --- what threads do: thread_pool_run.cpp
-    void run(PoolThread& thread) POOL_UNLOCKED;
-    bool initialize(unsigned index) POOL_UNLOCKED;
-    void finalize();
-    void run_all(PoolThread& thread) POOL_UNLOCKED;
-    void run_job(ThreadJob& job, PoolThread& thread) POOL_UNLOCKED;
-    void run_attempts(ThreadJob& job, PoolThread& thread) POOL_UNLOCKED;
-    void note_slow(const ThreadJob& job, PoolThread& thread,
-                   std::chrono::nanoseconds took) noexcept POOL_UNLOCKED;
-    void trace_end(const ThreadJob& job, unsigned index, const EndedJob& end) POOL_UNLOCKED;
 
     ThreadPoolState state_;
     JobQueue queue_;
@@ -124,16 +105,14 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     JobClock clock_;
     LateJobs late_;
     ThreadPoolEnd end_;
+    ThreadInsight insight_;
+    JobRunner runner_;
     const bool has_defaults_ = state_.options.task.says_anything();
-    std::shared_ptr<NestedPool> nested_;
     BackgroundThreads background_;
-    TaskNames names_;  // types: guarded by the mutex
-    Tracing trace_;
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
     Joiner joiner_;
     std::mutex joining_;                         // before the pool's mutex
     std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
-    bool ended_ POOL_GUARDED = false;
 };
 
 }  // namespace sidestep::detail

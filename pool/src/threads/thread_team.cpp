@@ -246,6 +246,18 @@ void ThreadTeam::end_wait() noexcept {
     turns_.end_wait();
 }
 
+unsigned ThreadTeam::size() {
+    pool_.owner.require_here();
+    Lock lock(pool_.mutex);
+    return static_cast<unsigned>(threads_.size());
+}
+
+unsigned ThreadTeam::idle() {
+    pool_.owner.require_here();
+    Lock lock(pool_.mutex);
+    return static_cast<unsigned>(idle_.size());
+}
+
 // --- the end ------------------------------------------------------------------------------------
 
 void ThreadTeam::ask_to_stop() {

@@ -50,8 +50,9 @@ class ThreadTeam {
     void wake_all() noexcept POOL_LOCKED;
     void ask_to_stop() POOL_UNLOCKED;  // what runs
     void join() POOL_UNLOCKED;         // all of them, which leave
-    std::size_t size() const POOL_LOCKED { return threads_.size(); }
-    std::size_t idle() const POOL_LOCKED { return idle_.size(); }
+    // How many there are, and how many of them wait for work. std::logic_error in a forked copy.
+    unsigned size() POOL_UNLOCKED;
+    unsigned idle() POOL_UNLOCKED;
 
   private:
     using Lock = PoolLock;

@@ -1,14 +1,16 @@
-// What a ThreadPool notes about its tasks, for stats() and trace().
+#include "threads/thread_insight.hpp"
+
 #include <algorithm>
+#include <cstdint>
+#include <exception>
 #include <stdexcept>
 #include <string_view>
 #include <typeinfo>
+#include <vector>
 
 #include <sidestep/pool_errors.hpp>
 
-#include "sys/sys.hpp"
-#include "text/demangle.hpp"
-#include "thread_pool_core.hpp"
+#include "insight/slow_tasks.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -27,38 +29,35 @@ const char* outcome_of(bool cancelled, const std::exception_ptr& error) {
 
 }  // namespace
 
-void ThreadPoolCore::note_slow(const ThreadJob& job, PoolThread& thread,
-                               std::chrono::nanoseconds took) noexcept {
-    SlowTasks::Entry task{job.number, thread.index, took, {}};
-    {
-        Lock lock(state_.mutex);
-        task.label = names_.label(typeid(job), state_.options_of(job).name);
-    }
-    thread.note_slow(task);
+TaskLabel ThreadInsight::label(const ThreadJob& job) noexcept {
+    Lock lock(pool_.mutex);
+    return names_.label(typeid(job), pool_.options_of(job).name);
+}
+
+void ThreadInsight::note_slow(const ThreadJob& job, PoolThread& thread,
+                              std::chrono::nanoseconds took) noexcept {
+    thread.note_slow({job.number, thread.index, took, label(job)});
 }
 
 // The tries of a task are one event: they were in one thread.
-void ThreadPoolCore::trace_end(const ThreadJob& job, unsigned index, const EndedJob& end) {
+void ThreadInsight::trace_end(const ThreadJob& job, unsigned index, const EndedJob& end) {
     TraceEvent event;
     event.outcome = outcome_of(end.was_cancelled, job.error());
     event.failed = event.outcome != std::string_view("value");
     event.attempt = static_cast<std::uint16_t>(job.attempt);
     event.track = index;
-    event.pid = state_.owner.pid();
+    event.pid = pool_.owner.pid();
     event.begin_ns = static_cast<std::uint64_t>(end.begun.time_since_epoch().count());
     event.duration_ns = static_cast<std::uint64_t>(end.took.count());
     event.number = job.number;
-    {
-        Lock lock(state_.mutex);
-        event.label = names_.label(typeid(job), state_.options_of(job).name);
-    }
+    event.label = label(job);
     trace_.add(event);
 }
 
-void ThreadPoolCore::trace(const std::string& path) {
-    state_.owner.require_here();
+void ThreadInsight::trace(const std::string& path) {
+    pool_.owner.require_here();
     {
-        Lock lock(state_.mutex);
+        Lock lock(pool_.mutex);
         if (ended_)
             throw std::logic_error(
                 "ThreadPool::trace(): the pool has ended, nothing will happen in it");
@@ -66,35 +65,23 @@ void ThreadPoolCore::trace(const std::string& path) {
     trace_.start(path, names_, "thread");
 }
 
-void ThreadPoolCore::trace_stop() {
-    state_.owner.require_here();
+void ThreadInsight::trace_stop() {
+    pool_.owner.require_here();
     trace_.stop();
 }
 
-unsigned ThreadPoolCore::threads() {
-    state_.owner.require_here();
-    Lock lock(state_.mutex);
-    return static_cast<unsigned>(team_.size());
-}
-
-unsigned ThreadPoolCore::idle_threads() {
-    state_.owner.require_here();
-    Lock lock(state_.mutex);
-    return static_cast<unsigned>(team_.idle());
-}
-
-PoolStats ThreadPoolCore::stats() {
-    state_.owner.require_here();
+PoolStats ThreadInsight::stats() {
+    pool_.owner.require_here();
     PoolStats stats;
     std::vector<SlowTasks::Entry> slow;
     {
-        Lock lock(state_.mutex);
-        stats.submitted = state_.jobs.next_number - 1;
+        Lock lock(pool_.mutex);
+        stats.submitted = pool_.jobs.next_number - 1;
         stats.waiting = queue_.size() + late_.size();
-        stats.failed = state_.jobs.failed;
-        stats.cancelled = state_.jobs.cancelled;
+        stats.failed = pool_.jobs.failed;
+        stats.cancelled = pool_.jobs.cancelled;
         stats.tokens = queue_.token_stats();
-        for (const auto& thread : state_.threads) thread->add_to(stats, slow);
+        for (const auto& thread : pool_.threads) thread->add_to(stats, slow);
         stats.completed = stats.submitted - stats.running - stats.waiting;
     }
     std::sort(slow.begin(), slow.end(),
@@ -103,6 +90,14 @@ PoolStats ThreadPoolCore::stats() {
     for (const SlowTasks::Entry& task : slow)
         stats.slowest.push_back({task.number, task.worker, task.duration, names_.name(task.label)});
     return stats;
+}
+
+void ThreadInsight::end() {
+    {
+        Lock lock(pool_.mutex);
+        ended_ = true;
+    }
+    trace_.end();
 }
 
 }  // namespace sidestep::detail
