@@ -1,27 +1,16 @@
 #include "thread_pool_core.hpp"
 
-#include <fmt/format.h>
-#include <sys/prctl.h>
-
-#include <algorithm>
-#include <atomic>
-#include <cstdio>
-#include <new>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
-#include <sidestep/detail/forced_unwind.hpp>
-#include <sidestep/detail/pool_task.hpp>
+#include <sidestep/detail/late_job.hpp>
 
 #include "place.hpp"
-#include "spare_errors.hpp"
-#include "sys/error.hpp"
-#include "sys/make_thread.hpp"
-#include "sys/sys.hpp"
 #include "task/record_memory.hpp"
+#include "threads/pools_by_number.hpp"
 
-namespace sidestep::inline v0 {
-namespace detail {
+namespace sidestep::inline v0::detail {
 namespace {
 
 thread_local ThreadPoolCore* pool_of_this_thread = nullptr;
@@ -40,47 +29,18 @@ ThreadPoolCore::ThreadPoolCore(ThreadPoolOptions options)
       late_(state_, team_),
       end_(state_, queue_, team_, late_),
       insight_(state_, queue_, late_),
-      runner_({state_, team_, clock_, end_, insight_}) {}
+      runner_({state_, team_, clock_, end_, insight_}),
+      intake_({state_, queue_, team_, clock_, late_, *this}, [this] { return weak_team(); }) {}
+
+std::weak_ptr<ThreadTeam> ThreadPoolCore::weak_team() {
+    std::shared_ptr<ThreadPoolCore> core = weak_from_this().lock();
+    return core ? std::shared_ptr<ThreadTeam>(core, &team_) : nullptr;
+}
 
 ThreadPoolCore* ThreadPoolCore::of_this_thread() noexcept { return pool_of_this_thread; }
 
-bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error) {
-    return pool_of_this_thread->runner().retry(retry, attempts, error);
-}
-
 // (A forked copy is not destroyed.)
 ThreadPoolCore::~ThreadPoolCore() { pools_by_number().remove(state_.number); }
-
-void ThreadPoolCore::check_open() {
-    state_.owner.require_here();
-    Lock lock(state_.mutex);
-    state_.life.require_accepting();
-}
-
-void ThreadPoolCore::begin_map() {
-    state_.owner.require_here();
-    Lock lock(state_.mutex);
-    state_.life.begin_map();
-}
-
-void ThreadPoolCore::end_map() {
-    if (!owned_here()) return;
-    Lock lock(state_.mutex);
-    (void)state_.life.end_map();
-    state_.quiet.notify_all();
-}
-
-std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {
-    struct OpenMap {
-        explicit OpenMap(const std::shared_ptr<ThreadPoolCore>& held) : core(held), here(*held) {
-            core->begin_map();
-        }
-        ~OpenMap() { core->end_map(); }
-        const std::shared_ptr<ThreadPoolCore> core;
-        const InPool here;
-    };
-    return std::make_shared<OpenMap>(core);
-}
 
 // --- the end -----------------------------------------------------------------------------------
 
@@ -128,31 +88,11 @@ void ThreadPoolCore::ask_to_stop() {
     team_.ask_to_stop();
 }
 
-std::shared_ptr<void> ThreadPoolCore::take_place(const std::shared_ptr<ThreadPoolCore>& core) {
-    core->state_.owner.require_here();
-    if (core->state_.options.max_pending == 0 || core->in_own_thread()) return core;
-    return Place<ThreadPoolCore>::take(core);
-}
-
-bool ThreadPoolCore::take_place() {
+void ThreadPoolCore::be_destroyed() {
+    close();
     Lock lock(state_.mutex);
-    if (is_full() && state_.life.running()) return false;
-    ++places_taken_;  // of a pool that is closed, too: submit() says why
-    return true;
-}
-
-void ThreadPoolCore::give_place_back() {
-    if (!owned_here()) return;
-    Lock lock(state_.mutex);
-    --places_taken_;
-    state_.quiet.notify_all();
-}
-
-void ThreadPoolCore::await_room() {
-    while (is_full() && !Place<ThreadPoolCore>::is_here(*this)) {
-        state_.quiet.wait(state_.mutex);
-        state_.life.require_accepting();
-    }
+    state_.life.be_destroyed();
+    state_.quiet.notify_all();  // a thread may be in join() already (join_until)
 }
 
 bool ThreadPoolCore::in_own_thread() {
@@ -207,5 +147,43 @@ void ThreadPoolCore::await_end() {
     JobMemory::trim();
 }
 
-}  // namespace detail
-}  // namespace sidestep
+// --- what the templates of the public headers call ---------------------------------------------
+
+void submit_job(ThreadPoolCore& core, ThreadJobPtr job, const TaskOptions* options, bool begun) {
+    core.intake().submit(std::move(job), options, begun);
+}
+void check_open(ThreadPoolCore& core) { core.intake().check_open(); }
+void check_map(ThreadPoolCore& core, const MapOptions& options) {
+    core.intake().check_open();
+    check_map_options(options);
+    core.intake().check_tokens(options.task);
+}
+std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core) {
+    JobIntake& intake = core->intake();
+    if (!intake.needs_place()) return core;
+    return Place<JobIntake>::take({core, &intake});
+}
+const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
+
+void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, ThreadJobPtr job,
+                     std::vector<TaskRef> needs, const TaskOptions* options) {
+    core->intake().submit_late(std::move(job), std::move(needs), options);
+}
+
+std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {
+    struct OpenMap {
+        explicit OpenMap(const std::shared_ptr<ThreadPoolCore>& held) : core(held), here(*held) {
+            core->intake().begin_map();
+        }
+        ~OpenMap() { core->intake().end_map(); }
+        const std::shared_ptr<ThreadPoolCore> core;
+        const InPool here;
+    };
+    return std::make_shared<OpenMap>(core);
+}
+
+bool retry_here(const Retry& retry, unsigned attempts, const std::exception_ptr& error) {
+    return pool_of_this_thread->runner().retry(retry, attempts, error);
+}
+
+}  // namespace sidestep::detail

@@ -1,34 +1,21 @@
-// The inside of a ThreadPool: who waits, who runs, and the clock.
+// The inside of a ThreadPool: the owner of its classes (threads/), and what its users call.
 #pragma once
 
-#include <atomic>
-#include <chrono>
-#include <cstdint>
 #include <functional>
-#include <list>
-#include <map>
 #include <memory>
 #include <mutex>
-#include <string>
-#include <thread>
-#include <utility>
-#include <vector>
 
-#include <sidestep/pool_errors.hpp>
-#include <sidestep/pool_stats.hpp>
 #include <sidestep/thread_pool.hpp>
 
 #include "joiner.hpp"
-#include "life/lifecycle.hpp"
-#include "life/pool_owner.hpp"
 #include "service_thread.hpp"
 #include "sync/pool_mutex.hpp"
+#include "sys/sys.hpp"
 #include "threads/job_clock.hpp"
-#include "threads/job_extra.hpp"
+#include "threads/job_intake.hpp"
 #include "threads/job_queue.hpp"
 #include "threads/job_runner.hpp"
 #include "threads/late_jobs.hpp"
-#include "threads/pool_thread.hpp"
 #include "threads/thread_insight.hpp"
 #include "threads/thread_pool_end.hpp"
 #include "threads/thread_pool_state.hpp"
@@ -45,17 +32,6 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     // Future::then() finds it by its number, from now on.
     void become_known() { pools_by_number().add(state_.number, weak_from_this()); }
 
-    void submit(ThreadJobPtr job, const TaskOptions* options, bool begun) POOL_UNLOCKED;
-    void submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
-                     const TaskOptions* options) POOL_UNLOCKED;
-    void check_open() POOL_UNLOCKED;
-    // See thread_stream.hpp.
-    static std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core);
-    bool take_place() POOL_UNLOCKED;  // see Place
-    void give_place_back() POOL_UNLOCKED;
-    // Between them join() waits: a map is collected.
-    void begin_map() POOL_UNLOCKED;
-    void end_map() POOL_UNLOCKED;
     void run_in_background(std::function<void()> work) POOL_UNLOCKED;
     void close() POOL_UNLOCKED;
     void cancel_waiting() POOL_UNLOCKED;
@@ -70,32 +46,21 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     bool in_own_thread() POOL_UNLOCKED override;
     void end_with_process() noexcept POOL_UNLOCKED override;
     void keep_for_ever() { self_ = shared_from_this(); }  // nobody will join()
+
+    JobIntake& intake() { return intake_; }
     ThreadTeam& team() { return team_; }
     ThreadInsight& insight() { return insight_; }
     JobRunner& runner() { return runner_; }
     unsigned most_threads() const { return state_.most_threads(); }
     bool owned_here() const { return state_.owner.is_here(); }
     const TaskOptions& default_options() const { return state_.options.task; }
-    // Throws std::invalid_argument for tokens that the pool has not.
-    void check_tokens(const TaskOptions& options) const { (void)queue_.wanted(options.uses); }
-
     // That this thread runs jobs of; null: of none.
     static ThreadPoolCore* of_this_thread() noexcept;
 
   private:
     using Lock = PoolLock;
 
-    bool is_full() const POOL_LOCKED {
-        return state_.options.max_pending != 0 &&
-               state_.jobs.unfinished + places_taken_ >= state_.options.max_pending;
-    }
-    // Not in the pool's own threads, which may be those that make room.
-    void await_room() POOL_LOCKED;
-    // Throws what submit() throws for these options.
-    void set_options(ThreadJob& job, const TaskOptions* options) const;
-    // The pool has one more job. Throws for want of memory, or of a thread; queue() does not.
-    void accept(ThreadJob& job) POOL_LOCKED;
-    void prepare(ThreadJob& job) POOL_LOCKED;
+    std::weak_ptr<ThreadTeam> weak_team();  // as long as the pool is there
     void require_joinable() POOL_UNLOCKED;
     void await_end() POOL_UNLOCKED;
 
@@ -107,12 +72,11 @@ class ThreadPoolCore final : public std::enable_shared_from_this<ThreadPoolCore>
     ThreadPoolEnd end_;
     ThreadInsight insight_;
     JobRunner runner_;
-    const bool has_defaults_ = state_.options.task.says_anything();
+    JobIntake intake_;
     BackgroundThreads background_;
     std::shared_ptr<ThreadPoolCore> self_;  // see keep_for_ever()
     Joiner joiner_;
-    std::mutex joining_;                         // before the pool's mutex
-    std::size_t places_taken_ POOL_GUARDED = 0;  // by try_submit(), now
+    std::mutex joining_;  // before the pool's mutex
 };
 
 }  // namespace sidestep::detail

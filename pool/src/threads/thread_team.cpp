@@ -42,12 +42,7 @@ ThreadTeam::~ThreadTeam() { SIDESTEP_ASSERT(threads_.empty()); }
 
 // --- who comes to work --------------------------------------------------------------------------
 
-void ThreadTeam::put(ThreadJobPtr job) noexcept {
-    if (!job->extra) {
-        queue_.push(std::move(job));
-        if (somebody_spins_) arrivals_.fetch_add(1, std::memory_order_relaxed);
-        return help_if_needed();
-    }
+void ThreadTeam::put_by_options(ThreadJobPtr job) noexcept {
     queue_.take_back_all();  // who has a batch may have to run this one first
     if (job->extra->tokens) {
         queue_.push_at_gate(std::move(job));

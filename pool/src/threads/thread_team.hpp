@@ -7,6 +7,7 @@
 #include <functional>
 #include <list>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "sync/pool_mutex.hpp"
@@ -31,7 +32,12 @@ class ThreadTeam {
         while (pool_.threads.size() < threads) start_thread();
     }
     // The job waits from now on, and somebody comes for it.
-    void put(ThreadJobPtr job) noexcept POOL_LOCKED;
+    void put(ThreadJobPtr job) noexcept POOL_LOCKED {
+        if (job->extra) return put_by_options(std::move(job));
+        queue_.push(std::move(job));
+        if (somebody_spins_) arrivals_.fetch_add(1, std::memory_order_relaxed);
+        help_if_needed();
+    }
     // A job is through with its tokens; or one that waits for some was cancelled.
     void give_back(TokenUse& use) noexcept POOL_UNLOCKED;
     void look_at_gate() noexcept POOL_UNLOCKED;
@@ -58,6 +64,7 @@ class ThreadTeam {
     using Lock = PoolLock;
 
     void start_thread() POOL_LOCKED;
+    void put_by_options(ThreadJobPtr job) noexcept POOL_LOCKED;
     void help_if_needed() noexcept POOL_LOCKED;
     void wake(PoolThread& thread) noexcept POOL_LOCKED;
     void wake_all_if_extra() noexcept POOL_LOCKED;
