@@ -100,12 +100,8 @@ void JobIntake::accept(ThreadJob& job) {
 
 // What running it takes, and may not be had when it is to run: then submit() throws.
 void JobIntake::prepare(ThreadJob& job) {
-    JobExtra& extra = *job.extra;
-    KeyedJobs one;
-    one.emplace();
-    extra.place = one.extract(one.begin());
-    extra.tokens = pool_.queue.wanted(extra.options.uses);
-    if (extra.tokens) {  // who cancels it lets others go on
+    pool_.queue.prepare(*job.extra);
+    if (job.extra->tokens) {  // who cancels it lets others go on
         std::function<void()> look = [of_pool = team_()] {
             if (std::shared_ptr<ThreadTeam> team = of_pool.lock()) team->look_at_gate();
         };

@@ -24,9 +24,11 @@ class JobQueue {
 
     // Threads: thread-safe. Throws std::invalid_argument for tokens that the pool has not.
     TokenUsePtr wanted(const std::vector<Tokens>& uses) const { return gate_.wanted(uses); }
+    // Gives a new job what its place will take, and what it says of tokens. Likewise.
+    void prepare(JobExtra& job) const;
 
-    // A new job, behind its equals: one without an `extra`; one of those that have it, which were
-    // given a place; that needs tokens; that this thread alone may run.
+    // A new job, behind its equals: one without an `extra`; one that has it, and was prepared; that
+    // needs tokens; that this thread alone may run.
     void push(ThreadJobPtr job) noexcept POOL_LOCKED { plain_.push(std::move(job)); }
     void push_in_order(ThreadJobPtr job) noexcept POOL_LOCKED;
     void push_at_gate(ThreadJobPtr job) noexcept POOL_LOCKED;
