@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "object_frame.hpp"
+#include "task/attempts.hpp"
 
 namespace sidestep::inline v0 {
 namespace {
@@ -29,9 +30,10 @@ std::string describe_actor(const TaskError::Details& details, const std::string&
                            const std::string& actor) {
     std::string how = details.exit_status.running() ? "cannot be reached (any more)"
                                                     : details.exit_status.describe();
-    return fmt::format("the actor {} (process {}) {} {}{}{}{}", actor, details.pid, how,
-                       began ? "in " : "before it began ", method, details.note.empty() ? "" : "; ",
-                       details.note);
+    return fmt::format("the actor {} (process {}) {} {}{}{}{}{}", actor, details.pid, how,
+                       began ? "in " : "before it began ", method,
+                       detail::attempts_text(details, "max_crashes"),
+                       details.note.empty() ? "" : "; ", details.note);
 }
 std::string describe_end(const TaskError::Details& details, std::uint64_t object,
                          const std::string& method, bool began, const std::string& address) {
@@ -65,8 +67,8 @@ ActorLost::ActorLost(Details details, std::uint64_t object, std::string method, 
 CallTimeout::CallTimeout(Details details, const std::string& method, const std::string& where)
     : TaskTimeout(details),
       text_(std::make_shared<const std::string>(
-          fmt::format("{} did not answer {} within {} ms: give it less to do, or more time", where,
-                      method, details.limit / 1'000'000))) {}
+          fmt::format("{} did not answer {} within {} ms{}: give it less to do, or more time",
+                      where, method, details.limit / 1'000'000, detail::attempts_text(details)))) {}
 
 Disconnected::Disconnected(Details details, std::uint64_t object, std::string method, bool began,
                            const std::string& address)

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include <sidestep/actor_lost.hpp>
 #include <sidestep/detail/exposed.hpp>
 #include <sidestep/remote_error.hpp>
@@ -42,10 +44,18 @@ std::string CallTask::short_method() const {
 }
 
 bool CallTask::take_attempt(bool crashed) {
-    if (done() || limits_.attempts <= 1 || (crashed && limits_.crashes <= 1)) return false;
-    --limits_.attempts;
-    if (crashed) --limits_.crashes;
+    if (done() || failed_ + 1 >= limits_.attempts) return false;
+    if (crashed && crashes_ + 1 >= limits_.crashes) return false;
+    ++failed_;
+    crashes_ += crashed;
     return true;
+}
+
+void CallTask::tell_attempts(TaskError::Details& details, bool crashed) const {
+    details.attempts = failed_ + 1;
+    details.most_attempts = std::max(limits_.attempts, details.attempts);
+    if (crashed && details.attempts < details.most_attempts && crashes_ + 1 >= limits_.crashes)
+        details.retry_limit = limits_.crashes;
 }
 
 bool CallTask::cancel() {

@@ -14,6 +14,7 @@
 
 #include <sidestep/detail/held_object.hpp>
 #include <sidestep/detail/local_task.hpp>
+#include <sidestep/pool_errors.hpp>
 #include <sidestep/task.hpp>
 
 namespace sidestep::inline v0::detail {
@@ -46,6 +47,8 @@ class CallTask final : public LocalTaskBase {
     void watch_by(std::shared_ptr<DeathWatch> watch) { watch_ = std::move(watch); }
     // By who reads: whether what failed (it crashed the actor) is to be run again.
     bool take_attempt(bool crashed);
+    // For its error: which attempt failed, and whether another one was allowed.
+    void tell_attempts(TaskError::Details& details, bool crashed) const;
     std::chrono::nanoseconds timeout() const { return limits_.timeout; }
     void set_request(std::uint64_t request) { request_ = request; }
     void answer(std::vector<std::byte> bytes);
@@ -73,10 +76,11 @@ class CallTask final : public LocalTaskBase {
     // Constant after construction.
     const std::shared_ptr<ServerLink> link_;
     const std::uint64_t object_, caller_;
-    const TaskEntry* const entry_;           // null: no call of a user's
-    const char* const method_;               // null: a function
-    std::shared_ptr<DeathWatch> watch_;      // null: it is a call
-    CallLimits limits_;                      // what is left of the attempts is the reader's
+    const TaskEntry* const entry_;       // null: no call of a user's
+    const char* const method_;           // null: a function
+    std::shared_ptr<DeathWatch> watch_;  // null: it is a call
+    CallLimits limits_;
+    unsigned failed_ = 0, crashes_ = 0;      // attempts before this one; the reader's
     std::atomic<std::uint64_t> request_{0};  // 0: it is not sent (yet)
     // Constant once done().
     bool cancelled_ = false;

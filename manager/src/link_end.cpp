@@ -104,6 +104,7 @@ std::exception_ptr ServerLink::lost(const CallTask& call, bool began) const {
     details.pid = end.pid;
     if (end.known) details.exit_status = end.status();
     details.note = end.note;
+    call.tell_attempts(details, true);
     return std::make_exception_ptr(
         ActorLost(std::move(details), call.object(),
                   server_.is_actor() ? call.short_method() : call.method(), began, server_.actor));

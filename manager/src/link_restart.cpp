@@ -213,6 +213,7 @@ std::exception_ptr ServerLink::lost_with(const CallTask& call, const ObjectFrame
     details.pid = end.pid;
     if (end.known) details.exit_status = end.status();
     details.note = end.note;
+    call.tell_attempts(details, true);
     return std::make_exception_ptr(ActorLost(std::move(details), call.object(), call.short_method(),
                                              end.began, server_.actor));
 }
@@ -224,6 +225,7 @@ std::exception_ptr ServerLink::timed_out(const CallTask& call) const {
         details.pid = pid_ != 0 ? pid_ : server_.pid;
     }
     details.limit = static_cast<std::uint64_t>(call.timeout().count());
+    call.tell_attempts(details, false);
     std::string where = server_.is_actor()
                             ? fmt::format("the actor {} (process {})", server_.actor, details.pid)
                             : fmt::format("object {} of the server {}", call.object(), details.pid);

@@ -9,6 +9,7 @@
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
 
+#include "task/attempts.hpp"
 #include "travel/code_places.hpp"
 #include "worker/asked_stack.hpp"
 
@@ -129,6 +130,17 @@ std::vector<const void*> stack_of(const TaskError::Details& details) {
     return details.asked_stack ? details.asked_stack->addresses() : details.stack;
 }
 
+std::string attempts_text(const TaskError::Details& details, const char* limit_name) {
+    if (details.attempts <= 1 && !details.retry_limit) return {};
+    std::string text =
+        details.attempts < details.most_attempts
+            ? fmt::format(", after {} of {} attempts", details.attempts, details.most_attempts)
+            : fmt::format(", after {} attempts", details.attempts);
+    if (details.retry_limit)
+        text += fmt::format(" (no more: Retry::{} is {})", limit_name, *details.retry_limit);
+    return text;
+}
+
 }  // namespace detail
 
 std::vector<std::string> WorkerLost::stack() const {
@@ -145,10 +157,10 @@ WorkerLost::WorkerLost(Details details)
           "a worker died while it ran a task; there was no memory left to say more about it",
           std::move(details), [](const Details& d, const std::string& name) {
               return fmt::format(
-                  "worker {} {} while it ran {}; {}{}this task alone is lost: look at what it "
+                  "worker {} {} while it ran {}{}; {}{}this task alone is lost: look at what it "
                   "does there, or run it again{}",
                   worker_text(d), d.exit_status.describe(), name,
-                  d.note.empty() ? "" : d.note + "; ",
+                  detail::attempts_text(d, "max_crashes"), d.note.empty() ? "" : d.note + "; ",
                   d.oom_killed ? "the kernel's OOM killer was at work on this machine: give "
                                  "the task less to do at a time, or a memory_limit; "
                                : "",
@@ -156,25 +168,27 @@ WorkerLost::WorkerLost(Details details)
           }) {}
 
 TaskTimeout::TaskTimeout(Details details)
-    : TaskError("a task ran longer than its timeout; there was no memory left to say more about it",
-                std::move(details), [](const Details& d, const std::string& name) {
-                    if (d.of_map != OfMap::no)
-                        return fmt::format(
-                            "{} was not finished when the deadline of its map came after {} ms; "
-                            "what waited was taken back, and what ran was {}: give the map less to "
-                            "do, or more time",
-                            name, d.limit / 1'000'000,
-                            d.of_map == OfMap::threads ? "asked to stop" : "stopped");
-                    if (d.pid == 0)  // of a ThreadPool
-                        return fmt::format(
-                            "{} ran longer than its timeout of {} ms; a thread cannot be stopped: "
-                            "it runs on until it looks at this_task::stop_requested(), or ends",
-                            name, d.limit / 1'000'000);
-                    return fmt::format(
-                        "{} ran longer than its timeout of {} ms in worker {}, and "
-                        "was stopped: give it less to do, or more time{}",
-                        name, d.limit / 1'000'000, worker_text(d), stack_text(detail::stack_of(d)));
-                }) {}
+    : TaskError(
+          "a task ran longer than its timeout; there was no memory left to say more about it",
+          std::move(details), [](const Details& d, const std::string& name) {
+              if (d.of_map != OfMap::no)
+                  return fmt::format(
+                      "{} was not finished when the deadline of its map came after {} ms; "
+                      "what waited was taken back, and what ran was {}: give the map less to "
+                      "do, or more time",
+                      name, d.limit / 1'000'000,
+                      d.of_map == OfMap::threads ? "asked to stop" : "stopped");
+              if (d.pid == 0)  // of a ThreadPool
+                  return fmt::format(
+                      "{} ran longer than its timeout of {} ms{}; a thread cannot be stopped: "
+                      "it runs on until it looks at this_task::stop_requested(), or ends",
+                      name, d.limit / 1'000'000, detail::attempts_text(d));
+              return fmt::format(
+                  "{} ran longer than its timeout of {} ms in worker {}, and "
+                  "was stopped{}: give it less to do, or more time{}",
+                  name, d.limit / 1'000'000, worker_text(d), detail::attempts_text(d),
+                  stack_text(detail::stack_of(d)));
+          }) {}
 
 OutOfMemory::OutOfMemory(Details details)
     : TaskError(
@@ -187,11 +201,12 @@ OutOfMemory::OutOfMemory(Details details)
                       "/proc/{}/statm cannot be read; mount the /proc of this pid namespace, "
                       "or leave the limit out",
                       name, d.limit >> 20, d.pid);
+              const std::string attempts = detail::attempts_text(d, "max_out_of_memory");
               return fmt::format(
                   "{} used {} MiB in worker {}, more than its memory_limit of "
-                  "{} MiB, and was killed: give it less to do at a time, or a "
+                  "{} MiB, and was killed{}: give it less to do at a time, or a "
                   "higher limit",
-                  name, d.used >> 20, worker_text(d), d.limit >> 20);
+                  name, d.used >> 20, worker_text(d), d.limit >> 20, attempts);
           }) {}
 
 }  // namespace sidestep

@@ -29,6 +29,9 @@ WiredDetails wired(const TaskError::Details& details) {
     wire.limit = details.limit;
     wire.used = details.used;
     wire.output.output = details.output;
+    wire.attempts = details.attempts;
+    wire.most_attempts = details.most_attempts;
+    wire.retry_limit = details.retry_limit;
     return wire;
 }
 
@@ -52,6 +55,9 @@ TaskError::Details unwired(WiredDetails wire) {
     details.limit = wire.limit;
     details.used = wire.used;
     if (wire.output.output) details.output = std::move(*wire.output.output);
+    details.attempts = wire.attempts;
+    details.most_attempts = wire.most_attempts;
+    details.retry_limit = wire.retry_limit;
     return details;
 }
 

@@ -40,11 +40,13 @@ struct WiredDetails {
     bool oom_killed = false;
     std::uint64_t limit = 0, used = 0;
     WiredOutput output;
+    std::uint32_t attempts = 0, most_attempts = 0;
+    std::optional<std::uint32_t> retry_limit;
 
     template <class Archive>
     void serialize(Archive& archive) {
         archive(pid, worker_index, item, ended, status, stack, note, oom_killed, limit, used,
-                output);
+                output, attempts, most_attempts, retry_limit);
     }
 };
 WiredDetails wired(const TaskError::Details& details);

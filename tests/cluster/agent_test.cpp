@@ -204,7 +204,10 @@ TEST_CASE("A task is run again, by its options, after what befell it on a host",
     CHECK(pool.submit({.retry = {.max_attempts = 4}, .key = kOnHost1}, attempts, 3).get() == 3);
     auto poison = pool.submit({.retry = {.max_attempts = 9, .max_crashes = 2}, .key = kOnHost1},
                               dies, SIGKILL);
-    CHECK_THROWS_AS(poison.get(), sidestep::WorkerLost);
+    CHECK_THROWS_WITH(
+        poison.get(),
+        Catch::Contains("on host") &&
+            Catch::Contains("after 2 of 9 attempts (no more: Retry::max_crashes is 2)"));
     CHECK(pool.stats().hosts[1].failures == 2);
     CHECK(pool.stats().retried == 3);
 }

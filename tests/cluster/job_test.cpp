@@ -141,6 +141,9 @@ TEST_CASE("What a worker's death tells crosses between hosts", "[cluster]") {
     details.note = "a note";
     details.used = 9;
     details.output.out = "words";
+    details.attempts = 2;
+    details.most_attempts = 5;
+    details.retry_limit = 2;
     sidestep::detail::HeapBuffer buffer;
     sidestep::OutputArchive output(buffer);
     output(sidestep::detail::wired(details));
@@ -155,4 +158,7 @@ TEST_CASE("What a worker's death tells crosses between hosts", "[cluster]") {
     CHECK(arrived.note == "a note");
     CHECK(arrived.used == 9);
     CHECK(arrived.output.out == "words");
+    CHECK(arrived.attempts == 2);
+    CHECK(arrived.most_attempts == 5);
+    CHECK(arrived.retry_limit == 2u);
 }

@@ -148,10 +148,13 @@ TEST_CASE("an overdue call of a Manager's object is asked to stop, and the objec
 }
 
 TEST_CASE("a hung call is run again if its Retry says so", "[manager][actor][timeout]") {
-    mp::Actor<Worker> worker({.max_restarts = 2, .timeout_grace = 0s});
+    mp::Actor<Worker> worker({.max_restarts = 4, .timeout_grace = 0s});
     mp::Event hung;
     worker.with({.timeout = 500ms, .retry = {.max_attempts = 3}}).call<&Worker::hang_once>(hung);
     CHECK(worker.restarts() >= 1);
+    auto twice = worker.with({.timeout = 20ms, .retry = {.max_attempts = 2}});
+    CHECK_THAT(text_of_error([&] { twice.call<&Worker::hang>(); }),
+               Contains("within 20 ms, after 2 attempts"));
 }
 
 TEST_CASE("a call that waits can be cancelled, one that runs is asked to stop",

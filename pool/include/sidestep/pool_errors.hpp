@@ -51,6 +51,10 @@ class TaskError : public PoolError {
         std::uint64_t used = 0;    // OutOfMemory: bytes
         TaskOutput output;         // that was captured until then
         std::string host;          // empty: this one
+        // How often it was run, this time included (0: it is not known), of how often it could be.
+        unsigned attempts = 0, most_attempts = 0;
+        // WorkerLost, OutOfMemory: that Retry::max_crashes (max_out_of_memory) left it no more.
+        std::optional<unsigned> retry_limit;
     };
 
     const char* what() const noexcept override;
@@ -60,6 +64,10 @@ class TaskError : public PoolError {
     std::optional<std::uint64_t> item() const { return details().item; }
     // TaskOptions::name; empty: it has none.
     const std::string& name() const { return details().name; }
+    // How often the task was run, this time included, or the item of a map. With TaskOptions::retry
+    // that may be more than 1; then what() says so, and whether it was Retry::max_crashes or
+    // max_out_of_memory that left it no more attempts. 0: it is not known (MapOptions::deadline).
+    unsigned attempts() const { return details().attempts; }
     // What the task had written to stdout and stderr, if PoolOptions::output captures that; in a
     // map, since its chunk began.
     const TaskOutput& output() const { return details().output; }

@@ -17,7 +17,9 @@ namespace sidestep::inline v0 {
 inline constexpr std::chrono::nanoseconds kNoTimeout = std::chrono::nanoseconds::max();
 inline constexpr std::size_t kNoLimit = ~std::size_t(0);
 
-// Whether a task that failed is run again.
+// Whether a task that failed is run again. What its error is in the end says how often it was run:
+// TaskError::attempts() and its text; of what the task threw itself in a process, whose text is its
+// own, remote_traceback() ("in task 17, attempt 3").
 struct Retry {
     static constexpr unsigned kMostAttempts = 65535;
 

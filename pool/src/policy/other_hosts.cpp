@@ -14,6 +14,7 @@
 
 #include "insight/task_facts.hpp"
 #include "spare_errors.hpp"
+#include "task/attempts.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -204,6 +205,7 @@ std::exception_ptr host_error(const HostLink& host, const PoolTask& task,
     return made_or(least, [&] {
         TaskError::Details details = std::move(failure.details);
         tell_task(details, task);
+        tell_attempts(details, task, failure.kind);
         details.host = host.name;
         if (failure.kind == FailureKind::timeout)
             return std::make_exception_ptr(TaskTimeout(std::move(details)));

@@ -7,6 +7,8 @@
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task_options.hpp>
 
+#include "task/attempts.hpp"
+
 namespace sidestep::inline v0::detail {
 
 void RetryDesk::expect(const PoolTask& task) {
@@ -16,12 +18,8 @@ void RetryDesk::expect(const PoolTask& task) {
 bool RetryDesk::may_retry(const PoolTask& task, FailureKind kind) const {
     if (!task.options || !rooms_.life.allows_retries()) return false;
     const Retry& retry = task.options->retry;
-    if (task.failures.attempts + 1u >= retry.max_attempts) return false;
-    if (kind == FailureKind::cancelled) return false;
-    if (kind == FailureKind::crash) return task.failures.crashes + 1u < retry.max_crashes;
-    if (kind == FailureKind::out_of_memory)
-        return task.failures.out_of_memory + 1u < retry.max_out_of_memory;
-    return true;
+    return kind != FailureKind::cancelled && has_attempts(retry, task.failures) &&
+           !reached_limit(retry, task.failures, kind);
 }
 
 void RetryDesk::retry_or_fail(PoolTask* task, FailureKind kind, std::exception_ptr error,

@@ -1,5 +1,6 @@
 // Whether a task that failed is run again, and when. No other class reads Retry, but for PoolTask:
-// what it has to have had memory for (submit), and an item of a chunk (run_item_again).
+// what it has to have had memory for (submit), and an item of a chunk (run_item_again); and what
+// errors say of it (task/attempts.hpp).
 #pragma once
 
 #include <exception>

@@ -1,7 +1,12 @@
 #include <sidestep/detail/chunk.hpp>
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
+#include <new>
+
+#include <sidestep/this_task.hpp>
 
 namespace sidestep::inline v0::detail {
 
@@ -14,6 +19,16 @@ std::string& description() {
 
 const std::string& process_description() { return description(); }
 void set_process_description(std::string text) { description() = std::move(text); }
+std::string task_description() noexcept {
+    const TaskContext& task = *task_context();
+    try {
+        const std::string attempt =
+            task.attempt > 1 ? fmt::format(", attempt {}", task.attempt) : "";
+        return fmt::format("{}  in task {}{}\n", process_description(), task.number, attempt);
+    } catch (const std::bad_alloc&) {
+        return {};
+    }
+}
 
 void save_item_bits(OutputArchive& result, std::uint64_t count) {
     static constexpr std::byte kNone[64] = {};
@@ -29,7 +44,7 @@ void save_item_error(OutputArchive& result, std::uint64_t index) {
     std::uint64_t size = 0;
     result(size);
     const std::size_t begin = buffer.size();
-    save_current_exception(result, process_description());
+    save_current_exception(result, task_description());
     size = buffer.size() - begin;
     std::memcpy(buffer.begin() + begin - sizeof size, &size, sizeof size);
     buffer.begin()[index / 8] |= std::byte{1} << (index % 8);

@@ -1,5 +1,6 @@
 #include "threads/job_clock.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <typeinfo>
@@ -38,6 +39,7 @@ JobDeadlines::node_type JobClock::timed(ThreadJob& job, Timeout timeout, bool on
     timed.details.function = job.function();
     timed.details.name = job.extra->options.name;
     timed.details.limit = static_cast<std::uint64_t>(timeout.count());
+    timed.details.most_attempts = std::max(1u, job.extra->options.retry.max_attempts);
     JobDeadlines deadlines;
     deadlines.emplace(JobDue(), std::move(timed));
     return deadlines.extract(deadlines.begin());
@@ -50,6 +52,7 @@ void JobClock::arm(ThreadJob& job, JobExtra& extra) noexcept {
     if (extra.deadline) {
         extra.due = now + extra.options.timeout.time();
         extra.deadline.key() = JobDue(extra.due, job.number);
+        extra.deadline.mapped().details.attempts = job.attempt + 1;  // the one that begins
         deadlines_.insert(std::move(extra.deadline));
     }
     if (extra.soft_deadline) {

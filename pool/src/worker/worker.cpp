@@ -258,7 +258,7 @@ class Worker {
             entry.run(input, output);
         } catch (...) {
             detail::pass_on_forced_unwind();
-            kind = save_error(task, buffer);
+            kind = save_error(buffer);
         }
         if (task.fds) task_fds_.close();
         std::uint64_t size = buffer.size();
@@ -275,15 +275,11 @@ class Worker {
         memory_.ring.at<OutputMark>(kOutputMarksAt)[position] = output_->mark();
     }
 
-    ReplyKind save_error(const SlotTask& task, ResultBuffer& buffer) {
+    ReplyKind save_error(ResultBuffer& buffer) {
         buffer.restart();
         OutputArchive output(buffer);
-        std::string where;
-        try {
-            where = fmt::format("{}  in task {}\n", detail::process_description(), task.serial);
-        } catch (const std::bad_alloc&) {  // it goes without
-        }
-        detail::save_current_exception(output, where);  // for its least, the slot has room
+        // For its least, the slot has room.
+        detail::save_current_exception(output, detail::task_description());
         return task_fds_.lacked() ? ReplyKind::lacks_fds : ReplyKind::error;
     }
 

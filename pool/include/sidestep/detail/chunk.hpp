@@ -38,6 +38,9 @@ namespace sidestep::inline v0::detail {
 // Where this process is, for tracebacks: set by the worker, empty elsewhere.
 const std::string& process_description();
 void set_process_description(std::string text);
+// That, and which task this thread runs, in which attempt if it is not the first. Empty if there is
+// no memory for it.
+std::string task_description() noexcept;
 
 // How many items are finished, and how many bytes of the result they take; one word.
 struct ChunkProgress {
