@@ -173,6 +173,7 @@ void PoolTask::keep_arguments() {
         keeps->inline_bytes.assign(own.begin(), own.end());
     }
     More& mine = make_more();
+    mine.kept_place.resize(1);
     keeps->block = std::exchange(block, 0);  // from here on nothing throws
     keeps->descriptors.swap(mine.descriptors);
     mine.kept = std::move(keeps);
@@ -189,6 +190,7 @@ PoolTaskRef PoolTask::part(std::uint32_t from, std::uint32_t to) {
     keep_arguments();
     More& its = task->make_more();
     its.kept = more->kept;
+    its.kept_place.resize(1);
     task->options = options;
     if (own_options_) {
         task->own_options_ = std::make_unique<TaskOptions>(*own_options_);

@@ -100,6 +100,11 @@ int print() {
     std::puts("a line");
     return 1;
 }
+int stay_at_one(const std::string& path, int i) {
+    if (i != 1) return i;
+    test::SharedWords::attach(path)[0] = mp::this_task::attempt();
+    return test::eventually([] { return mp::this_task::stop_requested(); });
+}
 int crash_at(int i) { return i == 3 ? test::die(SIGKILL) : i; }
 
 std::string nested_text(int depth) {
@@ -304,6 +309,37 @@ TEST_CASE("a task that waits for others is ended without memory, and leaves noth
             else
                 CHECK_THROWS_AS(sum.get(), mp::CancelledError);
         }
+    }
+    CHECK(test::nothing_left_since(before));
+}
+
+TEST_CASE("a chunk that is stopped without memory leaves nothing", "[pool][no_memory][chunk]") {
+    enum class Stopped { as_a_whole, its_item_again, by_its_timeouts };
+    const Stopped stopped =
+        GENERATE(Stopped::as_a_whole, Stopped::its_item_again, Stopped::by_its_timeouts);
+    auto before = test::Resources::now();
+    {
+        std::optional<Spared> test_thread;
+        test_thread.emplace();
+        test::SharedWords words(1);
+        mp::Pool pool({.processes = 1});
+        mp::MapOptions options{.chunksize = 4, .task = {.retry = {.max_attempts = 3}}};
+        if (stopped != Stopped::as_a_whole) options.task.timeout = 200ms;
+        auto stream = pool.imap(mp::bind(stay_at_one, words.path()), test::numbers(4), options);
+        (void)stream.next_outcome(std::chrono::steady_clock::now());  // it is sent
+        const std::uint64_t attempt = stopped == Stopped::its_item_again ? 2 : 1;
+        CHECK(test::eventually([&] { return words[0] == attempt; }));
+        {
+            Exhausted none(0, true);
+            if (stopped != Stopped::by_its_timeouts) {
+                test_thread.reset();
+                stream.cancel();
+                test_thread.emplace();
+            }
+            // What its worker had is let go before it takes this one.
+            CHECK(is_done(pool.submit(print)));
+        }
+        stream.cancel();
     }
     CHECK(test::nothing_left_since(before));
 }

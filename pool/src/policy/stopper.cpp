@@ -2,9 +2,6 @@
 
 #include <signal.h>
 
-#include <cstddef>
-#include <memory>
-#include <new>
 #include <utility>
 
 #include "policy/pool_end.hpp"
@@ -12,26 +9,6 @@
 #include "spare_errors.hpp"
 
 namespace sidestep::inline v0::detail {
-namespace {
-
-// A worker may read the object until it is dropped: if there is no memory for its place, it never
-// is.
-Leftover leftover(std::shared_ptr<const void> object) noexcept {
-    using Object = std::shared_ptr<const void>;
-    Leftover one;
-    if (!object) return one;
-    try {
-        one.emplace_front();
-        one.front() = std::move(object);
-    } catch (const std::bad_alloc&) {
-        alignas(Object) std::byte place[sizeof(Object)];
-        new (place) Object(std::move(object));
-    }
-    return one;
-}
-
-}  // namespace
-
 bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold& hold,
                    std::optional<std::uint64_t> item) {
     PoolTask* task = lane.task_at(0);
@@ -64,7 +41,10 @@ bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold&
         stopping.arguments = std::exchange(task->block, 0);
         rooms_.task_end.fail(task, std::move(error), hold);
     }
-    stopping.kept = leftover(task->kept());
+    if (task->kept()) {
+        stopping.kept.swap(task->more->kept_place);
+        stopping.kept.front() = task->kept();
+    }
     hold.kick_supervisor();
     return true;
 }
@@ -72,6 +52,10 @@ bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold&
 void Stopper::stopped(Stopping done, Hold& hold) noexcept {
     --count_;
     if (done.arguments) rooms_.arguments.free(done.arguments);
+    if (done.task && !done.kept.empty()) {  // it may be stopped once more; and it has them still
+        done.kept.front() = nullptr;
+        done.task->more->kept_place.swap(done.kept);
+    }
     hold.drop_later(std::move(done.kept));
     if (done.tokens) rooms_.task_end.free_tokens(*done.tokens);
     if (done.task && done.tokens) done.task->more->tokens = std::move(done.tokens);

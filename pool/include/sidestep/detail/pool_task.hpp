@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <forward_list>
 #include <memory>
 #include <span>
 #include <variant>
@@ -169,6 +170,9 @@ struct TaskRecord {
         std::vector<std::byte> inline_bytes;
         TaskDescriptors descriptors;
     };
+    // Where a worker's lane keeps them that reads them still when the task is stopped. Made with
+    // `kept`: when a task is stopped there may be no memory for it.
+    using KeptPlace = std::forward_list<std::shared_ptr<const void>>;
     // Once done: what became of the items of a chunk that come after those that were run.
     struct Split {
         std::exception_ptr error;  // of the item, or
@@ -197,7 +201,8 @@ struct TaskRecord {
         TaskSink* sink = nullptr;
         std::uint64_t number = 0;             // elsewhere: its number there,
         std::uint32_t host = 0;               //   and whose it is
-        std::shared_ptr<KeptArguments> kept;  // instead of its own arguments
+        std::shared_ptr<KeptArguments> kept;  // instead of its own arguments;
+        KeptPlace kept_place;                 //   one, while a lane could need it (Stopping)
         TaskDescriptors descriptors;          // in them
         std::unique_ptr<Split> parts;
         TokenUsePtr tokens;  // null: it needs none, or they are its lane's (Stopping)
