@@ -114,14 +114,15 @@ void Intake::await_tokens(const PoolTask& task, Hold& hold) {
 }
 
 // Nothing of it is a worker's business yet.
-void Intake::submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments) {
+void Intake::submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments,
+                         bool begun) {
     pool_.owner.require_here();
     LateTasks& late = pool_.late;
     std::shared_ptr<Dependents::Waiting> waiting;
     {
         Hold hold(rooms_.mutex, rooms_.sleepers);
-        rooms_.life.require_accepting();
-        await_room(hold);
+        rooms_.life.require_accepting(begun);
+        if (!begun) await_room(hold);
         if (pool_.hosts.workers() > 0) OtherHosts::require_no_handles(arguments->descriptors());
         pool_.retries.expect(*task);
         waiting = late.add(*task, std::move(arguments));

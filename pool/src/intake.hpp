@@ -44,8 +44,8 @@ class Intake {
     }
 
     void submit(const PoolTaskRef& task, TaskSink* sink, bool begun) POOL_UNLOCKED;
-    void submit_late(const PoolTaskRef& task,
-                     std::unique_ptr<LateArguments> arguments) POOL_UNLOCKED;
+    void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments,
+                     bool begun) POOL_UNLOCKED;
     // A part of a chunk, for the stream that has that: also after close().
     void submit_again(const PoolTaskRef& task) POOL_UNLOCKED;
 

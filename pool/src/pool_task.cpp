@@ -7,7 +7,9 @@
 #include <utility>
 
 #include <sidestep/detail/late_arguments.hpp>
+#include <sidestep/detail/nested_pool.hpp>
 #include <sidestep/remote_error.hpp>
+#include <sidestep/this_task.hpp>
 
 #include "place.hpp"
 #include "pool_core.hpp"
@@ -146,10 +148,15 @@ void PoolTask::submit(const PoolTaskRef& task, TaskSink* sink, bool begun) {
     task->core_->intake().submit(task, sink, begun);
 }
 
-void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments) {
+void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments, bool begun) {
     if (lines_name_tasks(task->core().options()))
         append_task_name(arguments->archive().buffer(), task->core().view().task_name(*task));
-    task->core().intake().submit_late(task, std::move(arguments));
+    task->core().intake().submit_late(task, std::move(arguments), begun);
+}
+
+bool in_task_beside(const TaskState& task) {
+    const std::shared_ptr<NestedPool>* runs = task_context()->pool;
+    return runs && (*runs)->has(task);
 }
 
 void PoolTask::take_arguments(std::uint64_t its_block, TaskBytes& its_bytes,

@@ -7,6 +7,7 @@
 #include <random>
 #include <stdexcept>
 
+#include <sidestep/detail/sent_options.hpp>
 #include <sidestep/detail/task_state.hpp>
 #include <sidestep/pool_options.hpp>
 #include <sidestep/this_task.hpp>
@@ -49,6 +50,18 @@ void check_options(const TaskOptions& options) {
                 "TaskOptions::uses has \"{}\" twice; say once how many the task needs", each.name));
     }
     if (!(retry.jitter >= 0 && retry.jitter <= 1)) refuse("retry.jitter is not within 0 to 1");
+}
+
+void check_sent_options(const TaskOptions& options) {
+    check_options(options);
+    if (options.retry.when)
+        throw std::invalid_argument(
+            "TaskOptions::retry.when is a function of the process that submits, and the pool's is "
+            "another one: leave it out, and look at the error where the task is waited for");
+    if (options.key != 0)
+        throw std::invalid_argument(
+            "TaskOptions::key: the worker of that key may be the one whose task waits for this "
+            "one; leave it out, or have the process that has the pool submit the task");
 }
 
 void check_map_options(const MapOptions& options) {

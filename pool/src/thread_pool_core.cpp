@@ -166,8 +166,8 @@ std::shared_ptr<void> take_place(const std::shared_ptr<ThreadPoolCore>& core) {
 const TaskOptions& default_options(const ThreadPoolCore& core) { return core.default_options(); }
 
 void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, ThreadJobPtr job,
-                     std::vector<TaskRef> needs, const TaskOptions* options) {
-    core->intake().submit_late(std::move(job), std::move(needs), options);
+                     std::vector<TaskRef> needs, const TaskOptions* options, bool begun) {
+    core->intake().submit_late(std::move(job), std::move(needs), options, begun);
 }
 
 std::shared_ptr<void> hold_open(const std::shared_ptr<ThreadPoolCore>& core) {

@@ -50,7 +50,6 @@ template <class F, class... Args>
 struct Bound;
 
 namespace detail {
-
 // --- what travels ----------------------------------------------------------------------------
 
 // A place in the program that is the same in all its processes.
@@ -420,28 +419,34 @@ struct CallParts {
     }
 };
 
+// Calls f with these arguments, and writes its result.
+template <class F, class... Args>
+void call_for_result(F& f, std::tuple<Args...>& values, OutputArchive& result) {
+    CallTimes* times = result.times();
+    if (times) times->arguments_read();
+    if constexpr (std::is_void_v<ResultOf<F, Args...>>) {
+        std::apply(f, std::move(values));
+        if (times) times->called();
+    } else {
+        // What is returned by reference is written from where it is: the arguments live on.
+        using Result = ResultOf<F, Args...>;
+        using Returned = std::invoke_result_t<F&, Args&&...>;
+        constexpr bool kInPlace = std::is_lvalue_reference_v<Returned> &&
+                                  std::is_same_v<std::remove_cvref_t<Returned>, Result>;
+        std::conditional_t<kInPlace, Returned, Result> value(std::apply(f, std::move(values)));
+        if (times) times->called();
+        result(std::forward<decltype(value)>(value));
+        if (times) times->result_written();
+    }
+}
+
 // Call f(args...) once, for its result.
 template <class F, class... Args>
 struct Call {
     static void run(InputArchive& arguments, OutputArchive& result) {
         auto [f, values] = CallParts<F, Args...>::load(arguments);
         arguments.expect_end();
-        CallTimes* times = result.times();
-        if (times) times->arguments_read();
-        if constexpr (std::is_void_v<ResultOf<F, Args...>>) {
-            std::apply(f, std::move(values));
-            if (times) times->called();
-        } else {
-            // What is returned by reference is written from where it is: the arguments live on.
-            using Result = ResultOf<F, Args...>;
-            using Returned = std::invoke_result_t<F&, Args&&...>;
-            constexpr bool kInPlace = std::is_lvalue_reference_v<Returned> &&
-                                      std::is_same_v<std::remove_cvref_t<Returned>, Result>;
-            std::conditional_t<kInPlace, Returned, Result> value(std::apply(f, std::move(values)));
-            if (times) times->called();
-            result(std::forward<decltype(value)>(value));
-            if (times) times->result_written();
-        }
+        call_for_result(f, values, result);
     }
 };
 

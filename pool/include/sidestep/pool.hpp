@@ -172,7 +172,7 @@ class Pool : public PoolFace<Pool> {
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
         if constexpr ((detail::kIsLate<Args> || ...))
-            return detail::submit_late_call(core_, options, std::forward<F>(f), args...);
+            return detail::submit_late_call(core_, options, false, std::forward<F>(f), args...);
         else
             return submit_now(options, std::forward<F>(f), std::forward<Args>(args)...);
     }

@@ -19,11 +19,17 @@
 // others. Then a crash takes both, the limits are those of the task that waits, its output goes
 // with that one's, there are no retries, and for stats() it is a task that was cancelled.
 //
+// Options of its own are kept all the same: a nested task with a timeout, a soft_timeout, a
+// memory_limit, a retry or tokens has a worker of its own, and so has what then() makes, and what
+// that comes after. They are begun before all that waits in the pool, whatever its priority, the
+// last one first; and while all workers wait, the pool has one more of them for each such task that
+// could begin, beyond twice its processes, up to 1024. (Of a recursion that is one for each level.)
+//
 // In a Pool of processes: a call is a message to the process of the pool, and its answer. In a
 // ThreadPool and in a pool without workers (processes = 0) it is none: a thread that waits is
 // replaced by another one, and a nested task of the latter runs in submit(). What can be a task is
 // the same everywhere (task.hpp), whichever pool it is: it travels. On another host of a pool
-// (cluster.hpp), nested tasks run there.
+// (cluster.hpp), nested tasks run there; they have no tokens (std::invalid_argument).
 //
 // Ownership: a handle, which may be copied, and may outlive its task; what it is a handle of ends
 //            with the worker or the pool: std::logic_error then.
@@ -40,11 +46,12 @@
 //            task has closed its worker's descriptors).
 // Limits:    PoolOptions::task holds for nested tasks; max_pending does not hold them up. Waiting
 //            with a timeout may take longer than that, by as much as a nested task takes that this
-//            thread runs. Future::running() is false, and then() throws: submit what comes next
-//            when the value is there.
+//            thread runs. Future::running() is false. A future is no argument: then() is what
+//            there is for what comes next, and when_all() to wait for several.
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <iterator>
 #include <memory>
@@ -55,10 +62,13 @@
 
 #include <sidestep/detail/nested_pool.hpp>
 #include <sidestep/detail/result_reader.hpp>
+#include <sidestep/detail/sent_options.hpp>
 #include <sidestep/detail/stored.hpp>
+#include <sidestep/detail/then.hpp>
 #include <sidestep/future.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/task_options.hpp>
 
 namespace sidestep::inline v0 {
 
@@ -94,21 +104,15 @@ class TaskPool {
 
     // f(args...) as a task of the pool: what can be a task of a Pool (task.hpp).
     template <class F, class... Args>
-    auto submit([[maybe_unused]] F&& f, [[maybe_unused]] Args&&... args) const {
-        using Callable = std::decay_t<F>;
-        using Check = detail::TaskCheck<Callable, detail::Stored<Args>...>;
-        Check::check();
-        if constexpr (!Check::kFine) {
-            return detail::Refused();
-        } else {
-            using Body = detail::Call<Callable, detail::Stored<Args>...>;
-            detail::NestedOrder order(detail::task_kind<Body>(f));
-            OutputArchive archive(order.arguments, &order.fds);
-            detail::save_callable<Callable>(archive, f);
-            (archive(detail::stored_as<detail::Stored<Args>>(args)), ...);
-            return Future<detail::ResultOf<Callable, detail::Stored<Args>...>>(
-                pool_->submit(order));
-        }
+    requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto submit(F&& f, Args&&... args) const {
+        return submit_task(nullptr, f, args...);
+    }
+    // With options of its own: this_task::pool().submit({.timeout = 2s}, f, x). All but `key` and
+    // `retry.when` (std::invalid_argument).
+    template <class F, class... Args>
+    auto submit(const TaskOptions& options, F&& f, Args&&... args) const {
+        detail::check_sent_options(options);
+        return submit_task(&options, f, args...);
     }
 
     // The results of f(item), in order, as a std::vector; nothing if f returns nothing. Some items
@@ -145,6 +149,26 @@ class TaskPool {
     unsigned processes() const { return pool_->processes(); }
 
   private:
+    template <class F, class... Args>
+    auto submit_task([[maybe_unused]] const TaskOptions* options, [[maybe_unused]] const F& f,
+                     [[maybe_unused]] const Args&... args) const {
+        using Callable = std::decay_t<F>;
+        using Check = detail::TaskCheck<Callable, detail::Stored<Args>...>;
+        Check::check();
+        if constexpr (!Check::kFine) {
+            return detail::Refused();
+        } else {
+            using Body = detail::Call<Callable, detail::Stored<Args>...>;
+            detail::NestedOrder order(detail::task_kind<Body>(f));
+            order.options = options;
+            OutputArchive archive(order.arguments, &order.fds);
+            detail::save_callable<Callable>(archive, f);
+            (archive(detail::stored_as<detail::Stored<Args>>(args)), ...);
+            return Future<detail::ResultOf<Callable, detail::Stored<Args>...>>(
+                pool_->submit(order));
+        }
+    }
+
     std::shared_ptr<detail::NestedPool> pool_;
 };
 

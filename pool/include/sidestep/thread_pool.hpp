@@ -131,7 +131,7 @@ class ThreadPool : public PoolFace<ThreadPool> {
     template <class F, class... Args>
     auto submit_task(const TaskOptions* options, F&& f, Args&&... args) {
         if constexpr ((detail::kIsLate<Args> || ...))
-            return detail::submit_late_thread_call(core_, options, std::forward<F>(f),
+            return detail::submit_late_thread_call(core_, options, false, std::forward<F>(f),
                                                    std::forward<Args>(args)...);
         else
             return submit_now(options, std::forward<F>(f), std::forward<Args>(args)...);

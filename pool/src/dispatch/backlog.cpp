@@ -1,5 +1,7 @@
 #include "dispatch/backlog.hpp"
 
+#include <algorithm>
+
 namespace sidestep::inline v0::detail {
 
 void Backlog::push(PoolTask* task) {
@@ -39,6 +41,13 @@ PoolTask* Backlog::pop_either(ListNumber list) {
         return of(list).pop();
     gate_->take(*gated);
     return gated->task;
+}
+
+std::int32_t Backlog::first_priority(ListNumber list) const {
+    const TokenUse* gated = has_gated() ? gate_->first(list) : nullptr;
+    const PoolTask* other = of(list).first();
+    if (!gated) return other->priority;
+    return other ? std::max(other->priority, gated->priority) : gated->priority;
 }
 
 void Backlog::remove(PoolTask& task) {

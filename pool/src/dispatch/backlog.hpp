@@ -43,6 +43,8 @@ class Backlog {
     PoolTask* pop(ListNumber list = kAnyWorker) {
         return has_gated() ? pop_either(list) : of(list).pop();
     }
+    // Of the one that pop() would take; requires: there is one.
+    std::int32_t first_priority(ListNumber list = kAnyWorker) const;
     std::vector<TokenStats> token_stats() const {
         return gate_ ? gate_->stats() : std::vector<TokenStats>();
     }

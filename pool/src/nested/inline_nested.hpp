@@ -15,7 +15,7 @@ class InlineNested final : public NestedPool {
     TaskRef submit(NestedOrder& order) override {
         std::shared_ptr<PoolCore> core = core_.lock();
         if (!core) throw std::logic_error("this_task::pool(): the pool has ended");
-        PoolTaskRef task = PoolTask::create(core, order.kind);
+        PoolTaskRef task = PoolTask::create(core, order.kind, order.options);
         {
             TaskWriter writer(*task);
             writer.write(order.arguments.begin(), order.arguments.size());
@@ -25,6 +25,10 @@ class InlineNested final : public NestedPool {
         return TaskRef(std::move(task));
     }
     unsigned processes() const override { return 0; }
+    bool has(const TaskState& task) const override {
+        const std::shared_ptr<PoolCore>* its = task.process_pool();
+        return its && *its == core_.lock();
+    }
 
   private:
     const std::weak_ptr<PoolCore> core_;

@@ -14,6 +14,7 @@
 
 #include <sidestep/detail/chunk.hpp>
 #include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/detail/sent_options.hpp>
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
 #include <sidestep/this_task.hpp>
@@ -199,16 +200,41 @@ void NestedClient::lose() noexcept {
 
 // --- tasks -------------------------------------------------------------------------------------
 
+// The pool's process begins what comes after a task of its own; of one that is done it may know no
+// more, and then its result is here.
 TaskRef NestedClient::submit(NestedOrder& order) {
     require_here();
     std::lock_guard one_at_a_time(requests_);
     open();
-    Ref<NestedTask> task;
+    if (!order.after) return TaskRef(send(order, 0));
+    const auto& first = dynamic_cast<const NestedTask&>(*order.after);
+    if (!first.done()) {
+        if (Ref<NestedTask> task = send(order, first.number)) return TaskRef(std::move(task));
+        if (!first.done()) throw unreachable_pool();
+    }
+    if (std::exception_ptr error = first.error()) {
+        Ref<NestedTask> task = make_task();
+        (void)(first.cancelled() ? task->fail_cancelled(error) : task->try_fail(error));
+        return TaskRef(std::move(task));
+    }
+    order.arguments.write(first.result().data(), first.result().size());
+    return TaskRef(send(order, 0));
+}
+
+Ref<NestedTask> NestedClient::make_task() {
+    std::lock_guard lock(mutex_);
+    if (line_ != Line::open) throw unreachable_pool();
+    Ref<NestedTask> task(new NestedTask(shared_from_this(), ++last_number_));
+    task->belong_to(::getpid());
+    return task;
+}
+
+// With requests_ held. Null: it was to come after one that is known to be done.
+Ref<NestedTask> NestedClient::send(const NestedOrder& order, std::uint64_t after) {
+    Ref<NestedTask> task = make_task();
     {
         std::lock_guard lock(mutex_);
         if (line_ != Line::open) throw unreachable_pool();
-        task = Ref<NestedTask>(new NestedTask(shared_from_this(), ++last_number_));
-        task->belong_to(::getpid());
         open_.emplace(task->number, task.get());
         ++count_;
     }
@@ -216,12 +242,21 @@ TaskRef NestedClient::submit(NestedOrder& order) {
     head.number = task->number;
     head.id = order.kind.id;
     head.fds = order.fds.numbers().size();
+    head.after = after;
+    HeapBuffer options;
+    if (order.options) {
+        OutputArchive archive(options);
+        archive(SentOptions{*order.options});
+    }
+    head.options = options.size();
     BlobBuffer question = message_of(head);
     question.write(order.arguments.begin(), order.arguments.size());
+    question.write(options.begin(), options.size());
     Blob answer = ask(question, message_fds(order.fds.numbers()));
     head = head_of(answer);
-    if (head.word == Word::accepted) return TaskRef(std::move(task));
+    if (head.word == Word::accepted) return task;
     (void)take(task->number);
+    if (head.word == Word::known) return {};
     std::rethrow_exception(load_ending(head.ending, body_of(answer)));
 }
 

@@ -63,6 +63,8 @@ class NestedClient final : public NestedPool, public std::enable_shared_from_thi
     Blob ask(BlobBuffer& question, const BlobFds& fds = {});  // with requests_ held
     Blob ask_alone(BlobBuffer& question);
     void tell(BlobBuffer& message, const BlobFds& fds = {});
+    Ref<NestedTask> make_task();
+    Ref<NestedTask> send(const NestedOrder& order, std::uint64_t after);
     void take_order(const NestedHead& head, Blob order);
     NestedHead next_wait(const NestedWait& wait);
     void run_here(Blob& order, BlobBuffer& result, NestedHead& reply);
@@ -108,6 +110,7 @@ class NestedTask final : public BytesTask<> {
     // What is called back may submit and wait: not in the thread that takes the answers.
     bool add_callback(std::function<void()>& callback) override;
     bool belongs_to(const NestedClient& client) const { return client_.get() == &client; }
+    std::shared_ptr<NestedPool> nested_pool() const override { return client_; }
 
     const std::uint64_t number;
 

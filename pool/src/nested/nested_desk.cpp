@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <iterator>
+#include <limits>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include <sidestep/detail/late_arguments.hpp>
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
 
@@ -52,6 +54,7 @@ std::exception_ptr lost_with(std::uint32_t lane, int pid, const PoolTask& task) 
         details.exit_status = ExitStatus::lost_status();
         details.note = "it ran inside of another task there, which waited, as all workers did";
         tell_task(details, task);
+        details.attempts = 1;
         return std::make_exception_ptr(WorkerLost(std::move(details)));
     });
 }
@@ -61,6 +64,12 @@ bool is_unix_socket(int fd) {
     int domain = 0;
     socklen_t size = sizeof domain;
     return ::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+}
+
+// It has to have a worker of its own, or they would be those of the task that it runs inside of.
+bool is_limited(const TaskOptions& options) {
+    return options.timeout.count() != 0 || options.soft_timeout.count() != 0 ||
+           options.memory_limit != 0 || options.retry.max_attempts > 1 || !options.uses.empty();
 }
 
 void say_bytes(int socket, const NestedHead& head, std::span<const std::byte> bytes) {
@@ -203,7 +212,7 @@ void NestedDesk::lose_lent(const Line& line) {
             ++at;
             continue;
         }
-        if (flight.asker) {
+        if (flight.asker || flight.result) {
             flight.failure = lost_with(line.lane, line.pid, *flight.task);
             flight.come_back();
         }
@@ -251,13 +260,18 @@ const TaskId& NestedDesk::lasting(const TaskId& id) {
     return ids_.try_emplace({id.where.module, id.where.offset, id.signature}, id).first->second;
 }
 
-PoolTaskRef NestedDesk::make_task(const NestedHead& head, std::span<const std::byte> arguments,
-                                  const std::vector<int>& fds) {
+PoolTaskRef NestedDesk::make_task(Flight& flight) {
+    const NestedHead& head = flight.head;
+    const std::optional<TaskOptions> options = options_of(flight.order);
+    if (options && is_limited(*options)) flight.can_be_lent = false;
     const TaskEntry& entry = require_entry(head.id, "the nested task");
-    PoolTaskRef task = PoolTask::create(core_(), {lasting(head.id), entry});
+    PoolTaskRef task =
+        PoolTask::create(core_(), {lasting(head.id), entry}, options ? &*options : nullptr);
+    if (head.after != 0) return task;
+    const std::span<const std::byte> arguments = arguments_of(flight.order);
     TaskWriter writer(*task);
     writer.write(arguments.data(), arguments.size());
-    for (int fd : fds) (void)writer.put(fd);
+    for (const Fd& fd : flight.fds) (void)writer.put(fd.get());
     return task;
 }
 
@@ -266,16 +280,15 @@ void NestedDesk::submit(Line& line, const NestedHead& head, Blob message) {
     try {
         flight->head = head;
         for (std::uint64_t i = 0; i < head.fds; ++i) flight->fds.emplace_back(message.get(i));
-        flight->task = make_task(head, body_of(message), numbers_of(flight->fds));
         message.shrink();
         flight->order = std::move(message);
         flight->make_room(line.finished);
-        {
-            std::lock_guard lock(mutex_);
-            flight->asker = &line;
-            line.flights[head.number] = flight;
-        }
-        PoolTask::submit(flight->task, nullptr, true);
+        flight->can_be_lent = head.after == 0;
+        flight->task = make_task(*flight);
+        if (head.after == 0)
+            begin(line, flight);
+        else if (!begin_after(line, flight))
+            return say(line.socket.get(), Word::known, head.number);
     } catch (...) {
         {
             std::lock_guard lock(mutex_);
@@ -292,6 +305,66 @@ void NestedDesk::submit(Line& line, const NestedHead& head, Blob message) {
         flight->tell_if_done();
     }
     lend();
+}
+
+void NestedDesk::begin(Line& line, const std::shared_ptr<Flight>& flight) {
+    {
+        std::lock_guard lock(mutex_);
+        flight->asker = &line;
+        line.flights[flight->head.number] = flight;
+        if (!flight->can_be_lent) flight->task->priority = next_priority();
+    }
+    PoolTask::submit(flight->task, nullptr, true);
+}
+
+// False: what it is to come after is done, as its worker has been told.
+bool NestedDesk::begin_after(Line& line, const std::shared_ptr<Flight>& flight) {
+    TaskRef first = needed(line, flight->head.after);
+    if (!first) return false;
+    auto arguments = std::make_unique<LateArguments>();
+    const std::span<const std::byte> own = arguments_of(flight->order);
+    arguments->archive().write(own.data(), own.size());
+    for (const Fd& fd : flight->fds) (void)arguments->descriptors().put(fd.get());
+    arguments->expect(first, [](LateArguments& all, const TaskState& done) {
+        all.put({done.result(), nullptr});
+    });
+    {
+        std::lock_guard lock(mutex_);
+        flight->asker = &line;
+        line.flights[flight->head.number] = flight;
+        flight->task->priority = next_priority();
+    }
+    submit_late(flight->task, std::move(arguments), true);
+    return true;
+}
+
+// A task of the line's that another one is to come after; null: its worker has been told of its
+// end. It is not lent from now on, since the pool would take its end for the task's; of one that is
+// lent already the desk itself tells the result.
+TaskRef NestedDesk::needed(Line& line, std::uint64_t number) {
+    std::lock_guard lock(mutex_);
+    auto found = line.flights.find(number);
+    if (found == line.flights.end()) return {};
+    Flight& flight = *found->second;
+    if (flight.ticket == 0) {
+        if (std::exchange(flight.can_be_lent, false)) {
+            Hold hold(rooms_.mutex, rooms_.sleepers);
+            stopper_.hurry(*flight.task, next_priority(), hold);
+        }
+        flight.task->add_reference();
+        return TaskRef(flight.task.get());
+    }
+    if (!flight.result) {
+        flight.result = Ref<LentResult>(new LentResult);
+        if (flight.came_back) flight.settle();
+    }
+    flight.result->add_reference();
+    return TaskRef(flight.result.get());
+}
+
+std::int32_t NestedDesk::next_priority() {
+    return last_priority_ < std::numeric_limits<std::int32_t>::max() ? ++last_priority_
+                                                                     : last_priority_;
 }
 
 bool NestedDesk::cancel(Line& line, std::uint64_t number) {

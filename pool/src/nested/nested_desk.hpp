@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <tuple>
 #include <vector>
 
@@ -55,8 +54,11 @@ class NestedDesk {
     void serve_until_it_ends(Line& line) POOL_UNLOCKED;
     void handle(Line& line, Blob message) POOL_UNLOCKED;
     void submit(Line& line, const NestedHead& head, Blob message) POOL_UNLOCKED;
-    PoolTaskRef make_task(const NestedHead& head, std::span<const std::byte> arguments,
-                          const std::vector<int>& fds);
+    void begin(Line& line, const std::shared_ptr<Flight>& flight) POOL_UNLOCKED;
+    bool begin_after(Line& line, const std::shared_ptr<Flight>& flight) POOL_UNLOCKED;
+    TaskRef needed(Line& line, std::uint64_t number) POOL_UNLOCKED;
+    std::int32_t next_priority();  // with mutex_ held
+    PoolTaskRef make_task(Flight& flight);
     void submit_again(const std::shared_ptr<Flight>& flight) POOL_UNLOCKED;
     void let_wait(Line& line, const NestedHead& head) POOL_UNLOCKED;
     void go_on(Line& line) POOL_UNLOCKED;
@@ -83,7 +85,8 @@ class NestedDesk {
     // Guarded by mutex_.
     Lines lines_;
     std::uint64_t last_ticket_ = 0;
-    Flights lent_;  // to workers that wait, by ticket
+    std::int32_t last_priority_ = Relief::kOwnWorker;  // the last one comes first
+    Flights lent_;                                     // to workers that wait, by ticket
     // Tasks refer to theirs; no more than the program has functions that were sent.
     std::map<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>, TaskId> ids_;
 };

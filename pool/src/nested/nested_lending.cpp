@@ -1,9 +1,12 @@
 // What becomes of workers whose tasks wait: others work in their place, or they are lent nested
 // tasks.
 #include <exception>
+#include <functional>
+#include <memory>
 #include <new>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include <sidestep/archive.hpp>
 
@@ -11,6 +14,34 @@
 #include "spare_errors.hpp"
 
 namespace sidestep::inline v0::detail {
+
+void NestedDesk::Flight::settle() noexcept {
+    if (!result) return;
+    try {
+        if (failure) return void(result->try_fail(failure));
+        if (ending != NestedHead::Ending::value)
+            return void(result->try_fail(load_ending(ending, bytes)));
+        auto kept = std::make_shared<const std::vector<std::byte>>(bytes);
+        result->set_bytes(kept, *kept);
+    } catch (const std::bad_alloc&) {
+        (void)result->try_fail(spare_errors().no_memory);
+    }
+}
+
+namespace {
+
+// The result of the one is that of the other, too.
+void follow(const PoolTaskRef& task, const Ref<LentResult>& result) {
+    std::function<void()> tell = [task, result] {
+        if (std::exception_ptr error = task->error())
+            return void(task->cancelled() ? result->fail_cancelled(error)
+                                          : result->try_fail(error));
+        result->set_bytes(std::make_shared<PoolTaskRef>(task), task->result());
+    };
+    if (!task->add_callback(tell)) tell();
+}
+
+}  // namespace
 
 // Others work in its place, if there are any: see lend().
 void NestedDesk::let_wait(Line& line, const NestedHead& head) {
@@ -51,6 +82,8 @@ void NestedDesk::lend() {
     std::lock_guard lock(mutex_);
     while (is_short() && lend_one()) {
     }
+    Hold hold(rooms_.mutex, rooms_.sleepers);
+    relief_.grow_if_needed(hold);
 }
 
 // What a worker waits for, or another one of its own, the newest, which keeps its stack as deep as
@@ -75,7 +108,7 @@ bool NestedDesk::lend_one() {
 }
 
 bool NestedDesk::lend_to(Line& line, const std::shared_ptr<Flight>& flight) {
-    if (flight->ticket != 0) return false;
+    if (flight->ticket != 0 || !flight->can_be_lent) return false;
     flight->ticket = last_ticket_ + 1;  // before: who is told of its end is to know
     if (!take(*flight)) {
         flight->ticket = 0;
@@ -104,19 +137,27 @@ void NestedDesk::submit_again(const std::shared_ptr<Flight>& flight) {
     std::shared_ptr<CompletionQueue> finished;
     {
         std::lock_guard lock(mutex_);
+        if (flight->is_cancelled && flight->result)
+            (void)flight->result->fail_cancelled(spare_errors().cancelled);
         if (flight->is_cancelled) return;
         if (flight->asker) finished = flight->asker->finished;
     }
     const std::uint64_t number = flight->head.number;
     try {
-        PoolTaskRef task = make_task(flight->head, body_of(flight->order), numbers_of(flight->fds));
+        PoolTaskRef task = make_task(*flight);
         PoolTask::submit(task, nullptr, true);
         {
             std::lock_guard lock(mutex_);
             flight->task = task;
             flight->ticket = 0;
             flight->borrower = nullptr;
+            if (flight->result) {
+                flight->can_be_lent = false;
+                Hold hold(rooms_.mutex, rooms_.sleepers);
+                stopper_.hurry(*task, next_priority(), hold);
+            }
         }
+        if (flight->result) follow(task, flight->result);
         if (!finished || task->listen(finished, number)) return;
         std::lock_guard lock(mutex_);
         flight->tell_if_done();
@@ -144,7 +185,7 @@ void NestedDesk::send_order(Line& line) {
     head.fds = flight->fds.size();
     BlobBuffer buffer;
     begin_message(buffer, head);
-    std::span<const std::byte> arguments = body_of(flight->order);
+    std::span<const std::byte> arguments = arguments_of(flight->order);
     buffer.write(arguments.data(), arguments.size());
     send_blob(line.socket.get(), buffer, message_fds(numbers_of(flight->fds)));
 }
@@ -167,6 +208,7 @@ void NestedDesk::finish(Line& line, const NestedHead& head, const Blob& message)
         flight->ending = head.ending == NestedHead::Ending::value ? NestedHead::Ending::value
                                                                   : NestedHead::Ending::error;
         flight->came_back = true;
+        flight->settle();
         if (flight->asker == &line)
             own = flight->head.number;
         else

@@ -14,6 +14,7 @@
 
 #include <sidestep/detail/completion_queue.hpp>
 
+#include "nested/bytes_task.hpp"
 #include "nested/nested_desk.hpp"
 #include "service_thread.hpp"
 #include "sys/fd.hpp"
@@ -57,6 +58,9 @@ struct NestedDesk::Line {
     std::uint64_t order_sent = 0;   // the ticket of the last one that it was told of
 };
 
+// What comes of a task that was lent, for those that are to come after it.
+class LentResult final : public BytesTask<> {};
+
 // A nested task, until whoever submitted it has been told what came of it.
 struct NestedDesk::Flight {
     Flight() = default;
@@ -88,8 +92,11 @@ struct NestedDesk::Flight {
     }
     void come_back() noexcept {
         came_back = true;
+        settle();
         tell();
     }
+    // What it came back with is its result's.
+    void settle() noexcept;
 
     // Constant since it was submitted.
     NestedHead head;
@@ -98,6 +105,8 @@ struct NestedDesk::Flight {
     // Guarded by the desk's mutex.
     Line* asker = nullptr;  // null: nobody wants it any more
     PoolTaskRef task;
+    bool can_be_lent = true;  // no: it has limits, or waits for another one, or one for it
+    Ref<LentResult> result;   // null: none waits for it that came when it was lent
     // It was taken back, and is run by a worker that waits:
     std::uint64_t ticket = 0;  // 0: it was not
     Line* borrower = nullptr;

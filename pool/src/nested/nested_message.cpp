@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <sidestep/detail/sent_options.hpp>
 #include <sidestep/pool_errors.hpp>
 #include <sidestep/remote_error.hpp>
 
@@ -126,6 +127,25 @@ NestedHead head_of(const Blob& message) {
 
 std::span<const std::byte> body_of(const Blob& message) {
     return message.bytes().subspan(sizeof(NestedHead));
+}
+
+std::span<const std::byte> arguments_of(const Blob& message) {
+    std::span<const std::byte> body = body_of(message);
+    const std::uint64_t options = head_of(message).options;
+    if (options > body.size())
+        throw SerializationError("the options of a nested task are cut short");
+    return body.first(body.size() - options);
+}
+
+std::optional<TaskOptions> options_of(const Blob& message) {
+    const std::uint64_t size = head_of(message).options;
+    if (size == 0) return {};
+    SentOptions sent;
+    InputArchive archive(body_of(message).subspan(arguments_of(message).size()));
+    archive(sent);
+    archive.expect_end();
+    check_sent_options(sent.options);
+    return std::move(sent.options);
 }
 
 }  // namespace sidestep::detail

@@ -2,8 +2,10 @@
 // sockets of their own: blobs that begin with a head.
 //
 //   worker                     the pool's process
-//   submit                  ->                      a task: code, arguments, descriptors
+//   submit                  ->                      a task: code, arguments, descriptors, options
 //                           <-  accepted, refused   why
+//                           <-  known               it was to come after one that is done, as the
+//                                                   worker has been told
 //   wait                    ->                      its task waits, for that one (0: for any)
 //                           <-  run                 meanwhile it is to run this
 //   ran                     ->                      what came of it; the task waits still
@@ -13,19 +15,21 @@
 //   forget                  ->                      nobody there wants the result any more
 //                           <-  done                a result, or what befell the task
 //
-// A worker asks one thing at a time: an answer (accepted, refused, answer) is that of its last
-// question. Numbers of tasks are the worker's; that of one that it is to run is the pool's. Waits
-// have numbers, too: what was to be run in one that has ended meanwhile was not, as both sides
-// know.
+// A worker asks one thing at a time: an answer (accepted, refused, known, answer) is that of its
+// last question. Numbers of tasks are the worker's; that of one that it is to run is the pool's.
+// Waits have numbers, too: what was to be run in one that has ended meanwhile was not, as both
+// sides know.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <span>
 
 #include <sidestep/archive.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/task_options.hpp>
 
 #include "travel/blob.hpp"
 
@@ -37,6 +41,7 @@ struct NestedHead {
         submit = 1,
         accepted,
         refused,
+        known,
         wait,
         run,
         go_on,
@@ -57,6 +62,8 @@ struct NestedHead {
     std::uint64_t can_serve = 0;  // wait, ran: 1: it can be woken to run something
     TaskId id;                    // submit, run
     std::uint64_t fds = 0;        //   as this: so many descriptors come along
+    std::uint64_t options = 0;    // submit: so many bytes of them are behind the arguments
+    std::uint64_t after = 0;      // submit: not 0: the result of this one is to come behind them
 };
 
 // The message begins with that; what it is about is written behind it.
@@ -66,6 +73,10 @@ BlobFds message_fds(std::span<const int> fds);
 // Throws SerializationError if it is no such message.
 NestedHead head_of(const Blob& message);
 std::span<const std::byte> body_of(const Blob& message);
+// The two parts of the body of a `submit`. Throw SerializationError, and the latter
+// std::invalid_argument.
+std::span<const std::byte> arguments_of(const Blob& message);
+std::optional<TaskOptions> options_of(const Blob& message);  // none: the pool's
 
 // What befell a task, by type where it is one of pool_errors.hpp.
 void save_failure(OutputArchive& archive, const std::exception_ptr& failure);

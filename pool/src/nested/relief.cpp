@@ -7,7 +7,9 @@
 
 namespace sidestep::inline v0::detail {
 
-std::uint32_t Relief::most_helpers() const { return std::min(target_, kMaxWorkers - target_); }
+std::uint32_t Relief::most_helpers() const {
+    return std::min(target_ + grown_, kMaxWorkers - target_);
+}
 
 void Relief::set_target(std::uint32_t target, Hold& hold) {
     target_ = target;
@@ -44,6 +46,15 @@ void Relief::share_out(Hold& hold) {
     rooms_.dispatcher.rebalance(rooms_.life.ending(), hold);
 }
 
+void Relief::grow_if_needed(Hold& hold) {
+    const Backlog& backlog = rooms_.dispatcher.backlog();
+    while (is_short() && !backlog.empty() && backlog.first_priority() >= kOwnWorker &&
+           most_helpers() < kMaxWorkers - target_) {
+        ++grown_;
+        share_out(hold);
+    }
+}
+
 void Relief::dismiss(Hold& hold) {
     if (helpers_ == 0) return;
     const std::vector<Lane*>& lanes = rooms_.dispatcher.lanes();
@@ -51,7 +62,7 @@ void Relief::dismiss(Hold& hold) {
             return lane->duty == LaneDuty::waits || lane->duty == LaneDuty::helps;
         }))
         return;
-    helpers_ = 0;
+    helpers_ = grown_ = 0;
     hold.kick_supervisor();
 }
 

@@ -52,10 +52,14 @@ class ThreadNested final : public NestedPool {
         if (!core) throw std::logic_error("this_task::pool(): the thread pool has ended");
         ThreadJobPtr job(new NestedJob(order));
         TaskRef task = task_of(*job);
-        submit_job(*core, std::move(job), nullptr, true);
+        submit_job(*core, std::move(job), order.options, true);
         return task;
     }
     unsigned processes() const override { return threads_; }
+    bool has(const TaskState& task) const override {
+        const std::shared_ptr<ThreadPoolCore> its = task.thread_pool();
+        return its && its == core_.lock();
+    }
 
   private:
     const std::weak_ptr<ThreadPoolCore> core_;

@@ -111,6 +111,15 @@ bool Stopper::forget_waiting(PoolTask& task, Hold& hold) {
     return false;
 }
 
+void Stopper::hurry(PoolTask& task, std::int32_t priority, Hold& hold) {
+    if (task.place == PoolTask::Place::lane) (void)task.lane->take_back_task(task, hold);
+    const bool waits = task.place == PoolTask::Place::backlog;
+    if (waits) rooms_.dispatcher.backlog().remove(task);
+    task.priority = priority;
+    if (waits) return rooms_.dispatcher.place_late(&task, hold);
+    rooms_.dispatcher.refill(hold);  // what was behind it came back
+}
+
 bool Stopper::cancel(PoolTask& task, bool running_too, Hold& hold) {
     if (task.place == PoolTask::Place::done) return task.is_cancelled;
     if (task.place == PoolTask::Place::new_ || rooms_.life.ending()) return false;

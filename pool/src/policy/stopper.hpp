@@ -6,6 +6,7 @@
 // its worker is ended by a signal, or finishes in time, no other task can be hit.
 #pragma once
 
+#include <cstdint>
 #include <exception>
 #include <optional>
 
@@ -38,6 +39,8 @@ class Stopper {
 
     // As users ask for it. running_too: else only if it was not begun. True: it is cancelled.
     bool cancel(PoolTask& task, bool running_too, Hold& hold) POOL_LOCKED;
+    // From now on it comes before what waits and has a lower priority than this.
+    void hurry(PoolTask& task, std::int32_t priority, Hold& hold) POOL_LOCKED;
 
   private:
     bool forget_waiting(PoolTask& task, Hold& hold) POOL_LOCKED;

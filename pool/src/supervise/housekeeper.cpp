@@ -22,6 +22,7 @@ bool wants_looks(const RingLane& lane) {
 void Housekeeper::tidy(sys::Clock::time_point now, Hold& hold) {
     trim_outputs(now);
     let_go_of_handles(now);
+    pool_.relief.grow_if_needed(hold);  // one may have come back from a pause
     pool_.fleet.sleep_if_idle(now, hold);
     if (pool_.pace.begin(now)) look_at_lanes(now, hold);
 }

@@ -113,17 +113,18 @@ void JobIntake::prepare(ThreadJob& job) {
 // It has an `extra` in any case: when it is put into the queue, others that came later may be there
 // before it.
 void JobIntake::submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
-                            const TaskOptions* options) {
+                            const TaskOptions* options, bool begun) {
     ThreadPoolState& state = pool_.state;
     set_options(*job, options);
     if (!job->extra) job->extra = std::make_unique<JobExtra>();
     state.owner.require_here();
-    const bool never_waits = state.options.max_pending == 0 || pool_.ending.in_own_thread();
+    const bool never_waits =
+        state.options.max_pending == 0 || begun || pool_.ending.in_own_thread();
     LateJobs::Place place = pool_.late.make_place(std::move(needs), *job);
     std::shared_ptr<Dependents::Waiting> waiting;
     {
         Lock lock(state.mutex);
-        state.life.require_accepting();
+        state.life.require_accepting(begun);
         if (!never_waits) await_room();
         accept(*job);
         waiting = pool_.late.add(std::move(place), std::move(job));

@@ -40,8 +40,8 @@ class JobIntake {
     void check_tokens(const TaskOptions& options) const { (void)pool_.queue.wanted(options.uses); }
 
     void submit(ThreadJobPtr&& job, const TaskOptions* options, bool begun) POOL_UNLOCKED;
-    void submit_late(ThreadJobPtr job, std::vector<TaskRef> needs,
-                     const TaskOptions* options) POOL_UNLOCKED;
+    void submit_late(ThreadJobPtr job, std::vector<TaskRef> needs, const TaskOptions* options,
+                     bool begun) POOL_UNLOCKED;
 
     void check_open() POOL_UNLOCKED;
     // Whether this thread may have to wait for a place: there is a limit, and it is not the pool's.

@@ -241,8 +241,11 @@ class LateArguments {
     Foreign foreign_;
 };
 
-// The task begins when all that its arguments need has come.
-void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments);
+// The task begins when all that its arguments need has come. (begun: see PoolTask::submit().)
+void submit_late(const PoolTaskRef& task, std::unique_ptr<LateArguments> arguments,
+                 bool begun = false);
+// This thread runs a task of that one's pool.
+bool in_task_beside(const TaskState& task);
 
 template <class T>
 void write_result(LateArguments& arguments, const TaskState& done) {
@@ -297,8 +300,8 @@ struct LateCall<F, std::tuple<Values...>> {
 
 template <class F, class... Args>
 auto submit_late_call([[maybe_unused]] const std::shared_ptr<PoolCore>& core,
-                      [[maybe_unused]] const TaskOptions* options, [[maybe_unused]] F&& f,
-                      [[maybe_unused]] const Args&... args) {
+                      [[maybe_unused]] const TaskOptions* options, [[maybe_unused]] bool begun,
+                      [[maybe_unused]] F&& f, [[maybe_unused]] const Args&... args) {
     using Callable = std::decay_t<F>;
     using Values = decltype(std::tuple_cat(std::declval<LateStored<Args>>()...));
     using Check = typename LateCall<Callable, Values>::Check;
@@ -312,7 +315,7 @@ auto submit_late_call([[maybe_unused]] const std::shared_ptr<PoolCore>& core,
         auto arguments = std::make_unique<LateArguments>();
         save_callable<Callable>(arguments->archive(), f);
         (write_late(*arguments, args), ...);
-        submit_late(task, std::move(arguments));
+        submit_late(task, std::move(arguments), begun);
         return Future<Result>(std::move(task));
     }
 }

@@ -19,7 +19,7 @@ namespace sidestep::inline v0::detail {
 
 // The job is queued when all of these are done, or one of them has no value: then it was refuse()d.
 void submit_late_job(const std::shared_ptr<ThreadPoolCore>& core, ThreadJobPtr job,
-                     std::vector<TaskRef> needs, const TaskOptions* options);
+                     std::vector<TaskRef> needs, const TaskOptions* options, bool begun);
 
 // What it takes of a T that is no future: moved out, or copied.
 template <class T>
@@ -107,7 +107,7 @@ using LateKept =
 
 template <class F, class... Args>
 auto submit_late_thread_call(const std::shared_ptr<ThreadPoolCore>& core,
-                             const TaskOptions* options, F&& f, Args&&... args) {
+                             const TaskOptions* options, bool begun, F&& f, Args&&... args) {
     using Callable = std::decay_t<F>;
     using Values = decltype(std::tuple_cat(
         std::declval<typename Late<LateKept<Callable, Args, Args...>>::Values>()...));
@@ -116,7 +116,7 @@ auto submit_late_thread_call(const std::shared_ptr<ThreadPoolCore>& core,
     std::unique_ptr<Job, EndJob> job(new Job(std::forward<F>(f), std::forward<Args>(args)...));
     Future<Result> future(task_of(*job));
     std::vector<TaskRef> needs = job->needs();
-    submit_late_job(core, std::move(job), std::move(needs), options);
+    submit_late_job(core, std::move(job), std::move(needs), options, begun);
     return future;
 }
 

@@ -9,6 +9,7 @@
 #include <sidestep/detail/pool_task.hpp>
 #include <sidestep/detail/task_state.hpp>
 #include <sidestep/task.hpp>
+#include <sidestep/task_options.hpp>
 
 namespace sidestep::inline v0::detail {
 
@@ -28,6 +29,9 @@ struct NestedOrder {
     TaskKind kind;
     HeapBuffer arguments;
     NestedFds fds;
+    const TaskOptions* options = nullptr;  // null: the pool's
+    // Not null: a task of this process's NestedPool, whose result the arguments end with.
+    TaskRef after;
 };
 
 // Threads: thread-safe. The waits are those of the thread that runs the task.
@@ -37,6 +41,8 @@ class NestedPool {
     // Throws what Pool::submit() throws; std::logic_error where the pool cannot be asked.
     virtual TaskRef submit(NestedOrder& order) = 0;
     virtual unsigned processes() const = 0;
+    // It is a task of that pool, which is in this process.
+    virtual bool has(const TaskState&) const { return false; }
     // The task with this number has asked for it: from now on its waits are told.
     virtual void taken_by(std::uint64_t /*task*/) noexcept {}
     // True: others work in its place from now on, and end_wait() is to be called. The wait lives

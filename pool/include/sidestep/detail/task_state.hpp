@@ -51,6 +51,7 @@ class Ref {
 };
 
 class CompletionQueue;
+class NestedPool;
 class PoolCore;
 class ThreadPoolCore;
 
@@ -96,6 +97,8 @@ class TaskState {
     // The pool that it is a task of, if it is one's, and if that is there: see Future::then().
     virtual const std::shared_ptr<PoolCore>* process_pool() const { return nullptr; }
     virtual std::shared_ptr<ThreadPoolCore> thread_pool() const;
+    // That of another process, which has been given it by a task here.
+    virtual std::shared_ptr<NestedPool> nested_pool() const { return nullptr; }
 
     // Once done. The value, if the task ran in this process; else null, and the value's bytes,
     // which live as long as this object. Both throw what the task threw or what befell it.
