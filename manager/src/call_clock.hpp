@@ -25,7 +25,8 @@ class CallClock {
     CallClock(const CallClock&) = delete;
     CallClock& operator=(const CallClock&) = delete;
 
-    // Throws std::system_error if the system gives no thread. After stop() nothing is called.
+    // `due` throws nothing. Throws std::system_error if the system gives no thread. After stop()
+    // nothing is called.
     Key add(Time time, std::function<void()> due);
     // It is not called any more, unless that has begun.
     void remove(const Key& key);

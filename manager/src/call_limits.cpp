@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "insist.hpp"
 #include "object_client.hpp"
 #include "object_server.hpp"
 #include "sys/sys.hpp"
@@ -30,11 +31,14 @@ void ObjectServer::resume(const std::shared_ptr<Client>& client, InputArchive& b
     if (!rules_.actor) throw SerializationError("this server is no actor's");
     client->session = session;
     // Not its first connection, if one has ended by itself: what was sent in that may have run.
-    client->session_calls = sessions_.open(session, client->pid);
+    client->session_calls = insist_on_memory([&] { return sessions_.open(session, client->pid); });
     if (!client->session_calls) throw GivenUp();
     HeapBuffer buffer;
-    OutputArchive archive(buffer);
-    archive(rules_.actor->state);
+    insist_on_memory([&] {
+        buffer.clear();
+        OutputArchive archive(buffer);
+        archive(rules_.actor->state);
+    });
     tell(client, FrameKind::serves, 0, buffer.bytes());
 }
 
@@ -87,25 +91,23 @@ void CallState::ask_to_stop() noexcept {
 
 // --- timeouts --------------------------------------------------------------------------------
 
+// Before it is queued: one that cannot be watched is refused. If its time is up by then, it does
+// not begin.
 void ObjectServer::watch_timeout(const std::shared_ptr<Client>& client, const FrameHead& head,
                                  const std::shared_ptr<CallState>& state) {
     constexpr std::uint64_t kMost = std::uint64_t(1) << 62;
     const std::chrono::nanoseconds timeout(
         static_cast<std::int64_t>(std::min(head.timeout, kMost)));
-    auto due = [this, client, request = head.request, state] { time_out(client, request, state); };
-    std::lock_guard lock(client->queueing);
-    if (client->calls.count(head.request) == 0) return;  // it has ended
-    try {
-        state->due = clock_.add(time_after(timeout), std::move(due));
-    } catch (const std::system_error&) {  // no thread: the call is without its limit
-    }
+    state->due = clock_.add(time_after(timeout), [this, client, request = head.request, state] {
+        time_out(client, request, state);
+    });
 }
 
 // What waits is taken back. What runs is asked to stop, and an actor that does not heed that ends:
 // it is its callers' own, and is started again. Then that is what answers: who has the answer finds
 // the new one. The objects of others are not ended for one caller.
 void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t request,
-                            const std::shared_ptr<CallState>& state) {
+                            const std::shared_ptr<CallState>& state) noexcept {
     state->overdue = true;  // first: one that heeds the other is late all the same
     state->ask_to_stop();
     const bool waits = take_back(*client, request) || state->stage.end_unbegun();
@@ -114,17 +116,13 @@ void ObjectServer::time_out(const std::shared_ptr<Client>& client, std::uint64_t
         return;
     }
     auto end = [this, client, request, state] { end_for(client, request, *state); };
-    try {
-        (void)clock_.add(time_after(rules_.actor->timeout_grace), end);
-    } catch (const std::system_error&) {  // no thread
-        end();
-    }
+    insist([&] { (void)clock_.add(time_after(rules_.actor->timeout_grace), end); });
 }
 
 // In the clock's thread, which waits for nobody. Who sets `answered` ends the call: this, or the
 // call's own end; and its place on the board is taken by one of them, so it is no other call's yet.
 void ObjectServer::end_for(const std::shared_ptr<Client>& client, std::uint64_t request,
-                           CallState& state) {
+                           CallState& state) noexcept {
     if (state.answered.exchange(true)) return;
     const auto place = state.stage.end();
     // It waits for the object after all, and does not begin any more.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include <sidestep/actor_lost.hpp>
 #include <sidestep/detail/call_times.hpp>
@@ -15,6 +16,7 @@
 #include <sidestep/remote_error.hpp>
 #include <sidestep/this_task.hpp>
 
+#include "insist.hpp"
 #include "object_client.hpp"
 #include "text/demangle.hpp"
 
@@ -92,32 +94,45 @@ void ObjectServer::queue_call(const std::shared_ptr<Client>& client, ObjectFrame
     } catch (...) {
         call.refused = std::current_exception();
     }
-    const bool is_lost = call.lost.has_value();
     try {
-        std::lock_guard lock(client->queueing);
-        if (client->unanswered >= kMostUnanswered)
-            throw SerializationError("more calls wait than a client of ours sends");
-        client->calls[head.request] = state;
-        Strand& strand = client->strands[head.caller];
-        strand.calls.push_back(std::move(call));
-        ++client->unanswered;
-        if (!strand.has_thread) start_strand(client, head.caller);
-        strand.has_thread = true;
-    } catch (
-        const std::system_error&) {  // there is no thread for it: it was the strand's only call
-        std::exception_ptr why = std::current_exception();
-        {
-            std::lock_guard lock(client->queueing);
-            client->strands.erase(head.caller);
-            client->calls.erase(head.request);
-            --client->unanswered;
-        }
-        reply(client, head, [&](OutputArchive&) { std::rethrow_exception(why); });
-        return;
+        if (head.timeout != 0 && !call.lost) watch_timeout(client, head, state);
+        add_to_strand(client, std::move(call));
+    } catch (const SerializationError&) {  // no client of ours
+        clock_.remove(state->due);
+        throw;
     } catch (const std::logic_error&) {  // the server has ended meanwhile
-        return;
+    } catch (...) {                      // there is no thread for it, or no memory
+        clock_.remove(state->due);
+        if (state->answered.exchange(true)) return;
+        Answer answer;
+        refuse(std::current_exception(), answer);
+        tell(client, answer.kind, head.request, answer.bytes.bytes());
     }
-    if (head.timeout != 0 && !is_lost) watch_timeout(client, head, state);
+}
+
+// What throws has added nothing, but where the server has ended.
+void ObjectServer::add_to_strand(const std::shared_ptr<Client>& client, Call call) {
+    const std::uint64_t request = call.frame.head.request, caller = call.frame.head.caller;
+    std::lock_guard lock(client->queueing);
+    if (client->unanswered >= kMostUnanswered)
+        throw SerializationError("more calls wait than a client of ours sends");
+    ++client->unanswered;
+    try {
+        client->calls[request] = call.state;
+        Strand& strand = client->strands[caller];
+        strand.calls.push_back(std::move(call));
+        if (!strand.has_thread) start_strand(client, caller);
+        strand.has_thread = true;
+    } catch (const std::logic_error&) {
+        throw;
+    } catch (...) {  // without a thread, it is the strand's only call
+        auto strand = client->strands.find(caller);
+        if (strand != client->strands.end() && !strand->second.has_thread)
+            client->strands.erase(strand);
+        client->calls.erase(request);
+        --client->unanswered;
+        throw;
+    }
 }
 
 void ObjectServer::start_strand(const std::shared_ptr<Client>& client, std::uint64_t caller) {
@@ -194,8 +209,11 @@ void ObjectServer::end_run(CurrentCall& call, Answer& answer) {
         answer.bytes.clear();
         call.given_up = false;
     }
-    if (!call.given_up && !call.state->answered.exchange(true))
+    if (!call.given_up && !call.state->answered.exchange(true) &&
+        !call.client->try_send(answer.kind, call.request, answer.bytes.bytes())) {
+        refuse(std::make_exception_ptr(std::bad_alloc()), answer);  // that takes less
         call.client->send(answer.kind, call.request, answer.bytes.bytes());
+    }
     unbegin_call(call);
     end_call(*call.client, call.request, *call.state);
 }
@@ -262,8 +280,16 @@ void ObjectServer::refuse(const std::exception_ptr& why, Answer& answer) {
             save_current_exception(archive,
                                    fmt::format("  in the server of objects {}\n", ::getpid()));
         }
-    } catch (...) {  // no memory: the client finds an error that cannot be read
-        answer.bytes.clear();
+    } catch (...) {  // no memory: that is what the client is told, when there is some for it
+        insist_on_memory([&] {
+            answer.bytes.clear();
+            OutputArchive archive(answer.bytes);
+            try {
+                throw std::bad_alloc();
+            } catch (const std::bad_alloc&) {
+                save_current_exception(archive, {});
+            }
+        });
     }
 }
 

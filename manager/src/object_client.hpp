@@ -14,12 +14,14 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include <sidestep/connection.hpp>
 
+#include "insist.hpp"
 #include "object_server.hpp"
 #include "sys/fd.hpp"
 #include "sys/parent_fd.hpp"
@@ -36,15 +38,33 @@ inline FileId file_of(int fd) noexcept {
 }
 
 struct ObjectServer::Client {
-    // Without a stream: the server's own process.
-    Client(ObjectServer& its_server, std::uint64_t its_number, Connection stream)
-        : server(its_server), number(its_number), connection(std::move(stream)) {
-        if (!connection.closed()) socket = file_of(connection.fd());
+    // Without a connection: the server's own process.
+    Client(ObjectServer& its_server, std::uint64_t its_number)
+        : server(its_server), number(its_number) {}
+    // Before anything else.
+    void take(Connection stream) noexcept {
+        connection = std::move(stream);
+        socket = file_of(connection.fd());
     }
 
+    // The next frame that it sends.
+    ObjectFrame next_frame(std::optional<std::size_t> max_bytes) {
+        for (;;) {
+            try {
+                return connection.recv<ObjectFrame>(max_bytes);
+            } catch (const std::bad_alloc&) {
+                if (!connection.readable()) throw;  // in the middle of a large one
+            }
+            pause_for_memory();
+        }
+    }
     void send(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
+        while (!try_send(kind, request, body)) pause_for_memory();
+    }
+    // False: there is no memory to write that, and nothing was sent.
+    bool try_send(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
         std::lock_guard lock(sending);
-        send_locked(kind, request, body);
+        return send_locked(kind, request, body);
     }
     // Without waiting until it reads; false: that would be needed. For small frames.
     bool send_now(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
@@ -58,24 +78,30 @@ struct ObjectServer::Client {
         } catch (const std::exception&) {  // no memory in the kernel
             return false;
         }
-        send_locked(kind, request, body);
-        return true;
+        return send_locked(kind, request, body);
     }
     void cut() noexcept {
         if (has_socket()) ::shutdown(connection.fd(), SHUT_RDWR);
     }
     // False: a call has closed it, or put another file in its place.
     bool has_socket() const noexcept { return file_of(connection.fd()) == socket; }
-    // With `sending` held.
-    void send_locked(FrameKind kind, std::uint64_t request,
+    // With `sending` held. As try_send().
+    bool send_locked(FrameKind kind, std::uint64_t request,
                      std::span<const std::byte> body) noexcept {
-        if (gone) return;
-        if (!has_socket()) return server.lose_descriptors();
+        if (gone) return true;
+        if (!has_socket()) {
+            server.lose_descriptors();
+            return true;
+        }
         try {
             connection.send(ObjectFrame{{kind, request, 0, 0, {}}, body, {}, {}, {}});
-        } catch (...) {  // it is dead, or cut off; or this process has no memory, and it is told so
+        } catch (const std::bad_alloc&) {
+            if (connection.writable()) return false;
+            cut();
+        } catch (...) {  // it is dead, or cut off; or the kernel has no memory, and it is told so
             cut();
         }
+        return true;
     }
     // All has been sent: it reads that, and then the end.
     void finish() noexcept {
@@ -84,7 +110,7 @@ struct ObjectServer::Client {
         ::shutdown(connection.fd(), lock ? SHUT_WR : SHUT_RDWR);  // not read: it is not waited for
     }
 
-    // Constant after construction.
+    // Constant once it has its connection.
     ObjectServer& server;
     const std::uint64_t number;
     FileId socket;  // what the connection's descriptor is

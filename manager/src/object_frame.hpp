@@ -30,6 +30,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -91,6 +92,7 @@ struct ObjectFrame {
     // Received: owned.
     std::vector<std::byte> bytes;
     IncomingFds incoming;
+    bool lacks_memory = false;  // for the bytes; it is off the connection all the same
 
     void save(OutputArchive& archive) const {
         archive(head);
@@ -100,7 +102,11 @@ struct ObjectFrame {
     void load(InputArchive& archive) {
         archive(head);
         auto rest = archive.view(archive.remaining());
-        bytes.assign(rest.begin(), rest.end());
+        try {
+            bytes.assign(rest.begin(), rest.end());
+        } catch (const std::bad_alloc&) {
+            lacks_memory = true;
+        }
         if (auto* came = dynamic_cast<IncomingFds*>(archive.fds())) incoming = std::move(*came);
     }
 };

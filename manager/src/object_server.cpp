@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <new>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -16,6 +15,7 @@
 
 #include <sidestep/detail/printed_output.hpp>
 
+#include "insist.hpp"
 #include "object_client.hpp"
 #include "sys/error.hpp"
 #include "sys/per_process.hpp"
@@ -44,20 +44,6 @@ Fd watch(int pid) {
     }
 }
 
-// What must not be left out, or end the process: it is tried until there is memory for it, or what
-// else the system lacks.
-template <class Step>
-void insist(const Step& step) {
-    for (;;) {
-        try {
-            return step();
-        } catch (const std::bad_alloc&) {
-        } catch (const std::system_error&) {
-        }
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-}
-
 void ring(const Fd& bell) {
     const std::uint64_t one = 1;
     (void)!::write(bell.get(), &one, sizeof one);
@@ -78,9 +64,7 @@ ObjectServer* ObjectServer::here(const ServerName& server) {
 }
 
 ObjectServer::ObjectServer(ServerName name, ServerRules rules)
-    : name_(std::move(name)),
-      rules_(std::move(rules)),
-      self_(std::make_shared<Client>(*this, 0, Connection())) {
+    : name_(std::move(name)), rules_(std::move(rules)), self_(std::make_shared<Client>(*this, 0)) {
     table_.add_client(self_->number);
     bell_ = sys::make_eventfd();
     Servers& known = servers.get();
@@ -145,26 +129,44 @@ void ObjectServer::accept(Listener& listener) {
         std::optional<Connection> connection = listener.accept_for(Timeout());
         if (!connection) return;
         connection->limit_silence(rules_.lost_after);
-        {
-            std::lock_guard lock(mutex_);
-            client = std::make_shared<Client>(*this, ++last_client_, std::move(*connection));
-            client->hidden.emplace(client->connection.fd());
-            client->pid = sys::peer_credentials(client->connection.fd()).pid;
-            client->process = watch(client->pid);
-            clients_.emplace(client->number, client);
-        }
-        table_.add_client(client->number);
-        readers_.run([this, client] { read(client); });
+        // It has connected, and would take the end of that for the server's.
+        client = insist_on_memory([&] { return std::make_shared<Client>(*this, ++last_client_); });
+        client->take(std::move(*connection));
+        insist_on_memory([&] { admit(client); });
     } catch (const AuthenticationError&) {
     } catch (...) {  // this process is short of something, for a while
         if (client) forget(client);
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        pause_for_memory();
     }
+}
+
+// As often as it takes.
+void ObjectServer::admit(const std::shared_ptr<Client>& client) {
+    client->hidden.emplace(client->connection.fd());
+    client->pid = sys::peer_credentials(client->connection.fd()).pid;
+    client->process = watch(client->pid);
+    {
+        std::lock_guard lock(mutex_);
+        clients_.emplace(client->number, client);
+    }
+    table_.add_client(client->number);
+    readers_.run([this, client] { read(client); });
 }
 
 void ObjectServer::read(const std::shared_ptr<Client>& client) {
     try {
-        for (;;) receive(client, client->connection.recv<ObjectFrame>(rules_.max_call_bytes));
+        for (;;) {
+            ObjectFrame frame = client->next_frame(rules_.max_call_bytes);
+            const FrameHead head = frame.head;
+            try {
+                if (frame.lacks_memory) throw std::bad_alloc();
+                receive(client, std::move(frame));
+            } catch (const std::bad_alloc&) {  // that costs the client this request, and no more
+                Answer answer;
+                refuse(std::current_exception(), answer);
+                tell(client, answer.kind, head.request, answer.bytes.bytes());
+            }
+        }
     } catch (...) {  // its end, or what no client of ours sends
     }
     if (!client->has_socket()) lose_descriptors();
@@ -188,7 +190,8 @@ void ObjectServer::receive(const std::shared_ptr<Client>& client, ObjectFrame fr
             });
         case FrameKind::claim:
             body(ticket);
-            return table_.claim(client->number, head.object, ticket);
+            // Nobody is told that it failed.
+            return insist_on_memory([&] { table_.claim(client->number, head.object, ticket); });
         case FrameKind::release:
             return table_.release(client->number, head.object);
         case FrameKind::get:
@@ -241,16 +244,20 @@ void ObjectServer::reply(const std::shared_ptr<Client>& client, const FrameHead&
 }
 
 void ObjectServer::tell(const std::shared_ptr<Client>& client, FrameKind kind,
-                        std::uint64_t request, std::span<const std::byte> body) {
-    {
+                        std::uint64_t request, std::span<const std::byte> body) noexcept {
+    const bool needs_thread = insist_on_memory([&] {
         std::lock_guard lock(client->owing);
-        if (!client->owed_has_thread && client->send_now(kind, request, body)) return;
-        if (client->owed.size() >= kMostUnanswered) return client->cut();  // it never reads
+        if (!client->owed_has_thread && client->send_now(kind, request, body)) return false;
+        if (client->owed.size() >= kMostUnanswered) {  // it never reads
+            client->cut();
+            return false;
+        }
         client->owed.push_back({kind, request, {body.begin(), body.end()}});
-        if (std::exchange(client->owed_has_thread, true)) return;
-    }
+        return !std::exchange(client->owed_has_thread, true);
+    });
+    if (!needs_thread) return;
     try {
-        callers_.run([client] { send_owed(client); });
+        insist_on_memory([&] { callers_.run([client] { send_owed(client); }); });
     } catch (const std::logic_error&) {  // the server has ended
     } catch (const std::exception&) {    // no thread: then this one waits
         send_owed(client);

@@ -4,8 +4,8 @@
 // thread of a client are a strand: one begins when the one before it has ended, or waits
 // (wait_here). Each strand with calls has a thread, and so has each call that waits: so a call that
 // waits holds up nobody. A thread per object would be ten thousand for as many idle objects, and a
-// fixed number would stand still when as many calls wait. Where the system gives no thread, the
-// call is refused.
+// fixed number would stand still when as many calls wait. Where the system gives no thread, or no
+// memory, the call is refused; what was taken is answered all the same, if it takes a while.
 //
 // Threads: thread-safe. Objects are destroyed outside of all locks: they may hold proxies.
 // Peer death: a client is gone when its connection ends, or its process (forked children may have
@@ -61,7 +61,7 @@ struct CallState {
     std::atomic<bool> running{false};
     CallStage stage;               // begun: in its object, or reading its arguments
     std::uint64_t arrived_ns = 0;  // constant once it is queued
-    CallClock::Key due = {};       // guarded by the client's `queueing`
+    CallClock::Key due = {};       // guarded by the client's `queueing` once it is queued
 };
 
 // A call's end that is answered to nobody, or by whoever ends it.
@@ -194,20 +194,23 @@ class ObjectServer {
     // False: the owner wants the end.
     bool look(Listener& listener, Connection& owner);
     void accept(Listener& listener);
+    void admit(const std::shared_ptr<Client>& client);
     void read(const std::shared_ptr<Client>& client);
     void receive(const std::shared_ptr<Client>& client, ObjectFrame frame);
     void reply(const std::shared_ptr<Client>& client, const FrameHead& head,
                const std::function<void(OutputArchive&)>& write);
     // For threads that must not wait until a client reads. Its reader: the client may wait, before
-    // it reads, until what it sends has been read. The clock's: others are due.
+    // it reads, until what it sends has been read. The clock's: others are due. For want of memory
+    // they do wait: who has nothing to hope for would wait for ever.
     void tell(const std::shared_ptr<Client>& client, FrameKind kind, std::uint64_t request,
-              std::span<const std::byte> body);
+              std::span<const std::byte> body) noexcept;
     static void send_owed(const std::shared_ptr<Client>& client) noexcept;
     void forget(const std::shared_ptr<Client>& client);
     void end_clients();
     void wake_waiting();
 
     void queue_call(const std::shared_ptr<Client>& client, ObjectFrame frame);
+    void add_to_strand(const std::shared_ptr<Client>& client, Call call);
     void start_strand(const std::shared_ptr<Client>& client, std::uint64_t caller);
     void run_strand(const std::shared_ptr<Client>& client, std::uint64_t caller);
     bool run_call(const std::shared_ptr<Client>& client, Call call);
@@ -221,8 +224,9 @@ class ObjectServer {
     void watch_timeout(const std::shared_ptr<Client>& client, const FrameHead& head,
                        const std::shared_ptr<CallState>& state);
     void time_out(const std::shared_ptr<Client>& client, std::uint64_t request,
-                  const std::shared_ptr<CallState>& state);
-    void end_for(const std::shared_ptr<Client>& client, std::uint64_t request, CallState& state);
+                  const std::shared_ptr<CallState>& state) noexcept;
+    void end_for(const std::shared_ptr<Client>& client, std::uint64_t request,
+                 CallState& state) noexcept;
     bool cancel(Client& client, std::uint64_t request);
     static bool take_back(Client& client, std::uint64_t request);
     void end_call(Client& client, std::uint64_t request, CallState& state);
@@ -262,8 +266,9 @@ class ObjectServer {
     std::mutex mutex_;
     // Guarded by mutex_.
     std::map<std::uint64_t, std::shared_ptr<Client>> clients_;
-    std::uint64_t last_client_ = 0;
     std::list<std::shared_ptr<Hosted>> waiting_;  // where calls wait
+
+    std::uint64_t last_client_ = 0;  // run()'s
 
     SessionTable sessions_;  // of an actor's clients
 
