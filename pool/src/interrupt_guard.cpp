@@ -59,18 +59,31 @@ constexpr std::size_t kSignals = 65;  // 1 to 64
 sem_t interrupted;
 std::atomic<unsigned> came[kSignals];  // of each signal, that were not heard yet
 std::atomic<int> owner{0};             // the process whose guards these are
-struct sigaction former[kSignals];     // constant while the handler is in place
+std::atomic<bool> heeded[kSignals];    // there is one that waits for it
+struct sigaction former[kSignals];     // constant while the handler may be called
 static_assert(std::atomic<unsigned>::is_always_lock_free);
 
-// A forked copy has the handler, but no guards: there the signal goes where it went before.
+// Where it went before.
+void pass_on(int number) {
+    const struct sigaction& to = former[number];
+    if (!(to.sa_flags & SA_SIGINFO) && to.sa_handler != SIG_DFL) {
+        if (to.sa_handler != SIG_IGN) to.sa_handler(number);
+        return;
+    }
+    ::sigaction(number, &to, nullptr);
+    ::raise(number);  // it comes when this returns
+}
+
+// A forked copy has the handler, but no guards. Nor may there be any (more) for this signal in a
+// program that had another handler in place when the last one went (system(3) ignores SIGINT for a
+// while), and then put this one back; or whose handler calls the one that was there before.
 void handle_interrupt(int number) {
     int error = errno;
-    if (owner.load() == ::getpid()) {
+    if (owner.load() == ::getpid() && heeded[number]) {
         ++came[number];
         (void)::sem_post(&interrupted);
     } else {
-        ::sigaction(number, &former[number], nullptr);
-        ::raise(number);  // it comes when this returns
+        pass_on(number);
     }
     errno = error;
 }
@@ -79,22 +92,35 @@ bool is_ours(const struct sigaction& action) {
     return !(action.sa_flags & SA_SIGINFO) && action.sa_handler == &handle_interrupt;
 }
 
-// Both with the mutex of the list held. Throws std::system_error.
+// The next three with the mutex of the list held.
+struct sigaction replaced[kSignals];  // what put_back() puts back
+// It was not in place when the last guard went: somebody may have it, and call it. What it passes
+// on may then not go to who calls it.
+bool is_held_by_others[kSignals];
+
+// Throws std::system_error.
 void install(int number) {
     struct sigaction now = {}, ours = {};
     ::sigaction(number, nullptr, &now);
-    if (is_ours(now)) return;  // in a forked copy: `former` is what was there before
-    former[number] = now;
-    ours.sa_handler = &handle_interrupt;
-    ours.sa_flags = SA_RESTART;
-    sigemptyset(&ours.sa_mask);
-    if (::sigaction(number, &ours, nullptr) < 0)
-        throw_errno(errno, "sigaction(" + std::to_string(number) + ")");
+    if (!is_ours(now)) {  // else in a forked copy, or put back by others: `former` stays
+        replaced[number] = now;
+        if (!is_held_by_others[number]) former[number] = now;
+        ours.sa_handler = &handle_interrupt;
+        ours.sa_flags = SA_RESTART;
+        sigemptyset(&ours.sa_mask);
+        if (::sigaction(number, &ours, nullptr) < 0)
+            throw_errno(errno, "sigaction(" + std::to_string(number) + ")");
+    }
+    heeded[number] = true;
 }
 void put_back(int number) {
+    if (!heeded[number].exchange(false)) return;
     struct sigaction now = {};
     ::sigaction(number, nullptr, &now);
-    if (is_ours(now)) ::sigaction(number, &former[number], nullptr);
+    if (is_ours(now))
+        ::sigaction(number, &replaced[number], nullptr);
+    else
+        is_held_by_others[number] = true;
 }
 
 // One that came; 0: none did.
@@ -139,6 +165,7 @@ class Interrupts {
     void start() {
         ::sem_init(&interrupted, 0, 0);
         for (std::atomic<unsigned>& count : came) count = 0;
+        for (std::atomic<bool>& each : heeded) each = false;  // a forked copy's
         owner = ::getpid();
         stopping_ = false;
         thread_.start("sidestep-intr", detail::ServiceThread::Runs::library_code,

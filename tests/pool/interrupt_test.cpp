@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -179,6 +180,56 @@ TEST_CASE("after the last guard, and in a forked child, SIGINT goes where it wen
     auto result = test::run_program({"interrupt-restored", "spawn"});
     CHECK(result.output.empty());
     CHECK(result.exited_with(0));
+}
+
+namespace {
+struct sigaction seen_before = {};
+void hand_on(int number) {
+    ++handled;
+    seen_before.sa_handler(number);
+}
+struct sigaction action_of(void (*handler)(int)) {
+    struct sigaction action = {};
+    action.sa_handler = handler;
+    return action;
+}
+}  // namespace
+
+TEST_CASE("a guard that goes while another handler is in place takes no signal afterwards",
+          "[pool][interrupt][signals]") {
+    signal(SIGUSR1, count_signal);
+    handled = 0;
+    sidestep::ThreadPool pool({.threads = 1});
+    // In another pool's guard, of another signal, the library's thread goes on.
+    std::optional<sidestep::InterruptGuard> other;
+    if (GENERATE(false, true)) other.emplace(pool, std::vector{SIGUSR2});
+    auto guard = std::make_unique<sidestep::InterruptGuard>(pool, std::vector{SIGUSR1});
+    SECTION("and then puts the guard's back, as system(3) does") {
+        const auto ignores = action_of(SIG_IGN);
+        REQUIRE(sigaction(SIGUSR1, &ignores, &seen_before) == 0);
+        guard.reset();
+        REQUIRE(sigaction(SIGUSR1, &seen_before, nullptr) == 0);
+        for (int i = 1; i <= 2; ++i) {
+            raise(SIGUSR1);
+            CHECK(handled == i);
+        }
+    }
+    SECTION("and calls the guard's") {
+        const auto chained = action_of(hand_on);
+        REQUIRE(sigaction(SIGUSR1, &chained, &seen_before) == 0);
+        guard.reset();
+        for (int i = 1; i <= 2; ++i) {
+            raise(SIGUSR1);
+            CHECK(handled == 2 * i);
+        }
+        guard = std::make_unique<sidestep::InterruptGuard>(pool, std::vector{SIGUSR1});
+        raise(SIGUSR1);
+        CHECK(test::eventually([&] { return guard->interrupts() == 1; }));
+        guard.reset();
+        raise(SIGUSR1);
+        CHECK(handled == 6);
+    }
+    signal(SIGUSR1, SIG_DFL);
 }
 
 TEST_CASE("a ThreadPool is interrupted, too: its tasks are asked to stop", "[threads][interrupt]") {

@@ -26,7 +26,9 @@
 //
 // Ownership: while there are guards for a signal, it has a handler, in place of what was there
 //            before; the last guard to go puts that back, unless somebody has put in another one
-//            meanwhile. A guard may outlive its pool, and does not move.
+//            meanwhile: where that calls the guards' handler, or puts it in place again (system(3)
+//            does), it passes signals on to what was there before. A guard may outlive its pool,
+//            and does not move.
 // Threads:   any number of guards, each for a pool, made and destroyed in any thread. The steps are
 //            taken in a thread that takes no signals, so the handler itself does next to nothing;
 //            system calls are restarted (SA_RESTART).
