@@ -63,6 +63,7 @@ void ActorBoard::note_overdue(Place place) noexcept {
 
 std::vector<ActorBoard::Begun> ActorBoard::take_begun() {
     std::vector<Begun> begun;
+    begun.reserve(2 * kMostBegun);  // or none is taken
     for (auto* names : {shared().names, shared().again}) {
         for (Place place = 0; place < kMostBegun; ++place) {
             Name& name = names[place];

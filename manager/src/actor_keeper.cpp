@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <system_error>
@@ -25,8 +26,8 @@
 #include <sidestep/wait.hpp>
 
 #include "actor_board.hpp"
+#include "insist.hpp"
 #include "object_server.hpp"
-#include "sys/error.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -70,13 +71,12 @@ std::vector<std::byte> save_thrown() {
 class Patience {
   public:
     static constexpr std::chrono::milliseconds kPause{20};
-    static bool may_pass(const std::system_error& error) {
-        const int code = error.code().value();
-        return is_shortage(code) || code == EAGAIN;
+    static bool may_help(const std::exception& error) {
+        if (const auto* failure = dynamic_cast<const std::system_error*>(&error))
+            return may_pass(*failure);
+        return dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
     }
-    bool allows(const std::system_error& error) const {
-        return may_pass(error) && !is_over(until_);
-    }
+    bool allows(const std::exception& error) const { return may_help(error) && !is_over(until_); }
     static constexpr std::chrono::seconds kWhole{10}, kNone{0};
 
     explicit Patience(std::chrono::seconds time) : until_(deadline_after(Timeout(time))) {}
@@ -104,7 +104,7 @@ void make_server(std::optional<ObjectServer>& server, ActorRun& run, const Patie
             server.emplace(actor_server(run.setup, run.listener.address(), ::getpid()),
                            ServerRules{.actor = &run.duty});
             return;
-        } catch (const std::system_error& error) {
+        } catch (const std::exception& error) {
             if (!patience.allows(error)) throw;
         }
         std::this_thread::sleep_for(Patience::kPause);
@@ -136,8 +136,9 @@ bool serve_actor(ActorRun& run, Connection& parent) {
     std::optional<ObjectServer> server;
     make_server(server, run,
                 Patience(run.duty.state.restarts > 0 ? Patience::kWhole : Patience::kNone));
-    (void)server->keep(std::move(object));
-    parent.send(begun);
+    insist_on_memory([&] { (void)server->keep(object); });
+    object = nullptr;
+    insist_on_memory([&] { parent.send(begun); });
     server->run(run.listener, parent);
     return true;
 }
@@ -153,6 +154,11 @@ void serve_forked() {
 
 enum class Watched { died, stopped };
 
+// True: the owner wants the end, or has ended.
+bool owner_ends_it(const ActorRun& run, std::chrono::milliseconds time) {
+    return insist_while_short([&] { return !wait({run.owner}, Timeout(time)).empty(); });
+}
+
 // Takes what the child says; the first one's is for the owner, who waits for it, or for the end of
 // this process: what keeps it from him is thrown. Returns why its constructor threw.
 std::string hear_child(ActorRun& run, bool first, bool& serves) {
@@ -163,8 +169,8 @@ std::string hear_child(ActorRun& run, bool first, bool& serves) {
         run.here.close();
         return {};
     } catch (const std::exception&) {
-        if (first) throw;
-        run.here.close();
+        if (first && !serves) throw;
+        if (!run.here.readable()) run.here.close();
         return {};
     }
     serves = begun.serves;
@@ -182,16 +188,21 @@ void tell_to_stop(Connection& child) {
     if (child.closed()) return;
     try {
         child.send_bytes("stop");
-    } catch (const std::system_error&) {  // it has ended
+    } catch (const std::system_error&) {  // it has ended; or it takes this for the end as well
+        child.close();
     }
 }
 
 Watched watch_child(ActorRun& run, Process& child, bool first, Casualty& end) {
     bool serves = false;
-    for (bool ended = false; !ended;) {
+    const auto wait_for_news = [&] {
         std::vector<Waitable> things{run.owner, child.sentinel()};
         if (!run.here.closed()) things.emplace_back(run.here);
-        for (const Waitable& ready : wait(things)) {
+        return wait(things);
+    };
+    const auto has_more = [&] { return !run.here.closed() && run.here.poll(); };
+    for (bool ended = false; !ended;) {
+        for (const Waitable& ready : insist_while_short(wait_for_news)) {
             if (ready == run.owner) {  // it wants the end, or has ended
                 tell_to_stop(run.here);
                 child.join();
@@ -199,14 +210,16 @@ Watched watch_child(ActorRun& run, Process& child, bool first, Casualty& end) {
             }
             if (ready == child.sentinel()) ended = true;
         }
-        while (!run.here.closed() && run.here.poll())
+        while (insist_while_short(has_more))
             if (std::string why = hear_child(run, first, serves); !why.empty()) end.note = why;
     }
-    const std::string note = std::exchange(end.note, {});
-    end = Casualty::of(child.pid(), child.join());
-    if (!note.empty()) end.note = note;
+    std::string note = std::exchange(end.note, {});
+    const bool is_told = !note.empty();  // by the child
+    const ExitStatus status = child.join();
+    end = insist_on_memory([&] { return Casualty::of(child.pid(), status); });
+    if (is_told) end.note = std::move(note);
     if (!first || serves) return Watched::died;
-    if (note.empty()) run.owner.send(ActorBegun{.end = end});
+    if (!is_told) run.owner.send(ActorBegun{.end = end});
     return Watched::stopped;
 }
 
@@ -219,11 +232,11 @@ class Restarts {
         const auto now = std::chrono::steady_clock::now();
         while (!deaths_.empty() && now - deaths_.front() > setup_.within) deaths_.pop_front();
         if (deaths_.size() >= setup_.max_restarts) return false;
+        deaths_.push_back(now);  // or nothing is counted
         if (count_ == 0 || now - started_ > kMostPause)
             pause_ = {};
         else
             pause_ = std::clamp(2 * pause_, kLeastPause, kMostPause);
-        deaths_.push_back(now);
         ++count_;
         return true;
     }
@@ -243,13 +256,16 @@ class Restarts {
 
 void note_death(ActorRun& run, const Casualty& end) {
     ActorDuty& duty = run.duty;
-    duty.state.last = end;
-    Casualty began = end;
-    began.began = true;
-    for (const auto& [call, overdue] : duty.board->take_begun()) {
-        began.overdue = overdue;
-        duty.begun_before.emplace(call, began);
-    }
+    const auto calls = insist_on_memory([&] { return duty.board->take_begun(); });
+    insist_on_memory([&] {
+        duty.state.last = end;
+        Casualty began = end;
+        began.began = true;
+        for (const auto& [call, overdue] : calls) {
+            began.overdue = overdue;
+            duty.begun_before.emplace(call, began);
+        }
+    });
 }
 
 // Null: the system gives no process, which counts as a death; or the owner wants the end. Throws
@@ -266,17 +282,22 @@ std::unique_ptr<Process> start_child(ActorRun& run, bool first, Casualty& end) {
             child->start();
             run.there.close();
             return child;
-        } catch (const std::system_error& error) {
+        } catch (const std::exception& error) {
             if (first) throw;
             run.here.close();
             run.there.close();
-            end.note = fmt::format(
-                "it could not be started again{}: {}",
-                Patience::may_pass(error) ? fmt::format(" for {} s", Patience::kWhole.count()) : "",
-                error.what());
-            if (!patience.allows(error)) return nullptr;
+            if (!patience.allows(error)) {
+                const bool was_tried = Patience::may_help(error);
+                insist_on_memory([&] {
+                    end.note = fmt::format(
+                        "it could not be started again{}: {}",
+                        was_tried ? fmt::format(" for {} s", Patience::kWhole.count()) : "",
+                        error.what());
+                });
+                return nullptr;
+            }
         }
-        if (!wait({run.owner}, Timeout(Patience::kPause)).empty()) return nullptr;
+        if (owner_ends_it(run, Patience::kPause)) return nullptr;
     }
 }
 
@@ -294,21 +315,22 @@ void keep_actor(ActorRun& run) {
         if (child) numbers.pid = child->pid();
         if (child && watch_child(run, *child, first, end) == Watched::stopped) return;
         note_death(run, end);
-        if (!restarts.allow()) break;
+        if (!insist_on_memory([&] { return restarts.allow(); })) break;
         run.duty.state.restarts = restarts.count();
         numbers.restarts = restarts.count();
-        // The owner wants the end, or has ended.
-        if (!wait({run.owner}, Timeout(restarts.pause())).empty()) return;
+        if (owner_ends_it(run, restarts.pause())) return;
     }
     numbers.pid = 0;
     run.duty.state.over = true;
     std::string& note = run.duty.state.last.note;
-    note += fmt::format("{}it is not started again: max_restarts is {}", note.empty() ? "" : "; ",
-                        run.setup.max_restarts);
+    note = insist_on_memory([&] {
+        return fmt::format("{}{}it is not started again: max_restarts is {}", note,
+                           note.empty() ? "" : "; ", run.setup.max_restarts);
+    });
     std::optional<ObjectServer> server;
     try {
         make_server(server, run, Patience(Patience::kNone));
-    } catch (const std::system_error&) {  // it cannot even say so, but to its owner
+    } catch (const std::exception&) {  // it cannot even say so, but to its owner
         throw std::runtime_error(note);
     }
     server->run(run.listener, run.owner);

@@ -1,4 +1,6 @@
 // A ManagerServer in a process that is short of something: its thread must not end the program.
+#include <signal.h>
+
 #include <cerrno>
 #include <chrono>
 #include <exception>
@@ -71,6 +73,27 @@ TEST_CASE("an actor that is kept begins, or its maker is told, whatever its keep
         } catch (const std::exception&) {  // what failed
         }
         CHECK(sum == 1);
+    }
+}
+
+TEST_CASE("an actor is started again, whatever its keeper lacks for a moment",
+          "[manager][actor][faults][restart]") {
+    const test::Call call = GENERATE(test::Call::poll, test::Call::allocation);
+    bool lacks = true;
+    for (int skip = 0; lacks; ++skip) {
+        INFO("call " << skip);
+        mp::Actor<Sum> actor(
+            {.name = "kept", .start_method = mp::StartMethod::fork_threaded, .max_restarts = 1});
+        int keeper = 0;
+        for (const auto& child : mp::active_children())
+            if (child.name() == "kept") keeper = child.pid();
+        REQUIRE(keeper != actor.pid());
+        CHECK(actor.call<&Sum::add>(1) == 1);
+        test::Fault fault(call, ENOMEM, skip, 3, keeper);
+        REQUIRE(::kill(actor.pid(), SIGKILL) == 0);
+        CHECK(test::eventually([&] { return actor.restarts() == 1; }));
+        CHECK(actor.call<&Sum::add>(2) == 2);
+        lacks = fault.happened();
     }
 }
 

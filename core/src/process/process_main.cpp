@@ -61,9 +61,9 @@ void report_unreported(const Fd& control) noexcept {
 
 void report_exception(const Fd& control) noexcept {
     const std::string& name = identity().name;
-    print_current_exception(
-        fmt::format("Process {} (pid {}) ended by an exception:", name, ::getpid()));
     try {
+        print_current_exception(
+            fmt::format("Process {} (pid {}) ended by an exception:", name, ::getpid()));
         report(control, ReportKind::threw, fmt::format("  in process {} ({})\n", name, ::getpid()));
     } catch (...) {
         report_unreported(control);
