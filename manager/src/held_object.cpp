@@ -71,6 +71,7 @@ CallLimits call_limits(const TaskOptions& options) {
     if (options.key != 0) refuse("key");
     if (options.soft_timeout.count() != 0) refuse("soft_timeout");
     if (!options.name.empty()) refuse("name");
+    if (!options.uses.empty()) refuse("uses");
     CallLimits limits;
     if (options.timeout.count() != 0 && !options.timeout.is_forever())
         limits.timeout = options.timeout.time();

@@ -241,6 +241,7 @@ TEST_CASE("options that make no sense are refused, each with its name", "[manage
     CHECK_THAT(call({.priority = 1}), Contains("priority"));
     CHECK_THAT(call({.key = 1}), Contains("key"));
     CHECK_THAT(call({.retry = {.backoff = 1s}}), Contains("backoff"));
+    CHECK_THAT(call({.uses = {{"gpu", 1}}}), Contains("uses"));
     CHECK_THAT(call({.timeout = -1s}), Contains("timeout"));
     CHECK(actor.with({.timeout = 60s}).call<&Plain::next>() == 1);
 }
