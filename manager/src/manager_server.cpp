@@ -30,17 +30,29 @@ bool is_loopback(const std::string& host) {
     in_addr address{};
     if (::inet_pton(AF_INET, host.c_str(), &address) == 1)
         return ntohl(address.s_addr) >> 24 == 127;
-    return host == "localhost" || host == "::1";
+    return host == "::1";
+}
+
+[[noreturn]] void refuse_open(const std::string& where) {
+    throw std::invalid_argument(
+        fmt::format("a ManagerServer at {} without an authkey would be open to everybody who can "
+                    "reach this machine: give ManagerServerOptions::authkey, or listen at "
+                    "127.0.0.1",
+                    where));
+}
+
+// What the name has come to: nobody is let in before.
+void check_bound(const Address& bound, const ManagerServerOptions& options) {
+    const auto* tcp = std::get_if<TcpAddress>(&bound);
+    if (tcp && !options.authkey && !is_loopback(tcp->host))
+        refuse_open(
+            fmt::format("{}, which is {} here,", to_string(options.address), to_string(bound)));
 }
 
 ListenerOptions checked(const ManagerServerOptions& options) {
     const auto* tcp = std::get_if<TcpAddress>(&options.address);
-    if (tcp && !options.authkey && !is_loopback(tcp->host))
-        throw std::invalid_argument(
-            fmt::format("a ManagerServer at {} without an authkey would be open to everybody who "
-                        "can reach this "
-                        "machine: give ManagerServerOptions::authkey, or listen at 127.0.0.1",
-                        to_string(options.address)));
+    if (tcp && !options.authkey && !is_loopback(tcp->host) && tcp->host != "localhost")
+        refuse_open(to_string(options.address));
     if (options.lost_after.count() <= 0)
         throw std::invalid_argument("ManagerServerOptions::lost_after must be positive");
     if (options.max_call_bytes < 1)
@@ -66,6 +78,7 @@ struct ManagerServer::Impl {
                  {.exposed_only = true,
                   .lost_after = options.lost_after,
                   .max_call_bytes = options.max_call_bytes}) {
+        check_bound(listener.address(), options);
         std::tie(stop_here, stop_there) = Pipe();
     }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -22,6 +23,7 @@
 
 #include "process_support.hpp"
 #include "remote_support.hpp"
+#include "sandbox.hpp"
 #include "support.hpp"
 
 namespace mp = sidestep;
@@ -348,6 +350,27 @@ TEST_CASE("options and addresses that cannot be are refused", "[manager][remote]
     // It listens, but does not serve.
     CHECK_THROWS_AS(mp::Manager::connect(server.address(), Connect{.timeout = 50ms}),
                     std::system_error);
+}
+
+TEST_CASE("a server without a key is refused where localhost is the network", "[manager][remote]") {
+    CHECK(test::in_sandbox([] {
+              constexpr const char* kHosts = "/tmp/hosts";
+              if (!test::enter_namespace(CLONE_NEWNS) ||
+                  ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+                  ::mount("none", "/tmp", "tmpfs", 0, nullptr) != 0)
+                  return 98;
+              std::ofstream(kHosts) << "0.0.0.0 localhost\n";
+              if (::mount(kHosts, "/etc/hosts", nullptr, MS_BIND, nullptr) != 0) return 97;
+              const mp::TcpAddress localhost{"localhost", 0};
+              const mp::ManagerServer with_key({.address = localhost, .authkey = "secret"});
+              try {
+                  const mp::ManagerServer server({.address = localhost});
+              } catch (const std::invalid_argument& error) {
+                  const std::string text = error.what();
+                  return text.find("which is 0.0.0.0:") != std::string::npos ? 0 : 1;
+              }
+              return 2;
+          }) == 0);
 }
 
 TEST_CASE("without a key, on this machine, it works all the same", "[manager][remote]") {
