@@ -84,7 +84,12 @@ bool ConditionObject::wait(Nanoseconds timeout) {
         throw;
     }
     waiters_.erase(place);
-    lock_.restore(depth);
+    try {
+        lock_.restore(depth);
+    } catch (...) {  // it is gone by now
+        if (notified) notify_next();
+        throw;
+    }
     return notified;
 }
 

@@ -303,6 +303,36 @@ TEST_CASE("a condition wakes as many as it is told to", "[manager][condition]") 
     setter.join();
 }
 
+TEST_CASE("a notified process that dies before it has the lock leaves its notification to another",
+          "[manager][condition][death]") {
+    mp::Manager manager;
+    auto condition = manager.condition();
+    mp::Process first(
+        [](mp::ConditionProxy c) {
+            std::scoped_lock lock(c);
+            c.wait();
+        },
+        condition);
+    first.start();
+    CHECK(test::eventually([&] { return condition.waiting() == 1; }));
+    bool notified = false;
+    std::thread second([&] {
+        std::scoped_lock lock(condition);
+        notified = condition.wait_for(test::kPatience);
+    });
+    CHECK(test::eventually([&] { return condition.waiting() == 2; }));
+    {
+        std::scoped_lock lock(condition);
+        condition.notify_one();
+        CHECK(condition.waiting() == 1);
+        first.kill();
+        first.join();
+        CHECK(test::eventually([&] { return manager.stats().clients == 1; }));
+    }
+    second.join();
+    CHECK(notified);
+}
+
 TEST_CASE("another process resets a barrier",
           "[manager][barrier][py:TestSyncManagerTypes.test_barrier]") {
     mp::Manager manager;
