@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <stdexcept>
 #include <utility>
 
@@ -143,37 +144,43 @@ BarrierObject::BarrierObject(unsigned parties) : parties_(parties) {
 unsigned BarrierObject::wait(Nanoseconds timeout) {
     const char* why = "the barrier is broken: reset() repairs it";
     if (broken_) throw BrokenBarrierError(why);
-    const std::uint64_t mine = round_;
-    const unsigned index = arrived_++;
-    if (arrived_ == parties_) {
-        arrived_ = 0;
-        ++round_;
-        return index;
+    const std::shared_ptr<Round> mine = round_;
+    if (arrived_ + 1 == parties_) {
+        end_round(Round::passed);
+        return parties_ - 1;
     }
+    const unsigned index = arrived_++;
     bool done = false;
     try {
-        done =
-            wait_here([&] { return round_ != mine || broken_; }, deadline_after(Timeout(timeout)));
+        done = wait_here([&] { return *mine != Round::open || broken_; },
+                         deadline_after(Timeout(timeout)));
     } catch (...) {  // the caller is gone, and will not come again
-        if (round_ == mine) {
-            broken_ = true;
-            --arrived_;
-        }
+        leave(*mine);
         throw;
     }
-    if (round_ != mine && interrupted_ != mine) return index;
-    if (round_ == mine) {
-        broken_ = true;
-        --arrived_;
-    }
-    throw BrokenBarrierError(!done            ? "the barrier broke: not all came in time"
-                             : round_ != mine ? "the barrier was reset while this party waited"
-                                              : why);
+    if (*mine == Round::passed) return index;
+    leave(*mine);
+    throw BrokenBarrierError(!done ? "the barrier broke: not all came in time"
+                             : *mine == Round::reset
+                                 ? "the barrier was reset while this party waited"
+                                 : why);
+}
+
+// Without all that were to come.
+void BarrierObject::leave(Round round) {
+    if (round != Round::open) return;
+    broken_ = true;
+    --arrived_;
+}
+
+void BarrierObject::end_round(Round how) {
+    auto next = std::make_shared<Round>(Round::open);
+    *std::exchange(round_, std::move(next)) = how;
+    arrived_ = 0;
 }
 
 void BarrierObject::reset() {
-    if (arrived_ > 0 || broken_) interrupted_ = round_++;
-    arrived_ = 0;
+    if (arrived_ > 0 || broken_) end_round(Round::reset);
     broken_ = false;
 }
 

@@ -333,6 +333,33 @@ TEST_CASE("a notified process that dies before it has the lock leaves its notifi
     CHECK(notified);
 }
 
+TEST_CASE("each party of a barrier is told how its own round ended", "[manager][barrier]") {
+    using mp::detail::BarrierObject;
+    mp::Manager manager;
+    auto barrier = manager.barrier(2);
+    auto waiting = barrier.submit<&BarrierObject::wait>(mp::Timeout::forever().time());
+    CHECK(test::eventually([&] { return barrier.n_waiting() == 1; }));
+    // Before the one that waits can go on.
+    SECTION("by a reset, and another one after it") {
+        barrier.call([](BarrierObject& b) {
+            b.reset();
+            b.abort();
+            b.reset();
+        });
+        CHECK_THROWS_AS(waiting.get(), mp::BrokenBarrierError);
+    }
+    SECTION("by the last party, and a reset after it") {
+        barrier.call([](BarrierObject& b) {
+            (void)b.wait(mp::detail::Nanoseconds(0));
+            b.abort();
+            b.reset();
+        });
+        CHECK(waiting.get() == 0);
+    }
+    CHECK_FALSE(barrier.broken());
+    CHECK(barrier.n_waiting() == 0);
+}
+
 TEST_CASE("another process resets a barrier",
           "[manager][barrier][py:TestSyncManagerTypes.test_barrier]") {
     mp::Manager manager;

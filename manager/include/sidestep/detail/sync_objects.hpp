@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <optional>
 
 #include <sidestep/detail/hosted.hpp>
@@ -91,11 +92,15 @@ class BarrierObject {
     bool broken() const { return broken_; }
 
   private:
+    // Each party knows its own: when it goes on, there may have been more of them.
+    enum class Round : std::uint8_t { open, passed, reset };
+    void end_round(Round how);
+    void leave(Round round);
+
     const unsigned parties_;
     unsigned arrived_ = 0;
-    std::uint64_t round_ = 0;
+    std::shared_ptr<Round> round_ = std::make_shared<Round>(Round::open);
     bool broken_ = false;
-    std::optional<std::uint64_t> interrupted_;  // the last round that a reset() ended
 };
 
 }  // namespace sidestep::detail
