@@ -1,12 +1,22 @@
 // What is left of starting processes where a sandbox, a container or an old kernel refuses calls.
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <iterator>
+#include <numeric>
 #include <thread>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
@@ -315,6 +325,40 @@ TEST_CASE("a process knows whether /proc speaks of its own numbers", "[core][san
     CHECK(test::in_foreign_proc([] { return proc_is_ours() ? 1 : 0; }) == 0);
     CHECK(test::without_proc([] { return proc_is_ours() ? 1 : 0; }) == 0);
     CHECK(test::in_sandbox([] { return proc_is_ours() ? 0 : 1; }) == 0);
+}
+
+namespace {
+// A fork of this process that has the same number here and in the pid namespace around this one.
+pid_t fork_with_one_number() {
+    for (pid_t number = 20000; number < 30000; ++number) {
+        const pid_t numbers[] = {number, number};
+        clone_args how = {};
+        how.exit_signal = SIGCHLD;
+        how.set_tid = reinterpret_cast<std::uintptr_t>(numbers);
+        how.set_tid_size = std::size(numbers);
+        const long pid = ::syscall(SYS_clone3, &how, sizeof how);
+        if (pid >= 0 || errno != EEXIST) return static_cast<pid_t>(pid);
+    }
+    return -1;
+}
+}  // namespace
+
+TEST_CASE("a process of many groups knows that /proc speaks of another namespace",
+          "[core][sandbox]") {
+    const std::size_t count = GENERATE(0, 400, 1000, 5000);
+    CHECK(test::in_foreign_proc([&] {
+              const pid_t pid = fork_with_one_number();
+              if (pid < 0) return 97;
+              if (pid == 0) {
+                  std::vector<gid_t> groups(count);
+                  std::iota(groups.begin(), groups.end(), gid_t(10000));
+                  if (::setgroups(groups.size(), groups.data()) != 0) ::_exit(96);
+                  ::_exit(proc_is_ours() ? 1 : 0);
+              }
+              int status = 0;
+              if (::waitpid(pid, &status, 0) != pid) return 95;
+              return WIFEXITED(status) ? WEXITSTATUS(status) : 94;
+          }) == 0);
 }
 
 TEST_CASE("the parent's number means nothing in a pid namespace that it is not in",

@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -24,21 +26,29 @@ struct SeenProc {
 
 // The numbers that this process has, from the namespace of /proc inwards, are listed there: more
 // than one, and it is the /proc of an outer namespace. Ours where the kernel does not say (before
-// 4.1, or a list of groups that is longer than the buffer).
+// 4.1). It stands behind the list of groups, which may have any length.
 SeenProc has_one_number() noexcept {
     Fd file(::open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC));
     if (!file) return {true, !is_shortage(errno)};
-    char text[4096];
-    ssize_t size = ::read(file.get(), text, sizeof text - 1);
-    if (size <= 0) return {true, size == 0 || !is_shortage(errno)};
-    text[size] = '\0';
     constexpr char kLine[] = "\nNSpid:";
-    const char* at = std::strstr(text, kLine);
-    if (!at) return {true};
-    at += sizeof kLine - 1;
-    while (*at == ' ' || *at == '\t') ++at;
-    while (*at >= '0' && *at <= '9') ++at;
-    return {*at == '\n' || *at == '\0'};
+    constexpr std::size_t kLongest = 512;  // of that line, and more
+    char text[4096];
+    for (std::size_t kept = 0;;) {
+        const ssize_t more = ::read(file.get(), text + kept, sizeof text - 1 - kept);
+        if (more < 0) return {true, !is_shortage(errno)};
+        const std::size_t size = kept + static_cast<std::size_t>(more);
+        text[size] = '\0';
+        const char* at = std::strstr(text, kLine);
+        if (at && (more == 0 || std::strchr(at + 1, '\n'))) {
+            at += sizeof kLine - 1;
+            while (*at == ' ' || *at == '\t') ++at;
+            while (*at >= '0' && *at <= '9') ++at;
+            return {*at == '\n' || *at == '\0'};
+        }
+        if (more == 0) return {true};
+        kept = std::min(size, kLongest);
+        std::memmove(text, text + size - kept, kept);
+    }
 }
 
 SeenProc look() noexcept {
