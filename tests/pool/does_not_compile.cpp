@@ -23,6 +23,9 @@ struct NoDefault {
 NoDefault make(int n) { return NoDefault(n); }
 int open(std::unique_ptr<int> box) { return *box; }
 
+struct Opaque {
+    void* inside = nullptr;
+};
 struct Closed {
   private:
     int number = 0;
@@ -153,6 +156,15 @@ void use_more([[maybe_unused]] sidestep::Pool& pool, [[maybe_unused]] int n) {
 #elif SIDESTEP_CASE == 19
     // EXPECT 19: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
     pool.submit([n](int a) { return a + n; }, pool.submit([] { return 1; }));
+#elif SIDESTEP_CASE == 33
+    // EXPECT 33: a type that is sent cannot be serialized: give it a cereal `serialize` member
+    pool.submit([](const Opaque&) {}, Opaque());
+#elif SIDESTEP_CASE == 34
+    // EXPECT 34: a type that is sent cannot be serialized: give it a cereal `serialize` member
+    pool.map([](int) { return std::vector<Opaque>(); }, std::vector<int>{n});
+#elif SIDESTEP_CASE == 35
+    // EXPECT 35: a pool, a future or a process stays in the process that made it
+    pool.map([](int) {}, std::vector<sidestep::Future<int>>());
 #endif
 }
 
