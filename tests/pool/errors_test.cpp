@@ -206,6 +206,17 @@ TEST_CASE("the traceback of an error names type, message, process and task",
     text = traceback_of([&] { pool.map(throw_kind, std::vector<int>{9, 3}); });
     CHECK_THAT(text, Catch::Contains("Unregistered: unregistered"));
     CHECK_THAT(text, Catch::Contains("process " + std::to_string(worker)));
+    CHECK_THAT(text, Catch::Contains("in item 1 of the map\n"));
+    std::vector<int> kinds(20, 9);
+    kinds[17] = 0;
+    for (std::size_t chunksize : {0u, 1u, 6u}) {
+        text = traceback_of([&] { pool.map(throw_kind, kinds, {.chunksize = chunksize}); });
+        CHECK_THAT(text, Catch::Contains("in item 17 of the map\n"));
+    }
+    text = traceback_of([&] {
+        pool.map(throw_kind, kinds, {.chunksize = 6, .task = {.retry = {.max_attempts = 2}}});
+    });
+    CHECK_THAT(text, Catch::Contains("in item 17 of the map\n"));
     CHECK(mp::remote_traceback(std::runtime_error("local")).empty());
 }
 

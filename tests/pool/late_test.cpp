@@ -117,8 +117,9 @@ struct Liar {
     }
     template <class Archive>
     void load(Archive& archive) {
+        archive(claims);
         std::vector<std::string> more;
-        archive(claims, more);
+        if (claims != 0) archive(more);
     }
 };
 }  // namespace
@@ -127,9 +128,18 @@ TEST_CASE("an argument that cannot be read is said to be one", "[pool][late]") {
     mp::Pool pool({.processes = 1});
     auto claims = [](const Liar& liar) { return liar.claims; };
     CHECK_THROWS_WITH(pool.submit(claims, Liar()).get(),
-                      Catch::StartsWith("an argument of the task could not be read: "));
-    CHECK_THROWS_WITH(pool.map(claims, std::vector<Liar>(2)),
-                      Catch::StartsWith("an item of the map could not be read: "));
+                      Catch::StartsWith("argument 1 of 1 could not be read: "));
+    auto third = [](int, const std::string&, const Liar& liar, int) { return liar.claims; };
+    CHECK_THROWS_WITH(pool.submit(third, 1, "two", Liar(), 4).get(),
+                      Catch::StartsWith("argument 3 of 4 could not be read: "));
+    std::vector<Liar> items(20, Liar{0});
+    items[17].claims = 1;
+    const char* const unread = "item 17 of the map could not be read: ";
+    CHECK_THROWS_WITH(pool.map(claims, items), Catch::StartsWith(unread));
+    for (auto& item : pool.imap(claims, items, {.chunksize = 7}).outcomes()) {
+        CHECK(item.has_value() == (item.index() != 17));
+        if (item.index() == 17) CHECK_THROWS_WITH(item.value(), Catch::StartsWith(unread));
+    }
     auto liar = pool.submit([] { return Liar(); });
     CHECK_THROWS_AS(liar.get(), mp::SerializationError);
     CHECK_THROWS_WITH(pool.submit(claims, liar).get(),

@@ -61,8 +61,8 @@ class RemoteError : public std::runtime_error, public detail::RemoteInfo {
     std::string type_name_;
 };
 
-// Where an exception that get() threw came from: type, message, process, task, and what it wraps,
-// a line each. Empty for an exception of this process.
+// Where an exception that get() or map() threw came from: type, message, process, task or item of
+// the map, and what it wraps, a line each. Empty for an exception of this process.
 std::string remote_traceback(const std::exception& error);
 // The type of what was thrown, as C++ spells it: "my::Error", where a base of it arrived. Empty for
 // an exception of this process.

@@ -397,6 +397,8 @@ constexpr void check_result() {
 // The exception that is being handled; that of an archive says what could not be read: else it
 // would look like one that the task threw.
 [[noreturn]] void rethrow_unread(const char* what);
+// The same of one of a call's arguments, of which so many were read before.
+[[noreturn]] void rethrow_argument_unread(std::size_t before, std::size_t count);
 
 // A callable with its arguments: how it is written, and read back.
 template <class F, class... Args>
@@ -410,10 +412,11 @@ struct CallParts {
     }
     static CallParts load(InputArchive& archive) {
         CallParts parts{load_callable<F>(archive), std::tuple<Args...>{make_blank<Args>()...}};
+        std::size_t read = 0;
         try {
-            archive(parts.args);
+            std::apply([&](Args&... each) { ((archive(each), ++read), ...); }, parts.args);
         } catch (...) {
-            rethrow_unread("an argument of the task");
+            rethrow_argument_unread(read, sizeof...(Args));
         }
         return parts;
     }

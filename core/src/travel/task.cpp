@@ -105,6 +105,10 @@ void rethrow_unread(const char* what) {
     }
 }
 
+void rethrow_argument_unread(std::size_t before, std::size_t count) {
+    rethrow_unread(fmt::format("argument {} of {}", before + 1, count).c_str());
+}
+
 TaskId identify(const TaskEntry& entry) {
     ModuleAddress at = locate(&entry);
     return {{at.module, at.offset}, entry.signature};

@@ -145,8 +145,9 @@ class PoolFace : private detail::RefusesNames {
     }
 
     // f over the items of a range; the results in the order of the items (nothing if f returns
-    // void). All items are run; then the error of the first that failed is thrown, if any did.
-    // MapOptions::fail_fast and deadline end it before that.
+    // void). All items are run; then the error of the first that failed is thrown, if any did: its
+    // remote_traceback() says which item that is. MapOptions::fail_fast and deadline end it before
+    // that.
     // Items are pulled, and results decoded, in the calling thread.
     template <class F, std::ranges::input_range Range>
     auto map(F&& f, Range&& items, MapOptions options = {}) {

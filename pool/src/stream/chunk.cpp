@@ -15,16 +15,20 @@ std::string& description() {
     static std::string* text = new std::string;
     return *text;
 }
+// What this thread runs, and where.
+std::string description_of(const std::string& what) {
+    const unsigned attempt = task_context()->attempt;
+    return fmt::format("{}  in {}{}\n", description(), what,
+                       attempt > 1 ? fmt::format(", attempt {}", attempt) : "");
+}
+std::string item_description() { return fmt::format("item {} of the map", task_context()->item); }
 }  // namespace
 
 const std::string& process_description() { return description(); }
 void set_process_description(std::string text) { description() = std::move(text); }
 std::string task_description() noexcept {
-    const TaskContext& task = *task_context();
     try {
-        const std::string attempt =
-            task.attempt > 1 ? fmt::format(", attempt {}", task.attempt) : "";
-        return fmt::format("{}  in task {}{}\n", process_description(), task.number, attempt);
+        return description_of(fmt::format("task {}", task_context()->number));
     } catch (const std::bad_alloc&) {
         return {};
     }
@@ -44,11 +48,18 @@ void save_item_error(OutputArchive& result, std::uint64_t index) {
     std::uint64_t size = 0;
     result(size);
     const std::size_t begin = buffer.size();
-    save_current_exception(result, task_description());
+    std::string where;
+    try {
+        where = description_of(item_description());
+    } catch (const std::bad_alloc&) {  // it goes without
+    }
+    save_current_exception(result, where);
     size = buffer.size() - begin;
     std::memcpy(buffer.begin() + begin - sizeof size, &size, sizeof size);
     buffer.begin()[index / 8] |= std::byte{1} << (index % 8);
 }
+
+void rethrow_item_unread() { rethrow_unread(item_description().c_str()); }
 
 void ChunkReader::open(std::span<const std::byte> bytes, std::uint64_t items) {
     std::uint64_t bits = (items + 7) / 8;

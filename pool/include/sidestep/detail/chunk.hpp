@@ -139,8 +139,11 @@ void skip_sized(InputArchive& archive) {
         (void)view_sized(archive);
 }
 
-// Writes the exception that is being handled as the result of item `index` of `count`.
+// Writes the exception that is being handled as the result of item `index` of those that have a bit
+// in `result`; its traceback says which item of the map it is.
 void save_item_error(OutputArchive& result, std::uint64_t index);
+// Of the item that this thread runs: see rethrow_unread().
+[[noreturn]] void rethrow_item_unread();
 void save_item_bits(OutputArchive& result, std::uint64_t count);
 
 template <bool kSpread, class F, class Item>
@@ -210,7 +213,7 @@ struct Chunk {
                 try {
                     load_sized(arguments, item);
                 } catch (...) {
-                    rethrow_unread("an item of the map");
+                    rethrow_item_unread();
                 }
                 if (measured)
                     call_measured(f, std::move(item), result, *times);
