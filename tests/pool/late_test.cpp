@@ -1,6 +1,8 @@
 // Tasks whose arguments are futures, in each kind of pool: they begin when these are there.
 #include <catch2/catch.hpp>
 
+#include <algorithm>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -210,6 +212,107 @@ TEMPLATE_TEST_CASE("a failure or a cancellation becomes the dependent's, and so 
     CHECK_FALSE(promise.future().cancelled());  // never upwards
     CHECK(promise.future().cancel());
     CHECK_THROWS_AS(t.pool.submit(test::add, promise.future(), 1).get(), mp::CancelledError);
+}
+
+TEST_CASE("in threads std::ref(future) passes the handle, and nobody waits for it",
+          "[pool][late]") {
+    Threads t;
+    mp::Promise<int> promise;
+    mp::Future<int> pending = promise.future(), done = t.pool.submit(test::add, 1, 2);
+    auto is_ready = [](mp::Future<int>& future) { return future.ready(); };
+    CHECK_FALSE(t.pool.submit(is_ready, std::ref(pending)).get());
+    auto looks = [](const mp::Future<int>& future) { return &future; };
+    CHECK(t.pool.submit(looks, std::cref(pending)).get() == &pending);
+    // Beside one that is waited for.
+    auto both = [](int value, mp::Future<int>& future) { return future.ready() ? -1 : value; };
+    CHECK(t.pool.submit(both, done, std::ref(pending)).get() == 3);
+    CHECK(pending.cancel());
+}
+
+TEST_CASE("in threads a map's items are not looked into", "[pool][late]") {
+    Threads t;
+    mp::Promise<int> promise;
+    auto done = t.pool.submit(test::add, 1, 2);
+    done.wait();
+    const std::vector<mp::Future<int>> items{promise.future(), done};
+    auto is_ready = [](const mp::Future<int>& future) { return future.ready() ? 1 : 0; };
+    CHECK(t.pool.map(is_ready, items) == std::vector{0, 1});
+    CHECK(t.pool.map_async(is_ready, items).get() == std::vector{0, 1});
+    for (int ready : t.pool.imap(is_ready, std::vector{done})) CHECK(ready == 1);
+    auto count_ready = [](const std::vector<mp::Future<int>>& all) {
+        return std::count_if(all.begin(), all.end(), [](auto& future) { return future.ready(); });
+    };
+    CHECK(t.pool.map(count_ready, std::vector{items, {done, done}}) == std::vector{1L, 2L});
+    auto of_two = [](const mp::Future<int>& future, int x) { return future.ready() ? x : 0; };
+    CHECK(t.pool.starmap(of_two, std::vector{std::pair(items[0], 5), std::pair(items[1], 6)}) ==
+          std::vector{0, 6});
+}
+
+TEST_CASE("in threads a future that is the value of another one is not unwrapped, nor a member",
+          "[pool][late]") {
+    Threads t;
+    mp::Promise<int> promise;
+    const mp::Future<int> inner = promise.future();
+    auto outer = t.pool.submit([inner] { return inner; });
+    auto is_ready = [](const mp::Future<int>& future) { return future.ready(); };
+    CHECK_FALSE(t.pool.submit(is_ready, outer).get());
+    CHECK_FALSE(outer.then(is_ready).get());
+    CHECK_FALSE(t.pool.submit(is_ready, t.pool.submit([outer] { return outer; }).get()).get());
+    auto first_is_ready = [](const std::vector<mp::Future<int>>& all) { return all[0].ready(); };
+    CHECK_FALSE(t.pool.submit(first_is_ready, std::vector{outer}).get());
+    struct Holder {
+        mp::Future<int> future;
+    };
+    auto holds_ready = [](const Holder& holder) { return holder.future.ready(); };
+    CHECK_FALSE(t.pool.submit(holds_ready, Holder{inner}).get());
+    promise.set_value(4);
+    CHECK(outer.get().get() == 4);
+    CHECK(t.pool.submit([](const mp::Future<int>& future) { return future.get(); }, outer).get() ==
+          4);
+}
+
+namespace {
+// What whoever catches the future's error is told: type and text, and where it came from.
+std::string traceback_of(const mp::Future<int>& future) {
+    try {
+        (void)future.get();
+    } catch (const std::exception& error) {
+        return mp::remote_traceback(error);
+    }
+    return "no error";
+}
+}  // namespace
+
+TEST_CASE("a dependent's error says which task of which process threw it, however long the way",
+          "[pool][late]") {
+    mp::Pool pool({.processes = 1});
+    mp::Pool other({.processes = 1});
+    mp::ThreadPool threads({.threads = 1});
+    const std::string process = "(process " + std::to_string(pool.apply(test::own_pid)) + ")";
+    auto bad = pool.submit(throws, 1);  // the second of its pool
+    const std::string where = traceback_of(bad);
+    CHECK_THAT(where, Catch::StartsWith("std::out_of_range: the first one threw\n") &&
+                          Catch::Contains(process) && Catch::Contains("  in task 2\n"));
+    auto next = pool.submit(test::add, bad, 1);
+    CHECK(traceback_of(next) == where);
+    CHECK(traceback_of(other.submit(test::add, 1, next)) == where);
+    CHECK(traceback_of(threads.submit(test::add, next, next)) == where);
+    CHECK(traceback_of(other.submit(test::add, threads.submit(test::add, next, 1), 1)) == where);
+    CHECK(traceback_of(bad.then(test::square).then([](long) { return 1; })) == where);
+    auto sum = [](const std::vector<int>& all) { return all[0]; };
+    CHECK(traceback_of(other.submit(sum, mp::when_all(std::vector{bad, bad}))) == where);
+    auto value = [](const mp::FirstOf<int>& first) { return first.value; };
+    CHECK(traceback_of(other.submit(value, mp::when_any(std::vector{bad}))) == where);
+    auto promise = std::make_unique<mp::Promise<int>>();
+    auto late = other.submit(test::add, promise->future(), 1);
+    promise->set_exception(bad.exception());
+    CHECK(traceback_of(late) == where);
+    // Of a map: the item, too.
+    auto picky = [](int x) { return x == 17 ? throws(x) : x; };
+    auto mapped = pool.map_async(picky, test::numbers(20));
+    auto last = other.submit([](const std::vector<int>& all) { return all.back(); }, mapped);
+    CHECK_THAT(traceback_of(last),
+               Catch::Contains(process) && Catch::Contains("  in item 17 of the map\n"));
 }
 
 TEST_CASE("what can be moved only is an argument of one attempt", "[pool][late]") {

@@ -22,6 +22,11 @@ namespace {
 
 int fails(int) { throw std::out_of_range("none"); }
 int plus_one(int x) { return x + 1; }
+#ifdef TEST_SANITIZED
+constexpr int kManySteps = 10'000;
+#else
+constexpr int kManySteps = 100'000;
+#endif
 
 }  // namespace
 
@@ -134,6 +139,21 @@ TEMPLATE_TEST_CASE("chains are as long as one likes, and diamonds close", "[pool
     CHECK(top.get() == 3'145'726);
 }
 
+TEST_CASE("a hundred thousand tasks, each with the result of the one before, come to their end",
+          "[pool][when]") {
+    auto check = [](auto& pool) {
+        mp::Promise<int> start;
+        auto end = pool.submit(plus_one, start.future());
+        for (int i = 1; i < kManySteps; ++i) end = pool.submit(plus_one, end);
+        start.set_value(0);
+        CHECK(end.get() == kManySteps);
+    };
+    mp::Pool pool({.processes = 1});
+    check(pool);
+    mp::ThreadPool threads({.threads = 1});
+    check(threads);
+}
+
 TEST_CASE("a chain of when_all is no recursion either", "[pool][when]") {
     mp::Promise<int> start;
     auto next = mp::when_all(std::vector{start.future()}).on_value([](auto&&) {});
@@ -219,8 +239,7 @@ TEMPLATE_TEST_CASE("a task that waits holds no worker, and is taken back at once
     CHECK_FALSE(waiting[2].cancel());
 }
 
-TEMPLATE_TEST_CASE("retries and timeouts count from where it begins", "[pool][both][when]", Pools,
-                   Threads) {
+TEMPLATE_TEST_CASE("retries count from where a task begins", "[pool][both][when]", Pools, Threads) {
     TestType t;
     auto second_time = [](int x) {
         if (mp::this_task::attempt() < 2) throw std::runtime_error("not yet");
@@ -231,6 +250,48 @@ TEMPLATE_TEST_CASE("retries and timeouts count from where it begins", "[pool][bo
     // A failed argument is no attempt.
     auto failed = t.pool.submit({.retry = {.max_attempts = 5}}, plus_one, t.pool.submit(fails, 1));
     CHECK_THROWS_AS(failed.get(), std::out_of_range);
+}
+
+TEST_CASE("a timeout counts from where a task begins, however long it had to wait",
+          "[pool][both][when]") {
+    constexpr auto kLimit = 1s;
+    const mp::TaskOptions brief{.timeout = kLimit};
+    auto passed = [](std::chrono::milliseconds time) {
+        const auto begin = std::chrono::steady_clock::now();
+        return test::eventually([&] { return std::chrono::steady_clock::now() - begin > time; });
+    };
+    test::SharedWords words(3);
+    mp::Pool pool({.processes = 1});
+    mp::ThreadPool threads({.threads = 1});
+    mp::Promise<std::string> path;
+    auto in_process =
+        pool.submit(brief, test::wait_at, path.future(), std::size_t(0), std::size_t(2));
+    auto in_thread =
+        threads.submit(brief, test::wait_at, path.future(), std::size_t(1), std::size_t(2));
+    CHECK(passed(kLimit + 100ms));
+    CHECK_FALSE(in_process.ready());
+    CHECK_FALSE(in_thread.ready());
+    path.set_value(words.path());
+    test::await(words[0]);
+    test::await(words[1]);
+    CHECK(passed(200ms));
+    words[2] = 1;
+    CHECK(in_process.get() == 1);
+    CHECK(in_thread.get() == 1);
+}
+
+TEMPLATE_TEST_CASE("a task that had to wait has its timeout all the same", "[pool][both][when]",
+                   Processes, Threads) {
+    TestType t;
+    mp::Promise<int> promise;
+    auto until_stopped = [](int x) {
+        while (!mp::this_task::stop_requested()) {
+        }
+        return x;
+    };
+    auto endless = t.pool.submit({.timeout = 20ms}, until_stopped, promise.future());
+    promise.set_value(1);
+    CHECK_THROWS_AS(endless.get(), mp::TaskTimeout);
 }
 
 TEST_CASE("in a forked copy of the process nobody is told, and that is said", "[pool][when]") {

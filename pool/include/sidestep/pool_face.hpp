@@ -73,9 +73,10 @@ class PoolFace : private detail::RefusesNames {
     //
     // An argument that is a future, of whichever pool or promise, arrives as its value: the task
     // begins when that is there, and nobody waits for it meanwhile, no worker either. So
-    // are futures in a std::tuple and in a std::vector; nowhere else are they looked for, nor in
-    // what a value holds. A Future<void> is waited for, and is no argument. (In a ThreadPool
-    // std::ref(future) passes the handle.)
+    // are futures in a std::tuple and in a std::vector; nowhere else are they looked for: not in
+    // the items of a map, nor in what a value holds, so a future of a future arrives as a future.
+    // A Future<void> is waited for, and is no argument. (In a ThreadPool std::ref(future) passes
+    // the handle.)
     // - If one has no value, the task has none either, at once (in a ThreadPool when a thread is
     //   free), and is never begun: it gets that error, whose remote_traceback() tells the task that
     //   threw it, or is cancelled, too. To cancel the task cancels none of those that it waits for.
