@@ -4,14 +4,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <string>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
 #include "example.hpp"
 #include "support.hpp"
+#include "terminal.hpp"
 
 using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
@@ -75,6 +80,46 @@ TEST_CASE("parallel's end says which jobs failed, and how", "[examples][parallel
     CHECK_THAT(all.std_err, Contains("12 of 12 jobs failed; the first of them:\n  line 1: ") &&
                                 Contains("  line 10: ") && !Contains("  line 11: "));
     CHECK(run_example("parallel", {"true"}, {.input = "a\n"}).std_err.empty());
+}
+
+TEST_CASE("parallel shows on a terminal how far it is, below whole lines of its jobs",
+          "[examples][parallel]") {
+    test::TemporaryFolder folder;
+    test::Terminal terminal(300);  // no line of the summary is longer
+    // Job 1 ends when the test says so; the second fails, its line without an end; so does the
+    // third when it is told.
+    sp::Popen parallel(
+        {test::example_path("parallel"), "-j", "1", "sh", "-c",
+         "case $1 in 1|3) until [ -e $0/$1 ]; do sleep 0.01; done;; esac; printf 'out %s' $1; "
+         "exit $(($1 / 2))",
+         folder.path.string()},
+        {.std_in = sp::PIPE,
+         .std_out = terminal.fd(),
+         .std_err = terminal.fd(),
+         .on_destroy = sp::OnDestroy::kill});
+    parallel.std_in().write("1\n2\n3\n");
+    parallel.std_in().close();
+    auto shows = [&](const std::vector<std::string>& above, const std::string& bar) {
+        std::vector<std::string> lines = terminal.lines();
+        if (lines.size() != above.size() + 1) return false;
+        return std::equal(above.begin(), above.end(), lines.begin()) &&
+               lines.back().find(bar) != std::string::npos;
+    };
+    const auto begin = std::chrono::steady_clock::now();
+    // The bar comes a tenth of a second after the beginning at the earliest.
+    CHECK(test::eventually([&] { return std::chrono::steady_clock::now() - begin > 300ms; }));
+    CHECK(terminal.lines().empty());
+    std::ofstream(folder.path / "1").put('x');
+    CHECK(test::eventually([&] { return shows({"out 1", "out 2"}, "jobs 1, "); }));
+    std::ofstream(folder.path / "3").put('x');
+    CHECK(parallel.wait() == 2);
+    const std::vector<std::string> lines = terminal.lines();
+    REQUIRE(lines.size() == 7);
+    CHECK(std::vector(lines.begin(), lines.begin() + 3) ==
+          std::vector<std::string>{"out 1", "out 2", "out 3"});
+    CHECK_THAT(lines[3], Contains("jobs 3, 2 failed, "));
+    CHECK(lines[4] == "parallel: 2 of 3 jobs failed:");
+    CHECK_FALSE(terminal.wrapped());
 }
 
 TEST_CASE("parallel says how it is called when it is asked", "[examples][parallel]") {
