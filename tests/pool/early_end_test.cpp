@@ -224,8 +224,34 @@ TEST_CASE("without workers a deadline is looked at between two chunks", "[pool][
         rest(20ms);
         return item;
     };
-    CHECK_THROWS_AS(t.pool.map(nap, numbers(100'000), {.chunksize = 1, .deadline = 50ms}),
+    mp::MapOptions options{.chunksize = 1, .deadline = 50ms};
+    CHECK_THROWS_AS(t.pool.map(nap, numbers(100'000), options), mp::TaskTimeout);
+    CHECK_THROWS_AS(t.pool.map_async(nap, numbers(100'000), options).get(), mp::TaskTimeout);
+    CHECK_THROWS_AS(t.pool.starmap(nap, std::vector(100'000, std::tuple(1)), options),
                     mp::TaskTimeout);
+    auto is_nap = [](int item) {
+        rest(20ms);
+        return item < 0;
+    };
+    CHECK_THROWS_AS(t.pool.find_any(is_nap, numbers(100'000), options), mp::TaskTimeout);
+    // What was finished is handed over, and then the item that was not, which is the last.
+    auto stream = t.pool.imap(nap, numbers(100'000), options);
+    int finished = 0;
+    auto item = stream.next_outcome();
+    for (; item && *item; item = stream.next_outcome()) CHECK(item->value() == finished++);
+    REQUIRE(item);
+    CHECK(item->index() == static_cast<std::size_t>(finished));
+    try {
+        (void)item->value();
+    } catch (const mp::TaskTimeout& timeout) {
+        CHECK(timeout.item() == item->index());
+        CHECK(timeout.timeout() == 50ms);
+        CHECK_THAT(timeout.what(),
+                   Catch::Contains("when the deadline of its map came after 50 ms"));
+    }
+    CHECK_FALSE(stream.next_outcome());
+    CHECK(stream.ended());
+    check_usable(t.pool);
 }
 
 TEMPLATE_TEST_CASE("a deadline that makes no sense is refused", "[pool][early]", Pools, Threads) {
@@ -238,6 +264,21 @@ TEMPLATE_TEST_CASE("a deadline that makes no sense is refused", "[pool][early]",
     CHECK_THROWS_WITH(t.pool.map_async(test::square, numbers(3), options), text);
     CHECK_THROWS_WITH(t.pool.map_reduce(test::square, std::plus<long>(), numbers(3), options),
                       text);
+}
+
+TEST_CASE("without workers next_for() runs what it hands over", "[pool][early]") {
+    Inline t;
+    auto ordered = t.pool.imap(test::square, numbers(3), {.chunksize = 1});
+    auto unordered = t.pool.imap_unordered(test::square, numbers(3), {.chunksize = 1});
+    for (long expected : {0, 1, 4}) {
+        CHECK_FALSE(ordered.ended());
+        CHECK(ordered.next_for(0ms)->value() == expected);
+        CHECK(unordered.next_for(1h)->value() == expected);
+    }
+    CHECK_FALSE(ordered.next_for(1h));
+    CHECK(ordered.ended());
+    CHECK_FALSE(unordered.next_for(0ms));
+    CHECK(unordered.ended());
 }
 
 TEMPLATE_TEST_CASE("next_for() comes back without a result that is not there", "[pool][early]",

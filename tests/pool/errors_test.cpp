@@ -433,7 +433,8 @@ TEST_CASE("a crash tells its stack", "[pool][errors][lost][stack]") {
 
 TEST_CASE("a stack has files and lines, inlined functions, and no plumbing",
           "[pool][errors][lost][stack]") {
-    mp::Pool pool({.processes = 1});
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
     mp::WorkerLost error = lost(pool, test::through_the_library, 0);
     const std::vector<std::string> stack = error.stack();
     REQUIRE(stack.size() == 4);
@@ -447,7 +448,8 @@ TEST_CASE("a stack has files and lines, inlined functions, and no plumbing",
 }
 
 TEST_CASE("the overflow of a stack tells its stack, too", "[pool][errors][lost][stack]") {
-    mp::Pool pool({.processes = 1});
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
     mp::WorkerLost error = lost(pool, endless, 0);
     CHECK_THAT(error.what(), Catch::Contains("it looks like a stack overflow"));
     CHECK(error.exit_status().signal() == SIGSEGV);

@@ -381,8 +381,32 @@ TEST_CASE("a pool that does not end in time can be terminated", "[pool][shutdown
     CHECK_THROWS_AS(get(task), mp::CancelledError);
 }
 
+TEST_CASE("without workers, too, join_for() says whether the pool has ended",
+          "[pool][shutdown][join_for]") {
+    test::Inline t;
+    CHECK_THROWS_WITH(t.pool.join_for(1s), Catch::Contains("before close()"));
+    mp::Promise<int> promise;
+    auto task = t.pool.submit(test::add, promise.future(), 1);
+    std::atomic<bool> called{false}, go_on{false};
+    task.add_done_callback([&](const auto&) {
+        called = true;
+        while (!go_on) std::this_thread::yield();
+    });
+    t.pool.close();
+    CHECK_FALSE(t.pool.join_for(0s));
+    CHECK_FALSE(t.pool.join_for(10ms));
+    std::thread sets([&] { promise.set_value(1); });
+    CHECK(test::eventually([&] { return called.load(); }));
+    CHECK_FALSE(t.pool.join_for(10ms));  // the last callback is waited for, too
+    go_on = true;
+    CHECK(t.pool.join_for(test::kPatience));
+    CHECK(t.pool.join_for(0s));
+    sets.join();
+    CHECK(get(task) == 2);
+}
+
 TEMPLATE_TEST_CASE("a pool may go after a join_for() that gave up, with tasks that wait in vain",
-                   "[pool][threads][shutdown][join_for]", test::Processes, test::Threads) {
+                   "[pool][threads][shutdown][join_for]", test::Pools, test::Threads) {
     mp::Promise<int> never;
     mp::Future<int> waiting;
     {
