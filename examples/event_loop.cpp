@@ -1,5 +1,5 @@
 // A server of one thread that stays responsive: jobs go to worker processes, and its event loop
-// goes on. Here two clients, in the same loop, ask it.
+// goes on. Two clients in the same loop ask it; or, if it is given a port (0: any one), others.
 #include <cstdio>
 #include <string>
 
@@ -59,19 +59,24 @@ awaitable<void> ask(tcp::endpoint server, std::string question, std::string& ans
     answer = co_await read_line(socket, buffer);
 }
 
-int main() {
+int main(int argc, char** argv) {
     sidestep::init();
     sidestep::Pool pool({.processes = 2});
     asio::io_context loop;
-    tcp::acceptor acceptor(loop, {asio::ip::address_v4::loopback(), 0});
+    const auto port = static_cast<asio::ip::port_type>(argc > 1 ? std::stoi(argv[1]) : 0);
+    tcp::acceptor acceptor(loop, {asio::ip::address_v4::loopback(), port});
     asio::co_spawn(loop, listen(acceptor, pool), asio::detached);
+    const tcp::endpoint server = acceptor.local_endpoint();
+    if (argc > 1) {
+        std::fprintf(stderr, "port %d\n", server.port());
+        loop.run();  // until it is killed
+    }
 
     std::string primes, pong;
     int open = 2;
     auto finished = [&](std::exception_ptr) {
         if (--open == 0) acceptor.close();
     };
-    const tcp::endpoint server = acceptor.local_endpoint();
     asio::co_spawn(loop, ask(server, "primes 100000", primes), finished);
     asio::co_spawn(loop, ask(server, "ping", pong), finished);
     loop.run();

@@ -1,11 +1,21 @@
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdint>
 #include <string>
 
 #include <catch2/catch.hpp>
 
 #include "example.hpp"
+#include "support.hpp"
 
+using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Matches;
+namespace sp = sidestep::subprocess;
 
 namespace {
 
@@ -23,6 +33,41 @@ void check_matches(const char* example, const std::string& expression) {
     CHECK_THAT(done.std_out, Matches(expression));
     CHECK(done.std_err.empty());
 }
+
+#ifdef HAS_ASIO
+// A connection to a server of this machine.
+class TcpClient {
+  public:
+    explicit TcpClient(int port) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in server{};
+        server.sin_family = AF_INET;
+        server.sin_port = htons(static_cast<std::uint16_t>(port));
+        server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        REQUIRE(::connect(socket_, reinterpret_cast<sockaddr*>(&server), sizeof server) == 0);
+    }
+    ~TcpClient() { ::close(socket_); }
+    TcpClient(const TcpClient&) = delete;
+    TcpClient& operator=(const TcpClient&) = delete;
+
+    void send(const std::string& text) {
+        REQUIRE(::send(socket_, text.data(), text.size(), MSG_NOSIGNAL) ==
+                static_cast<ssize_t>(text.size()));
+    }
+    // "(nothing)": it has not come in time.
+    std::string read_line(std::chrono::milliseconds patience) {
+        std::string line;
+        pollfd entry{socket_, POLLIN, 0};
+        for (char c = 0; c != '\n'; line += c) {
+            if (::poll(&entry, 1, static_cast<int>(patience.count())) == 0) return "(nothing)";
+            if (::read(socket_, &c, 1) != 1) return line + "(end)";
+        }
+        return line;
+    }
+
+  private:
+    int socket_;
+};
+#endif
 
 }  // namespace
 
@@ -53,6 +98,18 @@ TEST_CASE("the tour of processes: a queue, an echo, and an exception that comes 
 #ifdef HAS_ASIO
 TEST_CASE("a server in an event loop answers while a worker counts", "[examples]") {
     check_prints("example_event_loop", "9592 primes, and pong\n");
+    sp::Popen server({test::example_path("example_event_loop"), "0"},
+                     {.std_err = sp::PIPE, .on_destroy = sp::OnDestroy::kill});
+    const std::string line = server.std_err().read_line().value_or("");
+    REQUIRE_THAT(line, Matches("port [0-9]+"));
+    const int port = std::stoi(line.substr(5));
+    TcpClient job(port), other(port);
+    job.send("primes 2000000000\n");  // that takes hours
+    for (int i = 0; i < 10; ++i) {
+        other.send("ping\n");
+        REQUIRE(other.read_line(test::kPatience) == "pong\n");
+    }
+    CHECK(job.read_line(0ms) == "(nothing)");
 }
 #endif
 
