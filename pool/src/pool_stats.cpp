@@ -30,6 +30,23 @@ std::string line_of(const char* name, const Histogram& times) {
                        in_short(times.quantile(0.99)), in_short(times.max()));
 }
 
+void add_line(std::string& text, std::string line) {
+    cut_to_columns(line, 80);
+    text += line + '\n';
+}
+
+// Of a pool over several; else nothing.
+std::string table_of(const std::vector<HostStats>& hosts) {
+    if (hosts.size() < 2) return {};
+    constexpr const char* kRow = "{:>9}{:>12}{:>12}{:>12}  {}{}";
+    std::string text = "hosts; their tasks: done, there now, and failed by a crash or a timeout:\n";
+    add_line(text, fmt::format(fmt::runtime(kRow), "workers", "done", "now", "failed", "host", ""));
+    for (const HostStats& host : hosts)
+        add_line(text, fmt::format(fmt::runtime(kRow), host.processes, host.tasks, host.in_flight,
+                                   host.failures, host.lost ? "lost: " : "", printable(host.name)));
+    return text;
+}
+
 }  // namespace
 
 std::string PoolStats::describe() const {
@@ -38,12 +55,9 @@ std::string PoolStats::describe() const {
         "       of these {} failed, {} cancelled;\n"
         "       {} retried, {} waiting, {} running; {} worker deaths\n",
         submitted, completed, failed, cancelled, retried, waiting, running, worker_deaths);
-    for (const TokenStats& each : tokens) {
-        std::string line = fmt::format("tokens: {} of {} in use, {} tasks wait: {}", each.in_use,
-                                       each.count, each.waiting, printable(each.name));
-        cut_to_columns(line, 80);
-        text += line + '\n';
-    }
+    for (const TokenStats& each : tokens)
+        add_line(text, fmt::format("tokens: {} of {} in use, {} tasks wait: {}", each.in_use,
+                                   each.count, each.waiting, printable(each.name)));
     text += "time of tasks:\n";
     text += line_of("wait", wait);
     text += line_of("run", run);
@@ -66,12 +80,13 @@ std::string PoolStats::describe() const {
                            "worker {} is stopped by a signal:\n"
                            "  kill -CONT {} lets it go on, kill -KILL {} has it replaced\n",
                            w.index, w.pid, w.pid);
+    text += table_of(hosts);
     if (!slowest.empty()) text += "slowest:\n";
     for (const SlowTask& task : slowest) {
-        std::string line = fmt::format("{:>10}  task {} in worker {}: {}", in_short(task.duration),
-                                       task.number, task.worker, printable(task.name));
-        cut_to_columns(line, 80);
-        text += line + '\n';
+        const std::string where = task.host.empty() ? fmt::format("in worker {}", task.worker)
+                                                    : "on host " + printable(task.host);
+        add_line(text, fmt::format("{:>10}  task {} {}: {}", in_short(task.duration), task.number,
+                                   where, printable(task.name)));
     }
     return text;
 }

@@ -75,10 +75,11 @@ struct TokenStats {
 // A task that took long.
 struct SlowTask {
     std::uint64_t number = 0;  // in its pool, from 1
-    unsigned worker = 0;       // index
+    unsigned worker = 0;       // index; 0, if it ran on another host
     std::chrono::nanoseconds duration{0};
     // TaskOptions::name; else the function's; else what kind of task, as the compiler spells it.
     std::string name;
+    std::string host = {};  // another one where it ran; empty: it was this one
 };
 
 struct PoolStats {

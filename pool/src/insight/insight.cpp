@@ -72,7 +72,9 @@ std::vector<SlowTasks::Entry> Insight::snapshot(PoolStats& stats) const {
 }
 
 SlowTask Insight::named(const SlowTasks::Entry& task) {
-    return {task.number, task.worker, task.duration, names_.name(task.label)};
+    const std::string* host = track_names_.host_of(task.worker);
+    return {task.number, host ? 0 : task.worker, task.duration, names_.name(task.label),
+            host ? *host : std::string()};
 }
 
 }  // namespace sidestep::detail

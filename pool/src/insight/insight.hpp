@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sidestep/exit_status.hpp>
@@ -41,7 +42,13 @@ struct RunFacts {
 class Insight {
   public:
     // What a track of a trace is called: "worker", "thread".
-    explicit Insight(const char* track_name) : track_name_(track_name) {}
+    explicit Insight(const char* track_name) : track_names_(track_name) {}
+    // Of a pool over several hosts, before it runs a task: the runs of another host are noted as
+    // those of the worker and the track `first` plus its place among these.
+    void name_hosts(std::uint32_t first, std::vector<std::string> hosts) {
+        track_names_.first_host = first;
+        track_names_.hosts = std::move(hosts);
+    }
 
     void note_wait(std::uint64_t ns) POOL_LOCKED;  // from submit() until it was begun
     void note_run(const TaskFacts& task, const RunFacts& run) POOL_LOCKED;
@@ -61,7 +68,7 @@ class Insight {
     }
 
     // Threads: thread-safe, without the mutex. See Tracing.
-    void start_trace(const std::string& path) { trace_.start(path, names_, track_name_); }
+    void start_trace(const std::string& path) { trace_.start(path, names_, track_names_); }
     void stop_trace() { trace_.stop(); }
     void end_trace() noexcept { trace_.end(); }
 
@@ -70,7 +77,7 @@ class Insight {
     void trace_worker(TraceEvent::Kind kind, std::uint32_t worker, int pid,
                       const ExitStatus& status) POOL_LOCKED;
 
-    const char* const track_name_;
+    TrackNames track_names_;  // constant since name_hosts()
     Tracing trace_;
     TaskNames names_;  // label(): with the mutex held; name(): thread-safe
     Histogram wait_ POOL_GUARDED, run_ POOL_GUARDED;

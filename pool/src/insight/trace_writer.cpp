@@ -47,11 +47,11 @@ Fd open_file(const std::string& path) {
 
 }  // namespace
 
-TraceWriter::TraceWriter(const std::string& path, TaskNames& names, const char* track_name,
+TraceWriter::TraceWriter(const std::string& path, TaskNames& names, TrackNames track_names,
                          const char* who)
     : path_(path),
       names_(names),
-      track_name_(track_name),
+      track_names_(std::move(track_names)),
       pid_(::getpid()),
       file_(open_file(path)) {
     buffer_ = fmt::format(
@@ -169,10 +169,13 @@ void TraceWriter::write_worker(const TraceEvent& event) {
 
 void TraceWriter::name_track(std::uint32_t track) {
     if (!named_.insert(track).second) return;
-    fmt::format_to(std::back_inserter(buffer_),
-                   ",\n{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":{},\"tid\":{},\"args\":{{"
-                   "\"name\":\"{} {}\"}}}}",
-                   pid_, track, track_name_, track);
+    const std::string* host = track_names_.host_of(track);
+    fmt::format_to(
+        std::back_inserter(buffer_),
+        ",\n{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":{},\"tid\":{},\"args\":{{"
+        "\"name\":{}}}}}",
+        pid_, track,
+        in_quotes(host ? "host " + *host : fmt::format("{} {}", track_names_.each, track)));
 }
 
 void TraceWriter::flush() noexcept {
@@ -198,10 +201,10 @@ std::shared_ptr<TraceWriter> Tracing::exchange(std::shared_ptr<TraceWriter> fres
     return std::exchange(writer_, std::move(fresh));
 }
 
-void Tracing::start(const std::string& path, TaskNames& names, const char* track_name,
+void Tracing::start(const std::string& path, TaskNames& names, const TrackNames& track_names,
                     const char* who) {
     stop();  // first: it may be the same file
-    auto other = exchange(std::make_shared<TraceWriter>(path, names, track_name, who));
+    auto other = exchange(std::make_shared<TraceWriter>(path, names, track_names, who));
     if (other) other->finish();  // another thread's, made meanwhile
 }
 

@@ -30,7 +30,8 @@ struct TraceEvent {
     Kind kind = Kind::task;
     bool failed = false;
     std::uint16_t attempt = 1;
-    std::uint32_t track = 0;  // the worker's index; a pool without workers: the thread's id
+    std::uint32_t track = 0;  // the worker's index; a pool without workers: the thread's
+                              //   id; another host: see TrackNames
     int pid = 0;              // of the worker
     std::uint64_t begin_ns = 0, duration_ns = 0;  // steady clock; may be a worker's word, unchecked
     std::uint64_t number = 0;                     // of the task
@@ -41,13 +42,27 @@ struct TraceEvent {
     ExitStatus status;         // of the worker
 };
 
+// What a trace calls its tracks: "worker 0", "worker 1"; and those of other hosts, behind them.
+struct TrackNames {
+    // Implicit: most have no other hosts.
+    TrackNames(const char* each_track) : each(each_track) {}
+    const std::string* host_of(std::uint32_t track) const {  // null: it is of this host
+        return track >= first_host && track - first_host < hosts.size() ? &hosts[track - first_host]
+                                                                        : nullptr;
+    }
+
+    const char* each;  // its number follows
+    std::uint32_t first_host = 0;
+    std::vector<std::string> hosts;
+};
+
 // Threads: thread-safe.
 class TraceWriter {
   public:
     // Makes the file, or empties it. Throws std::system_error that names the path. `names` must
     // outlive this object.
     // who: whose trace it is, as it says.
-    TraceWriter(const std::string& path, TaskNames& names, const char* track_name,
+    TraceWriter(const std::string& path, TaskNames& names, TrackNames track_names,
                 const char* who = "pool");
     ~TraceWriter();
     TraceWriter(const TraceWriter&) = delete;
@@ -74,7 +89,7 @@ class TraceWriter {
     // Constant after construction.
     const std::string path_;
     TaskNames& names_;
-    const char* const track_name_;
+    const TrackNames track_names_;
     const int pid_;
 
     // Owned by the thread, before it starts and after its end by who has finishing_.
@@ -98,7 +113,7 @@ class TraceWriter {
 class Tracing {
   public:
     // Ends the one before. Throws as TraceWriter and its finish() do.
-    void start(const std::string& path, TaskNames& names, const char* track_name,
+    void start(const std::string& path, TaskNames& names, const TrackNames& track_names,
                const char* who = "pool");
     void stop();          // throws as finish() does
     void end() noexcept;  // of the pool: what went wrong is said on stderr

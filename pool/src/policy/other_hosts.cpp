@@ -22,13 +22,16 @@ void OtherHosts::open(const HostPlan& plan, const std::shared_ptr<HostListener>&
     if (plan.shares.size() < 2) return;
     {
         PoolLock lock(rooms_.mutex);
+        std::vector<std::string> names;
         for (std::size_t i = 1; i < plan.shares.size(); ++i) {
             HostLink& host = hosts_.emplace_back();
             host.index = static_cast<std::uint32_t>(i - 1);
             host.name = plan.shares[i].name;
             host.workers = plan.shares[i].processes;
             workers_ += host.workers;
+            names.push_back(host.name);
         }
+        rooms_.insight.name_hosts(first_track(), std::move(names));
         if (workers_ > 0) rooms_.dispatcher.set_elsewhere(this);
     }
     for (std::uint32_t i = 0; i + 1 < plan.shares.size(); ++i) {
@@ -176,10 +179,14 @@ PoolTask* OtherHosts::end_on(HostLink& host, std::uint64_t number) {
 }
 
 // A track of its own in traces, behind those of the workers here.
+std::uint32_t OtherHosts::first_track() const {
+    return static_cast<std::uint32_t>(rooms_.dispatcher.lanes().size());
+}
+
 void OtherHosts::note(const HostLink& host, PoolTask& task, std::uint64_t duration_ns,
                       const char* outcome) {
     task.time_ns = 0;
-    auto track = static_cast<std::uint32_t>(rooms_.dispatcher.lanes().size()) + host.index;
+    const std::uint32_t track = first_track() + host.index;
     rooms_.insight.note_run(facts_of(task),
                             {track, track, 0, steady_now_ns() - duration_ns, duration_ns, outcome});
 }

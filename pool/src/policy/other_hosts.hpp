@@ -73,6 +73,7 @@ class OtherHosts final : public Elsewhere {
     void take(HostLink& host, HostBroken& broken, Hold& hold) POOL_LOCKED;
     void take(HostLink& host, HostClosed& closed, Hold& hold) POOL_LOCKED;
     void take(HostLink& host, HostGone& gone, Hold& hold) POOL_LOCKED;
+    std::uint32_t first_track() const POOL_LOCKED;
     void note(const HostLink& host, PoolTask& task, std::uint64_t duration_ns,
               const char* outcome) POOL_LOCKED;
 
