@@ -10,9 +10,13 @@
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/barrier.hpp>
+#include <sidestep/condition.hpp>
+#include <sidestep/connection.hpp>
 #include <sidestep/event.hpp>
 #include <sidestep/lock.hpp>
 #include <sidestep/queue.hpp>
+#include <sidestep/semaphore.hpp>
 #include <sidestep/shared_memory.hpp>
 #include <sidestep/task_pool.hpp>
 #include <sidestep/value.hpp>
@@ -154,7 +158,21 @@ TEST_CASE("Whatever is shared on this host is refused at submit", "[cluster][opt
     is_refused(pool, sidestep::SharedMemory(sidestep::create_only, 4096));
     is_refused(pool, sidestep::Lock());
     is_refused(pool, sidestep::Event());
+    is_refused(pool, sidestep::RLock());
+    is_refused(pool, sidestep::Semaphore(1));
+    is_refused(pool, sidestep::BoundedSemaphore(1));
+    is_refused(pool, sidestep::Condition());
+    is_refused(pool, sidestep::Barrier(2));
     is_refused(pool, sidestep::Queue<int>());
+    is_refused(pool, sidestep::JoinableQueue<int>());
+    auto [connection, other_end] = sidestep::Pipe();
+    auto takes = [](const sidestep::Connection&) { return 0; };
+    CHECK_THROWS_WITH(pool.submit({.key = kOnHost1}, takes, std::move(connection)),
+                      Catch::Contains("exists on this host alone"));
+    std::vector<sidestep::Connection> connections;
+    connections.push_back(std::move(other_end));
+    CHECK_THROWS_WITH(pool.map(takes, std::move(connections)),
+                      Catch::Contains("exists on this host alone"));
     is_refused(pool, sidestep::Value<int>(1));
     CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
 }
