@@ -1,4 +1,5 @@
 // What the tests run under MPI launchers: cluster_program WHAT.
+#include <mpi.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -197,9 +198,21 @@ int throws() {
     (void)pool.apply(echo, 1);
     throw std::runtime_error("nobody catches this");
 }
+const char* of_mpi() {
+    int initialized = -1;
+    MPI_Initialized(&initialized);
+    return initialized == 0 ? "not initialized" : "initialized";
+}
 int no_cluster() {  // it is linked, and not used
+    const char* before = of_mpi();
     Pool pool;
-    std::printf("%d\n", pool.apply(echo, 17));
+    std::printf("%d %s, %s\n", pool.apply(echo, 17), before, of_mpi());
+    return 0;
+}
+int with_cluster() {
+    const char* before = of_mpi();
+    Pool pool(cluster());
+    std::printf("%zu %s, %s\n", pool.hosts().size(), before, of_mpi());
     return 0;
 }
 
@@ -217,7 +230,8 @@ int main(int argc, char** argv) {
                                                {"guarded", guarded},
                                                {"leaves", leaves_at_once},
                                                {"throws", throws},
-                                               {"no_cluster", no_cluster}};
+                                               {"no_cluster", no_cluster},
+                                               {"with_cluster", with_cluster}};
     auto chosen = argc > 1 ? all.find(argv[1]) : all.end();
     if (chosen == all.end()) {
         std::fprintf(stderr, "cluster_program WHAT\n");
