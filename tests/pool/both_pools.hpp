@@ -9,6 +9,9 @@
 #include <sidestep/thread_pool.hpp>
 
 #include "pool_support.hpp"
+#ifdef SIDESTEP_TEST_ANOTHER_HOST
+#include "another_host.hpp"
+#endif
 
 namespace test {
 
@@ -28,12 +31,17 @@ inline sidestep::PoolOptions with_each_method_and_none() {
     return GENERATE_REF(from_range(all()));
 }
 
+#ifdef SIDESTEP_TEST_ANOTHER_HOST  // tests/cluster compiles some of the contracts once more
+using Processes = AnotherHost;
+using Pools = AnotherHost;
+#else
 struct Processes {
     sidestep::Pool pool{with_each_method()};
 };
 struct Pools {
     sidestep::Pool pool{with_each_method_and_none()};
 };
+#endif
 struct Inline {
     sidestep::Pool pool{{.processes = 0}};
 };

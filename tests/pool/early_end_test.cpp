@@ -182,6 +182,7 @@ TEMPLATE_TEST_CASE("a map ends at its deadline", "[pool][early]", Processes, Thr
     CHECK(t.pool.map(test::square, numbers(3), {.deadline = 1h}) == std::vector<long>{0, 1, 4});
 }
 
+#ifndef SIDESTEP_TEST_ANOTHER_HOST  // of a chunk that another host has, the first item is named
 TEST_CASE("a deadline names the item of a chunk that was not finished", "[pool][early]") {
     Processes t;
     check_with_some_deadline([&](mp::Timeout deadline) {
@@ -193,6 +194,7 @@ TEST_CASE("a deadline names the item of a chunk that was not finished", "[pool][
         return false;
     });
 }
+#endif
 
 TEMPLATE_TEST_CASE("what was finished before a stream's deadline is handed over",
                    "[pool][early][py:ExecutorTest.test_map_timeout]", Processes, Threads) {
