@@ -12,13 +12,6 @@ constexpr std::size_t kMostAtOnce = 64;  // jobs: some microseconds of work
 
 }  // namespace
 
-void JobQueue::prepare(JobExtra& job) const {
-    KeyedJobs one;
-    one.emplace();
-    job.place = one.extract(one.begin());
-    job.tokens = wanted(job.options.uses);
-}
-
 void JobQueue::put(ThreadJobPtr job, JobKey key, KeyedJobs& jobs) noexcept {
     KeyedJobs::node_type place = std::move(job->extra->place);
     place.key() = key;

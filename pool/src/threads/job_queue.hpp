@@ -25,7 +25,12 @@ class JobQueue {
     // Threads: thread-safe. Throws std::invalid_argument for tokens that the pool has not.
     TokenUsePtr wanted(const std::vector<Tokens>& uses) const { return gate_.wanted(uses); }
     // Gives a new job what its place will take, and what it says of tokens. Likewise.
-    void prepare(JobExtra& job) const;
+    void prepare(JobExtra& job) const {
+        KeyedJobs one;
+        one.emplace();
+        job.place = one.extract(one.begin());
+        job.tokens = wanted(job.options.uses);
+    }
 
     // A new job, behind its equals: one without an `extra`; one that has it, and was prepared; that
     // needs tokens; that this thread alone may run.
