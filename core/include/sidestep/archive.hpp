@@ -220,6 +220,11 @@ void expect_writes(void* begin, std::size_t size) noexcept;
 [[noreturn]] void throw_left_over(std::size_t remaining);
 [[noreturn]] void throw_too_deep();
 [[noreturn]] void throw_unknown_pointer(std::uint32_t id);
+// The exception that is being handled; that of an archive says what could not be read: else it
+// would look like one that the task threw.
+[[noreturn]] void rethrow_unread(const char* what);
+// The same of one of a call's arguments, of which so many were read before.
+[[noreturn]] void rethrow_argument_unread(std::size_t before, std::size_t count);
 
 }  // namespace detail
 

@@ -50,6 +50,7 @@ template <class F, class... Args>
 struct Bound;
 
 namespace detail {
+
 // --- what travels ----------------------------------------------------------------------------
 
 // A place in the program that is the same in all its processes.
@@ -393,12 +394,6 @@ template <class Result>
 constexpr void check_result() {
     Check<why_not_taken<Result>(), Result>::check();
 }
-
-// The exception that is being handled; that of an archive says what could not be read: else it
-// would look like one that the task threw.
-[[noreturn]] void rethrow_unread(const char* what);
-// The same of one of a call's arguments, of which so many were read before.
-[[noreturn]] void rethrow_argument_unread(std::size_t before, std::size_t count);
 
 // A callable with its arguments: how it is written, and read back.
 template <class F, class... Args>
