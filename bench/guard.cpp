@@ -1,10 +1,13 @@
 // The hot path, counted: what tools/guard compares with the budget in bench/guard.budget. Time is
 // not measured here.
 //
-// usage: guard count|run one_by_one|policies|map|held TASKS
+// usage: guard count|run one_by_one|policies|own_policies|threads|map|held TASKS
 //        guard bytes TASKS
 //   one_by_one   submit() in a loop, 256 in flight, each result taken
 //   policies     the same with a timeout, a memory limit, retries and a priority
+//   own_policies the same with what is a task's own: a name, a soft timeout and a token; in a pool
+//                with max_pending
+//   threads      one_by_one, in a ThreadPool
 //   map          one map over so many ints
 //   held         submit() in a loop, all in flight, then all results taken
 //   count        prints the instructions (in user space) and the allocations of the loop, in the
@@ -27,10 +30,12 @@
 #include <fstream>
 #include <new>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <sidestep/pool.hpp>
+#include <sidestep/thread_pool.hpp>
 
 namespace {
 
@@ -55,7 +60,8 @@ namespace {
 
 int same(int x) { return x; }
 
-void one_by_one(sidestep::Pool& pool, long tasks) {
+template <class Submit>
+void one_by_one(long tasks, Submit submit) {
     std::deque<sidestep::Future<int>> flying;
     long sum = 0;
     for (long i = 0; i < tasks; ++i) {
@@ -63,10 +69,18 @@ void one_by_one(sidestep::Pool& pool, long tasks) {
             sum += flying.front().get();
             flying.pop_front();
         }
-        flying.push_back(pool.submit(same, 1));
+        flying.push_back(submit());
     }
     for (auto& future : flying) sum += future.get();
     if (sum != tasks) std::abort();
+}
+void one_by_one(sidestep::Pool& pool, long tasks) {
+    one_by_one(tasks, [&pool] { return pool.submit(same, 1); });
+}
+void one_by_one_with_own(sidestep::Pool& pool, long tasks) {
+    const sidestep::TaskOptions own{
+        .soft_timeout = std::chrono::minutes(1), .name = "a name", .uses = {{"token", 1}}};
+    one_by_one(tasks, [&] { return pool.submit(own, same, 1); });
 }
 
 using Futures = std::vector<sidestep::Future<long>>;
@@ -131,22 +145,26 @@ sidestep::TaskOptions all_policies() {
 }
 
 struct Mode {
-    Loop loop = nullptr;
-    sidestep::TaskOptions task = {};
+    Loop loop = nullptr;  // null: one_by_one in threads
+    sidestep::PoolOptions pool = {.processes = 1};
 };
 
-Mode mode_named(const std::string& name) {
-    if (name == "one_by_one") return {one_by_one, {}};
-    if (name == "policies") return {one_by_one, all_policies()};
-    if (name == "map") return {map, {}};
-    if (name == "held") return {held, {}};
+std::optional<Mode> mode_named(const std::string& name) {
+    if (name == "one_by_one") return Mode{one_by_one};
+    if (name == "policies") return Mode{one_by_one, {.processes = 1, .task = all_policies()}};
+    if (name == "own_policies")
+        return Mode{one_by_one_with_own,
+                    {.processes = 1, .max_pending = 1000, .tokens = {{"token", 1000}}}};
+    if (name == "threads") return Mode{};
+    if (name == "map") return Mode{map};
+    if (name == "held") return Mode{held};
     return {};
 }
 
-void run_loop(const Mode& mode, long tasks, Progress* progress) {
-    sidestep::Pool pool({.processes = 1, .task = mode.task});
-    Loop loop = mode.loop;
-    loop(pool, 2000);
+// The loop is called with how many tasks.
+template <class Call>
+void run_loop(Call loop, long tasks, Progress* progress) {
+    loop(2000);
     if (progress) {
         pin_this_thread();
         ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
@@ -155,12 +173,22 @@ void run_loop(const Mode& mode, long tasks, Progress* progress) {
     }
     (void)getsid(0);
     long before = allocations;
-    loop(pool, tasks);
+    loop(tasks);
     if (progress) {
         progress->allocations = allocations - before;
         progress->within = false;
     }
     (void)getsid(0);
+}
+
+void run(const Mode& mode, long tasks, Progress* progress) {
+    if (mode.loop) {
+        sidestep::Pool pool(mode.pool);
+        return run_loop([&](long n) { mode.loop(pool, n); }, tasks, progress);
+    }
+    sidestep::ThreadPool pool({.threads = 1});
+    auto submit = [&pool] { return pool.submit(same, 1); };
+    run_loop([&](long n) { one_by_one(n, submit); }, tasks, progress);
 }
 
 // How many instructions the child executes while it is within its loop.
@@ -189,7 +217,7 @@ void count(const Mode& mode, long tasks) {
     auto* progress = new (page) Progress;
     pid_t child = fork();
     if (child == 0) {
-        run_loop(mode, tasks, progress);
+        run(mode, tasks, progress);
         std::exit(0);
     }
     pin_this_thread();
@@ -206,17 +234,17 @@ int main(int argc, char** argv) {
         print_bytes(std::atol(argv[2]));
         return 0;
     }
-    Mode mode = mode_named(argc > 2 ? argv[2] : "");
+    const std::optional<Mode> mode = mode_named(argc > 2 ? argv[2] : "");
     long tasks = argc > 3 ? std::atol(argv[3]) : 0;
-    if ((what != "count" && what != "run") || !mode.loop || tasks <= 0) {
+    if ((what != "count" && what != "run") || !mode || tasks <= 0) {
         std::fputs(
-            "usage: guard count|run one_by_one|policies|map|held TASKS\n"
+            "usage: guard count|run one_by_one|policies|own_policies|threads|map|held TASKS\n"
             "       guard bytes TASKS\n",
             stderr);
         return 2;
     }
     if (what == "count")
-        count(mode, tasks);
+        count(*mode, tasks);
     else
-        run_loop(mode, tasks, nullptr);
+        run(*mode, tasks, nullptr);
 }
