@@ -12,7 +12,8 @@
 //     mpirun --hostfile hosts --map-by ppr:1:node --bind-to none ./program
 //     srun -N 8 --ntasks-per-node=1 -c 32 -K --mpi=pmix ./program
 //
-// Started by itself, the program does not touch MPI, and the pool has this machine's workers.
+// Started by itself, the program does not touch MPI, and the pool has this machine's workers. (That
+// it is linked with MPI, a dozen libraries, makes its start about 2 ms longer.)
 // docs/guide/cluster.md takes you from an installation to two real hosts.
 //
 // How:  the launcher starts the program on each host. In the first process init() returns; the
@@ -23,13 +24,15 @@
 //      one to the program.
 // The same:  all that a Pool does: maps and streams, timeouts, memory limits, retries,
 //      priorities, keys, cancelling, captured output, initializers (in each worker of each host).
-//      Where a task ran tell this_task::host() in it, and TaskError::host().
+//      Where a task ran tell this_task::host() in it, and TaskError::host(). Pool::hosts() has the
+//      hosts and their workers, stats().hosts what each has done, a trace a track for each.
 // Not the same:  shared memory, locks, queues and other handles exist on one host; a task or hook
 //      with one is refused by submit() (std::invalid_argument). resize() is refused. To cancel a
 //      task that another host has is always possible, and running() says true of it, begun or not:
 //      the host has a few milliseconds of work ahead. stats() and trace() tell of each other host
-//      as a whole, a trace by one track for each. Workers of such a pool are started by the fork
-//      server.
+//      as a whole. What a task there submits to this_task::pool() runs there, and the first process
+//      hears nothing of it: a way out when that has too much to do (docs/guide/cluster.md). Workers
+//      of such a pool are started by the fork server.
 // Threads: as a pool. One more thread calls MPI, and no other does: a program that wants MPI for
 //      itself cannot have it (MPI_Init() fails after init()).
 // Fork: a forked copy has no hosts: cluster() gives it this machine's workers.
