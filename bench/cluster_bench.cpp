@@ -1,5 +1,5 @@
-// What a pool over several hosts costs: cluster_bench_MPI [quick|idle]. tools/cluster_bench runs it
-// on three hosts, beside bare MPI and mpi4py. By itself it measures the pool of this machine.
+// What a pool over several hosts costs: cluster_bench_MPI [quick|tasks|idle]. tools/cluster_bench
+// runs it on three hosts, beside bare MPI and mpi4py. By itself it measures this machine's pool.
 //
 // Each line is "row value": the median of the rounds, in the unit that the row's name ends with.
 #include <signal.h>
@@ -61,6 +61,10 @@ void measure_tasks(Pool& pool, int rounds, int tasks) {
            }));
     std::vector<int> items(static_cast<std::size_t>(tasks) * 20);
     std::iota(items.begin(), items.end(), 0);
+    report("in_batches_of_100/s", median_of(rounds, [&] {
+               return double(items.size()) /
+                      seconds([&] { (void)pool.map(nothing, items, {.chunksize = 100}); });
+           }));
     report("map/s", median_of(rounds, [&] {
                return double(items.size()) / seconds([&] { (void)pool.map(nothing, items); });
            }));
@@ -99,5 +103,6 @@ int main(int argc, char** argv) {
     report("hosts", double(pool.hosts().size()));
     report("workers", pool.processes());
     measure_tasks(pool, what == "quick" ? 1 : 21, what == "quick" ? 1000 : 20'000);
+    if (what == "tasks") return 0;
     measure_far(pool, what == "quick" ? 1 : 21);
 }

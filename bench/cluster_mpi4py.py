@@ -41,6 +41,8 @@ def main():
 
         report("one_by_one/s", median(lambda: tasks / seconds(one_by_one)))
         items = range(20 * tasks)
+        report("in_batches_of_100/s", median(lambda: len(items) / seconds(
+            lambda: list(pool.map(nothing, items, chunksize=100)))))
         report("map/s", median(lambda: len(items) / seconds(
             lambda: list(pool.map(nothing, items, chunksize=500)))))
         trips = [seconds(pool.submit(nothing, 1).result) for _ in range(300)]
