@@ -23,6 +23,33 @@ int picky(int x) {
     return x;
 }
 
+// Those with an odd number can be moved only.
+class Halfhearted {
+  public:
+    explicit Halfhearted(int number = 0) : number_(number) {}
+    Halfhearted(const Halfhearted& other) : number_(other.number_) { refuse_odd(); }
+    Halfhearted(Halfhearted&&) = default;
+    Halfhearted& operator=(Halfhearted&&) = default;
+
+    int number() const { return number_; }
+    template <class Archive>
+    void save(Archive& archive) const {
+        refuse_odd();
+        archive(number_);
+    }
+    template <class Archive>
+    void load(Archive& archive) {
+        archive(number_);
+    }
+
+  private:
+    void refuse_odd() const {
+        if (number_ % 2 == 1) throw std::domain_error("an odd number stays where it is");
+    }
+    int number_;
+};
+int number_of(const Halfhearted& item) { return item.number(); }
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("submit, apply and their errors", "[pool][both]", Pools, Threads) {
@@ -63,6 +90,27 @@ TEMPLATE_TEST_CASE("maps and streams", "[pool][both]", Pools, Threads) {
     CHECK(failed == 4);
     CHECK(t.pool.map_async(test::square, numbers(5)).get() == std::vector<long>{0, 1, 4, 9, 16});
     CHECK(t.pool.starmap_async(test::add, pairs).get() == std::vector{3, 7});
+}
+
+TEMPLATE_TEST_CASE("an item that cannot be copied, or sent, is that item's error alone",
+                   "[pool][both][stream]", Pools, Threads) {
+    TestType t;
+    std::vector<Halfhearted> items;
+    for (int i = 0; i < 20; ++i) items.emplace_back(i);
+    mp::MapOptions options{.chunksize = GENERATE(1u, 7u, 100u)};
+    auto check = [](auto outcomes) {
+        std::set<std::size_t> seen;
+        for (auto& item : outcomes) {
+            seen.insert(item.index());
+            if (item.index() % 2 == 0)
+                CHECK(item.value() == static_cast<int>(item.index()));
+            else
+                CHECK_THROWS_AS(item.value(), std::domain_error);
+        }
+        CHECK(seen.size() == 20);
+    };
+    check(t.pool.imap(number_of, items, options).outcomes());
+    check(t.pool.imap_unordered(number_of, items, options).outcomes());
 }
 
 TEMPLATE_TEST_CASE("callbacks, wait and as_completed", "[pool][both]", Pools, Threads) {

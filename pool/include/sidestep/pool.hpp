@@ -208,8 +208,9 @@ class Pool : public PoolFace<Pool> {
         using Check = detail::MapCheck<kSpread, std::decay_t<F>, Range>;
         Check::check();
         if constexpr (Check::kFine)
-            return Stream<std::decay_t<F>, Range, kSpread, kUnordered>(
-                core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
+            return Stream<std::decay_t<F>, Range, kSpread>(core_, std::forward<F>(f),
+                                                           std::forward<Range>(items), options,
+                                                           {processes(), kUnordered});
         else
             return detail::Refused();
     }

@@ -150,8 +150,12 @@ class ThreadPool : public PoolFace<ThreadPool> {
     }
     template <bool kSpread, bool kUnordered, class F, class Range>
     auto stream(F&& f, Range&& items, const MapOptions& options) {
-        return ThreadStream<std::decay_t<F>, Range, kSpread, kUnordered>(
-            core_, std::forward<F>(f), std::forward<Range>(items), options, processes());
+        static_assert(
+            detail::kCanTakeItems<kSpread, std::decay_t<F>, Range>,
+            "these items cannot be copied: move the container of them into the map or stream");
+        return ThreadStream<std::decay_t<F>, Range, kSpread>(core_, std::forward<F>(f),
+                                                             std::forward<Range>(items), options,
+                                                             {processes(), kUnordered});
     }
     void run_in_background(std::function<void()> work);
     // A task of a map: also after close().

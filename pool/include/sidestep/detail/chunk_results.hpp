@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <sidestep/detail/chunk.hpp>
+#include <sidestep/detail/early_end.hpp>
 #include <sidestep/detail/pool_task.hpp>
 #include <sidestep/outcome.hpp>
 
@@ -50,7 +51,7 @@ std::optional<Outcome<Result>> run_again(PoolTaskRef task, std::uint32_t at,
 
 // The first of its items that failed, and is not run again.
 template <class Result>
-std::optional<Outcome<Result>> failure_in(const PoolTask& task) {
+std::optional<FailedItem> failure_in(const PoolTask& task) {
     std::size_t first = task.items().first + task.items().begin;
     std::size_t items = task.items().end - task.items().begin;
     try {
@@ -60,12 +61,13 @@ std::optional<Outcome<Result>> failure_in(const PoolTask& task) {
         std::size_t run = split ? task.items_done() : items;
         if (reader.has_errors() && !task.runs_items_again())
             for (std::size_t i = 0; i < run; ++i) {
-                if (auto error = reader.next_error(i)) return {{first + i, std::move(error)}};
+                if (auto error = reader.next_error(i))
+                    return FailedItem{first + i, std::move(error)};
                 if constexpr (!std::is_void_v<Result>) skip_sized<Result>(reader.values());
             }
-        if (split && split->error) return {{first + run, split->error}};
+        if (split && split->error) return FailedItem{first + run, split->error};
     } catch (...) {
-        return {{first, std::current_exception()}};
+        return FailedItem{first, std::current_exception()};
     }
     return {};
 }

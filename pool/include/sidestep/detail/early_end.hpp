@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -33,6 +34,12 @@ struct EarlyEnd {
     Deadline deadline;
     // From another thread; null: nobody can.
     std::shared_ptr<std::atomic<bool>> cancelled;
+};
+
+// An item's error that is the last that comes.
+struct FailedItem {
+    std::size_t index;  // in the input
+    std::exception_ptr error;
 };
 
 // Where a map was when its deadline came: the first item that was not finished.
