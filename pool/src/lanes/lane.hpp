@@ -26,6 +26,7 @@
 namespace sidestep::inline v0::detail {
 
 class Lane;
+class StackQuestions;  // see stack_questions.hpp
 
 // All that a lane knows of its pool. No call needs memory to do its work: what it may not have
 // then, it goes without.
@@ -139,12 +140,8 @@ class Lane {
     // The task at the front is asked to stop, and stays; a soft_stop(). Requires what stop() does.
     // The default: the lane sees to limits by itself.
     virtual void ask_to_stop(std::uint64_t) POOL_LOCKED {}
-    // Where the task at the front is when its worker is asked this question: see ask_where(). Null:
-    // nobody can tell.
-    virtual std::shared_ptr<const AskedStack> whereabouts(std::uint64_t& /*question*/) POOL_LOCKED {
-        return nullptr;
-    }
-    virtual void ask_where(std::uint64_t) noexcept POOL_LOCKED {}
+    // Where the task at the front is, its worker can be asked by this. Null: nobody can tell.
+    virtual StackQuestions* questions() POOL_LOCKED { return nullptr; }
     // Hands back what has not begun, if it is to get none.
     virtual void set_duty(LaneDuty, Hold&) POOL_LOCKED {}
     // The worker's process gets the signal. Where there is none: nothing.

@@ -11,7 +11,6 @@
 #include <sidestep/detail/chunk.hpp>
 
 #include "lanes/lane_output.hpp"
-#include "worker/asked_stack.hpp"
 #include "worker/worker_protocol.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -40,7 +39,7 @@ bool send_descriptors(int control, GivenFds& sent, std::uint64_t serial,
 
 RingLane::RingLane(std::uint32_t its_number, LaneEvents& events, Timers& timers,
                    const PoolOptions& options)
-    : Lane(its_number), events_(events), timers_(timers), options_(options) {}
+    : Lane(its_number), events_(events), timers_(timers), options_(options), questions_(process) {}
 
 // After each change of what it goes by.
 void RingLane::refresh() {
@@ -187,22 +186,11 @@ void RingLane::ask_to_stop(std::uint64_t request) {
 // The worker has finished the task after all, or is dead.
 void RingLane::end_stopping(Hold& hold) noexcept {
     memory_->ring.ask_to_stop(0);  // it may run again here, with the same number
-    if (auto asked = std::exchange(asked_stack_, nullptr)) asked->settle();
+    questions_.settle();
     Stopping done = std::move(*stopping);
     stopping.reset();
     refresh();
     events_.stopped(std::move(done), hold);
-}
-
-std::shared_ptr<const AskedStack> RingLane::whereabouts(std::uint64_t& question) {
-    asked_stack_ = std::make_shared<const AskedStack>(memory_, ++questions_);
-    question = questions_;
-    return asked_stack_;
-}
-
-void RingLane::ask_where(std::uint64_t question) noexcept {
-    memory_->crash().asked.store(question, std::memory_order_release);
-    if (condition_.alive) (void)sys::try_signal(process.launched.pidfd.get(), kWhereSignal);
 }
 
 void RingLane::signal(int which, Hold& hold) noexcept {

@@ -12,6 +12,7 @@
 #include "lanes/front_clock.hpp"
 #include "lanes/lane.hpp"
 #include "lanes/ring_slot.hpp"
+#include "lanes/stack_questions.hpp"
 #include "lanes/worker_process.hpp"
 #include "life/timers.hpp"
 #include "process_memory.hpp"
@@ -64,8 +65,7 @@ class RingLane final : public Lane {
     bool front_runs() POOL_LOCKED override;
     bool stop(Hold& hold) noexcept POOL_LOCKED override;
     void ask_to_stop(std::uint64_t request) POOL_LOCKED override;
-    std::shared_ptr<const AskedStack> whereabouts(std::uint64_t& question) POOL_LOCKED override;
-    void ask_where(std::uint64_t question) noexcept POOL_LOCKED override;
+    StackQuestions* questions() POOL_LOCKED override { return &questions_; }
     void set_duty(LaneDuty wanted, Hold& hold) POOL_LOCKED override;
     void signal(int which, Hold& hold) noexcept POOL_LOCKED override;
     LaneFront look_at_front(Time now) POOL_LOCKED override;
@@ -111,9 +111,8 @@ class RingLane final : public Lane {
     GivenFds sent_fds_ POOL_GUARDED;
     FdsInFlight fds_in_flight_ POOL_GUARDED;
     FrontClock front_clock_ POOL_GUARDED;
-    std::uint64_t last_front_ POOL_GUARDED = 0;                   // at the last look; see look()
-    std::uint64_t questions_ POOL_GUARDED = 0;                    // that this worker was asked
-    std::shared_ptr<const AskedStack> asked_stack_ POOL_GUARDED;  // the last one; see AskedStack
+    StackQuestions questions_ POOL_GUARDED;
+    std::uint64_t last_front_ POOL_GUARDED = 0;  // at the last look; see look()
 };
 
 }  // namespace sidestep::detail

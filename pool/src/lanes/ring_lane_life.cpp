@@ -53,8 +53,8 @@ void RingLane::open(Parts parts) noexcept {
     condition_.alive = true;
     condition_.dormant = dormant;
     last_front_ = ~std::uint64_t(0);
-    asked_to_stop = questions_ = 0;
-    asked_stack_ = nullptr;
+    asked_to_stop = 0;
+    questions_.restart(memory_);
     front_clock_.restart(now);
     if (output) timers_.set_earlier(Timers::Purpose::output, now);
     if (!sent_fds_.empty()) timers_.set_earlier(Timers::Purpose::handles, now);
@@ -69,6 +69,7 @@ void RingLane::close() noexcept {
     load = {};
     memory_->alive = false;
     memory_ = nullptr;
+    questions_.restart(nullptr);
     if (output) output->end();
     output = nullptr;
     process = {};

@@ -8,6 +8,7 @@
 #include <sidestep/this_task.hpp>
 
 #include "lanes/lane_errors.hpp"
+#include "lanes/stack_questions.hpp"
 #include "process_memory.hpp"
 #include "spare_errors.hpp"
 #include "sys/error.hpp"
@@ -158,16 +159,19 @@ void Limits::stop_too_large(Lane& lane, const MemoryLook& look, std::size_t used
 
 // item: the one that is late. If the worker has gone on to the next one meanwhile, that is not.
 void Limits::time_out(Lane& lane, const PoolTask& task, std::uint64_t item, Hold& hold) {
-    std::uint64_t question = 0;
+    StackQuestions* const questions = lane.questions();
+    bool is_expected = false;
     auto error = error_about<TaskTimeout>(
         lane, task, spare_errors().timed_out, [&](TaskError::Details& details) POOL_LOCKED {
             details.limit = static_cast<std::uint64_t>(task.options->timeout.count());
-            details.asked_stack = lane.whereabouts(question);
+            if (!questions) return;
+            details.asked_stack = questions->expect();
+            is_expected = true;
         });
     LaneFront front = lane.look_at_front(sys::Clock::now());
     if (front.runs && front.item == item &&
         stopper_.stop(lane, FailureKind::timeout, std::move(error), hold, item)) {
-        if (question != 0) lane.ask_where(question);  // not before: the signal ends its waits
+        if (is_expected) questions->ask();  // not before: the signal ends its waits
         return;
     }
     look_within(std::chrono::nanoseconds(0));  // look again at once
