@@ -35,6 +35,7 @@ void InFlight::add(InFlightChunk chunk) {
     listen(chunk);
     window_.submit(chunk.items);
     chunks_.push_back(std::move(chunk));
+    ++count_;
 }
 
 void InFlight::fail(std::size_t items, std::exception_ptr error) {
@@ -49,6 +50,7 @@ void InFlight::refuse(std::size_t items, std::exception_ptr error) {
 void InFlight::put_back(InFlightChunk chunk) {
     listen(chunk);
     chunks_.push_front(std::move(chunk));
+    ++count_;
 }
 
 void InFlight::listen(const InFlightChunk& chunk) {
@@ -91,6 +93,7 @@ void InFlight::open_next() {
     }
     open_ = {std::move(*at)};
     chunks_.erase(at);
+    --count_;
     if (open_.task) open_.task->wait({});
 }
 
@@ -126,6 +129,7 @@ void InFlight::cancel() {
     for (const InFlightChunk& chunk : chunks_)
         if (chunk.task) tasks_->cancel(*chunk.task, true);
     chunks_.clear();
+    count_ = 0;
     open_.next = open_.items;
 }
 

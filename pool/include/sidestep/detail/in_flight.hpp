@@ -89,7 +89,7 @@ class InFlight {
     // One more item is to come. False: the stream was ended early.
     bool expect_item();
     // For one more chunk.
-    bool has_room() const { return window_.has_room(chunks_.size() + (open_.items > 0 ? 1 : 0)); }
+    bool has_room() const { return window_.has_room(count_ + (open_.items > 0 ? 1 : 0)); }
     void add(InFlightChunk chunk);
     // The next items cannot be had, or sent.
     void fail(std::size_t items, std::exception_ptr error);
@@ -131,6 +131,7 @@ class InFlight {
     std::optional<FailedItem> failed_;  // found out of turn
     std::shared_ptr<CompletionQueue> wake_;
     InFlightChunks chunks_;
+    std::size_t count_ = 0;  // of chunks_: is looked at for each item, which size() is slow for
     OpenChunk open_;
     bool unordered_;
     bool input_ended_ = false;

@@ -60,7 +60,7 @@ class StreamEngine : public StreamFace<StreamEngine<Chunks, Range>, typename Chu
     // The next outcome; nothing at the end, or if it has not come at `until`.
     std::optional<Outcome<Result>> next_outcome(const Deadline& until = {}) {
         for (;;) {
-            leave_read_chunk();
+            if (!flight_.open().has_item()) leave_chunk();
             fill(until);
             if (flight_.open().has_item()) return next_item();
             if (flight_.ended()) return {};
@@ -189,9 +189,8 @@ class StreamEngine : public StreamFace<StreamEngine<Chunks, Range>, typename Chu
         return came;
     }
 
-    void leave_read_chunk() {
-        OpenChunk& open = flight_.open();
-        if (open.items > 0 && !open.has_item()) open = {};
+    void leave_chunk() {
+        if (flight_.open().items > 0) flight_.open() = {};
     }
     void take(std::size_t items) {
         flight_.open().next += items;
