@@ -345,12 +345,12 @@ pid_t fork_with_one_number() {
 
 TEST_CASE("a process of many groups knows that /proc speaks of another namespace",
           "[core][sandbox]") {
-    const std::size_t count = GENERATE(0, 400, 1000, 5000);
+    const int count = GENERATE(0, 400, 1000, 5000);
     CHECK(test::in_foreign_proc([&] {
               const pid_t pid = fork_with_one_number();
               if (pid < 0) return 97;
               if (pid == 0) {
-                  std::vector<gid_t> groups(count);
+                  std::vector<gid_t> groups(static_cast<std::size_t>(count));
                   std::iota(groups.begin(), groups.end(), gid_t(10000));
                   if (::setgroups(groups.size(), groups.data()) != 0) ::_exit(96);
                   ::_exit(proc_is_ours() ? 1 : 0);
