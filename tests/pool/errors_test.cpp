@@ -216,7 +216,7 @@ TEST_CASE("the traceback of an error names type, message, process and task",
     text = traceback_of([&] {
         pool.map(throw_kind, kinds, {.chunksize = 6, .task = {.retry = {.max_attempts = 2}}});
     });
-    CHECK_THAT(text, Catch::Contains("in item 17 of the map\n"));
+    CHECK_THAT(text, Catch::Contains("in item 17 of the map, attempt 2\n"));
     CHECK(mp::remote_traceback(std::runtime_error("local")).empty());
 }
 

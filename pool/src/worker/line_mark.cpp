@@ -18,6 +18,10 @@ namespace {
 constexpr std::string_view kTask = "{task}";
 constexpr std::string_view kNumber = "{number}";
 
+// What ends like the begin of a mark waits for what comes behind it: no line does, since no UTF-8
+// has this.
+constexpr char kNotInText = '\xff';
+
 constexpr std::size_t kMostOfName = 256;
 using NameSize = std::uint16_t;
 
@@ -49,6 +53,7 @@ void write_mark(int fd, std::string_view mark) noexcept {
 LineNonce make_line_nonce() {
     LineNonce nonce;
     sys::fill_random(std::as_writable_bytes(std::span(nonce)));
+    nonce.front() = kNotInText;
     return nonce;
 }
 

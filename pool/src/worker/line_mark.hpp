@@ -2,9 +2,9 @@
 //
 // What a worker's tasks print comes out of one pipe, and is read when the worker may be several
 // tasks further. So before each task its worker writes a mark into the pipe, which its reader takes
-// out again: 16 bytes that nobody can guess, the task's number and its name. A mark is one write(2)
-// of less than PIPE_BUF bytes: whoever else writes there comes before it or behind it. The name is
-// behind the task's arguments, with which it goes wherever the task does.
+// out again: 16 bytes that nobody can guess (but the first), the task's number and its name. A mark
+// is one write(2) of less than PIPE_BUF bytes: whoever else writes there comes before it or behind
+// it. The name is behind the task's arguments, with which it goes wherever the task does.
 #pragma once
 
 #include <array>
@@ -21,7 +21,7 @@
 
 namespace sidestep::inline v0::detail {
 
-// How each mark of one worker begins.
+// How each mark of one worker begins: a byte that is in no text, and random ones.
 using LineNonce = std::array<char, 16>;
 LineNonce make_line_nonce();
 
