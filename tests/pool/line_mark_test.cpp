@@ -74,8 +74,9 @@ TEST_CASE("what looks like a mark, and is none, is text", "[pool][output][lines]
     LineNonce nonce = make_line_nonce();
     for (char& c : nonce)  // printable: what is printed is compared line by line
         c = static_cast<char>('a' + (static_cast<unsigned char>(c) % 26));
+    nonce.back() = 'A';  // unlike the first: else the text at the end has a mark in it
     LineNonce other = nonce;
-    other.back() = 'A';
+    other.back() = 'B';
     const std::string word(nonce.data(), nonce.size());
     for (const std::string& text :
          {mark_of(other, 1, "name"), word.substr(0, 15), word.substr(1), word.substr(0, 15) + "\n",
