@@ -22,9 +22,9 @@ NAME = re.compile(
     r"(?<![\w`.~&*=>])(\.\w+ = [\w:]+|(?:\w+::)*~?\w{2,}\((?!s\))[\w, .&*]*\)|(?:\w+::)*\w+<[\w:, *]+>(?:\([^()]*\))?|(?:\w+::)+~?\w+"
     r"|(?:\w+/)?\w+\.hpp|(?:docs/[\w/-]+|CONTRIBUTING)\.md|\w+(?:_\w+)+)(?![\w`(<])")
 # What users name and is declared in a header of detail/: shown with the header that includes it.
-PARTS = {"queue": "queue_core"}
+PARTS = {"queue": "queue_core", "stream": "stream_engine"}
 # Classes of namespace detail whose members are those of public classes.
-FACES = re.compile(r"class (TypedQueue|PutsItems|QueueProducer|SemaphoreBase|LockableProxy)\b(?!.*;)")
+FACES = re.compile(r"class (TypedQueue|PutsItems|QueueProducer|SemaphoreBase|LockableProxy|StreamEngine)\b(?!.*;)")
 
 # --- comments to reStructuredText ----------------------------------------------------------------
 
@@ -398,7 +398,8 @@ class Reference:
         if header.stem in PARTS:  # in front
             part = self.read(f"{PARTS[header.stem].replace('_', '__')}_8hpp")
             items = [(0, None, inner.get("refid")) for inner in part.findall("innerclass")
-                     if not inner.text.startswith("sidestep::detail::")]
+                     if not inner.text.startswith("sidestep::detail::")
+                     or FACES.match("class " + inner.text.split("<")[0].rsplit("::", 1)[1])]
         classes = {inner.text: inner for inner in compound.findall("innerclass")}
         for name, inner in classes.items():
             parent, last = name.split("<")[0].rsplit("::", 1)
