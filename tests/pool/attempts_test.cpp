@@ -74,6 +74,19 @@ TEMPLATE_TEST_CASE("a timeout says which attempt came to it", "[pool][both][retr
         CHECK_THROWS_WITH(item.value(), Contains("attempts"));
 }
 
+TEST_CASE("an item that is late in a thread says which of its own attempts that was",
+          "[pool][thread_pool][retry][attempts]") {
+    mp::ThreadPool pool({.threads = 1});
+    auto stalls_at_three = [](int) {
+        if (mp::this_task::attempt() < 3) throw std::domain_error("again");
+        (void)test::eventually([] { return mp::this_task::stop_requested(); });
+        return 0;
+    };
+    mp::MapOptions options{.task = {.timeout = 20ms, .retry = {.max_attempts = 5}}};
+    for (auto& item : pool.imap(stalls_at_three, numbers(1), options).outcomes())
+        CHECK_THROWS_WITH(item.value(), Contains(", after 3 attempts"));
+}
+
 TEST_CASE("a task that costs workers says after how many attempts, and which option ended them",
           "[pool][retry][attempts]") {
     mp::Pool pool(test::with_each_method());

@@ -195,7 +195,9 @@ void NestedDesk::finish(Line& line, const NestedHead& head, const Blob& message)
     {
         std::lock_guard lock(mutex_);
         auto found = lent_.find(head.ticket);
-        if (found == lent_.end() || found->second->borrower != &line)
+        const bool is_unknown = line.order && line.order->ticket == head.ticket &&
+                                line.order_sent != head.ticket;  // it was not told of it yet
+        if (found == lent_.end() || found->second->borrower != &line || is_unknown)
             throw SerializationError("a worker has run what it was not given");
         std::shared_ptr<Flight> flight = std::move(found->second);
         lent_.erase(found);

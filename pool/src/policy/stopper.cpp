@@ -9,6 +9,7 @@
 #include "spare_errors.hpp"
 
 namespace sidestep::inline v0::detail {
+
 bool Stopper::stop(Lane& lane, FailureKind kind, std::exception_ptr error, Hold& hold,
                    std::optional<std::uint64_t> item) {
     PoolTask* task = lane.task_at(0);

@@ -45,14 +45,14 @@ JobDeadlines::node_type JobClock::timed(ThreadJob& job, Timeout timeout, bool on
     return deadlines.extract(deadlines.begin());
 }
 
-void JobClock::arm(ThreadJob& job, JobExtra& extra) noexcept {
+void JobClock::arm(ThreadJob& job, JobExtra& extra, unsigned attempt) noexcept {
     if (!extra.deadline && !extra.soft_deadline) return;
     Lock lock(mutex_);
     const auto now = sys::Clock::now();
     if (extra.deadline) {
         extra.due = now + extra.options.timeout.time();
         extra.deadline.key() = JobDue(extra.due, job.number);
-        extra.deadline.mapped().details.attempts = job.attempt + 1;  // the one that begins
+        extra.deadline.mapped().details.attempts = attempt;
         deadlines_.insert(std::move(extra.deadline));
     }
     if (extra.soft_deadline) {

@@ -18,9 +18,9 @@ class JobClock {
     // Gives a new job what its timeouts will take. Requires: it has an `extra`. Throws
     // std::system_error if the system gives no thread.
     void prepare(ThreadJob& job) POOL_LOCKED;
-    // An attempt begins, or is over, in the thread that runs it.
-    void arm(ThreadJob& job) noexcept POOL_UNLOCKED {
-        if (job.extra) arm(job, *job.extra);
+    // An attempt of the job, or of an item in it, begins, or is over, in the thread that runs it.
+    void arm(ThreadJob& job, unsigned attempt) noexcept POOL_UNLOCKED {
+        if (job.extra) arm(job, *job.extra, attempt);
     }
     void disarm(ThreadJob& job) noexcept POOL_UNLOCKED {
         if (job.extra) disarm(job, *job.extra);
@@ -34,7 +34,7 @@ class JobClock {
     using Lock = PoolLock;
 
     JobDeadlines::node_type timed(ThreadJob& job, Timeout timeout, bool only_asks) POOL_LOCKED;
-    void arm(ThreadJob& job, JobExtra& extra) noexcept POOL_UNLOCKED;
+    void arm(ThreadJob& job, JobExtra& extra, unsigned attempt) noexcept POOL_UNLOCKED;
     void disarm(ThreadJob& job, JobExtra& extra) noexcept POOL_UNLOCKED;
     void run() POOL_UNLOCKED;
 

@@ -116,7 +116,7 @@ void JobRunner::run_attempts(ThreadJob& job, PoolThread& thread) {
     context.stop_flag = &job.stop_flag();
     context.pool = &nested_;
     const Retry& policy = pool_.state.options_of(job).retry;
-    pool_.clock.arm(job);
+    pool_.clock.arm(job, 1);
     for (bool again = true; again;) {
         context.attempt = ++job.attempt;
         TaskScope scope(context);
@@ -143,7 +143,7 @@ bool JobRunner::retry(const Retry& retry, unsigned attempts, const std::exceptio
     ThreadJob& job = *job_of_this_thread;
     pool_.clock.disarm(job);
     if (!wants_retry(retry, error) || !pause_here(retry_pause(retry, attempts))) return false;
-    pool_.clock.arm(job);
+    pool_.clock.arm(job, attempts + 1);
     return true;
 }
 
