@@ -31,20 +31,21 @@ namespace {
 
 thread_local bool spared = false;  // this thread's allocations do not fail, and do not count
 std::atomic<bool> armed{false};
-std::atomic<bool> lasting{false};  // all fail from then on
+std::atomic<bool> lasting{false};   // all fail from then on
+std::atomic<std::size_t> least{0};  // bytes: smaller ones do not fail, and do not count
 std::atomic<long> until_failure{0};
 std::atomic<long> failures{0};
 std::atomic<int> pread_error{0};  // of each pread
 
-bool fails() {
-    if (!armed.load(std::memory_order_relaxed) || spared) return false;
+bool fails(std::size_t size) {
+    if (!armed.load(std::memory_order_relaxed) || spared || size < least) return false;
     long left = until_failure.fetch_sub(1);
     if (left == 0 || (left < 0 && lasting)) return failures.fetch_add(1), true;
     return false;
 }
 
 void* allocate(std::size_t size) {
-    if (fails()) throw std::bad_alloc();
+    if (fails(size)) throw std::bad_alloc();
     if (void* memory = std::malloc(size ? size : 1)) return memory;
     throw std::bad_alloc();
 }
@@ -59,7 +60,7 @@ extern "C" ssize_t pread64(int fd, void* data, std::size_t size, off64_t at) {
 void* operator new(std::size_t size) { return allocate(size); }
 void* operator new[](std::size_t size) { return allocate(size); }
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-    return fails() ? nullptr : std::malloc(size ? size : 1);
+    return fails(size) ? nullptr : std::malloc(size ? size : 1);
 }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
@@ -72,7 +73,8 @@ namespace {
 // While it lives, the n-th allocation of the threads that are not spared fails; and all after it.
 class Exhausted {
   public:
-    Exhausted(long n, bool for_good) {
+    Exhausted(long n, bool for_good, std::size_t least_bytes = 0) {
+        least = least_bytes;
         lasting = for_good;
         failures = 0;
         until_failure = n;
@@ -108,7 +110,7 @@ int stay_at_one(const std::string& path, int i) {
 int crash_at(int i) { return i == 3 ? test::die(SIGKILL) : i; }
 
 std::string nested_text(int depth) {
-    if (depth == 0) return text(100'000);
+    if (depth == 0) return text(50'000);
     auto left = mp::this_task::pool().submit(nested_text, depth - 1);
     auto right = mp::this_task::pool().submit(nested_text, depth - 1);
     return left.get() + right.get();
@@ -388,18 +390,19 @@ TEST_CASE("each allocation for nested tasks may fail in the pool's process: all 
           "[pool][nested][no_memory]") {
     const bool for_good = GENERATE(false, true);
     const unsigned processes = GENERATE(1u, 2u);
+    const std::size_t least_bytes = GENERATE(0, 50'000);  // all of them, or those for results
     int rounds = 0;
     long n = 0;
     for (bool failed = true; failed && rounds < most_rounds(); ++rounds) {
         Spared test_thread;
         mp::Pool pool({.processes = processes, .start_patience = 50ms});
-        Exhausted memory(n, for_good);
-        auto future = pool.submit(nested_text, 3);
+        Exhausted memory(n, for_good, least_bytes);
+        auto future = pool.submit(nested_text, 4);
         if (!is_done(future)) FAIL("it hangs: the " << n << "th allocation failed");
         pool.terminate();
         pool.join();
         failed = failures > 0;
-        n += 1 + n / 10;
+        n += least_bytes > 0 ? 1 : 1 + n / 10;
     }
     CHECK(rounds > 5);
 }
