@@ -31,6 +31,12 @@ inline double median(std::vector<double>& values) {
     return *middle;
 }
 
+// The value below which `part` of them lie.
+inline double quantile(std::vector<double> values, double part) {
+    std::sort(values.begin(), values.end());
+    return values[static_cast<std::size_t>(part * static_cast<double>(values.size() - 1))];
+}
+
 // The result counts `each` items for an iteration: items_per_second.
 inline void set_items(benchmark::State& state, double each = 1) {
     state.SetItemsProcessed(

@@ -187,7 +187,10 @@ void python(benchmark::State& state, const std::string& work, int times) {
         return state.SkipWithError(error.what());
     }
     for (auto _ : state) state.SetIterationTime(seconds);
-    bench::set_items(state);
+    if (work == "payload")
+        state.SetBytesProcessed(state.iterations() * (std::int64_t(2) << 20));
+    else
+        bench::set_items(state);
 }
 
 // --- other systems -------------------------------------------------------------------------------

@@ -59,14 +59,19 @@ def verdict(row, column, limit, reached):
 
 
 def render_table(results, table):
+    def in_turns(row, peer):
+        return results.median(row.in_turns[peer]) if peer in row.in_turns else None
+
     peers = [p for p in table.peers
-             if any(r.peer_key(p) and results.median(r.peer_key(p)) for r in table.rows)]
+             if any(in_turns(r, p) or r.peer_key(p) and results.median(r.peer_key(p))
+                    for r in table.rows)]
+    quantiles = any(r.quantiles for r in table.rows)
     floors = any(r.floor for r in table.rows)
     goals = any(r.goals for r in table.rows)
     if not any(results.median(r.key) for r in table.rows):
         yield "(Not measured.)"
         return
-    head = ["", "Sidestep", "spread", *(["floor", "share"] if floors else []),
+    head = ["", "Sidestep", *(["p10", "p90"] if quantiles else []), "spread", *(["floor", "share"] if floors else []),
             *("x " + p for p in peers), *(["goal"] if goals else [])]
     yield "| " + " | ".join(head) + " |"
     yield "|" + "---|" * len(head)
@@ -75,13 +80,18 @@ def render_table(results, table):
         if value is None:
             continue
         spread = results.spread(row.key)
-        cells = [row.what, human(value, row.unit), f"{spread:.0%}" if spread is not None else ""]
+        cells = [row.what, human(value, row.unit)]
+        if quantiles:
+            cells += [human(results.median(f"{row.key}:{name}"), row.unit) if row.quantiles else ""
+                      for name in ("p10", "p90")]
+        cells.append(f"{spread:.0%}" if spread is not None else "")
         reached = {OURS: value, FLOOR: times_better(results, row, row.floor)}
         if floors:
             cells += [human(results.median(row.floor), row.unit) if row.floor else "",
                       f"{reached[FLOOR]:.2f}" if reached[FLOOR] else ""]
         for peer in peers:
-            reached[peer] = times_better(results, row, row.peer_key(peer), row.peer_scale)
+            reached[peer] = in_turns(row, peer) or times_better(
+                results, row, row.peer_key(peer), row.peer_scale)
             cells.append(f"{reached[peer]:.3g}" if reached[peer] else "")
         if goals:
             cells.append("; ".join(verdict(row, c, limit, reached.get(c))

@@ -8,7 +8,8 @@ PEER: one of the names below; mpi4py has to be started as
       mpiexec -n N python3 -m mpi4py.futures peers.py mpi4py
 
 Rows (a worker for each CPU):
-  one_by_one/N   empty tasks with N in flight: tasks/s      length/US   tasks of US microseconds:
+  one_by_one/N   empty tasks with N in flight: tasks/s
+  all            10,000 submitted, then all got: tasks/s    length/US   tasks of US microseconds:
   round_trip     one empty task: s                                      tasks/s
   map            over 10^6 items, in chunks: items/s        pareto      share of the time of all
   send/BYTES, echo/BYTES   an array of doubles: bytes/s                 workers that tasks ran
@@ -33,6 +34,7 @@ SIZES = (8, 1 << 16, 1 << 20, 1 << 24, 1 << 26)
 LENGTHS_US = (10, 100, 1000, 10_000, 100_000)
 FORK = multiprocessing.get_context("fork")
 MAP_ITEMS = 1_000_000
+ALL_HELD = 10_000
 
 
 class Executor:
@@ -164,6 +166,13 @@ def pareto(pool):
 def pool_rows(pool, seconds):
     for n in (1, 16, 512):
         yield f"one_by_one/{n}", one_by_one(pool, n, seconds)
+
+    def all_held():
+        for future in [pool.submit(same, 1) for _ in range(ALL_HELD)]:
+            pool.get(future)
+        return ALL_HELD
+
+    yield "all", rate(all_held, seconds, warm_up=0)
     times = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:

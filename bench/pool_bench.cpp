@@ -9,6 +9,7 @@
 //                      scheduler leaves both on one CPU, a wake-up needs no other CPU to wake
 //   map/N              map of a trivial function over N ints, chunks chosen by the pool: items/s
 //                      (good: 100 M/s)
+//   imap/N             imap of it, item by item in a loop
 //   map_cereal/N       the same over structs that cereal serializes, there and back (good: 20 M/s)
 //   pool_start/METHOD  Pool of two workers made, one task run, destroyed
 //   start_200/METHOD   the same with 200 workers and 1000 tasks
@@ -142,6 +143,16 @@ void map_cereal(benchmark::State& state) {
     for (auto _ : state) benchmark::DoNotOptimize(pool().map(mirrored, items).data());
     set_items(state, static_cast<double>(items.size()));
 }
+void imap(benchmark::State& state) {
+    std::vector<int> items(static_cast<std::size_t>(state.range(0)));
+    std::iota(items.begin(), items.end(), 0);
+    for (auto _ : state) {
+        long sum = 0;
+        for (int result : pool().imap(same, items)) sum += result;
+        benchmark::DoNotOptimize(sum);
+    }
+    set_items(state, static_cast<double>(items.size()));
+}
 void pool_start(benchmark::State& state, mp::StartMethod method) {
     for (auto _ : state) {
         mp::Pool fresh({.processes = 2, .start_method = method});
@@ -263,6 +274,7 @@ BENCHMARK_CAPTURE(round_trip, parked, kPauseUs)->UseManualTime();
 BENCHMARK_CAPTURE(round_trip_apart, parked, kPauseUs)->UseManualTime();
 BENCHMARK(map)->Arg(10'000)->Arg(10'000'000)->UseRealTime();
 BENCHMARK(map_cereal)->Arg(1'000'000)->UseRealTime();
+BENCHMARK(imap)->Arg(1'000'000)->UseRealTime();
 BENCHMARK_CAPTURE(pool_start, spawn, mp::StartMethod::spawn)->UseRealTime();
 BENCHMARK_CAPTURE(pool_start, forkserver, mp::StartMethod::forkserver)->UseRealTime();
 BENCHMARK_CAPTURE(start_200, spawn, mp::StartMethod::spawn)->UseRealTime()->Iterations(1);

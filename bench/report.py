@@ -5,7 +5,7 @@ usage: tools/bench [--quick] [--rounds N] [--minutes M] [--only TOPIC...] [--ren
   --quick     one short round, without the largest payloads: does it work?
   --rounds N  so many rounds (default 5); each runs every program once
   --minutes M no round is begun that would end later than so (default 24)
-  --only T... these topics only: pool load payload queue start programs talk objects compute model
+  --only T... these topics only: pool submit load payload queue start programs talk objects compute model
               idle; the others stay as the last run found them
   --render    write the page from the results of the last run, without running anything
   --out FILE  the page; default docs/performance.md, plots in plots/ beside it
@@ -34,6 +34,7 @@ CPUS = len(os.sched_getaffinity(0))
 # topic: our programs, and whether Python's pools do the same
 TOPICS = {
     "pool": (["pool"], True),
+    "submit": (["submit"], False),
     "load": (["load"], True),
     "payload": (["payload"], True),
     "queue": (["queue"], False),
@@ -47,7 +48,7 @@ TOPICS = {
 }
 # What a quick run leaves out.
 SLOW = {"payload": "/(16777216|67108864|1073741824)/", "start": "/(1024|4096)/",
-        "load": "/(100000|128|200)/", "subprocess": "/1024|^start_rss|^parallel", "ipc": "^stall",
+        "load": "/(100000|128|200)/", "submit": "million|/(1|4|8)/", "subprocess": "/1024|^start_rss|^parallel", "ipc": "^stall",
         "compute": "^wordcount/"}
 TIMEOUT = 600
 

@@ -74,6 +74,15 @@ class PageTest(unittest.TestCase):
             row = Row("tasks", "a/r", "tasks/s", goals={OURS: limit})
             self.assertIn(wanted, list(page.render_table(r, Table([row])))[-1])
 
+    def test_a_row_of_rounds_shows_their_quantiles_and_what_was_measured_in_turns(self):
+        r = results({"a/r": 3e6, "a/r:p10": 2e6, "a/r:p90": 4e6, "a/r:x_q": 0.5, "a/s": 1e6})
+        table = Table([Row("tasks", "a/r", "tasks/s", in_turns={"q": "a/r:x_q"}, quantiles=True,
+                           goals={"q": 0.7}), Row("others", "a/s", "tasks/s")], ("q",))
+        self.assertEqual(list(page.render_table(r, table))[2:],
+                         ["| tasks | 3 Mtasks/s | 2 Mtasks/s | 4 Mtasks/s | 0% | 0.5 | "
+                          "q x0.7: **missed by 29%** |",
+                          "| others | 1 Mtasks/s |  |  | 0% |  |  |"])
+
     def test_an_unknown_mark_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
             with self.assertRaisesRegex(ValueError, "{{nonsense}}"):
