@@ -15,7 +15,10 @@
 #include <unistd.h>
 
 #include <fstream>
-#include <latch>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
 
 #include <sidestep/pool.hpp>
 #include <sidestep/thread_pool.hpp>
