@@ -117,6 +117,44 @@ struct Refuses {
     }
 };
 
+// A base that is met once in an archive, and a member that is read last.
+struct Root {
+    int depth = 0;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(depth);
+    }
+};
+struct OfVirtualBase : virtual Root {
+    int width = 0;
+    friend bool operator==(const OfVirtualBase& a, const OfVirtualBase& b) {
+        return a.depth == b.depth && a.width == b.width;
+    }
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(cereal::virtual_base_class<Root>(this), width);
+    }
+};
+struct OfVersionedBase : Versioned {
+    friend bool operator==(const OfVersionedBase& a, const OfVersionedBase& b) {
+        return a.value == b.value;
+    }
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(cereal::base_class<Versioned>(this));
+    }
+};
+struct Deferring {
+    Member first;
+    int second = 0;
+    friend bool operator==(const Deferring&, const Deferring&) = default;
+    template <class Archive>
+    void serialize(Archive& archive) {
+        archive(cereal::defer(first), second);
+        archive.serializeDeferments();
+    }
+};
+
 struct Nothing {
     friend bool operator==(const Nothing&, const Nothing&) = default;
 };
@@ -352,6 +390,76 @@ TEST_CASE("a heap buffer grows and keeps what it has", "[core][archive]") {
     HeapBuffer empty;
     empty.write(nullptr, 0);
     CHECK(empty.bytes().empty());
+}
+
+// The same object is written twice, each time by itself, and the second one is read without the
+// first.
+template <class T>
+void check_apart(const T& value, bool is_kept) {
+    HeapBuffer buffer;
+    OutputArchive archive(buffer);
+    OutputArchive* const first = &archive.apart();
+    (*first)(value);
+    const std::size_t half = buffer.size();
+    CHECK((&archive.apart() == first) == is_kept);
+    archive.apart()(value);
+    const std::span<const std::byte> bytes = buffer.bytes();
+    CHECK(std::ranges::equal(bytes.first(half), bytes.subspan(half)));
+
+    InputArchive from(bytes);
+    for (auto part : {bytes.subspan(half), bytes.first(half)}) {
+        T back{};
+        InputArchive& reader = from.apart(part);
+        reader(back);
+        reader.expect_end();
+        CHECK(back == value);
+    }
+}
+
+TEST_CASE("of values that are written apart, each can be read without those before",
+          "[core][archive]") {
+    const Member member{3, "three"};
+    check_apart(member, true);
+    check_apart(Free{{member, member}}, true);
+    check_apart(Pair{8, 2}, true);
+    check_apart(Minimal{"least"}, true);
+    check_apart(std::map<int, Member>{{1, member}}, true);
+    // These leave something in the archive: the next one gets another.
+    const auto twice = std::make_shared<std::string>("shared");
+    struct Pointers {
+        std::shared_ptr<std::string> a, b;
+        bool operator==(const Pointers& other) const {
+            return *a == *other.a && *b == *other.b && (a == b) == (other.a == other.b);
+        }
+        void serialize(OutputArchive& archive) { archive(a, b); }
+        void serialize(InputArchive& archive) { archive(a, b); }
+    };
+    check_apart(Pointers{twice, twice}, false);
+    OfVersionedBase versioned;
+    versioned.value = 5;
+    check_apart(versioned, false);
+    OfVirtualBase virtual_base;
+    virtual_base.depth = 1;
+    virtual_base.width = 2;
+    check_apart(virtual_base, false);
+    check_apart(Deferring{member, 4}, false);
+}
+
+TEST_CASE("what is read apart fails alone", "[core][archive]") {
+    HeapBuffer buffer;
+    OutputArchive archive(buffer);
+    archive.apart()(Refuses{false, true});
+    const std::size_t half = buffer.size();
+    CHECK_THROWS_AS(archive.apart()(Refuses{true, false}), std::domain_error);
+    buffer.truncate(half);
+    archive.apart()(Member{1, "after"});
+    const std::span<const std::byte> bytes = buffer.bytes();
+    InputArchive from(bytes);
+    Refuses refuses;
+    CHECK_THROWS_AS(from.apart(bytes.first(half))(refuses), std::domain_error);
+    Member member;
+    from.apart(bytes.subspan(half))(member);
+    CHECK(member == Member{1, "after"});
 }
 
 TEST_CASE("a transport's descriptors are reachable from serialize, where there are any",

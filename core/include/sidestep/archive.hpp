@@ -132,6 +132,41 @@ template <BulkElement T, class Allocator>
 inline constexpr bool kNests<std::vector<T, Allocator>> = false;
 inline constexpr unsigned kDeepest = 1000;
 
+// True of what an archive remembers when it has gone through it, for what comes after: pointers,
+// the version of a class, a base that is virtual, a member that is put off (cereal::defer).
+template <class T>
+inline constexpr bool kIsPointer = false;
+template <class T>
+inline constexpr bool kIsPointer<std::shared_ptr<T>> = true;
+template <class T>
+inline constexpr bool kIsPointer<std::weak_ptr<T>> = true;
+template <class T, class D>
+inline constexpr bool kIsPointer<std::unique_ptr<T, D>> = true;
+template <class T>
+inline constexpr bool kIsPointer<cereal::memory_detail::PtrWrapper<T>> = true;
+template <class Archive, class T>
+consteval bool is_remembered() {
+    namespace traits = cereal::traits;
+    if constexpr (kIsPointer<T> || std::is_base_of_v<traits::detail::BaseCastBase, T> ||
+                  std::is_base_of_v<cereal::detail::DeferredDataCore, T>)
+        return true;  // of a base, the archive does not ask
+    else if constexpr (!std::is_class_v<T> && !std::is_enum_v<T>)
+        return false;
+    else if constexpr (traits::has_member_versioned_serialize<T, Archive>::value ||
+                       traits::has_non_member_versioned_serialize<T, Archive>::value)
+        return true;
+    else if constexpr (std::is_base_of_v<cereal::detail::OutputArchiveBase, Archive>)
+        return traits::has_member_versioned_save<T, Archive>::value ||
+               traits::has_non_member_versioned_save<T, Archive>::value ||
+               traits::has_member_versioned_save_minimal<T, Archive>::value ||
+               traits::has_non_member_versioned_save_minimal<T, Archive>::value;
+    else
+        return traits::has_member_versioned_load<T, Archive>::value ||
+               traits::has_non_member_versioned_load<T, Archive>::value ||
+               traits::has_member_versioned_load_minimal<T, Archive>::value ||
+               traits::has_non_member_versioned_load_minimal<T, Archive>::value;
+}
+
 // True for a type that carries function pointers, as far as that can be seen: bind() of one, and
 // whatever standard template holds it. (What a user's type hides is found when it is read.)
 template <class T>
@@ -242,6 +277,15 @@ class OutputArchive : public cereal::OutputArchive<OutputArchive, cereal::AllowE
     // Who writes a task's result tells these how far it is; null: nobody measures.
     detail::CallTimes* times() const { return times_; }
     void set_times(detail::CallTimes* times) { times_ = times; }
+
+    // One that writes into the same buffer and remembers nothing of what was written before: for a
+    // value that is read by itself, one of many. (To make an archive costs as much as to write a
+    // short string.)
+    OutputArchive& apart() {
+        if (!apart_ || apart_->remembers_) apart_ = std::make_unique<OutputArchive>(*buffer_, fds_);
+        return *apart_;
+    }
+    void remember() { remembers_ = true; }
     // Called by cereal, instead of its own, which knows no types.
     template <class T>
     std::uint32_t registerSharedPointer(const std::shared_ptr<T>& pointer) {
@@ -255,6 +299,8 @@ class OutputArchive : public cereal::OutputArchive<OutputArchive, cereal::AllowE
     detail::FdSink* fds_;
     detail::CallTimes* times_ = nullptr;
     std::unique_ptr<detail::SentPointers> pointers_;  // from the first one on
+    std::unique_ptr<OutputArchive> apart_;
+    bool remembers_ = false;
 };
 
 // Reads values from a span, in place: archive(a, b, c). The span must outlive the archive.
@@ -289,6 +335,18 @@ class InputArchive : public cereal::InputArchive<InputArchive, cereal::AllowEmpt
         end_ = bytes.data() + bytes.size();
         depth_ = 0;
     }
+    // One that reads these bytes, and remembers nothing of what was read before; until it is asked
+    // for again.
+    InputArchive& apart(std::span<const std::byte> bytes) {
+        if (apart_ && !apart_->remembers_) {
+            apart_->reset(bytes);
+        } else {
+            apart_ = std::make_unique<InputArchive>(bytes, fds_);
+            apart_->functions_allowed_ = functions_allowed_;
+        }
+        return *apart_;
+    }
+    void remember() { remembers_ = true; }
     // Throws if anything is left over.
     void expect_end() const {
         if (remaining() != 0) detail::throw_left_over(remaining());
@@ -330,15 +388,22 @@ class InputArchive : public cereal::InputArchive<InputArchive, cereal::AllowEmpt
     const std::byte* end_;
     detail::FdSource* fds_;
     std::unique_ptr<detail::ReceivedPointers> pointers_;  // from the first one on
+    std::unique_ptr<InputArchive> apart_;
     unsigned depth_ = 0;
+    bool remembers_ = false;
     bool functions_allowed_ = false;
 };
 
 // --- how cereal reaches the archives ---------------------------------------------------------
 
 template <class T>
+void prologue(OutputArchive& archive, const T&) {
+    if constexpr (detail::is_remembered<OutputArchive, T>()) archive.remember();
+}
+template <class T>
 void prologue(InputArchive& archive, const T&) {
     if constexpr (detail::kNests<T>) archive.enter();
+    if constexpr (detail::is_remembered<InputArchive, T>()) archive.remember();
 }
 template <class T>
 void epilogue(InputArchive& archive, const T&) {

@@ -79,7 +79,7 @@ template <class... T>
 inline constexpr bool kSelfContained<std::tuple<T...>> = (kSelfContained<T> && ...);
 
 // One item or value among others. What is no number goes with its size in front, so that who cannot
-// read one of them finds the next, and in an archive of its own, so that it can be read without
+// read one of them finds the next, and apart (OutputArchive::apart), so that it can be read without
 // those before it: they may have been skipped, or have failed amid being written or read.
 template <class T>
 void save_sized(OutputArchive& archive, const T& value) {
@@ -90,12 +90,10 @@ void save_sized(OutputArchive& archive, const T& value) {
         std::size_t at = buffer.size();
         std::uint64_t size = 0;
         archive(size);
-        if constexpr (kSelfContained<T>) {
+        if constexpr (kSelfContained<T>)
             archive(value);
-        } else {
-            OutputArchive own(buffer, archive.fds());
-            own(value);
-        }
+        else
+            archive.apart()(value);
         size = buffer.size() - at - sizeof size;
         std::memcpy(buffer.begin() + at, &size, sizeof size);
     }
@@ -114,7 +112,7 @@ void load_sized(InputArchive& archive, T& value) {
         archive(value);
     } else {
         std::span<const std::byte> bytes = view_sized(archive);
-        if constexpr (kSelfContained<T>) {  // an archive of its own costs as much as a short string
+        if constexpr (kSelfContained<T>) {
             struct GoOn {
                 InputArchive& archive;
                 std::span<const std::byte> rest;
@@ -124,8 +122,7 @@ void load_sized(InputArchive& archive, T& value) {
             archive(value);
             archive.expect_end();
         } else {
-            InputArchive own(bytes, archive.fds());
-            if (archive.functions_allowed()) own.allow_functions();
+            InputArchive& own = archive.apart(bytes);
             own(value);
             own.expect_end();
         }
