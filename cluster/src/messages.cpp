@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <link.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <sidestep/detail/hook_maker.hpp>
 #include <sidestep/this_task.hpp>
 
+#include "sys/cpu_set.hpp"
 #include "sys/sys.hpp"
 #include "travel/module_id.hpp"
 
@@ -38,12 +38,10 @@ std::string own_build() {
 void add_affinity(Hello& hello) {
     hello.cpus_of_host = static_cast<std::uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
     hello.cpus_bound_to = hello.cpus_of_host;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (::sched_getaffinity(0, sizeof set, &set) != 0) return;  // more than a set has: not bound
-    hello.cpus_bound_to = static_cast<std::uint32_t>(CPU_COUNT(&set));
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-        if (CPU_ISSET(cpu, &set)) hello.affinity += fmt::format("{} ", cpu);
+    const auto set = sys::CpuSet::of_this_thread();
+    if (!set) return;  // as far as anybody knows, it is not bound
+    hello.cpus_bound_to = static_cast<std::uint32_t>(set->count());
+    hello.affinity = fmt::format("{}", fmt::join(set->numbers(), " "));
 }
 
 }  // namespace

@@ -1,12 +1,15 @@
 #include "sys/process_handle.hpp"
 
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstring>
+#include <iterator>
 #include <thread>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
@@ -195,4 +198,62 @@ TEST_CASE("a thread stays on the nth CPU for a while, and may use all of them ag
     CHECK(sys::nth_cpu(count - 1) >= sys::nth_cpu(0));
     REQUIRE(sched_getaffinity(0, sizeof after, &after) == 0);
     CHECK(CPU_EQUAL(&before, &after));
+}
+
+namespace {
+
+// A kernel whose masks have 4096 bits, and one on which nobody may ask. What they were asked:
+std::vector<std::size_t> asked_for;
+constexpr int kLarge[] = {0, 63, 64, 1023, 1024, 2500, 4095};
+
+int ask_large(std::size_t bytes, cpu_set_t* mask) {
+    asked_for.push_back(bytes);
+    if (bytes < 4096 / 8) return errno = EINVAL, -1;
+    for (int cpu : kLarge) CPU_SET_S(cpu, bytes, mask);
+    return 0;
+}
+int ask_closed(std::size_t, cpu_set_t*) { return errno = ENOSYS, -1; }
+int ask_endless(std::size_t bytes, cpu_set_t*) {
+    asked_for.push_back(bytes);
+    return errno = EINVAL, -1;
+}
+
+}  // namespace
+
+TEST_CASE("a machine with more CPUs than a cpu_set_t has is known as a whole", "[core][sys][cpu]") {
+    asked_for.clear();
+    auto set = sys::CpuSet::of_this_thread(ask_large);
+    REQUIRE(set);
+    CHECK(asked_for == std::vector<std::size_t>{128, 256, 512});
+    CHECK(set->count() == std::size(kLarge));
+    CHECK(set->numbers() == std::vector<int>(std::begin(kLarge), std::end(kLarge)));
+    for (std::size_t n = 0; n < std::size(kLarge); ++n) CHECK(set->nth(n) == kLarge[n]);
+    CHECK(set->contains(2500));
+    CHECK_FALSE(set->contains(2501));
+    CHECK_FALSE(set->contains(4096));
+    CHECK_FALSE(set->contains(-1));
+}
+
+TEST_CASE("CPUs of which the kernel does not tell are no set of CPUs", "[core][sys][cpu]") {
+    CHECK_FALSE(sys::CpuSet::of_this_thread(ask_closed));
+    asked_for.clear();
+    CHECK_FALSE(sys::CpuSet::of_this_thread(ask_endless));
+    CHECK(asked_for.back() == sys::CpuSet::kMost / 8);  // then it gives up
+}
+
+TEST_CASE("a set of CPUs grows as far as it has to, and the kernel takes it", "[core][sys][cpu]") {
+    auto all = sys::CpuSet::of_this_thread();
+    REQUIRE(all);
+    cpu_set_t before;
+    REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
+    CHECK(all->count() == static_cast<std::size_t>(CPU_COUNT(&before)));
+    sys::CpuSet one;
+    CHECK_FALSE(one.apply());  // none
+    one.add(all->nth(0));
+    one.add(5000);  // which is not there: the kernel leaves it out
+    CHECK(one.count() == 2);
+    REQUIRE(one.apply());
+    CHECK(sys::CpuSet::of_this_thread()->numbers() == std::vector<int>{all->nth(0)});
+    REQUIRE(all->apply());
+    CHECK(sys::CpuSet::of_this_thread()->numbers() == all->numbers());
 }

@@ -277,7 +277,7 @@ TEST_CASE("settings of workers that make no sense are refused by name",
     refused({.cwd = std::string("/\0", 2)}, "cwd has a NUL");
     refused({.cpus = {{}}}, "cpus has an empty set");
     refused({.cpus = {{-1}}}, "cpus: there is no CPU -1");
-    refused({.cpus = {{CPU_SETSIZE}}}, "cpus: there is no CPU");
+    refused({.cpus = {{1 << 16}}}, "cpus: there is no CPU 65536");
     refused({.pin_workers = true, .cpus = {{0}}}, "pin_workers and cpus are both set");
     refused({.limits = {{Resource::open_files, 2, 1}}}, "limits: the soft limit 2 is above");
     refused({.limits = {{static_cast<Resource>(99), 1}}}, "limits: no such Resource");

@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "spawn/resources.hpp"
+#include "sys/cpu_set.hpp"
 #include "sys/error.hpp"
 #include "sys/hints.hpp"
 #include "sys/sys.hpp"
@@ -324,9 +325,9 @@ void Description::set_limits() {
 }
 
 void Description::set_cpus() {
-    constexpr int kMost = 1 << 16;
     for (int cpu : options_.cpus) {
-        if (cpu < 0 || cpu >= kMost) refuse(fmt::format("cpus: there is no CPU {}", cpu));
+        if (cpu < 0 || cpu >= sys::CpuSet::kMost)
+            refuse(fmt::format("cpus: there is no CPU {}", cpu));
         auto index = static_cast<std::size_t>(cpu);
         if (cpus_.size() <= index / 64) cpus_.resize(index / 64 + 1);
         cpus_[index / 64] |= std::uint64_t{1} << (index % 64);

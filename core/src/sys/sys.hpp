@@ -4,8 +4,6 @@
 // Threads: all thread-safe.
 #pragma once
 
-#include <sched.h>
-
 #include <atomic>
 #include <bit>
 #include <cerrno>
@@ -21,6 +19,7 @@
 #include <sidestep/detail/deadline.hpp>
 #include <sidestep/exit_status.hpp>
 
+#include "sys/cpu_set.hpp"
 #include "sys/fd.hpp"
 
 struct msghdr;  // <sys/socket.h>
@@ -86,13 +85,13 @@ int nth_cpu(std::size_t n);
 // is not allowed, the scheduler chooses.
 class OnCpu {
   public:
-    explicit OnCpu(std::size_t n);
+    explicit OnCpu(std::size_t n) noexcept;
     ~OnCpu();
     OnCpu(const OnCpu&) = delete;
     OnCpu& operator=(const OnCpu&) = delete;
 
   private:
-    cpu_set_t before_;
+    std::optional<CpuSet> before_;
     bool moved_ = false;
 };
 

@@ -1,6 +1,5 @@
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -25,6 +24,7 @@
 #include "start/boot.hpp"
 #include "start/boot_failure.hpp"
 #include "start/lifeline.hpp"
+#include "sys/cpu_set.hpp"
 #include "sys/error.hpp"
 #include "worker/announcer.hpp"
 #include "worker/hook_runner.hpp"
@@ -336,10 +336,9 @@ void leave_terminal_alone() {
 
 void pin_to(int cpu) {
     if (cpu < 0) return;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(static_cast<std::size_t>(cpu), &set);
-    (void)sched_setaffinity(0, sizeof set, &set);  // the CPU may be gone since: then any will do
+    sys::CpuSet set;
+    set.add(cpu);
+    (void)set.apply();  // the CPU may be gone since: then any will do
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 
 #include "checked_options.hpp"
 #include "spawn/resources.hpp"
+#include "sys/cpu_set.hpp"
 #include "sys/error.hpp"
 #include "sys/hints.hpp"
 #include "worker/inner_threads.hpp"
@@ -54,10 +54,9 @@ void set_variable(const std::string& name, const std::string& value) {
 }
 
 void set_cpus(const std::vector<int>& cpus) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    for (int cpu : cpus) CPU_SET(static_cast<std::size_t>(cpu), &set);
-    if (::sched_setaffinity(0, sizeof set, &set) == 0) return;
+    sys::CpuSet set;
+    for (int cpu : cpus) set.add(cpu);
+    if (set.apply()) return;
     const int error = errno;
     throw_errno(error, fmt::format("PoolOptions::cpus {{{}}}{}: sched_setaffinity",
                                    fmt::join(cpus, ", "), sys::affinity_hint(error)));
@@ -129,7 +128,7 @@ void WorkerSettings::check(const PoolOptions& options) {
         if (set.empty())
             refuse_option("cpus has an empty set; name the CPUs of each worker, {{0, 1}, {2, 3}}");
         for (int cpu : set)
-            if (cpu < 0 || cpu >= CPU_SETSIZE)
+            if (cpu < 0 || cpu >= sys::CpuSet::kMost)
                 refuse_option(fmt::format("cpus: there is no CPU {}", cpu));
     }
     for (const ResourceLimit& limit : options.limits) {
