@@ -1,6 +1,7 @@
 // What waits until a thread of a ThreadPool can have it. White box: the class alone, with threads
 // that were never started.
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -69,6 +70,31 @@ TEST_CASE("of jobs the higher priority is begun first, then what came first",
     CHECK(queue.ready() == 5);
     for (std::uint64_t number : {2u, 1u, 3u, 5u, 4u})
         CHECK(waiting.give(thread) == Numbers{number});
+    CHECK_FALSE(queue.give_next(thread, 0));
+}
+
+TEST_CASE("jobs of the least priorities are begun, and come last", "[pool][rooms][job_queue]") {
+    constexpr int kLeast = std::numeric_limits<int>::min();
+    const bool with_tokens = GENERATE(false, true);
+    Waiting waiting({{"one", 1}});
+    PoolLock lock(waiting.pool.mutex);
+    JobQueue& queue = waiting.queue;
+    PoolThread& thread = waiting.thread(0);
+    auto push = [&](std::uint64_t number, int priority) POOL_LOCKED {
+        if (!with_tokens) return queue.push_in_order(waiting.make(number, {.priority = priority}));
+        queue.push_at_gate(waiting.make(number, {.priority = priority, .uses = {{"one", 1}}}));
+    };
+    push(1, kLeast);
+    push(2, kLeast + 1);
+    push(3, std::numeric_limits<int>::max());
+    push(4, -1);
+    for (std::uint64_t number : {3u, 4u, 2u, 1u}) {
+        REQUIRE(queue.give_next(thread, 0));
+        ThreadJobPtr job = thread.take_back().pop();
+        CHECK(job->number == number);
+        if (with_tokens) queue.give_back(*job->extra->tokens);
+        queue.take_back(thread);
+    }
     CHECK_FALSE(queue.give_next(thread, 0));
 }
 

@@ -14,7 +14,11 @@
 
 namespace sidestep::inline v0::detail {
 
-using JobKey = std::pair<int, std::uint64_t>;  // minus priority, number: what is begun first
+// Minus priority, number: what is begun first. (Wider than a priority: minus the least is none.)
+using JobKey = std::pair<std::int64_t, std::uint64_t>;
+inline JobKey job_key(std::int32_t priority, std::uint64_t number) {
+    return {-std::int64_t(priority), number};
+}
 using KeyedJobs = std::map<JobKey, ThreadJobPtr>;
 
 // Timeouts that run, by when they are due and the number of their job.

@@ -20,12 +20,12 @@ void JobQueue::put(ThreadJobPtr job, JobKey key, KeyedJobs& jobs) noexcept {
 }
 
 void JobQueue::push_in_order(ThreadJobPtr job) noexcept {
-    const JobKey key(-job->extra->options.priority, job->number);
+    const JobKey key = job_key(job->extra->options.priority, job->number);
     put(std::move(job), key, waiting_);
 }
 
 void JobQueue::push_own(PoolThread& thread, ThreadJobPtr job) noexcept {
-    const JobKey key(-job->extra->options.priority, job->number);
+    const JobKey key = job_key(job->extra->options.priority, job->number);
     put(std::move(job), key, thread.own);
     ++keyed_;
 }
@@ -43,7 +43,7 @@ void JobQueue::push_at_gate(ThreadJobPtr job) noexcept {
 
 bool JobQueue::give_next(PoolThread& thread, std::size_t sharers) {
     if (has_batches() && plain_.empty()) take_back_all();
-    constexpr JobKey kNone{std::numeric_limits<int>::max(), 0};
+    constexpr JobKey kNone{std::numeric_limits<std::int64_t>::max(), 0};
     const JobKey plain = plain_.empty() ? kNone : JobKey(0, plain_.first()->number);
     if (ThreadJobPtr job = take_first(thread, plain)) {
         thread.give(std::move(job));

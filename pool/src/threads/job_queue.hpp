@@ -69,7 +69,7 @@ class JobQueue {
     void move_everything(Contents& to) noexcept POOL_LOCKED;
 
   private:
-    static JobKey key_of(const TokenUse& use) { return {-use.priority, use.number}; }
+    static JobKey key_of(const TokenUse& use) { return job_key(use.priority, use.number); }
     static void put(ThreadJobPtr job, JobKey key, KeyedJobs& jobs) noexcept;
     ThreadJobPtr take_first(PoolThread& thread, JobKey plain) noexcept POOL_LOCKED;
     // Of the jobs that wait for tokens, the first that this thread may run now; null: none.
