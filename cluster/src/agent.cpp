@@ -11,9 +11,9 @@
 
 #include <fmt/format.h>
 
-#include <sidestep/remote_error.hpp>
-
+#include "agent_pool.hpp"
 #include "complaint.hpp"
+#include "no_memory_for.hpp"
 #include "pool_access.hpp"
 #include "pool_core.hpp"
 
@@ -21,70 +21,8 @@ namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr auto kFarewellTime = std::chrono::seconds(5);  // for what was said last
-constexpr auto kMostForStack = std::chrono::milliseconds(100);
-
-FailureKind kind_of_failure(const std::exception_ptr& failure, WiredDetails& details, bool& known) {
-    known = true;
-    try {
-        std::rethrow_exception(failure);
-    } catch (const WorkerLost& error) {
-        details = wired(TaskErrorAccess::details(error));
-        return FailureKind::crash;
-    } catch (const TaskTimeout& error) {
-        details = wired(TaskErrorAccess::details(error));
-        return FailureKind::timeout;
-    } catch (const OutOfMemory& error) {
-        details = wired(TaskErrorAccess::details(error));
-        return FailureKind::out_of_memory;
-    } catch (const CancelledError&) {
-        return FailureKind::cancelled;
-    } catch (...) {
-        known = false;
-        return FailureKind::error;
-    }
-}
-
-// That of a task that ran out of time, if it may still be told; else null.
-std::shared_ptr<const AskedStack> stack_to_come(const PoolTask& task) {
-    std::exception_ptr failure = task.ending().failure;
-    if (!failure && task.split()) failure = task.split()->error;
-    if (!failure) return nullptr;
-    try {
-        std::rethrow_exception(failure);
-    } catch (const TaskTimeout& error) {
-        auto stack = TaskErrorAccess::details(error).asked_stack;
-        return stack && !stack->is_there() ? stack : nullptr;
-    } catch (...) {
-        return nullptr;
-    }
-}
-
-std::vector<std::uint8_t> saved(const std::exception_ptr& failure) {
-    HeapBuffer buffer;
-    OutputArchive archive(buffer);
-    try {
-        std::rethrow_exception(failure);
-    } catch (...) {
-        save_current_exception(archive, fmt::format("  on host {}\n", this_task::host()));
-    }
-    auto* begin = reinterpret_cast<const std::uint8_t*>(buffer.begin());
-    return {begin, begin + buffer.size()};
-}
 
 }  // namespace
-
-// A pool here, for one over there.
-struct Agent::AgentPool {
-    std::uint32_t number = 0;
-    std::unique_ptr<Pool> pool;      // null: it could not be made, or is ending
-    std::shared_ptr<PoolCore> core;  // of the pool
-    ServiceThread ending;            // waits for the end of the pool
-    bool is_broken = false;          // that was said
-    bool is_to_end = false;          // but there was no thread that could wait for it
-    bool has_ended = false;          // its workers are gone
-    std::size_t ended_tag = 0;       // comes when it has ended; 0: it is not to end yet
-    std::unordered_map<std::uint64_t, std::size_t> tags;  // by the number over there
-};
 
 Agent::Agent(Transport& transport, const Signs& signs) : transport_(transport), signs_(signs) {}
 Agent::~Agent() { terminate_all(); }
@@ -100,38 +38,98 @@ void Agent::terminate_all() noexcept {
 
 int Agent::run(const Hello& own) {
     say(framed(MessageKind::hello, own));
+    resignation_ = framed(MessageKind::resigned, Refusal{"it had no memory left for its work"});
     BackOff back_off;
     while (!ends_) {
-        bool any = transport_.progress();
-        while (auto frame = transport_.receive()) {
-            any = true;
-            heard_ = sys::Clock::now();
-            if (!handle(*frame)) break;
-        }
-        any = take_finished() || any;
-        any = take_located() || any;
-        for (auto& [number, pool] : pools_)
-            if (pool->is_to_end) end(number, false);
-        if (transport_.lost()) {  // there is no other but the first process
-            exit_code_ = 1;
-            break;
-        }
-        if (any) {
+        if (try_round()) {
             back_off.reset();
             continue;
         }
-        if (is_abandoned()) {
-            exit_code_ = 1;
-            break;
-        }
-        if (unsigned us = back_off.next(!flights_.empty() || !unlocated_.empty()))
+        if (unsigned us = back_off.next(!flights_.empty()); us > 0 && !ends_)
             (void)finished_->wait(sys::Clock::now() + std::chrono::microseconds(us));
     }
     terminate_all();
-    if (exit_code_ == 0) say(framed(MessageKind::farewell, Nothing{}));
-    auto deadline = sys::Clock::now() + kFarewellTime;
-    while (!transport_.all_sent() && sys::Clock::now() < deadline) (void)transport_.progress();
+    take_leave();
     return exit_code_;
+}
+
+// False: there was nothing to do, or no memory for it.
+bool Agent::try_round() {
+    try {
+        const bool any = round();
+        short_since_ = {};
+        if (!any && is_abandoned()) {
+            exit_code_ = 1;
+            ends_ = true;
+        }
+        return any;
+    } catch (const std::bad_alloc&) {
+        const auto now = sys::Clock::now();
+        if (short_since_ == sys::Clock::time_point{}) short_since_ = now;
+        if (now - short_since_ <= signs_.most_short) return false;
+        if (resigned_) {  // not even for that
+            exit_code_ = 1;
+            ends_ = true;
+        }
+        resign(nullptr);
+    } catch (const std::exception& error) {
+        if (resigned_) throw;
+        resign(error.what());
+    }
+    return false;
+}
+
+bool Agent::round() {
+    bool any = transport_.progress();
+    while (!ends_) {
+        if (!frame_) frame_ = transport_.receive();
+        if (!frame_) break;
+        any = true;
+        heard_ = sys::Clock::now();
+        handle(*frame_);
+        frame_.reset();
+    }
+    any = take_finished() || any;
+    any = take_located() || any;
+    for (auto& [number, pool] : pools_)
+        if (pool->is_to_end) end(number, false);
+    if (resigned_ && !resignation_.head.empty()) say(std::move(resignation_));
+    if (transport_.lost()) {  // there is no other but the first process
+        exit_code_ = 1;
+        ends_ = true;
+    }
+    return any;
+}
+
+// Why: null if for want of memory. From here on the agent only hears when the job is over: a
+// process that went would take the whole job along.
+void Agent::resign(const char* why) noexcept {
+    if (std::exchange(resigned_, true)) return;
+    short_since_ = {};
+    frame_.reset();
+    tag_.reset();
+    terminate_all();
+    flights_.clear();
+    unlocated_.clear();
+    if (!why) return;
+    try {
+        resignation_ = framed(MessageKind::resigned, Refusal{why});
+    } catch (const std::bad_alloc&) {  // the one that was made beforehand goes
+    }
+}
+
+void Agent::take_leave() {
+    const auto deadline = sys::Clock::now() + kFarewellTime;
+    bool is_said = exit_code_ != 0;
+    while (sys::Clock::now() < deadline) {
+        try {
+            if (!is_said) say(framed(MessageKind::farewell, Nothing{}));
+            is_said = true;
+            if (transport_.all_sent()) return;
+            (void)transport_.progress();
+        } catch (const std::bad_alloc&) {  // again, as long as there is time
+        }
+    }
 }
 
 // The first process has died, or is cut off, or the launcher has, and nobody has ended this one.
@@ -156,29 +154,26 @@ bool Agent::is_abandoned() {
     return true;
 }
 
-// False: nothing more is taken.
-bool Agent::handle(const ReceivedFrame& frame) {
+// If it throws std::bad_alloc, it may be called once more.
+void Agent::handle(const ReceivedFrame& frame) {
     InputArchive archive(frame.head);
-    switch (kind_of(archive)) {
+    const MessageKind kind = kind_of(archive);
+    // What was sent before its resignation was heard of is lost with this host.
+    if (resigned_ && (kind == MessageKind::open || kind == MessageKind::submit)) return;
+    switch (kind) {
         case MessageKind::open:
-            open(unpacked<OpenPool>(archive));
-            return true;
+            return open(unpacked<OpenPool>(archive));
         case MessageKind::submit:
-            submit(unpacked<SubmitTask>(archive), frame.body);
-            return true;
+            return submit(unpacked<SubmitTask>(archive), frame);
         case MessageKind::cancel:
-            cancel(unpacked<TaskNumber>(archive));
-            return true;
+            return cancel(unpacked<TaskNumber>(archive));
         case MessageKind::close:
-            end(unpacked<PoolWord>(archive).pool, false);
-            return true;
+            return end(unpacked<PoolWord>(archive).pool, false);
         case MessageKind::terminate:
-            end(unpacked<PoolWord>(archive).pool, true);
-            return true;
+            return end(unpacked<PoolWord>(archive).pool, true);
         case MessageKind::ping:
             patience_ = std::chrono::nanoseconds(unpacked<Ping>(archive).silence_ns);
-            say(framed(MessageKind::pong, Nothing{}));
-            return true;
+            return say(framed(MessageKind::pong, Nothing{}));
         case MessageKind::refused:
             complain(unpacked<Refusal>(archive).why);
             exit_code_ = 1;
@@ -189,33 +184,36 @@ bool Agent::handle(const ReceivedFrame& frame) {
             throw SerializationError("the first process sent what only agents send");
     }
     ends_ = true;
-    return false;
 }
 
 // --- pools -------------------------------------------------------------------------------------
 
+// Its number is new, or there was no memory for the pool before.
 void Agent::open(OpenPool request) {
     finished_->expect();  // its end
-    auto& pool = pools_[request.pool];
-    pool = std::make_unique<AgentPool>();
-    pool->number = request.pool;
+    auto made = std::make_unique<AgentPool>();
+    made->number = request.pool;
+    AgentPool& pool = *(pools_[request.pool] = std::move(made));
     try {
         PoolOptions options = request.options;
         options.processes = request.processes;
         options.start_method = StartMethod::forkserver;
         options.initializer = unwired(std::move(request.initializer));
         options.finalizer = unwired(std::move(request.finalizer));
-        pool->pool = std::make_unique<Pool>(options);
-        pool->core = PoolAccess::core(*pool->pool);
+        pool.pool = std::make_unique<Pool>(options);
+        pool.core = PoolAccess::core(*pool.pool);
+    } catch (const std::bad_alloc&) {
+        throw;  // it may be there a moment later
     } catch (const std::exception& error) {
-        tell_broken(*pool, fmt::format("the pool is broken: its workers cannot be started: {}",
-                                       error.what()));
+        tell_broken(pool, fmt::format("the pool is broken: its workers cannot be started: {}",
+                                      error.what()));
     }
 }
 
 void Agent::tell_broken(AgentPool& pool, const std::string& why) {
-    if (!std::exchange(pool.is_broken, true))
-        say(framed(MessageKind::broken, PoolWord{pool.number, why}));
+    if (pool.is_broken) return;
+    say(framed(MessageKind::broken, PoolWord{pool.number, why}));
+    pool.is_broken = true;
 }
 
 void Agent::end(std::uint32_t number, bool now) {
@@ -249,24 +247,26 @@ void Agent::finish(AgentPool& pool) {
     if (pool.ending.joinable()) pool.ending.join();
     pool.has_ended = true;
     (void)take_located();
-    while (!pool.tags.empty()) {  // what failed to be submitted again, when it ended
-        auto found = flights_.find(pool.tags.begin()->second);
-        Flight flight = std::move(found->second);
-        flights_.erase(found);
-        answer(std::move(flight));
-    }
-    std::uint32_t number = pool.number;
-    pools_.erase(number);
-    say(framed(MessageKind::closed, PoolWord{number, {}}));
+    // What failed to be submitted again, when it ended.
+    while (!pool.tags.empty()) answer_now(pool.tags.begin()->second);
+    pool.pool.reset();
+    say(framed(MessageKind::closed, PoolWord{pool.number, {}}));
+    pools_.erase(pool.number);
 }
 
 // --- tasks -------------------------------------------------------------------------------------
 
-void Agent::submit(const SubmitTask& request, std::span<const std::byte> arguments) {
+void Agent::submit(const SubmitTask& request, const ReceivedFrame& frame) {
     auto found = pools_.find(request.pool);
     if (found == pools_.end() || !found->second->core) return;  // broken, which was said
     AgentPool& pool = *found->second;
+    std::size_t tag = 0;
     try {
+        if (frame.missing > 0)
+            throw NoMemoryFor(
+                "task {}: host {} has no memory for its arguments ({} bytes): give that host more, "
+                "or pass less to each task",
+                request.number, this_task::host(), frame.missing);
         const TaskEntry& entry = require_entry(request.id, "the task");
         TaskKind kind{lasting(request.id), entry, nullptr};
         TaskOptions options;
@@ -277,16 +277,17 @@ void Agent::submit(const SubmitTask& request, std::span<const std::byte> argumen
         options.priority = request.priority;
         PoolTaskRef task =
             PoolTask::create(pool.core, kind, request.has_options ? &options : nullptr);
-        TaskWriter(*task).write(arguments.data(), arguments.size());
+        TaskWriter(*task).write(frame.body.data(), frame.body.size());
         task->set_origin(request.number,
                          {.begin = request.items_begin,
                           .end = request.items_end,
                           .done = 0,
                           .first = request.first_item},
                          request.attempts);
+        tag = watch(pool, request.number, task);
         PoolTask::submit(task);  // from here on it has an answer of its own
-        watch(pool, request.number, std::move(task));
     } catch (...) {
+        if (tag != 0) unwatch(tag);
         answer_failure({request.pool, request.number, {}}, std::current_exception());
     }
 }
@@ -296,12 +297,26 @@ const TaskId& Agent::lasting(const TaskId& id) {
     return ids_.try_emplace({id.where.module, id.where.offset, id.signature}, id).first->second;
 }
 
-void Agent::watch(AgentPool& pool, std::uint64_t number, PoolTaskRef task) {
-    std::size_t tag = ++last_tag_;
-    pool.tags[number] = tag;
-    PoolTask& watched = *task;
-    flights_[tag] = {pool.number, number, std::move(task)};
-    if (!watched.listen(finished_, tag)) finished_->add(tag);
+// If it throws, it does not watch.
+std::size_t Agent::watch(AgentPool& pool, std::uint64_t number, const PoolTaskRef& task) {
+    const std::size_t tag = ++last_tag_;
+    flights_.emplace(tag, Flight{pool.number, number, task});
+    try {
+        pool.tags[number] = tag;
+        if (!task->listen(finished_, tag)) finished_->add(tag);
+    } catch (const std::bad_alloc&) {
+        unwatch(tag);
+        throw;
+    }
+    return tag;
+}
+
+// Its tag may still come, for nobody.
+void Agent::unwatch(std::size_t tag) noexcept {
+    auto found = flights_.find(tag);
+    auto pool = pools_.find(found->second.pool);
+    if (pool != pools_.end()) pool->second->tags.erase(found->second.number);
+    flights_.erase(found);
 }
 
 void Agent::cancel(const TaskNumber& request) {
@@ -316,105 +331,19 @@ void Agent::cancel(const TaskNumber& request) {
 bool Agent::take_finished() {
     for (auto& [number, pool] : pools_)
         if (pool->core && !pool->tags.empty()) pool->core->desk().poll();
-    bool any = false;
-    while (auto tag = finished_->pop()) {
-        any = true;
-        auto found = flights_.find(*tag);
-        if (found != flights_.end()) {
-            Flight flight = std::move(found->second);
-            flights_.erase(found);
-            answer(std::move(flight));
-            continue;
+    for (bool any = false;; any = true) {
+        if (!tag_) tag_ = finished_->pop();
+        if (!tag_) return any;
+        if (flights_.contains(*tag_)) {
+            answer(*tag_);
+        } else {
+            auto ended = std::find_if(pools_.begin(), pools_.end(), [&](const auto& each) {
+                return each.second->ended_tag == *tag_;
+            });
+            if (ended != pools_.end()) finish(*ended->second);
         }
-        for (auto& [number, pool] : pools_)
-            if (pool->ended_tag == *tag) {
-                finish(*pool);
-                break;
-            }
+        tag_.reset();
     }
-    return any;
-}
-
-// This thread waits for no worker: it has the others' words to carry.
-void Agent::answer(Flight flight) {
-    auto pool = pools_.find(flight.pool);
-    if (pool != pools_.end()) pool->second->tags.erase(flight.number);
-    auto stack = stack_to_come(*flight.task);
-    if (!stack) return answer_now(std::move(flight));
-    unlocated_.push_back({std::move(flight), std::move(stack), sys::Clock::now() + kMostForStack});
-    (void)take_located();
-}
-
-bool Agent::take_located() {
-    bool any = false;
-    const auto now = sys::Clock::now();
-    for (std::size_t i = 0; i < unlocated_.size();) {
-        Unlocated& each = unlocated_[i];
-        // A pool that has ended is about to say so, and nothing comes behind that.
-        auto pool = pools_.find(each.flight.pool);
-        const bool has_ended = pool == pools_.end() || pool->second->has_ended;
-        if (!each.stack->is_there() && now < each.give_up && !has_ended) {
-            ++i;
-            continue;
-        }
-        each.stack->settle();
-        Flight flight = std::move(each.flight);
-        unlocated_.erase(unlocated_.begin() + static_cast<std::ptrdiff_t>(i));
-        answer_now(std::move(flight));
-        any = true;
-    }
-    return any;
-}
-
-void Agent::answer_now(Flight flight) {
-    PoolTask& task = *flight.task;
-    PoolTask::Ending ending = task.ending();
-    if (ending.failure) return answer_failure(flight, ending.failure);
-    if (task.split()) return answer_failure(flight, task.split()->error);
-    WiredReply reply{flight.pool, flight.number, ending.has_value, task.duration_ns(), {}};
-    if (const TaskOutput* output = task.output()) reply.output.output = *output;
-    Frame frame = framed(MessageKind::reply, reply);
-    frame.body = ending.bytes;
-    frame.keep = std::make_shared<PoolTaskRef>(std::move(flight.task));
-    say(std::move(frame));
-}
-
-void Agent::answer_failure(const Flight& flight, const std::exception_ptr& error) {
-    WiredFailure failure;
-    failure.pool = flight.pool;
-    failure.number = flight.number;
-    bool known = false;
-    FailureKind kind = kind_of_failure(error, failure.details, known);
-    failure.kind = static_cast<std::uint8_t>(kind);
-    if (kind == FailureKind::cancelled)
-        return say(framed(MessageKind::cancelled, TaskNumber{flight.pool, flight.number}));
-    auto pool = pools_.find(flight.pool);
-    if (!known) {
-        try {
-            std::rethrow_exception(error);
-        } catch (const BrokenPool& broken) {
-            if (pool != pools_.end()) tell_broken(*pool->second, broken.what());
-            return;
-        } catch (...) {
-            failure.other_error = saved(error);
-        }
-    }
-    Frame frame;
-    if (PoolTask* task = flight.task.get()) {
-        if (const TaskOutput* output = task->output()) failure.output.output = *output;
-        if (const PoolTask::Split* split = task->split()) {
-            failure.is_chunk = true;
-            failure.items = task->items_done();
-            if (split->rest && pool != pools_.end()) {
-                failure.rest = ++last_rest_;
-                watch(*pool->second, failure.rest, split->rest);
-            }
-            frame.body = task->ending().bytes;
-            frame.keep = std::make_shared<PoolTaskRef>(flight.task);
-        }
-    }
-    frame.head = packed(MessageKind::failure, failure);
-    say(std::move(frame));
 }
 
 }  // namespace sidestep::detail

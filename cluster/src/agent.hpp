@@ -6,6 +6,9 @@
 // Threads: one, which alone calls the transport; the pools have theirs.
 // Peer death: without the first process, or when that has been silent for long, or without the
 //          launcher's process on this host, all pools are terminated, and run() returns.
+// Errors:  a step for which there is no memory is done again, and costs a task at most. If there is
+//          none for long, or the first process says what makes no sense, this host resigns: its
+//          pools are terminated, the first process is told why, and the job goes on without it.
 #pragma once
 
 #include <sys/types.h>
@@ -41,6 +44,8 @@ class Agent {
         std::chrono::nanoseconds patience = std::chrono::seconds(5);
         // The launcher's process on this host, which is the parent; 0: it is not looked at.
         pid_t launcher = 0;
+        // How long there may be no memory for what is to be done next.
+        std::chrono::nanoseconds most_short = std::chrono::seconds(5);
     };
     explicit Agent(Transport& transport, const Signs& signs);
     explicit Agent(Transport& transport) : Agent(transport, Signs()) {}
@@ -59,27 +64,33 @@ class Agent {
 
     // One whose task ran out of time, and whose worker has not told yet where it was then.
     struct Unlocated {
-        Flight flight;
+        std::size_t tag = 0;  // of its flight
         std::shared_ptr<const AskedStack> stack;
         sys::Clock::time_point give_up;
     };
 
-    bool handle(const ReceivedFrame& frame);
+    bool try_round();
+    bool round();
+    void resign(const char* why) noexcept;
+    void take_leave();
+    void handle(const ReceivedFrame& frame);
     bool is_abandoned();
     void open(OpenPool request);
-    void submit(const SubmitTask& request, std::span<const std::byte> arguments);
+    void submit(const SubmitTask& request, const ReceivedFrame& frame);
     const TaskId& lasting(const TaskId& id);
     void cancel(const TaskNumber& request);
     void end(std::uint32_t pool, bool now);
     void finish(AgentPool& pool);
-    void watch(AgentPool& pool, std::uint64_t number, PoolTaskRef task);
+    std::size_t watch(AgentPool& pool, std::uint64_t number, const PoolTaskRef& task);
+    void unwatch(std::size_t tag) noexcept;
     bool take_finished();
     bool take_located();
-    void answer(Flight flight);
-    void answer_now(Flight flight);
+    void answer(std::size_t tag);
+    void answer_now(std::size_t tag);
+    void answer_in_full(const Flight& flight);
     void answer_failure(const Flight& flight, const std::exception_ptr& failure);
     void tell_broken(AgentPool& pool, const std::string& why);
-    void say(Frame frame) { transport_.send(0, std::move(frame)); }
+    void say(Frame&& frame) { transport_.send(0, std::move(frame)); }
     void terminate_all() noexcept;
 
     Transport& transport_;
@@ -92,7 +103,13 @@ class Agent {
     std::vector<Unlocated> unlocated_;
     std::shared_ptr<CompletionQueue> finished_ = std::make_shared<CompletionQueue>();
     std::size_t last_tag_ = 0;
+    // What is being done, and is done again if there was no memory for it.
+    std::optional<ReceivedFrame> frame_;
+    std::optional<std::size_t> tag_;
+    sys::Clock::time_point short_since_{};              // the epoch: nothing is short
     std::uint64_t last_rest_ = std::uint64_t(1) << 63;  // numbers of ours, for what chunks left
+    Frame resignation_;                                 // made beforehand; empty: it was said
+    bool resigned_ = false;
     bool ends_ = false;
     int exit_code_ = 0;
 };

@@ -51,10 +51,8 @@ class AgentLane final : public HostLane {
         hub_->post(rank_, framed(MessageKind::cancel,
                                  TaskNumber{id_, number, mode == Cancel::running_too}));
     }
-    void close() override { hub_->post(rank_, framed(MessageKind::close, PoolWord{id_, {}})); }
-    void terminate() override {
-        hub_->post(rank_, framed(MessageKind::terminate, PoolWord{id_, {}}));
-    }
+    void close() noexcept override { hub_->end(id_, Hub::End::close); }
+    void terminate() noexcept override { hub_->end(id_, Hub::End::terminate); }
 
   private:
     const std::shared_ptr<Hub> hub_;
@@ -172,16 +170,26 @@ std::unique_ptr<HostLane> Hub::open(std::size_t host, const PoolOptions& options
         if (stopped_ || stops_)
             throw std::logic_error("a pool over several hosts cannot begin: the program is ending");
         message.pool = ++last_lane_;
-        lanes_[message.pool] = {std::move(listener), place, rank};
+        Lane& lane = lanes_[message.pool];
+        lane.listener = std::move(listener);
+        lane.place = place;
+        lane.rank = rank;
     }
-    post(rank, framed(MessageKind::open, message), 0, message.pool);
-    return std::make_unique<AgentLane>(shared_from_this(), rank, message.pool);
+    try {
+        auto lane = std::make_unique<AgentLane>(shared_from_this(), rank, message.pool);
+        post(rank, framed(MessageKind::open, message));
+        return lane;
+    } catch (const std::bad_alloc&) {
+        std::lock_guard lock(mutex_);
+        lanes_.erase(message.pool);
+        throw;
+    }
 }
 
-void Hub::post(int rank, Frame frame, int expected_answers, LaneId opens) {
+void Hub::post(int rank, Frame frame, int expected_answers) {
     std::lock_guard lock(mutex_);
     if (stopped_) return;  // its lane has been told that it is gone
-    posted_.push_back({rank, std::move(frame), opens});
+    posted_.push_back({rank, std::move(frame)});
     Peer& peer = peers_[static_cast<std::size_t>(rank)];
     if (!peer.lost) {
         peer.expected += expected_answers;
@@ -190,21 +198,26 @@ void Hub::post(int rank, Frame frame, int expected_answers, LaneId opens) {
     if (sleeps_) posted_one_.notify_one();
 }
 
+void Hub::end(LaneId id, End how) noexcept {
+    std::lock_guard lock(mutex_);
+    auto found = lanes_.find(id);
+    if (found == lanes_.end() || found->second.wanted >= how) return;
+    found->second.wanted = how;
+    ends_to_say_ = true;
+    if (sleeps_) posted_one_.notify_one();
+}
+
 // --- the hub's thread --------------------------------------------------------------------------
 
 void Hub::run() {
     BackOff back_off;
     for (;;) {
-        bool any = false;
-        try {
-            any = round();
-        } catch (const std::exception&) {  // what was read in part cannot be resumed
-            failure_ = std::current_exception();
-        }
+        const bool any = try_round();
+        const bool is_short = short_since_ != sys::Clock::time_point{};
         if (any) back_off.reset();
         std::unique_lock lock(mutex_);
-        if (stops_ && posted_.empty()) return;
-        if (any || !posted_.empty()) continue;
+        if (stops_ && posted_.empty() && sending_.empty()) return;
+        if (any || (!is_short && (!posted_.empty() || ends_to_say_))) continue;
         unsigned us = back_off.next(expected_ > 0);
         if (us == 0) continue;
         sleeps_ = true;
@@ -213,127 +226,108 @@ void Hub::run() {
     }
 }
 
-namespace {
-
-// Why nothing that hosts say can be taken any more.
-std::string reason_of(const std::exception_ptr& failure) {
+// H4. False: there was nothing to do, or no memory for it.
+bool Hub::try_round() {
     try {
-        std::rethrow_exception(failure);
+        const bool any = round();
+        short_since_ = {};
+        return any;
     } catch (const std::bad_alloc&) {
-        return "the first process had no memory for what it said";
-    } catch (const std::exception& error) {
-        return fmt::format("the first process could not take what it said: {}", error.what());
+        const auto now = sys::Clock::now();
+        if (short_since_ == sys::Clock::time_point{}) short_since_ = now;
+        if (now - short_since_ > times_.lost) failure_ = std::current_exception();
+    } catch (const std::exception&) {  // what was read in part cannot be resumed
+        failure_ = std::current_exception();
     }
+    return false;
 }
-
-}  // namespace
 
 // True: there was something to do.
 bool Hub::round() {
-    if (failure_) {
-        const std::string why = reason_of(failure_);
-        for (int rank = 1; rank < transport_->size(); ++rank) lose(rank, why);
-        failure_ = nullptr;
-    }
+    if (failure_) lose_all();
     bool any = send_posted();
     any = transport_->progress() || any;
-    while (auto frame = transport_->receive()) {
-        any = true;
-        take(*frame);
-    }
+    any = take_received() || any;
     while (auto rank = transport_->lost()) lose(*rank, "its agent has ended");
     look_at_times();
     return tell() || any;
 }
 
-bool Hub::send_posted() {
-    std::vector<Posted> all;
-    {
-        std::lock_guard lock(mutex_);
-        all.swap(posted_);
-    }
-    for (Posted& each : all) {
-        if (!peers_[static_cast<std::size_t>(each.rank)].lost)
-            transport_->send(each.rank, std::move(each.frame));
-        else if (each.opens != 0)  // it was not there yet when all lanes were told
-            note(each.opens, HostGone{"it was lost before this pool began"});
-    }
-    return !all.empty();
-}
-
-namespace {
-
-HostFailure host_failure(WiredFailure wire, std::vector<std::byte> body) {
-    HostFailure failure;
-    failure.number = wire.number;
-    if (wire.kind > static_cast<std::uint8_t>(FailureKind::cancelled))
-        throw SerializationError("a host tells of a failure of no known kind");
-    failure.kind = static_cast<FailureKind>(wire.kind);
-    if (!wire.other_error.empty()) {
-        InputArchive archive(std::as_bytes(std::span(wire.other_error)));
-        failure.error = load_exception(archive);
-    }
-    failure.details = unwired(std::move(wire.details));
-    if (wire.is_chunk) failure.chunk = {wire.items, std::move(body), wire.rest};
-    failure.output = std::move(wire.output.output);
-    return failure;
-}
-
-}  // namespace
-
-// What makes no sense costs the host that said it: its tasks cannot be told any more.
-void Hub::take(const ReceivedFrame& frame) {
-    Peer& peer = peers_[static_cast<std::size_t>(frame.from)];
-    if (peer.lost) return;  // its tasks have been told, and nothing may come behind that
-    peer.heard = sys::Clock::now();
-    std::int64_t answers = 0;
+// Nothing that hosts say can be taken any more.
+void Hub::lose_all() {
+    auto lose_each = [this](std::string_view why) {
+        for (int rank = 1; rank < transport_->size(); ++rank) lose(rank, why);
+    };
     try {
-        InputArchive archive(frame.head);
-        switch (kind_of(archive)) {
-            case MessageKind::reply: {
-                auto reply = unpacked<WiredReply>(archive);
-                note(reply.pool, HostReply{reply.number, reply.is_value, std::move(frame.body),
-                                           reply.duration_ns, std::move(reply.output.output)});
-                answers = 1;
-                break;
-            }
-            case MessageKind::failure: {
-                auto failure = unpacked<WiredFailure>(archive);
-                LaneId lane = failure.pool;
-                answers = failure.rest ? 0 : 1;
-                note(lane, host_failure(std::move(failure), std::move(frame.body)));
-                break;
-            }
-            case MessageKind::cancelled: {
-                auto cancelled = unpacked<TaskNumber>(archive);
-                note(cancelled.pool, HostCancelled{cancelled.number});
-                answers = 1;
-                break;
-            }
-            case MessageKind::broken: {
-                auto word = unpacked<PoolWord>(archive);
-                note(word.pool, HostBroken{std::move(word.why)});
-                break;
-            }
-            case MessageKind::closed:
-                note(unpacked<PoolWord>(archive).pool, HostClosed{});
-                break;
-            default:
-                break;  // pong
-        }
-    } catch (const SerializationError& error) {
-        lose(frame.from, fmt::format("it says what makes no sense: {}", error.what()));
+        std::rethrow_exception(failure_);
+    } catch (const std::bad_alloc&) {
+        lose_each("the first process had no memory for what it said");
+    } catch (const std::exception& error) {
+        lose_each(fmt::format("the first process could not take what it said: {}", error.what()));
     }
+    failure_ = nullptr;
+}
+
+bool Hub::send_posted() {
+    if (sending_.empty()) {
+        std::lock_guard lock(mutex_);
+        sending_.swap(posted_);
+    }
+    const bool any = !sending_.empty();
+    for (; sent_ < sending_.size(); ++sent_) {
+        Posted& next = sending_[sent_];
+        if (!peers_[static_cast<std::size_t>(next.rank)].lost)
+            transport_->send(next.rank, std::move(next.frame));
+    }
+    sending_.clear();
+    sent_ = 0;
+    return say_ends() || any;
+}
+
+// Behind all that was posted before.
+bool Hub::say_ends() {
     std::lock_guard lock(mutex_);
-    if (peer.lost) return;
-    peer.expected -= answers;
-    expected_ -= answers;
+    if (!ends_to_say_ || !posted_.empty()) return false;
+    for (auto& [id, lane] : lanes_) {
+        if (lane.wanted == lane.said) continue;
+        auto kind = lane.wanted == End::close ? MessageKind::close : MessageKind::terminate;
+        if (!peers_[static_cast<std::size_t>(lane.rank)].lost)
+            transport_->send(lane.rank, framed(kind, PoolWord{id, {}}));
+        lane.said = lane.wanted;
+    }
+    ends_to_say_ = false;
+    return true;
+}
+
+bool Hub::take_received() {
+    for (bool any = false;; any = true) {
+        if (!received_) received_ = transport_->receive();
+        if (!received_) return any;
+        take(*received_);
+        received_.reset();
+    }
+}
+
+// The lanes of lost hosts, whenever they were opened, if they have not been told.
+void Hub::note_lost() {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, lane] : lanes_) {
+        const Peer& peer = peers_[static_cast<std::size_t>(lane.rank)];
+        if (!peer.lost) continue;
+        HostGone gone{peer.why.empty() ? "there was no memory to say why" : peer.why};
+        room_for_one(id).push_back(std::move(gone));
+    }
 }
 
 // H3.
 bool Hub::tell() {
+    if (any_lost_) note_lost();
     bool any = false;
-    for (auto& [id, events] : std::exchange(events_, {})) {
+    while (!events_.empty()) {
+        auto first = events_.begin();
+        const LaneId id = first->first;
+        std::vector<HostEvent> events = std::move(first->second);
+        events_.erase(first);
         if (events.empty()) continue;
         bool last = std::holds_alternative<HostClosed>(events.back()) ||
                     std::holds_alternative<HostGone>(events.back());
@@ -360,9 +354,9 @@ void Hub::look_at_times() {
     const Ping ping{times_.lost.count()};
     for (int rank = 1; rank < transport_->size(); ++rank) {
         Peer& peer = peers_[static_cast<std::size_t>(rank)];
-        if (peer.lost) continue;
+        if (!hears(peer)) continue;
         if (first) peer.heard = now;  // nobody has asked for a while
-        if (now - peer.heard > times_.lost)
+        if (!peer.lost && now - peer.heard > times_.lost)
             lose(rank,
                  fmt::format(
                      "it has not answered for {} ms",
@@ -385,14 +379,18 @@ void Hub::end_job() {
     launcher_.gone();
 }
 
-void Hub::lose(int rank, const std::string& why) {
+// Its lanes are told by tell().
+void Hub::lose(int rank, std::string_view why) noexcept {
     Peer& peer = peers_[static_cast<std::size_t>(rank)];
     if (peer.lost) return;
+    try {
+        peer.why = why;
+    } catch (const std::bad_alloc&) {
+    }
     any_lost_ = true;
+    in_order_ = in_order_ && peer.resigned;
     std::lock_guard lock(mutex_);
-    for (const auto& [id, lane] : lanes_)
-        if (lane.rank == rank) note(id, HostGone{why});
-    peer.lost = true;  // if there is no memory for that, another time
+    peer.lost = true;
     expected_ -= std::exchange(peer.expected, 0);
 }
 
@@ -415,36 +413,48 @@ bool Hub::stop() noexcept {
     try {
         {
             std::lock_guard lock(mutex_);
-            for (const auto& [id, lane] : lanes_) note(id, HostGone{"the program is ending"});
+            for (const auto& [id, lane] : lanes_)
+                room_for_one(id).push_back(HostGone{"the program is ending"});
         }
         (void)tell();
         say_goodbye();
     } catch (const std::exception&) {  // there is no memory for that: the job is aborted
-        any_lost_ = true;
+        in_order_ = false;
     }
-    return !any_lost_;
+    return in_order_;
 }
 
 void Hub::say_goodbye() {
-    for (int rank = 1; rank < transport_->size(); ++rank)
-        if (!peers_[static_cast<std::size_t>(rank)].lost)
-            transport_->send(rank, framed(MessageKind::goodbye, Nothing{}));
     auto deadline = sys::Clock::now() + kGoodbyeTime;
-    auto missing = std::count_if(peers_.begin() + 1, peers_.end(),
-                                 [](const Peer& peer) { return !peer.lost; });
+    std::ptrdiff_t missing = std::count_if(peers_.begin() + 1, peers_.end(),
+                                           [this](const Peer& peer) { return hears(peer); });
     BackOff back_off;
     while (missing > 0 && sys::Clock::now() < deadline) {
-        bool any = transport_->progress();
-        while (auto frame = transport_->receive()) {
-            any = true;
-            if (frame->head == packed(MessageKind::farewell, Nothing{})) --missing;
-        }
-        if (any)
+        if (go_on_parting(missing))
             back_off.reset();
         else if (unsigned us = back_off.next(true))
             std::this_thread::sleep_for(std::chrono::microseconds(us));
     }
-    if (missing > 0) any_lost_ = true;
+    if (missing > 0) in_order_ = false;
+}
+
+// `missing`: how many have not answered. False: nothing was to be done, or there was no memory.
+bool Hub::go_on_parting(std::ptrdiff_t& missing) try {
+    const auto farewell = packed(MessageKind::farewell, Nothing{});
+    for (int rank = 1; rank < transport_->size(); ++rank) {
+        Peer& peer = peers_[static_cast<std::size_t>(rank)];
+        if (peer.parts || !hears(peer)) continue;
+        transport_->send(rank, framed(MessageKind::goodbye, Nothing{}));
+        peer.parts = true;
+    }
+    bool any = transport_->progress();
+    while (auto frame = transport_->receive()) {
+        any = true;
+        if (frame->head == farewell) --missing;
+    }
+    return any;
+} catch (const std::bad_alloc&) {
+    return false;
 }
 
 }  // namespace sidestep::detail

@@ -2,20 +2,26 @@
 //
 // H1 The transport belongs to the hub's thread from start() to stop(), before and after to their
 //    caller.
-// H2 mutex_ is taken last: pools call with their own mutex held. Nothing is called with it held,
-//    and frames are dropped without it, since their bodies belong to pools.
+// H2 mutex_ is taken last: pools call with their own mutex held. Nothing of a pool's is called with
+//    it held, and frames are dropped without it, since their bodies belong to pools.
 // H3 A pool is told of one event after the other, in the hub's thread, until it was told that its
 //    lane has ended: HostClosed or HostGone, which comes once for each lane.
+// H4 A step for which there is no memory is done again, and has lost nothing: what is being sent
+//    and what is being taken is kept. What there is no memory for at all costs the task that it is
+//    about. If nothing can be done for as long as a host may be silent, all of them are lost.
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -54,7 +60,8 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     // runs another build of the program, or says nothing. All are told, then.
     void welcome(const Hello& own);
     void start();
-    // Says goodbye to all; what pools have with them is lost. False: some host was lost before.
+    // Says goodbye to all; what pools have with them is lost. False: some host was lost before, and
+    // not because it resigned.
     bool stop() noexcept;
     // What is worth a word before all begins: ranks that are bound to fewer CPUs than there are.
     std::string warning() const { return bound_too_tightly(hellos_); }
@@ -66,37 +73,51 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
 
   private:
     friend class AgentLane;
+    enum class End { none, close, terminate };  // of a pool there
     struct Lane {
         std::shared_ptr<HostListener> listener;  // the pool
         std::uint32_t place = 0;                 // what the pool calls it
         int rank = 0;
+        End wanted = End::none, said = End::none;
     };
     using LaneId = std::uint32_t;  // what agents call a pool
     struct Peer {
         sys::Clock::time_point heard{};
         bool lost = false;          // changes with the mutex held
+        bool resigned = false;      // it is lost, but its agent stays until goodbye is said
+        bool parts = false;         // goodbye was said
+        std::string why;            // it is lost; empty: there was no memory for that
         std::int64_t expected = 0;  // answers; guarded by the mutex
     };
 
     struct Posted {
         int rank = 0;
         Frame frame;
-        LaneId opens = 0;  // 0: no lane
     };
 
     // Thread-safe.
-    void post(int rank, Frame frame, int expected_answers = 0, LaneId opens = 0);
+    void post(int rank, Frame frame, int expected_answers = 0);
+    void end(LaneId id, End how) noexcept;
     void run();
+    bool try_round();
     bool round();
+    void lose_all();
     bool send_posted();
-    void take(const ReceivedFrame& frame);
-    void note(LaneId lane, HostEvent event) { events_[lane].push_back(std::move(event)); }
+    bool say_ends();
+    bool take_received();
+    void take(ReceivedFrame& frame);
+    std::int64_t read(ReceivedFrame& frame);
+    std::int64_t give_up(const ReceivedFrame& frame);
+    std::vector<HostEvent>& room_for_one(LaneId lane);
+    void note_lost();
     bool tell();
     void look_at_times();
     void refuse_all(const std::string& why);
     void end_job();
-    void lose(int rank, const std::string& why);
+    void lose(int rank, std::string_view why) noexcept;
+    bool hears(const Peer& peer) const { return !peer.lost || peer.resigned; }
     void say_goodbye();
+    bool go_on_parting(std::ptrdiff_t& missing);
 
     const std::unique_ptr<Transport> transport_;
     const HubTimes times_;
@@ -107,8 +128,13 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     // Owned by the hub's thread.
     std::vector<Peer> peers_;  // by rank
     std::map<LaneId, std::vector<HostEvent>> events_;
+    std::vector<Posted> sending_;  // up to sent_, they have been
+    std::size_t sent_ = 0;
+    std::optional<ReceivedFrame> received_;  // that is being taken
     sys::Clock::time_point pinged_{};
+    sys::Clock::time_point short_since_{};  // of memory; the epoch: it is not
     bool any_lost_ = false;
+    bool in_order_ = true;        // all that are lost have resigned
     std::exception_ptr failure_;  // of what came, or of saying so; null: there is none
 
     mutable std::mutex mutex_;
@@ -118,6 +144,7 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     std::map<LaneId, Lane> lanes_;  // that were not told the last
     LaneId last_lane_ = 0;
     std::int64_t expected_ = 0;  // answers
+    bool ends_to_say_ = false;
     bool sleeps_ = false, stops_ = false, stopped_ = true;
 };
 

@@ -77,7 +77,7 @@ MessageKind kind_of(InputArchive& archive) {
     std::uint8_t kind = 0;
     archive(kind);
     if (kind < static_cast<std::uint8_t>(MessageKind::hello) ||
-        kind > static_cast<std::uint8_t>(MessageKind::farewell))
+        kind > static_cast<std::uint8_t>(MessageKind::resigned))
         throw SerializationError(
             fmt::format("a message between hosts is of no known kind ({})", kind));
     return static_cast<MessageKind>(kind);

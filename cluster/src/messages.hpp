@@ -19,6 +19,8 @@
 //                            <-   ping                 each second; who is silent for how long
 //                                                      is lost, to the other
 //   pong                     ->
+//   resigned                 ->                        why its host can do nothing more; the agent
+//                                                      stays, so that the job may go on
 //                            <-   goodbye              the agent ends
 //   farewell                 ->                        and has heard so; its last word
 #pragma once
@@ -61,7 +63,8 @@ enum class MessageKind : std::uint8_t {
     ping,
     pong,
     goodbye,
-    farewell
+    farewell,
+    resigned
 };
 
 // Its first two fields are the same in all versions.
@@ -83,6 +86,7 @@ struct Hello {
 // This process. Throws what reading its own build throws.
 Hello introduce();
 
+// refused, resigned
 struct Refusal {
     std::string why;
     template <class Archive>
@@ -184,7 +188,7 @@ struct WiredFailure {
 
     template <class Archive>
     void serialize(Archive& archive) {
-        archive(pool, number, kind, other_error, details, is_chunk, items, rest, output);
+        archive(pool, number, rest, kind, other_error, details, is_chunk, items, output);
     }
 };
 

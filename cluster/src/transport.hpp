@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,15 +25,19 @@ struct Frame {
 struct ReceivedFrame {
     int from = 0;
     std::vector<std::byte> head, body;
+    std::uint64_t missing = 0;  // bytes of a body for which there was no memory: it is empty
 };
 
+// Want of memory is no end: what throws std::bad_alloc has lost nothing, and goes on where it was
+// when it is called again.
 class Transport {
   public:
     virtual ~Transport() = default;
     virtual int rank() const = 0;
     virtual int size() const = 0;
-    // Only queues. Frames to one rank arrive in the order in which they were sent.
-    virtual void send(int to, Frame frame) = 0;
+    // Only queues. Frames to one rank arrive in the order in which they were sent. If it throws,
+    // the frame is what it was.
+    virtual void send(int to, Frame&& frame) = 0;
     // Does what can be done without waiting. False: there was nothing.
     virtual bool progress() = 0;
     // The next frame that has come; nothing: there is none now.

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -145,17 +146,17 @@ TEST_CASE("What cannot be taken of what hosts say costs the tasks that they have
     Pool pool(job.options());
     auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
     REQUIRE(begun(words, 1));
-    const char* why = nullptr;
-    SECTION("for a lack of memory") {
-        job.fail_with(std::bad_alloc());
-        why = "had no memory for what it said";
-    }
-    SECTION("for another reason") {
-        job.fail_with(std::length_error("a reason of its own"));
-        why = "could not take what it said: a reason of its own";
-    }
-    CHECK_THAT(why_lost(lost), Catch::Contains(why));
+    job.fail_with(std::length_error("a reason of its own"));
+    CHECK_THAT(why_lost(lost), Catch::Contains("could not take what it said: a reason of its own"));
     CHECK(pool.map(test::square, test::numbers(0L, 100L)).back() == 99 * 99);
+}
+
+TEST_CASE("What there is no memory for in one moment is taken in the next", "[cluster]") {
+    ThreadJob job(1, 2, kSoon);
+    Pool pool(job.options());
+    job.fail_with(std::bad_alloc());
+    CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+    CHECK_FALSE(pool.stats().hosts[1].lost);
 }
 
 TEST_CASE("A host that answers, however long its tasks run, is not lost", "[cluster]") {
@@ -283,6 +284,90 @@ TEST_CASE("An agent whose launcher has ended on its host ends its pools and goes
     first.send(1, framed(MessageKind::open, open));
     // A process that is not the parent; the first process may say what it likes.
     CHECK(Agent(second, {.launcher = ::getpid()}).run(test::ThreadJob::hello(1, 2)) == 1);
+}
+
+TEST_CASE("An agent that hears nonsense resigns, and stays until the job is over", "[cluster]") {
+    auto wires = std::make_shared<test::Wires>(2);
+    test::ThreadTransport first(wires, 0), second(wires, 1);
+    using namespace sidestep::detail;
+    OpenPool open;
+    open.pool = 1;
+    open.processes = 2;
+    first.send(1, framed(MessageKind::open, open));
+    first.send(1, framed(MessageKind::farewell, Nothing{}));  // as only agents say it
+    first.send(1, framed(MessageKind::ping, Ping{.silence_ns = 3'600'000'000'000}));
+    first.send(1, framed(MessageKind::submit, SubmitTask{.pool = 1, .number = 1, .id = {}}));
+    first.send(1, framed(MessageKind::goodbye, Nothing{}));
+    CHECK(Agent(second).run(test::ThreadJob::hello(1, 2)) == 0);
+    std::vector<MessageKind> said;
+    std::string why;
+    while (auto frame = first.receive()) {
+        sidestep::InputArchive archive(frame->head);
+        said.push_back(kind_of(archive));
+        if (said.back() == MessageKind::resigned) why = unpacked<Refusal>(archive).why;
+    }
+    CHECK(why == "the first process sent what only agents send");
+    // No worker is left: the listener looks.
+    CHECK(said.front() == MessageKind::hello);
+    CHECK(said.back() == MessageKind::farewell);
+    CHECK(std::count(said.begin(), said.end(), MessageKind::pong) == 1);
+    CHECK(std::count(said.begin(), said.end(), MessageKind::failure) == 0);
+}
+
+TEST_CASE("A host that resigns costs its tasks, and the job ends in order", "[cluster]") {
+    ThreadJob job(2);
+    SharedWords words(1);
+    Pool pool(job.options());
+    auto lost = pool.submit({.key = kOnHost1}, begins_and_stays, words.path());
+    REQUIRE(begun(words, 1));
+    job.confuse(1);
+    CHECK_THAT(why_lost(lost), Catch::Contains("host1 is lost: the first process sent what only"));
+    CHECK(pool.submit({.key = kOnHost2}, test::add, 1, 2).get() == 3);
+    CHECK(pool.stats().hosts[1].lost);
+    Pool after(job.options());
+    CHECK(after.hosts().size() == 2);
+    CHECK(after.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+    after.close();
+    after.join();
+    pool.close();
+    pool.join();
+    CHECK(job.stop());
+}
+
+TEST_CASE("Arguments for which a host has no memory cost their task", "[cluster]") {
+    ThreadJob job(1);
+    Pool pool(job.options());
+    job.limit_bodies(1, 10'000);
+    auto size = [](const std::string& text) { return text.size(); };
+    auto large = pool.submit({.key = kOnHost1}, size, std::string(20'000, 'x'));
+    auto small = pool.submit({.key = kOnHost1}, size, std::string(1000, 'x'));
+    try {
+        (void)large.get();
+        FAIL("its arguments did not arrive");
+    } catch (const std::bad_alloc& error) {
+        CHECK_THAT(error.what(), Catch::Contains("task 1: host") &&
+                                     Catch::Contains("has no memory for its arguments (20"));
+    }
+    CHECK(small.get() == 1000);
+}
+
+TEST_CASE("A result for which the first process has no memory costs its task", "[cluster]") {
+    ThreadJob job(1);
+    Pool pool(job.options());
+    job.limit_bodies(0, 10'000);
+    auto text = [](std::size_t size) { return std::string(size, 'x'); };
+    auto large = pool.submit({.key = kOnHost1}, text, std::size_t(20'000));
+    auto small = pool.submit({.key = kOnHost1}, text, std::size_t(1000));
+    try {
+        (void)large.get();
+        FAIL("its result did not arrive");
+    } catch (const std::bad_alloc& error) {
+        CHECK_THAT(error.what(),
+                   Catch::Contains("task 1 has run on host host1, and the first process has no "
+                                   "memory for its answer (20"));
+    }
+    CHECK(small.get().size() == 1000);
+    CHECK_FALSE(pool.stats().hosts[1].lost);
 }
 
 TEST_CASE("An agent that has no thread for a pool's end gets one later", "[cluster]") {

@@ -60,8 +60,8 @@ class MadeUpLane final : public detail::HostLane {
         std::lock_guard lock(host_->mutex);
         ++host_->tasks[number];
     }
-    void close() override { end(); }
-    void terminate() override { end(); }
+    void close() noexcept override { end(); }
+    void terminate() noexcept override { end(); }
 
   private:
     // The pool's mutex is held. It refers to this host, so this lets go of it.

@@ -2,8 +2,12 @@
 // MPI itself runs without a launcher, and hosts can be cut off.
 #pragma once
 
+#include <sys/prctl.h>
+
+#include <cstddef>
 #include <deque>
 #include <exception>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -28,9 +32,10 @@ struct Wires {
     std::mutex mutex;
     // Guarded by mutex.
     std::vector<std::deque<detail::ReceivedFrame>> inboxes;  // by rank
-    std::set<int> cut;           // what they say, and what is said to them, is lost
-    std::set<int> gone;          // that was seen by who is told of it
-    std::exception_ptr failure;  // when the first is to take what came
+    std::set<int> cut;                     // what they say, and what is said to them, is lost
+    std::set<int> gone;                    // that was seen by who is told of it
+    std::map<int, std::size_t> most_body;  // of what is said to them: for more there is no memory
+    std::exception_ptr failure;            // when the first is to take what came
 };
 
 class ThreadTransport final : public detail::Transport {
@@ -40,12 +45,16 @@ class ThreadTransport final : public detail::Transport {
 
     int rank() const override { return rank_; }
     int size() const override { return static_cast<int>(wires_->inboxes.size()); }
-    void send(int to, detail::Frame frame) override {
-        detail::ReceivedFrame sent{rank_, std::move(frame.head), {}};
-        sent.body.assign(frame.body.begin(), frame.body.end());
+    void send(int to, detail::Frame&& frame) override {
+        detail::ReceivedFrame sent{rank_, {}, {frame.body.begin(), frame.body.end()}};
         std::lock_guard lock(wires_->mutex);
         if (wires_->cut.count(to) + wires_->cut.count(rank_) > 0) return;
-        wires_->inboxes[static_cast<std::size_t>(to)].push_back(std::move(sent));
+        auto most = wires_->most_body.find(to);
+        if (most != wires_->most_body.end() && sent.body.size() > most->second)
+            sent.missing = std::exchange(sent.body, {}).size();
+        auto& inbox = wires_->inboxes[static_cast<std::size_t>(to)];
+        inbox.push_back(std::move(sent));
+        inbox.back().head = std::move(frame.head);
     }
     bool progress() override { return false; }
     std::optional<detail::ReceivedFrame> receive() override {
@@ -77,22 +86,25 @@ class ThreadTransport final : public detail::Transport {
 // its own, and the others as many as are asked for.
 class ThreadJob {
   public:
+    static constexpr const char* kAgentThread = "agent";
+
     explicit ThreadJob(int agents, unsigned cpus = 2, detail::HubTimes times = {},
-                       detail::HubLauncher launcher = {})
+                       detail::HubLauncher launcher = {}, const detail::Agent::Signs& signs = {})
         : wires_(std::make_shared<Wires>(agents + 1)) {
         detail::Hello own = hello(0, 1);
         hub_ = std::make_shared<detail::Hub>(std::make_unique<ThreadTransport>(wires_, 0), times,
                                              std::move(launcher));
         for (int rank = 1; rank <= agents; ++rank)
-            agents_.emplace_back([this, rank, said = hello(rank, cpus)] {
+            agents_.emplace_back([this, rank, signs, said = hello(rank, cpus)] {
+                ::prctl(PR_SET_NAME, kAgentThread);
                 ThreadTransport transport(wires_, rank);
-                (void)detail::Agent(transport).run(said);
+                (void)detail::Agent(transport, signs).run(said);
             });
         hub_->welcome(own);
         hub_->start();
     }
     ~ThreadJob() {
-        (void)hub_->stop();
+        if (!stopped_) (void)stop();
         {
             std::lock_guard lock(wires_->mutex);
             wires_->gone.insert(0);  // for those that were cut off
@@ -113,6 +125,16 @@ class ThreadJob {
         std::lock_guard lock(wires_->mutex);
         wires_->gone.insert(rank);
     }
+    // Goodbye. False: a host was lost, and not because it resigned.
+    bool stop() {
+        stopped_ = true;
+        return hub_->stop();
+    }
+    // Whoever has this rank has no memory for arguments, or results, that are larger.
+    void limit_bodies(int rank, std::size_t most) {
+        std::lock_guard lock(wires_->mutex);
+        wires_->most_body[rank] = most;
+    }
     // The first cannot take the next that is said to it.
     template <class Exception>
     void fail_with(Exception error) {
@@ -122,6 +144,12 @@ class ThreadJob {
     // Something that an agent would not say.
     void say(int rank, std::vector<std::byte> head) {
         ThreadTransport(wires_, rank).send(0, {std::move(head), {}, {}});
+    }
+
+    // Something that the first process would not say.
+    void confuse(int rank) {
+        using namespace detail;
+        ThreadTransport(wires_, 0).send(rank, framed(MessageKind::farewell, Nothing{}));
     }
 
     static detail::Hello hello(int rank, unsigned cpus) {
@@ -136,6 +164,7 @@ class ThreadJob {
     std::shared_ptr<Wires> wires_;
     std::shared_ptr<detail::Hub> hub_;
     std::vector<std::thread> agents_;
+    bool stopped_ = false;
 };
 
 }  // namespace test

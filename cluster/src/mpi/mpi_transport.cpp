@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <utility>
 
 namespace sidestep::inline v0::detail {
@@ -15,6 +16,14 @@ struct FrameSizes {
 void append(std::vector<std::byte>& bytes, const void* data, std::size_t size) {
     auto* begin = static_cast<const std::byte*>(data);
     bytes.insert(bytes.end(), begin, begin + size);
+}
+
+bool is_large(const Frame& frame, std::size_t most) {
+    return frame.head.size() > most || frame.body.size() > most;
+}
+
+constexpr std::size_t pieces_of(std::size_t size, std::size_t piece) {
+    return (size + piece - 1) / piece;
 }
 
 bool all_done(std::vector<MPI_Request>& requests) {
@@ -40,10 +49,12 @@ MpiTransport::~MpiTransport() {
             if (batch.request != MPI_REQUEST_NULL) MPI_Request_free(&batch.request);
         // MPI may write there until the end of the process.
         if (!peer.batches.empty()) new std::list<Batch>(std::move(peer.batches));
+        if (!peer.incoming.empty()) new std::list<Incoming>(std::move(peer.incoming));
+        if (peer.dropped.left > 0) new Dropped(std::move(peer.dropped));
     }
 }
 
-void MpiTransport::send(int to, Frame frame) {
+void MpiTransport::send(int to, Frame&& frame) {
     peers_[static_cast<std::size_t>(to)].queue.push_back(std::move(frame));
     ++unsent_;
 }
@@ -83,21 +94,33 @@ bool MpiTransport::send_some(int to, Peer& peer) {
 // What waits goes together; for more nobody waits. A part of a frame that is too large for that
 // goes by itself, behind the batch that tells its size.
 void MpiTransport::begin_batch(int to, Peer& peer) {
-    Sending& sending = peer.sending.emplace_back();
+    std::list<Sending> one(1);
+    Sending& sending = one.front();
     std::vector<std::span<const std::byte>> large;
-    while (!peer.queue.empty() && sending.batch.size() < kBatchBytes) {
-        Frame& frame = sending.kept.emplace_back(std::move(peer.queue.front()));
-        peer.queue.pop_front();
+    std::size_t with_large = 0, pieces = 0;
+    for (const Frame& frame : peer.queue) {
+        if (sending.batch.size() >= kBatchBytes) break;
         ++sending.frames;
+        with_large += is_large(frame, kBatchBytes) ? 1 : 0;
         FrameSizes sizes{frame.head.size(), frame.body.size()};
         append(sending.batch, &sizes, sizeof sizes);
-        std::size_t before = large.size();
-        for (std::span<const std::byte> part : {std::span<const std::byte>(frame.head), frame.body})
-            if (part.size() <= kBatchBytes)
+        for (std::span<const std::byte> part :
+             {std::span<const std::byte>(frame.head), frame.body}) {
+            if (part.size() <= kBatchBytes) {
                 append(sending.batch, part.data(), part.size());
-            else
+            } else {
                 large.push_back(part);
-        if (large.size() == before) sending.kept.pop_back();
+                pieces += pieces_of(part.size(), kPieceBytes);
+            }
+        }
+    }
+    sending.kept.reserve(with_large);
+    sending.requests.reserve(1 + pieces);
+    // From here on nothing throws.
+    for (std::size_t i = 0; i < sending.frames; ++i) {
+        if (is_large(peer.queue.front(), kBatchBytes))
+            sending.kept.push_back(std::move(peer.queue.front()));
+        peer.queue.pop_front();
     }
     auto post = [&](const std::byte* data, std::size_t size, int tag) {
         MPI_Isend(data, static_cast<int>(size), MPI_BYTE, to, tag, comm_,
@@ -107,6 +130,7 @@ void MpiTransport::begin_batch(int to, Peer& peer) {
     for (std::span<const std::byte> part : large)
         for (std::size_t at = 0; at < part.size(); at += kPieceBytes)
             post(part.data() + at, std::min(kPieceBytes, part.size() - at), kPieceTag);
+    peer.sending.splice(peer.sending.end(), one);
 }
 
 bool MpiTransport::finish_sends(Peer& peer) {
@@ -125,16 +149,24 @@ bool MpiTransport::finish_sends(Peer& peer) {
 
 // --- receiving ---------------------------------------------------------------------------------
 
+// What was found can be received in no other way than by its handle, so that is kept until then.
 bool MpiTransport::probe() {
-    int found = 0, size = 0;
-    MPI_Message message = MPI_MESSAGE_NULL;
-    MPI_Status status;
-    MPI_Improbe(MPI_ANY_SOURCE, kBatchTag, comm_, &found, &message, &status);
-    if (!found) return false;
-    MPI_Get_count(&status, MPI_BYTE, &size);
-    Batch& batch = peers_[static_cast<std::size_t>(status.MPI_SOURCE)].batches.emplace_back();
+    if (matched_ == MPI_MESSAGE_NULL) {
+        int found = 0;
+        MPI_Message message = MPI_MESSAGE_NULL;
+        MPI_Improbe(MPI_ANY_SOURCE, kBatchTag, comm_, &found, &message, &matched_status_);
+        if (!found) return false;
+        matched_ = message;
+    }
+    int size = 0;
+    MPI_Get_count(&matched_status_, MPI_BYTE, &size);
+    std::list<Batch> one(1);
+    Batch& batch = one.front();
     batch.bytes.resize(static_cast<std::size_t>(size));
-    MPI_Imrecv(batch.bytes.data(), size, MPI_BYTE, &message, &batch.request);
+    MPI_Imrecv(batch.bytes.data(), size, MPI_BYTE, &matched_, &batch.request);
+    auto& batches = peers_[static_cast<std::size_t>(matched_status_.MPI_SOURCE)].batches;
+    batches.splice(batches.end(), one);
+    matched_ = MPI_MESSAGE_NULL;
     return true;
 }
 
@@ -142,43 +174,81 @@ bool MpiTransport::finish_batches(int from, Peer& peer) {
     bool any = false;
     while (!peer.batches.empty()) {
         Batch& batch = peer.batches.front();
-        int done = 0;
-        MPI_Test(&batch.request, &done, MPI_STATUS_IGNORE);
-        if (!done) break;
-        unpack(from, peer, batch.bytes);
+        int done = 1;
+        if (batch.request != MPI_REQUEST_NULL) MPI_Test(&batch.request, &done, MPI_STATUS_IGNORE);
+        if (!done || !unpack(from, peer, batch)) break;
         peer.batches.pop_front();
         any = true;
     }
     return any;
 }
 
-// Sizes are believed: it is this program that wrote them.
-void MpiTransport::unpack(int from, Peer& peer, const std::vector<std::byte>& bytes) {
-    for (const std::byte* at = bytes.data(); at < bytes.data() + bytes.size();) {
-        FrameSizes sizes;
-        std::memcpy(&sizes, at, sizeof sizes);
-        at += sizeof sizes;
-        Incoming& incoming = peer.incoming.emplace_back();
-        incoming.frame.from = from;
-        at = take_part(incoming, incoming.frame.head, sizes.head, at);
-        at = take_part(incoming, incoming.frame.body, sizes.body, at);
+// False: not all of it now.
+bool MpiTransport::unpack(int from, Peer& peer, Batch& batch) {
+    for (;;) {
+        if (!drop_some(from, peer.dropped)) return false;
+        if (batch.taken == batch.bytes.size()) return true;
+        take_frame(from, peer, batch);
     }
 }
 
-// The part is here, or begins to come to where it is to be. What is behind it here.
-const std::byte* MpiTransport::take_part(Incoming& incoming, std::vector<std::byte>& part,
-                                         std::uint64_t size, const std::byte* at) {
-    if (size <= kBatchBytes) {
-        part.assign(at, at + size);
-        return at + size;
+// Each part is here, or begins to come to where it is to be. Sizes are believed: it is this program
+// that wrote them.
+void MpiTransport::take_frame(int from, Peer& peer, Batch& batch) {
+    const std::byte* at = batch.bytes.data() + batch.taken;
+    FrameSizes sizes;
+    std::memcpy(&sizes, at, sizeof sizes);
+    at += sizeof sizes;
+    std::list<Incoming> one(1);
+    Incoming& incoming = one.front();
+    ReceivedFrame& frame = incoming.frame;
+    frame.from = from;
+    auto make_part = [&](std::vector<std::byte>& part, std::uint64_t size) {
+        part.resize(size);
+        if (size > kBatchBytes) return;
+        std::copy_n(at, size, part.begin());
+        at += size;
+    };
+    make_part(frame.head, sizes.head);
+    try {
+        make_part(frame.body, sizes.body);
+    } catch (const std::bad_alloc&) {
+        if (sizes.body <= kBatchBytes) throw;
+        frame.missing = sizes.body;
     }
-    part.resize(size);
-    for (std::size_t done = 0; done < size; done += kPieceBytes)
-        MPI_Irecv(part.data() + done,
-                  static_cast<int>(std::min<std::size_t>(kPieceBytes, size - done)), MPI_BYTE,
-                  incoming.frame.from, kPieceTag, comm_,
+    incoming.pieces.reserve(pieces_of(sizes.head, kPieceBytes) +
+                            pieces_of(sizes.body, kPieceBytes));
+    // From here on nothing throws.
+    if (sizes.head > kBatchBytes) receive_pieces(incoming, frame.head);
+    if (sizes.body > kBatchBytes && frame.missing == 0) receive_pieces(incoming, frame.body);
+    peer.dropped.left = frame.missing;
+    peer.incoming.splice(peer.incoming.end(), one);
+    batch.taken = static_cast<std::size_t>(at - batch.bytes.data());
+}
+
+void MpiTransport::receive_pieces(Incoming& incoming, std::vector<std::byte>& part) {
+    for (std::size_t done = 0; done < part.size(); done += kPieceBytes)
+        MPI_Irecv(part.data() + done, static_cast<int>(std::min(kPieceBytes, part.size() - done)),
+                  MPI_BYTE, incoming.frame.from, kPieceTag, comm_,
                   &incoming.pieces.emplace_back(MPI_REQUEST_NULL));
-    return at;
+}
+
+// False: there is more to come.
+bool MpiTransport::drop_some(int from, Dropped& dropped) {
+    while (dropped.left > 0) {
+        const std::size_t size = std::min(kPieceBytes, dropped.left);
+        if (dropped.request == MPI_REQUEST_NULL) {
+            dropped.piece.resize(size);
+            MPI_Irecv(dropped.piece.data(), static_cast<int>(size), MPI_BYTE, from, kPieceTag,
+                      comm_, &dropped.request);
+        }
+        int done = 0;
+        MPI_Test(&dropped.request, &done, MPI_STATUS_IGNORE);
+        if (!done) return false;
+        dropped.left -= size;
+    }
+    dropped.piece = {};
+    return true;
 }
 
 bool MpiTransport::finish_frames(Peer& peer) {

@@ -5,6 +5,9 @@
 // keep their order (MPI 3.1, 3.5). No call waits: two ranks that sent each other something large
 // would wait for ever. An error in MPI ends the job: so it is set up by default, and a part of a
 // job is of no use.
+//
+// Memory: each step first has all it needs, and then does not throw. A body for which there is none
+// has to be received all the same: piece by piece, into one that is thrown away.
 #pragma once
 
 #include <mpi.h>
@@ -29,7 +32,7 @@ class MpiTransport final : public Transport {
 
     int rank() const override { return rank_; }
     int size() const override { return static_cast<int>(peers_.size()); }
-    void send(int to, Frame frame) override;
+    void send(int to, Frame&& frame) override;
     bool progress() override;
     std::optional<ReceivedFrame> receive() override;
     bool all_sent() const override { return unsent_ == 0; }
@@ -49,17 +52,25 @@ class MpiTransport final : public Transport {
     };
     struct Batch {
         std::vector<std::byte> bytes;
-        MPI_Request request = MPI_REQUEST_NULL;
+        std::size_t taken = 0;                   // bytes whose frames are among those that come
+        MPI_Request request = MPI_REQUEST_NULL;  // null: it is here
     };
     struct Incoming {
         ReceivedFrame frame;
         std::vector<MPI_Request> pieces;
+    };
+    // What is left of a body that is thrown away. Nothing behind it is received before.
+    struct Dropped {
+        std::size_t left = 0;
+        std::vector<std::byte> piece;
+        MPI_Request request = MPI_REQUEST_NULL;
     };
     struct Peer {
         std::deque<Frame> queue;
         std::list<Sending> sending;  // a list: MPI has the addresses of what is in it
         std::list<Batch> batches;
         std::list<Incoming> incoming;
+        Dropped dropped;
     };
 
     bool send_some(int to, Peer& peer);
@@ -67,13 +78,16 @@ class MpiTransport final : public Transport {
     bool finish_sends(Peer& peer);
     bool probe();
     bool finish_batches(int from, Peer& peer);
-    void unpack(int from, Peer& peer, const std::vector<std::byte>& bytes);
-    const std::byte* take_part(Incoming& incoming, std::vector<std::byte>& part, std::uint64_t size,
-                               const std::byte* at);
+    bool unpack(int from, Peer& peer, Batch& batch);
+    void take_frame(int from, Peer& peer, Batch& batch);
+    void receive_pieces(Incoming& incoming, std::vector<std::byte>& part);
+    bool drop_some(int from, Dropped& dropped);
     bool finish_frames(Peer& peer);
 
     MPI_Comm comm_ = MPI_COMM_NULL;
     int rank_ = 0;
+    MPI_Message matched_ = MPI_MESSAGE_NULL;  // a batch, for which there was no memory yet
+    MPI_Status matched_status_{};
     std::vector<Peer> peers_;
     std::deque<ReceivedFrame> ready_;
     std::size_t unsent_ = 0;  // frames

@@ -75,7 +75,8 @@ struct HostGone {
 using HostEvent =
     std::variant<HostReply, HostFailure, HostCancelled, HostBroken, HostClosed, HostGone>;
 
-// The pool. Called in a thread of the hosts', without the pool's mutex.
+// The pool. Called in a thread of the hosts', without the pool's mutex. Each event counts, whatever
+// there is no memory for: nobody says it again.
 class HostListener {
   public:
     virtual void hosts_told(std::uint32_t lane, std::vector<HostEvent> events) = 0;
@@ -93,9 +94,10 @@ class HostLane {
     // waits was to be cancelled.
     enum class Cancel { waiting_only, running_too };
     virtual void cancel(std::uint64_t number, Cancel mode) = 0;
-    // The pool there ends when it has done all it has; or now. Answered by HostClosed.
-    virtual void close() = 0;
-    virtual void terminate() = 0;
+    // The pool there ends when it has done all it has; or now. Answered by HostClosed. They take no
+    // memory: else join() would wait for ever.
+    virtual void close() noexcept = 0;
+    virtual void terminate() noexcept = 0;
 };
 
 // The hosts of a job. Threads: thread-safe.

@@ -202,6 +202,14 @@ void take_output(PoolTask& task, std::optional<TaskOutput>& output) noexcept {
     }
 }
 
+// What is left of a chunk, by its number there (0: nothing is), is not wanted.
+void end_rest(HostLink& host, std::uint64_t number) noexcept {
+    try {
+        if (number != 0) host.lane->cancel(number, HostLane::Cancel::running_too);
+    } catch (const std::bad_alloc&) {  // then it runs, for nobody
+    }
+}
+
 std::exception_ptr host_error(const HostLink& host, const PoolTask& task,
                               HostFailure& failure) noexcept {
     if (failure.error) return failure.error;
@@ -249,8 +257,7 @@ void OtherHosts::take(HostLink& host, HostReply& reply, Hold& hold) {
 void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
     PoolTask* task = end_on(host, failure.number);
     if (!task) {
-        if (failure.chunk && failure.chunk->rest)
-            host.lane->cancel(failure.chunk->rest, HostLane::Cancel::running_too);
+        if (failure.chunk) end_rest(host, failure.chunk->rest);
         return;
     }
     ++host.failures;
@@ -266,12 +273,12 @@ void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
         rest = policies_.chunks.split_at(task, {chunk->items, std::move(chunk->bytes)},
                                          failure.kind, error, hold);
     } catch (const std::bad_alloc&) {
-        host.lane->cancel(number, HostLane::Cancel::running_too);
+        end_rest(host, number);
         return policies_.retries.retry_or_fail(task, failure.kind, std::move(error), hold);
     }
     if (!rest) return;
     if (rooms_.life.interrupted()) {
-        host.lane->cancel(number, HostLane::Cancel::running_too);
+        end_rest(host, number);
         return rooms_.task_end.cancel(rest.get(), spare_errors().interrupted, hold);
     }
     if (number == 0)
@@ -282,6 +289,8 @@ void OtherHosts::take(HostLink& host, HostFailure& failure, Hold& hold) {
         rest->more->host = host.index;
         rest->more->number = number;
     } catch (const std::bad_alloc&) {
+        host.tasks.erase(number);
+        end_rest(host, number);
         rooms_.task_end.fail(rest.get(), spare_errors().no_memory, hold);
     }
 }
@@ -350,23 +359,22 @@ void OtherHosts::cancel_waiting() {
     for (HostLink& host : hosts_) {
         for (const auto& [number, task] : host.tasks) {
             if (!task) continue;
-            host.recalled[number] = HostLink::Recall::cancelled;
-            host.lane->cancel(number, HostLane::Cancel::waiting_only);
+            try {
+                host.recalled[number] = HostLink::Recall::cancelled;
+                host.lane->cancel(number, HostLane::Cancel::waiting_only);
+            } catch (const std::bad_alloc&) {  // then it runs
+            }
         }
     }
 }
 
-// If there is no memory to tell it, it is told by the next call, or hears of the end of this one.
 void OtherHosts::end(bool now) noexcept {
     for (HostLink& host : hosts_) {
         if (!host.takes_tasks()) continue;
-        try {
-            if (now)
-                host.lane->terminate();
-            else
-                host.lane->close();
-        } catch (const std::bad_alloc&) {
-        }
+        if (now)
+            host.lane->terminate();
+        else
+            host.lane->close();
     }
 }
 
