@@ -69,6 +69,11 @@ static_assert(start_of(compose(7, 0x7654321f, 0x3ff)) == 0x7654321f);
 static_assert(!has_start(compose(7, unknown_start(7), 1)) && has_start(compose(16, 0, 1)));
 static_assert((compose(0x3fffff, kStartMask, kDomainMask) & kUserBit) == 0);
 
+// Kept for good, known or not: once a word has it, it must not change, or its holder would not be
+// its holder. So who has no descriptor left for /proc in this moment has no start time for life.
+// That is the case of P2 where whoever has the pid now lives: nobody is robbed, and only what is
+// left by the dead may wait for as long as another process has that number. (No system call tells
+// the time without a descriptor; who has a handle of shared memory had one a moment ago.)
 OwnerId find_identity() noexcept {
     int saved = errno;
     int pid = ::getpid();
