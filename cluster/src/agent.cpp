@@ -275,6 +275,7 @@ void Agent::submit(const SubmitTask& request, const ReceivedFrame& frame) {
         options.memory_limit = request.memory_limit;
         options.key = request.key;
         options.priority = request.priority;
+        options.retry.max_attempts = 1;  // whatever the pool's are: the first process sees to it
         PoolTaskRef task =
             PoolTask::create(pool.core, kind, request.has_options ? &options : nullptr);
         TaskWriter(*task).write(frame.body.data(), frame.body.size());

@@ -163,6 +163,8 @@ std::unique_ptr<HostLane> Hub::open(std::size_t host, const PoolOptions& options
     OpenPool message;
     message.processes = processes;
     message.options = options;
+    // Nobody there can be asked, and who cannot tell says no.
+    if (options.task.retry.when) message.options.task.retry = {};
     message.initializer = wired(options.initializer);
     message.finalizer = wired(options.finalizer);
     {

@@ -37,6 +37,7 @@
 #include <cereal/types/vector.hpp>
 
 #include <sidestep/archive.hpp>
+#include <sidestep/detail/sent_options.hpp>
 #include <sidestep/pool_options.hpp>
 #include <sidestep/task.hpp>
 
@@ -113,7 +114,7 @@ WorkerHook unwired(WiredHook hook);
 struct OpenPool {
     std::uint32_t pool = 0;
     std::uint32_t processes = 0;
-    PoolOptions options;  // without those of tasks, which come with each
+    PoolOptions options;  // its `task` is for what tasks submit there: the others have it all
     WiredHook initializer, finalizer;
 
     template <class Archive>
@@ -132,6 +133,9 @@ struct OpenPool {
         WorkerSettings settings(options);
         archive(settings);
         settings.put_into(options);
+        SentOptions tasks{options.task};
+        archive(tasks);
+        options.task = std::move(tasks.options);
         archive(initializer, finalizer);
     }
     template <class Archive>

@@ -63,6 +63,20 @@ int prints_line(int number) {
 int sum_to(int n) {
     return n == 0 ? 0 : n + sidestep::this_task::pool().submit(sum_to, n - 1).get();
 }
+// What a task on another host gets of tasks that say nothing for themselves.
+std::string name_of_late_task() {
+    try {
+        return "it came back with " +
+               std::to_string(sidestep::this_task::pool().submit(stays, 0).get());
+    } catch (const sidestep::TaskTimeout& error) {
+        return error.name();
+    }
+}
+unsigned submits_third_time() { return sidestep::this_task::pool().submit(third_time, 0).get(); }
+int fails(const std::string& path) {
+    ++SharedWords::attach(path)[0];
+    throw std::runtime_error("never");
+}
 void count(const std::string& path, std::size_t index) { ++SharedWords::attach(path)[index]; }
 
 template <class Handle>
@@ -139,6 +153,35 @@ TEST_CASE("What is said for all tasks of a pool is said for those on other hosts
         CHECK(pool.submit({.key = kOnHost1, .name = "late"}, prints_line, one).get() == 1);
         CHECK(test::eventually([&] { return out.text() == "1 far: a line\n3 late: a line\n"; }));
     }
+}
+
+TEST_CASE("What is said for all tasks of a pool is said for those that tasks on other hosts submit",
+          "[cluster][options][nested]") {
+    ThreadJob job(1);
+    SECTION("a timeout, and a name") {
+        Pool pool(job.options({.task = {.timeout = 20ms, .name = "any of them"}}));
+        CHECK(pool.submit({.timeout = test::kPatience, .key = kOnHost1}, name_of_late_task).get() ==
+              "any of them");
+    }
+    SECTION("retries") {
+        Pool pool(job.options({.task = {.retry = {.max_attempts = 3}}}));
+        CHECK(pool.submit({.key = kOnHost1}, submits_third_time).get() == 3);
+    }
+    SECTION("retries that a function of the first process decides: there are none") {
+        auto always = [](const std::exception_ptr&) { return true; };
+        Pool pool(job.options({.task = {.retry = {.max_attempts = 3, .when = always}}}));
+        CHECK(pool.submit({.key = kOnHost1}, third_time, 0).get() == 3);
+        CHECK_THROWS_WITH(pool.submit({.key = kOnHost1}, submits_third_time).get(), "not yet");
+    }
+}
+
+TEST_CASE("A task that was sent to another host is run as often as the first process says",
+          "[cluster][options]") {
+    ThreadJob job(1);
+    SharedWords runs(1);
+    Pool pool(job.options({.task = {.retry = {.max_attempts = 3}}}));
+    CHECK_THROWS_WITH(pool.submit({.key = kOnHost1}, fails, runs.path()).get(), "never");
+    CHECK(runs[0] == 3);
 }
 
 TEST_CASE("An option that makes no sense is refused before a host hears of the pool",

@@ -30,9 +30,11 @@
 //      with one is refused by submit() (std::invalid_argument). resize() is refused. To cancel a
 //      task that another host has is always possible, and running() says true of it, begun or not:
 //      the host has a few milliseconds of work ahead. stats() and trace() tell of each other host
-//      as a whole. What a task there submits to this_task::pool() runs there, and the first process
-//      hears nothing of it: a way out when that has too much to do (docs/guide/cluster.md). Workers
-//      of such a pool are started by the fork server.
+//      as a whole. What a task there submits to this_task::pool() runs there, with what
+//      PoolOptions::task says, and the first process hears nothing of it: a way out when that has
+//      too much to do (docs/guide/cluster.md). So nobody there can ask a Retry::when: with one in
+//      PoolOptions::task, such tasks are run once. Workers of such a pool are started by the fork
+//      server.
 // Threads: as a pool. One more thread calls MPI, and no other does: a program that wants MPI for
 //      itself cannot have it (MPI_Init() fails after init()).
 // Fork: a forked copy has no hosts: cluster() gives it this machine's workers.
