@@ -14,7 +14,7 @@
 #include <sidestep/pool.hpp>
 #include <sidestep/thread_pool.hpp>
 
-#include "../examples/wordcount.hpp"
+#include "../examples/wordcount/wordcount.hpp"
 #include "common.hpp"
 #include "compute.hpp"
 

@@ -26,7 +26,7 @@
 #include <sidestep/progress.hpp>
 #include <sidestep/subprocess.hpp>
 
-#include "parallel_running.hpp"
+#include "running.hpp"
 
 namespace sp = sidestep::subprocess;
 using Clock = std::chrono::system_clock;
