@@ -17,6 +17,9 @@ A page says more in comments in front of a block, which readers do not see:
     <!-- libraries: -lx -->     what a program is linked with besides
     <!-- not run: reason -->    it is not run; the same block again counts once
 
+The comments of public headers have blocks, too: what the reference shows as C++. Each is compiled, as
+a program or as the body of a function, and not run; headers.md has what is to stand in front of them.
+
 A block of ``output`` is what the program in front of it prints, exactly. Blocks of sh are run in the
 page's folder, by sh -e. A literalinclude of a .cpp is a program, taken built from the build folder
 where that has it.
@@ -24,6 +27,8 @@ where that has it.
 import os
 import re
 import subprocess
+
+import reference
 
 BLOCK = re.compile(r"^```(?:\{literalinclude\} (\S+)|(\w+))?[^\n]*\n(.*?)^```$|^<!-- (.*?)-->$", re.M | re.S)
 TOP = re.compile(r"(#include|using |namespace |struct |class |template|enum |inline |static |constexpr |const bool )")
@@ -130,18 +135,51 @@ def fragments_program(fragments):
     return "\n".join(out) + "\n"
 
 
+def blocks_of_header(header, root):
+    """The blocks of code of a header's comments, as the reference shows them."""
+    blocks, name = [], header.relative_to(root)
+    for first, comment in reference.comments_of(header.read_text()):
+        at = -1
+        for code in reference.code_of(comment):
+            at = next(i for i in range(at + 1, len(comment)) if comment[i].strip() == code[0].strip())
+            blocks.append(Block(name, first + at, "cpp", "\n".join(code) + "\n"))
+    return blocks
+
+
+def around_headers(page, root):
+    """{header: block} of what headers.md says to stand in front of a header's blocks."""
+    found = re.finditer(r"^## (\S+)\n+```cpp\n(.*?)^```$", page.read_text(), re.M | re.S)
+    text = page.read_text()
+    return {part[1]: Block(page.relative_to(root), text.count("\n", 0, part.start(2)) + 1, "cpp", part[2])
+            for part in found}
+
+
+def header_program(blocks, around):
+    """Of one program, or of fragments: each is the body of a function, which begins with the statements around."""
+    out, first = split(around.text, around.line, around.page) if around else ([], [])
+    if blocks[0].is_program:
+        return "\n".join(out) + f'\n#line {blocks[0].line} "{blocks[0].page}"\n' + blocks[0].text
+    for block in blocks:
+        top, statements = split(block.text, block.line, block.page)
+        out += top
+        if statements:
+            out += [f"auto block_{block.line}() {{", *first, *statements, "}"]
+    return "\n".join(out) + "\n"
+
+
 class Checker:
     """Compiles against the library of a build folder, and runs."""
 
     def __init__(self, root, build, work):
         self.root, self.build, self.work = root, build, work
         # Several pages are checked at once: these only grow.
-        self.ran, self.failed = [], []
+        self.ran, self.compiled, self.failed = [], [], []
         self.skipped = {}  # a block's text: why it is not run
         self.environment = {**os.environ, "PKG_CONFIG_PATH": str(self.as_installed()), "LC_ALL": "C.UTF-8"}
         self.flags = self.pkg("--cflags")
         self.libraries = self.pkg("--libs")
         self.prelude = self.make_prelude()
+        self.around = around_headers(root / "tools/site/headers.md", root)
 
     def as_installed(self):
         """A folder with a file for pkg-config that leads to the build folder."""
@@ -163,9 +201,11 @@ class Checker:
                               env=self.environment, **more)
 
     def compile(self, source, output, precompiled=False, libraries=()):
+        """output: None: nothing is made."""
         prelude = ["-include", str(self.prelude)] if precompiled else []
+        made = ["-o", str(output), *self.libraries, *libraries] if output else ["-fsyntax-only"]
         done = self.command(["g++", "-std=c++20", "-O0", "-g1", "-Wall", "-Wextra", "-Wno-unused", *prelude,
-                             *self.flags, str(source), "-o", str(output), *self.libraries, *libraries])
+                             *self.flags, str(source), *made])
         return done.stderr if done.returncode else ""
 
     def make_prelude(self):
@@ -236,3 +276,22 @@ class Checker:
         source.write_text(f'#line {block.line} "{block.page}"\n' + block.text)
         error = self.compile(source, program, libraries=block.notes.get("libraries", "").split())
         self.fail(block, error) if error else self.run(block, [str(program)], folder)
+
+    def check_header(self, header, root):
+        blocks = blocks_of_header(header, root)
+        programs = [[block] for block in blocks if block.is_program]
+        fragments = [block for block in blocks if not block.is_program]
+        for part in programs + [fragments] * bool(fragments):
+            source = self.work / f"{header.stem}_{part[0].line}.cpp"
+            source.write_text(header_program(part, self.around.get(header.name)))
+            error = self.compile(source, None, precompiled=True)
+            if error:
+                self.fail(part[0], f"the code in this header's comments does not compile:\n{error}")
+            else:
+                self.compiled += part
+
+    def check_around(self, headers, root):
+        """What stands in front of blocks that are there no more."""
+        with_blocks = {header.name for header in headers if blocks_of_header(header, root)}
+        for name in sorted(set(self.around) - with_blocks):
+            self.fail(self.around[name], f"{name} has no code in its comments: drop this part")

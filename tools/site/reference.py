@@ -23,8 +23,12 @@ NAME = re.compile(
     r"|(?:\w+/)?\w+\.hpp|(?:docs/[\w/-]+|CONTRIBUTING)\.md|\w+(?:_\w+)+)(?![\w`(<])")
 # What users name and is declared in a header of detail/: shown with the header that includes it.
 PARTS = {"queue": "queue_core", "stream": "stream_engine"}
-# Classes of namespace detail whose members are those of public classes.
-FACES = re.compile(r"class (TypedQueue|PutsItems|QueueProducer|SemaphoreBase|LockableProxy|StreamEngine)\b(?!.*;)")
+# Classes of namespace detail whose members are those of public classes: how they are shown.
+FACES = {"TypedQueue": ("template <class T> ", "TypedQueue"), "PutsItems": ("template <class T> ", "PutsItems"),
+         "QueueProducer": ("template <class T> ", "QueueProducer"), "SemaphoreBase": ("", "SemaphoreBase"),
+         "LockableProxy": ("template <class Object> ", "LockableProxy"),
+         "StreamEngine": ("template <class F, class Range, bool kSpread> ", "Stream")}
+A_FACE = re.compile(rf"class ({'|'.join(FACES)})\b(?!.*;)")
 
 # --- comments to reStructuredText ----------------------------------------------------------------
 
@@ -165,6 +169,33 @@ def to_rst(lines):
     return out
 
 
+def comments_of(text):
+    """(the first line's number, the lines without their slashes) of a header's comments."""
+    lines, i = text.split("\n"), 0
+    while i < len(lines):
+        end = i
+        while end < len(lines) and re.match(r"\s*//( |$)", lines[end]):
+            end += 1
+        if end > i:
+            yield i + 1, [re.sub(r"^\s*// ?", "", line) for line in lines[i:end]]
+        i = max(end, i + 1)
+
+
+def code_of(comment):
+    """The blocks of C++ that a comment's lines are shown with, each as its lines."""
+    rst = to_rst(comment)
+    for i, line in enumerate(rst):
+        if found := re.match(r"( *)\.\. code-block:: cpp$", line):
+            indent, code = found[1] + "   ", []
+            for row in rst[i + 2:]:
+                if row.strip() and not row.startswith(indent):
+                    break
+                code.append(row[len(indent):])
+            while not code[-1].strip():
+                code.pop()
+            yield code
+
+
 # --- headers for Doxygen -------------------------------------------------------------------------
 
 
@@ -185,6 +216,7 @@ def for_doxygen(text):
     text = text.replace("sidestep::inline v0", "sidestep")
     text = re.sub(r"^inline namespace (\w+) \{[^\n]*\n(.*?)^\}  // namespace \1\n", r"\2", text, flags=re.M | re.S)
     text = re.sub(r"template <[^\n]*>\ninline constexpr bool detail::[^;]*;", "", text)
+    text = re.sub(r"(?<=\)) requires [\w:<>, ]+(?= \{)", "", text)  # with it, Doxygen takes the next one for its body
     lines, out, i, first, hidden, depth = text.split("\n"), [], 0, True, False, 0
     while i < len(lines):
         line = lines[i]
@@ -222,7 +254,7 @@ def for_doxygen(text):
             if line == "namespace detail {":
                 hidden, depth = True, 1
                 out += [line, "/// @cond"]
-            elif hidden and FACES.match(line):  # what users' classes have from these is theirs
+            elif hidden and A_FACE.match(line):  # what users' classes have from these is theirs
                 at = len(out) - 1
                 while re.match(r"\s*(///|template)", out[at]) and "@cond" not in out[at]:
                     at -= 1
@@ -275,6 +307,14 @@ def template_of(element):
     return f"template <{', '.join(parameters)}> "
 
 
+def shown(text):
+    """A line of a page, by the names that users know."""
+    text = re.sub(rf"\b(?:detail::)?({'|'.join(FACES)})\b", lambda m: FACES[m[1]][1], text)
+    text = text.replace("const Deadline &until={}", "").replace("typename Input< Range >::Item", "Item")
+    text = re.sub(r"(?<=template <)detail::\w+ (?=\w+>)", "class ", text)  # a concept
+    return re.sub(r", *(?:detail::)?(?:QueueCore::Kind::\w+|kind\b)(?= *>)", "", text)
+
+
 def is_public(member):
     arguments = text_of(member, "argsstring")
     return (member.get("prot") == "public" and not SKIPPED.match(text_of(member, "name"))
@@ -283,6 +323,7 @@ def is_public(member):
             and "nternal" not in "".join(comment_of(member)[:1])
             and not (arguments.endswith("=default") and "&" in arguments)
             and "detail::" not in text_of(member, "type").split("<")[0]
+            and not (member.get("kind") == "variable" and "detail::" in text_of(member, "type"))
             and not re.search(r"\bdetail::(?!Stored)", arguments))
 
 
@@ -362,23 +403,31 @@ class Reference:
     def class_lines(self, refid, indent=""):
         compound = self.read(refid)
         name = text_of(compound, "compoundname")
-        bases = [text_of(base) for base in compound.findall("basecompoundref")
+        bases = [shown(text_of(base)) for base in compound.findall("basecompoundref")
                  if base.get("prot") == "public"]
+        bases = [base for base in bases if "detail::" not in base]
         short = name if not indent else name.rsplit("::", 1)[1]
         specialised = re.search(r"<.*>$", short)
         prefix = template_of(compound) or ("template <> " if specialised else "")
+        face = FACES.get(name.rsplit("::", 1)[1]) if "detail::" in name else None
+        if face:
+            prefix = face[0]
+            bases = [base.split("<")[0].strip() if face[1] in base else base for base in bases]
         kind = "cpp:struct" if compound.get("kind") == "struct" else "cpp:class"
         heritage = f" : public {', public '.join(bases)}" if bases else ""
         heritage = heritage if len(heritage) < 120 else ""
         out = [f"{indent}.. {kind}:: {prefix}{short}{heritage}", ""]
-        out += [f"{indent}   {line}".rstrip() for line in comment_of(compound)]
+        comment = comment_of(compound)
+        if "nternal" not in "".join(comment[:1]):
+            out += [f"{indent}   {line}".rstrip() for line in comment]
         items = []
         for section in compound.findall("sectiondef"):
             for member in section.findall("memberdef"):
                 if is_public(member):
                     items.append((int(member.find("location").get("line")), member))
         for inner in compound.findall("innerclass"):
-            if inner.get("prot") == "public" and not inner.text.endswith(("Iterator", "iterator")):
+            if inner.get("prot") == "public" and not inner.text.endswith(("Iterator", "iterator")) and \
+                    "nternal" not in "".join(comment_of(self.read(inner.get("refid")))[:1]):
                 items.append((int(self.read(inner.get("refid")).find("location").get("line")),
                               inner.get("refid")))
         for _, item in sorted(items, key=lambda pair: pair[0]):
@@ -399,11 +448,11 @@ class Reference:
             part = self.read(f"{PARTS[header.stem].replace('_', '__')}_8hpp")
             items = [(0, None, inner.get("refid")) for inner in part.findall("innerclass")
                      if not inner.text.startswith("sidestep::detail::")
-                     or FACES.match("class " + inner.text.split("<")[0].rsplit("::", 1)[1])]
+                     or A_FACE.match("class " + inner.text.split("<")[0].rsplit("::", 1)[1])]
         classes = {inner.text: inner for inner in compound.findall("innerclass")}
         for name, inner in classes.items():
             parent, last = name.split("<")[0].rsplit("::", 1)
-            if "detail" in parent and not FACES.match("class " + last):
+            if "detail" in parent and not A_FACE.match("class " + last):
                 continue
             if inner.get("prot") != "private" and parent not in classes:
                 line = int(self.read(inner.get("refid")).find("location").get("line"))
@@ -424,7 +473,7 @@ class Reference:
                 space_now = wanted
             out += (self.class_lines(item) if isinstance(item, str) else
                     self.member_lines(item, "", "".join(f"{name}::" for name in space.split("::")[1:])))
-        return out, bool(items)
+        return [shown(line) for line in out], bool(items)
 
 
 def is_public_free(member):

@@ -68,7 +68,7 @@ struct CompletedPipeline {
 };
 
 // Runs commands at the same time, each one's std_out connected to the next one's std_in:
-//   pipeline({{"cat", file}, {"sort"}, {"head", "-1"}}, {.capture_output = true})
+//   pipeline({{"cat", file}, {"sort"}, {"head", "-1"}}, {.capture_output = true});
 // `input` and std_in are the first member's, std_out is the last one's, timeout and everything
 // else is for all of them. A member that cannot be started is a StartError; the others are killed.
 CompletedPipeline pipeline(const std::vector<Args>& commands, const Options& options = {});

@@ -182,9 +182,9 @@ class TypedQueue : public PutsItems<TypedQueue<T, kind>, T> {
     // cancelled, that worker lets go of it within a second of the end of the task that it runs.
     //
     //     sidestep::Queue<Line> lines(64);
-    //     for (auto& path : paths) processes.emplace_back(read, path, lines.producer());
-    //     ...                              // start them: that lets go of the arguments
-    //     for (;;) use(lines.get());       // QueueShutDown, when the last of them is through
+    //     for (auto& path : paths) readers.emplace_back(read_lines, path, lines.producer());
+    //     for (auto& reader : readers) reader.start();  // that lets go of its arguments
+    //     for (;;) use(lines.get());  // QueueShutDown, when the last of them is through
     //
     // A forked child has none of its parent's: it gets its own as an argument.
     Producer producer() const { return Producer(core_); }

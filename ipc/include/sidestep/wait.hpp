@@ -1,7 +1,7 @@
 // wait(): which of these things are ready?
 //
 //     auto ready = wait({connection, process.sentinel(), listener}, 5s);
-//     if (!ready.empty() && ready[0] == connection) ...
+//     if (!ready.empty() && ready[0] == connection) use(connection.recv_bytes());
 //
 // Ownership:  none: what is waited for stays open for as long as the call lasts, by the caller.
 // Threads:    thread-safe; waiting changes nothing.

@@ -3,7 +3,7 @@
 //
 //     auto totals = manager.dict<std::string, int>();
 //     totals.update("to", [](int& n, int more) { n += more; }, 1);   // one step: nothing is lost
-//     for (const auto& [word, n] : totals) ...                       // fetched by pages
+//     for (const auto& [word, n] : totals) use(word, n);             // fetched by pages
 //
 // Each call is one step at the server; two calls are two: what must not come between goes into one
 // update(). An element that is a proxy is shared; any other is a copy: to change what at() returned

@@ -2,7 +2,8 @@
 //
 //     asio::awaitable<void> answer(tcp::socket client, sidestep::Pool& pool) {
 //         int sum = co_await async_get(pool.submit(add, 1, 2), asio::use_awaitable);
-//         ...
+//         std::string text = std::to_string(sum);
+//         co_await asio::async_write(client, asio::buffer(text), asio::use_awaitable);
 //     }
 //
 // The loop's thread goes on while workers work. The token may be any of Asio's: use_awaitable,

@@ -1,6 +1,6 @@
 // Histogram: how durations are distributed, in constant memory.
 //
-//     stats.run.quantile(0.99)      // 99 of 100 tasks ran no longer than that
+//     stats.run.quantile(0.99);     // 99 of 100 tasks ran no longer than that
 //
 // Buckets are log-linear: four for each power of two nanoseconds, so that a bucket's bounds are at
 // most a quarter apart, and all durations have one.

@@ -104,8 +104,8 @@ struct PoolOptions {
     // the CPUs that it may run on (the first set is worker 0's, and so on, round and round); and
     // its limits (setrlimit). "{index}" in a value, or in cwd, is the worker's number, from 0;
     // "{index%4}" goes round from 0 to 3 (nobody but you knows how many there are):
-    //     .env = {{"CUDA_VISIBLE_DEVICES", "{index}"}}     one GPU for each
-    //     .env = {{"CUDA_VISIBLE_DEVICES", "{index%4}"}}   four GPUs, shared by all
+    //     Pool alone({.env = {{"CUDA_VISIBLE_DEVICES", "{index}"}}});     // one GPU for each
+    //     Pool shared({.env = {{"CUDA_VISIBLE_DEVICES", "{index%4}"}}});  // four, shared by all
     // All is there before the initializer; the environment of spawned workers from their start, and
     // of a fork server what has no {index}. A forked worker has a copy of what libraries of this
     // process have read before. What cannot be had (no such folder, a limit above the hard one)

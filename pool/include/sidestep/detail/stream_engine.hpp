@@ -19,7 +19,7 @@
 
 namespace sidestep::inline v0::detail {
 
-// Pulls the input, sends it off in chunks, and hands over what comes of each item.
+// Internal: it pulls the input, sends it off in chunks, and hands over what comes of each item.
 //
 // Chunks is a ChunkTasks that knows what is in a chunk. It has
 //   Batch                     a chunk while it is pulled: keep(item), size(), is_full(), and
@@ -44,11 +44,11 @@ class StreamEngine : public StreamFace<StreamEngine<Chunks, Range>, typename Chu
   public:
     using typename Face::Result;
 
-    struct Run {
+    struct Run {           // Internal.
         unsigned workers;  // of the pool
         bool unordered;    // results are handed over as they come
     };
-    template <class Core, class F>
+    template <class Core, class F>  // Internal.
     StreamEngine(const std::shared_ptr<Core>& core, F&& f, Range&& items, const MapOptions& options,
                  Run run)
         : StreamEngine(std::make_unique<Chunks>(core, std::forward<F>(f), options, run.unordered),
@@ -96,7 +96,7 @@ class StreamEngine : public StreamFace<StreamEngine<Chunks, Range>, typename Chu
         return output ? *output : TaskOutput();
     }
 
-    // For PoolFace: it is consumed in the background, until what is returned is called.
+    // Internal, for PoolFace: it is consumed in the background, until what is returned is called.
     std::function<void()> detach() {
         if constexpr (Chunks::kInThreads) {  // all of the input becomes tasks now
             hands_over_at_end();
@@ -104,11 +104,11 @@ class StreamEngine : public StreamFace<StreamEngine<Chunks, Range>, typename Chu
         }
         return chunks_.detach(flight_);
     }
-    // For StreamFace.
+    // Internal, for StreamFace.
     std::shared_ptr<void> hold() { return chunks_.hold(); }
-    void hands_over_at_end() { flight_.hand_over_at_end(); }
+    void hands_over_at_end() { flight_.hand_over_at_end(); }  // Internal.
     std::size_t input_size() { return input_.size(); }
-    template <class Results>
+    template <class Results>  // Internal.
     void read_rest(Results& results) {
         OpenChunk& open = flight_.open();
         if (open.has_item() && !open.error)
