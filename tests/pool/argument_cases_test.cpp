@@ -13,6 +13,7 @@
 #include <sidestep/process.hpp>
 
 #include "both_pools.hpp"
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -70,8 +71,8 @@ void check_callable(Pool& pool, F f) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a text can be passed as a string, a view or a pointer, in each way",
-                   "[pool][both][arguments]", Pools, Threads) {
+POOL_CASE("Tasks", "a text can be passed as a string, a view or a pointer, in each way",
+          "[both][arguments]") {
     TestType t;
     std::string text = "abc";
     check_ways(t.pool, text);
@@ -80,8 +81,7 @@ TEMPLATE_TEST_CASE("a text can be passed as a string, a view or a pointer, in ea
     check_ways(t.pool, text.data());
 }
 
-TEMPLATE_TEST_CASE("each callable takes a text in its way", "[pool][both][arguments]", Pools,
-                   Threads) {
+POOL_CASE("Tasks", "each callable takes a text in its way", "[both][arguments]") {
     TestType t;
     check_callable(t.pool, by_value);
     check_callable(t.pool, by_reference);
@@ -92,7 +92,7 @@ TEMPLATE_TEST_CASE("each callable takes a text in its way", "[pool][both][argume
     CHECK(t.pool.submit(mp::bind(both, std::string_view("abc")), 4).get() == 7);
 }
 
-TEMPLATE_TEST_CASE("starmap's elements are arguments", "[pool][both][arguments]", Pools, Threads) {
+POOL_CASE("Tasks", "starmap's elements are arguments", "[both][arguments]") {
     TestType t;
     std::string text = "abc";
     const std::vector sevens{7};
@@ -104,8 +104,7 @@ TEMPLATE_TEST_CASE("starmap's elements are arguments", "[pool][both][arguments]"
     CHECK(t.pool.starmap(both, std::map<std::string_view, int>{{text, 4}}) == sevens);
 }
 
-TEMPLATE_TEST_CASE("bools, and the elements of maps, are items like others",
-                   "[pool][both][arguments]", Pools, Threads) {
+POOL_CASE("Tasks", "bools, and the elements of maps, are items like others", "[both][arguments]") {
     TestType t;
     std::vector<bool> bits{true, false, true};
     CHECK(t.pool.map([](bool b) { return int(b); }, bits) == std::vector{1, 0, 1});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "both_pools.hpp"
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -52,7 +53,7 @@ int number_of(const Halfhearted& item) { return item.number(); }
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("submit, apply and their errors", "[pool][both]", Pools, Threads) {
+POOL_CASE("Tasks", "submit, apply and their errors", "[both]") {
     TestType t;
     CHECK(t.pool.submit(test::add, 1, 2).get() == 3);
     CHECK(t.pool.apply(test::add, 2, 3) == 5);
@@ -65,7 +66,7 @@ TEMPLATE_TEST_CASE("submit, apply and their errors", "[pool][both]", Pools, Thre
     t.pool.submit([] {}).get();
 }
 
-TEMPLATE_TEST_CASE("maps and streams", "[pool][both]", Pools, Threads) {
+POOL_CASE("Maps and streams", "maps and streams", "[both]") {
     TestType t;
     std::vector<long> squares = t.pool.map(test::square, numbers(1000));
     REQUIRE(squares.size() == 1000);
@@ -92,8 +93,8 @@ TEMPLATE_TEST_CASE("maps and streams", "[pool][both]", Pools, Threads) {
     CHECK(t.pool.starmap_async(test::add, pairs).get() == std::vector{3, 7});
 }
 
-TEMPLATE_TEST_CASE("an item that cannot be copied, or sent, is that item's error alone",
-                   "[pool][both][stream]", Pools, Threads) {
+POOL_CASE("Maps and streams", "an item that cannot be copied, or sent, is that item's error alone",
+          "[both][stream]") {
     TestType t;
     std::vector<Halfhearted> items;
     for (int i = 0; i < 20; ++i) items.emplace_back(i);
@@ -113,7 +114,7 @@ TEMPLATE_TEST_CASE("an item that cannot be copied, or sent, is that item's error
     check(t.pool.imap_unordered(number_of, items, options).outcomes());
 }
 
-TEMPLATE_TEST_CASE("callbacks, wait and as_completed", "[pool][both]", Pools, Threads) {
+POOL_CASE("Tasks", "callbacks, wait and as_completed", "[both]") {
     TestType t;
     std::atomic<int> value{0}, errors{0};
     auto good = t.pool.submit(test::add, 20, 22).on_value([&](int v) { value = v; });
@@ -127,7 +128,7 @@ TEMPLATE_TEST_CASE("callbacks, wait and as_completed", "[pool][both]", Pools, Th
     CHECK(mp::wait(futures).done.size() == 4);
 }
 
-TEMPLATE_TEST_CASE("a task that fails is run again", "[pool][both][retry]", Pools, Threads) {
+POOL_CASE("Tasks", "a task that fails is run again", "[both][retry]") {
     TestType t;
     auto third_time = [](int x) {
         if (mp::this_task::attempt() < 3) throw std::runtime_error("not yet");
@@ -153,8 +154,7 @@ TEMPLATE_TEST_CASE("a task that fails is run again", "[pool][both][retry]", Pool
     CHECK(t.pool.map(third_time, numbers(8), options) == std::vector{3, 4, 5, 6, 7, 8, 9, 10});
 }
 
-TEMPLATE_TEST_CASE("between two attempts there is a pause, in maps too", "[pool][both][retry]",
-                   Pools, Threads) {
+POOL_CASE("Tasks", "between two attempts there is a pause, in maps too", "[both][retry]") {
     TestType t;
     auto second_time = [](int x) {
         if (mp::this_task::attempt() < 2) throw std::runtime_error("not yet");
@@ -169,8 +169,7 @@ TEMPLATE_TEST_CASE("between two attempts there is a pause, in maps too", "[pool]
     CHECK(std::chrono::steady_clock::now() - begin >= 30ms);
 }
 
-TEMPLATE_TEST_CASE("options of a map that make no sense are refused", "[pool][both]", Pools,
-                   Threads) {
+POOL_CASE("Maps and streams", "options of a map that make no sense are refused", "[both]") {
     TestType t;
     CHECK_THROWS_WITH(t.pool.map(test::square, numbers(3), {.task = {.key = 1}}),
                       Catch::Contains("MapOptions::task.key"));
@@ -180,8 +179,8 @@ TEMPLATE_TEST_CASE("options of a map that make no sense are refused", "[pool][bo
                     std::invalid_argument);
 }
 
-TEMPLATE_TEST_CASE("a finished task's callback is called at once, also when its pool is gone",
-                   "[pool][both][callback]", Pools, Threads) {
+POOL_CASE("Tasks", "a finished task's callback is called at once, also when its pool is gone",
+          "[both][callback]") {
     mp::Future<int> future;
     {
         TestType t;
@@ -193,7 +192,7 @@ TEMPLATE_TEST_CASE("a finished task's callback is called at once, also when its 
     CHECK(value == 3);
 }
 
-TEMPLATE_TEST_CASE("a stream that outlives its pool says so", "[pool][both]", Pools, Threads) {
+POOL_CASE("Maps and streams", "a stream that outlives its pool says so", "[both]") {
     auto t = std::make_unique<TestType>();
     mp::MapOptions options{
         .chunksize = 1,
@@ -208,7 +207,7 @@ TEMPLATE_TEST_CASE("a stream that outlives its pool says so", "[pool][both]", Po
     CHECK_THROWS_AS(drain(), std::logic_error);
 }
 
-TEMPLATE_TEST_CASE("close, join, shutdown", "[pool][both][shutdown]", Pools, Threads) {
+POOL_CASE("Tasks", "close, join, shutdown", "[both][shutdown]") {
     TestType t;
     CHECK_THROWS_AS(t.pool.join(), std::logic_error);
     auto future = t.pool.submit(test::add, 1, 2);
@@ -220,8 +219,7 @@ TEMPLATE_TEST_CASE("close, join, shutdown", "[pool][both][shutdown]", Pools, Thr
     t.pool.shutdown();
 }
 
-TEMPLATE_TEST_CASE("the same seed gives the same random numbers", "[pool][both][random]", Pools,
-                   Threads) {
+POOL_CASE("Tasks", "the same seed gives the same random numbers", "[both][random]") {
     TestType t;
     auto draw = [](int) { return mp::this_task::random_seed(); };
     mp::Pool reference({.processes = 1});
@@ -230,8 +228,7 @@ TEMPLATE_TEST_CASE("the same seed gives the same random numbers", "[pool][both][
     CHECK(mp::this_worker::index() == -1);
 }
 
-TEMPLATE_TEST_CASE("a pool that takes no tasks says why", "[pool][both][lifecycle]", Pools,
-                   Threads) {
+POOL_CASE("Tasks", "a pool that takes no tasks says why", "[both][lifecycle]") {
     TestType closed, terminated;
     closed.pool.close();
     CHECK_THROWS_WITH(closed.pool.submit(test::add, 1, 2),

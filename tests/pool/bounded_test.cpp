@@ -12,6 +12,7 @@
 
 #include "both_pools.hpp"
 #include "policy_support.hpp"
+#include "pool_cases.hpp"
 
 namespace mp = sidestep;
 using test::get;
@@ -77,8 +78,9 @@ int four(const Interlude&) { return 4; }
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a full pool: try_submit says no, submit waits until there is room",
-                   "[pool][threads][max_pending]", TwoInProcesses, TwoInThreads) {
+CASE_ON("Tasks", "a full pool: try_submit says no, submit waits until there is room",
+        "[threads][max_pending]", "a pool without workers is never full", TwoInProcesses,
+        TwoInThreads) {
     TestType t;
     Full full(t.pool);
     CHECK_FALSE(t.pool.try_submit(test::add, 1, 2));
@@ -107,9 +109,9 @@ TEMPLATE_TEST_CASE("a full pool: try_submit says no, submit waits until there is
     CHECK(get(*with_options) == 11);
 }
 
-TEMPLATE_TEST_CASE(
-    "try_submit has its place from the beginning: no other thread takes it meanwhile",
-    "[pool][threads][max_pending]", TwoInProcesses, TwoInThreads) {
+CASE_ON("Tasks", "try_submit has its place from the beginning: no other thread takes it meanwhile",
+        "[threads][max_pending]", "a pool without workers is never full", TwoInProcesses,
+        TwoInThreads) {
     TestType t;
     test::SharedWords words(test::kWords);
     auto held = t.pool.submit(test::wait_at, words.path(), std::size_t(kTell), std::size_t(kGate));
@@ -141,8 +143,8 @@ TEMPLATE_TEST_CASE(
     CHECK(get(held) == 1);
 }
 
-TEMPLATE_TEST_CASE("many producers keep to the bound, and all is done",
-                   "[pool][threads][max_pending]", TwoInProcesses, TwoInThreads) {
+CASE_ON("Tasks", "many producers keep to the bound, and all is done", "[threads][max_pending]",
+        "a pool without workers is never full", TwoInProcesses, TwoInThreads) {
     TestType t;
     std::atomic<long> sum{0};
     std::vector<std::thread> producers;
@@ -156,8 +158,8 @@ TEMPLATE_TEST_CASE("many producers keep to the bound, and all is done",
     CHECK(sum == 4 * (49 * 50 / 2));
 }
 
-TEMPLATE_TEST_CASE("whoever waits for room is told of the pool's end",
-                   "[pool][threads][max_pending]", TwoInProcesses, TwoInThreads) {
+CASE_ON("Tasks", "whoever waits for room is told of the pool's end", "[threads][max_pending]",
+        "a pool without workers is never full", TwoInProcesses, TwoInThreads) {
     TestType t;
     bool terminates = GENERATE(false, true);
     Full full(t.pool);
@@ -181,8 +183,8 @@ TEMPLATE_TEST_CASE("whoever waits for room is told of the pool's end",
     CHECK_THROWS_AS(t.pool.try_submit(test::add, 1, 2), std::logic_error);
 }
 
-TEMPLATE_TEST_CASE("a callback never waits for room, and a map has its own",
-                   "[pool][threads][max_pending]", TwoInProcesses, TwoInThreads) {
+CASE_ON("Tasks", "a callback never waits for room, and a map has its own", "[threads][max_pending]",
+        "a pool without workers is never full", TwoInProcesses, TwoInThreads) {
     TestType t;
     Full full(t.pool);
     std::vector<mp::Future<int>> more;
@@ -200,8 +202,8 @@ TEMPLATE_TEST_CASE("a callback never waits for room, and a map has its own",
     CHECK(std::accumulate(squares.begin(), squares.end(), 0L) == 328350);
 }
 
-TEMPLATE_TEST_CASE("a task that waits for another one takes room, too",
-                   "[pool][threads][max_pending]", TwoInProcesses, TwoInThreads) {
+CASE_ON("Tasks", "a task that waits for another one takes room, too", "[threads][max_pending]",
+        "a pool without workers is never full", TwoInProcesses, TwoInThreads) {
     TestType t;
     mp::Promise<int> promise;
     auto first = t.pool.submit(test::add, promise.future(), 1);

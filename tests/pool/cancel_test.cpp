@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "policy_support.hpp"
+#include "pool_cases.hpp"
 
 namespace mp = sidestep;
 using test::error_of;
@@ -61,8 +62,10 @@ std::size_t mappings() {
 
 }  // namespace
 
-TEST_CASE("a task that runs is cancelled at once, and its worker is free for the next",
-          "[pool][cancel]") {
+PROCESSES_CASE("Tasks",
+               "a task that runs is cancelled at once, and its worker is free for the next",
+               "[cancel]", "without workers a task is done when submit() comes back",
+               "a thread's task that runs cannot be cancelled, and may be asked to stop") {
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 1, .start_method = method});

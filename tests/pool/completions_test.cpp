@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "both_pools.hpp"
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -48,8 +49,7 @@ struct Square : Shape, Colour {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("one descriptor for all that is under way", "[pool][both][completions]", Pools,
-                   Threads) {
+POOL_CASE("Composition", "one descriptor for all that is under way", "[both][completions]") {
     TestType t;
     mp::Completions<int> done;
     CHECK_FALSE(readable(done.fd(), 0ms));
@@ -70,8 +70,7 @@ TEMPLATE_TEST_CASE("one descriptor for all that is under way", "[pool][both][com
     CHECK(done.size() == 0);
 }
 
-TEMPLATE_TEST_CASE("next() waits; what failed comes as well", "[pool][both][completions]",
-                   Processes, Threads) {
+POOL_CASE("Composition", "next() waits; what failed comes as well", "[both][completions]") {
     TestType t;
     mp::Completions<int> done;
     mp::Promise<int> promise;
@@ -95,7 +94,7 @@ TEMPLATE_TEST_CASE("next() waits; what failed comes as well", "[pool][both][comp
     gone.add(t.pool.submit([] {}));
 }
 
-TEMPLATE_TEST_CASE("member functions are tasks", "[pool][both][member]", Pools, Threads) {
+POOL_CASE("Composition", "member functions are tasks", "[both][member]") {
     TestType t;
     Square square;
     square.side = 3;

@@ -17,6 +17,7 @@
 
 #include "both_pools.hpp"
 #include "paced.hpp"
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -80,8 +81,8 @@ void check_usable(Pool& pool) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("with fail_fast a map ends by an error whose turn has not come", "[pool][early]",
-                   Processes, Threads) {
+WORKERS_CASE("Maps and streams", "with fail_fast a map ends by an error whose turn has not come",
+             "[early]", "without workers, too, fail_fast ends a map before its next chunk") {
     TestType t;
     test::SharedWords words(1);
     mp::MapOptions options{.chunksize = 1, .fail_fast = true};
@@ -94,8 +95,8 @@ TEMPLATE_TEST_CASE("with fail_fast a map ends by an error whose turn has not com
     check_usable(t.pool);
 }
 
-TEMPLATE_TEST_CASE("with fail_fast nothing of a chunk is begun after an error", "[pool][early]",
-                   Pools, Threads) {
+POOL_CASE("Maps and streams", "with fail_fast nothing of a chunk is begun after an error",
+          "[early]") {
     TestType t;
     test::SharedWords words(1);
     mp::MapOptions options{.chunksize = 50, .fail_fast = true};
@@ -117,8 +118,7 @@ TEST_CASE("without workers, too, fail_fast ends a map before its next chunk", "[
     CHECK(words[0] == 0);
 }
 
-TEMPLATE_TEST_CASE("with fail_fast a stream's error is the last that comes", "[pool][early]", Pools,
-                   Threads) {
+POOL_CASE("Maps and streams", "with fail_fast a stream's error is the last that comes", "[early]") {
     TestType t;
     test::SharedWords words(1);
     mp::MapOptions options{.chunksize = 1, .fail_fast = true};
@@ -140,8 +140,7 @@ TEMPLATE_TEST_CASE("with fail_fast a stream's error is the last that comes", "[p
     check_usable(t.pool);
 }
 
-TEMPLATE_TEST_CASE("with fail_fast an item fails when its last attempt has", "[pool][early]", Pools,
-                   Threads) {
+POOL_CASE("Maps and streams", "with fail_fast an item fails when its last attempt has", "[early]") {
     TestType t;
     auto options = [](unsigned attempts) {
         return mp::MapOptions{
@@ -151,8 +150,10 @@ TEMPLATE_TEST_CASE("with fail_fast an item fails when its last attempt has", "[p
     CHECK_THROWS_AS(t.pool.map(at_second_attempt, numbers(10), options(1)), std::domain_error);
 }
 
-TEMPLATE_TEST_CASE("with fail_fast a worker's death ends a map", "[pool][early]", Processes) {
-    TestType t;
+PROCESSES_CASE("Maps and streams", "with fail_fast a worker's death ends a map", "[early]",
+               "without workers, and in threads, a crash ends the program",
+               "without workers, and in threads, a crash ends the program") {
+    Processes t;
     CHECK_THROWS_AS(t.pool.map(killed_at_one, numbers(10), {.chunksize = 1, .fail_fast = true}),
                     mp::WorkerLost);
     CHECK_THROWS_AS(t.pool.map(killed_at_one, numbers(1, 10), {.chunksize = 9, .fail_fast = true}),
@@ -160,7 +161,8 @@ TEMPLATE_TEST_CASE("with fail_fast a worker's death ends a map", "[pool][early]"
     check_usable(t.pool);
 }
 
-TEMPLATE_TEST_CASE("a map ends at its deadline", "[pool][early]", Processes, Threads) {
+WORKERS_CASE("Maps and streams", "a map ends at its deadline", "[early]",
+             "without workers a deadline is looked at between two chunks") {
     TestType t;
     auto late = [](auto call, std::uint64_t item) {
         try {
@@ -196,8 +198,9 @@ TEST_CASE("a deadline names the item of a chunk that was not finished", "[pool][
 }
 #endif
 
-TEMPLATE_TEST_CASE("what was finished before a stream's deadline is handed over",
-                   "[pool][early][py:ExecutorTest.test_map_timeout]", Processes, Threads) {
+WORKERS_CASE("Maps and streams", "what was finished before a stream's deadline is handed over",
+             "[early][py:ExecutorTest.test_map_timeout]",
+             "without workers a deadline is looked at between two chunks") {
     TestType t;
     auto values_until = [](auto stream) {
         std::vector<int> values;
@@ -236,6 +239,8 @@ TEST_CASE("without workers a deadline is looked at between two chunks", "[pool][
         return item < 0;
     };
     CHECK_THROWS_AS(t.pool.find_any(is_nap, numbers(100'000), options), mp::TaskTimeout);
+    CHECK_THROWS_AS(t.pool.map_reduce(nap, std::plus<int>(), numbers(100'000), options),
+                    mp::TaskTimeout);
     // What was finished is handed over, and then the item that was not, which is the last.
     auto stream = t.pool.imap(nap, numbers(100'000), options);
     int finished = 0;
@@ -256,7 +261,7 @@ TEST_CASE("without workers a deadline is looked at between two chunks", "[pool][
     check_usable(t.pool);
 }
 
-TEMPLATE_TEST_CASE("a deadline that makes no sense is refused", "[pool][early]", Pools, Threads) {
+POOL_CASE("Maps and streams", "a deadline that makes no sense is refused", "[early]") {
     TestType t;
     mp::MapOptions options{.deadline = -1ms};
     const char* text =
@@ -283,8 +288,8 @@ TEST_CASE("without workers next_for() runs what it hands over", "[pool][early]")
     CHECK(unordered.ended());
 }
 
-TEMPLATE_TEST_CASE("next_for() comes back without a result that is not there", "[pool][early]",
-                   Processes, Threads) {
+WORKERS_CASE("Maps and streams", "next_for() comes back without a result that is not there",
+             "[early]", "without workers next_for() runs what it hands over") {
     TestType t;
     test::SharedWords words(2);
     auto at_gate = mp::bind(test::wait_at, words.path(), std::size_t(0));
@@ -302,7 +307,8 @@ TEMPLATE_TEST_CASE("next_for() comes back without a result that is not there", "
     CHECK(unordered.ended());
 }
 
-TEMPLATE_TEST_CASE("map_async() is cancelled while it runs", "[pool][early]", Processes, Threads) {
+WORKERS_CASE("Maps and streams", "map_async() is cancelled while it runs", "[early]",
+             "map_async() is cancelled without workers: the item that runs is the last") {
     TestType t;
     test::SharedWords words(1);
     auto begun = [](const std::string& path, int item) {
@@ -343,8 +349,7 @@ TEST_CASE("map_async() is cancelled without workers: the item that runs is the l
     CHECK(begun == 1);
 }
 
-TEMPLATE_TEST_CASE("a map_async() that is done cannot be cancelled", "[pool][early]", Pools,
-                   Threads) {
+POOL_CASE("Maps and streams", "a map_async() that is done cannot be cancelled", "[early]") {
     TestType t;
     auto map = t.pool.map_async(test::square, numbers(3));
     map.wait();
@@ -352,8 +357,8 @@ TEMPLATE_TEST_CASE("a map_async() that is done cannot be cancelled", "[pool][ear
     CHECK(map.get() == std::vector<long>{0, 1, 4});
 }
 
-TEMPLATE_TEST_CASE("cancel() ends a stream with what it runs", "[pool][early]", Processes,
-                   Threads) {
+WORKERS_CASE("Maps and streams", "cancel() ends a stream with what it runs", "[early]",
+             "without workers a stream that is cancelled begins nothing more") {
     TestType t;
     auto check = [](auto stream) {
         CHECK(stream.next_outcome()->has_value());
@@ -412,8 +417,9 @@ TEST_CASE("sleep_for ends when a thread's task is to stop", "[pool][early]") {
     check_told(t.pool);
 }
 
-TEMPLATE_TEST_CASE("a deadline that passes between two results ends a stream, whatever was pulled",
-                   "[pool][early]", Processes, Threads) {
+WORKERS_CASE("Maps and streams",
+             "a deadline that passes between two results ends a stream, whatever was pulled",
+             "[early]", "without workers a deadline is looked at between two chunks") {
     TestType t;
     test::Paced input(1000, [](int) { return true; });
     auto results = t.pool.imap(test::square, input, {.chunksize = 1, .deadline = 100ms});

@@ -11,6 +11,7 @@
 #include <catch2/catch.hpp>
 
 #include "crash_functions.hpp"
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -220,10 +221,12 @@ TEST_CASE("the traceback of an error names type, message, process and task",
     CHECK(mp::remote_traceback(std::runtime_error("local")).empty());
 }
 
-TEST_CASE("a task that kills its process is lost, alone, and the error says how",
-          "[pool][errors][lost][py:ExecutorDeadlockTest.test_crash_during_func_exec_on_worker]"
-          "[py:ExecutorDeadlockTest.test_exit_during_func_exec_on_worker]"
-          "[py:ProcessPoolExecutorTest.test_killed_child]") {
+PROCESSES_CASE("Tasks", "a task that kills its process is lost, alone, and the error says how",
+               "[errors][lost][py:ExecutorDeadlockTest.test_crash_during_func_exec_on_worker][py:"
+               "ExecutorDeadlockTest.test_exit_during_func_exec_on_worker][py:"
+               "ProcessPoolExecutorTest.test_killed_child]",
+               "without workers, and in threads, a crash ends the program",
+               "without workers, and in threads, a crash ends the program") {
     auto method = GENERATE(from_range(methods()));
     mp::Pool pool({.processes = 2, .start_method = method});
     for (int code : {0, 1, 7, 255}) {
@@ -265,7 +268,9 @@ TEST_CASE("WorkerLost names pid, signal or code, task number and function",
     CHECK_THROWS_AS(throw copy, mp::PoolError);
 }
 
-TEST_CASE("an item of a map that kills its worker costs that item alone", "[pool][errors][lost]") {
+PROCESSES_CASE("Maps and streams", "an item of a map that kills its worker costs that item alone",
+               "[errors][lost]", "without workers, and in threads, a crash ends the program",
+               "without workers, and in threads, a crash ends the program") {
     auto method = GENERATE(from_range(methods()));
     mp::Pool pool({.processes = 2, .start_method = method});
     auto run = [](int x) { return x == 13 ? test::die(SIGKILL) : x; };

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "both_pools.hpp"
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -56,8 +57,7 @@ int sum_named(const Named& a, const std::shared_ptr<int>& between, const Named& 
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a future as an argument arrives as its value", "[pool][both][late]", Pools,
-                   Threads) {
+POOL_CASE("Composition", "a future as an argument arrives as its value", "[both][late]") {
     TestType t;
     auto words = t.pool.submit(load, 1);
     auto counts = t.pool.submit(count, words);
@@ -73,8 +73,8 @@ TEMPLATE_TEST_CASE("a future as an argument arrives as its value", "[pool][both]
     CHECK(t.pool.apply_async(mp::bind(test::add, 5), three).get() == 8);
 }
 
-TEMPLATE_TEST_CASE("so it does in a tuple and in a vector, and void is no argument",
-                   "[pool][both][late]", Pools, Threads) {
+POOL_CASE("Composition", "so it does in a tuple and in a vector, and void is no argument",
+          "[both][late]") {
     TestType t;
     std::vector<mp::Future<int>> parts;
     for (int i = 0; i < 5; ++i) parts.push_back(t.pool.submit(test::add, i, 1));
@@ -99,8 +99,8 @@ TEMPLATE_TEST_CASE("so it does in a tuple and in a vector, and void is no argume
               .get());
 }
 
-TEMPLATE_TEST_CASE("what shares pointers is written anew, each with its own", "[pool][both][late]",
-                   Pools, Threads) {
+POOL_CASE("Composition", "what shares pointers is written anew, each with its own",
+          "[both][late]") {
     TestType t;
     auto a = t.pool.submit(make_named, 1), b = t.pool.submit(make_named, 2);
     CHECK(t.pool.submit(sum_named, a, std::make_shared<int>(10), b).get() == 13);
@@ -166,8 +166,8 @@ TEST_CASE("bytes that are to be an argument are those of one value", "[pool][lat
     CHECK_THROWS_AS(mp::detail::check_bytes<Value>(buffer.bytes()), mp::SerializationError);
 }
 
-TEMPLATE_TEST_CASE("a task waits for what comes later, and for whoever makes it",
-                   "[pool][both][late]", Pools, Threads) {
+POOL_CASE("Composition", "a task waits for what comes later, and for whoever makes it",
+          "[both][late]") {
     TestType t;
     mp::Promise<int> promise;
     mp::ThreadPool threads({.threads = 1});
@@ -191,8 +191,8 @@ TEMPLATE_TEST_CASE("a task waits for what comes later, and for whoever makes it"
     CHECK(test::eventually([&] { return left() == 0; }));
 }
 
-TEMPLATE_TEST_CASE("a failure or a cancellation becomes the dependent's, and so on",
-                   "[pool][both][late]", Pools, Threads) {
+POOL_CASE("Composition", "a failure or a cancellation becomes the dependent's, and so on",
+          "[both][late]") {
     TestType t;
     auto bad = t.pool.submit(throws, 1);
     auto next = t.pool.submit(test::add, bad, 1);
@@ -214,8 +214,9 @@ TEMPLATE_TEST_CASE("a failure or a cancellation becomes the dependent's, and so 
     CHECK_THROWS_AS(t.pool.submit(test::add, promise.future(), 1).get(), mp::CancelledError);
 }
 
-TEST_CASE("in threads std::ref(future) passes the handle, and nobody waits for it",
-          "[pool][late]") {
+THREADS_CASE("Composition",
+             "in threads std::ref(future) passes the handle, and nobody waits for it", "[late]",
+             "pointers cannot travel, nor std::ref: the other process has memory of its own") {
     Threads t;
     mp::Promise<int> promise;
     mp::Future<int> pending = promise.future(), done = t.pool.submit(test::add, 1, 2);

@@ -19,6 +19,7 @@
 #include <catch2/catch.hpp>
 
 #include "both_pools.hpp"
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -99,8 +100,7 @@ class Lines {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a map over several ranges ends with the shortest", "[pool][maps]", Pools,
-                   Threads) {
+POOL_CASE("Maps and streams", "a map over several ranges ends with the shortest", "[maps]") {
     TestType t;
     std::vector<std::string> names{"a", "b", "c"};
     std::list<int> few{1, 2};
@@ -117,8 +117,7 @@ TEMPLATE_TEST_CASE("a map over several ranges ends with the shortest", "[pool][m
     CHECK(names == std::vector<std::string>{"a", "b", "c"});
 }
 
-TEMPLATE_TEST_CASE("streams and map_async run over several ranges", "[pool][maps]", Pools,
-                   Threads) {
+POOL_CASE("Maps and streams", "streams and map_async run over several ranges", "[maps]") {
     TestType t;
     std::vector<std::string> names{"a", "b", "c"};
     std::vector<std::string> seen;
@@ -149,7 +148,7 @@ TEST_CASE("items that cannot be copied come out of containers that were moved in
     CHECK(t.pool.map(plus, std::move(owned), numbers(5)) == std::vector{1, 3});
 }
 
-TEMPLATE_TEST_CASE("map_reduce merges in the order of the items", "[pool][maps]", Pools, Threads) {
+POOL_CASE("Maps and streams", "map_reduce merges in the order of the items", "[maps]") {
     TestType t;
     CHECK(t.pool.map_reduce(as_text, joined, numbers(1000)) == all_texts(1000));
     CHECK(t.pool.map_reduce(as_text, joined, numbers(97), {.chunksize = 3}) == all_texts(97));
@@ -163,8 +162,7 @@ TEMPLATE_TEST_CASE("map_reduce merges in the order of the items", "[pool][maps]"
     CHECK(t.pool.map_reduce(size, std::plus<std::size_t>(), Lines("to\nbe\n\nnot")) == 7);
 }
 
-TEMPLATE_TEST_CASE("map_reduce ends with an error of an item or of a merge", "[pool][maps]", Pools,
-                   Threads) {
+POOL_CASE("Maps and streams", "map_reduce ends with an error of an item or of a merge", "[maps]") {
     TestType t;
     CHECK_THROWS_WITH(t.pool.map_reduce(picky_text, joined, numbers(100), {.chunksize = 1}),
                       Catch::Contains("thirty"));
@@ -177,8 +175,8 @@ TEMPLATE_TEST_CASE("map_reduce ends with an error of an item or of a merge", "[p
     CHECK_THROWS_AS(t.pool.map_reduce(as_text, joined, numbers(8)), std::logic_error);
 }
 
-TEMPLATE_TEST_CASE("map_reduce ends at its deadline, and with what it runs", "[pool][maps]",
-                   Processes, Threads) {
+WORKERS_CASE("Maps and streams", "map_reduce ends at its deadline, and with what it runs", "[maps]",
+             "without workers a deadline is looked at between two chunks") {
     TestType t;
     auto sleeps = [](int number) {
         if (number >= 4) rest(1h);
@@ -203,7 +201,9 @@ TEMPLATE_TEST_CASE("map_reduce ends at its deadline, and with what it runs", "[p
     CHECK(t.pool.stats().waiting == 0);
 }
 
-TEST_CASE("map_reduce: a worker's death ends it, or is made good", "[pool][maps]") {
+PROCESSES_CASE("Maps and streams", "map_reduce: a worker's death ends it, or is made good",
+               "[maps]", "without workers, and in threads, a crash ends the program",
+               "without workers, and in threads, a crash ends the program") {
     Processes t;
     auto dies = [](int number) { return number == 5 ? test::die(SIGKILL) : number; };
     CHECK_THROWS_AS(t.pool.map_reduce(dies, std::plus<int>(), numbers(50)), mp::WorkerLost);
@@ -232,7 +232,7 @@ TEST_CASE("in threads, map_reduce takes what cannot travel", "[pool][maps]") {
     CHECK(calls == 10);
 }
 
-TEMPLATE_TEST_CASE("find_any gives the place of an item", "[pool][maps]", Pools, Threads) {
+POOL_CASE("Maps and streams", "find_any gives the place of an item", "[maps]") {
     TestType t;
     CHECK(t.pool.find_any(is_forty_two, numbers(10'000)) == 42u);
     CHECK_FALSE(t.pool.find_any(is_forty_two, numbers(42)));
@@ -241,15 +241,14 @@ TEMPLATE_TEST_CASE("find_any gives the place of an item", "[pool][maps]", Pools,
                       Catch::Contains("bad 5"));
 }
 
-TEMPLATE_TEST_CASE("find_any does not wait for what it does not need", "[pool][maps]", Processes,
-                   Threads) {
+WORKERS_CASE("Maps and streams", "find_any does not wait for what it does not need", "[maps]",
+             "without workers find_any looks at one item after the other") {
     TestType t;
     CHECK(t.pool.find_any(sleeps_at_zero, numbers(100), {.chunksize = 1}) == 3u);
     CHECK(test::eventually([&] { return t.pool.stats().running == 0; }));
 }
 
-TEMPLATE_TEST_CASE("istarmap takes tuples apart, and a task knows its item", "[pool][maps]", Pools,
-                   Threads) {
+POOL_CASE("Maps and streams", "istarmap takes tuples apart, and a task knows its item", "[maps]") {
     TestType t;
     std::vector<std::pair<int, int>> pairs{{1, 2}, {3, 4}};
     std::vector<int> sums;
@@ -262,7 +261,7 @@ TEMPLATE_TEST_CASE("istarmap takes tuples apart, and a task knows its item", "[p
     CHECK_FALSE(mp::this_task::item());
 }
 
-TEMPLATE_TEST_CASE("an input grows by what comes of it", "[pool][maps]", Pools, Threads) {
+POOL_CASE("Maps and streams", "an input grows by what comes of it", "[maps]") {
     TestType t;
     auto count = [](auto stream) {
         std::size_t seen = 0;
@@ -278,8 +277,8 @@ TEMPLATE_TEST_CASE("an input grows by what comes of it", "[pool][maps]", Pools, 
     CHECK(count(t.pool.imap_unordered(halves, std::vector{100}, {.window = 1})) == 199);
 }
 
-TEMPLATE_TEST_CASE("what is added comes after the input's own, also behind its end", "[pool][maps]",
-                   Pools, Threads) {
+POOL_CASE("Maps and streams", "what is added comes after the input's own, also behind its end",
+          "[maps]") {
     TestType t;
     auto stream = t.pool.imap(test::square, numbers(3), {.chunksize = 1});
     CHECK(stream.next_outcome()->value() == 0);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "policy_support.hpp"
+#include "pool_cases.hpp"
 
 namespace mp = sidestep;
 using test::error_of;
@@ -131,8 +132,9 @@ TEST_CASE("Retry::when may use the pool, and the pool's end does not wait for it
     CHECK_THROWS(get(other));
 }
 
-TEST_CASE("a task that costs workers is run again, up to the poison limit",
-          "[pool][retry][crash]") {
+PROCESSES_CASE("Tasks", "a task that costs workers is run again, up to the poison limit",
+               "[retry][crash]", "without workers, and in threads, a crash ends the program",
+               "without workers, and in threads, a crash ends the program") {
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 2, .start_method = method});

@@ -7,10 +7,13 @@
 
 #include "both_pools.hpp"
 #include "policy_support.hpp"
+#include "pool_cases.hpp"
 
 namespace mp = sidestep;
 using Catch::Contains;
 using test::get;
+using test::Processes;
+using test::Threads;
 using namespace std::chrono_literals;
 
 namespace {
@@ -34,8 +37,9 @@ unsigned fail_twice() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a task whose soft_timeout is over sees it, and what it returns counts",
-                   "[pool][threads][soft_timeout]", test::Processes, test::Threads) {
+WORKERS_CASE("Tasks", "a task whose soft_timeout is over sees it, and what it returns counts",
+             "[threads][soft_timeout]",
+             "without workers a task runs to its end, whatever its timeout") {
     TestType t;
     const mp::TaskOptions brief{.soft_timeout = 1ms, .key = 1};
     for (int i = 0; i < 3; ++i) {

@@ -10,11 +10,14 @@
 
 #include "both_pools.hpp"
 #include "policy_support.hpp"
+#include "pool_cases.hpp"
 
 namespace mp = sidestep;
 using Catch::Contains;
 using test::error_of;
 using test::get;
+using test::Pools;
+using test::Threads;
 using namespace std::chrono_literals;
 
 namespace {
@@ -69,8 +72,9 @@ TEST_CASE("an error says the task's name beside its function", "[pool][names]") 
     }
 }
 
-TEMPLATE_TEST_CASE("the timeout of a task says its name, and a pool has one for those without",
-                   "[pool][threads][names]", NamedProcesses, NamedThreads) {
+CASE_ON("Tasks", "the timeout of a task says its name, and a pool has one for those without",
+        "[threads][names]", "without workers a task runs to its end, whatever its timeout",
+        NamedProcesses, NamedThreads) {
     TestType t;
     mp::TaskOptions brief{.timeout = 1ms};
     CHECK(error_of<mp::TaskTimeout>(t.pool.submit(brief, until_stopped, 1)).name() == "by default");
@@ -80,8 +84,7 @@ TEMPLATE_TEST_CASE("the timeout of a task says its name, and a pool has one for 
     CHECK_THAT(error.what(), Contains("task 2 \"its own\" ("));
 }
 
-TEMPLATE_TEST_CASE("statistics and traces call a task by its name", "[pool][threads][names]",
-                   test::Pools, test::Threads) {
+POOL_CASE("Tasks", "statistics and traces call a task by its name", "[threads][names]") {
     TestType t;
     const std::string path =
         (std::filesystem::temp_directory_path() / ("sidestep-names-" + std::to_string(getpid())))

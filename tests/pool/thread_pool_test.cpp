@@ -17,6 +17,7 @@
 
 #include <sidestep/thread_pool.hpp>
 
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -33,7 +34,8 @@ std::string thread_name() {
 }
 }  // namespace
 
-TEST_CASE("tasks of threads capture, refer and move", "[pool][thread_pool]") {
+THREADS_CASE("Tasks", "tasks of threads capture, refer and move", "[thread_pool]",
+             "pointers cannot travel, nor std::ref: the other process has memory of its own") {
     mp::ThreadPool pool({.threads = 2});
     int sum = 0;
     pool.submit([&sum](std::unique_ptr<int> p) { sum += *p; }, std::make_unique<int>(7)).get();

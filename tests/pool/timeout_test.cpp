@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "policy_support.hpp"
+#include "pool_cases.hpp"
 
 namespace mp = sidestep;
 using test::error_of;
@@ -50,8 +51,9 @@ int take_memory(const std::string& path, std::size_t bytes) {
 
 }  // namespace
 
-TEST_CASE("a task that runs too long fails with TaskTimeout, which says what it was",
-          "[pool][timeout]") {
+PROCESSES_CASE("Tasks", "a task that runs too long fails with TaskTimeout, which says what it was",
+               "[timeout]", "without workers a task runs to its end, whatever its timeout",
+               "a thread that is not told to stop runs on; its future has failed in time") {
     auto method = GENERATE(from_range(methods()));
     test::SharedWords words(test::kWords);
     mp::Pool pool({.processes = 1, .start_method = method});
@@ -262,8 +264,10 @@ TEST_CASE("options that make no sense are refused, with the remedy", "[pool][tim
     CHECK_THAT(refused_pool({.leave_grace = -1ns}), Catch::Contains("leave_grace"));
 }
 
-TEST_CASE("a task that takes too much memory fails with OutOfMemory; its neighbours do not",
-          "[pool][memory]") {
+PROCESSES_CASE("Tasks",
+               "a task that takes too much memory fails with OutOfMemory; its neighbours do not",
+               "[memory]", "without workers no limit of memory is looked at",
+               "a ThreadPool refuses a limit of memory, which needs a process") {
     auto method = GENERATE(from_range(methods()));
     constexpr std::size_t kMiB = 1 << 20;
     test::SharedWords words(test::kWords), others(test::kWords);

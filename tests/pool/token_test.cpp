@@ -16,6 +16,7 @@
 
 #include "both_pools.hpp"
 #include "policy_support.hpp"
+#include "pool_cases.hpp"
 
 namespace mp = sidestep;
 using test::get;
@@ -126,8 +127,9 @@ std::string refusal(const std::function<void()>& f) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a task waits for its tokens, takes no worker, and others go on",
-                   "[pool][threads][tokens]", TokenProcesses, TokenThreads) {
+CASE_ON("Tasks", "a task waits for its tokens, takes no worker, and others go on",
+        "[threads][tokens]", "without workers, threads that submit wait for tokens", TokenProcesses,
+        TokenThreads) {
     TestType t;
     test::SharedWords words(test::kWords);
     auto first = holder(t.pool, words, kBothGpus);
@@ -150,8 +152,9 @@ TEMPLATE_TEST_CASE("a task waits for its tokens, takes no worker, and others go 
     CHECK(test::eventually([&] { return t.pool.stats().tokens[0].in_use == 0; }));
 }
 
-TEMPLATE_TEST_CASE("who needs many tokens is not passed by; the higher priority comes first",
-                   "[pool][threads][tokens]", TokenProcesses, TokenThreads) {
+CASE_ON("Tasks", "who needs many tokens is not passed by; the higher priority comes first",
+        "[threads][tokens]", "without workers, threads that submit wait for tokens", TokenProcesses,
+        TokenThreads) {
     TestType t;
     test::SharedWords words(test::kWords);
     auto first = holder(t.pool, words, kGpu);
@@ -166,8 +169,8 @@ TEMPLATE_TEST_CASE("who needs many tokens is not passed by; the higher priority 
     CHECK(get(few) == 3);
 }
 
-TEMPLATE_TEST_CASE("tokens come back however their task ends", "[pool][threads][tokens]",
-                   TokenProcesses, TokenThreads) {
+CASE_ON("Tasks", "tokens come back however their task ends", "[threads][tokens]",
+        "without workers, threads that submit wait for tokens", TokenProcesses, TokenThreads) {
     TestType t;
     test::SharedWords words(test::kWords);
     mp::Future<int> next;
@@ -241,8 +244,8 @@ TEMPLATE_TEST_CASE("tokens come back however their task ends", "[pool][threads][
     CHECK(words[kTwice] == 0);
 }
 
-TEMPLATE_TEST_CASE("a task that waits for a value has no tokens meanwhile",
-                   "[pool][threads][tokens]", TokenProcesses, TokenThreads) {
+CASE_ON("Tasks", "a task that waits for a value has no tokens meanwhile", "[threads][tokens]",
+        "without workers, threads that submit wait for tokens", TokenProcesses, TokenThreads) {
     TestType t;
     test::SharedWords words(test::kWords);
     mp::Promise<int> value, none;
@@ -259,8 +262,8 @@ TEMPLATE_TEST_CASE("a task that waits for a value has no tokens meanwhile",
     CHECK(words[kTwice] == 0);
 }
 
-TEMPLATE_TEST_CASE("each chunk of a map has the tokens, and each merge", "[pool][threads][tokens]",
-                   TokenProcesses, TokenThreads) {
+CASE_ON("Tasks", "each chunk of a map has the tokens, and each merge", "[threads][tokens]",
+        "without workers, threads that submit wait for tokens", TokenProcesses, TokenThreads) {
     TestType t;
     test::SharedWords words(test::kWords);
     mp::MapOptions options;
@@ -287,8 +290,8 @@ TEMPLATE_TEST_CASE("each chunk of a map has the tokens, and each merge", "[pool]
                Catch::Contains(too_many));
 }
 
-TEMPLATE_TEST_CASE("tasks with a key have tokens, too", "[pool][threads][tokens]", TokenProcesses,
-                   TokenThreads) {
+CASE_ON("Tasks", "tasks with a key have tokens, too", "[threads][tokens]",
+        "without workers, threads that submit wait for tokens", TokenProcesses, TokenThreads) {
     TestType t;
     test::SharedWords words(test::kWords);
     std::vector<mp::Future<int>> tasks;
@@ -299,8 +302,8 @@ TEMPLATE_TEST_CASE("tasks with a key have tokens, too", "[pool][threads][tokens]
     CHECK(words[kTwice] == 0);
 }
 
-TEMPLATE_TEST_CASE("what waits for tokens when the pool ends", "[pool][threads][tokens]",
-                   TokenProcesses, TokenThreads) {
+CASE_ON("Tasks", "what waits for tokens when the pool ends", "[threads][tokens]",
+        "without workers, threads that submit wait for tokens", TokenProcesses, TokenThreads) {
     TestType t;
     test::SharedWords words(test::kWords);
     auto first = holder(t.pool, words, kBothGpus);
@@ -342,8 +345,8 @@ TEST_CASE("a pool that is resized keeps what waits for tokens", "[pool][tokens]"
     for (int i = 0; i < 6; ++i) CHECK(get(wait[static_cast<std::size_t>(i)]) == i + 1);
 }
 
-TEMPLATE_TEST_CASE("what waits for tokens takes room", "[pool][threads][tokens]", mp::Pool,
-                   mp::ThreadPool) {
+CASE_ON("Tasks", "what waits for tokens takes room", "[threads][tokens]",
+        "without workers, threads that submit wait for tokens", mp::Pool, mp::ThreadPool) {
     auto options = [] {
         if constexpr (std::is_same_v<TestType, mp::Pool>)
             return mp::PoolOptions{.processes = 1, .max_pending = 2, .tokens = kTokens};
@@ -360,8 +363,8 @@ TEMPLATE_TEST_CASE("what waits for tokens takes room", "[pool][threads][tokens]"
     CHECK(get(*waits) == 2);
 }
 
-TEMPLATE_TEST_CASE("tokens that make no sense are refused", "[pool][threads][tokens]",
-                   TokenProcesses, TokenThreads) {
+CASE_ON("Tasks", "tokens that make no sense are refused", "[threads][tokens]",
+        "without workers, threads that submit wait for tokens", TokenProcesses, TokenThreads) {
     TestType t;
     auto uses = [&](const std::vector<mp::Tokens>& tokens) {
         return refusal([&] { t.pool.submit({.uses = tokens}, test::add, 1, 2); });

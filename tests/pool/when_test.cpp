@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "both_pools.hpp"
+#include "pool_cases.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
@@ -30,8 +31,7 @@ constexpr int kManySteps = 100'000;
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("when_all gives all values, in the order of the futures", "[pool][both][when]",
-                   Pools, Threads) {
+POOL_CASE("Composition", "when_all gives all values, in the order of the futures", "[both][when]") {
     TestType t;
     std::vector<mp::Future<int>> some;
     for (int i = 0; i < 4; ++i) some.push_back(t.pool.submit([](int x) { return x * x; }, i));
@@ -52,8 +52,9 @@ TEMPLATE_TEST_CASE("when_all gives all values, in the order of the futures", "[p
     CHECK(mp::when_all(std::vector{mp::when_all(some), all}).get()[1][3] == 9);
 }
 
-TEMPLATE_TEST_CASE("when_all fails with the first that fails, when_any is the first that is done",
-                   "[pool][both][when]", Pools, Threads) {
+POOL_CASE("Composition",
+          "when_all fails with the first that fails, when_any is the first that is done",
+          "[both][when]") {
     TestType t;
     mp::Promise<int> pending;
     std::vector<mp::Future<int>> some{pending.future(), t.pool.submit(plus_one, 7)};
@@ -80,7 +81,7 @@ TEMPLATE_TEST_CASE("when_all fails with the first that fails, when_any is the fi
         8);
 }
 
-TEMPLATE_TEST_CASE("then() is a task of the same pool", "[pool][both][when]", Pools, Threads) {
+POOL_CASE("Composition", "then() is a task of the same pool", "[both][when]") {
     TestType t;
     auto size = t.pool.submit([] { return std::string("four"); })
                     .then([](const std::string& text) { return text.size(); })
@@ -118,8 +119,7 @@ TEST_CASE("then() with captures is for threads", "[pool][when]") {
     CHECK_THROWS_WITH(pool.submit(plus_one, 1).then(note), Catch::Contains("captures"));
 }
 
-TEMPLATE_TEST_CASE("chains are as long as one likes, and diamonds close", "[pool][both][when]",
-                   Pools, Threads) {
+POOL_CASE("Composition", "chains are as long as one likes, and diamonds close", "[both][when]") {
     TestType t;
     constexpr int kSteps = 10'000, kLong = 100'000;
     mp::Promise<int> start;
@@ -168,7 +168,7 @@ TEST_CASE("a chain of when_all is no recursion either", "[pool][when]") {
     CHECK(next.get() == std::vector{1});
 }
 
-TEMPLATE_TEST_CASE("a task that waits ends with its pool", "[pool][both][when]", Pools, Threads) {
+POOL_CASE("Composition", "a task that waits ends with its pool", "[both][when]") {
     mp::Promise<int> never;
     mp::Future<int> waits, behind, all;
     {
@@ -222,8 +222,8 @@ TEST_CASE("a broken pool ends what waits", "[pool][when]") {
     CHECK_THROWS_AS(waits.get(), mp::BrokenPool);
 }
 
-TEMPLATE_TEST_CASE("a task that waits holds no worker, and is taken back at once",
-                   "[pool][both][when]", Processes, Threads) {
+POOL_CASE("Composition", "a task that waits holds no worker, and is taken back at once",
+          "[both][when]") {
     TestType t;
     mp::Promise<int> promise;
     std::vector<mp::Future<int>> waiting;
@@ -239,7 +239,7 @@ TEMPLATE_TEST_CASE("a task that waits holds no worker, and is taken back at once
     CHECK_FALSE(waiting[2].cancel());
 }
 
-TEMPLATE_TEST_CASE("retries count from where a task begins", "[pool][both][when]", Pools, Threads) {
+POOL_CASE("Composition", "retries count from where a task begins", "[both][when]") {
     TestType t;
     auto second_time = [](int x) {
         if (mp::this_task::attempt() < 2) throw std::runtime_error("not yet");
@@ -280,8 +280,8 @@ TEST_CASE("a timeout counts from where a task begins, however long it had to wai
     CHECK(in_thread.get() == 1);
 }
 
-TEMPLATE_TEST_CASE("a task that had to wait has its timeout all the same", "[pool][both][when]",
-                   Processes, Threads) {
+WORKERS_CASE("Composition", "a task that had to wait has its timeout all the same", "[both][when]",
+             "without workers a task runs to its end, whatever its timeout") {
     TestType t;
     mp::Promise<int> promise;
     auto until_stopped = [](int x) {
