@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <utility>
 
 #include "insist.hpp"
 #include "object_client.hpp"
@@ -87,6 +88,26 @@ void ObjectServer::unbegin_call(CurrentCall& call) noexcept {
 void CallState::ask_to_stop() noexcept {
     stop.store(1);
     sys::futex_wake(stop, INT_MAX);
+    std::lock_guard lock(stopping);
+    try {
+        if (stop_work) stop_work();
+    } catch (...) {  // no memory: it goes on
+    }
+}
+
+void CallState::set_stop_work(std::function<void()> work) {
+    std::lock_guard lock(stopping);
+    stop_work.swap(work);
+}
+
+// Whoever asks first sets `stop`, and then looks for the work: one of the two finds the other.
+StopScope::StopScope(std::function<void()> stop) : call_(ObjectServer::current().state) {
+    if (!call_) return;
+    call_->set_stop_work(std::move(stop));
+    if (call_->stop.load() != 0) call_->ask_to_stop();
+}
+StopScope::~StopScope() {
+    if (call_) call_->set_stop_work(nullptr);
 }
 
 // --- timeouts --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 #include <sidestep/detail/exposed.hpp>
 #include <sidestep/remote_error.hpp>
 
+#include "nested/nested_message.hpp"
 #include "server_link.hpp"
 
 namespace sidestep::inline v0::detail {
@@ -29,7 +30,7 @@ CallTask::~CallTask() {
         watch_->task = nullptr;
     }
     if (!link_->same_process() || seen_.load(std::memory_order_relaxed)) return;
-    if ((!threw_ && !lost_) || cancelled_) return;
+    if ((kind_ == FrameKind::value && !lost_) || cancelled()) return;
     link_->note_unseen(object_, decode_error());
 }
 
@@ -59,7 +60,7 @@ void CallTask::tell_attempts(TaskError::Details& details, bool crashed) const {
 }
 
 bool CallTask::cancel() {
-    if (done()) return cancelled_;
+    if (done()) return cancelled();
     const std::uint64_t request = request_.load(std::memory_order_relaxed);
     if (!link_->same_process() || request == 0) return false;
     try {
@@ -67,7 +68,14 @@ bool CallTask::cancel() {
     } catch (const ActorLost&) {       // so is this call
         return false;
     }
-    return done() && cancelled_;
+    // Wherever the task is on its way to the pool, or in it: it is ended now, or was before.
+    if (pool_) (void)wait({});
+    return cancelled();
+}
+
+bool CallTask::cancelled() const {
+    if (!done()) return false;
+    return cancelled_ || (kind_ == FrameKind::failure && is_cancellation(decode_error()));
 }
 
 void CallTask::end_cancelled() {
@@ -77,13 +85,10 @@ void CallTask::end_cancelled() {
     });
 }
 
-void CallTask::answer(std::vector<std::byte> bytes) {
-    (void)try_finish([&] { bytes_ = std::move(bytes); });
-}
-void CallTask::answer_error(std::vector<std::byte> bytes) {
+void CallTask::answer(std::vector<std::byte> bytes, FrameKind kind) {
     (void)try_finish([&] {
         bytes_ = std::move(bytes);
-        threw_ = true;
+        kind_ = kind;
     });
 }
 void CallTask::lose(std::exception_ptr error) {
@@ -128,11 +133,10 @@ std::exception_ptr CallTask::error() const {
 std::exception_ptr CallTask::decode_error() const {
     if (std::exception_ptr other = LocalTaskBase::error()) return other;
     if (lost_) return lost_;
-    if (!threw_) return nullptr;
+    if (kind_ == FrameKind::value) return nullptr;
     std::call_once(decoded_, [this] {
         try {
-            InputArchive archive(bytes_);
-            error_ = load_exception(archive);
+            error_ = read_error();
             std::rethrow_exception(error_);
         } catch (const NotExposed& error) {
             // The server knows by which name it was asked; what that is, this program knows.
@@ -142,6 +146,12 @@ std::exception_ptr CallTask::decode_error() const {
         }
     });
     return error_;
+}
+
+std::exception_ptr CallTask::read_error() const {
+    if (kind_ == FrameKind::failure) return load_ending(NestedHead::Ending::failure, bytes_);
+    InputArchive archive(bytes_);
+    return load_exception(archive);
 }
 
 }  // namespace sidestep::detail

@@ -108,6 +108,9 @@ HeldRef find_object(const std::shared_ptr<ServerLink>& link, const std::string& 
     return std::make_shared<HeldObject>(link, object, functions);
 }
 void flush_calls(const HeldRef& object) { held(object).link()->flush(object->object()); }
+void note_unseen(const HeldRef& object, const std::exception_ptr& error) noexcept {
+    if (const auto link = object->own_link()) link->note_unseen(object->object(), error);
+}
 std::uint64_t object_number(const HeldRef& object) { return held(object).object(); }
 bool same_object(const HeldRef& a, const HeldRef& b) {
     return a == b ||

@@ -259,6 +259,7 @@ void ObjectServer::execute(CurrentCall& call, const FrameHead& head, const Expos
         InputArchive arguments(body, fds);
         OutputArchive result(answer.bytes);
         body_of(call, head, exposure, arguments)(arguments, result);
+        answer.kind = call.answers;
     } catch (const GivenUp&) {
         call.given_up = true;
         refuse(std::current_exception(), answer);
@@ -266,7 +267,7 @@ void ObjectServer::execute(CurrentCall& call, const FrameHead& head, const Expos
         pass_on_forced_unwind();
         refuse(std::current_exception(), answer);
     }
-    if (enlisted && !call.given_up) note_end(call, answer.kind == FrameKind::error);
+    if (enlisted && !call.given_up) note_end(call, answer.kind != FrameKind::value);
 }
 
 void ObjectServer::refuse(const std::exception_ptr& why, Answer& answer) {
@@ -308,11 +309,7 @@ void ObjectServer::call_here(const FrameHead& head, std::span<const std::byte> b
         refuse(std::current_exception(), answer);
     }
     auto bytes = answer.bytes.bytes();
-    std::vector<std::byte> owned(bytes.begin(), bytes.end());
-    if (answer.kind == FrameKind::value)
-        task.answer(std::move(owned));
-    else
-        task.answer_error(std::move(owned));
+    task.answer({bytes.begin(), bytes.end()}, answer.kind);
 }
 
 void enter_here(Hosted& object, Entry entry) {

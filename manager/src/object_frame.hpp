@@ -10,6 +10,7 @@
 // waits    | server | number  | -      | -      | -    | - (it has begun, and others may now)
 // value    | server | number  | -      | -      | -    | result
 // error    | server | number  | -      | -      | -    | exception
+// failure  | server | number  | -      | -      | -    | what befell a task of a Pool there
 // and of a ManagerServer, whose clients may be other programs:
 // hello    | client | number  | -      | -      | -    | kProtocol; value: a Welcome
 // get      | client | number  | -      | -      | -    | name, type; value: object, functions?
@@ -45,7 +46,7 @@
 namespace sidestep::inline v0::detail {
 
 // Between programs of other builds: what changes the frames changes this.
-constexpr std::uint32_t kProtocol = 2;
+constexpr std::uint32_t kProtocol = 3;
 
 enum class FrameKind : std::uint8_t {
     call,
@@ -65,7 +66,8 @@ enum class FrameKind : std::uint8_t {
     serves,
     lost,
     stats,
-    trace
+    trace,
+    failure
 };
 
 struct FrameHead {

@@ -16,6 +16,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -55,13 +56,17 @@ struct ActorDuty {
 // A call from its arrival to its answer.
 struct CallState {
     void ask_to_stop() noexcept;
-    std::atomic<std::uint32_t> stop{0};  // see this_task::stop_requested(); a futex
-    std::atomic<bool> answered{false};   // or it is not to be answered any more
+    void set_stop_work(std::function<void()> stop);  // null: there is none (any more)
+    std::atomic<std::uint32_t> stop{0};              // see this_task::stop_requested(); a futex
+    std::atomic<bool> answered{false};               // or it is not to be answered any more
     std::atomic<bool> overdue{false};
     std::atomic<bool> running{false};
     CallStage stage;               // begun: in its object, or reading its arguments
     std::uint64_t arrived_ns = 0;  // constant once it is queued
     CallClock::Key due = {};       // guarded by the client's `queueing` once it is queued
+
+    std::mutex stopping;
+    std::function<void()> stop_work;  // guarded by stopping: see StopScope
 };
 
 // A call's end that is answered to nobody, or by whoever ends it.
@@ -134,8 +139,10 @@ class ObjectServer {
         std::size_t running_at = 0;  // guarded by running_mutex_
 
         std::atomic<bool> waits{false};  // the next call of its strand may have begun
-        bool given_up = false;           // nobody is to be answered
-        CurrentCall* outer = nullptr;    // the call that this thread made it in
+        // What the bytes are that its body writes: of a value, or as it says.
+        FrameKind answers = FrameKind::value;
+        bool given_up = false;         // nobody is to be answered
+        CurrentCall* outer = nullptr;  // the call that this thread made it in
     };
     static CurrentCall& current();
     static CurrentCall* current_or_none() noexcept;

@@ -354,10 +354,8 @@ void ServerLink::hand_out(ObjectFrame frame) {
             call.lose(lost_with(call, frame));
         else if (frame.head.kind == FrameKind::overdue)
             call.lose(timed_out(call));
-        else if (frame.head.kind == FrameKind::value)
-            call.answer(std::move(frame.bytes));
         else
-            call.answer_error(std::move(frame.bytes));
+            call.answer(std::move(frame.bytes), frame.head.kind);
     });
 }
 

@@ -4,11 +4,26 @@
 //     auto pool = manager.pool(4);
 //     sidestep::Process user([](sidestep::PoolProxy p) { p.submit(resize, path).get(); }, pool);
 //
-// Ownership: the pool ends, when its tasks are finished, with the last proxy.
-// Threads, Fork, Peer death: as Proxy (proxy.hpp). A task takes a thread of the server while it
-//            runs; the tasks of one thread run beside each other.
-// Errors:    what the task throws, by type. What befalls it in the pool (WorkerLost...) arrives as
-//            PoolError, whose message tells it, and remote_type_name() which it was.
+//     auto size = pool.submit({.timeout = 2s, .retry = {.max_attempts = 3}}, fetch, url)
+//                     .then([](const std::string& page) { return page.size(); });
+//
+// Arguments and results go through the server as they are: it does not read them.
+//
+// Ownership: the pool ends, when its tasks are finished, with the last proxy. A future counts as
+//            one, while there is no other. A task whose future is dropped is run all the same.
+// Threads, Fork: as Proxy (proxy.hpp). A task takes a thread of the server while it runs; the tasks
+//            of one thread run beside each other.
+// Peer death: a client that dies or disconnects takes its tasks with it: those that wait are taken
+//            back, those that run are stopped, as by cancel(). So does the server's end, for all.
+// Errors:    by type: what the task throws, and what befalls it in the pool (WorkerLost,
+//            TaskTimeout, OutOfMemory, CancelledError, BrokenPool). ActorLost (Disconnected) if the
+//            server is lost. std::logic_error if the pool is closed. submit() itself throws
+//            std::invalid_argument for options that make no sense, and for `key` and `retry.when`,
+//            which cannot be had from afar; of tokens that the pool has not, get() does.
+// Limits:    PoolOptions::task holds for them, and max_pending does not hold them up: that is 4096
+//            calls of one process, beyond which submit() waits. Future::running() says nothing.
+//            cancel() asks the server, and has its answer when it returns. What then() begins comes
+//            when this process has read what it comes after: flush() does not wait for it.
 //
 // Of a ManagerServer (manager_server.hpp), by name: server.expose<Pool>("cores", 4), or with a pool
 // of the program's own, expose<Pool>("cores", std::make_shared<Pool>()); and on the other machine
@@ -16,14 +31,16 @@
 // submits is a function of the program. (Another one gets SerializationError.)
 #pragma once
 
-#include <atomic>
-#include <functional>
+#include <concepts>
 #include <memory>
+#include <ranges>
+#include <type_traits>
 #include <utility>
 
 #include <sidestep/detail/exposed.hpp>
 #include <sidestep/pool.hpp>
 #include <sidestep/proxy.hpp>
+#include <sidestep/task_pool.hpp>
 
 namespace sidestep::inline v0 {
 
@@ -37,27 +54,8 @@ struct PoolObject {
     const std::shared_ptr<Pool> pool;
 };
 
-// Runs f in the pool, and waits for it without holding up others.
-template <class F>
-struct RunInPool {
-    Bound<F> f;
-
-    template <class... Args>
-    auto operator()(PoolObject& object, Args&&... args) const {
-        auto future = object.pool->submit(f, std::forward<Args>(args)...);
-        auto done = std::make_shared<std::atomic<bool>>(false);
-        future.add_done_callback([done, wake = waker_here()](const auto&) {
-            *done = true;
-            wake();
-        });
-        (void)wait_here([&] { return done->load(); }, {});
-        return future.get();
-    }
-    template <class Archive>
-    void serialize(Archive& archive) {
-        archive(f);
-    }
-};
+// The pool of that PoolObject, as who submits tasks has it.
+std::shared_ptr<NestedPool> remote_pool(const HeldRef& object);
 
 }  // namespace detail
 
@@ -67,18 +65,24 @@ class PoolProxy : public Proxy<detail::PoolObject> {
 
     // f(args...) in a worker of the pool; what can be a task (task.hpp).
     template <class F, class... Args>
-    auto submit([[maybe_unused]] F&& f, [[maybe_unused]] Args&&... args) const {
-        using Callable = std::decay_t<F>;
-        using Check = detail::TaskCheck<Callable, detail::Stored<Args>...>;
-        Check::check();
-        if constexpr (Check::kFine)
-            return Proxy::submit(
-                detail::RunInPool<Callable>{Bound<Callable>(std::forward<F>(f), {})},
-                std::forward<Args>(args)...);
-        else
-            return detail::Refused();
+    requires(!std::same_as<std::decay_t<F>, TaskOptions>) auto submit(F&& f, Args&&... args) const {
+        return tasks().submit(std::forward<F>(f), std::forward<Args>(args)...);
+    }
+    // With options of its own: pool.submit({.timeout = 2s}, f, x).
+    template <class F, class... Args>
+    auto submit(const TaskOptions& options, F&& f, Args&&... args) const {
+        return tasks().submit(options, std::forward<F>(f), std::forward<Args>(args)...);
+    }
+    // The results of f(item), in order, as a std::vector; nothing if f returns nothing. Some items
+    // are one task. Throws what the first of them that fails throws.
+    template <class F, std::ranges::input_range Range>
+    auto map(F&& f, Range&& items) const {
+        return tasks().map(std::forward<F>(f), std::forward<Range>(items));
     }
     unsigned processes() const { return call<&Object::processes>(); }
+
+  private:
+    TaskPool tasks() const { return TaskPool(detail::remote_pool(held())); }
 };
 
 namespace detail {

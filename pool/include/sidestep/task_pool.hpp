@@ -134,13 +134,19 @@ class TaskPool {
             futures.push_back(submit(chunk, std::vector<Item>(std::make_move_iterator(begin),
                                                               std::make_move_iterator(end))));
         }
-        if constexpr (std::is_void_v<Results>) {
-            for (const Future<Results>& part : futures) part.get();
-        } else {
-            Results results;
+        try {
+            if constexpr (std::is_void_v<Results>) {
+                for (const Future<Results>& part : futures) part.get();
+            } else {
+                Results results;
+                for (const Future<Results>& part : futures)
+                    for (auto&& result : part.get()) results.push_back(std::move(result));
+                return results;
+            }
+        } catch (...) {  // that is the map's error; those of other parts are nobody's
             for (const Future<Results>& part : futures)
-                for (auto&& result : part.get()) results.push_back(std::move(result));
-            return results;
+                part.add_done_callback([](const auto& done) { (void)done.exception(); });
+            throw;
         }
     }
 

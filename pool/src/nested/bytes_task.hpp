@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -34,5 +35,17 @@ class BytesTask : public Base {
     std::shared_ptr<const void> owner_;  // once done
     std::span<const std::byte> bytes_;
 };
+
+// The end of the one, however it comes, is that of the other, too.
+template <class Task, class Result>
+void follow(const Ref<Task>& task, const Ref<Result>& result) {
+    std::function<void()> tell = [task, result] {
+        if (std::exception_ptr error = task->error())
+            return void(task->cancelled() ? result->fail_cancelled(error)
+                                          : result->try_fail(error));
+        result->set_bytes(std::make_shared<Ref<Task>>(task), task->result());
+    };
+    if (!task->add_callback(tell)) tell();
+}
 
 }  // namespace sidestep::detail

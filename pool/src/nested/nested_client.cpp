@@ -37,16 +37,6 @@ PoolError unreachable_pool() {
         "left for it; what is submitted from now on goes a new way");
 }
 
-bool is_cancellation(const std::exception_ptr& error) {
-    try {
-        std::rethrow_exception(error);
-    } catch (const CancelledError&) {
-        return true;
-    } catch (...) {
-        return false;
-    }
-}
-
 BlobBuffer message_of(const NestedHead& head) {
     BlobBuffer buffer;
     begin_message(buffer, head);

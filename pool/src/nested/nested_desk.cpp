@@ -255,18 +255,13 @@ void NestedDesk::handle(Line& line, Blob message) {
     }
 }
 
-const TaskId& NestedDesk::lasting(const TaskId& id) {
-    std::lock_guard lock(mutex_);
-    return ids_.try_emplace({id.where.module, id.where.offset, id.signature}, id).first->second;
-}
-
 PoolTaskRef NestedDesk::make_task(Flight& flight) {
     const NestedHead& head = flight.head;
     const std::optional<TaskOptions> options = options_of(flight.order);
     if (options && is_limited(*options)) flight.can_be_lent = false;
     const TaskEntry& entry = require_entry(head.id, "the nested task");
     PoolTaskRef task =
-        PoolTask::create(core_(), {lasting(head.id), entry}, options ? &*options : nullptr);
+        PoolTask::create(core_(), {ids_.lasting(head.id), entry}, options ? &*options : nullptr);
     if (head.after != 0) return task;
     const std::span<const std::byte> arguments = arguments_of(flight.order);
     TaskWriter writer(*task);

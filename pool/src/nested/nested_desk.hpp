@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <tuple>
 #include <vector>
 
 #include <sidestep/detail/pool_task.hpp>
@@ -17,6 +16,7 @@
 #include "policy/pool_rooms.hpp"
 #include "policy/stopper.hpp"
 #include "sys/fd.hpp"
+#include "task/task_ids.hpp"
 
 namespace sidestep::inline v0::detail {
 
@@ -74,12 +74,12 @@ class NestedDesk {
     std::shared_ptr<Flight> take_any(Flights& flights);
     void lose_lent(const Line& line);
     void set_duty(const Line& line, LaneDuty duty) POOL_UNLOCKED;
-    const TaskId& lasting(const TaskId& id);
 
     const PoolRooms rooms_;
     Relief& relief_;
     Stopper& stopper_;
     const std::function<std::shared_ptr<PoolCore>()> core_;
+    TaskIds ids_;
 
     std::mutex mutex_;
     // Guarded by mutex_.
@@ -87,8 +87,6 @@ class NestedDesk {
     std::uint64_t last_ticket_ = 0;
     std::int32_t last_priority_ = Relief::kOwnWorker;  // the last one comes first
     Flights lent_;                                     // to workers that wait, by ticket
-    // Tasks refer to theirs; no more than the program has functions that were sent.
-    std::map<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>, TaskId> ids_;
 };
 
 }  // namespace sidestep::detail

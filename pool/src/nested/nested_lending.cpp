@@ -28,21 +28,6 @@ void NestedDesk::Flight::settle() noexcept {
     }
 }
 
-namespace {
-
-// The result of the one is that of the other, too.
-void follow(const PoolTaskRef& task, const Ref<LentResult>& result) {
-    std::function<void()> tell = [task, result] {
-        if (std::exception_ptr error = task->error())
-            return void(task->cancelled() ? result->fail_cancelled(error)
-                                          : result->try_fail(error));
-        result->set_bytes(std::make_shared<PoolTaskRef>(task), task->result());
-    };
-    if (!task->add_callback(tell)) tell();
-}
-
-}  // namespace
-
 // Others work in its place, if there are any: see lend().
 void NestedDesk::let_wait(Line& line, const NestedHead& head) {
     {

@@ -103,6 +103,16 @@ std::exception_ptr load_ending(NestedHead::Ending ending, std::span<const std::b
     }
 }
 
+bool is_cancellation(const std::exception_ptr& error) noexcept {
+    try {
+        std::rethrow_exception(error);
+    } catch (const CancelledError&) {
+        return true;
+    } catch (...) {
+        return false;
+    }
+}
+
 void begin_message(BlobBuffer& buffer, const NestedHead& head) {
     static_assert(std::is_trivially_copyable_v<NestedHead>);
     buffer.write(&head, sizeof head);

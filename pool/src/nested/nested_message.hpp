@@ -82,5 +82,6 @@ std::optional<TaskOptions> options_of(const Blob& message);  // none: the pool's
 void save_failure(OutputArchive& archive, const std::exception_ptr& failure);
 // What these bytes say; what cannot be read is said instead.
 std::exception_ptr load_ending(NestedHead::Ending ending, std::span<const std::byte> bytes);
+bool is_cancellation(const std::exception_ptr& error) noexcept;
 
 }  // namespace sidestep::detail

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -60,6 +61,8 @@ HeldRef make_object(const std::shared_ptr<ServerLink>& link, const CallKind& kin
 HeldRef find_object(const std::shared_ptr<ServerLink>& link, const std::string& name,
                     const char* type);
 void flush_calls(const HeldRef& object);
+// flush_calls() throws it, if it is the first.
+void note_unseen(const HeldRef& object, const std::exception_ptr& error) noexcept;
 std::uint64_t object_number(const HeldRef& object);
 bool same_object(const HeldRef& a, const HeldRef& b);
 // Of a call that failed with ActorLost: the server is known to have ended, and all that it held. If

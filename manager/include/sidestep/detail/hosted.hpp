@@ -28,6 +28,8 @@ struct ObjectStats;
 
 namespace sidestep::inline v0::detail {
 
+struct CallState;  // of a call that came from a client
+
 // Who calls: one thread of one client.
 struct Caller {
     std::uint64_t client = 0;
@@ -144,6 +146,19 @@ bool wait_here(const std::function<bool()>& ready, const Deadline& deadline);
 std::function<void()> waker_here();
 // Takes an object over; its first reference is the caller's. Returns its number.
 std::uint64_t host_here(std::shared_ptr<Hosted> object);
+// While it lives, stop() is called when the call of this thread is asked to stop, in another thread
+// or, if that was before, at once in this one. It ends what the call waits for, and waits itself
+// for nothing.
+class StopScope {
+  public:
+    explicit StopScope(std::function<void()> stop);
+    ~StopScope();
+    StopScope(const StopScope&) = delete;
+    StopScope& operator=(const StopScope&) = delete;
+
+  private:
+    const std::shared_ptr<CallState> call_;  // null: it is one within the server
+};
 
 // While it lives, this thread is in the object of its call.
 template <class T>
