@@ -349,6 +349,17 @@ TEST_CASE("what a client may send that is no call is refused, and hurts nobody",
     auto stops = connect(server);
     REQUIRE(::send(stops.fd(), huge, 2, MSG_NOSIGNAL) == 2);
 
+    // One that trickles: the others go on between its bytes, and it is answered when it is done.
+    auto trickles = connect(server);
+    auto slow = frame(FrameKind::call, event.number());
+    slow.head.task = mp::detail::task_id<
+        mp::detail::MethodBody<mp::detail::EventObject, &mp::detail::EventObject::is_set>>();
+    for (char byte : test::bytes_of(slow)) {
+        REQUIRE(::send(trickles.fd(), &byte, 1, MSG_NOSIGNAL) == 1);
+        CHECK_FALSE(event.is_set());
+    }
+    CHECK(trickles.recv<mp::detail::ObjectFrame>().head.kind == FrameKind::value);
+
     event.set();
     CHECK(event.is_set());
     CHECK(manager.is_alive());

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -234,6 +235,7 @@ TEST_CASE("a client that dies at any byte of a call costs nobody anything",
         (void)object_number(client);
         send_raw(client, call.substr(0, cut));
     }
+    std::printf("%zu cuts of a call of %zu bytes\n", cuts, call.size());
     CHECK(cuts == call.size());
     // None of them was called; the whole one is.
     CHECK(echo.call<&Echo::count>() == 0);
@@ -291,6 +293,7 @@ TEST_CASE("a server that dies at any byte of an answer is Disconnected, and neve
         }
         size = told;
     }
+    std::printf("%zu cuts of an answer of %zu bytes\n", cuts, size);
     CHECK(cuts == size);
 }
 
