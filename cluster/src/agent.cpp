@@ -37,8 +37,7 @@ void Agent::terminate_all() noexcept {
 }
 
 int Agent::run(const Hello& own) {
-    say(framed(MessageKind::hello, own));
-    resignation_ = framed(MessageKind::resigned, Refusal{"it had no memory left for its work"});
+    hello_ = &own;
     BackOff back_off;
     while (!ends_) {
         if (try_round()) {
@@ -80,6 +79,11 @@ bool Agent::try_round() {
 }
 
 bool Agent::round() {
+    if (hello_) {
+        resignation_ = framed(MessageKind::resigned, Refusal{"it had no memory left for its work"});
+        say(framed(MessageKind::hello, *hello_));
+        hello_ = nullptr;
+    }
     bool any = transport_.progress();
     while (!ends_) {
         if (!frame_) frame_ = transport_.receive();

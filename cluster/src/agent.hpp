@@ -108,6 +108,7 @@ class Agent {
     std::optional<std::size_t> tag_;
     sys::Clock::time_point short_since_{};              // the epoch: nothing is short
     std::uint64_t last_rest_ = std::uint64_t(1) << 63;  // numbers of ours, for what chunks left
+    const Hello* hello_ = nullptr;                      // to be said; null: it was
     Frame resignation_;                                 // made beforehand; empty: it was said
     bool resigned_ = false;
     bool ends_ = false;
