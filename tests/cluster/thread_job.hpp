@@ -95,21 +95,16 @@ class ThreadJob {
         hub_ = std::make_shared<detail::Hub>(std::make_unique<ThreadTransport>(wires_, 0), times,
                                              std::move(launcher));
         for (int rank = 1; rank <= agents; ++rank)
-            agents_.emplace_back([this, rank, signs, said = hello(rank, cpus)] {
+            agents_.threads.emplace_back([agent = std::make_unique<OneAgent>(wires_, rank, signs),
+                                          said = hello(rank, cpus)] {
                 ::prctl(PR_SET_NAME, kAgentThread);
-                ThreadTransport transport(wires_, rank);
-                (void)detail::Agent(transport, signs).run(said);
+                (void)agent->agent.run(said);
             });
         hub_->welcome(own);
         hub_->start();
     }
     ~ThreadJob() {
         if (!stopped_) (void)stop();
-        {
-            std::lock_guard lock(wires_->mutex);
-            wires_->gone.insert(0);  // for those that were cut off
-        }
-        for (std::thread& agent : agents_) agent.join();
     }
 
     sidestep::PoolOptions options(sidestep::PoolOptions options = {}) const {
@@ -161,9 +156,28 @@ class ThreadJob {
     }
 
   private:
+    struct OneAgent {
+        OneAgent(std::shared_ptr<Wires> wires, int rank, const detail::Agent::Signs& signs)
+            : transport(std::move(wires), rank), agent(transport, signs) {}
+        ThreadTransport transport;
+        detail::Agent agent;
+    };
+    // They end when they are told goodbye, and those that were cut off with this object.
+    struct Agents {
+        ~Agents() {
+            {
+                std::lock_guard lock(wires->mutex);
+                wires->gone.insert(0);
+            }
+            for (std::thread& agent : threads) agent.join();
+        }
+        std::shared_ptr<Wires> wires;
+        std::vector<std::thread> threads;
+    };
+
     std::shared_ptr<Wires> wires_;
     std::shared_ptr<detail::Hub> hub_;
-    std::vector<std::thread> agents_;
+    Agents agents_{wires_, {}};
     bool stopped_ = false;
 };
 

@@ -1,8 +1,13 @@
 // subjects NAME: runs one of the programs of subjects.hpp.
 //
 // Environment: ALLOCATION=N SCOPE=main|threads  makes the N-th allocation of the main thread, or of
-// the other threads, fail; LASTING=1 all from that one on. PATIENCE=N: see subjects::patience().
+// the other threads, fail; LASTING=1 all from that one on. SCOPE=workers: that of the process with
+// this program's code, other than the subject itself, that comes first to its N-th; ONCE=FILE goes
+// then. CLOSE=N instead of ALLOCATION=N: the N-th close(2), which closes all the same, as the
+// kernel does it. PATIENCE=N: see subjects::patience().
 #include <dirent.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -27,23 +32,39 @@
 
 namespace {
 
-// --- allocations that fail ---------------------------------------------------------------------
+// --- allocations and close(2) that fail ----------------------------------------------------------
 
+constexpr const char* kSubject = "INJECTED_SUBJECT";  // tells children whose they are
+
+// A kind of call, in one process.
+struct Countdown {
+    std::atomic<long> left{-1}, counted{0};
+};
+Countdown allocations, closes;
 std::atomic<bool> counting{false};
-std::atomic<long> left{-1}, counted{0};
-bool lasting = false, in_main = true;
+enum class Scope { main, threads, workers } scope = Scope::main;
+bool lasting = false;
+const char* once = nullptr;  // a file; null: this fault needs none
 pid_t own_pid = 0;
 thread_local bool is_main = false, exempt = false;
 
-bool fails_now() {
-    if (!counting || exempt || is_main != in_main || getpid() != own_pid) return false;
-    ++counted;
-    long before = left.fetch_sub(1);
-    return before == 1 || (lasting && before < 1 && left.load() < 0);
+bool is_meant() {
+    if (!counting || exempt) return false;
+    const bool is_worker = ::getpid() != own_pid;
+    if (scope == Scope::workers) return is_worker;
+    return !is_worker && is_main == (scope == Scope::main);
+}
+
+bool fails_now(Countdown& calls) {
+    if (!is_meant()) return false;
+    ++calls.counted;
+    const long before = calls.left.fetch_sub(1);
+    if (before == 1) return !once || ::syscall(SYS_unlinkat, AT_FDCWD, once, 0) == 0;
+    return lasting && before < 1 && calls.left.load() < 0;
 }
 
 void* allocate(std::size_t size, std::size_t alignment) {
-    if (fails_now()) return nullptr;
+    if (fails_now(allocations)) return nullptr;
     if (size == 0) size = 1;
     return alignment == 0
                ? std::malloc(size)
@@ -96,10 +117,18 @@ void say_what_is_left() {
         }
         if (parent == std::to_string(getpid())) say("CHILD " + name + " " + state);
     }
-    say("ALLOCATIONS " + std::to_string(counted.load()));
+    say("ALLOCATIONS " + std::to_string(allocations.counted.load()));
+    say("CLOSES " + std::to_string(closes.counted.load()));
 }
 
 }  // namespace
+
+extern "C" int close(int fd) {
+    const long result = ::syscall(SYS_close, fd);
+    if (result == 0 && !fails_now(closes)) return 0;
+    if (result == 0) errno = EIO;
+    return -1;
+}
 
 void* operator new(std::size_t n) { return allocate_or_throw(n, 0); }
 void* operator new[](std::size_t n) { return allocate_or_throw(n, 0); }
@@ -152,8 +181,28 @@ std::chrono::seconds subjects::patience() {
     return std::chrono::seconds(wanted ? std::atoi(wanted) : 10);
 }
 
+namespace {
+
+void read_plan() {
+    if (const char* n = std::getenv("ALLOCATION")) allocations.left = std::atol(n);
+    if (const char* n = std::getenv("CLOSE")) closes.left = std::atol(n);
+    const std::string wanted = std::getenv("SCOPE") ? std::getenv("SCOPE") : "main";
+    scope = wanted == "workers"   ? Scope::workers
+            : wanted == "threads" ? Scope::threads
+                                  : Scope::main;
+    lasting = std::getenv("LASTING") != nullptr;
+    once = std::getenv("ONCE");
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
     is_main = true;
+    read_plan();
+    if (const char* subject = std::getenv(kSubject)) {  // this is a worker
+        own_pid = std::atoi(subject);
+        counting = true;
+    }
     sidestep::init();
     const std::map<std::string, std::function<void()>> all{
         {"pool-spawn", [] { subjects::use_pool(sidestep::StartMethod::spawn); }},
@@ -164,6 +213,12 @@ int main(int argc, char** argv) {
         {"pool-options-forkserver",
          [] { subjects::use_pool_options(sidestep::StartMethod::forkserver); }},
         {"thread-pool", [] { subjects::use_thread_pool(); }},
+        {"nested-spawn", [] { subjects::use_nested(sidestep::StartMethod::spawn); }},
+        {"nested-forkserver", [] { subjects::use_nested(sidestep::StartMethod::forkserver); }},
+        {"tokens", [] { subjects::use_tokens(); }},
+        {"lines-spawn", [] { subjects::use_lines(sidestep::StartMethod::spawn); }},
+        {"lines-forkserver", [] { subjects::use_lines(sidestep::StartMethod::forkserver); }},
+        {"hosts", [] { subjects::use_hosts(); }},
         {"process", [] { subjects::use_process(); }},
         {"subprocess", [] { subjects::use_subprocess(); }},
         {"locks", [] { subjects::use_locks(); }},
@@ -179,9 +234,7 @@ int main(int argc, char** argv) {
         return argc == 2 ? 2 : 0;
     }
     own_pid = getpid();
-    if (const char* n = std::getenv("ALLOCATION")) left = std::atol(n);
-    if (const char* scope = std::getenv("SCOPE")) in_main = std::string(scope) == "main";
-    lasting = std::getenv("LASTING") != nullptr;
+    ::setenv(kSubject, std::to_string(own_pid).c_str(), 1);
     auto action = chosen->second;
     test::arm_injector(true);
     counting = true;
