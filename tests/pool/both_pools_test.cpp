@@ -53,7 +53,7 @@ int number_of(const Halfhearted& item) { return item.number(); }
 
 }  // namespace
 
-POOL_CASE("Tasks", "submit, apply and their errors", "[both]") {
+POOL_CASE("Tasks", "submit and apply give what a task returns, or throw what it throws", "[both]") {
     TestType t;
     CHECK(t.pool.submit(test::add, 1, 2).get() == 3);
     CHECK(t.pool.apply(test::add, 2, 3) == 5);
@@ -66,7 +66,8 @@ POOL_CASE("Tasks", "submit, apply and their errors", "[both]") {
     t.pool.submit([] {}).get();
 }
 
-POOL_CASE("Maps and streams", "maps and streams", "[both]") {
+POOL_CASE("Maps and streams", "maps and streams give all results, in order or as they come",
+          "[both]") {
     TestType t;
     std::vector<long> squares = t.pool.map(test::square, numbers(1000));
     REQUIRE(squares.size() == 1000);
@@ -114,7 +115,8 @@ POOL_CASE("Maps and streams", "an item that cannot be copied, or sent, is that i
     check(t.pool.imap_unordered(number_of, items, options).outcomes());
 }
 
-POOL_CASE("Tasks", "callbacks, wait and as_completed", "[both]") {
+POOL_CASE("Tasks", "callbacks are called, and wait() and as_completed() see what is done",
+          "[both]") {
     TestType t;
     std::atomic<int> value{0}, errors{0};
     auto good = t.pool.submit(test::add, 20, 22).on_value([&](int v) { value = v; });
@@ -207,7 +209,7 @@ POOL_CASE("Maps and streams", "a stream that outlives its pool says so", "[both]
     CHECK_THROWS_AS(drain(), std::logic_error);
 }
 
-POOL_CASE("Tasks", "close, join, shutdown", "[both][shutdown]") {
+POOL_CASE("Tasks", "a pool that is closed finishes what it has", "[both][shutdown]") {
     TestType t;
     CHECK_THROWS_AS(t.pool.join(), std::logic_error);
     auto future = t.pool.submit(test::add, 1, 2);
