@@ -3,8 +3,15 @@
 //   call/<where>            one call there and back: its caller waits
 //   in_flight/<where>/<n>   n calls are under way; per call
 //   payload/<where>         1 MiB there and back
+//   clients/<where>         four other processes call at once, each waiting for its answers; per
+//                           call
 //   make_and_drop           an object of a Manager, from make() until its proxy is gone
-//   connection              the floor: a small message there and back by a bare Connection
+//   killed                  from the SIGKILL of a Manager's server until a call of it has failed
+//   lock/two_clients        two processes that want one lock of a Manager; per lock and unlock
+//   lock/of_the_dead        from the SIGKILL of who has it until the next one has it
+//   connection, bare_tcp    the floors: a small message there and back by a bare Connection, and
+//                           over TCP with nothing around it
+//   connection_payload      1 MiB there and back by a bare Connection
 //   python/...              the same of Python's multiprocessing.managers, where python3 is found
 //   capnp/..., grpc/...     and of Cap'n Proto's RPC and of gRPC, over a Unix socket, and of CAF,
 //   caf/...                 over TCP, where these are found (manager_peer.hpp)
@@ -12,9 +19,9 @@
 // where: actor (its owner's calls), manager (a server process, Unix socket), unix and tcp (a
 // ManagerServer of another process; TCP with TLS, on loopback).
 //
-// What good looks like: call/manager 1.2 of connection, call/tcp 1.7 of a bare TCP round trip; in
-// flight 300 k calls/s by Unix sockets and 200 k/s by TCP; make_and_drop 30 us; each well below
-// Python's row, and below Cap'n Proto's.
+// What good looks like: call/manager 1.2 of connection, call/tcp 1.7 of bare_tcp; in flight 300 k
+// calls/s by Unix sockets and 200 k/s by TCP; payload 0.7 of connection_payload; make_and_drop 30
+// us; killed 1 ms, lock/of_the_dead 5 ms; each well below Python's row, and below Cap'n Proto's.
 #include <sidestep/actor.hpp>
 #include <sidestep/connection.hpp>
 #include <sidestep/init.hpp>
@@ -22,6 +29,12 @@
 #include <sidestep/manager_server.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/subprocess.hpp>
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <memory>
 #include <optional>
@@ -41,6 +54,9 @@ namespace {
 struct Echo {
     int same(int n) { return n; }
     std::string text(std::string value) { return value; }
+    void stay() {
+        for (;;) ::pause();
+    }
 };
 
 // A ManagerServer in a process of its own, until the end of this object.
@@ -122,33 +138,192 @@ void payload(benchmark::State& state, const mp::Proxy<Echo>& echo) {
     state.SetBytesProcessed(state.iterations() * (std::int64_t(2) << 20));
 }
 
+// Another process, which does what `work` does with each number that it is sent, and sends it back.
+// (The callable captures nothing.)
+class Other {
+  public:
+    template <class Work, class Proxy>
+    Other(Work, const Proxy& proxy) {
+        auto [here, there] = mp::Pipe();
+        control_ = std::move(here);
+        process_.emplace(
+            mp::ProcessOptions{.daemon = true},
+            [](Proxy its_proxy, mp::Connection control) {
+                try {
+                    for (;;) {
+                        const int n = control.recv<int>();
+                        Work{}(its_proxy, n);
+                        control.send(n);
+                    }
+                } catch (const mp::EndOfStream&) {
+                }
+            },
+            proxy, std::move(there));
+        process_->start();
+        begin(1);
+        end();
+    }
+    ~Other() {
+        control_.close();
+        process_->join();
+    }
+    void begin(int n) { control_.send(n); }
+    void end() { (void)control_.recv<int>(); }
+    void kill() { process_->kill(); }
+
+  private:
+    mp::Connection control_;
+    std::optional<mp::Process> process_;
+};
+
+constexpr auto kCallOften = [](const mp::Proxy<Echo>& echo, int times) {
+    for (int i = 0; i < times; ++i) (void)echo.call<&Echo::same>(i);
+};
+
+void clients(benchmark::State& state, const mp::Proxy<Echo>& echo) {
+    constexpr int kClients = 4, kCalls = 250;
+    std::vector<std::unique_ptr<Other>> all;
+    for (int i = 0; i < kClients; ++i) all.push_back(std::make_unique<Other>(kCallOften, echo));
+    for (auto _ : state) {
+        for (auto& client : all) client->begin(kCalls);
+        for (auto& client : all) client->end();
+    }
+    bench::set_items(state, kClients * kCalls);
+}
+
+void killed(benchmark::State& state) {
+    for (auto _ : state) {
+        mp::Manager manager;
+        auto echo = manager.make<Echo>();
+        (void)echo.call<&Echo::same>(1);
+        auto stays = echo.submit<&Echo::stay>();
+        state.SetIterationTime(bench::timed([&] {
+            ::kill(manager.pid(), SIGKILL);
+            try {
+                stays.get();
+            } catch (const mp::ActorLost&) {
+            }
+        }));
+    }
+}
+
+constexpr auto kLockOften = [](const mp::LockProxy& lock, int times) {
+    for (int i = 0; i < times; ++i) {
+        lock.lock();
+        lock.unlock();
+    }
+};
+
+void lock_of_two(benchmark::State& state) {
+    constexpr int kTimes = 100;
+    mp::Manager manager;
+    auto lock = manager.lock();
+    Other other(kLockOften, lock);
+    for (auto _ : state) {
+        other.begin(kTimes);
+        kLockOften(lock, kTimes);
+        other.end();
+    }
+    bench::set_items(state, 2 * kTimes);
+}
+
+void lock_of_the_dead(benchmark::State& state) {
+    mp::Manager manager;
+    auto lock = manager.lock();
+    for (auto _ : state) {
+        Other holder([](const mp::LockProxy& its, int) { its.lock(); }, lock);
+        state.SetIterationTime(bench::timed([&] {
+            holder.kill();
+            lock.lock();
+        }));
+        lock.unlock();
+    }
+}
+
 void make_and_drop(benchmark::State& state) {
     mp::Manager manager;
     for (auto _ : state) (void)manager.make<Echo>();
     bench::set_items(state);
 }
 
+// A Connection to another process, which sends back what comes.
+template <class T>
+class Mirror {
+  public:
+    Mirror() {
+        auto [here, there] = mp::Pipe();
+        end_ = std::move(here);
+        process_.emplace(
+            mp::ProcessOptions{.daemon = true},
+            [](mp::Connection end) {
+                try {
+                    for (;;) end.send(end.recv<T>());
+                } catch (const mp::EndOfStream&) {
+                }
+            },
+            std::move(there));
+        process_->start();
+    }
+    ~Mirror() {
+        end_.close();
+        process_->join();
+    }
+    T echo(const T& value) {
+        end_.send(value);
+        return end_.recv<T>();
+    }
+
+  private:
+    mp::Connection end_;
+    std::optional<mp::Process> process_;
+};
+
 void connection(benchmark::State& state) {
-    auto [here, there] = mp::Pipe();
-    mp::Process echo(
-        mp::ProcessOptions{.daemon = true},
-        [](mp::Connection end) {
-            try {
-                for (;;) end.send(end.recv<int>());
-            } catch (const mp::EndOfStream&) {
-            }
-        },
-        std::move(there));
-    echo.start();
-    there.close();
+    Mirror<int> mirror;
+    int n = 0;
+    for (auto _ : state) n = mirror.echo(n + 1);
+    bench::set_items(state);
+}
+
+void connection_payload(benchmark::State& state) {
+    Mirror<std::string> mirror;
+    std::string text(std::size_t(1) << 20, 'x');
+    for (auto _ : state) text = mirror.echo(text);
+    state.SetBytesProcessed(state.iterations() * (std::int64_t(2) << 20));
+}
+
+// Over loopback, as Connections are: what is written goes at once.
+void bare_tcp(benchmark::State& state) {
+    const int on = 1;
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    auto* address = reinterpret_cast<sockaddr*>(&at);
+    const int listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const int end = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (::bind(listener, address, size) != 0 || ::listen(listener, 1) != 0 ||
+        ::getsockname(listener, address, &size) != 0 || ::connect(end, address, size) != 0)
+        return state.SkipWithError("no TCP socket at 127.0.0.1");
+    ::setsockopt(end, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    const pid_t mirror = bench::fork_child([&] {
+        ::close(end);
+        const int peer = ::accept(listener, nullptr, nullptr);
+        ::setsockopt(peer, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        for (int n = 0; ::recv(peer, &n, sizeof n, MSG_WAITALL) == sizeof n;)
+            if (::send(peer, &n, sizeof n, MSG_NOSIGNAL) != sizeof n) break;
+    });
     int n = 0;
     for (auto _ : state) {
-        here.send(n + 1);
-        n = here.recv<int>();
+        ++n;
+        if (::send(end, &n, sizeof n, MSG_NOSIGNAL) != sizeof n ||
+            ::recv(end, &n, sizeof n, MSG_WAITALL) != sizeof n)
+            state.SkipWithError("the other end has gone");
     }
     bench::set_items(state);
-    here.close();
-    echo.join();
+    ::close(end);
+    ::close(listener);
+    ::waitpid(mirror, nullptr, 0);
 }
 
 // --- Python ------------------------------------------------------------------------------------
@@ -156,11 +331,16 @@ void connection(benchmark::State& state) {
 // Prints the seconds of one of what `work` does, n times over.
 const char* const kPython = R"(
 import sys, time
+from multiprocessing import Barrier, Process
 from multiprocessing.managers import BaseManager
 class Echo:
     def same(self, n): return n
 class Manager(BaseManager): pass
 Manager.register('Echo', Echo)
+def call_often(echo, times, barrier):
+    echo.same(1)
+    barrier.wait()
+    for _ in range(times): echo.same(1)
 if __name__ == '__main__':
     manager = Manager()
     manager.start()
@@ -169,8 +349,18 @@ if __name__ == '__main__':
     def call(): echo.same(1)
     def payload(): echo.same(text)
     def make_and_drop(): manager.Echo()
-    work = {'call': call, 'payload': payload, 'make_and_drop': make_and_drop}[sys.argv[1]]
     n = int(sys.argv[2])
+    if sys.argv[1] == 'clients':
+        barrier = Barrier(5)
+        others = [Process(target=call_often, args=(echo, n // 4, barrier)) for _ in range(4)]
+        for other in others: other.start()
+        barrier.wait()
+        begin = time.perf_counter()
+        for other in others: other.join()
+        print((time.perf_counter() - begin) / n)
+        manager.shutdown()
+        sys.exit()
+    work = {'call': call, 'payload': payload, 'make_and_drop': make_and_drop}[sys.argv[1]]
     work()
     begin = time.perf_counter()
     for _ in range(n): work()
@@ -254,11 +444,20 @@ void register_all() {
             ->UseRealTime();
         benchmark::RegisterBenchmark(("payload/" + std::string(name)).c_str(), place, &payload)
             ->UseRealTime();
+        benchmark::RegisterBenchmark(("clients/" + std::string(name)).c_str(), place, &clients)
+            ->UseRealTime();
     }
     benchmark::RegisterBenchmark("make_and_drop", make_and_drop)->UseRealTime();
+    benchmark::RegisterBenchmark("killed", killed)->UseManualTime()->Iterations(50);
+    benchmark::RegisterBenchmark("lock/two_clients", lock_of_two)->UseRealTime();
+    benchmark::RegisterBenchmark("lock/of_the_dead", lock_of_the_dead)
+        ->UseManualTime()
+        ->Iterations(50);
     benchmark::RegisterBenchmark("connection", connection)->UseRealTime();
+    benchmark::RegisterBenchmark("connection_payload", connection_payload)->UseRealTime();
+    benchmark::RegisterBenchmark("bare_tcp", bare_tcp)->UseRealTime();
     const std::pair<const char*, int> rows[] = {
-        {"call", 2000}, {"payload", 30}, {"make_and_drop", 100}};
+        {"call", 2000}, {"payload", 30}, {"make_and_drop", 100}, {"clients", 4000}};
     for (auto [work, times] : rows)
         benchmark::RegisterBenchmark(("python/" + std::string(work)).c_str(), python,
                                      std::string(work), times)

@@ -245,19 +245,31 @@ def objects():
 
     ahead = {"Python": 1, "Cap'n Proto": 1}
     for place, name in places.items():
+        goals = {"manager": {FLOOR: 1 / 1.2, **ahead}, "tcp": {FLOOR: 1 / 1.7}}.get(place, {})
         yield Row(f"one call at a time, {name}", f"manager/call/{place}", "calls/s",
-                  "manager/connection" if place != "tcp" else "", peers("call"),
-                  goals={FLOOR: 1 / 1.2, **ahead} if place == "manager" else {})
+                  "manager/connection" if place != "tcp" else "manager/bare_tcp", peers("call"),
+                  goals=goals)
     for n in (16, 512):
         for place, name in places.items():
             goals = {"unix": {OURS: 300e3}, "tcp": {OURS: 200e3}}.get(place, {})
             yield Row(f"{n} calls in flight, {name}", f"manager/in_flight/{place}/{n}", "calls/s",
                       peer=peers(f"in_flight/{n}"), goals=goals if n == 512 else {})
     for place, name in places.items():
+        yield Row(f"four clients at once, {name}", f"manager/clients/{place}", "calls/s",
+                  peer={"Python": "manager/python/clients"},
+                  goals={"Python": 1} if place == "manager" else {})
+    for place, name in places.items():
         yield Row(f"1 MiB there and back, {name}", f"manager/payload/{place}", "B/s",
-                  peer=peers("payload"), goals=ahead if place == "manager" else {})
+                  "manager/connection_payload" if place != "tcp" else "", peers("payload"),
+                  goals={FLOOR: 0.7, **ahead} if place == "manager" else {})
     yield Row("make an object of a Manager, and drop it", "manager/make_and_drop", "objects/s",
               peer=peers("make_and_drop"), goals={OURS: 1 / 30e-6, **ahead})
+    yield Row("SIGKILL of a Manager's server until a call of it has failed", "manager/killed", "s",
+              goals={OURS: 1e-3})
+    yield Row("a Manager's lock that two processes want: lock and unlock",
+              "manager/lock/two_clients", "locks/s")
+    yield Row("SIGKILL of who has the lock until the next one has it", "manager/lock/of_the_dead",
+              "s", goals={OURS: 5e-3})
 
 
 def compute():
