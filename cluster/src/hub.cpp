@@ -172,10 +172,9 @@ std::unique_ptr<HostLane> Hub::open(std::size_t host, const PoolOptions& options
         if (stopped_ || stops_)
             throw std::logic_error("a pool over several hosts cannot begin: the program is ending");
         message.pool = ++last_lane_;
-        Lane& lane = lanes_[message.pool];
-        lane.listener = std::move(listener);
-        lane.place = place;
-        lane.rank = rank;
+        Lane made{std::move(listener), place, rank, {}};
+        made.last_word.reserve(1);
+        lanes_.emplace(message.pool, std::move(made));
     }
     try {
         auto lane = std::make_unique<AgentLane>(shared_from_this(), rank, message.pool);
@@ -310,20 +309,37 @@ bool Hub::take_received() {
     }
 }
 
-// The lanes of lost hosts, whenever they were opened, if they have not been told.
-void Hub::note_lost() {
-    std::lock_guard lock(mutex_);
-    for (const auto& [id, lane] : lanes_) {
-        const Peer& peer = peers_[static_cast<std::size_t>(lane.rank)];
-        if (!peer.lost) continue;
-        HostGone gone{peer.why.empty() ? "there was no memory to say why" : peer.why};
-        room_for_one(id).push_back(std::move(gone));
+// Its last word, for which there is room. Takes memory for the reason alone.
+void Hub::tell_gone(Lane lane, std::string_view why) {
+    HostGone gone{"out of memory"};  // no longer than a string that has no memory of its own
+    try {
+        if (!why.empty()) gone.why = why;
+    } catch (const std::bad_alloc&) {
+    }
+    lane.last_word.push_back(std::move(gone));
+    lane.listener->hosts_told(lane.place, std::move(lane.last_word));
+}
+
+// The lanes of lost hosts, whenever they were opened. False: there are none.
+bool Hub::tell_lost() {
+    for (bool any = false;; any = true) {
+        Lane lane;
+        {
+            std::lock_guard lock(mutex_);
+            auto found = std::find_if(lanes_.begin(), lanes_.end(), [this](const auto& each) {
+                return peers_[static_cast<std::size_t>(each.second.rank)].lost;
+            });
+            if (found == lanes_.end()) return any;
+            lane = std::move(found->second);
+            lanes_.erase(found);
+        }
+        const std::string& why = peers_[static_cast<std::size_t>(lane.rank)].why;
+        tell_gone(std::move(lane), why);
     }
 }
 
 // H3.
 bool Hub::tell() {
-    if (any_lost_) note_lost();
     bool any = false;
     while (!events_.empty()) {
         auto first = events_.begin();
@@ -333,18 +349,20 @@ bool Hub::tell() {
         if (events.empty()) continue;
         bool last = std::holds_alternative<HostClosed>(events.back()) ||
                     std::holds_alternative<HostGone>(events.back());
-        Lane lane;
+        std::shared_ptr<HostListener> listener;
+        std::uint32_t place = 0;
         {
             std::lock_guard lock(mutex_);
             auto found = lanes_.find(id);
             if (found == lanes_.end()) continue;
-            lane = found->second;
+            listener = found->second.listener;
+            place = found->second.place;
             if (last) lanes_.erase(found);
         }
-        lane.listener->hosts_told(lane.place, std::move(events));
+        listener->hosts_told(place, std::move(events));
         any = true;
     }
-    return any;
+    return (any_lost_ && tell_lost()) || any;
 }
 
 void Hub::look_at_times() {
@@ -413,12 +431,17 @@ bool Hub::stop() noexcept {
     }
     unsent.clear();
     try {
-        {
-            std::lock_guard lock(mutex_);
-            for (const auto& [id, lane] : lanes_)
-                room_for_one(id).push_back(HostGone{"the program is ending"});
-        }
         (void)tell();
+        for (;;) {
+            Lane lane;
+            {
+                std::lock_guard lock(mutex_);
+                if (lanes_.empty()) break;
+                lane = std::move(lanes_.begin()->second);
+                lanes_.erase(lanes_.begin());
+            }
+            tell_gone(std::move(lane), "the program is ending");
+        }
         say_goodbye();
     } catch (const std::exception&) {  // there is no memory for that: the job is aborted
         in_order_ = false;

@@ -78,6 +78,7 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
         std::shared_ptr<HostListener> listener;  // the pool
         std::uint32_t place = 0;                 // what the pool calls it
         int rank = 0;
+        std::vector<HostEvent> last_word;  // empty; has room for one
         End wanted = End::none, said = End::none;
     };
     using LaneId = std::uint32_t;  // what agents call a pool
@@ -109,7 +110,8 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     std::int64_t read(ReceivedFrame& frame);
     std::int64_t give_up(const ReceivedFrame& frame);
     std::vector<HostEvent>& room_for_one(LaneId lane);
-    void note_lost();
+    static void tell_gone(Lane lane, std::string_view why);
+    bool tell_lost();
     bool tell();
     void look_at_times();
     void refuse_all(const std::string& why);

@@ -13,6 +13,10 @@ const SpareErrors* make() {
         .lost = std::make_exception_ptr(WorkerLost({})),
         .timed_out = std::make_exception_ptr(TaskTimeout({})),
         .out_of_memory = std::make_exception_ptr(OutOfMemory({})),
+        .host_lost = std::make_exception_ptr(
+            HostLost("",
+                     "the host that had the task is lost, and there was no memory left to say "
+                     "why; the task may have run, in part or as a whole")),
         .cancelled = cancelled("the task was cancelled"),
         .terminated = cancelled("the task was cancelled: its pool was terminated"),
         .shut_down = cancelled("the task was cancelled: its pool was shut down before it began"),

@@ -15,6 +15,7 @@ namespace sidestep::inline v0::detail {
 struct SpareErrors {
     std::exception_ptr no_memory;                       // std::bad_alloc
     std::exception_ptr lost, timed_out, out_of_memory;  // of a task of which nothing more is known
+    std::exception_ptr host_lost;                       // likewise
     std::exception_ptr cancelled, terminated, shut_down, interrupted, ended,
         waited_in_vain;          // CancelledError
     std::exception_ptr unbegun;  // of a map's items

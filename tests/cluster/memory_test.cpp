@@ -197,10 +197,9 @@ TEST_CASE("a first process whose memory is used up for long loses its hosts, and
     auto lost = pool.submit({.key = kOnHost1}, stays);
     {
         Exhausted memory(kHubThread, 0, true);
-        auto now = std::chrono::steady_clock::now();
-        CHECK(test::eventually([&] { return std::chrono::steady_clock::now() > now + 1s; }));
+        CHECK(lost.wait_for(test::kPatience));  // nobody waits until there is some again
     }
-    CHECK_THROWS_WITH(lost.get(), Catch::Contains("host1 is lost: "));
+    CHECK_THROWS_WITH(lost.get(), Catch::Contains("host") && Catch::Contains("is lost"));
     CHECK(pool.submit(test::add, 1, 2).get() == 3);
 }
 

@@ -36,6 +36,7 @@ struct Wires {
     std::set<int> gone;                    // that was seen by who is told of it
     std::map<int, std::size_t> most_body;  // of what is said to them: for more there is no memory
     std::exception_ptr failure;            // when the first is to take what came
+    bool is_over = false;                  // the first has gone
 };
 
 class ThreadTransport final : public detail::Transport {
@@ -70,6 +71,7 @@ class ThreadTransport final : public detail::Transport {
     bool all_sent() const override { return true; }
     std::optional<int> lost() override {
         std::lock_guard lock(wires_->mutex);
+        if (rank_ != 0 && wires_->is_over) return 0;
         for (int rank : wires_->gone)
             if (rank != rank_ && (rank == 0 || rank_ == 0) && told_.insert(rank).second)
                 return rank;
@@ -167,7 +169,7 @@ class ThreadJob {
         ~Agents() {
             {
                 std::lock_guard lock(wires->mutex);
-                wires->gone.insert(0);
+                wires->is_over = true;
             }
             for (std::thread& agent : threads) agent.join();
         }

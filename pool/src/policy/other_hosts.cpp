@@ -322,7 +322,7 @@ void OtherHosts::take(HostLink& host, HostClosed&, Hold& hold) {
 
 void OtherHosts::take(HostLink& host, HostGone& gone, Hold& hold) {
     host.ended = host.lost = true;
-    std::exception_ptr error = made_or(spare_errors().lost, [&] {
+    std::exception_ptr error = made_or(spare_errors().host_lost, [&] {
         return std::make_exception_ptr(HostLost(
             host.name, fmt::format("host {} is lost: {}; the tasks that it had may have run, in "
                                    "part or as a whole",
