@@ -88,7 +88,12 @@ void ObjectServer::unbegin_call(CurrentCall& call) noexcept {
 void CallState::ask_to_stop() noexcept {
     stop.store(1);
     sys::futex_wake(stop, INT_MAX);
+    end_work(true);
+}
+
+void CallState::end_work(bool all) noexcept {
     std::lock_guard lock(stopping);
+    running_too = all;
     try {
         if (stop_work) stop_work();
     } catch (...) {  // no memory: it goes on

@@ -300,6 +300,7 @@ void ObjectServer::forget(const std::shared_ptr<Client>& client) {
         client->gone = true;
         clients_.erase(client->number);
     }
+    insist([&] { end_work({client}); });
     ObjectTable::Dropped all, dropped;
     insist([&] { all = table_.all(); });
     insist([&] { dropped = table_.remove_client(client->number); });
@@ -333,6 +334,18 @@ ObjectServer::Waiting::~Waiting() {
     server_.waiting_.erase(place_);
 }
 
+// What their calls wait for elsewhere, tasks in pools: first what has not begun there, or it would
+// begin in the place of what has.
+void ObjectServer::end_work(const std::vector<std::shared_ptr<Client>>& clients) {
+    std::vector<std::shared_ptr<CallState>> all;
+    for (auto& client : clients) {
+        std::lock_guard lock(client->queueing);
+        for (auto& [request, call] : client->calls) all.push_back(call);
+    }
+    for (bool running_too : {false, true})
+        for (auto& call : all) call->end_work(running_too);
+}
+
 // Those that wait may do so in objects that the table does not have any more.
 void ObjectServer::wake_waiting() {
     std::list<std::shared_ptr<Hosted>> waiting;
@@ -358,6 +371,7 @@ void ObjectServer::end_clients() {
         std::lock_guard lock(client->queueing);
         if (client->unanswered > 0) waiting.push_back(client);
     }
+    end_work(all);
     wake_waiting();
     callers_.shutdown();
     trace_.end();

@@ -57,8 +57,10 @@ struct ActorDuty {
 struct CallState {
     void ask_to_stop() noexcept;
     void set_stop_work(std::function<void()> stop);  // null: there is none (any more)
-    std::atomic<std::uint32_t> stop{0};              // see this_task::stop_requested(); a futex
-    std::atomic<bool> answered{false};               // or it is not to be answered any more
+    // Ends what the call waits for; or only if that has not begun.
+    void end_work(bool running_too) noexcept;
+    std::atomic<std::uint32_t> stop{0};  // see this_task::stop_requested(); a futex
+    std::atomic<bool> answered{false};   // or it is not to be answered any more
     std::atomic<bool> overdue{false};
     std::atomic<bool> running{false};
     CallStage stage;               // begun: in its object, or reading its arguments
@@ -66,7 +68,9 @@ struct CallState {
     CallClock::Key due = {};       // guarded by the client's `queueing` once it is queued
 
     std::mutex stopping;
-    std::function<void()> stop_work;  // guarded by stopping: see StopScope
+    // Guarded by stopping.
+    std::function<void()> stop_work;  // see StopScope
+    bool running_too = true;          // for it: what has begun is to end
 };
 
 // A call's end that is answered to nobody, or by whoever ends it.
@@ -214,6 +218,7 @@ class ObjectServer {
     static void send_owed(const std::shared_ptr<Client>& client) noexcept;
     void forget(const std::shared_ptr<Client>& client);
     void end_clients();
+    static void end_work(const std::vector<std::shared_ptr<Client>>& clients);
     void wake_waiting();
 
     void queue_call(const std::shared_ptr<Client>& client, ObjectFrame frame);

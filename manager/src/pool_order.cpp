@@ -3,6 +3,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 
 #include <sidestep/detail/hosted.hpp>
@@ -12,24 +13,38 @@
 #include "nested/nested_message.hpp"
 #include "object_server.hpp"
 #include "pool_access.hpp"
+#include "spare_errors.hpp"
 #include "sys/fd.hpp"
 #include "task/task_ids.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
 
-// However the call ends: a task that nobody waits for any more is not to run.
-class EndsWithCall {
+// A call's task in the pool. However the call ends: one that nobody waits for is not to run.
+class Submission {
   public:
-    explicit EndsWithCall(PoolTask& task) : task_(task) {}
-    ~EndsWithCall() {
-        if (!task_.done()) task_.cancel_parts(true);
+    explicit Submission(PoolTask& task) : task_(task) {}
+    ~Submission() { stop(true); }
+    Submission(const Submission&) = delete;
+    Submission& operator=(const Submission&) = delete;
+
+    // False: it was stopped before.
+    bool submit(const PoolTaskRef& task, const std::function<bool()>& unwanted) {
+        std::lock_guard lock(mutex_);
+        if (stopped_ || unwanted()) return false;
+        PoolTask::submit(task, nullptr, true);
+        return submitted_ = true;
     }
-    EndsWithCall(const EndsWithCall&) = delete;
-    EndsWithCall& operator=(const EndsWithCall&) = delete;
+    void stop(bool running_too) {
+        std::lock_guard lock(mutex_);
+        stopped_ = true;
+        if (submitted_ && !task_.done()) task_.cancel_parts(running_too);
+    }
 
   private:
     PoolTask& task_;
+    std::mutex mutex_;
+    bool submitted_ = false, stopped_ = false;  // guarded by mutex_
 };
 
 PoolTaskRef task_of_order(const std::shared_ptr<PoolCore>& core, const PoolOrder& order,
@@ -69,21 +84,35 @@ void PoolOrderBody::run(InputArchive& arguments, OutputArchive& result) {
     const std::shared_ptr<PoolCore>& core = PoolAccess::core(pool);
     PoolOrder order;
     arguments(order);
+    ObjectServer::CurrentCall& call = ObjectServer::current();
+    auto unwanted = [&] { return call.server.has_left(*call.client); };
     PoolTaskRef task;
     try {
         check_open(*core);
         task = task_of_order(core, order, arguments);
-        PoolTask::submit(task, nullptr, true);
-    } catch (const PoolError&) {  // it is broken, or was terminated meanwhile
+    } catch (const PoolError&) {  // it is broken
         return write_failure(std::current_exception(), result);
     }
-    const EndsWithCall ends(*task);
+    if (pool.processes() == 0) {  // it runs here, in submit()
+        PoolTask::submit(task, nullptr, true);
+        return write_end(*task, result);
+    }
+    Submission submission(*task);
+    const StopScope stops([&] { submission.stop(!call.state || call.state->running_too); });
+    try {
+        if (!submission.submit(task, unwanted)) {
+            if (unwanted()) throw GivenUp();
+            return write_failure(spare_errors().cancelled, result);
+        }
+    } catch (const PoolError&) {  // it was terminated meanwhile
+        return write_failure(std::current_exception(), result);
+    }
     std::function<void()> wake = waker_here();
     if (task->add_callback(wake)) {
-        const StopScope stops([&] { (void)task->cancel(); });
         const HostedScope<PoolObject> inside;
         (void)wait_here([&] { return task->done(); }, {});
     }
+    if (task->cancelled() && unwanted()) throw GivenUp();
     write_end(*task, result);
 }
 
