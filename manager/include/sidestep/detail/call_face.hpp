@@ -54,6 +54,14 @@ struct ResultOfMethod<T, method, std::tuple<P...>> {
     using type = MethodResult<T, method, P...>;
 };
 
+// Whether these are a method's arguments: one for each parameter, converted as in any call. (A tuple
+// can be made of none, of a pair, and by constructors that are explicit.)
+template <class Values, class... Args>
+inline constexpr bool kTakes = false;
+template <class... P, class... Args>
+requires(sizeof...(P) == sizeof...(Args)) inline constexpr bool kTakes<std::tuple<P...>, Args...> =
+    (std::is_convertible_v<Args, P> && ...);
+
 // How calls are made of whoever has an object's proxy. Derived has `const HeldRef& held() const`
 // and `CallLimits limits() const`.
 template <class Derived, class T>
@@ -124,15 +132,19 @@ class CallFace {
     template <auto method, class Body, class... Args>
     auto start(Args&&... args) const {
         using Values = typename Signature<std::remove_const_t<decltype(method)>>::Values;
-        static_assert(std::is_constructible_v<Values, Args&&...>,
-                      "the method cannot be called with these arguments: they are converted to its "
-                      "parameters (without default arguments), which travel by value");
         using Result = typename ResultOfMethod<T, method, Values>::type;
         check_result<Result>();
-        Values values(std::forward<Args>(args)...);
-        return Future<Result>(start_call(
-            self().held(), call_kind<Body>(method_name<method>()),
-            [&](OutputArchive& archive) { archive(values); }, self().limits()));
+        if constexpr (kTakes<Values, Args&&...>) {
+            Values values(std::forward<Args>(args)...);
+            return Future<Result>(start_call(
+                self().held(), call_kind<Body>(method_name<method>()),
+                [&](OutputArchive& archive) { archive(values); }, self().limits()));
+        } else {
+            static_assert(kTakes<Values, Args&&...>,
+                          "the method cannot be called with these arguments: they are converted to "
+                          "its parameters (without default arguments), which travel by value");
+            return Future<Result>();
+        }
     }
 };
 
