@@ -56,11 +56,12 @@ struct ResultOfMethod<T, method, std::tuple<P...>> {
 
 // Whether these are a method's arguments: one for each parameter, converted as in any call. (A tuple
 // can be made of none, of a pair, and by constructors that are explicit.)
-template <class Values, class... Args>
-inline constexpr bool kTakes = false;
-template <class... P, class... Args>
-requires(sizeof...(P) == sizeof...(Args)) inline constexpr bool kTakes<std::tuple<P...>, Args...> =
-    (std::is_convertible_v<Args, P> && ...);
+template <class Values, class... A>
+struct Takes : std::false_type {};
+template <class... P, class... A>
+requires(sizeof...(P) == sizeof...(A)) struct Takes<std::tuple<P...>, A...>
+    : std::bool_constant<(std::is_convertible_v<A, P> && ...)> {
+};
 
 // How calls are made of whoever has an object's proxy. Derived has `const HeldRef& held() const`
 // and `CallLimits limits() const`.
@@ -134,13 +135,13 @@ class CallFace {
         using Values = typename Signature<std::remove_const_t<decltype(method)>>::Values;
         using Result = typename ResultOfMethod<T, method, Values>::type;
         check_result<Result>();
-        if constexpr (kTakes<Values, Args&&...>) {
+        if constexpr (Takes<Values, Args&&...>::value) {
             Values values(std::forward<Args>(args)...);
             return Future<Result>(start_call(
                 self().held(), call_kind<Body>(method_name<method>()),
                 [&](OutputArchive& archive) { archive(values); }, self().limits()));
         } else {
-            static_assert(kTakes<Values, Args&&...>,
+            static_assert(Takes<Values, Args&&...>::value,
                           "the method cannot be called with these arguments: they are converted to "
                           "its parameters (without default arguments), which travel by value");
             return Future<Result>();
