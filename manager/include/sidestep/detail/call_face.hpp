@@ -54,8 +54,8 @@ struct ResultOfMethod<T, method, std::tuple<P...>> {
     using type = MethodResult<T, method, P...>;
 };
 
-// Whether these are a method's arguments: one for each parameter, converted as in any call. (A tuple
-// can be made of none, of a pair, and by constructors that are explicit.)
+// Whether these are a method's arguments: one for each parameter, converted as in any call. (A
+// tuple can be made of none, of a pair, and by constructors that are explicit.)
 template <class Values, class... A>
 struct Takes : std::false_type {};
 template <class... P, class... A>
