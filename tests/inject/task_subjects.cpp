@@ -103,7 +103,8 @@ void use_tokens() {
         sidestep::Pool pool({.processes = 2, .tokens = {{"one", 1}, {"two", 2}}});
         std::vector<sidestep::Future<int>> sums;
         for (int i = 0; i < 6; ++i)
-            sums.push_back(pool.submit({.uses = {{"one", 1}, {"two", i % 2 == 0 ? 1u : 2u}}}, add, i, 1));
+            sums.push_back(
+                pool.submit({.uses = {{"one", 1}, {"two", i % 2 == 0 ? 1u : 2u}}}, add, i, 1));
         for (int i = 0; i < 6; ++i)
             expect(sums[static_cast<std::size_t>(i)].get() == i + 1, "sums with tokens");
         auto lost = pool.submit({.uses = {{"one", 1}}}, die, 1);
