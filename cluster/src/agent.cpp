@@ -272,7 +272,7 @@ void Agent::submit(const SubmitTask& request, const ReceivedFrame& frame) {
                 "or pass less to each task",
                 request.number, this_task::host(), frame.missing);
         const TaskEntry& entry = require_entry(request.id, "the task");
-        TaskKind kind{lasting(request.id), entry, nullptr};
+        TaskKind kind{ids_.lasting(request.id), entry, nullptr};
         TaskOptions options;
         options.timeout = std::chrono::nanoseconds(request.timeout_ns);
         options.soft_timeout = std::chrono::nanoseconds(request.soft_timeout_ns);
@@ -295,11 +295,6 @@ void Agent::submit(const SubmitTask& request, const ReceivedFrame& frame) {
         if (tag != 0) unwatch(tag);
         answer_failure({request.pool, request.number, {}}, std::current_exception());
     }
-}
-
-// Tasks refer to theirs. There are no more than this program has functions that were sent.
-const TaskId& Agent::lasting(const TaskId& id) {
-    return ids_.try_emplace({id.where.module, id.where.offset, id.signature}, id).first->second;
 }
 
 // If it throws, it does not watch.

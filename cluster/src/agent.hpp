@@ -13,7 +13,6 @@
 
 #include <sys/types.h>
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -29,6 +28,7 @@
 #include "messages.hpp"
 #include "service_thread.hpp"
 #include "sys/sys.hpp"
+#include "task/task_ids.hpp"
 #include "transport.hpp"
 #include "worker/asked_stack.hpp"
 
@@ -77,7 +77,6 @@ class Agent {
     bool is_abandoned();
     void open(OpenPool request);
     void submit(const SubmitTask& request, const ReceivedFrame& frame);
-    const TaskId& lasting(const TaskId& id);
     void cancel(const TaskNumber& request);
     void end(std::uint32_t pool, bool now);
     void finish(AgentPool& pool);
@@ -97,7 +96,7 @@ class Agent {
     const Signs signs_;
     sys::Clock::time_point heard_{}, looked_{};  // its last word; when that was thought of last
     std::chrono::nanoseconds patience_{0};       // how long it may be silent; 0: it never was heard
-    std::map<std::array<std::uint64_t, 3>, TaskId> ids_;  // of all tasks: see lasting()
+    TaskIds ids_;
     std::map<std::uint32_t, std::unique_ptr<AgentPool>> pools_;
     std::unordered_map<std::size_t, Flight> flights_;  // by the tag in finished_
     std::vector<Unlocated> unlocated_;

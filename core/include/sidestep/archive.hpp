@@ -149,7 +149,7 @@ consteval bool is_remembered() {
     namespace traits = cereal::traits;
     if constexpr (kIsPointer<T> || std::is_base_of_v<traits::detail::BaseCastBase, T> ||
                   std::is_base_of_v<cereal::detail::DeferredDataCore, T>)
-        return true;  // of a base, the archive does not ask
+        return true;  // any base: cereal reads its value without a prologue
     else if constexpr (!std::is_class_v<T> && !std::is_enum_v<T>)
         return false;
     else if constexpr (traits::has_member_versioned_serialize<T, Archive>::value ||
