@@ -16,6 +16,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "failing_new.hpp"
 #include "pool_support.hpp"
 #include "thread_job.hpp"
 
@@ -30,7 +31,9 @@ std::atomic<bool> lasting{false};           // all fail from then on
 std::atomic<long> until_failure{0};
 std::atomic<long> failures{0};
 
-bool fails() {
+}  // namespace
+
+bool test::allocation_fails(std::size_t) noexcept {
     const char* name = failing.load(std::memory_order_relaxed);
     if (!name) return false;
     char own[16] = {};
@@ -40,25 +43,6 @@ bool fails() {
     if (left == 0 || (left < 0 && lasting)) return failures.fetch_add(1), true;
     return false;
 }
-
-void* allocate(std::size_t size) {
-    if (fails()) throw std::bad_alloc();
-    if (void* memory = std::malloc(size != 0 ? size : 1)) return memory;
-    throw std::bad_alloc();
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate(size); }
-void* operator new[](std::size_t size) { return allocate(size); }
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-    return fails() ? nullptr : std::malloc(size != 0 ? size : 1);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 
 namespace {
 

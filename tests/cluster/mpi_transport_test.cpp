@@ -13,6 +13,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "failing_new.hpp"
 #include "support.hpp"
 
 namespace detail = sidestep::detail;
@@ -24,25 +25,13 @@ thread_local long until_failure = -1;  // -1: nothing fails
 thread_local std::size_t least = 0;    // bytes: smaller ones do not fail
 thread_local long failures = 0;
 
-bool fails(std::size_t size) {
+}  // namespace
+
+bool test::allocation_fails(std::size_t size) noexcept {
     if (until_failure < 0 || size < least || until_failure-- > 0) return false;
     ++failures;
     return true;
 }
-void* allocate(std::size_t size) {
-    if (fails(size)) throw std::bad_alloc();
-    if (void* memory = std::malloc(size != 0 ? size : 1)) return memory;
-    throw std::bad_alloc();
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate(size); }
-void* operator new[](std::size_t size) { return allocate(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 

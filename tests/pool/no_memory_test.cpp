@@ -21,6 +21,7 @@
 #include <sidestep/task_pool.hpp>
 #include <sidestep/thread_pool.hpp>
 
+#include "failing_new.hpp"
 #include "paced.hpp"
 #include "pool_support.hpp"
 
@@ -37,36 +38,19 @@ std::atomic<long> until_failure{0};
 std::atomic<long> failures{0};
 std::atomic<int> pread_error{0};  // of each pread
 
-bool fails(std::size_t size) {
+}  // namespace
+
+bool test::allocation_fails(std::size_t size) noexcept {
     if (!armed.load(std::memory_order_relaxed) || spared || size < least) return false;
     long left = until_failure.fetch_sub(1);
     if (left == 0 || (left < 0 && lasting)) return failures.fetch_add(1), true;
     return false;
 }
 
-void* allocate(std::size_t size) {
-    if (fails(size)) throw std::bad_alloc();
-    if (void* memory = std::malloc(size ? size : 1)) return memory;
-    throw std::bad_alloc();
-}
-
-}  // namespace
-
 extern "C" ssize_t pread64(int fd, void* data, std::size_t size, off64_t at) {
     if (int error = pread_error) return errno = error, -1;
     return ::syscall(SYS_pread64, fd, data, size, at);
 }
-
-void* operator new(std::size_t size) { return allocate(size); }
-void* operator new[](std::size_t size) { return allocate(size); }
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-    return fails(size) ? nullptr : std::malloc(size ? size : 1);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 
 namespace {
 
