@@ -328,13 +328,11 @@ void Description::set_cpus() {
     for (int cpu : options_.cpus) {
         if (cpu < 0 || cpu >= sys::CpuSet::kMost)
             refuse(fmt::format("cpus: there is no CPU {}", cpu));
-        auto index = static_cast<std::size_t>(cpu);
-        if (cpus_.size() <= index / 64) cpus_.resize(index / 64 + 1);
-        cpus_[index / 64] |= std::uint64_t{1} << (index % 64);
+        cpus_.add(cpu);
     }
-    if (cpus_.empty()) return;
-    plan_.cpus = cpus_.data();
-    plan_.cpus_bytes = cpus_.size() * sizeof cpus_[0];
+    if (cpus_.words().empty()) return;
+    plan_.cpus = cpus_.words().data();
+    plan_.cpus_bytes = cpus_.words().size_bytes();
 }
 
 void Description::check_pass_fds() const {

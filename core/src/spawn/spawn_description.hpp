@@ -9,6 +9,7 @@
 #include <sidestep/subprocess_options.hpp>
 
 #include "spawn/spawn_plan.hpp"
+#include "sys/cpu_set.hpp"
 #include "sys/fd.hpp"
 #include "sys/parent_fd.hpp"
 
@@ -94,7 +95,7 @@ class Description {
     std::vector<int> kept_;
     std::vector<unsigned> groups_;
     std::vector<Limit> limits_;
-    std::vector<std::uint64_t> cpus_;
+    sys::CpuSet cpus_;
     Fd lifeline_;
     ParentFd lifeline_writer_;
 };

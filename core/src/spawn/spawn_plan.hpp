@@ -64,7 +64,7 @@ struct Plan {
 
     const Limit* limits = nullptr;
     std::size_t limit_count = 0;
-    const std::uint64_t* cpus = nullptr;  // a mask
+    const unsigned long* cpus = nullptr;  // a mask: CpuSet::words()
     std::size_t cpus_bytes = 0;
     bool set_nice = false;
     int nice = 0;

@@ -6,6 +6,7 @@
 #include <climits>
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace sidestep::inline v0::sys {
@@ -32,9 +33,11 @@ class CpuSet {
     std::vector<int> numbers() const;
     // The calling thread runs on these from here on. False, and errno: the kernel refuses that.
     [[nodiscard]] bool apply() const noexcept;
+    // As sched_setaffinity(2) takes them; none: the set is empty.
+    using Word = unsigned long;  // the kernel's, whichever byte comes first
+    std::span<const Word> words() const { return words_; }
 
   private:
-    using Word = unsigned long;  // the kernel's, whichever byte comes first
     static constexpr std::size_t kBits = sizeof(Word) * CHAR_BIT;
 
     std::vector<Word> words_;
