@@ -91,22 +91,21 @@ void CallState::ask_to_stop() noexcept {
     end_work(true);
 }
 
-void CallState::end_work(bool all) noexcept {
+void CallState::end_work(bool running_too) noexcept {
     std::lock_guard lock(stopping);
-    running_too = all;
     try {
-        if (stop_work) stop_work();
+        if (stop_work) stop_work(running_too);
     } catch (...) {  // no memory: it goes on
     }
 }
 
-void CallState::set_stop_work(std::function<void()> work) {
+void CallState::set_stop_work(StopScope::Stop work) {
     std::lock_guard lock(stopping);
     stop_work.swap(work);
 }
 
 // Whoever asks first sets `stop`, and then looks for the work: one of the two finds the other.
-StopScope::StopScope(std::function<void()> stop) : call_(ObjectServer::current().state) {
+StopScope::StopScope(Stop stop) : call_(ObjectServer::current().state) {
     if (!call_) return;
     call_->set_stop_work(std::move(stop));
     if (call_->stop.load() != 0) call_->ask_to_stop();

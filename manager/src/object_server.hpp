@@ -56,7 +56,7 @@ struct ActorDuty {
 // A call from its arrival to its answer.
 struct CallState {
     void ask_to_stop() noexcept;
-    void set_stop_work(std::function<void()> stop);  // null: there is none (any more)
+    void set_stop_work(StopScope::Stop stop);  // null: there is none (any more)
     // Ends what the call waits for; or only if that has not begun.
     void end_work(bool running_too) noexcept;
     std::atomic<std::uint32_t> stop{0};  // see this_task::stop_requested(); a futex
@@ -68,9 +68,7 @@ struct CallState {
     CallClock::Key due = {};       // guarded by the client's `queueing` once it is queued
 
     std::mutex stopping;
-    // Guarded by stopping.
-    std::function<void()> stop_work;  // see StopScope
-    bool running_too = true;          // for it: what has begun is to end
+    StopScope::Stop stop_work;  // guarded by stopping
 };
 
 // A call's end that is answered to nobody, or by whoever ends it.

@@ -98,7 +98,7 @@ void PoolOrderBody::run(InputArchive& arguments, OutputArchive& result) {
         return write_end(*task, result);
     }
     Submission submission(*task);
-    const StopScope stops([&] { submission.stop(!call.state || call.state->running_too); });
+    const StopScope stops([&](bool running_too) { submission.stop(running_too); });
     try {
         if (!submission.submit(task, unwanted)) {
             if (unwanted()) throw GivenUp();

@@ -147,11 +147,12 @@ std::function<void()> waker_here();
 // Takes an object over; its first reference is the caller's. Returns its number.
 std::uint64_t host_here(std::shared_ptr<Hosted> object);
 // While it lives, stop() is called when the call of this thread is asked to stop, in another thread
-// or, if that was before, at once in this one. It ends what the call waits for, and waits itself
-// for nothing.
+// or, if that was before, at once in this one. It ends what the call waits for (or only if that has
+// not begun), and waits itself for nothing.
 class StopScope {
   public:
-    explicit StopScope(std::function<void()> stop);
+    using Stop = std::function<void(bool running_too)>;
+    explicit StopScope(Stop stop);
     ~StopScope();
     StopScope(const StopScope&) = delete;
     StopScope& operator=(const StopScope&) = delete;
