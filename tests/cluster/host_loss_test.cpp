@@ -230,28 +230,40 @@ TEST_CASE("An answer to what nobody asked is dropped", "[cluster]") {
     CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
 }
 
+namespace {
+
+// The ends of an agent and of the first process, which has opened a pool there.
+struct AgentAlone {
+    std::shared_ptr<test::Wires> wires = std::make_shared<test::Wires>(2);
+    test::ThreadTransport first{wires, 0}, second{wires, 1};
+
+    AgentAlone() {
+        sidestep::detail::OpenPool open;
+        open.pool = 1;
+        open.processes = 2;
+        first.send(1, framed(sidestep::detail::MessageKind::open, open));
+    }
+};
+
+}  // namespace
+
 TEST_CASE("Without the first process an agent ends its pools and goes", "[cluster]") {
-    auto wires = std::make_shared<test::Wires>(2);
-    test::ThreadTransport first(wires, 0), second(wires, 1);
+    AgentAlone job;
     int exit_code = 0;
     std::thread agent(
-        [&] { exit_code = sidestep::detail::Agent(second).run(ThreadJob::hello(1, 2)); });
+        [&] { exit_code = sidestep::detail::Agent(job.second).run(ThreadJob::hello(1, 2)); });
     using namespace sidestep::detail;
-    OpenPool open;
-    open.pool = 1;
-    open.processes = 2;
-    first.send(1, framed(MessageKind::open, open));
-    first.send(1, framed(MessageKind::ping, Ping{}));
+    job.first.send(1, framed(MessageKind::ping, Ping{}));
     bool answered = test::eventually([&] {
-        auto frame = first.receive();
+        auto frame = job.first.receive();
         if (!frame) return false;
         sidestep::InputArchive archive(frame->head);
         return kind_of(archive) == MessageKind::pong;
     });
     CHECK(answered);
     {
-        std::lock_guard lock(wires->mutex);
-        wires->gone.insert(0);
+        std::lock_guard lock(job.wires->mutex);
+        job.wires->gone.insert(0);
     }
     agent.join();
     CHECK(exit_code == 1);  // and no worker is left: the listener looks
@@ -275,33 +287,23 @@ TEST_CASE("The job ends where the launcher has ended on the first process's host
 }
 
 TEST_CASE("An agent whose launcher has ended on its host ends its pools and goes", "[cluster]") {
-    auto wires = std::make_shared<test::Wires>(2);
-    test::ThreadTransport first(wires, 0), second(wires, 1);
     using namespace sidestep::detail;
-    OpenPool open;
-    open.pool = 1;
-    open.processes = 2;
-    first.send(1, framed(MessageKind::open, open));
+    AgentAlone job;
     // A process that is not the parent; the first process may say what it likes.
-    CHECK(Agent(second, {.launcher = ::getpid()}).run(test::ThreadJob::hello(1, 2)) == 1);
+    CHECK(Agent(job.second, {.launcher = ::getpid()}).run(test::ThreadJob::hello(1, 2)) == 1);
 }
 
 TEST_CASE("An agent that hears nonsense resigns, and stays until the job is over", "[cluster]") {
-    auto wires = std::make_shared<test::Wires>(2);
-    test::ThreadTransport first(wires, 0), second(wires, 1);
     using namespace sidestep::detail;
-    OpenPool open;
-    open.pool = 1;
-    open.processes = 2;
-    first.send(1, framed(MessageKind::open, open));
-    first.send(1, framed(MessageKind::farewell, Nothing{}));  // as only agents say it
-    first.send(1, framed(MessageKind::ping, Ping{.silence_ns = 3'600'000'000'000}));
-    first.send(1, framed(MessageKind::submit, SubmitTask{.pool = 1, .number = 1, .id = {}}));
-    first.send(1, framed(MessageKind::goodbye, Nothing{}));
-    CHECK(Agent(second).run(test::ThreadJob::hello(1, 2)) == 0);
+    AgentAlone job;
+    job.first.send(1, framed(MessageKind::farewell, Nothing{}));  // as only agents say it
+    job.first.send(1, framed(MessageKind::ping, Ping{.silence_ns = 3'600'000'000'000}));
+    job.first.send(1, framed(MessageKind::submit, SubmitTask{.pool = 1, .number = 1, .id = {}}));
+    job.first.send(1, framed(MessageKind::goodbye, Nothing{}));
+    CHECK(Agent(job.second).run(test::ThreadJob::hello(1, 2)) == 0);
     std::vector<MessageKind> said;
     std::string why;
-    while (auto frame = first.receive()) {
+    while (auto frame = job.first.receive()) {
         sidestep::InputArchive archive(frame->head);
         said.push_back(kind_of(archive));
         if (said.back() == MessageKind::resigned) why = unpacked<Refusal>(archive).why;

@@ -45,6 +45,16 @@ class Stopped {
     const int pid_;
 };
 
+// An object that says how often it was called.
+struct Echo {
+    std::string echo(std::string text) {
+        ++calls;
+        return text;
+    }
+    int count() const { return calls; }
+    int calls = 0;
+};
+
 // Serves in another process, until the destructor. the callable captures nothing.
 class RemoteServer {
   public:

@@ -27,20 +27,12 @@
 
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
+using test::Echo;
 using namespace std::chrono_literals;
 using mp::detail::FrameKind;
 using mp::detail::ObjectFrame;
 
 namespace {
-
-struct Echo {
-    std::string echo(std::string text) {
-        ++calls;
-        return text;
-    }
-    int count() const { return calls; }
-    int calls = 0;
-};
 
 void expose_all(mp::ManagerServer& server) {
     server.expose<&Echo::echo, &Echo::count>("echo", std::make_shared<Echo>());

@@ -26,18 +26,10 @@
 #include "sys/fd.hpp"
 
 namespace mp = sidestep;
+using test::Echo;
 using namespace std::chrono_literals;
 
 namespace {
-
-struct Echo {
-    std::string echo(std::string text) {
-        ++calls;
-        return text;
-    }
-    int count() const { return calls; }
-    int calls = 0;
-};
 
 enum class Way { to_server, to_client };
 
