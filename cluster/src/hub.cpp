@@ -369,7 +369,6 @@ void Hub::look_at_times() {
     auto now = sys::Clock::now();
     if (now < pinged_ + times_.ping) return;
     bool first = pinged_ == sys::Clock::time_point{} || now > pinged_ + 2 * times_.ping;
-    pinged_ = now;
     if (launcher_.has_ended && launcher_.has_ended()) return end_job();
     const Ping ping{times_.lost.count()};
     for (int rank = 1; rank < transport_->size(); ++rank) {
@@ -384,6 +383,7 @@ void Hub::look_at_times() {
         else
             transport_->send(rank, framed(MessageKind::ping, ping));
     }
+    pinged_ = now;  // not before: who could not be asked for want of memory is asked again (H4)
 }
 
 // What the launcher does not know, it is told by its processes on the other hosts, whose agents end

@@ -187,6 +187,15 @@ TEST_CASE("a first process whose memory is used up for long loses its hosts, and
     CHECK(pool.submit(test::add, 1, 2).get() == 3);
 }
 
+TEST_CASE("a first process that has only to ask whether its hosts are there loses them as well",
+          "[cluster][no_memory]") {
+    ThreadJob job(1, 2, {.welcome = 60s, .ping = 50ms, .lost = 500ms});
+    mp::Pool pool(job.options());
+    CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+    Exhausted memory(kHubThread, 0, true);
+    CHECK(test::eventually([&] { return pool.stats().hosts[1].lost; }));
+}
+
 TEST_CASE("a pool ends on other hosts, though its supervisor has no memory to tell them",
           "[cluster][no_memory]") {
     ThreadJob job(1);
