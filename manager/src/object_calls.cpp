@@ -121,7 +121,7 @@ void ObjectServer::add_to_strand(const std::shared_ptr<Client>& client, Call cal
         client->calls[request] = call.state;
         Strand& strand = client->strands[caller];
         strand.calls.push_back(std::move(call));
-        if (!strand.has_thread) start_strand(client, caller);
+        if (!strand.has_thread && !run_here(*client, caller)) start_strand(client, caller);
         strand.has_thread = true;
     } catch (const std::logic_error&) {
         throw;
@@ -163,6 +163,7 @@ void ObjectServer::let_next_begin(CurrentCall& call) {
     call.client->send(FrameKind::waits, call.request, {});
     const std::uint64_t caller = call.caller.thread;
     std::lock_guard lock(call.client->queueing);
+    pass_reading_on(call.client);
     auto strand = call.client->strands.find(caller);
     if (strand->second.calls.empty()) {
         call.client->strands.erase(strand);

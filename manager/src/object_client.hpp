@@ -143,6 +143,12 @@ struct ObjectServer::Client {
     std::map<std::uint64_t, Strand> strands;
     std::size_t unanswered = 0;  // calls that wait, run, or wait within
     std::map<std::uint64_t, std::shared_ptr<CallState>> calls;  // the same, by their requests
+    // Which of the runs that its reader has done itself is going on; 0: it reads. And the one that
+    // the last look at readers has seen.
+    std::uint64_t run = 0, last_run = 0, run_seen = 0;
+
+    // Its reader's, until it does: the strand that it is to run itself.
+    std::optional<std::uint64_t> runs_next;
 };
 
 }  // namespace sidestep::detail

@@ -44,10 +44,6 @@ Fd watch(int pid) {
     }
 }
 
-void ring(const Fd& bell) {
-    const std::uint64_t one = 1;
-    (void)!::write(bell.get(), &one, sizeof one);
-}
 void silence(const Fd& bell) {
     std::uint64_t rung = 0;
     (void)!::read(bell.get(), &rung, sizeof rung);
@@ -151,28 +147,6 @@ void ObjectServer::admit(const std::shared_ptr<Client>& client) {
     }
     table_.add_client(client->number);
     readers_.run([this, client] { read(client); });
-}
-
-void ObjectServer::read(const std::shared_ptr<Client>& client) {
-    try {
-        for (;;) {
-            ObjectFrame frame = client->next_frame(rules_.max_call_bytes);
-            const FrameHead head = frame.head;
-            try {
-                if (frame.lacks_memory) throw std::bad_alloc();
-                receive(client, std::move(frame));
-            } catch (const std::bad_alloc&) {  // that costs the client this request, and no more
-                Answer answer;
-                refuse(std::current_exception(), answer);
-                tell(client, answer.kind, head.request, answer.bytes.bytes());
-            }
-        }
-    } catch (...) {  // its end, or what no client of ours sends
-    }
-    if (!client->has_socket()) lose_descriptors();
-    client->cut();
-    forget(client);
-    ring(bell_);
 }
 
 void ObjectServer::receive(const std::shared_ptr<Client>& client, ObjectFrame frame) {
@@ -289,7 +263,12 @@ void ObjectServer::lose_descriptors() noexcept {
     std::fprintf(stderr, "sidestep: the server of objects in process %d ends: %s\n", ::getpid(),
                  kDescriptorsLostNote);
     if (!rules_.exposed_only) ::_exit(kDescriptorsLost);
-    ring(bell_);
+    ring();
+}
+
+void ObjectServer::ring() noexcept {
+    const std::uint64_t one = 1;
+    (void)!::write(bell_.get(), &one, sizeof one);
 }
 
 // What it holds goes: outside of the mutexes, since objects hold proxies. What runs for it goes on,

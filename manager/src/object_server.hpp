@@ -1,9 +1,11 @@
 // What holds objects for others: a Manager's process, or a ManagerServer within a program.
 //
-// A thread for each client reads what it sends, and never waits for anything else. Calls of one
-// thread of a client are a strand: one begins when the one before it has ended, or waits
-// (wait_here). Each strand with calls has a thread, and so has each call that waits: so a call that
-// waits holds up nobody. A thread per object would be ten thousand for as many idle objects, and a
+// A thread for each client reads what it sends. Calls of one thread of a client are a strand: one
+// begins when the one before it has ended, or waits (wait_here). Each strand with calls has a
+// thread, and so has each call that waits: so a call that waits holds up nobody. A call behind
+// which nothing has come yet is run by the thread that has read it, which spares two changes of
+// threads; if it takes more than a millisecond or two, or waits, another one goes on reading
+// (client_reading.cpp). A thread per object would be ten thousand for as many idle objects, and a
 // fixed number would stand still when as many calls wait. Where the system gives no thread, or no
 // memory, the call is refused; what was taken is answered all the same, if it takes a while.
 //
@@ -204,7 +206,14 @@ class ObjectServer {
     bool look(Listener& listener, Connection& owner);
     void accept(Listener& listener);
     void admit(const std::shared_ptr<Client>& client);
+    // See client_reading.cpp.
     void read(const std::shared_ptr<Client>& client);
+    bool take_next(const std::shared_ptr<Client>& client);
+    bool run_here(Client& client, std::uint64_t caller) noexcept;
+    bool go_on_here(const std::shared_ptr<Client>& client);
+    void pass_reading_on(const std::shared_ptr<Client>& client) noexcept;
+    void watch_readers();
+    void look_at_readers() noexcept;
     void receive(const std::shared_ptr<Client>& client, ObjectFrame frame);
     void reply(const std::shared_ptr<Client>& client, const FrameHead& head,
                const std::function<void(OutputArchive&)>& write);
@@ -288,8 +297,11 @@ class ObjectServer {
     TaskNames trace_names_;
     Tracing trace_;
 
+    std::atomic<bool> readers_watched_{false};  // clock_ calls look_at_readers()
+
     // An eventfd, told when a client is gone: run() stops watching its process.
     Fd bell_;
+    void ring() noexcept;
 
     ServerThreads readers_, callers_;
     CallClock clock_;  // ends first: what is due uses the others

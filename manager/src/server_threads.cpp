@@ -55,6 +55,16 @@ void ServerThreads::serve(Worker& worker) {
     worker.ended = true;
 }
 
+void ServerThreads::enter() {
+    std::lock_guard lock(mutex_);
+    if (closed_) throw std::logic_error("the server has ended");
+    ++guests_;
+}
+void ServerThreads::leave() noexcept {
+    std::lock_guard lock(mutex_);
+    if (--guests_ == 0 && closed_) guest_left_.notify_all();
+}
+
 // With the mutex held: they are at their last line.
 void ServerThreads::join_ended() noexcept {
     workers_.remove_if([](Worker& worker) {
@@ -66,10 +76,11 @@ void ServerThreads::join_ended() noexcept {
 void ServerThreads::shutdown() noexcept {
     std::list<Worker> all;
     {
-        std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
         closed_ = true;
         for (Worker& worker : workers_) worker.called.notify_one();
         all.swap(workers_);  // their places stay
+        guest_left_.wait(lock, [this] { return guests_ == 0; });
     }
     for (Worker& worker : all) worker.thread.join();
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <functional>
 #include <list>
 #include <mutex>
@@ -26,6 +27,10 @@ class ServerThreads {
     // Throws std::system_error if the system gives no thread, and std::logic_error after
     // shutdown(); nothing was taken then.
     void run(std::function<void()> work);
+    // From here to leave(), a thread of somebody else's does such work, too. Throws
+    // std::logic_error after shutdown().
+    void enter();
+    void leave() noexcept;
     // Returns when all that was taken is done. Idempotent.
     void shutdown() noexcept;
 
@@ -42,6 +47,8 @@ class ServerThreads {
     std::mutex mutex_;
     // Guarded by mutex_.
     std::list<Worker> workers_;
+    std::size_t guests_ = 0;  // that have entered
+    std::condition_variable guest_left_;
     bool closed_ = false;
 };
 

@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <future>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -63,6 +65,15 @@ struct Holder {
     mp::Proxy<Counter> held;
     mp::Proxy<Counter> get() const { return held; }
     void drop() { held = {}; }
+};
+// All of the server's together.
+struct Meeting {
+    int meet(int how_many) {
+        static std::atomic<int> here{0};
+        ++here;
+        while (here < how_many) std::this_thread::yield();
+        return how_many;
+    }
 };
 
 void add_many(mp::Proxy<Counter> counter, int n) {
@@ -130,6 +141,19 @@ TEST_CASE("the calls of one thread keep their order, and flush waits for them",
     }
     counter.flush();
     CHECK(counter.call<&Counter::remembered>() == expected);
+}
+
+TEST_CASE("a call that goes on holds up no call of another thread of its client",
+          "[manager][order]") {
+    mp::Manager manager;
+    auto one = manager.make<Meeting>(), other = manager.make<Meeting>();
+    for (int expected = 2; expected <= 40; expected += 2) {
+        auto first = one.submit<&Meeting::meet>(expected);
+        auto second =
+            std::async(std::launch::async, [&] { return other.call<&Meeting::meet>(expected); });
+        CHECK(first.get() == expected);
+        CHECK(second.get() == expected);
+    }
 }
 
 TEST_CASE("flush throws what a call threw whose future was dropped, once", "[manager][error]") {
