@@ -51,7 +51,7 @@ std::string table_of(const std::vector<HostStats>& hosts) {
 
 std::string PoolStats::describe() const {
     std::string text = fmt::format(
-        "tasks: {} submitted, {} completed;\n"
+        "tasks (a chunk of a map is one): {} submitted, {} completed;\n"
         "       of these {} failed, {} cancelled;\n"
         "       {} retried, {} waiting, {} running; {} worker deaths\n",
         submitted, completed, failed, cancelled, retried, waiting, running, worker_deaths);

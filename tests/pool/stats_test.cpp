@@ -259,8 +259,9 @@ TEST_CASE("describe() is a table with a row for each worker", "[pool][stats]") {
     pool.apply(test::add, 1, 2);
     std::string text = pool.stats().describe();
     CAPTURE(text);
-    for (const char* part : {"1 submitted, 1 completed", "wait ", "run ", "99 %", "again", "serial",
-                             "PSS", "slowest:", "test::add(int, int)"})
+    for (const char* part :
+         {"tasks (a chunk of a map is one): 1 submitted, 1 completed", "wait ", "run ", "99 %",
+          "again", "serial", "PSS", "slowest:", "test::add(int, int)"})
         CHECK_THAT(text, Catch::Contains(part));
     for (int pid : pool.worker_pids()) CHECK_THAT(text, Catch::Contains(std::to_string(pid)));
 }
