@@ -134,6 +134,18 @@ TEST_CASE("a script without its interpreter is not said to be missing",
     CHECK_THAT(start({""}, {.cwd = "/usr"}).message, !Contains("interpreter"));
 }
 
+TEST_CASE("a command line in place of a program's name is told how to run it",
+          "[core][subprocess][start]") {
+    for (const char* line : {"ls -l", "/bin/ls -l", "./no such program"}) {
+        const Failed failed = start({line}, {});
+        CHECK(failed.error == ENOENT);
+        CHECK_THAT(failed.message, Contains("this is one word, the program's name") &&
+                                       Contains(".shell = true") && Contains("{\"ls\", \"-l\"}"));
+    }
+    CHECK_THAT(start({"no-such-program", "-l"}, {}).message,
+               Contains("no folder of the child's PATH") && !Contains(".shell"));
+}
+
 TEST_CASE("a name of a user or a group that is empty is called empty",
           "[core][subprocess][start]") {
     CHECK_THROWS_WITH(sp::Popen({"true"}, {.user = ""}), Contains("name of the user is empty"));

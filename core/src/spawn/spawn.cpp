@@ -206,8 +206,14 @@ std::string hint(const Description& description, const Failure& failure) {
             if (!found.empty())
                 return fmt::format("\"{}\" is there, but the interpreter that it asks for is not",
                                    found);
-            bool searched = description.executable().find('/') == std::string::npos;
-            return searched ? "it is in no folder of the child's PATH" : "";
+            const std::string name = description.executable();
+            std::string why =
+                name.find('/') == name.npos ? "it is in no folder of the child's PATH" : "";
+            if (name.find_first_of(" \t\n") != name.npos)
+                why += std::string(why.empty() ? "" : "; ") +
+                       "this is one word, the program's name: to run a command line say .shell = "
+                       "true, or give the words as a list, {\"ls\", \"-l\"}";
+            return why;
         }
         case EACCES:
             return "not a file, not executable (chmod +x), or in a folder that is not searchable";
