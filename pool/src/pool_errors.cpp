@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <mutex>
 #include <string_view>
 
@@ -10,8 +9,9 @@
 #include <sidestep/task.hpp>
 
 #include "task/attempts.hpp"
-#include "travel/code_places.hpp"
+#include "text/columns.hpp"
 #include "worker/asked_stack.hpp"
+#include "worker/frame_names.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -56,65 +56,14 @@ const char* TaskError::what() const noexcept {
     }
 }
 
+std::string TaskError::summary() const {
+    const std::string_view text = what();
+    return printable(std::string(text.substr(0, text.find(detail::kFrame))));
+}
+
 const TaskError::Details& TaskError::details() const { return shared_->details; }
 
 namespace {
-
-// The name alone, with parameters, of "int std::__invoke_impl<int>(int (*)())": where the last word
-// begins that is in no brackets.
-std::string_view name_alone(std::string_view function) {
-    std::size_t begin = 0, begin_of_word = 0;
-    int depth = 0;
-    for (std::size_t i = 0; i < function.size(); ++i) {
-        const char c = function[i];
-        if (c == '(' && depth == 0 && i > begin_of_word) begin = begin_of_word;
-        depth += c == '<' || c == '(' || c == '{';
-        depth -= c == '>' || c == ')' || c == '}';
-        if (c == ' ' && depth == 0) begin_of_word = i + 1;
-    }
-    return function.substr(begin);
-}
-// Runs a task: all that is further out called it.
-bool is_entry(std::string_view name) {
-    return name.starts_with("sidestep::detail::") &&
-           name.find("::run(sidestep::InputArchive&") != name.npos;
-}
-// How the libraries come from one function to the next.
-bool is_plumbing(const detail::CodePlace& place) {
-    const std::string_view name = name_alone(place.function);
-    if (name.empty())
-        for (std::string_view library : {"/libc.so", "/libstdc++.so", "/libgcc_s.so", "/libc++"})
-            if (place.file.find(library) != place.file.npos) return true;
-    for (std::string_view inner :
-         {"std::__", "std::invoke", "std::apply", "std::_Function_handler", "std::function<",
-          "sidestep::detail::", "__pthread_kill", "__gnu_cxx::", "__gxx_personality", "_Unwind_"})
-        if (name.starts_with(inner)) return true;
-    return false;
-}
-
-// What the task called, without what called the task.
-std::vector<std::string> name_frames(const std::vector<const void*>& addresses, std::size_t most) {
-    std::vector<detail::CodePlace> places = detail::code_places(addresses);
-    auto entry = std::find_if(places.begin(), places.end(), [](const detail::CodePlace& place) {
-        return is_entry(name_alone(place.function));
-    });
-    places.erase(entry, places.end());
-    std::vector<std::string> names;
-    for (bool all : {false, true}) {
-        for (const detail::CodePlace& place : places)
-            if (names.size() < most && (all || !is_plumbing(place)))
-                names.push_back(describe(place));
-        if (!names.empty()) break;
-    }
-    return names;
-}
-
-std::string stack_text(const std::vector<const void*>& addresses) {
-    static constexpr std::size_t kMostInText = 8;
-    std::string text;
-    for (const std::string& name : name_frames(addresses, kMostInText)) text += "\n    in " + name;
-    return text;
-}
 
 // "4211", or "4211 on host b".
 std::string worker_text(const TaskError::Details& details) {
@@ -144,12 +93,12 @@ std::string attempts_text(const TaskError::Details& details, const char* limit_n
 }  // namespace detail
 
 std::vector<std::string> WorkerLost::stack() const {
-    return name_frames(details().stack, details().stack.size());
+    return detail::name_frames(details().stack, details().stack.size());
 }
 
 std::vector<std::string> TaskTimeout::stack() const {
     const std::vector<const void*> addresses = detail::stack_of(details());
-    return name_frames(addresses, addresses.size());
+    return detail::name_frames(addresses, addresses.size());
 }
 
 WorkerLost::WorkerLost(Details details)
@@ -164,7 +113,7 @@ WorkerLost::WorkerLost(Details details)
                   d.oom_killed ? "the kernel's OOM killer was at work on this machine: give "
                                  "the task less to do at a time, or a memory_limit; "
                                : "",
-                  stack_text(d.stack));
+                  detail::stack_text(d.stack));
           }) {}
 
 TaskTimeout::TaskTimeout(Details details)
@@ -187,7 +136,7 @@ TaskTimeout::TaskTimeout(Details details)
                   "{} ran longer than its timeout of {} ms in worker {}, and "
                   "was stopped{}: give it less to do, or more time{}",
                   name, d.limit / 1'000'000, worker_text(d), detail::attempts_text(d),
-                  stack_text(detail::stack_of(d)));
+                  detail::stack_text(detail::stack_of(d)));
           }) {}
 
 OutOfMemory::OutOfMemory(Details details)

@@ -436,6 +436,22 @@ TEST_CASE("a crash tells its stack", "[pool][errors][lost][stack]") {
     check_healthy(pool);
 }
 
+TEST_CASE("summary() is what() without the stack, on one line", "[pool][errors][lost][stack]") {
+    mp::Pool pool({.processes = 1});
+    const mp::WorkerLost error = lost(pool, outer, 0);
+    const std::string text = error.what(), summary = error.summary();
+    CHECK(summary == text.substr(0, text.find('\n')));
+    CHECK_THAT(summary, Catch::Contains("outer(int)") && Catch::EndsWith("run it again"));
+    CHECK_THAT(text.substr(summary.size()), Catch::StartsWith("\n    in innermost"));
+    try {
+        pool.submit({.name = "two\nlines"}, test::die, SIGKILL).get();
+        FAIL("it died");
+    } catch (const mp::WorkerLost& named) {
+        CHECK_THAT(named.summary(),
+                   Catch::Contains("task 2 \"two lines\"") && Catch::EndsWith("run it again"));
+    }
+}
+
 TEST_CASE("a stack has files and lines, inlined functions, and no plumbing",
           "[pool][errors][lost][stack]") {
     auto method = GENERATE(from_range(methods()));

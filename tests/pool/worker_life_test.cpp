@@ -62,6 +62,12 @@ void throw_at_start() { throw std::domain_error("error in initializer"); }
 void throw_from_third_on(const std::string& path) {
     if (test::bump(path, kCount) >= 2) throw std::domain_error("the third is one too many");
 }
+[[gnu::noinline]] int read_settings(const int* settings) { return *settings; }
+[[gnu::noinline]] void crash_at_start() {
+    const int* volatile nowhere = nullptr;
+    volatile int read = read_settings(nowhere);
+    (void)read;
+}
 void die_at_start(int how) {
     if (how == 0) _exit(3);
     test::die(how);
@@ -86,14 +92,17 @@ bool differs(const std::vector<int>& a, const std::vector<int>& b) {
 }
 
 // The pool is broken and says why, in the task's error and in every later submit().
-void check_broken(mp::Pool& pool, const std::string& why) {
-    std::string text;
+// Why it is; empty: it is not.
+std::string broken_text(mp::Pool& pool) {
     try {
         get(pool.submit(test::add, 1, 2));
     } catch (const mp::BrokenPool& error) {
-        text = error.what();
+        return error.what();
     }
-    CHECK_THAT(text, Catch::Contains(why) && Catch::Contains("nothing"));
+    return {};
+}
+void check_broken(mp::Pool& pool, const std::string& why) {
+    CHECK_THAT(broken_text(pool), Catch::Contains(why) && Catch::Contains("nothing"));
     CHECK_THROWS_AS(pool.submit(test::add, 1, 2), mp::BrokenPool);
     CHECK_THROWS_WITH(pool.map(test::square, std::vector<long>{1}), Catch::Contains(why));
     pool.close();
@@ -197,6 +206,18 @@ TEST_CASE("an initializer that costs its worker breaks the pool at once",
     mp::Pool pool(
         {.processes = 2, .start_method = method, .initializer = mp::bind(die_at_start, how)});
     check_broken(pool, how == 0 ? "exited with code 3" : "died of signal");
+}
+
+TEST_CASE("an initializer that crashes tells its stack", "[pool][initializer][broken][stack]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool({.processes = 1, .start_method = method, .initializer = crash_at_start});
+    const std::string text = broken_text(pool);
+    CAPTURE(text);
+    CHECK_THAT(text, Catch::Contains("before its initializer had ended; it reached for address "
+                                     "0x0, by a null pointer; look at what that does"));
+    CHECK_THAT(text, Catch::Contains("\n    in ") && Catch::Contains("read_settings(const int*)") &&
+                         Catch::Contains("crash_at_start()"));
+    CHECK_THAT(text, !Catch::Contains("HookRunner") && !Catch::Contains("worker_main"));
 }
 
 TEST_CASE("an initializer that fails in a replacement breaks the pool; what was running is told",

@@ -27,8 +27,11 @@ class PoolError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// What happened to one task alone, in which worker. Its text is made when it is asked for: looking
-// up a function's name takes milliseconds.
+// What happened to one task alone, in which worker. what() begins with one line that says all of
+// it: what befell which worker, item and task, what was found out, what to do. Of WorkerLost and
+// TaskTimeout eight lines at most may follow, "    in f(int) at file.cpp:12", the innermost
+// function first (stack() has all of them). For a log with a line for each error: summary(). The
+// text is made when it is asked for: looking up a function's name takes milliseconds.
 class TaskError : public PoolError {
   public:
     enum class OfMap : unsigned char { no, processes, threads };
@@ -58,6 +61,9 @@ class TaskError : public PoolError {
     };
 
     const char* what() const noexcept override;
+    // The first line of what(): without the stack. (What a name or a text in it has of control
+    // characters are blanks.)
+    std::string summary() const;
     int pid() const { return details().pid; }
     std::uint64_t task() const { return details().task; }
     unsigned worker_index() const { return details().worker_index; }
@@ -130,7 +136,8 @@ class OutOfMemory : public TaskError {
 };
 
 // The pool cannot go on: its workers die without getting anywhere, or cannot be started. Its tasks
-// fail with this, and so does every later submit().
+// fail with this, and so does every later submit(). Where a worker crashed, in its initializer say,
+// the stack follows in what(), as in WorkerLost's.
 class BrokenPool : public PoolError {
   public:
     using PoolError::PoolError;

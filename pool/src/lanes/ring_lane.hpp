@@ -91,7 +91,7 @@ class RingLane final : public Lane {
     // Keeps the worker no shared objects that are gone. True: it keeps some.
     bool let_go_of_handles() POOL_LOCKED;
     const Condition& condition() const { return condition_; }
-    WorkerMemory* memory() const { return memory_.get(); }
+    const std::shared_ptr<WorkerMemory>& memory() const { return memory_; }
 
     WorkerProcess process;
     WorkerTally tally;

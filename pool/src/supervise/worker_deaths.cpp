@@ -6,9 +6,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <string>
 
 #include "spare_errors.hpp"
+#include "worker/crash_stack.hpp"
+#include "worker/frame_names.hpp"
+#include "worker/worker_memory.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -21,6 +25,18 @@ bool has_message(int socket) {
     pollfd entry = {socket, POLLIN, 0};
     return ::poll(&entry, 1, 0) == 1;
 }
+
+// Where a worker without a task was when a signal ended it. To give it names takes milliseconds:
+// whoever asks breaks the pool.
+struct Crash {
+    std::string fault;  // "it reached for ...; ", or empty
+    std::string stack;  // see stack_text()
+
+    explicit Crash(const CrashRecord& record)
+        : fault(describe_fault(record)), stack(stack_text(code_addresses(record.stack))) {
+        if (!fault.empty()) fault += "; ";
+    }
+};
 
 }  // namespace
 
@@ -66,29 +82,34 @@ void WorkerDeaths::bury(Worker& worker, const ExitStatus& status, Hold& hold) {
     lane.end_tasks(status, oom_kills_, hold);
     bool expected = lane.condition().leaving || stopped_a_task || rooms_.life.ending();
     bool initialized = lane.condition().ready || !rooms_.options.initializer;
+    const std::shared_ptr<WorkerMemory> memory = lane.memory();  // its crash is in it
     close(worker);
     if (!expected && !idle) note_death_without_progress(worker);
     if (!expected && !initialized)
         pool_.end.break_down(
             broken_pool([&] {
+                const Crash crash(memory->crash());
                 return fmt::format(
                     "the pool is broken: worker {} {} before its initializer had ended; "
-                    "{}: nothing is tried again",
-                    pid, status.describe(),
-                    worker.boot_failure.empty() ? "look at what that does" : worker.boot_failure);
+                    "{}{}: nothing is tried again{}",
+                    pid, status.describe(), crash.fault,
+                    worker.boot_failure.empty() ? "look at what that does" : worker.boot_failure,
+                    crash.stack);
             }),
             hold);
     unsigned deaths = pool_.crash_loop.deaths();
     if (rooms_.life.broken() || !is_crash_loop()) return;
     pool_.end.break_down(
         broken_pool([&] {
+            const Crash crash(memory->crash());
             return fmt::format(
                 "the pool is broken: {} workers in a row died without beginning a task, the last "
-                "one (process {}) {}; {}",
-                deaths, pid, status.describe(),
+                "one (process {}) {}; {}{}{}",
+                deaths, pid, status.describe(), crash.fault,
                 worker.boot_failure.empty() ? "run the program under a debugger, or look at what "
                                               "its start-up does before init()"
-                                            : worker.boot_failure);
+                                            : worker.boot_failure,
+                crash.stack);
         }),
         hold);
 }
