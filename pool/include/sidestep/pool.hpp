@@ -63,6 +63,7 @@
 // | broken       | BrokenPool     | -     | -         | waits for the workers' end   |
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -228,6 +229,11 @@ class Pool : public PoolFace<Pool> {
             detail::save_callable<F>(archive, f);
             (archive(args), ...);
         }
+        [[maybe_unused]] auto tell_items = [&](const auto& arg) {
+            if constexpr (detail::kIsItemBatch<std::decay_t<decltype(arg)>>)
+                task->set_told_items(static_cast<std::uint32_t>(arg.items.size()), arg.first);
+        };
+        (tell_items(args), ...);
         detail::PoolTask::submit(task, nullptr, true);
         return Future<detail::ResultOf<F, Args...>>(std::move(task));
     }

@@ -42,6 +42,7 @@ struct TaskContext {
     ProgressTeller* progress = nullptr;                // told after each item (ChunkProgress)
     std::atomic<std::uint64_t>* started_ns = nullptr;  // told before each item
     bool prints_elsewhere = false;  // than to stdout, or what leads there (flush_printed())
+    bool tells_item = false;        // of map_reduce: what it throws is told with `item`
     // The pool that runs it, which lives at least as long (this_task::pool()); null: none.
     const std::shared_ptr<NestedPool>* pool = nullptr;
     const TaskContext* outer = nullptr;  // of a task that runs inside another one, which waits

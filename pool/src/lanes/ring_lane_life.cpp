@@ -159,11 +159,12 @@ TaskError::Details RingLane::describe(const PoolTask& task) const {
     details.worker_index = number;
     tell_task(details, task);
     if (output) details.output = output->read();
-    if (task.is_chunk() && memory_) {
+    const PoolTask::Items& items = task.items();
+    const std::uint64_t count = items.told > 0 ? items.told : items.end - items.begin;
+    if (count > 0 && memory_) {
         const TaskSlot& front = memory_->ring.slot(memory_->ring.consumed());
         std::uint64_t done = ChunkProgress::items(front.progress.load(std::memory_order_relaxed));
-        std::uint64_t last = task.items().end - task.items().begin - 1;
-        details.item = task.items().first + task.items().begin + std::min(done, last);
+        details.item = items.first + items.begin + std::min(done, count - 1);
     }
     return details;
 }

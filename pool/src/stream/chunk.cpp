@@ -28,7 +28,10 @@ const std::string& process_description() { return description(); }
 void set_process_description(std::string text) { description() = std::move(text); }
 std::string task_description() noexcept {
     try {
-        return description_of(fmt::format("task {}", task_context()->number));
+        const TaskContext& context = *task_context();
+        return description_of(context.tells_item
+                                  ? fmt::format("{}, task {}", item_description(), context.number)
+                                  : fmt::format("task {}", context.number));
     } catch (const std::bad_alloc&) {
         return {};
     }

@@ -280,6 +280,7 @@ class Worker {
         OutputArchive output(buffer);
         // For its least, the slot has room.
         detail::save_current_exception(output, detail::task_description());
+        context_->tells_item = false;
         return task_fds_.lacked() ? ReplyKind::lacks_fds : ReplyKind::error;
     }
 

@@ -95,6 +95,12 @@ struct ItemBatch {
     }
 };
 
+// The items that a task has among its arguments: how many, and the first one's place in the input.
+template <class T>
+inline constexpr bool kIsItemBatch = false;
+template <class Item>
+inline constexpr bool kIsItemBatch<ItemBatch<Item>> = true;
+
 // What says that it can be copied whatever is in it (future.hpp).
 template <class R>
 inline constexpr bool kCopies<Partial<R>> = kCopies<R>;
@@ -116,6 +122,7 @@ struct ReduceItems {
         std::uint64_t begin = steady_now_ns();
         TaskContext& context = *task_context();
         context.items_end = static_cast<std::uint32_t>(batch.items.size());
+        context.tells_item = true;
         std::optional<R> all;
         for (std::size_t i = 0; i < batch.items.size(); ++i) {
             if (context.stop_requested()) std::rethrow_exception(ended_item_error());
@@ -123,7 +130,9 @@ struct ReduceItems {
             R value(std::invoke(f, std::move(batch.items[i])));
             if (all) value = merged_by<R>(op, *std::exchange(all, std::nullopt), std::move(value));
             all.emplace(std::move(value));
+            if (context.progress) context.progress->tell(ChunkProgress::pack(i + 1, 0));
         }
+        context.tells_item = false;
         Partial<R> result(std::move(*all));
         result.duration_ns = steady_now_ns() - begin;
         return result;

@@ -149,6 +149,7 @@ class TaskBytes {
 struct TaskItems {  // of a chunk; 0, 0: it is none
     std::uint32_t begin = 0, end = 0;
     std::uint32_t done = 0;
+    std::uint32_t told = 0;   // of a task of map_reduce's, which is no chunk: for its error's text
     std::uint64_t first = 0;  // of the input's items
 };
 inline constexpr TaskItems kNoItems{};
@@ -236,6 +237,13 @@ struct TaskRecord {
         items.first = first;
     }
     bool is_chunk() const { return more && more->items.end > 0; }
+    // So many items that are one: its worker tells how far it is (ChunkProgress), so that an error
+    // names the item, but what befalls one of them befalls the task.
+    void set_told_items(std::uint32_t count, std::uint64_t first) {
+        Items& items = make_more().items;
+        items.told = count;
+        items.first = first;
+    }
     // Once done: how many items were run, from the first on. They are all, or what came after is in
     // other tasks, which run already: the item that ended this one (or its error), and the rest.
     std::uint32_t items_done() const { return items().done; }
