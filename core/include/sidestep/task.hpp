@@ -332,64 +332,23 @@ constexpr Why why_no_task() {
         return why_not_taken<Result>();
     }
 }
-// check() turns a page of template errors into one sentence; kFine is the condition for what comes
-// after. All sentences are here, since the compiler's list grows with each template on the way.
-template <Why why, class... What>
-struct Check {
-    static constexpr bool kFine = why == Why::fine;
-    static constexpr void check() {
-        static_assert(
-            why != Why::captures,
-            "this callable cannot be sent to another process. A lambda with captures cannot: "
-            "(1) pass what it captures as arguments, (2) use sidestep::bind(f, args...), or "
-            "(3) write a functor with a `serialize` member and a default constructor");
-        static_assert(
-            why != Why::function_object,
-            "a std::function cannot travel: nobody knows what it holds. Pass a function, a "
-            "lambda without captures, or sidestep::bind(f, args...)");
-        static_assert(
-            why != Why::pointer,
-            "pointers cannot travel, nor std::ref: the other process has memory of its own. "
-            "Pass the value, or a unique_ptr or shared_ptr to it, or Shared, SharedMemory");
-        static_assert(
-            why != Why::view,
-            "a view (string_view, span) inside of something cannot travel: it points into "
-            "the memory of this process. Use std::string or std::vector");
-        static_assert(
-            why != Why::stays_here,
-            "a pool, a future or a process stays in the process that made it: pass what is "
-            "wanted of it, such as future.get(). Queues, locks and events travel");
-        static_assert(
-            why != Why::closed,
-            "its `serialize` cannot be called: make it public (or cereal::access a friend), "
-            "and a template of the archive");
-        static_assert(
-            why != Why::no_serialize,
-            "a type that is sent cannot be serialized: give it a cereal `serialize` member, "
-            "or include the cereal header of a standard type");
-        static_assert(
-            why != Why::not_read,
-            "an argument's type needs a default constructor, so that it can be read back");
-        static_assert(
-            why != Why::not_called,
-            "the callable cannot be called with these arguments: they arrive as temporaries "
-            "(parameters by value, const& or &&; const char* arrives as std::string), and a "
-            "member function takes its object first");
-        static_assert(
-            why != Why::coroutine,
-            "a coroutine cannot be a task: what it returns stays in the process that called "
-            "it. Run it there to its end, and return the value");
-        static_assert(why != Why::result_not_read,
-                      "the result's type needs a default constructor, so that it can be read back");
-        static_assert(why != Why::names_code,
-                      "a result cannot carry function pointers: whoever wrote it could name any "
-                      "function. Return data, or bind() a captureless lambda or a functor instead");
-    }
-};
+template <Why why, class F, class... Args>
+auto check_of() {
+    if constexpr (why == Why::not_read)
+        return Check<why, TheTypeIs<typename FirstUnread<Args...>::type>>();
+    else if constexpr (why == Why::result_not_read)
+        return Check<why, TheTypeIs<ResultOf<F, Args...>>>();
+    else if constexpr (!is_about_sent(why) || is_std_function<F>)
+        return Check<why, F, Args...>();
+    else if constexpr (!(travels<Args>() && ...))
+        return Check<why, TheTypeIs<typename FirstUnsent<Args...>::type>>();
+    else
+        return Check<why, TheTypeIs<typename Culprit<ResultOf<F, Args...>>::type>>();
+}
 template <class F, class... Args>
-using TaskCheck = Check<why_no_task<F, true, Args...>(), F, Args...>;
+using TaskCheck = decltype(check_of<why_no_task<F, true, Args...>(), F, Args...>());
 template <class F, class... Args>
-using CallCheck = Check<why_no_task<F, false, Args...>(), F, Args...>;
+using CallCheck = decltype(check_of<why_no_task<F, false, Args...>(), F, Args...>());
 template <class Result>
 constexpr void check_result() {
     Check<why_not_taken<Result>(), Result>::check();

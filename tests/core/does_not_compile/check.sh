@@ -1,8 +1,8 @@
 #!/bin/sh
 # check.sh CASES.cpp COMPILER [ARGUMENT...]: case 0 compiles. Each other case does not, and the first
 # error is the sentence that the file expects for it ("COMPILER 3: text" where it is the compiler's
-# own), of at most so many lines in all. The headers are compiled once: each case takes its own part
-# of a second.
+# own), of at most so many lines in all; with "NAMES 3: text" that text is somewhere in them, too. The
+# headers are compiled once: each case takes its own part of a second.
 cases=$1
 shift
 most_lines=25
@@ -29,6 +29,7 @@ count=$(grep -cE '// (EXPECT|COMPILER) [0-9]+: ' "$cases")
 number=1
 while [ "$number" -le "$count" ]; do
     expected=$(sed -nE "s,.*// (EXPECT|COMPILER) $number: ,,p" "$cases")
+    names=$(sed -n "s,.*// NAMES $number: ,,p" "$cases")
     if [ -z "$expected" ]; then
         echo "case $number: no EXPECT line"
         failures=1
@@ -38,6 +39,10 @@ while [ "$number" -le "$count" ]; do
     elif ! grep -m 1 'error:' "$output" | grep -qF -- "$expected"; then
         echo "case $number does not compile, but its first error is not: $expected"
         grep error: "$output" | head -5
+        failures=1
+    elif ! grep -qF -- "$names" "$output"; then
+        echo "case $number does not compile, but nothing says: $names"
+        cat "$output"
         failures=1
     elif [ "$(wc -l <"$output")" -gt "$most_lines" ]; then
         echo "case $number: more than $most_lines lines"

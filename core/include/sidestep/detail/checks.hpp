@@ -178,6 +178,79 @@ constexpr Why why_not_sent() {
     if constexpr (stays_here<Part>) return Why::stays_here;
     return names_serialize<Part>() ? Why::closed : Why::no_serialize;
 }
+// It is about a type that is sent, or a part of one: see Culprit.
+constexpr bool is_about_sent(Why why) {
+    return why == Why::pointer || why == Why::view || why == Why::function_object ||
+           why == Why::stays_here || why == Why::closed || why == Why::no_serialize;
+}
+
+// check() turns a page of template errors into one sentence; kFine is the condition for what comes
+// after. All sentences are here, since the compiler's list grows with each template on the way.
+template <Why why, class... What>
+struct Check {
+    static constexpr bool kFine = why == Why::fine;
+    static constexpr void check() {
+        static_assert(
+            why != Why::captures,
+            "this callable cannot be sent to another process. A lambda with captures cannot: "
+            "(1) pass what it captures as arguments, (2) use sidestep::bind(f, args...), or "
+            "(3) write a functor with a `serialize` member and a default constructor");
+        static_assert(
+            why != Why::function_object,
+            "a std::function cannot travel: nobody knows what it holds. Pass a function, a "
+            "lambda without captures, or sidestep::bind(f, args...)");
+        static_assert(
+            why != Why::pointer,
+            "pointers cannot travel, nor std::ref: the other process has memory of its own. "
+            "Pass the value, or a unique_ptr or shared_ptr to it, or Shared, SharedMemory");
+        static_assert(
+            why != Why::view,
+            "a view (string_view, span) inside of something cannot travel: it points into "
+            "the memory of this process. Use std::string or std::vector");
+        static_assert(
+            why != Why::stays_here,
+            "a pool, a future or a process stays in the process that made it: pass what is "
+            "wanted of it, such as future.get(). Queues, locks and events travel");
+        static_assert(
+            why != Why::closed,
+            "its `serialize` cannot be called: make it public (or cereal::access a friend), "
+            "and a template of the archive");
+        static_assert(
+            why != Why::no_serialize,
+            "a type that is sent cannot be serialized: give it a cereal `serialize` member, "
+            "or include the cereal header of a standard type. TheTypeIs<...> says which");
+        static_assert(
+            why != Why::not_read,
+            "an argument's type needs a default constructor, so that it can be read back");
+        static_assert(
+            why != Why::not_called,
+            "the callable cannot be called with these arguments: they arrive as temporaries "
+            "(parameters by value, const& or &&; const char* arrives as std::string), and a "
+            "member function takes its object first");
+        static_assert(
+            why != Why::coroutine,
+            "a coroutine cannot be a task: what it returns stays in the process that called "
+            "it. Run it there to its end, and return the value");
+        static_assert(why != Why::result_not_read,
+                      "the result's type needs a default constructor, so that it can be read back");
+        static_assert(why != Why::names_code,
+                      "a result cannot carry function pointers: whoever wrote it could name any "
+                      "function. Return data, or bind() a captureless lambda or a functor instead");
+    }
+};
+// Among what the compiler says of a check: which of the call's types is to blame, or what in it.
+template <class T>
+struct TheTypeIs {};
+template <class... T>
+struct FirstUnsent;
+template <class T, class... Rest>
+struct FirstUnsent<T, Rest...>
+    : std::conditional_t<travels<T>(), FirstUnsent<Rest...>, Culprit<T>> {};
+template <class... T>
+struct FirstUnread;
+template <class T, class... Rest>
+struct FirstUnread<T, Rest...>
+    : std::conditional_t<kCanBeRead<T>, FirstUnread<Rest...>, std::type_identity<T>> {};
 
 // What a refused call returns: whatever is done with it is no second error.
 struct Refused {
@@ -185,6 +258,8 @@ struct Refused {
     operator T() const;
     Refused get() const { return {}; }
     Refused collect() const { return {}; }
+    const Refused* begin() const { return nullptr; }
+    const Refused* end() const { return nullptr; }
 };
 
 }  // namespace sidestep::detail

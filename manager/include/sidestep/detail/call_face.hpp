@@ -88,7 +88,8 @@ class CallFace {
     template <class F, class... Args>
     requires(!std::is_member_pointer_v<std::decay_t<F>>) auto submit(F&& f, Args&&... args) const {
         using Callable = std::decay_t<F>;
-        Check<why_no_call<Callable, Stored<Args>...>(), Callable>::check();
+        decltype(check_of<why_no_call<Callable, Stored<Args>...>(), Callable,
+                          Stored<Args>...>())::check();
         constexpr bool called = std::is_invocable_v<Callable&, T&, Stored<Args>&&...>;
         static_assert(called,
                       "the callable takes the object by reference, and then these arguments");
