@@ -6,6 +6,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <sidestep/interrupt_guard.hpp>
@@ -24,6 +26,18 @@ struct Interrupted : test::Program {
     }
     void interrupt(int signal = SIGINT) { kill(pid(), signal); }
 };
+
+enum Word : std::size_t { kBegun, kTell, kGate, kDone, kWords };
+
+// An item: its place, counted when it is done. But for the first two, it runs until the gate opens.
+int place(const std::pair<std::string, int>& its) {
+    if (its.second >= 2) {
+        test::bump(its.first, kBegun);
+        test::wait_at(its.first, kTell, kGate);
+    }
+    test::bump(its.first, kDone);
+    return its.second;
+}
 
 }  // namespace
 
@@ -245,4 +259,45 @@ TEST_CASE("a ThreadPool is interrupted, too: its tasks are asked to stop", "[thr
     auto result = program.finish();
     CHECK(result.output == "asked: done\n");
     CHECK(result.exited_with(0));
+}
+
+TEMPLATE_TEST_CASE("a map that is interrupted says how much of it was done, and how to keep that",
+                   "[pool][threads][interrupt]", sidestep::Pool, sidestep::ThreadPool) {
+    test::SharedWords words(kWords);
+    std::optional<TestType> pool;
+    if constexpr (std::is_same_v<TestType, sidestep::Pool>)
+        pool.emplace(sidestep::PoolOptions{.processes = 2});
+    else
+        pool.emplace(sidestep::ThreadPoolOptions{.threads = 2});
+    std::vector<std::pair<std::string, int>> items;
+    for (int i = 0; i < 8; ++i) items.emplace_back(words.path(), i);
+    const bool without_results = GENERATE(false, true);
+    auto guard = std::make_unique<sidestep::InterruptGuard>(*pool, std::vector{SIGUSR1});
+    // Once two items run: interrupts, waits until that has its effect, lets them go on.
+    auto message_of_interrupted = [&](auto future) {
+        CHECK(test::eventually([&] { return words[kBegun] == 2; }));
+        raise(SIGUSR1);
+        CHECK(test::eventually([&] { return guard->interrupts() == 1; }));
+        guard.reset();  // its step is finished
+        words[kGate] = 1;
+        try {
+            future.get();
+        } catch (const sidestep::CancelledError& error) {
+            return std::string(error.what());
+        }
+        return std::string("it was not cancelled");
+    };
+    const sidestep::MapOptions options{.chunksize = 1};
+    std::string text;
+    if (without_results)
+        text = message_of_interrupted(pool->map_async(
+            [](const std::pair<std::string, int>& its) { (void)place(its); }, items, options));
+    else
+        text = message_of_interrupted(pool->map_async(place, items, options));
+    if constexpr (std::is_same_v<TestType, sidestep::Pool>)
+        CHECK_THAT(text, Catch::Contains("pool was interrupted"));
+    CHECK(words[kDone] <= 4);
+    CHECK_THAT(text, Catch::Contains(". " + std::to_string(words[kDone]) +
+                                     " of the map's 8 items were done: to keep such results, loop "
+                                     "over the outcomes() of imap() instead"));
 }

@@ -11,7 +11,8 @@
 //
 // The pool takes steps, one at each of these signals that this process gets:
 //   1. it takes no more tasks, and finishes those that run; those that wait, and the rest of maps,
-//      get CancelledError, and nothing is retried;
+//      get CancelledError (that of a map says how many of its items were done; their results are
+//      gone with it, but for who loops over imap()'s outcomes()), and nothing is retried;
 //   2. terminate(): what runs is ended, too, and gets CancelledError. (Threads of a ThreadPool
 //      cannot be ended: their tasks are asked to stop.)
 //   3. the signal does what it did before there was a guard: as a rule it ends the process, and so

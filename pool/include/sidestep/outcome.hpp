@@ -57,6 +57,11 @@ class OutcomeStream;
 
 namespace detail {
 
+// Throws the error with which a map ends; if it was cancelled, that says how many of its items were
+// done. items: 0 if it is not known.
+[[noreturn]] void rethrow_of_map(const std::exception_ptr& error, std::size_t done,
+                                 std::size_t items);
+
 // A range that was passed: an lvalue is referred to, anything else is moved in. (What views::all
 // does; clang 14 cannot compile that one of libstdc++ 12.)
 template <class Range>
@@ -281,15 +286,19 @@ class StreamFace {
         Results results{};
         if constexpr (!std::is_void_v<Result>) results.reserve(derived().input_size());
         std::exception_ptr first_error;
+        std::size_t done = 0;
         while (auto outcome = derived().next_outcome()) {
             if (!*outcome) {
                 if (!first_error) first_error = outcome->error();
             } else if constexpr (!std::is_void_v<Result>) {
                 results.push_back(std::move(outcome->value()));
                 if (!first_error) derived().read_rest(results);
+                done = results.size();
+            } else {
+                ++done;
             }
         }
-        if (first_error) std::rethrow_exception(first_error);
+        if (first_error) detail::rethrow_of_map(first_error, done, derived().input_size());
         if constexpr (!std::is_void_v<Result>) return results;
     }
 

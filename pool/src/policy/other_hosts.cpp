@@ -303,8 +303,11 @@ void OtherHosts::take(HostLink& host, HostCancelled& cancelled, Hold& hold) {
     if (rooms_.life.ending()) return fail_at_end(rooms_, task, hold);
     if (goes_on)
         return rooms_.dispatcher.backlog().push_back(task);  // told() is followed by a refill
-    rooms_.task_end.cancel(
-        task, rooms_.life.running() ? spare_errors().cancelled : spare_errors().shut_down, hold);
+    rooms_.task_end.cancel(task,
+                           rooms_.life.interrupted() ? spare_errors().interrupted
+                           : rooms_.life.running()   ? spare_errors().cancelled
+                                                     : spare_errors().shut_down,
+                           hold);
 }
 
 void OtherHosts::take(HostLink& host, HostBroken& broken, Hold& hold) {

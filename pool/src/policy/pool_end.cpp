@@ -41,12 +41,12 @@ void PoolEnd::cancel_all(Hold& hold) {
 }
 
 void PoolEnd::cancel_waiting(Hold& hold) {
+    const std::exception_ptr& why =
+        rooms_.life.interrupted() ? spare_errors().interrupted : spare_errors().shut_down;
     for (Lane* lane : rooms_.dispatcher.lanes()) lane->take_back(0, hold);
     if (Elsewhere* elsewhere = rooms_.dispatcher.elsewhere()) elsewhere->cancel_waiting();
-    for_each_waiting(
-        [&](PoolTask* task)
-            POOL_LOCKED { rooms_.task_end.cancel(task, spare_errors().shut_down, hold); },
-        hold);
+    for_each_waiting([&](PoolTask* task) POOL_LOCKED { rooms_.task_end.cancel(task, why, hold); },
+                     hold);
 }
 
 void PoolEnd::cancel_late(Hold& hold) {
