@@ -1,5 +1,6 @@
 // What must not compile as a pool's task: as tests/core/does_not_compile/cases.cpp.
 #include <array>
+#include <chrono>
 #include <coroutine>
 #include <functional>
 #include <map>
@@ -81,8 +82,16 @@ void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& 
     pool.find_any([](int x) { return x > 2; }, numbers, {.chunksize = 2});
     pool.map_reduce(static_cast<int (*)(int)>(over), std::plus<int>(), numbers, {.chunksize = 2});
     pool.try_submit({.priority = 1}, static_cast<int (*)(int)>(over), n);
+    pool.apply({.timeout = std::chrono::seconds(1)}, twice<int>, n);
+    pool.submit({}, twice<int>, n);
+    pool.map(twice<int>, numbers, {});
+    pool.map({}, twice<int>, numbers);
+    threads.submit([](sidestep::TaskOptions, int) {}, sidestep::TaskOptions(), n);
+    threads.submit([](int, sidestep::TaskOptions) {}, n, sidestep::TaskOptions());
+    threads.map_reduce(twice<int>, std::plus<int>(), numbers, {});
 #elif SIDESTEP_CASE == 1
     // EXPECT 1: the result's type needs a default constructor, so that it can be read back
+    // NAMES 1: TheTypeIs<NoDefault>
     pool.submit(make, 1);
 #elif SIDESTEP_CASE == 2
     // EXPECT 2: the result's type needs a default constructor, so that it can be read back
@@ -101,6 +110,7 @@ void use(sidestep::Pool& pool, sidestep::ThreadPool& threads, std::vector<int>& 
     std::vector<int> sums = pool.map([&](int a) { return a + n; }, numbers);
 #elif SIDESTEP_CASE == 7
     // EXPECT 7: pointers cannot travel, nor std::ref: the other process has memory of its own
+    // NAMES 7: TheTypeIs<int
     pool.submit([](const std::vector<int*>&) {}, std::vector<int*>{&n});
 #elif SIDESTEP_CASE == 8
     // EXPECT 8: they arrive as temporaries (parameters by value, const& or &&
@@ -124,6 +134,7 @@ void use_more([[maybe_unused]] sidestep::Pool& pool, [[maybe_unused]] int n) {
     pool.submit(over, 1);
 #elif SIDESTEP_CASE == 13
     // EXPECT 13: its `serialize` cannot be called: make it public (or cereal::access a friend)
+    // NAMES 13: TheTypeIs<Closed>
     pool.submit([](std::optional<Closed>) {}, std::optional<Closed>());
 #elif SIDESTEP_CASE == 14
     // EXPECT 14: a pool, a future or a process stays in the process that made it
@@ -158,9 +169,11 @@ void use_more([[maybe_unused]] sidestep::Pool& pool, [[maybe_unused]] int n) {
     pool.submit([n](int a) { return a + n; }, pool.submit([] { return 1; }));
 #elif SIDESTEP_CASE == 33
     // EXPECT 33: a type that is sent cannot be serialized: give it a cereal `serialize` member
+    // NAMES 33: TheTypeIs<Opaque>
     pool.submit([](const Opaque&) {}, Opaque());
 #elif SIDESTEP_CASE == 34
     // EXPECT 34: a type that is sent cannot be serialized: give it a cereal `serialize` member
+    // NAMES 34: TheTypeIs<Opaque>
     pool.map([](int) { return std::vector<Opaque>(); }, std::vector<int>{n});
 #elif SIDESTEP_CASE == 35
     // EXPECT 35: a pool, a future or a process stays in the process that made it
@@ -199,5 +212,54 @@ void use_names([[maybe_unused]] sidestep::Pool& pool,
 #elif SIDESTEP_CASE == 32
     // EXPECT 32: this is the name of several functions, or of a template: say which one is meant
     auto found = pool.find_any(over, numbers);
+#endif
+}
+
+// Options that are another function's, or in the wrong place.
+void use_options([[maybe_unused]] sidestep::Pool& pool,
+                 [[maybe_unused]] sidestep::ThreadPool& threads,
+                 [[maybe_unused]] std::vector<int>& numbers) {
+    using namespace std::chrono_literals;
+    [[maybe_unused]] const auto add = [](int a, int b) { return a + b; };
+#if SIDESTEP_CASE == 36
+    // EXPECT 36: a map has MapOptions. What is for each item goes into their `task`
+    std::vector<int> results = pool.map(twice<int>, numbers, {.timeout = 1s});
+#elif SIDESTEP_CASE == 37
+    // EXPECT 37: a map has MapOptions. What is for each item goes into their `task`
+    pool.map({.retry = {.max_attempts = 2}}, twice<int>, numbers);
+#elif SIDESTEP_CASE == 38
+    // EXPECT 38: a map has MapOptions. What is for each item goes into their `task`
+    threads.map(add, numbers, numbers, {.timeout = 1s});
+#elif SIDESTEP_CASE == 39
+    // EXPECT 39: a map has MapOptions. What is for each item goes into their `task`
+    for (int each : pool.imap_unordered(twice<int>, numbers, {.name = "twice"})) (void)each;
+#elif SIDESTEP_CASE == 40
+    // EXPECT 40: a map has MapOptions. What is for each item goes into their `task`
+    pool.map_reduce(twice<int>, std::plus<int>(), numbers, {.timeout = 1s});
+#elif SIDESTEP_CASE == 41
+    // EXPECT 41: a map has MapOptions. What is for each item goes into their `task`
+    const sidestep::TaskOptions options{.timeout = 1s};
+    threads.map_async(twice<int>, numbers, options);
+#elif SIDESTEP_CASE == 42
+    // EXPECT 42: submit() has TaskOptions: chunksize, window, fail_fast and deadline are a map's
+    int result = pool.submit({.chunksize = 1}, twice<int>, 1).get();
+#elif SIDESTEP_CASE == 43
+    // EXPECT 43: a task's options come first: submit({.timeout = 1s}, f, x)
+    pool.submit(twice<int>, 1, {.timeout = 1s});
+#elif SIDESTEP_CASE == 44
+    // EXPECT 44: a task's options come first: submit({.timeout = 1s}, f, x)
+    threads.submit(add, 1, 2, {.timeout = 1s});
+#elif SIDESTEP_CASE == 45
+    // EXPECT 45: starmap() calls f on the elements of each item, a tuple, pair or array
+    std::vector<int> results = pool.starmap(twice<int>, numbers);
+#elif SIDESTEP_CASE == 46
+    // EXPECT 46: starmap() calls f on the elements of each item, a tuple, pair or array
+    threads.starmap_async(twice<int>, numbers).get();
+#elif SIDESTEP_CASE == 47
+    // EXPECT 47: starmap() calls f on the elements of each item, a tuple, pair or array
+    for (int each : threads.istarmap(add, std::vector<std::vector<int>>())) (void)each;
+#elif SIDESTEP_CASE == 48
+    // EXPECT 48: this is the name of several functions, or of a template: say which one is meant
+    pool.map(over, {1, 2, 3});
 #endif
 }

@@ -148,6 +148,25 @@ TEST_CASE("items that cannot be copied come out of containers that were moved in
     CHECK(t.pool.map(plus, std::move(owned), numbers(5)) == std::vector{1, 3});
 }
 
+POOL_CASE("Maps and streams", "items may be listed in the call", "[maps]") {
+    TestType t;
+    const std::vector<long> squares{1, 4, 9};
+    CHECK(t.pool.map(test::square, {1L, 2L, 3L}) == squares);
+    CHECK(t.pool.map(test::square, {1L, 2L, 3L}, {.chunksize = 2}) == squares);
+    CHECK(t.pool.map({.chunksize = 2}, test::square, {1L, 2L, 3L}) == squares);
+    CHECK(t.pool.map_async(test::square, {1L, 2L, 3L}).get() == squares);
+    CHECK(t.pool.imap(test::square, {1L, 2L, 3L}).collect() == squares);
+    CHECK(t.pool.map(test::add, {1, 2}, {3, 4}) == std::vector{4, 6});
+    CHECK(t.pool.map(test::add, numbers(5), {3, 4}) == std::vector{3, 5});  // no options
+    CHECK(t.pool.starmap(test::add, {std::pair(1, 2), std::pair(3, 4)}) == std::vector{3, 7});
+    CHECK(t.pool.map(as_text, {1, 2}) == std::vector<std::string>{"1,", "2,"});
+    auto size = [](const std::string& text) { return text.size(); };
+    CHECK(t.pool.map(size, {"to", "be"}) == std::vector<std::size_t>{2, 2});
+    CHECK(t.pool.map_reduce(as_text, joined, {1, 2, 3}) == "1,2,3,");
+    CHECK(t.pool.map_reduce(as_text, joined, {1, 2}, "from ") == "from 1,2,");
+    CHECK(t.pool.find_any(is_forty_two, {7, 42}) == 1u);
+}
+
 POOL_CASE("Maps and streams", "map_reduce merges in the order of the items", "[maps]") {
     TestType t;
     CHECK(t.pool.map_reduce(as_text, joined, numbers(1000)) == all_texts(1000));
@@ -213,6 +232,43 @@ PROCESSES_CASE("Maps and streams", "map_reduce: a worker's death ends it, or is 
     };
     CHECK(t.pool.map_reduce(dies_once, std::plus<int>(), numbers(50),
                             {.task = {.retry = {.max_attempts = 2}}}) == 1225);
+}
+
+TEST_CASE("an error of map_reduce names the item that was at work", "[pool][maps][errors]") {
+    auto method = GENERATE(from_range(test::methods()));
+    mp::Pool pool({.processes = 1, .start_method = method});
+    const mp::MapOptions options{.chunksize = 4};
+    auto traceback = [](auto f) {
+        try {
+            f();
+        } catch (const std::domain_error& error) {
+            return mp::remote_traceback(error);
+        }
+        return std::string("there was no error");
+    };
+    CHECK_THAT(traceback([&] { pool.map_reduce(picky_text, joined, numbers(50), options); }),
+               Catch::Contains("  in item 30 of the map, task "));
+    CHECK_THAT(traceback([&] { pool.map_reduce(as_text, picky_join, numbers(8), options); }),
+               Catch::Contains("  in item 7 of the map, task "));
+    CHECK_THAT(traceback([&] { pool.apply(picky_text, 30); }),  // in the same worker
+               Catch::Contains("  in task ") && !Catch::Contains("item"));
+    auto dies = [](int number) { return number == 5 ? test::die(SIGKILL) : number; };
+    try {
+        pool.map_reduce(dies, std::plus<int>(), numbers(50), options);
+        FAIL("it came back with a result");
+    } catch (const mp::WorkerLost& lost) {
+        CHECK(lost.item() == 5u);
+        CHECK_THAT(lost.what(), Catch::Contains("while it ran item 5 of task "));
+    }
+    auto hangs = [](int number) { return number == 6 && rest(1h) ? number : 1; };
+    try {
+        pool.map_reduce(hangs, std::plus<int>(), numbers(50),
+                        {.chunksize = 4, .task = {.timeout = 300ms}});
+        FAIL("it came back with a result");
+    } catch (const mp::TaskTimeout& timeout) {
+        CHECK(timeout.item() == 6u);
+        CHECK_THAT(timeout.what(), Catch::StartsWith("item 6 of task "));
+    }
 }
 
 TEST_CASE("in threads, map_reduce takes what cannot travel", "[pool][maps]") {

@@ -9,12 +9,15 @@
 #include <memory>
 #include <optional>
 #include <ranges>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
 #include <sidestep/detail/checks.hpp>
+#include <sidestep/detail/listed_items.hpp>
 #include <sidestep/detail/map_reduce.hpp>
 #include <sidestep/detail/overloaded.hpp>
+#include <sidestep/detail/refused_options.hpp>
 #include <sidestep/detail/zipped.hpp>
 #include <sidestep/future.hpp>
 #include <sidestep/pool_options.hpp>
@@ -33,16 +36,6 @@ namespace detail {
 // comes.
 struct Overloaded {};
 
-template <class T, class... Args>
-concept MayBeCalled = std::is_member_pointer_v<T> || std::is_function_v<std::remove_pointer_t<T>> ||
-    std::is_empty_v<T> || std::invocable<T&, Args...> || requires {
-    &T::operator();
-};
-template <class... Args>
-inline constexpr bool kBeginsWithCallable = false;
-template <class F, class... Args>
-inline constexpr bool kBeginsWithCallable<F, Args...> = MayBeCalled<std::decay_t<F>, Args...>;
-
 template <class F, class... Args>
 struct RefuseOverloaded {};
 template <class... Args>
@@ -53,6 +46,19 @@ requires(!kBeginsWithCallable<Args...>) struct RefuseOverloaded<Overloaded, Args
     using type = int;
 };
 
+// Of a starmap's items: says so if they have no elements.
+template <class Range>
+constexpr bool check_elements() {
+    constexpr bool fine = requires {
+        std::tuple_size<std::ranges::range_value_t<std::remove_reference_t<Range>>>::value;
+    };
+    static_assert(
+        fine,
+        "starmap() calls f on the elements of each item, a tuple, pair or array. Items "
+        "that are f's argument: map(f, items); several ranges side by side: map(f, a, b)");
+    return fine;
+}
+
 }  // namespace detail
 
 // Derived has submit_task(options or null, f, args...), submit_part(the same), a task of a map that
@@ -60,13 +66,26 @@ requires(!kBeginsWithCallable<Args...>) struct RefuseOverloaded<Overloaded, Args
 // that has detach(), run_in_background(work), check_open(), take_place(), hold(), whose result
 // join() waits for, and kRunsInThreads.
 template <class Derived>
-class PoolFace : private detail::RefusesNames {
+class PoolFace : private detail::RefusesNames,
+                 private detail::RefusesOptions,
+                 private detail::TakesLists<PoolFace<Derived>> {
+    using Lists = detail::TakesLists<PoolFace>;
+    friend Lists;
+
   public:
     // Of the name of several functions: a sentence that says so.
     using RefusesNames::apply, RefusesNames::apply_async, RefusesNames::try_submit;
     using RefusesNames::imap, RefusesNames::imap_unordered, RefusesNames::istarmap;
     using RefusesNames::map, RefusesNames::starmap, RefusesNames::map_reduce;
     using RefusesNames::map_async, RefusesNames::starmap_async, RefusesNames::find_any;
+    // Of options that are another function's: likewise.
+    using RefusesOptions::imap, RefusesOptions::imap_unordered, RefusesOptions::istarmap;
+    using RefusesOptions::map_async, RefusesOptions::starmap_async;
+    using RefusesOptions::map_reduce, RefusesOptions::find_any;
+    using RefusesOptions::submit, RefusesOptions::map, RefusesOptions::starmap;
+    // Items that are listed in the call: pool.map(f, {1, 2, 3}).
+    using Lists::map, Lists::starmap, Lists::imap, Lists::imap_unordered, Lists::istarmap;
+    using Lists::map_async, Lists::starmap_async, Lists::map_reduce, Lists::find_any;
 
     // Runs f(args...) in a worker. Throws what an argument's `serialize` (in a ThreadPool: copying
     // it) throws; the pool goes on.
@@ -139,16 +158,25 @@ class PoolFace : private detail::RefusesNames {
     auto apply(F&& f, Args&&... args) {
         return submit(std::forward<F>(f), std::forward<Args>(args)...).get();
     }
+    template <class F, class... Args>
+    auto apply(const TaskOptions& options, F&& f, Args&&... args) {
+        return submit(options, std::forward<F>(f), std::forward<Args>(args)...).get();
+    }
     // Python's name for submit().
     template <class F, class... Args>
     auto apply_async(F&& f, Args&&... args) {
         return submit(std::forward<F>(f), std::forward<Args>(args)...);
     }
+    template <class F, class... Args>
+    auto apply_async(const TaskOptions& options, F&& f, Args&&... args) {
+        return submit(options, std::forward<F>(f), std::forward<Args>(args)...);
+    }
 
     // f over the items of a range; the results in the order of the items (nothing if f returns
     // void). All items are run; then the error of the first that failed is thrown, if any did: its
     // remote_traceback() says which item that is. MapOptions::fail_fast and deadline end it before
-    // that.
+    // that. Items may be listed in the call: map(f, {1, 2, 3}), map(f, {1, 2}, {3, 4}); so can they
+    // be in the others, where they are the only range.
     // Items are pulled, and results decoded, in the calling thread.
     template <class F, std::ranges::input_range Range>
     auto map(F&& f, Range&& items, MapOptions options = {}) {
@@ -174,8 +202,7 @@ class PoolFace : private detail::RefusesNames {
     // The same with f called on the elements of each item, a tuple or pair: f(a, b, ...).
     template <class F, std::ranges::input_range Range>
     auto starmap(F&& f, Range&& items, MapOptions options = {}) {
-        return collect(pool().template stream<true, false>(std::forward<F>(f),
-                                                           std::forward<Range>(items), options));
+        return collect(istarmap(std::forward<F>(f), std::forward<Range>(items), options));
     }
 
     // A stream of results, in the order of the items or as they come; see stream.hpp.
@@ -200,15 +227,20 @@ class PoolFace : private detail::RefusesNames {
     // starmap's stream.
     template <class F, std::ranges::input_range Range>
     auto istarmap(F&& f, Range&& items, MapOptions options = {}) {
-        return pool().template stream<true, false>(std::forward<F>(f), std::forward<Range>(items),
-                                                   options);
+        constexpr bool fine = detail::check_elements<Range>();
+        if constexpr (fine)
+            return pool().template stream<true, false>(std::forward<F>(f),
+                                                       std::forward<Range>(items), options);
+        else
+            return detail::Refused();
     }
 
     // op(op(f(a), f(b)), f(c))..., the results merged where they are made: each chunk's in its
     // worker, and then two and two that lie side by side, as tasks. op is given values in the order
     // of the items, and has to be associative. With init: op(init, all of that), in a worker; init
     // if there are no items. Without: a value-initialised result if there are none. Ends with the
-    // first error that is seen, as with fail_fast. What MapOptions::task says is of each task here,
+    // first error that is seen, as with fail_fast; it names the item that was at work, as map()'s
+    // does (that of a merge names none). What MapOptions::task says is of each task here,
     // not of each item: a chunk, or a merge, is timed and run again as a whole. (What runs in a
     // thread then is only asked to stop, and may go on when this has thrown.)
     template <class F, class Op, std::ranges::input_range Range>
@@ -273,7 +305,11 @@ class PoolFace : private detail::RefusesNames {
     }
     template <class F, std::ranges::input_range Range>
     auto starmap_async(F&& f, Range&& items, MapOptions options = {}) {
-        return in_background<true>(std::forward<F>(f), std::forward<Range>(items), options);
+        constexpr bool fine = detail::check_elements<Range>();
+        if constexpr (fine)
+            return in_background<true>(std::forward<F>(f), std::forward<Range>(items), options);
+        else
+            return detail::Refused();
     }
 
   protected:

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <concepts>
+#include <initializer_list>
 #include <ranges>
 #include <type_traits>
 
@@ -32,9 +33,20 @@ constexpr bool refuse_name() {
                   "meant, by a lambda around it: map([](int x) { return f(x); }, items)");
     return true;
 }
-template <class F>
+// Behind options in braces, which have no type either, comes a callable.
+template <class T, class... Args>
+concept MayBeCalled = std::is_member_pointer_v<T> || std::is_function_v<std::remove_pointer_t<T>> ||
+    std::is_empty_v<T> || std::invocable<T&, Args...> || requires {
+    &T::operator();
+};
+template <class... Args>
+inline constexpr bool kBeginsWithCallable = false;
+template <class F, class... Args>
+inline constexpr bool kBeginsWithCallable<F, Args...> = MayBeCalled<std::decay_t<F>, Args...>;
+
+template <class F, class... Args>
 constexpr bool refuse_name_called() {
-    static_assert(!IsName<F>,
+    static_assert(!IsName<F> || kBeginsWithCallable<Args...>,
                   "this is the name of several functions, or of a template: say which one is "
                   "meant, by a lambda around it: apply([](int x) { return f(x); }, x)");
     return true;
@@ -48,6 +60,8 @@ class RefusesNames {
     requires std::ranges::input_range<Items> Refused map(const F&, Items&&, More&&...);
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
     requires std::ranges::input_range<Items> Refused map(const F&, Items&&, MapOptions);
+    template <IsName F = OverloadedName, class T, bool = refuse_name<F, std::initializer_list<T>>()>
+    Refused map(const F&, std::initializer_list<T>, MapOptions = {});
     template <IsName F = OverloadedName, class Items, class... More, bool = refuse_name<F, Items>()>
     requires std::ranges::input_range<Items> Refused map(const MapOptions&, const F&, Items&&,
                                                          More&&...);
@@ -86,9 +100,9 @@ class RefusesNames {
     template <IsName F = OverloadedName, class Items, bool = refuse_name<F, Items>()>
     requires std::ranges::input_range<Items> Refused find_any(const F&, Items&&, MapOptions = {});
 
-    template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
+    template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F, Args...>()>
     Refused apply(const F&, Args&&...);
-    template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
+    template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F, Args...>()>
     Refused apply_async(const F&, Args&&...);
     template <IsName F = OverloadedName, class... Args, bool = refuse_name_called<F>()>
     Refused try_submit(const TaskOptions&, const F&, Args&&...);
