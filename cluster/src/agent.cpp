@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "agent_pool.hpp"
+#include "back_off.hpp"
 #include "complaint.hpp"
 #include "no_memory_for.hpp"
 #include "pool_access.hpp"
@@ -39,12 +40,16 @@ void Agent::terminate_all() noexcept {
 int Agent::run(const Hello& own) {
     hello_ = &own;
     BackOff back_off;
+    BackOff::sleep_precisely();
     while (!ends_) {
         if (try_round()) {
             back_off.reset();
             continue;
         }
-        if (unsigned us = back_off.next(!flights_.empty()); us > 0 && !ends_)
+        const unsigned us = back_off.next(!flights_.empty());
+        if (us == 0)
+            back_off.pause();
+        else if (!ends_)
             (void)finished_->wait(sys::Clock::now() + std::chrono::microseconds(us));
     }
     terminate_all();

@@ -10,6 +10,7 @@
 
 #include <sidestep/remote_error.hpp>
 
+#include "back_off.hpp"
 #include "complaint.hpp"
 #include "sys/error.hpp"
 
@@ -114,8 +115,8 @@ void Hub::welcome(const Hello& own) {
                 "{} of {} processes have not said that they are there: is the same program started "
                 "everywhere, and does it call sidestep::init() first?",
                 missing, hellos_.size());
-        } else if (unsigned us = back_off.next(true)) {
-            std::this_thread::sleep_for(std::chrono::microseconds(us));
+        } else {
+            back_off.wait(true);
         }
     }
     if (why.empty()) return;
@@ -212,6 +213,7 @@ void Hub::end(LaneId id, End how) noexcept {
 
 void Hub::run() {
     BackOff back_off;
+    BackOff::sleep_precisely();
     for (;;) {
         const bool any = try_round();
         const bool is_short = short_since_ != sys::Clock::time_point{};
@@ -220,7 +222,11 @@ void Hub::run() {
         if (stops_ && posted_.empty() && sending_.empty()) return;
         if (any || (!is_short && (!posted_.empty() || ends_to_say_))) continue;
         unsigned us = back_off.next(expected_ > 0);
-        if (us == 0) continue;
+        if (us == 0) {
+            lock.unlock();
+            back_off.pause();
+            continue;
+        }
         sleeps_ = true;
         posted_one_.wait_for(lock, std::chrono::microseconds(us));
         sleeps_ = false;
@@ -457,8 +463,8 @@ void Hub::say_goodbye() {
     while (missing > 0 && sys::Clock::now() < deadline) {
         if (go_on_parting(missing))
             back_off.reset();
-        else if (unsigned us = back_off.next(true))
-            std::this_thread::sleep_for(std::chrono::microseconds(us));
+        else
+            back_off.wait(true);
     }
     if (missing > 0) in_order_ = false;
 }

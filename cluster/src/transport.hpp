@@ -48,25 +48,4 @@ class Transport {
     virtual std::optional<int> lost() { return {}; }
 };
 
-// How long to sleep between two looks: not at all while something happens, then twice as long each
-// time. A thread that waits for MPI in MPI takes a whole CPU.
-class BackOff {
-  public:
-    static constexpr unsigned kLooksAtOnce = 100;
-    static constexpr unsigned kFirstUs = 20, kLastBusyUs = 100, kLastIdleUs = 1000;
-
-    void reset() { looks_ = 0, us_ = kFirstUs; }
-    // Microseconds; 0: look again at once. busy: an answer is on its way.
-    unsigned next(bool busy) {
-        if (looks_ < kLooksAtOnce) return ++looks_, 0;
-        unsigned most = busy ? kLastBusyUs : kLastIdleUs;
-        unsigned now = us_ < most ? us_ : most;
-        us_ = 2 * now;
-        return now;
-    }
-
-  private:
-    unsigned looks_ = 0, us_ = kFirstUs;
-};
-
 }  // namespace sidestep::detail
