@@ -38,7 +38,7 @@ void fill_slot(TaskSlot& slot, const PoolTask& task, const PoolTask::ArgumentVie
     slot.items_end = items.end;
     slot.block = arguments.block;
     slot.reply = ReplyKind::none;
-    if (is_chunk || items.told > 0) {  // relaxed: published with the rest
+    if ((items.end | items.told) != 0) {  // relaxed: published with the rest
         slot.started_ns.store(0, std::memory_order_relaxed);
         slot.progress.store(0, std::memory_order_relaxed);
         slot.partial_block.store(0, std::memory_order_relaxed);
