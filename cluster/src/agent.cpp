@@ -40,13 +40,14 @@ void Agent::terminate_all() noexcept {
 int Agent::run(const Hello& own) {
     hello_ = &own;
     BackOff back_off;
-    BackOff::sleep_precisely();
     while (!ends_) {
         if (try_round()) {
             back_off.reset();
             continue;
         }
-        const unsigned us = back_off.next(!flights_.empty());
+        const unsigned us = back_off.next(transport_.is_moving() ? BackOff::For::bytes
+                                          : flights_.empty()     ? BackOff::For::anything
+                                                                 : BackOff::For::answer);
         if (us == 0)
             back_off.pause();
         else if (!ends_)

@@ -1,7 +1,5 @@
 #include "back_off.hpp"
 
-#include <sys/prctl.h>
-
 #include <algorithm>
 #include <thread>
 
@@ -9,20 +7,20 @@
 
 namespace sidestep::inline v0::detail {
 
-void BackOff::sleep_precisely() noexcept { (void)::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); }
-
 void BackOff::reset() {
-    if (in_time_) crowd_ = std::max(crowd_ / 2, kFirstCrowd);
+    if (in_time_) ++waits_in_time_;
     in_time_ = false;
     began_ = {};
     us_ = kFirstUs;
 }
 
-unsigned BackOff::next(bool busy, Time now) {
+unsigned BackOff::next(For what, Time now) {
     now_ = now;
     if (began_ == Time{}) began_ = now;
-    if (now - began_ < (yields() ? kLooks : kLooksInCrowd)) return 0;
-    const unsigned us = std::min(us_, busy ? kLastBusyUs : kLastIdleUs);
+    const auto looks = what == For::anything ? kLooks : kLooksForMore;
+    if (now - began_ < (yields() ? looks : kLooksInCrowd)) return 0;
+    if (what == For::bytes && now - began_ < kStuck) return kFirstUs;
+    const unsigned us = std::min(us_, what == For::anything ? kLastIdleUs : kLastBusyUs);
     us_ = 2 * us;
     return us;
 }
@@ -36,12 +34,14 @@ void BackOff::pause() {
 void BackOff::came_back(Time now) {
     in_time_ = now - now_ < kLate;
     if (in_time_) return;
+    crowd_ = waits_in_time_ < kManyInTime ? std::clamp(2 * crowd_, kFirstCrowd, kLastCrowd)
+                                          : kFirstCrowd;
+    waits_in_time_ = 0;
     crowded_until_ = now + crowd_;
-    crowd_ = std::min(2 * crowd_, kLastCrowd);
 }
 
-void BackOff::wait(bool busy) {
-    if (unsigned us = next(busy))
+void BackOff::wait(For what) {
+    if (unsigned us = next(what))
         std::this_thread::sleep_for(std::chrono::microseconds(us));
     else
         pause();

@@ -116,7 +116,7 @@ void Hub::welcome(const Hello& own) {
                 "everywhere, and does it call sidestep::init() first?",
                 missing, hellos_.size());
         } else {
-            back_off.wait(true);
+            back_off.wait(BackOff::For::answer);
         }
     }
     if (why.empty()) return;
@@ -213,7 +213,6 @@ void Hub::end(LaneId id, End how) noexcept {
 
 void Hub::run() {
     BackOff back_off;
-    BackOff::sleep_precisely();
     for (;;) {
         const bool any = try_round();
         const bool is_short = short_since_ != sys::Clock::time_point{};
@@ -221,7 +220,9 @@ void Hub::run() {
         std::unique_lock lock(mutex_);
         if (stops_ && posted_.empty() && sending_.empty()) return;
         if (any || (!is_short && (!posted_.empty() || ends_to_say_))) continue;
-        unsigned us = back_off.next(expected_ > 0);
+        const unsigned us = back_off.next(transport_->is_moving() ? BackOff::For::bytes
+                                          : expected_ > 0         ? BackOff::For::answer
+                                                                  : BackOff::For::anything);
         if (us == 0) {
             lock.unlock();
             back_off.pause();
@@ -464,7 +465,7 @@ void Hub::say_goodbye() {
         if (go_on_parting(missing))
             back_off.reset();
         else
-            back_off.wait(true);
+            back_off.wait(BackOff::For::answer);
     }
     if (missing > 0) in_order_ = false;
 }

@@ -44,6 +44,8 @@ class Transport {
     virtual std::optional<ReceivedFrame> receive() = 0;
     // What was queued has left this process.
     virtual bool all_sent() const = 0;
+    // Something is on its way to or from here, and waits for progress().
+    virtual bool is_moving() const { return !all_sent(); }
     // A rank that is gone, each once; nothing: there is none.
     virtual std::optional<int> lost() { return {}; }
 };

@@ -124,3 +124,22 @@ TEST_CASE("whichever allocation fails, all frames arrive, and at most one withou
     // Of large ones alone, so that each is met: of heads too, which are tried again.
     for (long n = 0; n == 0 || failures > 0; ++n) CHECK(exchange(transport, n, kLarge) <= 1);
 }
+
+TEST_CASE("something is moving from when it is sent until it has come", "[cluster][mpi]") {
+    detail::MpiTransport transport;
+    CHECK_FALSE(transport.is_moving());
+    const std::vector<std::byte> body = made_of(kPieces, 1);
+    transport.send(0, {made_of(kSmall, 2), body, {}});
+    bool moved_all_along = true;
+    const bool has_come = test::eventually([&] {
+        moved_all_along = moved_all_along && transport.is_moving();
+        (void)transport.progress();
+        return transport.receive().has_value();
+    });
+    REQUIRE(has_come);
+    CHECK(moved_all_along);
+    CHECK(test::eventually([&] {
+        (void)transport.progress();
+        return !transport.is_moving();
+    }));
+}

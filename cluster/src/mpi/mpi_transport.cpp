@@ -80,6 +80,12 @@ std::optional<ReceivedFrame> MpiTransport::receive() {
     return frame;
 }
 
+bool MpiTransport::is_moving() const {
+    return unsent_ > 0 || std::any_of(peers_.begin(), peers_.end(), [](const Peer& peer) {
+               return !peer.batches.empty() || !peer.incoming.empty();
+           });
+}
+
 // --- sending -----------------------------------------------------------------------------------
 
 bool MpiTransport::send_some(int to, Peer& peer) {

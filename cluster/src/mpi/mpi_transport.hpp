@@ -36,6 +36,7 @@ class MpiTransport final : public Transport {
     bool progress() override;
     std::optional<ReceivedFrame> receive() override;
     bool all_sent() const override { return unsent_ == 0; }
+    bool is_moving() const override;
 
   private:
     static constexpr int kBatchTag = 1, kPieceTag = 2;
