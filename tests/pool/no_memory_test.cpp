@@ -20,22 +20,22 @@
 #include <sidestep/event.hpp>
 #include <sidestep/task_pool.hpp>
 #include <sidestep/thread_pool.hpp>
+#include <sidestep/when.hpp>
 
-#include "failing_new.hpp"
-#include "paced.hpp"
+#include "exhausted.hpp"
 #include "pool_support.hpp"
 
 namespace mp = sidestep;
 using namespace std::chrono_literals;
+using test::armed;
+using test::Exhausted;
+using test::failures;
+using test::most_rounds;
+using test::spared;
+using test::Spared;
 
 namespace {
 
-thread_local bool spared = false;  // this thread's allocations do not fail, and do not count
-std::atomic<bool> armed{false};
-std::atomic<bool> lasting{false};   // all fail from then on
-std::atomic<std::size_t> least{0};  // bytes: smaller ones do not fail, and do not count
-std::atomic<long> until_failure{0};
-std::atomic<long> failures{0};
 std::atomic<int> pread_error{0};  // of each pread
 
 }  // namespace
@@ -53,29 +53,6 @@ extern "C" ssize_t pread64(int fd, void* data, std::size_t size, off64_t at) {
 }
 
 namespace {
-
-// While it lives, the n-th allocation of the threads that are not spared fails; and all after it.
-class Exhausted {
-  public:
-    Exhausted(long n, bool for_good, std::size_t least_bytes = 0) {
-        least = least_bytes;
-        lasting = for_good;
-        failures = 0;
-        until_failure = n;
-        armed = true;
-    }
-    ~Exhausted() { armed = false; }
-    Exhausted(const Exhausted&) = delete;
-    Exhausted& operator=(const Exhausted&) = delete;
-};
-// While it lives, this thread's allocations do not fail.
-class Spared {
-  public:
-    Spared() { spared = true; }
-    ~Spared() { spared = false; }
-    Spared(const Spared&) = delete;
-    Spared& operator=(const Spared&) = delete;
-};
 
 int hang() {
     for (;;) pause();
@@ -145,11 +122,6 @@ bool use_without_memory(long n, bool for_good) {
     pool.shutdown();
     if (!done) FAIL("it hangs: the " << n << "th allocation failed");
     return failures > 0;
-}
-
-int most_rounds() {
-    const char* wanted = std::getenv("NO_MEMORY_ROUNDS");
-    return wanted ? std::atoi(wanted) : 60;
 }
 
 }  // namespace
@@ -418,25 +390,27 @@ TEST_CASE("each allocation in a thread of a ThreadPool may fail",
     CHECK(rounds > 1);
 }
 
-TEST_CASE("each allocation in the thread that pulls a stream's input may fail",
-          "[pool][thread_pool][no_memory]") {
-    constexpr long kItems = 3000;
-    int rounds = 0, refused = 0;
-    for (bool failed = true; failed && rounds < most_rounds(); ++rounds) {
-        Spared test_thread;
-        mp::ThreadPool pool({.threads = 1, .initializer = [] { spared = true; }});
-        Exhausted memory(rounds, false);
-        long sum = 0;
-        try {
-            for (int i :
-                 pool.imap([](int n) { return n; }, test::Paced(kItems, [](int) { return true; })))
-                sum += i;
-            CHECK(sum == kItems * (kItems - 1) / 2);
-        } catch (const std::bad_alloc&) {
-            ++refused;
-        }
-        failed = failures > 0;
-    }
-    CHECK(rounds > 1);
-    CHECK(refused > 0);
+TEST_CASE("when_all() and when_any() are told without memory", "[pool][thread_pool][no_memory]") {
+    Spared test_thread;
+    mp::ThreadPool threads({.threads = 1});
+    mp::Pool pool({.processes = 1});
+    mp::Event go;
+    auto wait_for = [](mp::Event event) {
+        event.wait();
+        return 3;
+    };
+    auto here = threads.submit(wait_for, go);
+    auto there = pool.submit(wait_for, go);
+    auto both = mp::when_all(here, there);
+    auto any = mp::when_any(std::vector{here});
+    auto one = mp::when_all(std::vector{there});
+    auto nested = mp::when_any(std::vector{one});
+    Exhausted none(0, true);
+    go.set();
+    CHECK(is_done(both));
+    CHECK(is_done(any));
+    CHECK(is_done(one));
+    CHECK(is_done(nested));
+    armed = false;
+    CHECK(any.get().value == 3);
 }

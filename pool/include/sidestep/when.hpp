@@ -50,9 +50,6 @@ struct FirstOf {
 namespace detail {
 
 [[noreturn]] void throw_any_of_none();
-// Calls work(), and then, one after the other, what it passes here itself: what is completed by
-// what was completed, and so on, is no recursion.
-void run_in_turn(std::function<void()> work);
 // Calls told(i) when the i-th of these is done, where its callbacks run.
 void tell_each(const std::vector<TaskRef>& tasks, std::function<void(std::size_t)> told);
 // What befell a task befalls the one that waits for it. False: it has a value.

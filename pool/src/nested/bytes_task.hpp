@@ -39,11 +39,12 @@ class BytesTask : public Base {
 // The end of the one, however it comes, is that of the other, too.
 template <class Task, class Result>
 void follow(const Ref<Task>& task, const Ref<Result>& result) {
-    std::function<void()> tell = [task, result] {
+    auto owner = std::make_shared<Ref<Task>>(task);  // now: to tell of the end takes no memory
+    std::function<void()> tell = [task, result, owner] {
         if (std::exception_ptr error = task->error())
             return void(task->cancelled() ? result->fail_cancelled(error)
                                           : result->try_fail(error));
-        result->set_bytes(std::make_shared<Ref<Task>>(task), task->result());
+        result->set_bytes(owner, task->result());
     };
     if (!task->add_callback(tell)) tell();
 }

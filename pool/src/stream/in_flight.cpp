@@ -31,26 +31,29 @@ bool InFlight::expect_item() {
     return true;
 }
 
-void InFlight::add(InFlightChunk chunk) {
-    listen(chunk);
-    window_.submit(chunk.items);
-    chunks_.push_back(std::move(chunk));
-    ++count_;
-}
-
 void InFlight::fail(std::size_t items, std::exception_ptr error) {
-    add({{}, window_.submitted(), items, std::move(error)});
+    const bool has_ended = std::exchange(input_ended_, true);
+    add({{}, window_.submitted(), items, std::move(error)}, [] {});
+    input_ended_ = has_ended;
 }
 
 void InFlight::refuse(std::size_t items, std::exception_ptr error) {
     input_ended_ = true;
-    add({{}, window_.submitted(), items, std::move(error), true});
+    add({{}, window_.submitted(), items, std::move(error), true}, [] {});
 }
 
-void InFlight::put_back(InFlightChunk chunk) {
+void InFlight::put_back(InFlightChunk chunk, InFlightChunk rest) {
     listen(chunk);
-    chunks_.push_front(std::move(chunk));
-    ++count_;
+    listen(rest);
+    const bool has_rest = rest.items > 0;
+    if (has_rest) chunks_.push_front(std::move(rest));
+    try {
+        chunks_.push_front(std::move(chunk));
+    } catch (...) {
+        if (has_rest) chunks_.pop_front();
+        throw;
+    }
+    count_ += has_rest ? 2 : 1;
 }
 
 void InFlight::listen(const InFlightChunk& chunk) {

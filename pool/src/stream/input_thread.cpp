@@ -93,7 +93,7 @@ void InputThread::go_on(std::size_t most, std::shared_ptr<CompletionQueue> wake)
 void InputThread::rest() {
     std::lock_guard lock(mutex_);
     wanted_ = 0;
-    wake_ = nullptr;
+    if (wake_) std::exchange(wake_, nullptr)->expect_no_more();
 }
 
 std::size_t InputThread::available() {

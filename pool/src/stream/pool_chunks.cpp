@@ -87,11 +87,11 @@ void PoolChunkTasks::submit(InFlight& flight, PoolTaskRef task, std::size_t coun
     std::size_t first = flight.window().submitted();
     try {
         task->set_chunk(static_cast<std::uint32_t>(count), first);
-        PoolTask::submit(task, sink_.get(), true);
+        flight.add({PoolTaskRef(task), first, count},
+                   [&] { PoolTask::submit(task, sink_.get(), true); });
     } catch (...) {
-        return flight.refuse(count, std::current_exception());
+        flight.refuse(count, std::current_exception());
     }
-    flight.add({std::move(task), first, count});
 }
 
 void PoolChunkTasks::open(InFlight& flight) {
@@ -115,8 +115,9 @@ void PoolChunkTasks::take_split(InFlight& flight, const PoolTask::Split& split) 
     OpenChunk& open = flight.open();
     std::size_t done = pool_task(open.task).items_done();
     std::size_t item = open.first + done;
-    if (split.rest) flight.put_back({PoolTaskRef(split.rest), item + 1, open.items - done - 1});
-    flight.put_back({PoolTaskRef(split.again), item, 1, split.error});
+    InFlightChunk rest;
+    if (split.rest) rest = {PoolTaskRef(split.rest), item + 1, open.items - done - 1};
+    flight.put_back({PoolTaskRef(split.again), item, 1, split.error}, std::move(rest));
     open.items = done;
 }
 

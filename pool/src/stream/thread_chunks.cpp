@@ -60,12 +60,13 @@ void ThreadChunkTasks::send(InFlight& flight, ThreadJobPtr job, std::size_t item
     std::size_t first = flight.window().submitted();
     TaskRef task = task_of(*job);
     try {
-        submit_job(*core_, std::move(job), &options_, true);
+        flight.add({task, first, items}, [&] {
+            if (done_) (void)task->listen(done_, first);  // before: it is not done
+            submit_job(*core_, std::move(job), &options_, true);
+        });
     } catch (...) {
-        return flight.refuse(items, std::current_exception());
+        flight.refuse(items, std::current_exception());
     }
-    if (done_ && !task->listen(done_, first)) done_->add(first);
-    flight.add({std::move(task), first, items});
 }
 
 }  // namespace sidestep::detail

@@ -1,8 +1,10 @@
 #include <sidestep/when.hpp>
 
-#include <deque>
 #include <exception>
+#include <list>
+#include <memory>
 #include <stdexcept>
+#include <utility>
 
 #include "forked_copy.hpp"
 
@@ -12,34 +14,41 @@ void throw_any_of_none() {
     throw std::invalid_argument("when_any() of no futures: none of them will ever be the first");
 }
 
-void run_in_turn(std::function<void()> work) {
-    thread_local std::deque<std::function<void()>>* turn = nullptr;
-    if (turn) return turn->push_back(std::move(work));
-    std::deque<std::function<void()>> waiting;
+namespace {
+
+// Calls `work`, and then, one after the other, what it passes here itself: what is completed by
+// what was completed, and so on, is no recursion. It takes no memory: who waits for a task that is
+// not told of it would wait for ever.
+void run_in_turn(Callbacks work) {
+    thread_local Callbacks* turn = nullptr;
+    if (turn) return turn->splice(turn->end(), work);
     struct Turn {
-        explicit Turn(std::deque<std::function<void()>>& own) { turn = &own; }
+        explicit Turn(Callbacks& own) { turn = &own; }
         ~Turn() { turn = nullptr; }
-    } here(waiting);
+    } here(work);
     std::exception_ptr error;  // the first; each that waits has its turn all the same
-    auto run = [&error](const std::function<void()>& each) {
+    for (; !work.empty(); work.pop_front()) {
         try {
-            each();
+            work.front()();
         } catch (...) {
             if (!error) error = std::current_exception();
         }
-    };
-    run(work);
-    for (; !waiting.empty(); waiting.pop_front()) run(waiting.front());
+    }
     if (error) std::rethrow_exception(error);
 }
+
+}  // namespace
 
 void tell_each(const std::vector<TaskRef>& tasks, std::function<void(std::size_t)> told) {
     for (const TaskRef& task : tasks)
         if (!task) throw_empty_future();
+    const auto tell = std::make_shared<const std::function<void(std::size_t)>>(std::move(told));
     for (std::size_t i = 0; i < tasks.size(); ++i) {
-        std::function<void()> callback = [told, i] { run_in_turn([told, i] { told(i); }); };
+        auto work = std::make_shared<Callbacks>();
+        work->push_back([tell, i] { (*tell)(i); });
+        std::function<void()> callback = [work] { run_in_turn(std::move(*work)); };
         // What is done is told here and now: the caller may be a callback that waits for it.
-        if (!tasks[i]->add_callback(callback)) told(i);
+        if (!tasks[i]->add_callback(callback)) (*tell)(i);
     }
 }
 

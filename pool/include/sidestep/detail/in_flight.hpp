@@ -10,6 +10,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include <sidestep/detail/chunk.hpp>
 #include <sidestep/detail/completion_queue.hpp>
@@ -90,13 +91,27 @@ class InFlight {
     bool expect_item();
     // For one more chunk.
     bool has_room() const { return window_.has_room(count_ + (open_.items > 0 ? 1 : 0)); }
-    void add(InFlightChunk chunk);
-    // The next items cannot be had, or sent.
+    // begin() sends it, when there is a place for what comes of it: what throws has added nothing.
+    template <class Begin>
+    void add(InFlightChunk chunk, Begin begin) {
+        chunks_.push_back(std::move(chunk));
+        try {
+            listen(chunks_.back());
+            begin();
+        } catch (...) {
+            chunks_.pop_back();
+            throw;
+        }
+        window_.submit(chunks_.back().items);
+        ++count_;
+    }
+    // The next items cannot be had, or sent. If there is no memory even to keep that, it throws,
+    // and the input ends there.
     void fail(std::size_t items, std::exception_ptr error);
     // The same, for the pool takes no more.
     void refuse(std::size_t items, std::exception_ptr error);
-    // It comes before all others.
-    void put_back(InFlightChunk chunk);
+    // It comes before all others, and what is left (of items: or none) behind it. Both, or none.
+    void put_back(InFlightChunk chunk, InFlightChunk rest);
 
     // Nothing more comes. (A stream that is at its end may know that at the next look only.)
     bool ended() const { return input_ended_ && chunks_.empty() && !open_.has_item(); }
