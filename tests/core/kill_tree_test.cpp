@@ -268,3 +268,33 @@ TEST_CASE("a group that cannot be signalled as one is killed one by one",
               return family.child.wait() == -SIGKILL && family.nobody_left() ? 0 : 1;
           }) == 0);
 }
+
+TEST_CASE("a child that may not be signalled is not waited for when its time is over",
+          "[core][subprocess][kill_tree]") {
+    const bool whole_tree = GENERATE(true, false);
+    CHECK(test::where_refused({{SYS_pidfd_send_signal, EPERM}, {SYS_kill, EPERM}}, [&] {
+              const sidestep::sys::Pipe held = sidestep::sys::make_pipe();  // cat ends with us
+              sp::Options options{.std_in = held.read_end.get()};
+              options.timeout = 50ms;
+              options.kill_tree = whole_tree;
+              try {
+                  (void)sp::run({"cat"}, options);
+                  return 1;
+              } catch (const sp::TimeoutExpired&) {
+              }
+              try {
+                  (void)sp::pipeline({{"cat"}, {"cat"}}, options);
+                  return 2;
+              } catch (const sp::TimeoutExpired&) {
+              }
+              sp::Popen child({"cat"},
+                              {.std_in = held.read_end.get(), .on_destroy = sp::OnDestroy::kill});
+              try {
+                  whole_tree ? child.kill_tree() : child.kill();
+                  return 3;
+              } catch (const std::system_error& error) {
+                  const std::string why = error.what();
+                  return why.find("another user's ids") != why.npos ? 0 : 4;
+              }
+          }) == 0);
+}

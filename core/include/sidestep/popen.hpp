@@ -88,7 +88,8 @@ class Popen {
     // whose chain of parents leads to it; each is stopped first, so that none escapes by forking.
     // Only until the end of the child has been seen by poll() or wait(): its pid is free then.
     // Throws std::system_error if there are not enough descriptors or memory to look for the
-    // descendants: what was found, the child and its group are killed, others may be left.
+    // descendants: what was found, the child and its group are killed, others may be left. EPERM,
+    // as from kill(): the child became someone else (setuid), and runs on.
     void kill_tree();
     // Ends the child step by step; returns the status, or running() if the ladder ended first. With
     // Options::kill_tree, and if the child leads a process group, the ladder goes on until that

@@ -6,7 +6,7 @@
 // run() is for "start it, wait, give me what it said"; Popen (popen.hpp) for everything else.
 //
 // Ownership: nothing outlives a call: the child is reaped, the pipes are closed; on an exception
-//            (a timeout, a throwing callback) the child is killed first.
+//            (a timeout, a throwing callback) the child is killed first, if that is allowed.
 // Threads:   thread-safe; any number of threads may run children at once.
 // Peer death: a child that dies early is a return code; input that it did not read is no error.
 // Fork:      a forked copy has no children: what its parent started, its parent waits for.

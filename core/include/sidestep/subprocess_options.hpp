@@ -269,7 +269,8 @@ struct Options {
     // Collects std_out and std_err, which then must not be redirected.
     bool capture_output = false;
     // From the start of the child. At its end: everything is killed (see kill_tree), what was
-    // written so far is collected, TimeoutExpired is thrown. Zero or less: at once.
+    // written so far is collected, TimeoutExpired is thrown. Zero or less: at once. A child
+    // that may not be killed, since it became someone else (setuid, as sudo), is not waited for.
     std::optional<Timeout> timeout = {};
     // Throws CalledProcessError unless the child exits with 0.
     bool check = false;

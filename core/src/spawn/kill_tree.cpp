@@ -187,16 +187,17 @@ void kill_process_tree(const sys::ProcessHandle<Fd>& child, bool leads_group, bo
     Tree tree(child.pid, leads_group, leads_session);
     auto kill_known = [&]() noexcept {
         tree.kill();
-        (void)child.try_signal(SIGKILL);
+        return child.try_signal(SIGKILL);
     };
     try {
         for (int round = 0; round < 100 && tree.stop_new_members(); ++round) {
         }
     } catch (...) {
-        kill_known();  // or it would stay stopped for ever
+        (void)kill_known();  // or it would stay stopped for ever
         throw;
     }
-    kill_known();
+    // Of the child itself that is told: who waits for its end would do so for as long as it likes.
+    if (kill_known() == EPERM) (void)child.signal(SIGKILL);
 }
 
 bool wait_for_group(int pid, bool leads_session, const sys::Deadline& deadline) {

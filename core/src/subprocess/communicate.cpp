@@ -1,6 +1,7 @@
 // Popen::communicate: a conversation with one child.
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <system_error>
 #include <utility>
 
@@ -125,9 +126,14 @@ Output take_output(PopenState& state) {
 
 void kill_and_reap(PopenState& state) {
     using namespace std::chrono_literals;
-    {
+    try {
         std::lock_guard lock(state.mutex);
         state.kill_as_configured_locked();
+    } catch (const std::system_error& error) {
+        if (error.code().value() != EPERM) throw;
+        // It became someone else (setuid), and runs on: as where a Popen that kills is destroyed.
+        state.on_destroy = OnDestroy::kill;
+        return;
     }
     // All writers are dead, unless one escaped: then its pipe is not waited for.
     auto grace = state.kill_whole_tree ? 1s : 0s;

@@ -97,7 +97,7 @@ Output heard_so_far(const PopenState& state);
 Output take_output(PopenState& state);
 
 // Kills the child, or its tree if kill_tree is set, reads for a short while what it left in the
-// pipes, and reaps it.
+// pipes, and reaps it. One that may not be signalled is left alone, and not waited for.
 void kill_and_reap(PopenState& state);
 
 }  // namespace sidestep::subprocess

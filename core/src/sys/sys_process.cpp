@@ -56,6 +56,10 @@ bool pidfd_send_signal(int pidfd, int signal) {
     int error = try_signal(pidfd, signal);
     if (error == 0) return true;
     if (error == ESRCH) return false;
+    if (error == EPERM)  // by its number, too
+        throw_errno(error, fmt::format("pidfd_send_signal({}): the process has another user's ids "
+                                       "by now, as what sudo starts; or a sandbox refuses signals",
+                                       signal_name(signal)));
     throw_call(error, fmt::format("pidfd_send_signal({})", signal_name(signal)));
 }
 
