@@ -106,17 +106,21 @@ bool CallTask::poll() {
     if (!done() && link_->same_process()) link_->poll();
     return done();
 }
+// First who reads: if there is no thread for that, nobody is left listening.
 bool CallTask::listen(const std::shared_ptr<CompletionQueue>& queue, std::size_t tag) {
-    if (!LocalTaskBase::listen(queue, tag)) return false;
+    if (done() || !link_->same_process()) return false;
     link_->read_in_background();
-    return true;
+    return LocalTaskBase::listen(queue, tag);
 }
 bool CallTask::add_callback(std::function<void()>& callback) {
+    if (done() || !link_->same_process()) return false;
+    link_->read_in_background();
     // Who reads an answer does not run it: it may take its time, or make calls of its own.
-    std::function<void()> posted = [link = link_, callback] { link->post(callback); };
+    auto work = std::make_shared<Callbacks>();
+    work->push_back(callback);
+    std::function<void()> posted = [link = link_, work] { link->post(std::move(*work)); };
     if (!LocalTaskBase::add_callback(posted)) return false;
     seen_.store(true, std::memory_order_relaxed);  // it is the callback's
-    link_->read_in_background();
     return true;
 }
 

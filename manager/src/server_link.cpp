@@ -138,13 +138,14 @@ TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const Ou
         numbered.request = ++last_request_;
         task->set_request(numbered.request);
         if (kept) kept->head = numbered;
+        PerObject& calls_of_it = objects_[head.object];  // first: then what throws has left nothing
         pending_.emplace(numbered.request, Pending{.task = task,
                                                    .frame = kept,
                                                    .is_call = kind != nullptr,
                                                    .sent = !down_,
                                                    .takes_back = takes_back});
         if (kind) ++calls_;
-        ++objects_[head.object].outstanding;
+        ++calls_of_it.outstanding;
         if (down_) {  // it is sent when there is another connection, for which somebody looks
             lock.unlock();
             order.unlock();
@@ -404,7 +405,7 @@ void ServerLink::take(std::uint64_t request, const std::function<void(CallTask&)
 void ServerLink::look_for_restart() {
     try {
         read_in_background();
-    } catch (const std::system_error&) {  // no thread: who waits looks for it
+    } catch (const std::exception&) {  // no thread, or no memory: who waits looks for it
     }
 }
 
@@ -452,10 +453,10 @@ void ServerLink::serve_callbacks() {
     }
 }
 
-void ServerLink::post(std::function<void()> callback) {
+void ServerLink::post(Callbacks callback) {
     {
         std::lock_guard lock(mutex_);
-        callbacks_.push_back(std::move(callback));
+        callbacks_.splice(callbacks_.end(), callback);
         changed_.notify_all();
     }
     read_in_background();

@@ -105,7 +105,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     }
     // Until nobody waits, and no callback is left, a thread reads, and runs those.
     void read_in_background();
-    void post(std::function<void()> callback);
+    void post(Callbacks callback);  // takes no memory
     void note_unseen(std::uint64_t object, const std::exception_ptr& error) noexcept;
 
   private:

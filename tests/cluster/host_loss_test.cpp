@@ -17,6 +17,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "no_threads.hpp"
 #include "pool_support.hpp"
 #include "thread_job.hpp"
 
@@ -45,26 +46,6 @@ std::string why_lost(sidestep::Future<int>& future) {
         return error.what();
     }
 }
-// While it lives, no thread can be made: it would have a stack that is larger than memory can be.
-struct NoThreads {
-    NoThreads() {
-        ::pthread_getattr_default_np(&before);
-        pthread_attr_t huge;
-        ::pthread_getattr_default_np(&huge);
-        ::pthread_attr_setstacksize(&huge, std::size_t(1) << 60);
-        REQUIRE(::pthread_setattr_default_np(&huge) == 0);
-        ::pthread_attr_destroy(&huge);
-        REQUIRE_THROWS_AS(std::thread([] {}), std::system_error);
-    }
-    ~NoThreads() {
-        ::pthread_setattr_default_np(&before);
-        ::pthread_attr_destroy(&before);
-    }
-    NoThreads(const NoThreads&) = delete;
-    NoThreads& operator=(const NoThreads&) = delete;
-    pthread_attr_t before;
-};
-
 // What a lane is told.
 struct Listener final : sidestep::detail::HostListener {
     void hosts_told(std::uint32_t, std::vector<sidestep::detail::HostEvent> events) override {
@@ -397,7 +378,7 @@ TEST_CASE("An agent that has no thread for a pool's end gets one later", "[clust
     first.send(1, framed(MessageKind::ping, Ping{}));
     CHECK(hears(MessageKind::pong));  // the pool has its threads
     {
-        NoThreads none;
+        test::NoThreads none;
         first.send(1, framed(MessageKind::close, PoolWord{1, {}}));
         first.send(1, framed(MessageKind::ping, Ping{}));
         CHECK(hears(MessageKind::pong));  // so it has tried, and goes on

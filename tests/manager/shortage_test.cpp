@@ -1,22 +1,30 @@
 // A ManagerServer in a process that is short of something: its thread must not end the program.
 #include <signal.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <exception>
 #include <memory>
+#include <new>
 #include <stdexcept>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
 #include <sidestep/actor.hpp>
+#include <sidestep/completions.hpp>
 #include <sidestep/event.hpp>
 #include <sidestep/manager.hpp>
 #include <sidestep/manager_server.hpp>
 #include <sidestep/process.hpp>
+#include <sidestep/when.hpp>
 
 #include "faults.hpp"
 #include "handshake_failures.hpp"
+#include "no_threads.hpp"
 #include "support.hpp"
 
 namespace mp = sidestep;
@@ -26,6 +34,10 @@ namespace {
 struct Sum {
     int sum = 0;
     int add(int n) { return sum += n; }
+    int await(mp::Event event) {
+        event.wait();
+        return sum;
+    }
 };
 
 void use(const mp::Address& address, mp::Event connected) {
@@ -124,4 +136,71 @@ TEST_CASE("who connects to an actor in vain does so for a while, and then has th
             return true;
         }
     }));
+}
+
+TEST_CASE("a call whose end cannot be looked for leaves nobody listening", "[manager][faults]") {
+    mp::Manager manager;
+    auto event = manager.event();
+    auto call = event.submit<&mp::detail::EventObject::wait>(std::chrono::nanoseconds::max());
+    mp::Completions<bool> completions;
+    std::atomic<int> called{0};
+    {
+        test::NoThreads none;
+        CHECK_THROWS_AS(completions.add(call, 1), std::system_error);
+        CHECK_THROWS_AS(call.add_done_callback([&](const auto&) { ++called; }), std::system_error);
+    }
+    call.add_done_callback([&](const auto&) { called += 10; });
+    event.set();
+    CHECK(test::eventually([&] { return called >= 10; }));
+    CHECK(called == 10);
+    CHECK(completions.size() == 0);
+    CHECK_FALSE(completions.try_next());
+}
+
+TEST_CASE("when_all() of calls is told, whichever allocation fails where they are answered",
+          "[manager][faults][memory]") {
+    bool fails = true;
+    for (int allocation = 0; fails; ++allocation) {
+        INFO("allocation " << allocation);
+        mp::Manager manager;
+        auto sum = manager.make<Sum>();
+        mp::Event go;
+        auto call = sum.submit<&Sum::await>(go);
+        auto all = mp::when_all(std::vector{call});
+        bool done = false;
+        {
+            test::Fault fault(test::Call::allocation, ENOMEM, allocation);
+            go.set();
+            done = test::eventually([&] { return all.ready(); });
+            fails = fault.happened();
+        }
+        CHECK(done);
+    }
+}
+
+TEST_CASE("a call that could not be made for want of memory takes no place of another one",
+          "[manager][actor][faults][memory]") {
+    bool fails = true;
+    for (int allocation = 0; fails; ++allocation) {
+        INFO("allocation " << allocation);
+        mp::Actor<Sum> actor({.start_method = mp::StartMethod::fork_threaded, .max_pending = 1});
+        {
+            test::Fault fault(test::Call::allocation, ENOMEM, allocation);
+            try {
+                (void)actor.submit<&Sum::add>(1);
+            } catch (const std::bad_alloc&) {
+            }
+            fails = fault.happened();
+        }
+        std::atomic<bool> called{false};
+        std::thread caller([&] {
+            try {
+                called = actor.call<&Sum::add>(1) > 0;
+            } catch (const mp::ActorLost&) {  // it waited until the end
+            }
+        });
+        CHECK(test::eventually([&] { return called.load(); }));
+        actor.shutdown();
+        caller.join();
+    }
 }
