@@ -1,5 +1,6 @@
 // Memory that is used up while something arrives, or goes: what has come is not mixed up.
 #include <sidestep/connection.hpp>
+#include <sidestep/listener.hpp>
 #include <sidestep/queue.hpp>
 #include <sidestep/shared.hpp>
 
@@ -142,4 +143,37 @@ TEST_CASE("no call of a queue waits for what others did to its descriptor a mome
         return 0;
     });
     CHECK(child.wait() == 0);
+}
+
+TEST_CASE("an encrypted listener without memory does not greet a peer in plain text",
+          "[ipc][listener][fault][injected]") {
+    bool happened = true;
+    int refused = 0;
+    for (int skip = 0; happened; ++skip) {
+        CAPTURE(skip);
+        Listener listener({.authkey = "a key", .encrypted = true});
+        Connection peer = Client(listener.address());
+        peer.send_bytes("x");
+        auto accept = [&] {
+            try {
+                (void)listener.accept_for(Timeout());
+            } catch (const AuthenticationError&) {  // it speaks something else
+            } catch (const std::bad_alloc&) {
+                ++refused;
+            }
+        };
+        {
+            Fault fault(Call::allocation, ENOMEM, skip);
+            accept();
+            happened = fault.happened();
+        }
+        accept();
+        std::string greeting;
+        try {
+            if (peer.poll()) greeting = peer.recv_bytes();
+        } catch (const std::exception&) {  // no message, or its end
+        }
+        CHECK(greeting.empty());
+    }
+    CHECK(refused > 0);
 }

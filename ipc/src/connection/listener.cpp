@@ -280,12 +280,13 @@ std::optional<Connection> Listener::Impl::greet(AcceptState& state) {
         if (is_stranger(socket.get())) return {};
         return admit(std::move(socket), peer);
     }
+    std::shared_ptr<detail::TlsStream> tls;  // first: without it a peer is not asked to encrypt
+    if (tls_key_)
+        tls = std::make_shared<detail::TlsStream>(detail::TlsStream::Side::listener, *tls_key_);
     watch(state.epoll.get(), socket.get());
     state.pending.emplace_back(std::move(socket), std::move(peer), credentials_,
                                detail::deadline_after(options_.handshake_timeout));
-    if (tls_key_)
-        state.pending.back().tls =
-            std::make_shared<detail::TlsStream>(detail::TlsStream::Side::listener, *tls_key_);
+    state.pending.back().tls = std::move(tls);
     return go_on(state, std::prev(state.pending.end()));
 }
 
