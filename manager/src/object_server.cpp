@@ -259,7 +259,12 @@ void ObjectServer::send_owed(const std::shared_ptr<Client>& client) noexcept {
 // process that is the server's own tells all of them. In another program the server ends, and its
 // clients find out by their beats.
 void ObjectServer::lose_descriptors() noexcept {
-    if (lost_descriptors_.exchange(true)) return;
+    if (lost_descriptors_.exchange(true)) {
+        // Another thread says so, and ends the process. A call that went on meanwhile, to its end,
+        // would be none that had begun, and run again in the next process.
+        while (!rules_.exposed_only) ::pause();
+        return;
+    }
     std::fprintf(stderr, "sidestep: the server of objects in process %d ends: %s\n", ::getpid(),
                  kDescriptorsLostNote);
     if (!rules_.exposed_only) ::_exit(kDescriptorsLost);
