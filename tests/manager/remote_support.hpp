@@ -11,6 +11,7 @@
 #include <utility>
 
 #include <sidestep/connection.hpp>
+#include <sidestep/event.hpp>
 #include <sidestep/manager.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/subprocess.hpp>
@@ -62,27 +63,24 @@ class RemoteServer {
     explicit RemoteServer(Expose, sidestep::Address address = sidestep::TcpAddress{},
                           std::chrono::milliseconds lost_after = std::chrono::seconds(30)) {
         auto [here, there] = sidestep::Pipe();
-        control_ = std::move(here);
         process_ = std::make_unique<sidestep::Process>(
             sidestep::ProcessOptions{.daemon = true},
-            [](sidestep::Address at, std::chrono::milliseconds limit, sidestep::Connection owner) {
+            [](sidestep::Address at, std::chrono::milliseconds limit, sidestep::Connection owner,
+               sidestep::Event over) {
                 sidestep::ManagerServer server(
                     {.address = at, .authkey = "secret", .lost_after = limit});
                 Expose{}(server);
                 server.start();
                 owner.send(server.address());
-                try {
-                    (void)owner.recv_bytes();
-                } catch (const std::exception&) {
-                }
+                over.wait();  // by memory: a call may replace its descriptors
                 server.stop();
             },
-            address, lost_after, std::move(there));
+            address, lost_after, std::move(there), over_);
         process_->start();
-        address_ = control_.recv<sidestep::Address>();
+        address_ = here.recv<sidestep::Address>();
     }
     ~RemoteServer() {
-        control_.close();
+        over_.set();
         process_->join();
     }
     RemoteServer(const RemoteServer&) = delete;
@@ -98,7 +96,7 @@ class RemoteServer {
     }
 
   private:
-    sidestep::Connection control_;
+    sidestep::Event over_;
     std::unique_ptr<sidestep::Process> process_;
     sidestep::Address address_;
 };
