@@ -3,7 +3,7 @@
 // A thread for each client reads what it sends. Calls of one thread of a client are a strand: one
 // begins when the one before it has ended, or waits (wait_here). Each strand with calls has a
 // thread, and so has each call that waits: so a call that waits holds up nobody. A call behind
-// which nothing has come yet is run by the thread that has read it, which spares two changes of
+// which nothing has come yet is run by the thread that has read it, which spares a change of
 // threads; if it takes more than a millisecond or two, or waits, another one goes on reading
 // (client_reading.cpp). A thread per object would be ten thousand for as many idle objects, and a
 // fixed number would stand still when as many calls wait. Where the system gives no thread, or no

@@ -51,9 +51,10 @@
 //             not the owner learns of an actor without max_restarts that it cannot be reached, and
 //             not of what it died.
 // Limits:     a thread in the actor for each process that has a proxy, and for each thread there
-//             with calls under way; a process more with max_restarts; five descriptors here (a
-//             thousand actors, which are some megabytes each, need `ulimit -n` of more than 5000).
-//             Abstract sockets are of one network namespace: a process in another cannot connect.
+//             with calls under way, and one that looks after these; a process more with
+//             max_restarts; five descriptors here (a thousand actors, which are some megabytes
+//             each, need `ulimit -n` of more than 5000). Abstract sockets are of one network
+//             namespace: a process in another cannot connect.
 #pragma once
 
 #include <concepts>
