@@ -65,8 +65,11 @@ class FakeLane final : public Lane {
         load.works = true;
     }
     bool is_dead() const { return !load.works && load.most == 0; }
-    // A look at which the same task was still at the front.
-    void be_stuck() { load.stuck += runs_; }
+    // A look at which the same task was still at the front, run or not.
+    void be_stuck() {
+        load.stuck = tasks_.empty() ? 0 : load.stuck + 1;
+        if (load.most > 0) load.most = load.stuck > 0 ? 1 : kMost;
+    }
 
     // --- the lane ---
     bool start(PoolTask& task, Hold& hold) POOL_LOCKED override {
@@ -95,6 +98,7 @@ class FakeLane final : public Lane {
         --load.in_flight;
         load.stuck = 0;
         load.unresponsive = false;
+        if (load.most > 0) load.most = kMost;
         return true;
     }
     void take_back(std::uint32_t keep, Hold& hold) noexcept POOL_LOCKED override {

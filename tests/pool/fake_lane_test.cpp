@@ -41,6 +41,17 @@ void finish_all(FakePool& pool) {
     FAIL("the lanes have no end of tasks");
 }
 
+// The supervisor looks so often, while these lanes do nothing.
+void look(FakePool& pool, std::vector<FakeLane*> stuck, int times = 6) {
+    for (int i = 0; i < times; ++i) {
+        Hold hold(pool.mutex, pool);
+        for (FakeLane* lane : stuck) lane->be_stuck();
+        pool.rooms.dispatcher.rebalance(false, hold);
+        pool.rooms.dispatcher.look_for_stuck(hold);
+        pool.rooms.dispatcher.refill(hold);
+    }
+}
+
 }  // namespace
 
 TEST_CASE("a lane gets no more than it holds, and all of it in order", "[pool][rooms][fake_lane]") {
@@ -119,6 +130,147 @@ TEST_CASE("a lane that has nothing to do gets the oldest that waits behind other
     finish_all(pool);
     hold.lock();
     CHECK(pool.rooms.task_end.outstanding() == 0);
+}
+
+TEST_CASE("what waits for a worker that stands still is not put behind a task that runs",
+          "[pool][rooms][fake_lane]") {
+    FakePool pool(2);
+    FakeLane& still = pool.lanes[0];
+    FakeLane& other = pool.lanes[1];
+    std::vector<PoolTask*> tasks;
+    for (int i = 0; i < 8; ++i) tasks.push_back(pool.submit());
+    REQUIRE(still.front() == tasks[0]);
+    REQUIRE(other.front() == tasks[1]);
+    const PoolTask* next = other.task_at(1);
+    work(pool, other);
+    other.begin();
+    REQUIRE(other.front() == next);
+    look(pool, {&still});
+    SECTION("its own worker goes on") {
+        CHECK(still.front() == tasks[0]);
+        work(pool, still);
+        CHECK(tasks[0]->done());
+    }
+    SECTION("nothing is given to who has something to do; when he has nothing, he gets it") {
+        while (other.load.in_flight > 1) work(pool, other);
+        REQUIRE(other.front());
+        CHECK(other.front()->serial > tasks[0]->serial);
+        work(pool, other);
+        CHECK(other.front() == tasks[0]);
+        CHECK(still.front() != tasks[0]);
+    }
+    SECTION("what comes new waits, too") {
+        const std::uint32_t had = other.load.in_flight;
+        PoolTask* last = pool.submit();
+        CHECK(other.load.in_flight == had);
+        CHECK(last->place == PoolTask::Place::backlog);
+    }
+    finish_all(pool);
+    CHECK(std::all_of(tasks.begin(), tasks.end(), [](PoolTask* t) { return t->done(); }));
+}
+
+TEST_CASE("what is more important overtakes what waits where nothing moves, too",
+          "[pool][rooms][fake_lane]") {
+    FakePool pool(1);
+    FakeLane& lane = pool.lanes[0];
+    for (int i = 0; i < 3; ++i) (void)pool.submit();
+    REQUIRE(lane.load.in_flight == 2);
+    lane.begin();
+    look(pool, {&lane});
+    PoolTask* important = pool.submit({.priority = 5});
+    work(pool, lane);
+    CHECK(lane.front() == important);
+    finish_all(pool);
+}
+
+TEST_CASE("a worker that was taken for stopped gets what nobody else can take",
+          "[pool][rooms][fake_lane]") {
+    FakePool pool(2);
+    FakeLane& well_again = pool.lanes[0];
+    FakeLane& stands_still = pool.lanes[1];
+    PoolTask* task = pool.submit();
+    REQUIRE(well_again.front() == task);
+    look(pool, {&well_again});
+    REQUIRE(stands_still.front() == task);
+    CHECK(well_again.load.unresponsive);
+    look(pool, {&stands_still});
+    REQUIRE(well_again.front() == task);
+    work(pool, well_again);
+    CHECK(task->done());
+    CHECK_FALSE(well_again.load.unresponsive);
+}
+
+TEST_CASE("a worker that has just come begins with the oldest task, wherever it waits",
+          "[pool][rooms][fake_lane]") {
+    FakePool pool(2);
+    FakeLane& runs = pool.lanes[0];
+    FakeLane& comes = pool.lanes[1];
+    {
+        Hold hold(pool.mutex, pool);
+        comes.die(hold);
+        for (int i = 0; i < 1000; ++i) pool.rooms.dispatcher.learn(100);  // short, by the mean
+    }
+    std::vector<PoolTask*> tasks;
+    for (int i = 0; i < 8; ++i) tasks.push_back(pool.submit());
+    runs.begin();
+    REQUIRE(runs.task_at(1) == tasks[1]);
+    {
+        Hold hold(pool.mutex, pool);
+        comes.come();
+        pool.rooms.dispatcher.welcome(comes, hold);
+        pool.rooms.dispatcher.refill(hold);
+    }
+    CHECK(comes.front() == tasks[1]);
+    finish_all(pool);
+}
+
+TEST_CASE("a lane that has done all it had begins with the oldest task, wherever it waits",
+          "[pool][rooms][fake_lane]") {
+    FakePool pool(2);
+    FakeLane& runs = pool.lanes[0];
+    FakeLane& done = pool.lanes[1];
+    std::vector<PoolTask*> tasks;
+    for (int i = 0; i < 8; ++i) tasks.push_back(pool.submit());
+    runs.begin();
+    const PoolTask* behind = runs.task_at(1);
+    {
+        Hold hold(pool.mutex, pool);
+        while (done.front()) {  // before anybody looks
+            done.begin();
+            done.end(true);
+            (void)done.drain(hold);
+        }
+        pool.rooms.dispatcher.refill(hold);
+    }
+    REQUIRE(tasks.back()->place == PoolTask::Place::backlog);
+    CHECK(done.front() == behind);
+    finish_all(pool);
+}
+
+TEST_CASE("what a worker hands back is not begun after younger tasks", "[pool][rooms][fake_lane]") {
+    FakePool pool(3);
+    FakeLane& dies = pool.lanes[0];
+    std::vector<PoolTask*> tasks;
+    for (int i = 0; i < 6; ++i) tasks.push_back(pool.submit());
+    for (FakeLane& lane : pool.lanes) REQUIRE(lane.load.in_flight == 2);
+    for (FakeLane& lane : pool.lanes) lane.begin();
+    const PoolTask* back = dies.task_at(1);
+    {
+        Hold hold(pool.mutex, pool);
+        dies.die(hold);
+        pool.rooms.dispatcher.refill(hold);
+    }
+    // The others run what is older than that, and then what is younger.
+    FakeLane& other = pool.lanes[1];
+    const PoolTask* younger = other.task_at(1);
+    REQUIRE(younger->serial > back->serial);
+    work(pool, other);
+    other.begin();
+    REQUIRE(other.front() == younger);
+    CHECK(other.load.in_flight == 1);
+    work(pool, other);
+    CHECK(other.front() == back);
+    finish_all(pool);
 }
 
 TEST_CASE("one tiny task whose worker lost its CPU does not make tasks long ones",

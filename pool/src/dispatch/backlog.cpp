@@ -43,11 +43,11 @@ PoolTask* Backlog::pop_either(ListNumber list) {
     return gated->task;
 }
 
-std::int32_t Backlog::first_priority(ListNumber list) const {
+const PoolTask* Backlog::first(ListNumber list) const {
     const TokenUse* gated = has_gated() ? gate_->first(list) : nullptr;
     const PoolTask* other = of(list).first();
-    if (!gated) return other->priority;
-    return other ? std::max(other->priority, gated->priority) : gated->priority;
+    if (!gated || (other && !gated->comes_before(other->priority, other->serial))) return other;
+    return gated->task;
 }
 
 void Backlog::remove(PoolTask& task) {

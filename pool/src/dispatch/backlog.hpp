@@ -43,8 +43,7 @@ class Backlog {
     PoolTask* pop(ListNumber list = kAnyWorker) {
         return has_gated() ? pop_either(list) : of(list).pop();
     }
-    // Of the one that pop() would take; requires: there is one.
-    std::int32_t first_priority(ListNumber list = kAnyWorker) const;
+    const PoolTask* first(ListNumber list = kAnyWorker) const;  // what pop() would take, or null
     std::vector<TokenStats> token_stats() const {
         return gate_ ? gate_->stats() : std::vector<TokenStats>();
     }

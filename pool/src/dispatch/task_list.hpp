@@ -40,11 +40,12 @@ class TaskList {
         --size_;
     }
 
-  private:
     static bool comes_before(const PoolTask* a, const PoolTask* b) {
         if (a->priority != b->priority) return a->priority > b->priority;
         return a->serial < b->serial;
     }
+
+  private:
     void insert(PoolTask* task, PoolTask* next) {
         task->next = next;
         task->previous = next ? next->previous : last_;

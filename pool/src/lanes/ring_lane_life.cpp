@@ -81,7 +81,9 @@ void RingLane::close() noexcept {
 
 void RingLane::set_ready() {
     condition_.ready = true;
-    load.unresponsive = false;  // what was taken back from it, it had not been able to begin
+    // What it holds, or what was taken back from it, it had not been able to begin.
+    load.stuck = 0;
+    load.unresponsive = false;
     tally.start += sys::Clock::now() - tally.launch_began;
     refresh();
 }

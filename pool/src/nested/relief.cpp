@@ -48,7 +48,7 @@ void Relief::share_out(Hold& hold) {
 
 void Relief::grow_if_needed(Hold& hold) {
     const Backlog& backlog = rooms_.dispatcher.backlog();
-    while (is_short() && !backlog.empty() && backlog.first_priority() >= kOwnWorker &&
+    while (is_short() && !backlog.empty() && backlog.first()->priority >= kOwnWorker &&
            most_helpers() < kMaxWorkers - target_) {
         ++grown_;
         share_out(hold);

@@ -33,7 +33,7 @@ void Outcomes::handed_back(PoolTask& task, Hold& hold) noexcept {
     if (rooms_.life.ending())
         fail_at_end(rooms_, &task, hold);
     else
-        rooms_.dispatcher.backlog().push_back(&task);
+        rooms_.dispatcher.handed_back(task);
 }
 
 void Outcomes::stopped(Stopping done, Hold& hold) noexcept {

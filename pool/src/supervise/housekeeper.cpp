@@ -36,7 +36,7 @@ void Housekeeper::look_at_lanes(sys::Clock::time_point now, Hold& hold) {
     if (!others_drain && dispatcher.drain(ending, hold)) hold.wake_waiters();
     for (Worker& worker : pool_.workers) worker.lane.look(hold);
     dispatcher.rebalance(ending, hold);
-    if (!ending) dispatcher.take_back_stuck(hold);
+    if (!ending) dispatcher.look_for_stuck(hold);
     dispatcher.refill(hold);
     pool_.fleet.retire_old(now, hold);
     LookPace::Found found{false, false, rooms_.task_end.outstanding() > 0,

@@ -112,9 +112,7 @@ void WorkerTalk::handle_ready(Worker& worker, const WorkerReady& ready) {
     lane.memory_look.at_start = memory;
     worker.private_memory = memory;
     Dispatcher& dispatcher = rooms_.dispatcher;
-    if (!dispatcher.backlog().empty())  // what waits behind others is older, and comes first
-        for (Lane* other : dispatcher.lanes())
-            if (other->load.works) dispatcher.take_back_waiting(*other, hold);
+    dispatcher.welcome(lane, hold);
     dispatcher.rebalance(rooms_.life.ending(), hold);
     dispatcher.refill(hold);
 }
