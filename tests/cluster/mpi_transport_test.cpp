@@ -6,6 +6,7 @@
 #include <mpi.h>
 
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <string>
 #include <utility>
@@ -123,6 +124,20 @@ TEST_CASE("whichever allocation fails, all frames arrive, and at most one withou
     CHECK(without > 0);
     // Of large ones alone, so that each is met: of heads too, which are tried again.
     for (long n = 0; n == 0 || failures > 0; ++n) CHECK(exchange(transport, n, kLarge) <= 1);
+}
+
+// MPI goes on reading there, whenever it likes.
+TEST_CASE("a body that is on its way when its transport goes lives on", "[cluster][mpi]") {
+    std::weak_ptr<const std::vector<std::byte>> kept;
+    {
+        detail::MpiTransport transport;
+        const auto own = std::make_shared<const std::vector<std::byte>>(made_of(kPieces, 3));
+        kept = own;
+        transport.send(0, {made_of(kSmall, 2), *own, own});
+        (void)transport.progress();
+        REQUIRE_FALSE(transport.all_sent());
+    }
+    CHECK(kept.use_count() == 1);
 }
 
 TEST_CASE("something is moving from when it is sent until it has come", "[cluster][mpi]") {

@@ -47,7 +47,8 @@ MpiTransport::~MpiTransport() {
     for (Peer& peer : peers_) {  // nobody waits for these
         for (Batch& batch : peer.batches)
             if (batch.request != MPI_REQUEST_NULL) MPI_Request_free(&batch.request);
-        // MPI may write there until the end of the process.
+        // MPI may read and write there until the end of the process.
+        if (!peer.sending.empty()) new std::list<Sending>(std::move(peer.sending));
         if (!peer.batches.empty()) new std::list<Batch>(std::move(peer.batches));
         if (!peer.incoming.empty()) new std::list<Incoming>(std::move(peer.incoming));
         if (peer.dropped.left > 0) new Dropped(std::move(peer.dropped));

@@ -27,7 +27,8 @@ class MpiTransport final : public Transport {
   public:
     // Requires: MPI is initialized. Collective: all ranks of the job make one.
     MpiTransport();
-    // Requires: what was sent has left. What comes still is dropped.
+    // What is on its way still is dropped, as are frames that only wait: but bodies that MPI has
+    // begun to send stay with it for good.
     ~MpiTransport() override;
 
     int rank() const override { return rank_; }
