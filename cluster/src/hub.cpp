@@ -46,7 +46,7 @@ class AgentLane final : public HostLane {
             frame.body = *copy;
             frame.keep = std::move(copy);
         }
-        hub_->post(rank_, std::move(frame), 1);
+        hub_->post_task(id_, rank_, std::move(frame));
     }
     void cancel(std::uint64_t number, Cancel mode) override {
         hub_->post(rank_, framed(MessageKind::cancel,
@@ -62,8 +62,6 @@ class AgentLane final : public HostLane {
 };
 
 namespace {
-
-constexpr auto kGoodbyeTime = std::chrono::seconds(5);
 
 // What is wrong with who says this; empty: nothing.
 std::string objection(const Hello& own, const Hello& other) {
@@ -141,6 +139,7 @@ void Hub::start() {
 }
 
 std::vector<Hosts::Share> Hub::share_out(std::optional<unsigned> processes) const {
+    if (!process_.same_process()) return {};
     // Those that are lost have none; the first process is none of them.
     std::vector<Hello> living;
     std::vector<bool> lives(hellos_.size());
@@ -173,7 +172,10 @@ std::unique_ptr<HostLane> Hub::open(std::size_t host, const PoolOptions& options
         if (stopped_ || stops_)
             throw std::logic_error("a pool over several hosts cannot begin: the program is ending");
         message.pool = ++last_lane_;
-        Lane made{std::move(listener), place, rank, {}};
+        Lane made;
+        made.listener = std::move(listener);
+        made.place = place;
+        made.rank = rank;
         made.last_word.reserve(1);
         lanes_.emplace(message.pool, std::move(made));
     }
@@ -188,14 +190,23 @@ std::unique_ptr<HostLane> Hub::open(std::size_t host, const PoolOptions& options
     }
 }
 
-void Hub::post(int rank, Frame frame, int expected_answers) {
+void Hub::post(int rank, Frame frame) {
     std::lock_guard lock(mutex_);
     if (stopped_) return;  // its lane has been told that it is gone
     posted_.push_back({rank, std::move(frame)});
-    Peer& peer = peers_[static_cast<std::size_t>(rank)];
-    if (!peer.lost) {
-        peer.expected += expected_answers;
-        expected_ += expected_answers;
+    if (sleeps_) posted_one_.notify_one();
+}
+
+// It has one answer, unless its pool there is lost or broken.
+void Hub::post_task(LaneId id, int rank, Frame frame) {
+    std::lock_guard lock(mutex_);
+    if (stopped_) return;
+    posted_.push_back({rank, std::move(frame)});
+    auto found = lanes_.find(id);
+    if (found != lanes_.end() && !found->second.is_broken &&
+        !peers_[static_cast<std::size_t>(rank)].lost) {
+        ++found->second.expected;
+        ++expected_;
     }
     if (sleeps_) posted_one_.notify_one();
 }
@@ -337,6 +348,7 @@ bool Hub::tell_lost() {
                 return peers_[static_cast<std::size_t>(each.second.rank)].lost;
             });
             if (found == lanes_.end()) return any;
+            expect_no_more(found->second);
             lane = std::move(found->second);
             lanes_.erase(found);
         }
@@ -364,7 +376,10 @@ bool Hub::tell() {
             if (found == lanes_.end()) continue;
             listener = found->second.listener;
             place = found->second.place;
-            if (last) lanes_.erase(found);
+            if (last) {
+                expect_no_more(found->second);
+                lanes_.erase(found);
+            }
         }
         listener->hosts_told(place, std::move(events));
         any = true;
@@ -418,75 +433,8 @@ void Hub::lose(int rank, std::string_view why) noexcept {
     in_order_ = in_order_ && peer.resigned;
     std::lock_guard lock(mutex_);
     peer.lost = true;
-    expected_ -= std::exchange(peer.expected, 0);
-}
-
-// --- the end -----------------------------------------------------------------------------------
-
-bool Hub::stop() noexcept {
-    {
-        std::lock_guard lock(mutex_);
-        stops_ = true;
-        posted_one_.notify_one();
-    }
-    if (thread_.joinable()) thread_.join();
-    std::vector<Posted> unsent;  // H2
-    {
-        std::lock_guard lock(mutex_);
-        stopped_ = true;
-        unsent.swap(posted_);
-    }
-    unsent.clear();
-    try {
-        (void)tell();
-        for (;;) {
-            Lane lane;
-            {
-                std::lock_guard lock(mutex_);
-                if (lanes_.empty()) break;
-                lane = std::move(lanes_.begin()->second);
-                lanes_.erase(lanes_.begin());
-            }
-            tell_gone(std::move(lane), "the program is ending");
-        }
-        say_goodbye();
-    } catch (const std::exception&) {  // there is no memory for that: the job is aborted
-        in_order_ = false;
-    }
-    return in_order_;
-}
-
-void Hub::say_goodbye() {
-    auto deadline = sys::Clock::now() + kGoodbyeTime;
-    std::ptrdiff_t missing = std::count_if(peers_.begin() + 1, peers_.end(),
-                                           [this](const Peer& peer) { return hears(peer); });
-    BackOff back_off;
-    while (missing > 0 && sys::Clock::now() < deadline) {
-        if (go_on_parting(missing))
-            back_off.reset();
-        else
-            back_off.wait(BackOff::For::answer);
-    }
-    if (missing > 0) in_order_ = false;
-}
-
-// `missing`: how many have not answered. False: nothing was to be done, or there was no memory.
-bool Hub::go_on_parting(std::ptrdiff_t& missing) try {
-    const auto farewell = packed(MessageKind::farewell, Nothing{});
-    for (int rank = 1; rank < transport_->size(); ++rank) {
-        Peer& peer = peers_[static_cast<std::size_t>(rank)];
-        if (peer.parts || !hears(peer)) continue;
-        transport_->send(rank, framed(MessageKind::goodbye, Nothing{}));
-        peer.parts = true;
-    }
-    bool any = transport_->progress();
-    while (auto frame = transport_->receive()) {
-        any = true;
-        if (frame->head == farewell) --missing;
-    }
-    return any;
-} catch (const std::bad_alloc&) {
-    return false;
+    for (auto& [id, lane] : lanes_)
+        if (lane.rank == rank) expect_no_more(lane);
 }
 
 }  // namespace sidestep::detail

@@ -11,6 +11,7 @@
 //    about. If nothing can be done for as long as a host may be silent, all of them are lost.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -29,6 +30,7 @@
 #include "messages.hpp"
 #include "service_thread.hpp"
 #include "shares.hpp"
+#include "sys/fork_marker.hpp"
 #include "sys/sys.hpp"
 #include "transport.hpp"
 
@@ -66,6 +68,7 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     // What is worth a word before all begins: ranks that are bound to fewer CPUs than there are.
     std::string warning() const { return bound_too_tightly(hellos_); }
 
+    // Nothing in a forked copy, which has no thread that talks to the others.
     std::vector<Share> share_out(std::optional<unsigned> processes) const override;
     std::unique_ptr<HostLane> open(std::size_t host, const PoolOptions& options, unsigned processes,
                                    std::uint32_t lane,
@@ -73,22 +76,24 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
 
   private:
     friend class AgentLane;
+    static constexpr std::chrono::seconds kGoodbyeTime{5};
     enum class End { none, close, terminate };  // of a pool there
     struct Lane {
         std::shared_ptr<HostListener> listener;  // the pool
         std::uint32_t place = 0;                 // what the pool calls it
         int rank = 0;
         std::vector<HostEvent> last_word;  // empty; has room for one
+        std::int64_t expected = 0;         // answers
+        bool is_broken = false;            // there: tasks of it may have no answer
         End wanted = End::none, said = End::none;
     };
     using LaneId = std::uint32_t;  // what agents call a pool
     struct Peer {
         sys::Clock::time_point heard{};
-        bool lost = false;          // changes with the mutex held
-        bool resigned = false;      // it is lost, but its agent stays until goodbye is said
-        bool parts = false;         // goodbye was said
-        std::string why;            // it is lost; empty: there was no memory for that
-        std::int64_t expected = 0;  // answers; guarded by the mutex
+        bool lost = false;      // changes with the mutex held
+        bool resigned = false;  // it is lost, but its agent stays until goodbye is said
+        bool parts = false;     // goodbye was said
+        std::string why;        // it is lost; empty: there was no memory for that
     };
 
     struct Posted {
@@ -97,7 +102,8 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     };
 
     // Thread-safe.
-    void post(int rank, Frame frame, int expected_answers = 0);
+    void post(int rank, Frame frame);
+    void post_task(LaneId id, int rank, Frame frame);
     void end(LaneId id, End how) noexcept;
     void run();
     bool try_round();
@@ -107,8 +113,10 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     bool say_ends();
     bool take_received();
     void take(ReceivedFrame& frame);
-    std::int64_t read(ReceivedFrame& frame);
-    std::int64_t give_up(const ReceivedFrame& frame);
+    LaneId read(ReceivedFrame& frame);
+    LaneId give_up(const ReceivedFrame& frame);
+    void expect_none_of(LaneId id) noexcept;
+    void expect_no_more(Lane& lane) noexcept { expected_ -= std::exchange(lane.expected, 0); }
     std::vector<HostEvent>& room_for_one(LaneId lane);
     static void tell_gone(Lane lane, std::string_view why);
     bool tell_lost();
@@ -125,6 +133,7 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     const HubTimes times_;
     HubLauncher launcher_;       // owned by the hub's thread
     std::vector<Hello> hellos_;  // by rank; constant after welcome()
+    const ForkMarker process_;
     ServiceThread thread_;
 
     // Owned by the hub's thread.
@@ -145,7 +154,7 @@ class Hub final : public Hosts, public std::enable_shared_from_this<Hub> {
     std::vector<Posted> posted_;
     std::map<LaneId, Lane> lanes_;  // that were not told the last
     LaneId last_lane_ = 0;
-    std::int64_t expected_ = 0;  // answers
+    std::int64_t expected_ = 0;  // answers, of all lanes
     bool ends_to_say_ = false;
     bool sleeps_ = false, stops_ = false, stopped_ = true;
 };

@@ -47,22 +47,24 @@ void Hub::take(ReceivedFrame& frame) {
     Peer& peer = peers_[static_cast<std::size_t>(frame.from)];
     if (peer.lost) return;  // its tasks have been told, and nothing may come behind that
     peer.heard = sys::Clock::now();
-    std::int64_t answers = 0;
+    LaneId answered = 0;
     try {
-        answers = frame.missing > 0 ? give_up(frame) : read(frame);
+        answered = frame.missing > 0 ? give_up(frame) : read(frame);
     } catch (const std::bad_alloc&) {
-        answers = give_up(frame);
+        answered = give_up(frame);
     } catch (const SerializationError& error) {
         lose(frame.from, fmt::format("it says what makes no sense: {}", error.what()));
     }
+    if (answered == 0) return;
     std::lock_guard lock(mutex_);
-    if (peer.lost) return;
-    peer.expected -= answers;
-    expected_ -= answers;
+    auto found = lanes_.find(answered);
+    if (found == lanes_.end() || found->second.expected == 0) return;  // not any more
+    --found->second.expected;
+    --expected_;
 }
 
-// How many answers it is.
-std::int64_t Hub::read(ReceivedFrame& frame) {
+// The lane of which a task has its answer now; 0: none has.
+Hub::LaneId Hub::read(ReceivedFrame& frame) {
     InputArchive archive(frame.head);
     switch (kind_of(archive)) {
         case MessageKind::reply: {
@@ -70,23 +72,24 @@ std::int64_t Hub::read(ReceivedFrame& frame) {
             room_for_one(reply.pool)
                 .push_back(HostReply{reply.number, reply.is_value, std::move(frame.body),
                                      reply.duration_ns, std::move(reply.output.output)});
-            return 1;
+            return reply.pool;
         }
         case MessageKind::failure: {
             auto failure = unpacked<WiredFailure>(archive);
             auto& events = room_for_one(failure.pool);
-            const bool goes_on = failure.rest != 0;
+            const LaneId answered = failure.rest == 0 ? failure.pool : 0;  // or it goes on
             events.push_back(host_failure(std::move(failure), std::move(frame.body)));
-            return goes_on ? 0 : 1;
+            return answered;
         }
         case MessageKind::cancelled: {
             auto cancelled = unpacked<TaskNumber>(archive);
             room_for_one(cancelled.pool).push_back(HostCancelled{cancelled.number});
-            return 1;
+            return cancelled.pool;
         }
         case MessageKind::broken: {
             auto word = unpacked<PoolWord>(archive);
             room_for_one(word.pool).push_back(HostBroken{std::move(word.why)});
+            expect_none_of(word.pool);
             return 0;
         }
         case MessageKind::closed:
@@ -103,9 +106,19 @@ std::int64_t Hub::read(ReceivedFrame& frame) {
     }
 }
 
-// There is no memory for what a host says of a task, which fails with that. How many answers it is.
-// Throws std::bad_alloc: it is not about a task, or there is none for that either.
-std::int64_t Hub::give_up(const ReceivedFrame& frame) {
+// Its pool there is broken: of the tasks that it has, and of those that are on their way, many have
+// no answer.
+void Hub::expect_none_of(LaneId id) noexcept {
+    std::lock_guard lock(mutex_);
+    auto found = lanes_.find(id);
+    if (found == lanes_.end()) return;
+    found->second.is_broken = true;
+    expect_no_more(found->second);
+}
+
+// There is no memory for what a host says of a task, which fails with that. Returns what read()
+// does. Throws std::bad_alloc: it is not about a task, or there is none for that either.
+Hub::LaneId Hub::give_up(const ReceivedFrame& frame) {
     InputArchive archive(frame.head);
     const MessageKind kind = kind_of(archive);
     if (kind != MessageKind::reply && kind != MessageKind::failure) throw std::bad_alloc();
@@ -124,7 +137,7 @@ std::int64_t Hub::give_up(const ReceivedFrame& frame) {
     if (rest != 0)
         transport_->send(frame.from, framed(MessageKind::cancel, TaskNumber{pool, rest, true}));
     events.push_back(std::move(failure));
-    return rest != 0 ? 0 : 1;
+    return rest != 0 ? 0 : pool;
 }
 
 }  // namespace sidestep::detail

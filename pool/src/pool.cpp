@@ -24,6 +24,10 @@ detail::HostPlan share_out(PoolOptions& options) {
     if (!options.hosts) return plan;
     plan.options = options;
     plan.shares = options.hosts->share_out(options.processes);
+    if (plan.shares.empty()) {
+        options.hosts = nullptr;
+        return {};
+    }
     if (plan.shares.size() > 1 && !options.tokens.empty())
         detail::refuse_option(
             "tokens are counted on one host, and this pool has workers on others; make a pool "

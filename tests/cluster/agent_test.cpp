@@ -397,6 +397,24 @@ TEST_CASE("An initializer that fails on another host breaks the pool, which name
     CHECK_THROWS_AS(pool.submit(test::add, 1, 2), sidestep::BrokenPool);
 }
 
+TEST_CASE("No answer is awaited from another host for the tasks of a pool that is broken there",
+          "[cluster]") {
+    ThreadJob job(1);
+    auto fails_elsewhere = [](int parent) {
+        if (::getppid() == parent && sidestep::this_worker::index() == 1)
+            throw std::runtime_error("no licence");
+    };
+    Pool pool(job.options({.initializer = sidestep::bind(fails_elsewhere, int(::getpid()))}));
+    std::vector<sidestep::Future<int>> futures;
+    try {
+        for (int i = 0; i < 10; ++i)
+            futures.push_back(pool.submit({.key = kOnHost1}, test::add, i, 2));
+    } catch (const sidestep::BrokenPool&) {
+    }
+    for (auto& future : futures) CHECK_THROWS_AS(future.get(), sidestep::BrokenPool);
+    CHECK(test::eventually([&] { return job.is_calm(); }));
+}
+
 TEST_CASE("Handles of shared objects are refused, with the reason", "[cluster]") {
     ThreadJob job(1);
     sidestep::Value<int> value(1);

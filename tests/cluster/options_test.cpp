@@ -1,5 +1,6 @@
 // What a pool's options say holds on every host; what cannot hold there is refused.
 #include <sched.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -219,3 +220,31 @@ TEST_CASE("Whatever is shared on this host is refused at submit", "[cluster][opt
     is_refused(pool, sidestep::Value<int>(1));
     CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
 }
+
+#ifndef __SANITIZE_THREAD__  // it knows no threads that a forked child starts
+TEST_CASE("In a forked copy, options that have hosts make a pool of this machine's workers",
+          "[cluster][fork]") {
+    ThreadJob job(1);
+    const sidestep::PoolOptions options = job.options({.processes = 3});
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        ::alarm(30);
+        int failures = 0;
+        {
+            Pool pool(options);
+            failures += pool.hosts().size() != 1 || pool.processes() != 3;
+            for (unsigned key = 1; key <= 3; ++key)
+                failures += pool.submit({.key = key}, test::add, 1, 2).get() != 3;
+        }
+        sidestep::stop_forkserver();
+        ::_exit(failures);
+    }
+    int status = -1;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+    Pool pool(options);
+    CHECK(pool.hosts().size() == 2);
+    CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
+}
+#endif

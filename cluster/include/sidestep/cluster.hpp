@@ -37,7 +37,8 @@
 //      server.
 // Threads: as a pool. One more thread calls MPI, and no other does: a program that wants MPI for
 //      itself cannot have it (MPI_Init() fails after init()).
-// Fork: a forked copy has no hosts: cluster() gives it this machine's workers.
+// Fork: a forked copy has no hosts: cluster(), and options that were made by it before the fork,
+//      give it this machine's workers.
 // Peer death: a worker's costs its task (WorkerLost, or a retry), whatever its host. That of a
 //      process of the job, of its host or of the launcher: MPI ends the whole job, with an exit
 //      code that is not 0, and nothing is left. If it does not (a host that was cut off; srun

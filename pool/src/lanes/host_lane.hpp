@@ -109,7 +109,8 @@ class Hosts {
     };
     virtual ~Hosts() = default;
     // This process's host first: how many workers each should have, of `processes` in all (nothing:
-    // as many as there are CPUs). A host without workers is in the list, too.
+    // as many as there are CPUs). A host without workers is in the list, too. An empty list: this
+    // process, a forked copy, has no hosts, and its pool has this machine's workers.
     virtual std::vector<Share> share_out(std::optional<unsigned> processes) const = 0;
     // Begins a pool on the host with this place in the list. `lane` is what the listener is told.
     virtual std::unique_ptr<HostLane> open(std::size_t host, const PoolOptions& options,
