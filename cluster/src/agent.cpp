@@ -39,6 +39,7 @@ void Agent::terminate_all() noexcept {
 
 int Agent::run(const Hello& own) {
     hello_ = &own;
+    BackOff::sleep_in_time();
     BackOff back_off;
     while (!ends_) {
         if (try_round()) {

@@ -1,11 +1,15 @@
 #include "back_off.hpp"
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <thread>
 
 #include "sync/spin.hpp"
 
 namespace sidestep::inline v0::detail {
+
+void BackOff::sleep_in_time() noexcept { ::prctl(PR_SET_TIMERSLACK, 1UL); }
 
 void BackOff::reset() {
     if (in_time_) ++waits_in_time_;

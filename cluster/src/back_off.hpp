@@ -33,7 +33,12 @@ class BackOff {
     // Bytes that have not gone on for so long are stuck: their host may be cut off.
     static constexpr std::chrono::milliseconds kStuck{20};
     // How long it sleeps: at first, and at most.
-    static constexpr unsigned kFirstUs = 20, kLastBusyUs = 100, kLastIdleUs = 1000;
+    static constexpr unsigned kFirstUs = 20, kLastBusyUs = 150, kLastIdleUs = 1000;
+
+    // The sleeps of this thread, and of those that it starts from here on, end when they are to. By
+    // default Linux lets each be 50 us longer (prctl(2), PR_SET_TIMERSLACK), and bytes that move
+    // wait for many of them.
+    static void sleep_in_time() noexcept;
 
     // Something has happened.
     void reset();

@@ -223,6 +223,7 @@ void Hub::end(LaneId id, End how) noexcept {
 // --- the hub's thread --------------------------------------------------------------------------
 
 void Hub::run() {
+    BackOff::sleep_in_time();
     BackOff back_off;
     for (;;) {
         const bool any = try_round();
