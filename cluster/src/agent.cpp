@@ -25,8 +25,15 @@ constexpr auto kFarewellTime = std::chrono::seconds(5);  // for what was said la
 
 }  // namespace
 
-Agent::Agent(Transport& transport, const Signs& signs) : transport_(transport), signs_(signs) {}
-Agent::~Agent() { terminate_all(); }
+Agent::Agent(Transport& transport, const Signs& signs) : transport_(transport), signs_(signs) {
+    transport_.place_bodies([this](std::span<const std::byte> head, std::size_t size) {
+        return place_arguments(head, size);
+    });
+}
+Agent::~Agent() {
+    transport_.place_bodies({});
+    terminate_all();
+}
 
 void Agent::terminate_all() noexcept {
     for (auto& [number, pool] : pools_) {
@@ -278,18 +285,13 @@ void Agent::submit(const SubmitTask& request, const ReceivedFrame& frame) {
                 "task {}: host {} has no memory for its arguments ({} bytes): give that host more, "
                 "or pass less to each task",
                 request.number, this_task::host(), frame.missing);
-        const TaskEntry& entry = require_entry(request.id, "the task");
-        TaskKind kind{ids_.lasting(request.id), entry, nullptr};
-        TaskOptions options;
-        options.timeout = std::chrono::nanoseconds(request.timeout_ns);
-        options.soft_timeout = std::chrono::nanoseconds(request.soft_timeout_ns);
-        options.memory_limit = request.memory_limit;
-        options.key = request.key;
-        options.priority = request.priority;
-        options.retry.max_attempts = 1;  // whatever the pool's are: the first process sees to it
-        PoolTaskRef task =
-            PoolTask::create(pool.core, kind, request.has_options ? &options : nullptr);
-        TaskWriter(*task).write(frame.body.data(), frame.body.size());
+        PoolTaskRef task;
+        if (frame.place) {
+            task = *std::static_pointer_cast<PoolTaskRef>(frame.place);
+        } else {
+            task = make_task(pool, request);
+            TaskWriter(*task).write(frame.body.data(), frame.body.size());
+        }
         task->set_origin(request.number,
                          {.begin = request.items_begin,
                           .end = request.items_end,
@@ -302,6 +304,38 @@ void Agent::submit(const SubmitTask& request, const ReceivedFrame& frame) {
         if (tag != 0) unwatch(tag);
         answer_failure({request.pool, request.number, {}}, std::current_exception());
     }
+}
+
+// Without its arguments.
+PoolTaskRef Agent::make_task(AgentPool& pool, const SubmitTask& request) {
+    const TaskEntry& entry = require_entry(request.id, "the task");
+    TaskKind kind{ids_.lasting(request.id), entry, nullptr};
+    TaskOptions options;
+    options.timeout = std::chrono::nanoseconds(request.timeout_ns);
+    options.soft_timeout = std::chrono::nanoseconds(request.soft_timeout_ns);
+    options.memory_limit = request.memory_limit;
+    options.key = request.key;
+    options.priority = request.priority;
+    options.retry.max_attempts = 1;  // whatever the pool's are: the first process sees to it
+    return PoolTask::create(pool.core, kind, request.has_options ? &options : nullptr);
+}
+
+// Large arguments come to the pool's memory, where its workers read them. A pool that has ended
+// meanwhile, or is about to, keeps that for as long as somebody may write there: the task does.
+// Where anything is in the way they come with their frame, and submit() says what it is.
+BodyPlace Agent::place_arguments(std::span<const std::byte> head, std::size_t size) noexcept try {
+    InputArchive archive(head);
+    if (resigned_ || kind_of(archive) != MessageKind::submit) return {};
+    const auto request = unpacked<SubmitTask>(archive);
+    auto found = pools_.find(request.pool);
+    if (found == pools_.end() || !found->second->core) return {};
+    PoolCore& core = *found->second->core;
+    PoolTaskRef task = make_task(*found->second, request);
+    task->block = core.memory().allocate(size);
+    task->bytes.set_size(size);
+    return {core.memory().data(task->block), std::make_shared<PoolTaskRef>(std::move(task))};
+} catch (const std::exception&) {
+    return {};
 }
 
 // If it throws, it does not watch.

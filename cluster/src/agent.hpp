@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -77,6 +78,8 @@ class Agent {
     bool is_abandoned();
     void open(OpenPool request);
     void submit(const SubmitTask& request, const ReceivedFrame& frame);
+    PoolTaskRef make_task(AgentPool& pool, const SubmitTask& request);
+    BodyPlace place_arguments(std::span<const std::byte> head, std::size_t size) noexcept;
     void cancel(const TaskNumber& request);
     void end(std::uint32_t pool, bool now);
     void finish(AgentPool& pool);

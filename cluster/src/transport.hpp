@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,6 +27,12 @@ struct ReceivedFrame {
     int from = 0;
     std::vector<std::byte> head, body;
     std::uint64_t missing = 0;  // bytes of a body for which there was no memory: it is empty
+    std::shared_ptr<void> place = nullptr;  // else the body has come to it, and is empty here
+};
+// Where a large body is to come to, at once.
+struct BodyPlace {
+    std::byte* data = nullptr;   // null: there is none, and it comes with its frame
+    std::shared_ptr<void> keep;  // it lives as long as this
 };
 
 // Want of memory is no end: what throws std::bad_alloc has lost nothing, and goes on where it was
@@ -35,6 +42,10 @@ class Transport {
     virtual ~Transport() = default;
     virtual int rank() const = 0;
     virtual int size() const = 0;
+    // Who is asked for a place when a frame with a large body begins to come: by its head, and the
+    // size of the body. It does not throw.
+    using PlaceBody = std::function<BodyPlace(std::span<const std::byte> head, std::size_t size)>;
+    virtual void place_bodies(PlaceBody place) = 0;
     // Only queues. Frames to one rank arrive in the order in which they were sent. If it throws,
     // the frame is what it was.
     virtual void send(int to, Frame&& frame) = 0;

@@ -309,6 +309,20 @@ TEST_CASE("Large arguments and results cross, with several on their way", "[clus
     }
 }
 
+TEST_CASE("Large arguments come to the memory of the pool whose workers read them", "[cluster]") {
+    ThreadJob job(1);
+    auto output = GENERATE(sidestep::Output::pass, sidestep::Output::lines);
+    Pool pool(job.options({.output = output}));
+    CHECK(pool.submit({.key = kOnHost1}, doubled, std::vector<int>(10, 1)).get().back() == 2);
+    CHECK(job.placed() == 0);
+    std::vector<sidestep::Future<std::vector<int>>> futures;
+    for (int i = 1; i <= 5; ++i)
+        futures.push_back(pool.submit({.key = kOnHost1}, doubled, std::vector<int>(300'000, i)));
+    for (int i = 1; i <= 5; ++i)
+        CHECK((futures[static_cast<std::size_t>(i) - 1].get() == std::vector<int>(300'000, 2 * i)));
+    CHECK(job.placed() == 5);
+}
+
 TEST_CASE("Tasks with one key have one worker, on the host that the key names", "[cluster]") {
     ThreadJob job(2);
     Pool pool(job.options());

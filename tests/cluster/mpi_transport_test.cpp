@@ -5,9 +5,11 @@
 
 #include <mpi.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -124,6 +126,38 @@ TEST_CASE("whichever allocation fails, all frames arrive, and at most one withou
     CHECK(without > 0);
     // Of large ones alone, so that each is met: of heads too, which are tried again.
     for (long n = 0; n == 0 || failures > 0; ++n) CHECK(exchange(transport, n, kLarge) <= 1);
+}
+
+TEST_CASE("a large body comes to the place that is given for it, by its head", "[cluster][mpi]") {
+    detail::MpiTransport transport;
+    std::size_t asked = 0;
+    const auto declined = made_of(kSmall, 9);
+    transport.place_bodies([&](std::span<const std::byte> head, std::size_t size) {
+        ++asked;
+        if (std::ranges::equal(head, declined)) return detail::BodyPlace{};
+        auto place = std::make_shared<std::vector<std::byte>>(size);
+        return detail::BodyPlace{place->data(), place};
+    });
+    // By itself; in several pieces; with others in a message; and one for which there is no place.
+    const std::vector<std::size_t> sizes{kLarge, kPieces, kSmall, kPieces};
+    std::vector<std::vector<std::byte>> bodies;
+    for (std::size_t i = 0; i < sizes.size(); ++i) bodies.push_back(made_of(sizes[i], i));
+    for (std::size_t i = 0; i < sizes.size(); ++i)
+        transport.send(0, {i == 3 ? declined : made_of(kSmall, i), bodies[i], {}});
+    std::vector<detail::ReceivedFrame> received;
+    REQUIRE(test::eventually([&] {
+        (void)transport.progress();
+        while (auto frame = transport.receive()) received.push_back(std::move(*frame));
+        return received.size() == sizes.size() && transport.all_sent();
+    }));
+    CHECK(asked == 3);
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+        CAPTURE(i);
+        CHECK((received[i].place != nullptr) == (i < 2));
+        CHECK(received[i].missing == 0);
+        const auto placed = std::static_pointer_cast<std::vector<std::byte>>(received[i].place);
+        CHECK(((placed ? *placed : received[i].body) == bodies[i]));
+    }
 }
 
 // MPI goes on reading there, whenever it likes.

@@ -4,6 +4,7 @@
 
 #include <sys/prctl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -43,6 +44,7 @@ struct Wires {
 
     // How often in a row the first has looked long after the time before: it awaits no answer then.
     std::atomic<int> calm_looks = 0;
+    std::atomic<int> placed = 0;  // bodies that came to where they were wanted
 };
 
 class ThreadTransport final : public detail::Transport {
@@ -52,6 +54,7 @@ class ThreadTransport final : public detail::Transport {
 
     int rank() const override { return rank_; }
     int size() const override { return static_cast<int>(wires_->inboxes.size()); }
+    void place_bodies(PlaceBody place) override { place_body_ = std::move(place); }
     void send(int to, detail::Frame&& frame) override {
         detail::ReceivedFrame sent{rank_, {}, {frame.body.begin(), frame.body.end()}};
         std::lock_guard lock(wires_->mutex);
@@ -74,13 +77,14 @@ class ThreadTransport final : public detail::Transport {
         return false;
     }
     std::optional<detail::ReceivedFrame> receive() override {
-        std::lock_guard lock(wires_->mutex);
-        auto& inbox = wires_->inboxes[static_cast<std::size_t>(rank_)];
-        if (inbox.empty()) return {};
-        if (rank_ == 0 && wires_->failure)
-            std::rethrow_exception(std::exchange(wires_->failure, nullptr));
-        detail::ReceivedFrame frame = std::move(inbox.front());
-        inbox.pop_front();
+        std::optional<detail::ReceivedFrame> frame = take();
+        if (!frame || !place_body_ || frame->body.size() <= kLargeBody) return frame;
+        detail::BodyPlace place = place_body_(frame->head, frame->body.size());
+        if (!place.data) return frame;
+        ++wires_->placed;
+        const std::vector<std::byte> body = std::exchange(frame->body, {});
+        std::copy(body.begin(), body.end(), place.data);
+        frame->place = std::move(place.keep);
         return frame;
     }
     bool all_sent() const override { return true; }
@@ -94,8 +98,22 @@ class ThreadTransport final : public detail::Transport {
     }
 
   private:
+    static constexpr std::size_t kLargeBody = std::size_t(64) << 10;
+
+    std::optional<detail::ReceivedFrame> take() {
+        std::lock_guard lock(wires_->mutex);
+        auto& inbox = wires_->inboxes[static_cast<std::size_t>(rank_)];
+        if (inbox.empty()) return {};
+        if (rank_ == 0 && wires_->failure)
+            std::rethrow_exception(std::exchange(wires_->failure, nullptr));
+        detail::ReceivedFrame frame = std::move(inbox.front());
+        inbox.pop_front();
+        return frame;
+    }
+
     const std::shared_ptr<Wires> wires_;
     const int rank_;
+    PlaceBody place_body_;
     std::set<int> told_;
     std::chrono::steady_clock::time_point looked_{};
 };
@@ -140,6 +158,7 @@ class ThreadJob {
     }
     // The first process has come to look for answers less often, since it awaits none.
     bool is_calm() const { return wires_->calm_looks > 100; }
+    int placed() const { return wires_->placed; }
     // Goodbye. False: a host was lost, and not because it resigned.
     bool stop() {
         stopped_ = true;

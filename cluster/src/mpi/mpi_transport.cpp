@@ -5,6 +5,8 @@
 #include <new>
 #include <utility>
 
+#include <sidestep/archive.hpp>
+
 namespace sidestep::inline v0::detail {
 namespace {
 
@@ -211,14 +213,18 @@ void MpiTransport::take_frame(int from, Peer& peer, Batch& batch) {
     ReceivedFrame& frame = incoming.frame;
     frame.from = from;
     auto make_part = [&](std::vector<std::byte>& part, std::uint64_t size) {
+        part.reserve(size);
+        if (size >= kLargeRead) expect_writes(part.data(), size);
         part.resize(size);
         if (size > kBatchBytes) return;
         std::copy_n(at, size, part.begin());
         at += size;
     };
     make_part(frame.head, sizes.head);
+    const BodyPlace place = place_of(frame, sizes.body);
+    frame.place = place.keep;
     try {
-        make_part(frame.body, sizes.body);
+        if (!place.data) make_part(frame.body, sizes.body);
     } catch (const std::bad_alloc&) {
         if (sizes.body <= kBatchBytes) throw;
         frame.missing = sizes.body;
@@ -227,13 +233,22 @@ void MpiTransport::take_frame(int from, Peer& peer, Batch& batch) {
                             pieces_of(sizes.body, kPieceBytes));
     // From here on nothing throws.
     if (sizes.head > kBatchBytes) receive_pieces(incoming, frame.head);
-    if (sizes.body > kBatchBytes && frame.missing == 0) receive_pieces(incoming, frame.body);
+    if (place.data)
+        receive_pieces(incoming, {place.data, sizes.body});
+    else if (sizes.body > kBatchBytes && frame.missing == 0)
+        receive_pieces(incoming, frame.body);
     peer.dropped.left = frame.missing;
     peer.incoming.splice(peer.incoming.end(), one);
     batch.taken = static_cast<std::size_t>(at - batch.bytes.data());
 }
 
-void MpiTransport::receive_pieces(Incoming& incoming, std::vector<std::byte>& part) {
+// For one that goes by itself, and whose head is here.
+BodyPlace MpiTransport::place_of(const ReceivedFrame& frame, std::size_t size) const {
+    if (!place_body_ || size <= kBatchBytes || frame.head.size() > kBatchBytes) return {};
+    return place_body_(frame.head, size);
+}
+
+void MpiTransport::receive_pieces(Incoming& incoming, std::span<std::byte> part) {
     for (std::size_t done = 0; done < part.size(); done += kPieceBytes)
         MPI_Irecv(part.data() + done, static_cast<int>(std::min(kPieceBytes, part.size() - done)),
                   MPI_BYTE, incoming.frame.from, kPieceTag, comm_,

@@ -17,6 +17,7 @@
 #include <list>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "transport.hpp"
@@ -33,6 +34,7 @@ class MpiTransport final : public Transport {
 
     int rank() const override { return rank_; }
     int size() const override { return static_cast<int>(peers_.size()); }
+    void place_bodies(PlaceBody place) override { place_body_ = std::move(place); }
     void send(int to, Frame&& frame) override;
     bool progress() override;
     std::optional<ReceivedFrame> receive() override;
@@ -82,7 +84,8 @@ class MpiTransport final : public Transport {
     bool finish_batches(int from, Peer& peer);
     bool unpack(int from, Peer& peer, Batch& batch);
     void take_frame(int from, Peer& peer, Batch& batch);
-    void receive_pieces(Incoming& incoming, std::vector<std::byte>& part);
+    void receive_pieces(Incoming& incoming, std::span<std::byte> part);
+    BodyPlace place_of(const ReceivedFrame& frame, std::size_t size) const;
     bool drop_some(int from, Dropped& dropped);
     bool finish_frames(Peer& peer);
 
@@ -92,6 +95,7 @@ class MpiTransport final : public Transport {
     MPI_Status matched_status_{};
     std::vector<Peer> peers_;
     std::deque<ReceivedFrame> ready_;
+    PlaceBody place_body_;    // empty: nobody is asked
     std::size_t unsent_ = 0;  // frames
 };
 
