@@ -1,7 +1,5 @@
 #include "call_task.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include <sidestep/actor_lost.hpp>
@@ -20,7 +18,7 @@ CallTask::CallTask(std::shared_ptr<ServerLink> link, std::uint64_t object, std::
       caller_(caller),
       entry_(kind ? &kind->entry : nullptr),
       method_(kind ? kind->method : nullptr) {
-    belong_to(::getpid());
+    belong_to(link_->process());
     (void)start();  // it cannot be taken back
 }
 

@@ -6,9 +6,9 @@
 // Threads:   thread-safe.
 #pragma once
 
-#include <unistd.h>
-
 #include <atomic>
+
+#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -17,9 +17,8 @@ class PerProcess {
   public:
     T& get() {
         Slot* slot = current_.load(std::memory_order_acquire);
-        int pid = ::getpid();
-        if (slot && slot->pid.load(std::memory_order_relaxed) == pid) return slot->value;
-        auto* fresh = new Slot{pid, slot, {}};
+        if (slot && slot->process.same_process()) return slot->value;
+        auto* fresh = new Slot{{}, slot, {}};
         // SYNC(slot): release when published, acquire when read.
         if (current_.compare_exchange_strong(slot, fresh, std::memory_order_acq_rel))
             return fresh->value;
@@ -30,19 +29,17 @@ class PerProcess {
     // Null: this process has none yet. Allocates nothing.
     T* find() noexcept {
         Slot* slot = current_.load(std::memory_order_acquire);
-        return slot && slot->pid.load(std::memory_order_relaxed) == ::getpid() ? &slot->value
-                                                                               : nullptr;
+        return slot && slot->process.same_process() ? &slot->value : nullptr;
     }
     // In a forked child, which has one thread: the copy of its parent's becomes its own.
     void take_over_copy() noexcept {
-        if (Slot* slot = current_.load(std::memory_order_acquire))
-            slot->pid.store(::getpid(), std::memory_order_relaxed);
+        if (Slot* slot = current_.load(std::memory_order_acquire)) slot->process = ForkMarker();
     }
 
   private:
     struct Slot {
-        std::atomic<int> pid;  // relaxed: changed in a process of one thread
-        Slot* parents;         // keeps it reachable, for those who look for leaks
+        ForkMarker process;  // changed in a process of one thread
+        Slot* parents;       // keeps it reachable, for those who look for leaks
         T value;
     };
     std::atomic<Slot*> current_{nullptr};
