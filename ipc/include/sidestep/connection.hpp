@@ -92,6 +92,7 @@ class Connection;
 namespace detail {
 
 enum class Channel : std::uint8_t { unix_socket, socket, file, tls };
+class FrameBatch;
 class Inbox;
 class TlsStream;
 struct Source;
@@ -250,6 +251,8 @@ class Connection {
     std::size_t send_some(std::span<const std::byte> head, std::span<const std::byte> body,
                           std::span<const int> fds);
     void write_frame(std::span<const std::byte> body, std::span<const int> fds);
+    void write_all(std::span<const std::byte> head, std::span<const std::byte> body,
+                   std::span<const int> fds);
     std::span<const std::byte> receive_message(detail::IncomingFds& fds,
                                                std::optional<std::size_t> max_length);
     std::size_t read_header(std::optional<std::size_t> max_length);
@@ -265,6 +268,7 @@ class Connection {
     void expect_writable() const;
     detail::Source source() const;
     friend Connection detail::secure_connection(int fd, std::shared_ptr<detail::TlsStream> tls);
+    friend class detail::FrameBatch;
     friend void send_handle(Connection& connection, int fd);
     friend DupFd recv_handle(Connection& connection);
 

@@ -244,12 +244,14 @@ void Connection::send_bytes(std::span<const std::byte> bytes, std::size_t offset
 
 namespace {
 std::size_t send_some_within(int socket, std::span<const std::byte> bytes, Timeout silence) {
-    for (const detail::Deadline deadline = detail::deadline_after(silence);;) {
+    auto sent = sys::try_send(socket, bytes);
+    for (const detail::Deadline deadline = detail::deadline_after(silence); !sent;) {
         if (!sys::wait_ready(socket, POLLOUT, deadline))
             throw_errno(ETIMEDOUT, fmt::format("send: the other side has taken nothing for {} ms",
                                                silence.count() / 1'000'000));
-        if (auto sent = sys::try_send(socket, bytes)) return *sent;
+        sent = sys::try_send(socket, bytes);
     }
+    return *sent;
 }
 }  // namespace
 
@@ -277,6 +279,12 @@ void Connection::write_frame(std::span<const std::byte> body, std::span<const in
         head = {together, head.size() + body.size()};
         body = {};
     }
+    write_all(head, body, fds);
+}
+
+// Whole frames.
+void Connection::write_all(std::span<const std::byte> head, std::span<const std::byte> body,
+                           std::span<const int> fds) {
     bool begun = false;
     try {
         while (!head.empty() || !body.empty()) {

@@ -70,7 +70,7 @@ class TlsStream {
                              const std::optional<Timeout>& silence);
     // Throws (EBADF) in a forked child.
     void expect_own() const;
-    // Something was decrypted already: the socket need not be readable.
+    // Something was read already, a part of a record at least: the socket need not be readable.
     bool pending() const noexcept;
     // Tells the other side that no more comes, if that needs no waiting.
     void say_goodbye(int socket) noexcept;
