@@ -9,8 +9,8 @@
 //   killed                  from the SIGKILL of a Manager's server until a call of it has failed
 //   lock/two_clients        two processes that want one lock of a Manager; per lock and unlock
 //   lock/of_the_dead        from the SIGKILL of who has it until the next one has it
-//   connection, bare_tcp    the floors: a small message there and back by a bare Connection, and
-//                           over TCP with nothing around it
+//   connection, bare_tcp,   the floors: a small message there and back by a bare Connection, over
+//   bare_tls                TCP with nothing around it, and by a Connection over TCP with TLS
 //   connection_payload      1 MiB there and back by a bare Connection
 //   python/...              the same of Python's multiprocessing.managers, where python3 is found
 //   capnp/..., grpc/...     and of Cap'n Proto's RPC and of gRPC, over a Unix socket, and of CAF,
@@ -30,10 +30,7 @@
 #include <sidestep/process.hpp>
 #include <sidestep/subprocess.hpp>
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <memory>
@@ -246,86 +243,6 @@ void make_and_drop(benchmark::State& state) {
     bench::set_items(state);
 }
 
-// A Connection to another process, which sends back what comes.
-template <class T>
-class Mirror {
-  public:
-    Mirror() {
-        auto [here, there] = mp::Pipe();
-        end_ = std::move(here);
-        process_.emplace(
-            mp::ProcessOptions{.daemon = true},
-            [](mp::Connection end) {
-                try {
-                    for (;;) end.send(end.recv<T>());
-                } catch (const mp::EndOfStream&) {
-                }
-            },
-            std::move(there));
-        process_->start();
-    }
-    ~Mirror() {
-        end_.close();
-        process_->join();
-    }
-    T echo(const T& value) {
-        end_.send(value);
-        return end_.recv<T>();
-    }
-
-  private:
-    mp::Connection end_;
-    std::optional<mp::Process> process_;
-};
-
-void connection(benchmark::State& state) {
-    Mirror<int> mirror;
-    int n = 0;
-    for (auto _ : state) n = mirror.echo(n + 1);
-    bench::set_items(state);
-}
-
-void connection_payload(benchmark::State& state) {
-    Mirror<std::string> mirror;
-    std::string text(std::size_t(1) << 20, 'x');
-    for (auto _ : state) text = mirror.echo(text);
-    state.SetBytesProcessed(state.iterations() * (std::int64_t(2) << 20));
-}
-
-// Over loopback, as Connections are: what is written goes at once.
-void bare_tcp(benchmark::State& state) {
-    const int on = 1;
-    sockaddr_in at{};
-    at.sin_family = AF_INET;
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof at;
-    auto* address = reinterpret_cast<sockaddr*>(&at);
-    const int listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const int end = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (::bind(listener, address, size) != 0 || ::listen(listener, 1) != 0 ||
-        ::getsockname(listener, address, &size) != 0 || ::connect(end, address, size) != 0)
-        return state.SkipWithError("no TCP socket at 127.0.0.1");
-    ::setsockopt(end, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    const pid_t mirror = bench::fork_child([&] {
-        ::close(end);
-        const int peer = ::accept(listener, nullptr, nullptr);
-        ::setsockopt(peer, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        for (int n = 0; ::recv(peer, &n, sizeof n, MSG_WAITALL) == sizeof n;)
-            if (::send(peer, &n, sizeof n, MSG_NOSIGNAL) != sizeof n) break;
-    });
-    int n = 0;
-    for (auto _ : state) {
-        ++n;
-        if (::send(end, &n, sizeof n, MSG_NOSIGNAL) != sizeof n ||
-            ::recv(end, &n, sizeof n, MSG_WAITALL) != sizeof n)
-            state.SkipWithError("the other end has gone");
-    }
-    bench::set_items(state);
-    ::close(end);
-    ::close(listener);
-    ::waitpid(mirror, nullptr, 0);
-}
-
 // --- Python ------------------------------------------------------------------------------------
 
 // Prints the seconds of one of what `work` does, n times over.
@@ -453,9 +370,7 @@ void register_all() {
     benchmark::RegisterBenchmark("lock/of_the_dead", lock_of_the_dead)
         ->UseManualTime()
         ->Iterations(50);
-    benchmark::RegisterBenchmark("connection", connection)->UseRealTime();
-    benchmark::RegisterBenchmark("connection_payload", connection_payload)->UseRealTime();
-    benchmark::RegisterBenchmark("bare_tcp", bare_tcp)->UseRealTime();
+    bench::register_manager_floors();
     const std::pair<const char*, int> rows[] = {
         {"call", 2000}, {"payload", 30}, {"make_and_drop", 100}, {"clients", 4000}};
     for (auto [work, times] : rows)

@@ -36,6 +36,8 @@ inline void say_address(const std::string& address) {
     std::fflush(stdout);
 }
 
+// Rows connection, bare_tcp, bare_tls and connection_payload: the floors.
+void register_manager_floors();
 // Rows capnp/..., over a Unix socket of an abstract name: no file is left.
 void register_capnp();
 [[noreturn]] void serve_capnp();
