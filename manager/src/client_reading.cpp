@@ -106,7 +106,7 @@ void ObjectServer::pass_reading_on(const std::shared_ptr<Client>& client) noexce
     }
 }
 
-// While readers run calls, somebody looks at them.
+// While readers run calls, or answers are held, somebody looks at them.
 void ObjectServer::watch_readers() {
     if (readers_watched_.exchange(true)) return;
     try {
@@ -118,12 +118,37 @@ void ObjectServer::watch_readers() {
     }
 }
 
+// Behind a hold().
+void ObjectServer::watch_held(Client& client) noexcept {
+    if (readers_watched_) return;
+    try {
+        watch_readers();
+    } catch (...) {  // no memory, or no thread
+        client.flush();
+    }
+}
+
+// With the mutex held. True: there are some. Those that were there before are sent now, in another
+// thread: it may have to wait until the client reads.
+bool ObjectServer::look_at_held(const std::shared_ptr<Client>& client) noexcept {
+    std::unique_lock lock(client->sending, std::try_to_lock);
+    if (!lock) return true;  // somebody sends, or adds one
+    if (client->held.empty()) return false;
+    if (std::exchange(client->holdings_seen, client->holdings) != client->holdings) return true;
+    try {
+        callers_.run([client] { client->flush(); });
+    } catch (...) {  // no memory, or no thread: at the next look
+    }
+    return true;
+}
+
 void ObjectServer::look_at_readers() noexcept {
     readers_watched_ = false;  // first: who begins from here on sees to the next look
     bool any = false;
     {
         std::lock_guard lock(mutex_);
         for (auto& [number, client] : clients_) {
+            any |= look_at_held(client);
             std::lock_guard calls(client->queueing);
             if (client->run == 0) continue;
             any = true;

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <system_error>
 #include <utility>
+#include <variant>
 
 #include <sidestep/actor_lost.hpp>
 
@@ -78,10 +79,14 @@ void ServerLink::break_off() noexcept {
 
 void ServerLink::fail_all(std::map<std::uint64_t, Pending> calls) noexcept {
     std::set<std::uint64_t> callers;
+    // What is cut off takes along, over TCP, what the server had said last.
+    const bool any_may_have = !all_said_ && std::holds_alternative<TcpAddress>(server_.address);
     for (auto& [request, call] : calls) {
         try {
-            // Of one thread's calls those that wait have begun, and the first other one may have.
-            const bool began = call.waits || callers.insert(call.task->caller()).second;
+            // Of one thread's calls those that wait have begun, and the first other one may have,
+            // and those of which the server said so.
+            const bool is_first = !call.waits && callers.insert(call.task->caller()).second;
+            const bool began = call.waits || call.told_begun || is_first || any_may_have;
             call.task->lose(lost(*call.task, began));
         } catch (...) {
             call.task->lose(std::current_exception());

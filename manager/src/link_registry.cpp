@@ -43,7 +43,10 @@ void report_at_exit() {
         for (auto& [key, slot] : known.slots)
             if (auto link = slot->link.lock()) all.push_back(std::move(link));
     }
-    for (auto& link : all) link->report_unseen();
+    for (auto& link : all) {
+        link->send_at_exit();
+        link->report_unseen();
+    }
 }
 
 // Connects, says hello, and learns who is there. Throws what Client() throws, and Disconnected if

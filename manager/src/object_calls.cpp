@@ -16,6 +16,7 @@
 #include <sidestep/remote_error.hpp>
 #include <sidestep/this_task.hpp>
 
+#include "answer_run.hpp"
 #include "insist.hpp"
 #include "object_client.hpp"
 #include "text/demangle.hpp"
@@ -140,6 +141,7 @@ void ObjectServer::start_strand(const std::shared_ptr<Client>& client, std::uint
 }
 
 void ObjectServer::run_strand(const std::shared_ptr<Client>& client, std::uint64_t caller) {
+    AnswerRun answers(*this, *client, caller);
     for (;;) {
         Call call;
         {
@@ -147,14 +149,17 @@ void ObjectServer::run_strand(const std::shared_ptr<Client>& client, std::uint64
             auto strand = client->strands.find(caller);
             if (strand->second.calls.empty()) {
                 client->strands.erase(strand);
-                return;
+                break;
             }
             call = std::move(strand->second.calls.front());
             strand->second.calls.pop_front();
             call.state->running = true;
+            answers.look_ahead(call, strand->second.calls);
         }
-        if (run_call(client, std::move(call))) return;
+        answers.begin();
+        if (run_call(client, std::move(call), answers.hold())) return;
     }
+    answers.end();
 }
 
 void ObjectServer::let_next_begin(CurrentCall& call) {
@@ -177,13 +182,14 @@ void ObjectServer::let_next_begin(CurrentCall& call) {
 }
 
 // True: it has waited, and its strand has another thread.
-bool ObjectServer::run_call(const std::shared_ptr<Client>& client, Call call) {
+bool ObjectServer::run_call(const std::shared_ptr<Client>& client, Call call, bool may_hold) {
     if (ending_) return false;
     const FrameHead head = call.frame.head;
     Answer answer;
     CurrentCall current{
         *this,        client,    {client->number, head.caller, client->pid}, call.target.object,
         head.request, call.state};
+    current.may_hold = may_hold;
     if (call.lost)
         tell_lost(*call.lost, answer);
     else if (call.refused)
@@ -203,6 +209,16 @@ bool ObjectServer::run_call(const std::shared_ptr<Client>& client, Call call) {
     return current.waits;
 }
 
+// False: there is no memory for that.
+bool ObjectServer::try_answer(CurrentCall& call, const Answer& answer) noexcept {
+    if (!call.may_hold || call.waits)
+        return call.client->try_send(answer.kind, call.request, answer.bytes.bytes());
+    if (!call.client->hold({answer.kind, call.request, 0, 0, {}}, answer.bytes.bytes()))
+        return false;
+    watch_held(*call.client);
+    return true;
+}
+
 void ObjectServer::end_run(CurrentCall& call, Answer& answer) {
     call.object = nullptr;
     if (call.state->overdue) {
@@ -210,8 +226,7 @@ void ObjectServer::end_run(CurrentCall& call, Answer& answer) {
         answer.bytes.clear();
         call.given_up = false;
     }
-    if (!call.given_up && !call.state->answered.exchange(true) &&
-        !call.client->try_send(answer.kind, call.request, answer.bytes.bytes())) {
+    if (!call.given_up && !call.state->answered.exchange(true) && !try_answer(call, answer)) {
         refuse(std::make_exception_ptr(std::bad_alloc()), answer);  // that takes less
         call.client->send(answer.kind, call.request, answer.bytes.bytes());
     }

@@ -21,6 +21,7 @@
 
 #include <sidestep/connection.hpp>
 
+#include "connection/frame_batch.hpp"
 #include "insist.hpp"
 #include "object_server.hpp"
 #include "sys/fd.hpp"
@@ -64,13 +65,31 @@ struct ObjectServer::Client {
     // False: there is no memory to write that, and nothing was sent.
     bool try_send(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
         std::lock_guard lock(sending);
-        return send_locked(kind, request, body);
+        return send_locked({kind, request, 0, 0, {}}, body);
+    }
+    // It goes with what is sent next: by who calls this, soon, or by the clock.
+    bool hold(const FrameHead& head, std::span<const std::byte> body) noexcept {
+        std::lock_guard lock(sending);
+        if (gone || body.size() > kSmall || held.size_bytes() >= kMostHeld)
+            return send_locked(head, body);
+        try {
+            held.add(ObjectFrame{head, body, {}, {}, {}});
+        } catch (const std::exception&) {  // no memory
+            return false;
+        }
+        return true;
+    }
+    void flush() noexcept {
+        for (;; pause_for_memory()) {
+            std::lock_guard lock(sending);
+            if (send_held()) return;
+        }
     }
     // Without waiting until it reads; false: that would be needed. For small frames.
     bool send_now(FrameKind kind, std::uint64_t request, std::span<const std::byte> body) noexcept {
         if (body.size() > kSmall) return false;
         std::unique_lock lock(sending, std::try_to_lock);
-        if (!lock) return false;
+        if (!lock || !held.empty()) return false;
         try {
             // What the kernel still takes then is more than that.
             const auto now = std::chrono::steady_clock::now();
@@ -78,7 +97,7 @@ struct ObjectServer::Client {
         } catch (const std::exception&) {  // no memory in the kernel
             return false;
         }
-        return send_locked(kind, request, body);
+        return send_locked({kind, request, 0, 0, {}}, body);
     }
     void cut() noexcept {
         if (has_socket()) ::shutdown(connection.fd(), SHUT_RDWR);
@@ -86,15 +105,37 @@ struct ObjectServer::Client {
     // False: a call has closed it, or put another file in its place.
     bool has_socket() const noexcept { return file_of(connection.fd()) == socket; }
     // With `sending` held. As try_send().
-    bool send_locked(FrameKind kind, std::uint64_t request,
-                     std::span<const std::byte> body) noexcept {
+    bool send_locked(const FrameHead& head, std::span<const std::byte> body) noexcept {
         if (gone) return true;
+        const ObjectFrame frame{head, body, {}, {}, {}};
+        if (!held.empty() && body.size() <= kSmall) {
+            try {
+                held.add(frame);
+            } catch (const std::exception&) {  // no memory
+                return false;
+            }
+            while (!send_held()) pause_for_memory();
+            return true;
+        }
+        if (!send_held()) return false;
+        return send_all([&] { connection.send(frame); });
+    }
+    // With `sending` held.
+    bool send_held() noexcept {
+        if (held.empty()) return true;
+        if (!gone && !send_all([&] { held.send_by(connection); })) return false;
+        held.clear();
+        ++holdings;
+        return true;
+    }
+    template <class Send>
+    bool send_all(const Send& send) noexcept {
         if (!has_socket()) {
             server.lose_descriptors();
             return true;
         }
         try {
-            connection.send(ObjectFrame{{kind, request, 0, 0, {}}, body, {}, {}, {}});
+            send();
         } catch (const std::bad_alloc&) {
             if (connection.writable()) return false;
             cut();
@@ -120,8 +161,12 @@ struct ObjectServer::Client {
     std::uint64_t session = 0;
     std::shared_ptr<SessionCalls> session_calls;
 
-    static constexpr std::size_t kSmall = 4096;
-    std::mutex sending;     // held while a frame is written
+    static constexpr std::size_t kSmall = 4096, kMostHeld = 12 << 10;
+    std::mutex sending;  // held while frames are written
+    // Guarded by sending: answers that go together; how often some have gone; and that number when
+    // the clock last saw some.
+    FrameBatch held;
+    std::uint64_t holdings = 1, holdings_seen = 0;
     Connection connection;  // read by its own thread
     // No forked child has it: it would hide this process's end.
     std::optional<ParentFdMark> hidden;

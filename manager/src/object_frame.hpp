@@ -8,6 +8,9 @@
 // claim    | client | -       | -      | object | -    | ticket: it arrived; 0: one without
 // release  | client | -       | -      | object | -    | -
 // waits    | server | number  | -      | -      | -    | - (it has begun, and others may now)
+// begins   | server | number  | thread | -      | -    | - (so do, or may have, all of its caller's
+//          |        |         |        |        |      |   calls up to that one: their answers come
+//          |        |         |        |        |      |   together)
 // value    | server | number  | -      | -      | -    | result
 // error    | server | number  | -      | -      | -    | exception
 // failure  | server | number  | -      | -      | -    | what befell a task of a Pool there
@@ -46,7 +49,7 @@
 namespace sidestep::inline v0::detail {
 
 // Between programs of other builds: what changes the frames changes this.
-constexpr std::uint32_t kProtocol = 3;
+constexpr std::uint32_t kProtocol = 4;
 
 enum class FrameKind : std::uint8_t {
     call,
@@ -67,7 +70,8 @@ enum class FrameKind : std::uint8_t {
     lost,
     stats,
     trace,
-    failure
+    failure,
+    begins
 };
 
 struct FrameHead {

@@ -146,6 +146,7 @@ class ObjectServer {
         // What the bytes are that its body writes: of a value, or as it says.
         FrameKind answers = FrameKind::value;
         bool given_up = false;         // nobody is to be answered
+        bool may_hold = false;         // others of its strand follow: see answer_run.hpp
         CurrentCall* outer = nullptr;  // the call that this thread made it in
     };
     static CurrentCall& current();
@@ -195,6 +196,7 @@ class ObjectServer {
         std::deque<Call> calls;
         bool has_thread = false;
     };
+    class AnswerRun;
     struct Answer {
         FrameKind kind = FrameKind::value;
         HeapBuffer bytes;
@@ -214,6 +216,8 @@ class ObjectServer {
     void pass_reading_on(const std::shared_ptr<Client>& client) noexcept;
     void watch_readers();
     void look_at_readers() noexcept;
+    void watch_held(Client& client) noexcept;
+    bool look_at_held(const std::shared_ptr<Client>& client) noexcept;
     void receive(const std::shared_ptr<Client>& client, ObjectFrame frame);
     void reply(const std::shared_ptr<Client>& client, const FrameHead& head,
                const std::function<void(OutputArchive&)>& write);
@@ -232,7 +236,8 @@ class ObjectServer {
     void add_to_strand(const std::shared_ptr<Client>& client, Call call);
     void start_strand(const std::shared_ptr<Client>& client, std::uint64_t caller);
     void run_strand(const std::shared_ptr<Client>& client, std::uint64_t caller);
-    bool run_call(const std::shared_ptr<Client>& client, Call call);
+    bool run_call(const std::shared_ptr<Client>& client, Call call, bool may_hold);
+    bool try_answer(CurrentCall& call, const Answer& answer) noexcept;
     void end_run(CurrentCall& call, Answer& answer);
     // In another thread: this one goes.
     void hand_on(const std::shared_ptr<Client>& client, std::uint64_t caller) noexcept;

@@ -113,68 +113,6 @@ TaskRef ServerLink::call(std::uint64_t object, const CallKind& kind, const Write
     return send(head, body, fds, &kind, limits);
 }
 
-TaskRef ServerLink::send(const FrameHead& head, const HeapBuffer& body, const OutgoingFds& fds,
-                         const CallKind* kind, const CallLimits& limits, std::uint64_t takes_back) {
-    Ref<CallTask> task(new CallTask(shared_from_this(), head.object, head.caller, kind));
-    task->set_limits(limits);
-    if (local_ && !broken()) {
-        local_->call_here(head, body.bytes(), fds.fds(), *task);
-        return task;
-    }
-    // Answers are read by who waits for them: not to read any would hold up the server. A question,
-    // as that to take a call back, does not wait for the calls that it may be about.
-    if (kind) (void)wait_until([this] { return broken_ || calls_ < most_pending(); }, {});
-    std::shared_ptr<SentFrame> kept = keep_frame(body, fds, limits);
-    FrameHead numbered = head;
-    std::unique_lock order(sending_);
-    {
-        std::unique_lock lock(mutex_);
-        if (broken_) {
-            lock.unlock();
-            order.unlock();
-            task->lose(lost(*task, false));
-            return task;
-        }
-        numbered.request = ++last_request_;
-        task->set_request(numbered.request);
-        if (kept) kept->head = numbered;
-        PerObject& calls_of_it = objects_[head.object];  // first: then what throws has left nothing
-        pending_.emplace(numbered.request, Pending{.task = task,
-                                                   .frame = kept,
-                                                   .is_call = kind != nullptr,
-                                                   .sent = !down_,
-                                                   .takes_back = takes_back});
-        if (kind) ++calls_;
-        ++calls_of_it.outstanding;
-        if (down_) {  // it is sent when there is another connection, for which somebody looks
-            lock.unlock();
-            order.unlock();
-            look_for_restart();
-            return task;
-        }
-    }
-    try {
-        connection_.send(ObjectFrame{numbered, body.bytes(), fds.fds(), {}, {}});
-    } catch (const std::system_error& error) {
-        if (failed_here(connection_, error)) {
-            withdraw(numbered.request);
-            throw;
-        }
-        // Who waits reads what was answered before, then its end.
-        ::shutdown(connection_.fd(), SHUT_RDWR);
-        order.unlock();
-        if (kept) look_for_restart();
-    } catch (...) {
-        withdraw(numbered.request);
-        throw;
-    }
-    return task;
-}
-
-void ServerLink::withdraw(std::uint64_t request) {
-    take(request, [](CallTask& call) { call.answer({}); });
-}
-
 std::size_t ServerLink::most_pending() const {
     return server_.max_pending != 0 ? std::min<std::size_t>(server_.max_pending, kMostPending)
                                     : kMostPending;
@@ -254,17 +192,6 @@ void ServerLink::release(std::uint64_t object) noexcept {
     }
 }
 
-void ServerLink::send_alone(FrameKind kind, std::uint64_t object, std::uint64_t ticket) {
-    std::span body = std::as_bytes(std::span(&ticket, 1));
-    std::lock_guard order(sending_);
-    try {
-        connection_.send(ObjectFrame{{kind, 0, 0, object, {}}, body, {}, {}, {}});
-    } catch (const std::system_error& error) {
-        if (failed_here(connection_, error)) throw;
-        ::shutdown(connection_.fd(), SHUT_RDWR);
-    }
-}
-
 void ServerLink::flush(std::uint64_t object) {
     WaitScope waits;
     (void)wait_until([&] { return broken_ || objects_[object].outstanding == 0; }, {});
@@ -289,6 +216,8 @@ bool ServerLink::wait_until(const std::function<bool()>& ready, const Deadline& 
     std::unique_lock lock(mutex_);
     for (bool late = false; !ready(); late = is_over(deadline)) {
         if (late || local_) return ready();
+        send_before_waiting(lock, deadline);
+        if (ready()) break;
         if (reading_ || broken_) {  // who found the end fails all calls
             if (deadline)
                 changed_.wait_until(lock, *deadline);
@@ -320,7 +249,7 @@ bool ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& de
         }
     } catch (const EndOfStream& error) {
         end = text_of_end(error);
-        by_server = true;
+        by_server = all_said_ = true;
     } catch (const std::system_error& error) {
         end = text_of_end(error);
         const int code = error.code().value();  // EPIPE: what an encrypted one says
@@ -347,6 +276,7 @@ void ServerLink::hand_out(ObjectFrame frame) {
         if (found != pending_.end()) found->second.waits = true;
         return;
     }
+    if (frame.head.kind == FrameKind::begins) return note_begun(frame.head);
     if (frame.head.kind == FrameKind::serves) return hear_state(frame);
     if (frame.head.kind != FrameKind::value && try_again(frame.head)) return;
     if (frame.head.kind == FrameKind::value) end_taken_back(frame);
@@ -358,6 +288,14 @@ void ServerLink::hand_out(ObjectFrame frame) {
         else
             call.answer(std::move(frame.bytes), frame.head.kind);
     });
+}
+
+// Those of that caller up to that request.
+void ServerLink::note_begun(const FrameHead& head) {
+    std::lock_guard lock(mutex_);
+    for (auto call = pending_.begin(); call != pending_.end() && call->first <= head.request;
+         ++call)
+        if (call->second.task->caller() == head.caller) call->second.told_begun = true;
 }
 
 // By who reads that it was taken back: the next that it reads may be the connection's end, and then

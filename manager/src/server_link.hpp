@@ -35,6 +35,7 @@
 #include <sidestep/server_stats.hpp>
 
 #include "call_task.hpp"
+#include "connection/frame_batch.hpp"
 #include "handshake_failures.hpp"
 #include "object_frame.hpp"
 #include "service_thread.hpp"
@@ -96,6 +97,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     void claim(std::uint64_t object, std::uint64_t ticket);
     void release(std::uint64_t object) noexcept;
     void flush(std::uint64_t object);
+    void send_at_exit() noexcept;
     // On stderr, what flush() would have thrown.
     void report_unseen() noexcept;
 
@@ -117,13 +119,21 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     // The pauses between beats, and their end.
     class Beating {
       public:
+        enum class Next { beat, send, end };
         void stop();
-        bool pause(std::chrono::nanoseconds time);
+        void ask();  // to send what is queued
+        Next pause_until(std::chrono::steady_clock::time_point time);
 
       private:
         std::mutex mutex_;
-        std::condition_variable stopped_;
-        bool ended_ = false;  // guarded by mutex_
+        std::condition_variable changed_;
+        bool ended_ = false, asked_ = false;  // guarded by mutex_
+    };
+    // How closely the calls follow each other.
+    struct Pace {
+        std::uint64_t caller = 0;
+        std::chrono::steady_clock::time_point last{};
+        unsigned calls = 0;  // of that caller, in a row
     };
     // A call, as it is sent again to an actor that was started again.
     struct SentFrame {
@@ -138,6 +148,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
         std::shared_ptr<SentFrame> frame = nullptr;  // to be sent again; null: it is not
         bool is_call = false;                        // it takes one of most_pending() places
         bool sent = false;                           // so it may have begun
+        bool told_begun = false;                     // the server says that it may have
         std::uint64_t takes_back = 0;                // it asks the server for that; 0: it does not
     };
     static constexpr std::size_t kMostPending = 4096;
@@ -148,6 +159,25 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
                 std::uint64_t takes_back = 0);
     // It is not sent, and never was.
     void withdraw(std::uint64_t request);
+    // See link_sending.cpp.
+    void add_pending(FrameHead& head, Pending call);
+    bool try_queue(FrameHead& head, std::span<const std::byte> body, Pending& call);
+    // While it lives, others may queue: it sends what was queued before, and what is meanwhile.
+    class Turn {
+      public:
+        explicit Turn(ServerLink& link) noexcept;
+        ~Turn();
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+      private:
+        ServerLink& link_;
+    };
+    void send_queued() noexcept;
+    enum class Next { own, nothing };  // to send
+    bool send_batch(Next next) noexcept;
+    void send_before_waiting(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
+    void send_as_asked() noexcept;
     // With a session that the server watches, for its life: see session_beats.cpp.
     void start_beating();
     void beat();
@@ -174,6 +204,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     void send_alone(FrameKind kind, std::uint64_t object, std::uint64_t ticket);
     bool read_one(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
     void hand_out(ObjectFrame frame);
+    void note_begun(const FrameHead& head);
     void end_taken_back(const ObjectFrame& answer);
     void take(std::uint64_t request, const std::function<void(CallTask&)>& finish);
     void serve_callbacks();
@@ -190,8 +221,13 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     const std::shared_ptr<Beating> beating_ = std::make_shared<Beating>();
     const std::uint64_t session_;  // of an actor's client: for all its connections
     const bool carries_fds_;       // so do all of them
+    // Relaxed: there is a thread for that; nothing hangs on who knows it first.
+    std::atomic<bool> queues_{false};
 
-    std::mutex sending_;  // held while a frame is written
+    std::mutex sending_;  // held while frames are written; before mutex_
+    // Guarded by sending_: what is being sent.
+    FrameBatch batch_;
+    std::vector<std::uint64_t> batch_requests_;
     // Written with `sending_`, read by who has `reading_`; replaced with both, and mutex_.
     Connection connection_;
 
@@ -210,7 +246,14 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     HandshakeFailures failures_;  // of who has set reading_
     std::string end_;             // why
     bool by_server_ = true;
+    // Atomic: set by who reads. The connection was closed behind all that the server has said.
+    std::atomic<bool> all_said_{false};
     unsigned unanswered_beats_ = 0;  // since anything came
+    Pace pace_;
+    bool sends_ = false;          // who has `sending_` looks at the queue again
+    bool sending_asked_ = false;  // the thread that beats is
+    FrameBatch queued_;
+    std::vector<std::uint64_t> queued_requests_;
     std::uint64_t last_request_ = 0;
     std::map<std::uint64_t, Pending> pending_;
     std::size_t calls_ = 0;  // of these

@@ -21,13 +21,21 @@ constexpr unsigned kBeats = 4;  // within lost_after
 void ServerLink::Beating::stop() {
     std::lock_guard lock(mutex_);
     ended_ = true;
-    stopped_.notify_all();
+    changed_.notify_all();
 }
 
-// False: it is over.
-bool ServerLink::Beating::pause(std::chrono::nanoseconds time) {
+void ServerLink::Beating::ask() {
+    std::lock_guard lock(mutex_);
+    asked_ = true;
+    changed_.notify_all();
+}
+
+ServerLink::Beating::Next ServerLink::Beating::pause_until(
+    std::chrono::steady_clock::time_point time) {
     std::unique_lock lock(mutex_);
-    return !stopped_.wait_for(lock, time, [&] { return ended_; });
+    (void)changed_.wait_until(lock, time, [&] { return ended_ || asked_; });
+    if (ended_) return Next::end;
+    return std::exchange(asked_, false) ? Next::send : Next::beat;
 }
 
 void ServerLink::start_beating() {
@@ -37,9 +45,15 @@ void ServerLink::start_beating() {
     // The link is held for a beat only. A call that nobody waits for may be the last that holds it:
     // then it ends in this thread, when the answer is read.
     auto body = [link = weak_from_this(), beating = beating_, interval] {
-        while (beating->pause(interval)) {
+        for (auto due = std::chrono::steady_clock::now() + interval;;) {
+            const Beating::Next next = beating->pause_until(due);
+            if (next == Beating::Next::end) return;
             auto self = link.lock();
             if (!self) return;
+            if (next == Beating::Next::send) self->send_as_asked();
+            const auto now = std::chrono::steady_clock::now();
+            if (now < due) continue;
+            due = now + interval;
             try {
                 self->beat();
             } catch (const std::bad_alloc&) {  // the next one may find memory
@@ -47,6 +61,7 @@ void ServerLink::start_beating() {
         }
     };
     beats_.start("sidestep-beat", ServiceThread::Runs::library_code, std::move(body));
+    queues_ = true;
 }
 
 void ServerLink::beat() {
