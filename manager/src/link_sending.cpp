@@ -168,7 +168,11 @@ bool ServerLink::send_batch(Next next) noexcept {
     {
         std::lock_guard lock(mutex_);
         sends_ = !queued_.empty() || next == Next::own;
-        if (queued_.empty()) return false;
+        if (queued_.empty()) {
+            // To send has taken its time, and the next call follows closely all the same.
+            if (next == Next::nothing) pace_.last = std::chrono::steady_clock::now();
+            return false;
+        }
         queued_.swap(batch_);
         queued_requests_.swap(batch_requests_);
     }

@@ -132,8 +132,8 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     // How closely the calls follow each other.
     struct Pace {
         std::uint64_t caller = 0;
-        std::chrono::steady_clock::time_point last{};
-        unsigned calls = 0;  // of that caller, in a row
+        std::chrono::steady_clock::time_point last{};  // when the last one was sent, or queued
+        unsigned calls = 0;                            // of that caller, in a row
     };
     // A call, as it is sent again to an actor that was started again.
     struct SentFrame {
