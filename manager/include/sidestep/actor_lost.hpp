@@ -30,7 +30,8 @@ class ActorLost : public WorkerLost {
     // What was called, as the compiler spells it.
     const std::string& method() const { return *method_; }
     // False: the call had not begun, since an earlier one was running. True: it may have run, in
-    // part or as a whole.
+    // part or as a whole. (So may, of a ManagerServer, some calls that were next, where many are in
+    // flight; and over TCP all that were sent, since their answers may be lost on the way.)
     bool began() const { return began_; }
 
   protected:

@@ -37,7 +37,9 @@
 //             taken, and for a second start().
 // Limits:     a thread for each client, and one for each call that runs; 8192 calls of one client
 //             are unanswered at a time (one that sends more is cut off), and 65536 references of
-//             one are on their way.
+//             one are on their way. Answers of short calls of one thread go out together, 64 at
+//             most, as long as more of its calls are there: one that then takes long holds them up
+//             for two milliseconds.
 #pragma once
 
 #include <cstddef>
