@@ -32,8 +32,8 @@
 // Peer death: a child that dies, of whatever, is exitcode(); nothing hangs. When this process dies
 //            without its exit hooks (kill -9), its daemonic children are killed by the kernel at
 //            that moment; others live on, as in Python, and can see it: parent_process(). (A copy
-//            of this process keeps the daemonic ones alive until it ends or calls exec, if it was
-//            made by a raw clone(2) or _Fork(3), or by another thread's fork(2) within start().)
+//            of this process that was made by a raw clone(2) or _Fork(3) keeps the daemonic ones
+//            alive until it ends or calls exec; one by fork(2), in whichever thread, does not.)
 // Trust:     the child is this program, run by this user; it does what its arguments say, and they
 //            may name functions. What it throws is read as data.
 // Errors:    std::logic_error for calls in the wrong state (table below), and for a start method

@@ -393,12 +393,12 @@ void Description::set_stdio(const Stdio& stdio) {
 
 void Description::make_lifeline() {
     try {
-        sys::Pipe pipe = sys::make_pipe();
+        ParentEnds ends = sidestep::make_lifeline();
         // Above every target, so that no move overwrites it.
-        int fd = sys::duplicate_fd(pipe.read_end.get(), plan_.first_spare_fd);
+        int fd = sys::duplicate_fd(ends.theirs.get(), plan_.first_spare_fd);
         if (fd < 0) throw_errno(errno, "fcntl(F_DUPFD_CLOEXEC)");
         lifeline_ = Fd(fd);
-        lifeline_writer_ = sys::above_stdio(std::move(pipe.write_end));
+        lifeline_writer_ = std::move(ends.ours);
     } catch (const std::system_error& e) {
         throw StartError(StartStep::pipe, e.code().value(), {},
                          fmt::format("cannot start \"{}\": the pipe of die_with_parent{}",

@@ -32,9 +32,8 @@ class Spawner final : public Launcher {
     using Launcher::launch;
     Launched launch(BootMain entry, const LaunchOptions& how) override {
         constexpr int kControlFd = 3;
-        sys::SocketPair control = sys::make_socketpair();
-        sys::Pipe lifeline;
-        if (how.dies_with_us) lifeline = sys::make_pipe();
+        ParentEnds control = make_control_pair(), lifeline;
+        if (how.dies_with_us) lifeline = make_lifeline();
         std::string named = executable();
         OwnProgram program = named.empty() ? own_program() : OwnProgram{named, {named}};
         subprocess::Options options;
@@ -44,13 +43,13 @@ class Spawner final : public Launcher {
             subprocess::Environment::extend({{kBootVariable, std::to_string(kControlFd)}});
         for (const std::string& name : hidden_variables()) options.env->remove(name);
         for (const auto& [name, value] : how.environment) options.env->set(name, value);
-        options.pass_fds = {{control.second.get(), kControlFd}};
+        options.pass_fds = {{control.theirs.get(), kControlFd}};
         if (how.own_group) options.process_group = 0;
         options.blocked_signals = std::vector<int>{};
         options.restore_signals = false;  // what is ignored stays ignored, as with fork
         spawn::Child child = spawn::start(program.arguments, options);
         return take_over(
-            {{child.pid, std::move(child.pidfd)}, std::move(control.first), std::move(lifeline)},
+            {{child.pid, std::move(child.pidfd)}, std::move(control.ours), std::move(lifeline)},
             entry);
     }
 };
@@ -59,19 +58,17 @@ class Forker final : public Launcher {
   public:
     using Launcher::launch;
     Launched launch(BootMain entry, const LaunchOptions& how) override {
-        sys::SocketPair control = sys::make_socketpair();
-        sys::Pipe lifeline;
-        if (how.dies_with_us) lifeline = sys::make_pipe();
+        ParentEnds control = make_control_pair(), lifeline;
+        if (how.dies_with_us) lifeline = make_lifeline();
         sys::ProcessHandle<Fd> made = fork_child_with_pidfd();
         int pid = made.pid;
-        if (pid == 0) {
-            control.first.reset();
-            lifeline = {};
+        if (pid == 0) {  // where the parent's ends are closed
+            lifeline.theirs.reset();
             if (how.own_group) enter_group(0);
-            boot(std::move(control.second));
+            boot(std::move(control.theirs));
         }
         if (how.own_group) (void)::setpgid(pid, pid);  // whoever is faster
-        return take_over({std::move(made), std::move(control.first), std::move(lifeline)}, entry);
+        return take_over({std::move(made), std::move(control.ours), std::move(lifeline)}, entry);
     }
 };
 
@@ -173,8 +170,8 @@ Launched take_over(NewChild child, BootMain entry) {
         auto& [pid, pidfd] = child.process;
         if (!pidfd) pidfd = sys::pidfd_open(pid);
         Launched launched{
-            {pid, std::move(pidfd)}, std::move(child.control), std::move(child.lifeline.write_end)};
-        send_boot_message(launched, entry, child.lifeline.read_end);
+            {pid, std::move(pidfd)}, std::move(child.control), std::move(child.lifeline.ours)};
+        send_boot_message(launched, entry, child.lifeline.theirs);
         return launched;
     } catch (...) {
         // Closed first: then it ends even where it must not be signalled.

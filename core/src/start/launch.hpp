@@ -48,8 +48,8 @@ class Launcher {
 // empty pidfd is opened here.
 struct NewChild {
     sys::ProcessHandle<Fd> process;
-    Fd control;
-    sys::Pipe lifeline;
+    ParentFd control;
+    ParentEnds lifeline;
 };
 // Sends the child its first message (see boot.hpp) and takes it over. If that fails, the child is
 // ended and reaped.

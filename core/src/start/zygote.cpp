@@ -226,11 +226,10 @@ Launched Zygote::launch(BootMain entry, const LaunchOptions& options) {
 }
 
 Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
-    sys::SocketPair control = sys::make_socketpair();
-    sys::Pipe lifeline;
-    if (options.dies_with_us) lifeline = sys::make_pipe();
+    ParentEnds control = make_control_pair(), lifeline;
+    if (options.dies_with_us) lifeline = make_lifeline();
     ForkRequest request{++last_number_, ignored_signals(), options.own_group ? 0 : getpgrp()};
-    int fd = control.second.get();
+    int fd = control.theirs.get();
     try {
         sys::send_message(self_.control.get(), std::as_bytes(std::span(&request, 1)), {&fd, 1});
     } catch (const std::system_error& error) {
@@ -242,7 +241,7 @@ Launched Zygote::request_child(BootMain entry, const LaunchOptions& options) {
         receive_child(request.number, sys::Clock::now() + options.answer_within);
     // The child does the same: when this returns, it is in its group, whoever is faster.
     (void)setpgid(child.pid, options.own_group ? child.pid : request.group);
-    return take_over({std::move(child), std::move(control.first), std::move(lifeline)}, entry);
+    return take_over({std::move(child), std::move(control.ours), std::move(lifeline)}, entry);
 }
 
 // --- the conversation --------------------------------------------------------------------------

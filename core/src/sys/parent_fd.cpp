@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "sys/per_process.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 namespace {
@@ -68,6 +69,41 @@ ParentFd::ParentFd(Fd fd) : owner_(::getpid()) {
     if (!fd) return;
     add(fd.get());
     fd_ = fd.release();
+}
+
+// Locked until ours is on the list, so that nobody forks between: two children that are started
+// side by side would have each other's, and outlive their parent.
+template <class Make>
+ParentEnds ParentFd::make_ends(Make make) {
+    (void)watch_forks();
+    List& list = lists.get();
+    std::lock_guard lock(list.mutex);
+    list.fds.push_back(-1);  // its place: what throws does so before there is a descriptor
+    ParentEnds ends;
+    try {
+        auto [ours, theirs] = make();
+        ends.ours.fd_ = list.fds.back() = ours.release();
+        ends.ours.owner_ = ::getpid();
+        ends.theirs = std::move(theirs);
+    } catch (...) {
+        list.fds.pop_back();
+        throw;
+    }
+    return ends;
+}
+
+ParentEnds make_control_pair() {
+    return ParentFd::make_ends([] {
+        sys::SocketPair pair = sys::make_socketpair();
+        return std::pair(std::move(pair.first), std::move(pair.second));
+    });
+}
+
+ParentEnds make_lifeline() {
+    return ParentFd::make_ends([] {
+        sys::Pipe pipe = sys::make_pipe();
+        return std::pair(std::move(pipe.write_end), std::move(pipe.read_end));
+    });
 }
 
 ParentFd& ParentFd::operator=(ParentFd&& other) noexcept {

@@ -16,6 +16,8 @@
 
 namespace sidestep::inline v0 {
 
+struct ParentEnds;
+
 class ParentFd {
   public:
     ParentFd() = default;
@@ -29,9 +31,23 @@ class ParentFd {
     void reset() noexcept;
 
   private:
+    friend ParentEnds make_control_pair();
+    friend ParentEnds make_lifeline();
+    template <class Make>
+    static ParentEnds make_ends(Make make);
+
     int fd_ = -1;
     int owner_ = 0;
 };
+
+// Our end and the child's of something that is made for one child: no process that another thread
+// forks has ours, whenever it does.
+struct ParentEnds {
+    ParentFd ours;
+    Fd theirs;
+};
+ParentEnds make_control_pair();
+ParentEnds make_lifeline();  // ours is where it is written
 
 // The same of a descriptor that something else owns, and closes when this is gone.
 class ParentFdMark {
