@@ -15,11 +15,13 @@
 #include <cstring>
 #include <iterator>
 #include <numeric>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/exit_hooks.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/subprocess.hpp>
 
@@ -366,6 +368,31 @@ TEST_CASE("the parent's number means nothing in a pid namespace that it is not i
     CHECK_FALSE(parent_is_gone(getppid()));
     CHECK(parent_is_gone(getpid()));
     CHECK(test::in_foreign_proc([] { return parent_is_gone(4711) ? 1 : 0; }) == 0);
+}
+
+TEST_CASE("a forked child that has its parent's number, 1, is not its parent", "[core][sandbox]") {
+    CHECK(test::in_foreign_proc([] {
+              ForkMarker marker;
+              Finalizer parents([] { ::_exit(96); }, 0);
+              Process child({.start_method = StartMethod::fork_threaded}, exit_process, 0);
+              child.start();
+              if (getpid() != 1 || !test::enter_namespace(CLONE_NEWPID)) return 97;
+              int code = test::in_sandbox([&] {
+                  ForkMarker own;
+                  if (getpid() != 1 || !own.same_process()) return 2;
+                  if (marker.same_process()) return 3;
+                  parents();  // does nothing here
+                  try {
+                      (void)child.is_alive();
+                  } catch (const std::logic_error&) {
+                      return 0;
+                  }
+                  return 4;
+              });
+              child.join();
+              parents.cancel();
+              return code;
+          }) == 0);
 }
 
 TEST_CASE("an eventual wait on two words waits where futex_waitv is refused", "[core][sandbox]") {
