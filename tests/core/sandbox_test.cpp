@@ -4,18 +4,21 @@
 #include <linux/sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -368,6 +371,15 @@ TEST_CASE("the parent's number means nothing in a pid namespace that it is not i
     CHECK_FALSE(parent_is_gone(getppid()));
     CHECK(parent_is_gone(getpid()));
     CHECK(test::in_foreign_proc([] { return parent_is_gone(4711) ? 1 : 0; }) == 0);
+}
+
+TEST_CASE("as nice as can be is that, however nice the parent is", "[core][sandbox]") {
+    CHECK(test::in_sandbox([] {
+              if (::setpriority(PRIO_PROCESS, 0, 5) != 0) return 97;
+              const std::string nice =
+                  subprocess::check_output("nice", {.shell = true, .nice = INT_MAX});
+              return nice == "19\n" ? 0 : 1;
+          }) == 0);
 }
 
 TEST_CASE("a forked child that has its parent's number, 1, is not its parent", "[core][sandbox]") {

@@ -34,7 +34,6 @@ using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 using test::Call;
 using test::Fault;
-using namespace std::chrono_literals;
 
 namespace {
 

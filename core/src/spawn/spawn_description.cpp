@@ -191,7 +191,8 @@ Description::Description(const Args& args, const Options& options) : options_(op
     plan_.process_group = options.process_group.value_or(0);
     if (options.nice) {
         plan_.set_nice = true;
-        plan_.nice = std::clamp(::getpriority(PRIO_PROCESS, 0) + *options.nice, -20, 19);
+        const int more = std::clamp(*options.nice, -40, 40);  // the whole way
+        plan_.nice = std::clamp(::getpriority(PRIO_PROCESS, 0) + more, -20, 19);
     }
     if (options.preexec_fn) {
         plan_.preexec = call_preexec;
