@@ -9,12 +9,16 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 
 #include <catch2/catch.hpp>
 
 #include "faults.hpp"
+#include "memory/mapped_segment.hpp"
 #include "scribble.hpp"
 #include "support.hpp"
 #include "sys/sys.hpp"
@@ -106,6 +110,96 @@ TEST_CASE("a producer of a damaged queue leaves without memory", "[ipc][queue][f
         producer.close();
     });
     CHECK(child.wait() == 0);
+}
+
+namespace {
+using detail::QueueCore;
+constexpr QueueOptions kLeased = {.lease = true};
+
+// Items that take memory of their own.
+void put_items(const QueueCore& queue, std::initializer_list<char> letters) {
+    detail::RecordBuffer records;
+    for (char letter : letters) records.add(std::string(5000, letter));
+    (void)queue.put(records.bytes(), {});
+}
+// The first letters of those that get() hands over while an allocation fails, after `skip`; "!": it
+// threw.
+std::string get_with(const QueueCore& queue, int skip, bool& happened) {
+    detail::RecordBuffer out;
+    try {
+        Fault fault(Call::allocation, ENOMEM, skip, Fault::kEver);
+        (void)queue.get(2, out, detail::deadline_after(Timeout(test::kPatience)));
+        happened = fault.happened();
+    } catch (const std::bad_alloc&) {
+        return "!";
+    }
+    std::string letters;
+    for (detail::RecordReader reader(out.bytes()); !reader.done();)
+        letters += reader.next<std::string>().front();
+    return letters;
+}
+// How many are on loan to this process, which ends them.
+int end_loans(const QueueCore& queue) {
+    for (int count = 0;; ++count) try {
+            queue.task_done();
+        } catch (const std::logic_error&) {
+            return count;
+        }
+}
+}  // namespace
+
+TEST_CASE("what is on loan was handed over, whatever allocation fails in get()",
+          "[ipc][queue][lease][fault][injected]") {
+    bool happened = true;
+    for (int skip = 0; happened; ++skip) {
+        CAPTURE(skip);
+        QueueCore queue(QueueCore::Kind::joinable, kLeased);
+        put_items(queue, {'a', 'b'});
+        std::string got = get_with(queue, skip, happened);
+        CHECK(std::string("ab").starts_with(got == "!" ? "" : got));
+        CHECK(end_loans(queue) == static_cast<int>(got == "!" ? 0 : got.size()));
+    }
+}
+
+TEST_CASE("what a dead process had on loan is nobody's until it was handed over",
+          "[ipc][queue][lease][fault][injected]") {
+    QueueCore queue(QueueCore::Kind::joinable, kLeased);
+    put_items(queue, {'a'});
+    test::Child dies([&] {
+        detail::RecordBuffer out;
+        return queue.get(1, out, {}) == 1 ? 0 : 1;
+    });
+    REQUIRE(dies.wait() == 0);
+    bool happened = false;
+    CHECK(get_with(queue, 0, happened) == "!");
+    CHECK(end_loans(queue) == 0);
+    CHECK(get_with(queue, 1000, happened) == "a");
+    CHECK(end_loans(queue) == 1);
+}
+
+TEST_CASE("whatever allocation fails while a segment arrives, the next one can",
+          "[ipc][fault][injected]") {
+    bool happened = true;
+    for (int skip = 0; happened; ++skip) {
+        CAPTURE(skip);
+        test::Child child([&] {
+            ::alarm(60);  // or it would wait for itself for ever
+            Segment segment = Segment::create("sidestep-test", 4096);
+            bool right = false, failed = false;
+            try {
+                Fault fault(Call::allocation, ENOMEM, skip);
+                right = MappedSegment::adopt(segment.fd().duplicate())->size() == 4096;
+                failed = fault.happened();
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+            bool again = MappedSegment::adopt(segment.fd().duplicate())->size() == 4096;
+            return !again ? 2 : failed ? 1 : right ? 0 : 3;
+        });
+        int code = child.wait();
+        CHECK((code == 0 || code == 1));
+        happened = code == 1;
+    }
 }
 
 namespace {

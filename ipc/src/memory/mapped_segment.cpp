@@ -69,16 +69,23 @@ std::shared_ptr<MappedSegment> MappedSegment::adopt(Fd fd) {
         throw SerializationError(
             "cannot receive a handle: its descriptor is not a sealed segment of shared memory");
     Registry& all = registry();
-    std::lock_guard lock(all.mutex);
-    if (auto known = all.known.find(key); known != all.known.end())
-        if (auto present = known->second.lock()) return present;
+    std::unique_lock lock(all.mutex);
+    std::weak_ptr<MappedSegment>& entry = all.known[key];
+    if (auto present = entry.lock()) return present;
     auto access =
         sys::are_writers_forbidden(seals) ? sys::Access::read_only : sys::Access::read_write;
-    std::shared_ptr<MappedSegment> made(
-        new MappedSegment(Segment::attach(std::move(fd), access), key));
-    made->writable_ = access == sys::Access::read_write;
-    all.known[key] = made;
-    return made;
+    std::unique_ptr<MappedSegment> fresh;
+    try {
+        fresh.reset(new MappedSegment(Segment::attach(std::move(fd), access), key));
+        fresh->writable_ = access == sys::Access::read_write;
+        std::shared_ptr<MappedSegment> made(std::move(fresh));
+        entry = made;
+        return made;
+    } catch (...) {
+        all.known.erase(key);
+        lock.unlock();  // the destructor takes it, too
+        throw;
+    }
 }
 
 MappedSegment::~MappedSegment() {

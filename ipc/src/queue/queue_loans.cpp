@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <new>
 #include <stdexcept>
 
 #include "queue/queue_state.hpp"
@@ -13,11 +14,18 @@ namespace {
 using namespace std::chrono_literals;
 constexpr std::chrono::nanoseconds kLook = 50ms;  // how often a busy consumer asks who has died
 
+// Whole, or not at all.
 void write_record(RecordBuffer& out, const std::byte* data, std::uint64_t length) {
     constexpr std::uint64_t kZero = 0;
-    out.write(&length, sizeof length);
-    out.write(data, static_cast<std::size_t>(length));
-    if (length % kUnit != 0) out.write(&kZero, kUnit - length % kUnit);
+    const std::size_t before = out.size();
+    try {
+        out.write(&length, sizeof length);
+        out.write(data, static_cast<std::size_t>(length));
+        if (length % kUnit != 0) out.write(&kZero, kUnit - length % kUnit);
+    } catch (const std::bad_alloc&) {
+        out.truncate(before);
+        throw;
+    }
 }
 
 std::size_t count(std::span<const Loan> loans) {
@@ -71,10 +79,11 @@ bool QueueCore::take_over(Local& own, RecordBuffer& out) {
         std::uint64_t length = shared_length;  // a copy: what is checked is what is used
         if (length > Loan::kMaxBytes || loan.check.load() != Loan::check_of(length, loan.number))
             throw_ring_damaged();
+        const std::size_t before = out.size();
+        write_record(out, own.loan_bytes(i), length);  // first: it may throw
         loan.ticket = all.next_ticket++;
-        if (!loan.owner.compare_exchange_strong(owner, self)) continue;
-        write_record(out, own.loan_bytes(i), length);
-        return true;
+        if (loan.owner.compare_exchange_strong(owner, self)) return true;
+        out.truncate(before);
     }
     return false;
 }
@@ -109,10 +118,14 @@ std::uint32_t QueueCore::take_on_loan(Local& own, std::uint32_t limit, RecordBuf
     State& all = own.state;
     all.repair_loans();
     std::uint32_t taken = 0;
-    while (taken < limit && look && take_over(own, out)) ++taken;
-    while (taken < limit && (taken == 0 || count(all.used_loans()) < Loan::kPlaces) &&
-           lend(own, out))
-        ++taken;
+    try {
+        while (taken < limit && look && take_over(own, out)) ++taken;
+        while (taken < limit && (taken == 0 || count(all.used_loans()) < Loan::kPlaces) &&
+               lend(own, out))
+            ++taken;
+    } catch (const std::bad_alloc&) {
+        if (taken == 0) throw;  // what is on loan already is handed over
+    }
     return taken;
 }
 
