@@ -17,6 +17,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/queue.hpp>
+
 #include "sandbox.hpp"
 #include "support.hpp"
 
@@ -212,6 +214,21 @@ TEST_CASE("segments that are fitted together leave room for each other, and for 
                   std::vector<Segment> all;
                   for (int i = 0; i < 5; ++i) all.push_back(Segment::create("sidestep-test", size));
                   return 5 * size <= bytes / 2 ? 0 : 2;
+              }) == 0);
+}
+
+TEST_CASE("a queue leaves half of a limited address space to the rest", "[ipc][segment][queue]") {
+    for (std::size_t room : {40u, 130u, 520u})  // a little more than what halving may end at
+        CHECK(in_child([&] {
+                  std::size_t pages = 0, bytes = room << 20;
+                  std::ifstream("/proc/self/statm") >> pages;
+                  std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+                  rlimit limit = {pages * page + bytes, pages * page + bytes};
+                  if (setrlimit(RLIMIT_AS, &limit) != 0) return 100;
+                  sidestep::Queue<int> queue;
+                  void* rest =
+                      mmap(nullptr, bytes / 4, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                  return rest != MAP_FAILED ? 0 : 1;
               }) == 0);
 }
 

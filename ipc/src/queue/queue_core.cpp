@@ -104,8 +104,9 @@ QueueCore::QueueCore(Kind kind, const QueueOptions& options) {
     static_assert(sizeof(State) <= State::kBytesBegin);
     std::size_t fixed = State::kBytesBegin + loans_size(options.lease);
     std::size_t wanted = (options.max_bytes + 4095) / 4096 * 4096;
-    auto segment = MappedSegment::reserve("sidestep-queue", fixed + wanted,
-                                          fixed + std::min<std::size_t>(wanted, 1 << 20));
+    std::size_t least = fixed + std::min<std::size_t>(wanted, 1 << 20);
+    auto segment =
+        MappedSegment::reserve("sidestep-queue", Segment::fitting(fixed + wanted, least, 1), least);
     State* state = new (segment->data()) State;
     state->header = {kind_of(kind), segment->size()};
     QueueConstants constants = {

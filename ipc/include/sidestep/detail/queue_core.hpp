@@ -36,7 +36,8 @@ class PutAfterShutDown : public std::runtime_error {
 struct QueueOptions {
     std::int64_t max_items = 0;  // 0 or less: 2^31 - 1
     // Room for the items that wait, in bytes of address space: memory is used as items come. An
-    // item takes half of it at most. Halved until the address space has it.
+    // item takes half of it at most. Halved until the address space has it, and, where that is
+    // limited (ulimit -v), as much again for all else.
     std::size_t max_bytes = std::size_t(4) << 30;
     // JoinableQueue only: an item counts as taken once task_done() was called for it; if the
     // process that got it dies before, another gets it.
