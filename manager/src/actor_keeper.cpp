@@ -28,6 +28,7 @@
 #include "actor_board.hpp"
 #include "insist.hpp"
 #include "object_server.hpp"
+#include "sys/parent_fd.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -116,6 +117,8 @@ bool serve_actor(ActorRun& run, Connection& parent) {
     // Not that by which the keeper forked it.
     force_start_method(static_cast<StartMethod>(run.setup.start_method));
     leave_terminal_alone();
+    const auto hidden = insist_on_memory(
+        [&] { return std::make_unique<ParentFdMark>(listening_socket(run.listener)); });
     ActorProcess host(run);
     ActorBegun begun;
     std::shared_ptr<Hosted> object;

@@ -63,6 +63,8 @@ Manager::Manager(ManagerOptions options) : impl_(std::make_unique<Impl>()) {
     (void)wait({impl_->control, impl_->process->sentinel()});
     detail::ServerName name;
     try {
+        // Its end was waited for, too: what its initializer has forked holds a copy of the stream.
+        if (!impl_->control.poll()) throw EndOfStream("the server has ended");
         name = {.address = impl_->control.recv<UnixAddress>(),
                 .authkey = setup.authkey,
                 .pid = impl_->process->pid()};

@@ -6,6 +6,7 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <thread>
@@ -17,6 +18,7 @@
 #include "server_link.hpp"
 #include "sys/fork_marker.hpp"
 #include "sys/make_thread.hpp"
+#include "sys/parent_fd.hpp"
 
 namespace sidestep::inline v0 {
 namespace {
@@ -79,6 +81,7 @@ struct ManagerServer::Impl {
                   .lost_after = options.lost_after,
                   .max_call_bytes = options.max_call_bytes}) {
         check_bound(listener.address(), options);
+        hidden.emplace(detail::listening_socket(listener));
         std::tie(stop_here, stop_there) = Pipe();
     }
 
@@ -102,6 +105,7 @@ struct ManagerServer::Impl {
     Listener listener;
     detail::ObjectServer server;
     Connection stop_here, stop_there;
+    std::optional<ParentFdMark> hidden;  // the listener's socket, as long as that is open
 
     std::mutex mutex;
     std::condition_variable changed;
@@ -162,6 +166,7 @@ void ManagerServer::stop() noexcept {
         if (impl_->server.runs_here()) return;
         impl_->changed.wait(lock, [&] { return impl_->state != Impl::State::serving; });
         thread = std::move(impl_->thread);
+        impl_->hidden.reset();
     }
     if (thread.joinable()) thread.join();
     impl_->listener.close();

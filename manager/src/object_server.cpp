@@ -18,6 +18,7 @@
 #include "insist.hpp"
 #include "object_client.hpp"
 #include "sys/error.hpp"
+#include "sys/parent_fd.hpp"
 #include "sys/per_process.hpp"
 #include "sys/sys.hpp"
 #include "sys/sys_socket.hpp"
@@ -405,6 +406,7 @@ void serve_objects(ServerSetup setup, Connection owner) {
         (void)flush_printed();  // the first call may cost the process
     }
     Listener listener({.authkey = setup.authkey});
+    const ParentFdMark hidden(listening_socket(listener));
     ObjectServer server(
         {.address = listener.address(), .authkey = setup.authkey, .pid = ::getpid()});
     owner.send(std::get<UnixAddress>(listener.address()));

@@ -12,7 +12,9 @@
 // Threads: thread-safe. Objects are destroyed outside of all locks: they may hold proxies.
 // Peer death: a client is gone when its connection ends, or its process (forked children may have
 //            copies of its socket), or when it is silent for too long: its references, tickets,
-//            queued calls and waits go, and its locks are freed.
+//            queued calls and waits go, and its locks are freed. The other way round, a process
+//            that a call has forked has none of the server's sockets (ParentFdMark): who listens,
+//            and who is connected, ends with the server.
 #pragma once
 
 #include <atomic>

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
@@ -28,6 +29,7 @@
 #include <sidestep/manager.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/queue.hpp>
+#include <sidestep/shared_memory.hpp>
 
 #include "fake_actor.hpp"
 #include "manager_support.hpp"
@@ -203,6 +205,75 @@ TEST_CASE("a forked child of its constructor does not hide that an actor died th
     CHECK_FALSE(end.is_set());
     end.set();
     watchdog.join();
+}
+
+namespace {
+// The child lives until somebody says that it shall end, or says so itself after a while.
+void fork_and_die(const std::string& name) {
+    if (::fork() == 0) {
+        mp::SharedMemory said(mp::open_only, name);
+        if (!test::eventually([&] { return said.bytes()[0] != std::byte{0}; }, 15s))
+            said.bytes()[1] = std::byte{1};
+        ::_exit(0);
+    }
+    ::kill(::getpid(), SIGKILL);
+}
+
+// Ends the children that wait for `end` in any case, after a while that nothing here takes.
+class Watchdog {
+  public:
+    explicit Watchdog(mp::Event end) : end_(std::move(end)), thread_([this] { watch(); }) {}
+    ~Watchdog() {
+        end_.set();
+        thread_.join();
+    }
+    Watchdog(const Watchdog&) = delete;
+    Watchdog& operator=(const Watchdog&) = delete;
+    bool had_to() const { return end_.is_set(); }
+
+  private:
+    void watch() {
+        (void)end_.wait_for(15s);
+        end_.set();
+    }
+    mp::Event end_;
+    std::thread thread_;
+};
+}  // namespace
+
+TEST_CASE("a forked child of its initializer does not hide that a manager's server died there",
+          "[manager][fork]") {
+    mp::SharedMemory end(mp::create_only, 2);
+    CHECK_THAT(
+        text_of_error([&] { mp::Manager({.initializer = mp::bind(fork_and_die, end.name())}); }),
+        Contains("SIGKILL") && Contains("before it served"));
+    CHECK(end.bytes()[1] == std::byte{0});
+    end.bytes()[0] = std::byte{1};
+}
+
+TEST_CASE("a forked child of a server does not listen in its place", "[manager][fork]") {
+    mp::Event end;
+    Watchdog watchdog(end);
+    mp::Manager manager;
+    auto parent = manager.make<Parent>();
+    (void)parent.call<&Parent::have_child>(end);
+    auto [here, there] = mp::Pipe();
+    here.send(parent);
+    ::kill(manager.pid(), SIGKILL);
+    CHECK_THROWS_AS(parent.call<&Parent::die>(), mp::ActorLost);
+    CHECK_THROWS_AS(there.recv<mp::Proxy<Parent>>(), mp::ActorLost);  // it connects
+    CHECK_FALSE(watchdog.had_to());
+}
+
+TEST_CASE("a forked child of an actor does not hold up its end", "[manager][actor][fork]") {
+    mp::Event end;
+    Watchdog watchdog(end);
+    mp::Actor<Parent> actor({.max_restarts = 1, .stop_grace = test::kPatience});
+    (void)actor.call<&Parent::have_child>(end);
+    for (int deaths = 0; deaths < 2; ++deaths)
+        CHECK_THROWS_AS(actor.call<&Parent::die>(), mp::ActorLost);
+    actor.shutdown();
+    CHECK_FALSE(watchdog.had_to());
 }
 
 TEST_CASE("an actor that dies again and again is started at longer and longer intervals",

@@ -91,6 +91,11 @@ struct ClientOptions {
     std::optional<Timeout> timeout = std::chrono::seconds(30);
 };
 
+class Listener;
+namespace detail {
+int listening_socket(const Listener& listener) noexcept;  // not for direct use
+}
+
 class Listener {
   public:
     explicit Listener(ListenerOptions options = {});
@@ -120,6 +125,7 @@ class Listener {
     bool closed() const;
 
   private:
+    friend int detail::listening_socket(const Listener& listener) noexcept;
     class Impl;
     std::unique_ptr<Impl> impl_;
 };

@@ -139,6 +139,7 @@ class Listener::Impl {
     const Address& address() const { return address_; }
     bool closed() const { return closed_; }
     int fd() { return accept_state().epoll.get(); }
+    int socket() const { return socket_.get(); }
     std::optional<Address> last_accepted() const {
         std::lock_guard lock(last_accepted_mutex_);
         return last_accepted_;
@@ -396,5 +397,6 @@ std::optional<Address> Listener::last_accepted() const { return impl_->last_acce
 int Listener::fd() const { return impl_->fd(); }
 void Listener::close() noexcept { impl_->close(); }
 bool Listener::closed() const { return impl_->closed(); }
+int detail::listening_socket(const Listener& listener) noexcept { return listener.impl_->socket(); }
 
 }  // namespace sidestep
