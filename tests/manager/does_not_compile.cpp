@@ -16,6 +16,9 @@ struct Board {
     int own(std::unique_ptr<int> value) { return points = *value; }
     int get() const { return points; }
 };
+struct Lamp {
+    int light() const { return 1; }
+};
 
 int calls(const sidestep::Proxy<Board>& board, const sidestep::Actor<Board>& actor) {
 #if SIDESTEP_CASE == 1
@@ -36,6 +39,20 @@ int calls(const sidestep::Proxy<Board>& board, const sidestep::Actor<Board>& act
 #elif SIDESTEP_CASE == 6
     // EXPECT 6: the method cannot be called with these arguments
     return actor.read<&Board::get>(1);
+#elif SIDESTEP_CASE == 7
+    // EXPECT 7: this is no method of the object's type, nor of a base of it
+    return board.call<&Lamp::light>();
+#elif SIDESTEP_CASE == 8
+    // EXPECT 8: this is no method of the object's type, nor of a base of it
+    sidestep::ManagerServer server({.authkey = "secret"});
+    server.expose<&Lamp::light>("lamp", std::make_shared<Board>());
+#elif SIDESTEP_CASE == 9
+    // EXPECT 9: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
+    const int more = 3;
+    return actor.call([&more](Board& its) { return its.points + more; });
+#elif SIDESTEP_CASE == 10
+    // EXPECT 10: the callable takes the object by reference, and then these arguments
+    return board.call([](Lamp& its) { return its.light(); });
 #else
     using namespace std::chrono_literals;
     board.call<&Board::wait>(5s);

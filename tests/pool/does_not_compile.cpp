@@ -263,3 +263,55 @@ void use_options([[maybe_unused]] sidestep::Pool& pool,
     pool.map(over, {1, 2, 3});
 #endif
 }
+
+// What bind() holds, and what comes behind it.
+void use_bound([[maybe_unused]] sidestep::Pool& pool, [[maybe_unused]] std::vector<int>& numbers) {
+    [[maybe_unused]] const auto fill = [](std::vector<int>& a, int n) { a.push_back(n); };
+    [[maybe_unused]] const auto join = [](std::string a, std::string b) { return a + b; };
+#if SIDESTEP_CASE == 49
+    // EXPECT 49: those of bind() as const&
+    pool.map(sidestep::bind(fill, numbers), numbers);
+#elif SIDESTEP_CASE == 50
+    // EXPECT 50: the callable cannot be called with these arguments
+    pool.submit(sidestep::bind(join, "a"), 1);
+#elif SIDESTEP_CASE == 51
+    // EXPECT 51: the callable cannot be called with these arguments
+    for (auto& each : pool.imap(sidestep::bind(join, "a"), numbers)) (void)each;
+#endif
+}
+
+// What a new user tries.
+void use_otherwise([[maybe_unused]] sidestep::Pool& pool,
+                   [[maybe_unused]] sidestep::ThreadPool& threads,
+                   [[maybe_unused]] std::vector<int>& numbers, [[maybe_unused]] int n) {
+    [[maybe_unused]] const auto join = [](std::string a, std::string b) { return a + b; };
+#if SIDESTEP_CASE == 52
+    // EXPECT 52: op cannot be called with two results of f, which it merges into one
+    int sum = pool.map_reduce(twice<int>, join, numbers, 0);
+#elif SIDESTEP_CASE == 53
+    // EXPECT 53: op cannot be called with two results of f, which it merges into one
+    int sum = threads.map_reduce(twice<int>, join, numbers);
+#elif SIDESTEP_CASE == 54
+    // EXPECT 54: A lambda with captures cannot: (1) pass what it captures as arguments, (2) use
+    int sum = pool.map_reduce(
+        twice<int>, [n](int a, int b) { return a + b + n; }, numbers);
+#elif SIDESTEP_CASE == 55
+    // EXPECT 55: the callable cannot be called with these arguments
+    pool.map_reduce([](const std::string& a) { return a; }, join, numbers);
+#elif SIDESTEP_CASE == 56
+    // EXPECT 56: Or an argument is in braces, and needs its type: submit(f, Point{1, 2})
+    pool.submit(make, {1});
+#elif SIDESTEP_CASE == 57
+    // EXPECT 57: a number is no option of a map, nor a range: say what it is, as in
+    std::vector<int> results = pool.map(twice<int>, numbers, 10);
+#elif SIDESTEP_CASE == 58
+    // EXPECT 58: a number is no option of a map, nor a range: say what it is, as in
+    for (int each : threads.imap_unordered(twice<int>, numbers, 10)) (void)each;
+#elif SIDESTEP_CASE == 59
+    // EXPECT 59: then(f): f cannot be called with the future's value
+    pool.submit(twice<int>, n).then([](const std::string& a) { return a; }).get();
+#elif SIDESTEP_CASE == 60
+    // EXPECT 60: What a thread is to change goes by std::ref(x)
+    threads.submit([](int& a) { ++a; }, n).get();
+#endif
+}

@@ -5,7 +5,7 @@
 //   - a pointer to a member (function or not): the object is the first argument;
 //   - a lambda that captures nothing, or any empty default-constructible functor: the type is all;
 //   - a functor with state and a cereal `serialize`: its state travels;
-//   - bind(f, args...): a callable with its first arguments.
+//   - bind(f, args...): a callable with its first arguments, which it gets as const& each time.
 // A lambda with captures is none of these and does not compile as a task: what it captured may be a
 // pointer, and that would mean nothing over there.
 //
@@ -420,6 +420,7 @@ struct Bound {
     Bound(F callable, std::tuple<Args...> first) : f(std::move(callable)), args(std::move(first)) {}
 
     template <class... Rest>
+    requires std::is_invocable_v<const F&, const Args&..., Rest...>
     auto operator()(Rest&&... rest) const {
         return std::apply(
             [&](const Args&... bound) {

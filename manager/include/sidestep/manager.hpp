@@ -9,7 +9,7 @@
 // (queue_proxies.hpp); lock, rlock, semaphore, bounded_semaphore, condition, event, barrier
 // (sync_proxies.hpp); pool (pool_proxy.hpp). For what one machine's processes share, the handles of
 // shared memory (Queue, Lock, Value...) are some hundred times faster; a Manager is for containers,
-// for objects of your own, and for locks with a judge.
+// for objects of your own, and for locks that are taken back from clients that are cut off.
 //
 // Ownership:  owns its server, which ends with it (shutdown()), and at once with the process of the
 //             Manager, however that ends. Objects belong to whoever has proxies; at the end of the

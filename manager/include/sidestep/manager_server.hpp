@@ -83,8 +83,10 @@ class ManagerServer {
     void expose(const std::string& name, std::shared_ptr<T> object) {
         static_assert(sizeof...(methods) > 0,
                       "say which methods: expose<&T::f, &T::g>(name, object)");
-        add({name, typeid(T).name(), {detail::exposed_method<T, methods>()...}},
-            std::make_shared<detail::HostedShared<T>>(std::move(object)));
+        constexpr bool its = (detail::check_method<T, methods>() && ...);
+        if constexpr (its)
+            add({name, typeid(T).name(), {detail::exposed_method<T, methods>()...}},
+                std::make_shared<detail::HostedShared<T>>(std::move(object)));
     }
     // A new object of a face, made with what Manager's call for it takes: Queue<T>,
     // JoinableQueue<T>, Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, Barrier, Pool,

@@ -42,7 +42,8 @@ template <class... Args>
 requires(!kBeginsWithCallable<Args...>) struct RefuseOverloaded<Overloaded, Args...> {
     static_assert(sizeof...(Args) > 4096,
                   "this is the name of several functions, or of a template: say which one is "
-                  "meant, by a lambda around it: submit([](int x) { return f(x); }, x)");
+                  "meant, by a lambda around it: submit([](int x) { return f(x); }, x). Or an "
+                  "argument is in braces, and needs its type: submit(f, Point{1, 2})");
     using type = int;
 };
 
@@ -246,20 +247,33 @@ class PoolFace : private detail::RefusesNames,
     // when this has thrown.)
     template <class F, class Op, std::ranges::input_range Range>
     auto map_reduce(F&& f, Op&& op, Range&& items, MapOptions options = {}) {
-        using R = ReducedTo<F, Range>;
-        static_assert(std::is_default_constructible_v<R>,
-                      "what f returns has no default constructor, so there is no result without "
-                      "items: say what it is then, map_reduce(f, op, items, init)");
-        auto reduced = reduce<R>(f, op, std::forward<Range>(items), nullptr, options);
-        return reduced ? std::move(*reduced) : R{};
+        using Check = detail::ReduceCheck<Derived::kRunsInThreads, F, Op, Range>;
+        Check::check();
+        if constexpr (Check::kFine) {
+            using R = typename Check::Result;
+            static_assert(
+                std::is_default_constructible_v<R>,
+                "what f returns has no default constructor, so there is no result without "
+                "items: say what it is then, map_reduce(f, op, items, init)");
+            auto reduced = reduce<R>(f, op, std::forward<Range>(items), nullptr, options);
+            return reduced ? std::move(*reduced) : R{};
+        } else {
+            return detail::Refused();
+        }
     }
     template <class F, class Op, std::ranges::input_range Range, class T>
     requires(!std::same_as<std::decay_t<T>, MapOptions>) auto map_reduce(F&& f, Op&& op,
                                                                          Range&& items, T&& init,
                                                                          MapOptions options = {}) {
-        using R = ReducedTo<F, Range>;
-        R first(std::forward<T>(init));
-        return *reduce<R>(f, op, std::forward<Range>(items), &first, options);
+        using Check = detail::ReduceCheck<Derived::kRunsInThreads, F, Op, Range>;
+        Check::check();
+        if constexpr (Check::kFine) {
+            using R = typename Check::Result;
+            R first(std::forward<T>(init));
+            return *reduce<R>(f, op, std::forward<Range>(items), &first, options);
+        } else {
+            return detail::Refused();
+        }
     }
 
     // The place in the input of an item for which is_it(item) is true: the first that is found.
@@ -329,10 +343,6 @@ class PoolFace : private detail::RefusesNames,
             return pool().template stream<true, kUnordered>(
                 std::forward<F>(f), detail::zipped(std::forward<Ranges>(ranges)...), options);
     }
-    template <class F, class Range>
-    using ReducedTo = std::decay_t<std::invoke_result_t<
-        std::decay_t<F>&,
-        detail::StoredItem<false, std::ranges::range_value_t<std::remove_reference_t<Range>>>&&>>;
     template <class R, class F, class Op, class Range>
     std::optional<R> reduce(const F& f, const Op& op, Range&& items, R* init,
                             const MapOptions& options) {

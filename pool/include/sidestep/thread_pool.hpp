@@ -137,16 +137,27 @@ class ThreadPool : public PoolFace<ThreadPool> {
             return submit_now(options, std::forward<F>(f), std::forward<Args>(args)...);
     }
     template <class F, class... Args>
-    auto submit_now(const TaskOptions* options, F&& f, Args&&... args) {
+    auto submit_now([[maybe_unused]] const TaskOptions* options, [[maybe_unused]] F&& f,
+                    [[maybe_unused]] Args&&... args) {
         using Callable = std::decay_t<F>;
-        using Result = std::decay_t<
-            std::invoke_result_t<Callable&, detail::KeptArgument<Callable, Args, Args...>...>>;
-        using Job =
-            detail::CallJob<Result, Callable, detail::KeptArgument<Callable, Args, Args...>...>;
-        auto job = Job::make(std::forward<F>(f), std::forward<Args>(args)...);
-        Future<Result> future(detail::task_of(*job));
-        detail::submit_job(*core_, std::move(job), options);
-        return future;
+        constexpr bool called =
+            std::is_invocable_v<Callable&, detail::KeptArgument<Callable, Args, Args...>...>;
+        static_assert(called,
+                      "the callable cannot be called with these arguments: they arrive as "
+                      "temporaries (parameters by value, const& or &&). What a thread is to "
+                      "change goes by std::ref(x); a member function takes its object first");
+        if constexpr (called) {
+            using Result = std::decay_t<
+                std::invoke_result_t<Callable&, detail::KeptArgument<Callable, Args, Args...>...>>;
+            using Job =
+                detail::CallJob<Result, Callable, detail::KeptArgument<Callable, Args, Args...>...>;
+            auto job = Job::make(std::forward<F>(f), std::forward<Args>(args)...);
+            Future<Result> future(detail::task_of(*job));
+            detail::submit_job(*core_, std::move(job), options);
+            return future;
+        } else {
+            return detail::Refused();
+        }
     }
     template <bool kSpread, bool kUnordered, class F, class Range>
     auto stream(F&& f, Range&& items, const MapOptions& options) {

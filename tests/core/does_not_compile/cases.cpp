@@ -1,6 +1,7 @@
 // What must not compile as a task, one case at a time: SIDESTEP_CASE selects it. Case 0 compiles.
 // The line "EXPECT n: text" says what the compiler must print for case n.
 #include <functional>
+#include <memory>
 #include <string>
 
 #include <sidestep/process.hpp>
@@ -80,5 +81,9 @@ void use(int n) {
 #elif SIDESTEP_CASE == 16
     // EXPECT 16: a pool, a future or a process stays in the process that made it
     sidestep::Process([](std::vector<sidestep::Process>) {}, std::vector<sidestep::Process>());
+#elif SIDESTEP_CASE == 17
+    // EXPECT 17: this one can only be moved: std::move() it into the call
+    auto box = std::make_unique<int>(n);
+    sidestep::Process([](std::unique_ptr<int>) {}, box);
 #endif
 }

@@ -225,8 +225,8 @@ struct Check {
         static_assert(
             why != Why::not_called,
             "the callable cannot be called with these arguments: they arrive as temporaries "
-            "(parameters by value, const& or &&; const char* arrives as std::string), and a "
-            "member function takes its object first");
+            "(parameters by value, const& or &&; const char* arrives as std::string), those of "
+            "bind() as const&, and a member function takes its object first");
         static_assert(
             why != Why::coroutine,
             "a coroutine cannot be a task: what it returns stays in the process that called "

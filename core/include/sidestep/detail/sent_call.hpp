@@ -4,6 +4,7 @@
 #include <memory>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include <sidestep/task.hpp>
@@ -56,7 +57,11 @@ std::unique_ptr<SentCall> make_sent_call([[maybe_unused]] F&& f, [[maybe_unused]
     using Callable = std::decay_t<F>;
     using Check = CallCheck<Callable, Stored<Args>...>;
     Check::check();
-    if constexpr (Check::kFine)
+    constexpr bool kept = (std::is_constructible_v<Stored<Args>, Args> && ...);
+    static_assert(kept || !Check::kFine,
+                  "an argument is kept until the process starts, and this one can only be moved: "
+                  "std::move() it into the call");
+    if constexpr (Check::kFine && kept)
         return std::make_unique<SentCallOf<Callable, Stored<Args>...>>(
             CallParts<Callable, Stored<Args>...>{
                 std::forward<F>(f), std::tuple<Stored<Args>...>(std::forward<Args>(args)...)});

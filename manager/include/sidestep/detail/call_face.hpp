@@ -63,6 +63,21 @@ requires(sizeof...(P) == sizeof...(A)) struct Takes<std::tuple<P...>, A...>
     : std::bool_constant<(std::is_convertible_v<A, P> && ...)> {
 };
 
+template <class Member>
+struct ClassOf;
+template <class Function, class C>
+struct ClassOf<Function C::*> {
+    using type = C;
+};
+// Says so if it is a method of another type.
+template <class T, auto method>
+constexpr bool check_method() {
+    constexpr bool its =
+        std::is_base_of_v<typename ClassOf<std::remove_const_t<decltype(method)>>::type, T>;
+    static_assert(its, "this is no method of the object's type, nor of a base of it");
+    return its;
+}
+
 // How calls are made of whoever has an object's proxy. Derived has `const HeldRef& held() const`
 // and `CallLimits limits() const`.
 template <class Derived, class T>
@@ -88,21 +103,16 @@ class CallFace {
     template <class F, class... Args>
     requires(!std::is_member_pointer_v<std::decay_t<F>>) auto submit(F&& f, Args&&... args) const {
         using Callable = std::decay_t<F>;
-        decltype(check_of<why_no_call<Callable, Stored<Args>...>(), Callable,
-                          Stored<Args>...>())::check();
+        using Check = decltype(check_of<why_no_call<Callable, Stored<Args>...>(), Callable,
+                                        Stored<Args>...>());
+        Check::check();
         constexpr bool called = std::is_invocable_v<Callable&, T&, Stored<Args>&&...>;
         static_assert(called,
                       "the callable takes the object by reference, and then these arguments");
-        using Result = std::decay_t<std::invoke_result_t<Callable&, T&, Stored<Args>&&...>>;
-        check_result<Result>();
-        std::tuple<Stored<Args>...> values(std::forward<Args>(args)...);
-        return Future<Result>(start_call(
-            self().held(), call_kind<FunctionBody<T, Callable, Stored<Args>...>>(),
-            [&](OutputArchive& archive) {
-                save_callable<Callable>(archive, f);
-                archive(values);
-            },
-            self().limits()));
+        if constexpr (Check::kFine && called)
+            return start_function<Callable>(std::forward<F>(f), std::forward<Args>(args)...);
+        else
+            return Refused();
     }
 
     // As submit(), but where that would wait, because so many calls of this process are under way
@@ -131,8 +141,29 @@ class CallFace {
 
   private:
     const Derived& self() const { return static_cast<const Derived&>(*this); }
+    template <class Callable, class F, class... Args>
+    auto start_function(F&& f, Args&&... args) const {
+        using Result = std::decay_t<std::invoke_result_t<Callable&, T&, Stored<Args>&&...>>;
+        check_result<Result>();
+        std::tuple<Stored<Args>...> values(std::forward<Args>(args)...);
+        return Future<Result>(start_call(
+            self().held(), call_kind<FunctionBody<T, Callable, Stored<Args>...>>(),
+            [&](OutputArchive& archive) {
+                save_callable<Callable>(archive, f);
+                archive(values);
+            },
+            self().limits()));
+    }
     template <auto method, class Body, class... Args>
-    auto start(Args&&... args) const {
+    auto start([[maybe_unused]] Args&&... args) const {
+        constexpr bool its = check_method<T, method>();
+        if constexpr (its)
+            return start_method<method, Body>(std::forward<Args>(args)...);
+        else
+            return Refused();
+    }
+    template <auto method, class Body, class... Args>
+    auto start_method(Args&&... args) const {
         using Values = typename Signature<std::remove_const_t<decltype(method)>>::Values;
         using Result = typename ResultOfMethod<T, method, Values>::type;
         check_result<Result>();

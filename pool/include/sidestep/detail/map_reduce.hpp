@@ -107,6 +107,51 @@ inline constexpr bool kCopies<Partial<R>> = kCopies<R>;
 template <class Item>
 inline constexpr bool kCopies<ItemBatch<Item>> = kCopies<Item>;
 
+// Whether a map_reduce can be: looked at before anything of it is compiled.
+template <bool kInThreads, class F, class Op, class Range>
+struct ReduceCheck {
+    using Callable = std::decay_t<F>;
+    using Merge = std::decay_t<Op>;
+    using Item = StoredItem<false, std::ranges::range_value_t<std::remove_reference_t<Range>>>;
+    template <bool kCan, class = void>
+    struct ResultIf {
+        using type = void;
+    };
+    template <class Unused>
+    struct ResultIf<true, Unused> {
+        using type = std::decay_t<std::invoke_result_t<Callable&, Item&&>>;
+    };
+    static constexpr bool kCalled = std::is_invocable_v<Callable&, Item&&>;
+    using Result = typename ResultIf<kCalled>::type;
+
+    static constexpr bool travel() {
+        if constexpr (kInThreads)
+            return true;
+        else
+            return TaskCheck<Callable, Item>::kFine && why_no_call<Merge>() == Why::fine;
+    }
+    static constexpr bool merges() {
+        if constexpr (std::is_void_v<Result>)
+            return false;
+        else
+            return std::is_invocable_v<Merge&, Result, Result>;
+    }
+    static constexpr bool kFine = kCalled && travel() && merges();
+
+    static constexpr void check() {
+        if constexpr (!kInThreads) {
+            TaskCheck<Callable, Item>::check();
+            Check<why_no_call<Merge>(), Merge>::check();
+        } else {
+            static_assert(kCalled, "the callable cannot be called with these items");
+        }
+        if constexpr (kCalled && travel())
+            static_assert(merges(),
+                          "map_reduce(f, op, items): op cannot be called with two results of f, "
+                          "which it merges into one (parameters by value, const& or &&)");
+    }
+};
+
 template <class R, class Op>
 R merged_by(Op& op, R a, R b) {
     return static_cast<R>(std::invoke(op, std::move(a), std::move(b)));

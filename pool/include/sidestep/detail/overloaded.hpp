@@ -48,7 +48,8 @@ template <class F, class... Args>
 constexpr bool refuse_name_called() {
     static_assert(!IsName<F> || kBeginsWithCallable<Args...>,
                   "this is the name of several functions, or of a template: say which one is "
-                  "meant, by a lambda around it: apply([](int x) { return f(x); }, x)");
+                  "meant, by a lambda around it: apply([](int x) { return f(x); }, x). Or an "
+                  "argument is in braces, and needs its type: apply(f, Point{1, 2})");
     return true;
 }
 

@@ -51,6 +51,10 @@ class RefusesOptions {
     Refused map(F&&, Range&&, T) {
         return refuse<T>();
     }
+    template <class F, class Range, std::integral T>
+    Refused map(F&&, Range&&, T) {
+        return refuse_number<T>();
+    }
     template <class F, class A, class B, IsTaskOptions T = TaskOptions>
     Refused map(F&&, A&&, B&&, T) {
         return refuse<T>();
@@ -63,9 +67,17 @@ class RefusesOptions {
     Refused starmap(F&&, Range&&, T) {
         return refuse<T>();
     }
+    template <class F, class Range, std::integral T>
+    Refused starmap(F&&, Range&&, T) {
+        return refuse_number<T>();
+    }
     template <class F, class Range, IsTaskOptions T = TaskOptions>
     Refused imap(F&&, Range&&, T) {
         return refuse<T>();
+    }
+    template <class F, class Range, std::integral T>
+    Refused imap(F&&, Range&&, T) {
+        return refuse_number<T>();
     }
     template <IsTaskOptions T = TaskOptions, class F, class... Ranges>
     Refused imap(const T&, F&&, Ranges&&...) {
@@ -75,6 +87,10 @@ class RefusesOptions {
     Refused imap_unordered(F&&, Range&&, T) {
         return refuse<T>();
     }
+    template <class F, class Range, std::integral T>
+    Refused imap_unordered(F&&, Range&&, T) {
+        return refuse_number<T>();
+    }
     template <IsTaskOptions T = TaskOptions, class F, class... Ranges>
     Refused imap_unordered(const T&, F&&, Ranges&&...) {
         return refuse<T>();
@@ -83,9 +99,17 @@ class RefusesOptions {
     Refused istarmap(F&&, Range&&, T) {
         return refuse<T>();
     }
+    template <class F, class Range, std::integral T>
+    Refused istarmap(F&&, Range&&, T) {
+        return refuse_number<T>();
+    }
     template <class F, class Range, IsTaskOptions T = TaskOptions>
     Refused map_async(F&&, Range&&, T) {
         return refuse<T>();
+    }
+    template <class F, class Range, std::integral T>
+    Refused map_async(F&&, Range&&, T) {
+        return refuse_number<T>();
     }
     template <IsTaskOptions T = TaskOptions, class F, class... Ranges>
     Refused map_async(const T&, F&&, Ranges&&...) {
@@ -94,6 +118,10 @@ class RefusesOptions {
     template <class F, class Range, IsTaskOptions T = TaskOptions>
     Refused starmap_async(F&&, Range&&, T) {
         return refuse<T>();
+    }
+    template <class F, class Range, std::integral T>
+    Refused starmap_async(F&&, Range&&, T) {
+        return refuse_number<T>();
     }
     template <class F, class Op, class Range, IsTaskOptions T = TaskOptions>
     Refused map_reduce(F&&, Op&&, Range&&, T) {
@@ -108,6 +136,13 @@ class RefusesOptions {
     template <class T>
     static Refused refuse() {
         refuse_task_options<T>();
+        return {};
+    }
+    template <class T>
+    static Refused refuse_number() {
+        static_assert(!std::integral<T>,
+                      "a number is no option of a map, nor a range: say what it is, as in "
+                      "map(f, items, {.chunksize = 10})");
         return {};
     }
     template <class T>

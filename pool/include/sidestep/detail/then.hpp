@@ -57,8 +57,18 @@ struct Then {
     template <class F>
     static auto start(const Future<T>& future, F&& f) {
         using Callable = std::decay_t<F>;
-        static_assert(LateInvoke<Callable, Values>::kCan,
-                      "then(f): f cannot be called with the future's value");
+        constexpr bool called = LateInvoke<Callable, Values>::kCan;
+        static_assert(called, "then(f): f cannot be called with the future's value");
+        if constexpr (called)
+            return start_task(future, std::forward<F>(f));
+        else
+            return Refused();
+    }
+
+  private:
+    template <class F>
+    static auto start_task(const Future<T>& future, F&& f) {
+        using Callable = std::decay_t<F>;
         using Result = decltype(LateInvoke<Callable, Values>::result());
         if (const std::shared_ptr<PoolCore>* core = future.state()->process_pool()) {
             if constexpr (sendable<Callable>())
@@ -80,7 +90,6 @@ struct Then {
         return Future<Result>();
     }
 
-  private:
     template <class Callable>
     static TaskRef submit_nested(NestedPool& pool, const Future<T>& future, const Callable& f) {
         NestedOrder order(task_kind<ThenCall<Callable, T>>(f));
