@@ -3,12 +3,18 @@
 #include <cstdint>
 #include <utility>
 
+#include "spare_errors.hpp"
 #include "threads/job_list.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
 
 thread_local const ThreadPoolEnd* end_of_callbacks_here = nullptr;  // of jobs that did not run
+
+std::exception_ptr why_cancelled(const Lifecycle& life) {
+    if (life.ending()) return spare_errors().terminated;
+    return life.interrupted() ? spare_errors().interrupted : spare_errors().shut_down;
+}
 
 }  // namespace
 
@@ -18,8 +24,10 @@ void ThreadPoolEnd::end_waiting(const std::exception_ptr& error) noexcept {
     JobQueue::Contents jobs;
     LateJobs::ByNumber late;
     std::uint64_t count = 0;
+    std::exception_ptr why;
     {
         Lock lock(pool_.mutex);
+        why = why_cancelled(pool_.life);
         queue_.move_everything(jobs);
         late = late_.take_all(jobs.plain);
         count = jobs.plain.size() + jobs.others.size();
@@ -27,11 +35,11 @@ void ThreadPoolEnd::end_waiting(const std::exception_ptr& error) noexcept {
     }
     late_.forget(late);
     const ThreadPoolEnd* before = std::exchange(end_of_callbacks_here, this);
-    auto end = [&error](ThreadJob& job) {
+    auto end = [&error, &why](ThreadJob& job) {
         if (error)
             job.try_fail(error);
         else
-            job.cancel();
+            job.fail_cancelled(why);
     };
     while (ThreadJobPtr job = jobs.plain.pop()) end(*job);
     for (auto& [key, job] : jobs.others) end(*job);
