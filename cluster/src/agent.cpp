@@ -296,6 +296,7 @@ void Agent::submit(const SubmitTask& request, const ReceivedFrame& frame) {
                          {.begin = request.items_begin,
                           .end = request.items_end,
                           .done = 0,
+                          .told = request.items_told,
                           .first = request.first_item},
                          request.attempts);
         tag = watch(pool, request.number, task);

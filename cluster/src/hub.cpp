@@ -37,6 +37,7 @@ class AgentLane final : public HostLane {
         }
         message.items_begin = order.items_begin;
         message.items_end = order.items_end;
+        message.items_told = order.items_told;
         message.first_item = order.first_item;
         message.attempts = order.attempts;
         Frame frame{packed(MessageKind::submit, message), order.arguments, order.keep};

@@ -154,14 +154,14 @@ struct SubmitTask {
     std::int64_t timeout_ns = 0, soft_timeout_ns = 0;
     std::uint64_t memory_limit = 0, key = 0;
     std::int32_t priority = 0;
-    std::uint32_t items_begin = 0, items_end = 0;
+    std::uint32_t items_begin = 0, items_end = 0, items_told = 0;
     std::uint64_t first_item = 0;
     std::uint16_t attempts = 0;
 
     template <class Archive>
     void serialize(Archive& archive) {
-        archive(pool, number, id.where, id.signature, items_begin, items_end, first_item, attempts,
-                has_options);
+        archive(pool, number, id.where, id.signature, items_begin, items_end, items_told,
+                first_item, attempts, has_options);
         if (has_options) archive(timeout_ns, soft_timeout_ns, memory_limit, key, priority);
     }
 };

@@ -253,6 +253,28 @@ TEST_CASE("map_reduce merges what another host has computed, in order", "[cluste
     CHECK(elsewhere.tasks_on_host1() > 0);
 }
 
+TEST_CASE("an error of map_reduce names its item on another host", "[cluster][policies]") {
+    Elsewhere elsewhere;
+    const auto reduce = [&](auto f) {
+        return elsewhere.pool.map_reduce(f, std::plus<int>(), test::numbers(8), {.chunksize = 8});
+    };
+    auto dies = [](int item) { return item == 5 ? test::die(SIGKILL) : item; };
+    try {
+        (void)reduce(dies);
+        FAIL("it came back with a result");
+    } catch (const WorkerLost& lost) {
+        CHECK(lost.host() == "host1");
+        CHECK(lost.item() == 5u);
+    }
+    auto throws = [](int item) { return item == 6 ? throw std::domain_error("six") : item; };
+    try {
+        (void)reduce(throws);
+        FAIL("it came back with a result");
+    } catch (const std::domain_error& error) {
+        CHECK_THAT(sidestep::remote_traceback(error), Contains("in item 6 of the map"));
+    }
+}
+
 TEST_CASE("What a task on another host maps there is no task of the first process",
           "[cluster][policies][nested]") {
     ThreadJob job(1);

@@ -271,6 +271,21 @@ TEST_CASE("an error of map_reduce names the item that was at work", "[pool][maps
     }
 }
 
+TEST_CASE("an error of map_reduce names its item without workers, too", "[pool][maps][errors]") {
+    mp::Pool pool({.processes = 0});
+    auto traceback = [](auto f) {
+        try {
+            f();
+        } catch (const std::domain_error& error) {
+            return mp::remote_traceback(error);
+        }
+        return std::string("there was no error");
+    };
+    CHECK_THAT(traceback([&] { pool.map_reduce(picky_text, joined, numbers(50)); }),
+               Catch::Contains("  in item 30 of the map, task "));
+    CHECK(traceback([&] { pool.apply(picky_text, 30); }).empty());  // it is the object itself
+}
+
 TEST_CASE("in threads, map_reduce takes what cannot travel", "[pool][maps]") {
     Threads t;
     int calls = 0;

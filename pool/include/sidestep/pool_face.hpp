@@ -240,8 +240,8 @@ class PoolFace : private detail::RefusesNames,
     // worker, and then two and two that lie side by side, as tasks. op is given values in the order
     // of the items, and has to be associative. With init: op(init, all of that), in a worker; init
     // if there are no items. Without: a value-initialised result if there are none. Ends with the
-    // first error that is seen, as with fail_fast. If that comes from a worker of this machine, it
-    // names the item that was at work, as map()'s does (that of a merge names none). What
+    // first error that is seen, as with fail_fast. It names the item that was at work, as map()'s
+    // does (that of a merge names none; a ThreadPool's is the object that was thrown). What
     // MapOptions::task says is of each task here, not of each item: a chunk, or a merge, is timed
     // and run again as a whole. (What runs in a thread then is only asked to stop, and may go on
     // when this has thrown.)

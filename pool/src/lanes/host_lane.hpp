@@ -29,6 +29,7 @@ struct HostOrder {
     TaskId id;
     const TaskOptions* options = nullptr;          // null: none
     std::uint32_t items_begin = 0, items_end = 0;  // of a chunk; 0, 0: it is none
+    std::uint32_t items_told = 0;  // of map_reduce: see TaskRecord::set_told_items(); else 0
     std::uint64_t first_item = 0;
     std::uint16_t attempts = 0;  // that failed
     std::span<const std::byte> arguments;

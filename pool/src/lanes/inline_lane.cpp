@@ -8,7 +8,9 @@
 #include <vector>
 
 #include <sidestep/detail/call_times.hpp>
+#include <sidestep/detail/chunk.hpp>
 #include <sidestep/detail/forced_unwind.hpp>
+#include <sidestep/remote_error.hpp>
 #include <sidestep/this_task.hpp>
 
 #include "insight/task_facts.hpp"
@@ -20,6 +22,24 @@ namespace sidestep::inline v0::detail {
 namespace {
 
 constexpr std::uint32_t kNoLimit32 = ~std::uint32_t(0);
+
+// What map_reduce()'s function threw, as a worker would send it: with a traceback that names the
+// item. (Its chunks do so by themselves.)
+std::exception_ptr told_with_item(std::exception_ptr error) noexcept {
+    try {
+        HeapBuffer buffer;
+        OutputArchive output(buffer);
+        try {
+            std::rethrow_exception(error);
+        } catch (...) {
+            save_current_exception(output, task_description());
+        }
+        InputArchive input(buffer.bytes());
+        return load_exception(input);
+    } catch (...) {  // no memory, or its own way to be written throws: it goes without
+        return error;
+    }
+}
 
 }  // namespace
 
@@ -91,7 +111,8 @@ std::exception_ptr InlineLane::attempt(const PoolTask& task, OutputBuffer& resul
         return nullptr;
     } catch (...) {
         pass_on_forced_unwind();
-        return std::current_exception();
+        return task_context()->tells_item ? told_with_item(std::current_exception())
+                                          : std::current_exception();
     }
 }
 

@@ -120,10 +120,16 @@ bool OtherHosts::start_on(HostLink& host, PoolTask& task) noexcept {
         PoolTask::ArgumentView arguments = task.argument_view();
         const std::byte* data =
             arguments.block ? rooms_.arguments.data(arguments.block) : arguments.inline_bytes;
-        HostOrder order{
-            number,           *task.id,           task.options,           task.items().begin,
-            task.items().end, task.items().first, task.failures.attempts, {data, arguments.size},
-            task.kept()};
+        HostOrder order{number,
+                        *task.id,
+                        task.options,
+                        task.items().begin,
+                        task.items().end,
+                        task.items().told,
+                        task.items().first,
+                        task.failures.attempts,
+                        {data, arguments.size},
+                        task.kept()};
         PoolTask::More& more = task.make_more();
         host.tasks.emplace(number, &task);
         host.lane->start(order);

@@ -250,7 +250,7 @@ struct TaskRecord {
     const Split* split() const { return more ? more->parts.get() : nullptr; }
     // What a task is that was made on another host: see HostOrder.
     void set_origin(std::uint64_t its_serial, const Items& its_items, std::uint16_t attempts) {
-        if (its_items.end > 0) make_more().items = its_items;
+        if (its_items.end > 0 || its_items.told > 0) make_more().items = its_items;
         serial = its_serial;
         failures.attempts = attempts;
     }
