@@ -164,6 +164,28 @@ TEST_CASE("shutdown can cancel what has not begun, without waiting",
     CHECK(held.get() == 1);
 }
 
+TEST_CASE("what a thread pool cancels says why", "[pool][thread_pool]") {
+    mp::ThreadPool pool({.threads = 1});
+    std::binary_semaphore go(0);
+    auto runs = pool.submit([&] { go.acquire(); });
+    CHECK(eventually([&] { return runs.running(); }));
+    auto waits = pool.submit([] {});
+    std::string why;
+    SECTION("its pool was terminated") {
+        pool.terminate();
+        why = "the task was cancelled: its pool was terminated";
+    }
+    SECTION("its pool was shut down") {
+        pool.shutdown({.wait = false, .cancel_futures = true});
+        why = "the task was cancelled: its pool was shut down before it began";
+    }
+    go.release();
+    CHECK_THROWS_AS(waits.get(), mp::CancelledError);
+    CHECK_THROWS_WITH(waits.get(), why);
+    CHECK(waits.cancelled());
+    pool.join();
+}
+
 TEST_CASE("wait() sees tasks that end at the same moment",
           "[pool][thread_pool][futures][py:ThreadPoolWaitTests.test_pending_calls_race]") {
     mp::ThreadPool pool({.threads = 8});
