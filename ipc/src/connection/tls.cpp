@@ -170,8 +170,8 @@ Context make_context(TlsStream::Side side) {
     SSL_CTX_set_session_cache_mode(raw, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_mode(raw, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                               SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_read_ahead(raw,
-                           1);  // all that has come, not the head of a record and then the rest
+    // All that has come is read at once, not the head of a record and then the rest.
+    SSL_CTX_set_read_ahead(raw, 1);
     SSL_CTX_set_options(raw, SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
     if (SSL_CTX_set_min_proto_version(raw, TLS1_3_VERSION) != 1 ||
         SSL_CTX_set_ciphersuites(raw, kCipherName) != 1 || SSL_CTX_set_num_tickets(raw, 0) != 1 ||
