@@ -15,8 +15,6 @@
 // Peer death: all calls fail with ActorLost (Disconnected), at once for who waits.
 #pragma once
 
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -70,7 +68,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
 
     const ServerName& server() const { return server_; }
     bool same_process() const noexcept { return here_.same_process(); }
-    int process() const noexcept { return pid_; }  // that made it
+    int process() const noexcept { return here_.pid(); }  // that made it
     bool broken() const;
     // It is broken, and not by this process, which has waited in vain for a sign of life.
     bool ended_by_server() const;
@@ -218,7 +216,6 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
     // Constant after construction.
     const ServerName server_;
     const ForkMarker here_;
-    const int pid_ = ::getpid();
     ObjectServer* const local_;  // null: it is another process
     ServiceThread beats_;        // of a session
     const std::shared_ptr<Beating> beating_ = std::make_shared<Beating>();

@@ -11,7 +11,6 @@
 #include "process/process_state.hpp"
 #include "start/boot.hpp"
 #include "sys/error.hpp"
-#include "sys/fork_marker.hpp"
 #include "sys/per_process.hpp"
 
 namespace sidestep::inline v0 {
@@ -20,11 +19,11 @@ namespace detail {
 struct ExitHook {
     std::function<void()> action;
     std::optional<int> priority;
-    ForkMarker owner;
+    int owner = ::getpid();
     std::atomic<bool> active{true};
 
     void run() {
-        if (owner.same_process() && active.exchange(false)) action();
+        if (owner == ::getpid() && active.exchange(false)) action();
     }
     void run_reporting() noexcept {
         try {

@@ -15,7 +15,6 @@
 #include <sidestep/process.hpp>
 
 #include "start/launch.hpp"
-#include "sys/fork_marker.hpp"
 #include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
@@ -87,7 +86,7 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     bool own_group_;
     std::optional<StartMethod> method_;
     std::vector<std::uint32_t> path_;
-    ForkMarker creator_;
+    int creator_;
 
     // Guarded by `mutex_`. A child is reaped with it held, so that no signal meets a free pid.
     std::mutex mutex_;

@@ -17,6 +17,8 @@ class ForkMarker {
     bool same_process() const noexcept {
         return page_->load(std::memory_order_relaxed) == generation_;
     }
+    // The process that made it.
+    int pid() const noexcept { return static_cast<int>(generation_); }
 
   private:
     const std::atomic<std::uint64_t>* page_;

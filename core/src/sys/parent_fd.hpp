@@ -13,7 +13,6 @@
 #include <utility>
 
 #include "sys/fd.hpp"
-#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -38,7 +37,7 @@ class ParentFd {
     static ParentEnds make_ends(Make make);
 
     int fd_ = -1;
-    ForkMarker owner_;
+    int owner_ = 0;
 };
 
 // Our end and the child's of something that is made for one child: no process that another thread
@@ -60,7 +59,7 @@ class ParentFdMark {
 
   private:
     const int fd_;
-    const ForkMarker owner_;
+    const int owner_;
 };
 
 }  // namespace sidestep
