@@ -210,8 +210,8 @@ TEST_CASE("a forked child of its constructor does not hide that an actor died th
 namespace {
 // The child lives until somebody says that it shall end, or says so itself after a while.
 void fork_and_die(const std::string& name) {
+    mp::SharedMemory said(mp::open_only, name);
     if (::fork() == 0) {
-        mp::SharedMemory said(mp::open_only, name);
         if (!test::eventually([&] { return said.bytes()[0] != std::byte{0}; }, 15s))
             said.bytes()[1] = std::byte{1};
         ::_exit(0);
