@@ -4,8 +4,9 @@
 // (their cereal headers are included here), and your own types with a `serialize` member or free
 // function, or a save/load pair. See https://uscilab.github.io/cereal/.
 //
-// Format: native byte order and sizes, no padding; lengths are 64-bit. Both ends are one program on
-//         one machine. Elements of arithmetic type go in bulk.
+// Format: native byte order and sizes, no padding; lengths are 64-bit. Both ends have to have the
+//         same: they are one program, as a rule on one machine; over TCP (a ManagerServer, a
+//         cluster) on machines of one kind. Elements of arithmetic type go in bulk.
 // Errors: SerializationError, which names what was expected and what was there (cereal::Exception
 //         for an impossible variant index, or a polymorphic type that is not registered: cereal's
 //         own checks). Every length is checked against the bytes that remain before anything is

@@ -50,6 +50,8 @@ void note_constructor_caller(const void* caller) noexcept;
 
 }  // namespace detail
 
+// In a process that was started as a worker or another child of this program (with cluster.hpp: or
+// as the agent of a host): takes over, and does not return. In any other: returns at once.
 void init();
 
 // True after init() returned here.

@@ -1,7 +1,7 @@
 // The library's log, and yours if you like: lines with the name of the process.
 //
 //     sidestep::log_to_stderr(sidestep::LogLevel::debug);
-//     sidestep::get_logger().info("half done");           // [info/Process-1] half done
+//     sidestep::get_logger().info("half done");           // [info/MainProcess] half done
 //
 // The library itself says at info and debug when children start and end. Nothing is written
 // anywhere until log_to_stderr() or add_sink() was called.

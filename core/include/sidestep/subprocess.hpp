@@ -15,7 +15,7 @@
 //            the fields user, as_user, cwd and start_new_session of Options.
 // Errors:    std::invalid_argument for options that contradict each other, StartError (a
 //            std::system_error with step, errno and path) if there is no child, TimeoutExpired,
-//            CalledProcessError.
+//            CalledProcessError, DecodeError (text mode).
 // Limits:    what is captured is kept in memory. The string of a large output has room to spare, of
 //            up to 31 times its size: address space, not memory.
 #pragma once
@@ -47,13 +47,14 @@ void check_call(const Args& args, const Options& options = {});
 std::string check_output(const Args& args, const Options& options = {});
 
 struct StatusOutput {
-    int status = 0;
+    int status = 0;  // as CompletedProcess::returncode: 0..255, -N for signal N
     std::string output = {};
 };
 // Runs a shell command line, with std_err merged into std_out, in text mode; one newline at the
 // end is stripped. Options say the rest: encoding, errors, cwd, env, timeout. What contradicts that
 // is refused: std_out, std_err, capture_output, check, text = false.
 StatusOutput getstatusoutput(std::string_view command_line, const Options& options = {});
+// The output alone, however the command ended.
 std::string getoutput(std::string_view command_line, const Options& options = {});
 
 // What a pipeline returns: every member, first to last.

@@ -24,7 +24,8 @@
 //
 // Threads: the checks are of compile time; a TaskId is a value.
 // Errors:  what cannot be a task does not compile, and the first error says what to do instead (for
-//          an overloaded function the compiler's own: name one by a lambda, or a cast);
+//          an overloaded function, anywhere but in the calls of a Pool or ThreadPool, it is the
+//          compiler's own: name one by a lambda, or a cast);
 //          SerializationError for a task of another build of the program.
 #pragma once
 

@@ -8,7 +8,7 @@
 //
 // A timeout, an action that throws, abort(), the death of a party, and a process that writes over
 // its memory (where that can be told) break the barrier; the message of BrokenBarrierError says
-// which it was, and of which process. Time limits count until all parties have come: they do not
+// which it was, and of which process. Timeouts count until all parties have come: they do not
 // end while the action runs.
 //
 // Ownership:  it lives in shared memory without a name, for as long as any handle does.
@@ -63,7 +63,7 @@ class Barrier {
     // Waits until all parties have come. Returns 0 for the first who came, parties() - 1 for the
     // last. Throws BrokenBarrierError.
     unsigned wait();
-    // With a time limit of its own.
+    // With a timeout of its own, in place of the barrier's.
     unsigned wait_for(Timeout timeout) {
         return wait_until_deadline(detail::deadline_after(timeout));
     }

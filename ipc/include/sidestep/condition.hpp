@@ -55,7 +55,7 @@ class Condition {
         return wait_step(detail::deadline_at(moment), kNotified);
     }
 
-    // Waits until predicate() is true. With a time limit, returns the predicate's last value.
+    // Waits until predicate() is true. With a timeout, returns the predicate's last value.
     template <class Predicate>
     requires std::is_invocable_v<Predicate&>
     void wait(Predicate predicate) { (void)wait_predicate({}, predicate); }

@@ -209,7 +209,7 @@ class Connection {
     std::size_t recv_bytes_into(std::span<std::byte> buffer, std::size_t offset = 0);
 
     // True if there is something to receive: a message (or the begin of one), or the end of the
-    // stream. Waits for it `timeout`; without a value, as long as it takes.
+    // stream. Waits for it `timeout`, by default not at all; std::nullopt: as long as it takes.
     bool poll(std::optional<Timeout> timeout = Timeout()) const;
 
     // From now on recv throws std::system_error (ETIMEDOUT) when nothing at all comes for so long,

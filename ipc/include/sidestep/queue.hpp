@@ -4,7 +4,7 @@
 // out in the order in which put() returned. Nothing runs in the background: when put() has
 // returned, the item is there, and the process may end at once.
 //
-//                   | T                           | time limit            | at once
+//                   | T                           | with a timeout        | at once
 //     put           | put(item)                   | put_for, put_until    | try_put: false if full
 //     get           | get()                       | get_for, get_until    | try_get: empty optional
 //     in batches    | put_many(range), get_many(n)| get_many_for          | try_get_many
@@ -32,7 +32,8 @@
 //             SerializationError, std::length_error for an item larger than half of max_bytes,
 //             std::bad_alloc if the system has no memory for it, std::logic_error if moved from.
 //             If reading one of a batch throws, those behind it in the batch are lost.
-// Limits:     2^31 - 1 items; 32 GiB.
+// Limits:     2^31 - 1 items; 32 GiB. By default (QueueOptions) put() waits when there are as many
+//             items, or 4 GiB of them.
 #pragma once
 
 #include <algorithm>

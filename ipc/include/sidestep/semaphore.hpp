@@ -16,10 +16,10 @@
 // Fork:       a forked child holds none of its parent's permits.
 // Peer death: see above; noticed by who waits (within as long as it has waited already, 2 to
 //             100 ms), by try_acquire() and by value().
-// Errors:     std::invalid_argument for a bad number; std::logic_error for a release too many of a
-//             BoundedSemaphore and for a handle that was moved from; DamagedError if a process
-//             that shares it wrote over its counter. (A permit that was written over comes back, as
-//             a dead process's does.)
+// Errors:     std::invalid_argument for a bad number; std::logic_error for a release too many (of a
+//             BoundedSemaphore; of a Semaphore beyond 2^31 - 1) and for a handle that was moved
+//             from; DamagedError if a process that shares it wrote over its counter. (A permit that
+//             was written over comes back, as a dead process's does.)
 // Limits:     65536 permits that return on death; 2^31 - 1 that do not.
 #pragma once
 
@@ -49,7 +49,7 @@ class SemaphoreBase {
     [[nodiscard]] bool try_acquire_until(const std::chrono::time_point<Clock, Duration>& moment) {
         return acquire_until(deadline_at(moment));
     }
-    // Gives `count` permits, one after the other.
+    // Gives `count` permits, one after the other. If one is too many, those before it stay given.
     void release(unsigned count = 1);
     // How many permits there are to take now.
     unsigned value() const;

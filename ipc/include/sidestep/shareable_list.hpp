@@ -3,8 +3,9 @@
 //
 // An item is nothing (Python's None), a bool, a 64-bit integer, a double, text (UTF-8) or bytes. An
 // item can be replaced by one of any type; text and bytes must fit the place, whose size is fixed
-// when the list is made: the next multiple of 8 above the number of characters. NULs at the end of
-// text and bytes get lost, as they do in Python.
+// when the list is made: of bytes, the next multiple of 8 above their number; of text, that above
+// the number of characters (as in Python), or as many bytes as its UTF-8 takes, whichever is more.
+// NULs at the end of text and bytes get lost, as they do in Python.
 //
 // Ownership:  as SharedMemory: the creator owns the name.
 // Threads:    nothing locks: who writes and reads the same item at once may see half of it. Keep a

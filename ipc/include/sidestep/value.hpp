@@ -6,8 +6,9 @@
 //     with a lock | Value<T>: mutex()         | Array<T>: mutex()
 //     without     | RawValue<T>               | RawArray<T>
 //
-// Nothing locks by itself: where several processes write, hold mutex() (as with `total += 1`),
-// write different elements, or use std::atomic as T (RawValue and RawArray have no lock then).
+// Nothing locks by itself: where several processes write, hold mutex() (as with
+// `total.value() += 1`), write different elements, or use std::atomic as T (RawValue and RawArray
+// have no lock then).
 //
 // Ownership:  a handle is a small value; its copies, those that travelled too, are the same memory.
 //             It has no name, and is there for as long as any handle is. The cost of passing one

@@ -146,7 +146,7 @@ class Actor : public detail::CallFace<Actor<T>, T> {
                                                                               Args&&... args)
         : Actor(ActorOptions{}, std::forward<First>(first), std::forward<Args>(args)...) {}
 
-    // Call, submit, try_submit, read, submit_read as of a Proxy (proxy.hpp), and:
+    // call, submit, try_submit, read, submit_read as of a Proxy (proxy.hpp), and:
     Proxy<T> proxy() const { return Proxy<T>(owner_.object()); }
     ProxyWith<T> with(const TaskOptions& options) const { return proxy().with(options); }
     Future<ActorDeath> death() const { return proxy().death(); }

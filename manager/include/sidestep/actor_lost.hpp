@@ -29,9 +29,15 @@ class ActorLost : public WorkerLost {
     std::uint64_t object() const { return object_; }
     // What was called, as the compiler spells it.
     const std::string& method() const { return *method_; }
-    // False: the call had not begun, since an earlier one was running. True: it may have run, in
-    // part or as a whole. (So may, of a ManagerServer, some calls that were next, where many are in
-    // flight; and over TCP all that were sent, since their answers may be lost on the way.)
+    // False: the call had certainly not begun. True: it may have begun, and may have run in part or
+    // as a whole. Of each thread's calls it is true of those that waited within their object, and
+    // of the first other one that was not answered. It is true of more, though some had not begun,
+    // - with a ManagerServer that has many short calls in flight: of all that it had announced
+    //   together, 64 of a thread at most;
+    // - over TCP: of all that were sent and not answered, since the server's last words may have
+    //   been lost on the way (unless it closed the connection in good order);
+    // - with an actor, if this process lacks what it needs to connect to it again: of all that were
+    //   sent.
     bool began() const { return began_; }
 
   protected:
@@ -70,7 +76,8 @@ struct ActorDeath {
 
 // The session at a ManagerServer is over: the server ended, the network failed, or one side was
 // silent for longer than `lost_after`. What this process had there (references, locks, calls) is
-// gone or will be; Manager::connect() begins a new session, with new proxies.
+// gone or will be; Manager::connect() begins a new session, with new proxies. Over TCP began() is
+// true of all calls that were sent and not answered, unless the server closed in good order.
 class Disconnected : public ActorLost {
   public:
     // details.note: why. address: the server's.

@@ -70,6 +70,19 @@ class ProxyWith : public detail::CallFace<ProxyWith<T>, T> {
     detail::CallLimits limits_;
 };
 
+// An object in a server, and its calls (`args` are converted to the method's parameters here):
+//
+// | call                             | what it does                                          |
+// |----------------------------------|-------------------------------------------------------|
+// | call<&T::method>(args...)        | waits for the result, or throws                       |
+// | submit<&T::method>(args...)      | a Future of the result                                |
+// | try_submit<&T::method>(args...)  | the same, but an empty optional where submit() would  |
+// |                                  | wait (if no other thread takes the last place)        |
+// | read<&T::method>(args...)        | call() of a const method, beside other reads in an    |
+// |                                  | actor with ActorOptions::readers                      |
+// | submit_read<&T::method>(args...) | submit() of a const method, likewise                  |
+//
+// call() and submit() also take a callable (task.hpp) that gets a T& first: call(f, args...).
 template <class T>
 class Proxy : public detail::CallFace<Proxy<T>, T> {
   public:
@@ -78,9 +91,7 @@ class Proxy : public detail::CallFace<Proxy<T>, T> {
     Proxy() = default;
     explicit Proxy(detail::HeldRef object) : object_(std::move(object)) {}
 
-    // call, submit, try_submit, read, submit_read: see call_face.hpp.
-
-    // The same calls with limits: proxy.with({.timeout = 2s}).call<&T::method>(). Of TaskOptions
+    // The calls with limits: proxy.with({.timeout = 2s}).call<&T::method>(). Of TaskOptions
     // there are `timeout`, counted from when the call reaches the server, and of `retry`
     // max_attempts and max_crashes: all else throws std::invalid_argument. A call that is overdue
     // fails with CallTimeout. If it waits, it is taken back; if it runs, it is asked to stop

@@ -82,7 +82,7 @@ class ConditionProxy : public detail::LockableProxy<detail::ConditionObject> {
     void wait() const { (void)wait_for(Timeout::forever()); }
     // False: the time is up.
     bool wait_for(Timeout timeout) const { return call<&Object::wait>(timeout.time()); }
-    // Waits until predicate(), which runs here, is true. With a time limit, returns its last value.
+    // Waits until predicate(), which runs here, is true. With a timeout, returns its last value.
     template <class Predicate>
     requires std::is_invocable_v<Predicate&>
     void wait(Predicate predicate) const {

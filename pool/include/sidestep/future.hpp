@@ -3,13 +3,17 @@
 // Ownership: a small handle; copies refer to the same task. It may outlive its pool. A large result
 //            stays in shared memory until the last handle goes; get() makes a fresh copy each time.
 // Threads:   thread-safe.
+// Fork:      in a forked child a result can be had that was there before the fork. Of all others
+//            get() and exception() throw std::logic_error; ready(), running(), wait_for() and
+//            cancel() are false, at once.
 // Peer death: the worker's death while it ran the task is the result WorkerLost; nothing waits for
 //            ever.
 // Errors:    get() throws what the task threw, by type (remote_error.hpp), or WorkerLost,
-//            TaskTimeout, OutOfMemory, BrokenPool, CancelledError (pool_errors.hpp). A result that
-//            cannot be read back throws what its `serialize` threw, in get(), and affects nothing
-//            else. One that cannot be copied and did not travel (of a ThreadPool, a Promise,
-//            map_async) can be had once: get() moves it out.
+//            TaskTimeout, OutOfMemory, BrokenPool, CancelledError, and HostLost in a pool over
+//            several hosts (pool_errors.hpp). A result that cannot be read back throws what its
+//            `serialize` threw, in get(), and affects nothing else. One that cannot be copied and
+//            did not travel (of a ThreadPool, a Promise, map_async) can be had once: get() moves it
+//            out.
 //
 // | state \ call     | ready | running | wait_for      | get            | cancel                |
 // |------------------|-------|---------|---------------|----------------|-----------------------|
@@ -136,7 +140,8 @@ class Future {
     // True only while a worker is at it: not while it waits in a queue.
     [[nodiscard]] bool running() const { return task().running(); }
 
-    // What get() would throw; null if there is a value. Blocks until it is known.
+    // What get() would throw; null if there is a value. Blocks until it is known. It does not read
+    // the value: whether that can be read back, get() finds out.
     std::exception_ptr exception() const {
         task().wait({});
         return task_->error();
@@ -149,14 +154,15 @@ class Future {
 
     // What the task wrote to stdout and stderr (task_output.hpp); of one that was retried, what its
     // last attempt wrote. Blocks until the task is done. Throws std::logic_error if nobody captured
-    // that: without PoolOptions::output, and for futures of map_async, ThreadPool and Promise.
+    // that: without Output::capture, and for futures of map_async, ThreadPool and Promise.
     TaskOutput output() const {
         task().wait({});
         return detail::output_of(*task_);
     }
 
     // Ends the task: one that waits is taken back; one that runs fails at once with CancelledError,
-    // while its worker is stopped (PoolOptions::stop_grace) and replaced. False: it was finished.
+    // while it is asked to stop; one that does not heed that loses its worker, which is replaced
+    // (PoolOptions::stop_grace). False: it was finished.
     bool cancel() { return task().cancel(); }
     [[nodiscard]] bool cancelled() const { return task().poll() && task_->cancelled(); }
 

@@ -6,6 +6,7 @@
 // The futures may be of different pools, thread pools and promises. A future that is given twice is
 // one. Tasks go on, whether they are waited for or not.
 // Threads: the functions are thread-safe; an AsCompleted belongs to one thread.
+// Errors:  std::logic_error for an empty future. What a task threw comes out of its get() alone.
 #pragma once
 
 #include <cstddef>

@@ -48,12 +48,15 @@
 // State:     what a worker finds when it begins, signals, streams and so on, is the same by each
 //            start method, and stands in start_method.hpp.
 // Limits:    1024 workers. The number of waiting tasks is limited by memory, and by max_pending.
-// Order:     tasks are begun about in the order in which they were submitted, not exactly: some
-//            wait in the queues of workers, and one behind a task that turns out to be long is
-//            given to another worker only when one has nothing to do. So tasks that wait for each
-//            other (by an Event, a Barrier, a Queue) need a worker each: that much more than the
-//            number of tasks that run for ever. One that only needs another's result is better
-//            submitted by that one's Future::add_done_callback().
+// Order:     tasks begin about in the order in which they were submitted (those of a higher
+//            TaskOptions::priority first), not exactly: each worker has some at hand, and may
+//            begin one before an older one that another worker has. What is taken back from a
+//            worker, since that died, stands still or has a long task, is not put behind younger
+//            tasks, and a worker that has nothing begins with the oldest task that waits, wherever
+//            that is. But no worker leaves what it runs for that: tasks that wait for each other
+//            (by an Event, a Barrier, a Queue) need a worker each, besides one for each task that
+//            runs for ever. A task that needs another's result takes the other's future as an
+//            argument: it begins when the result is there, and no worker waits (pool_face.hpp).
 //
 // | state \ call | submit, map... | close | terminate | join                         |
 // |--------------|----------------|-------|-----------|------------------------------|
@@ -131,7 +134,9 @@ class Pool : public PoolFace<Pool> {
     void shutdown(ShutdownOptions options = {});
 
     // From now on so many workers, 1 to 1024. Those that are too many finish what they run. Keys
-    // may move to other workers (TaskOptions::key).
+    // may move to other workers (TaskOptions::key). Throws std::invalid_argument for another
+    // number; std::logic_error for a pool without workers (processes = 0), for one over several
+    // hosts, and after close().
     void resize(unsigned processes);
 
     // One pool for the whole program, with the default options: made when it is first asked for,

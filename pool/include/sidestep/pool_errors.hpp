@@ -1,4 +1,6 @@
 // What can go wrong with a task besides what the task itself throws.
+//
+// Threads: values, whose copies share their text; what() is thread-safe.
 #pragma once
 
 #include <chrono>

@@ -1,4 +1,8 @@
 // Options of a Pool and of its map functions.
+//
+// Threads: values.
+// Errors:  all are looked at once, by the pool's constructor or when a map begins:
+//          std::invalid_argument names the field, and says what it takes.
 #pragma once
 
 #include <chrono>
@@ -100,9 +104,9 @@ struct PoolOptions {
     // Each worker runs on one CPU of those that this process may use.
     bool pin_workers = false;
 
-    // What each worker finds in its environment, beside this process's own; its working directory;
-    // the CPUs that it may run on (the first set is worker 0's, and so on, round and round); and
-    // its limits (setrlimit). "{index}" in a value, or in cwd, is the worker's number, from 0;
+    // What each worker finds in its environment, beside this process's own; its working folder; the
+    // CPUs that it may run on (the first set is worker 0's, and so on, round and round); and its
+    // limits (setrlimit). "{index}" in a value, or in cwd, is the worker's number, from 0;
     // "{index%4}" goes round from 0 to 3 (nobody but you knows how many there are):
     //     Pool alone({.env = {{"CUDA_VISIBLE_DEVICES", "{index}"}}});     // one GPU for each
     //     Pool shared({.env = {{"CUDA_VISIBLE_DEVICES", "{index%4}"}}});  // four, shared by all
@@ -149,7 +153,7 @@ struct PoolOptions {
     // Shared address space for arguments that are in flight, and for the results of one worker that
     // are not dropped yet, in bytes. It is reserved, not used: pages come on first touch, and go
     // back to the system when there was nothing to do for a second. Where RLIMIT_AS is lower, as
-    // much as fits.
+    // much as fits. From 16 MiB on.
     std::size_t arena_bytes = std::size_t(16) << 30;
 
     // The other hosts of this program's job: set by cluster() (cluster.hpp). Null: there are none.
@@ -168,8 +172,9 @@ struct MapOptions {
     // chosen from the measured time of an item, smaller towards the end.
     std::size_t chunksize = 0;
 
-    // imap only: the most items that are pulled from the input and not yet taken from the stream;
-    // at least one chunk is. 0: a few chunks for each worker.
+    // Of streams only (imap, imap_unordered, istarmap): the most items that are pulled from the
+    // input and not yet taken from the stream; at least one chunk is. 0: a few chunks for each
+    // worker.
     std::size_t window = 0;
 
     // Ends with the first error that is seen, whichever item's it is: what runs is stopped, what

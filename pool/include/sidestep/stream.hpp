@@ -18,6 +18,10 @@
 //     for (const Page& page : pages)
 //         for (const std::string& link : page.links) pages.add(link);
 //
+// Besides the loop it has outcomes() and next_for() (outcome.hpp); cancel(), which ends it here:
+// what waits is taken back, what runs is stopped; ended(): nothing more comes; and output(): what
+// the chunk of the item that came last wrote to stdout and stderr (task_output.hpp).
+//
 // Errors: advancing to an item that failed throws its error, and the stream can go on: catch inside
 //         the loop is not possible, so use outcomes() to see each item's value or error. An item
 //         whose `serialize` throws, on either side, or for which there is no room, is that item's

@@ -14,6 +14,7 @@
 
 namespace sidestep::inline v0 {
 
+// For a task of a pool whose options set a timeout, or a memory limit: this one has none.
 inline constexpr std::chrono::nanoseconds kNoTimeout = std::chrono::nanoseconds::max();
 inline constexpr std::size_t kNoLimit = ~std::size_t(0);
 
@@ -23,7 +24,8 @@ inline constexpr std::size_t kNoLimit = ~std::size_t(0);
 struct Retry {
     static constexpr unsigned kMostAttempts = 65535;
 
-    // How often it may run in all, up to kMostAttempts. 0: the pool's default; 1: once.
+    // How often it may run in all, up to kMostAttempts; 1: once. 0: this whole Retry is the pool's
+    // default, whatever the fields below say; that is once, if the pool's says nothing, too.
     unsigned max_attempts = 0;
 
     // The poison limit: how many workers it may cost. A task that reaches it is not run again, even
@@ -56,7 +58,8 @@ struct Tokens {
 
 struct TaskOptions {
     // How long the task may run, counted from its start. Then it fails with TaskTimeout, and its
-    // worker is stopped (PoolOptions::stop_grace). In a map: for each item. 0: the pool's default.
+    // worker is stopped (PoolOptions::stop_grace). In a map: for each item. 0: the pool's default,
+    // which is none if nothing is set there; kNoTimeout: none.
     Timeout timeout = {};
 
     // How long it may run until it is asked to stop: from then on this_task::stop_requested() is
@@ -70,7 +73,8 @@ struct TaskOptions {
     // that memory shared with others is not counted for each. Then the task fails with OutOfMemory,
     // and its worker is killed. Looked at every 20 ms. Of a worker that may not be traced (it is
     // not dumpable, or became another user) the kernel tells no share: what counts then is how much
-    // its own memory has grown since it started. 0: the pool's default.
+    // its own memory has grown since it started. From 1 MiB on. 0: the pool's default, which is
+    // none if nothing is set there; kNoLimit: none.
     std::size_t memory_limit = 0;
 
     Retry retry = {};

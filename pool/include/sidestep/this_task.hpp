@@ -1,7 +1,7 @@
-// What a task can ask about itself while it runs.
+// What a task can ask about itself while it runs. (For the pool that runs it: task_pool.hpp.)
 //
 // Threads: the answers are those of the task that runs in the calling thread. In any other thread:
-//          false, 0, -1, nothing.
+//          false, 0, -1, nothing; random_seed() is the same number there each time.
 #pragma once
 
 #include <atomic>
@@ -114,7 +114,9 @@ namespace this_worker {
 int index() noexcept;
 
 // An object of type T that this worker keeps between its tasks; made, by its constructor without
-// arguments, when it is first asked for.
+// arguments, when it is first asked for: one for each type and thread (of a ThreadPool each thread
+// is a worker, and has its own). A worker process that leaves does not destroy it: what is to be
+// closed, close in PoolOptions::finalizer.
 template <class T>
 T& local() {
     thread_local T value{};

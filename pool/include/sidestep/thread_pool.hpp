@@ -21,6 +21,8 @@
 //            join(). Where tasks are tiny (2 microseconds, all of the last 64), nobody is woken for
 //            each: then one that has to wait for another thread may wait for a millisecond.
 //            A task or callback that calls exit() is waited for by nobody.
+// Order:     tasks begin about in the order in which they were submitted, those of a higher
+//            TaskOptions::priority first.
 // Fork:      a forked child has no threads: it must not use the pool (std::logic_error); destroying
 //            it there does nothing.
 // Errors:    get() throws what the task threw, the object itself. std::logic_error after close();
@@ -108,6 +110,7 @@ class ThreadPool : public PoolFace<ThreadPool> {
     // thread of its own, and join() and join_for() may be called again; so may terminate(). Throws
     // std::system_error, too, if there is no thread for that.
     [[nodiscard]] bool join_for(Timeout timeout);
+    // close(); with cancel_futures, what has not begun is cancelled; with wait, join().
     void shutdown(ShutdownOptions options = {});
 
     // The most threads that run tasks at a time; how many there are now, and how many of them wait

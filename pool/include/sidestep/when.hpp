@@ -13,7 +13,8 @@
 // Threads:   thread-safe. The values are read where the callbacks of the future that came last run
 //            (future.hpp): a slow callback of its pool holds them up.
 // Errors:    the error of the first that fails, or the CancelledError of one that is cancelled, at
-//            once: nobody waits for the others. std::invalid_argument: when_any of none.
+//            once: nobody waits for the others. std::invalid_argument: when_any of none;
+//            std::logic_error: an empty future is among them.
 //            then() is not for these: pool.submit(f, when_all(...)) says which pool.
 #pragma once
 
