@@ -9,6 +9,7 @@ namespace {
 
 // Then nothing overtakes what waits in a lane that is stuck.
 constexpr std::uint32_t kLooksToHoldOthers = 5;
+constexpr std::uint64_t kAnyTime = ~std::uint64_t(0);
 
 }  // namespace
 
@@ -26,9 +27,11 @@ void Dispatcher::welcome(Lane& lane, Hold& hold) {
 void Dispatcher::look_for_stuck(Hold& hold) {
     Lane* source = choice_.oldest_queue(kLooksToHoldOthers);
     has_stuck_ = source != nullptr;
-    // If nobody else is there to take it, who was taken for stopped may be well again.
-    Lane* lane = source && !choice_.idle() ? choice_.empty() : nullptr;
-    if (lane) {
+    const bool none_idle = source && !choice_.idle();
+    if (none_idle && elsewhere_ && elsewhere_->is_sooner(kAnyTime, task_ns())) {
+        take_back_waiting(*source, hold);  // another host has room for it
+    } else if (Lane* lane = none_idle ? choice_.empty() : nullptr) {
+        // Nobody is there to take it but who was taken for stopped, and may be well again.
         take_back_waiting(*source, hold);
         if (!backlog_.empty()) (void)give(*lane, backlog_.pop(), hold);
     }
