@@ -41,6 +41,12 @@ void finish_all(FakePool& pool) {
     FAIL("the lanes have no end of tasks");
 }
 
+// What waits behind the front.
+PoolTask* second(FakePool& pool, const FakeLane& lane) {
+    PoolLock lock(pool.mutex);
+    return lane.task_at(1);
+}
+
 // The supervisor looks so often, while these lanes do nothing.
 void look(FakePool& pool, std::vector<FakeLane*> stuck, int times = 6) {
     for (int i = 0; i < times; ++i) {
@@ -141,7 +147,7 @@ TEST_CASE("what waits for a worker that stands still is not put behind a task th
     for (int i = 0; i < 8; ++i) tasks.push_back(pool.submit());
     REQUIRE(still.front() == tasks[0]);
     REQUIRE(other.front() == tasks[1]);
-    const PoolTask* next = other.task_at(1);
+    const PoolTask* next = second(pool, other);
     work(pool, other);
     other.begin();
     REQUIRE(other.front() == next);
@@ -213,7 +219,7 @@ TEST_CASE("a worker that has just come begins with the oldest task, wherever it 
     std::vector<PoolTask*> tasks;
     for (int i = 0; i < 8; ++i) tasks.push_back(pool.submit());
     runs.begin();
-    REQUIRE(runs.task_at(1) == tasks[1]);
+    REQUIRE(second(pool, runs) == tasks[1]);
     {
         Hold hold(pool.mutex, pool);
         comes.come();
@@ -232,7 +238,7 @@ TEST_CASE("a lane that has done all it had begins with the oldest task, wherever
     std::vector<PoolTask*> tasks;
     for (int i = 0; i < 8; ++i) tasks.push_back(pool.submit());
     runs.begin();
-    const PoolTask* behind = runs.task_at(1);
+    const PoolTask* behind = second(pool, runs);
     {
         Hold hold(pool.mutex, pool);
         while (done.front()) {  // before anybody looks
@@ -254,7 +260,7 @@ TEST_CASE("what a worker hands back is not begun after younger tasks", "[pool][r
     for (int i = 0; i < 6; ++i) tasks.push_back(pool.submit());
     for (FakeLane& lane : pool.lanes) REQUIRE(lane.load.in_flight == 2);
     for (FakeLane& lane : pool.lanes) lane.begin();
-    const PoolTask* back = dies.task_at(1);
+    const PoolTask* back = second(pool, dies);
     {
         Hold hold(pool.mutex, pool);
         dies.die(hold);
@@ -262,7 +268,7 @@ TEST_CASE("what a worker hands back is not begun after younger tasks", "[pool][r
     }
     // The others run what is older than that, and then what is younger.
     FakeLane& other = pool.lanes[1];
-    const PoolTask* younger = other.task_at(1);
+    const PoolTask* younger = second(pool, other);
     REQUIRE(younger->serial > back->serial);
     work(pool, other);
     other.begin();
