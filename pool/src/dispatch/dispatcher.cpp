@@ -99,7 +99,7 @@ void Dispatcher::fill(Hold& hold) {
         Lane* lane = choice_.pick(first);
         if (elsewhere_ && goes_elsewhere(nullptr, lane, hold)) continue;
         if (lane && lane->load.in_flight > 0 && has_stuck_ && overtakes_stuck(first))
-            lane = choice_.idle();
+            lane = choice_.find_idle();
         if (!lane) return;
         if (choice_.is_idle(*lane)) fetch_older(hold);
         (void)give(*lane, backlog_.pop(), hold);  // or another lane takes it

@@ -31,13 +31,13 @@ std::uint64_t LaneChoice::count_idle() const {
         std::count_if(lanes_.begin(), lanes_.end(), [&](const Lane* l) { return is_idle(*l); }));
 }
 
-Lane* LaneChoice::idle() const {
+Lane* LaneChoice::find_idle() const {
     for (Lane* lane : lanes_)
         if (is_idle(*lane)) return lane;
     return nullptr;
 }
 
-Lane* LaneChoice::empty() const {
+Lane* LaneChoice::find_empty() const {
     for (Lane* lane : lanes_)
         if (lane->load.in_flight == 0 && lane->load.works && has_room(*lane)) return lane;
     return nullptr;
@@ -89,7 +89,8 @@ void LaneChoice::note_handed_back(const PoolTask& task) {
 }
 
 // The lane would begin the task after younger ones, which may run for ever. (What is tried again,
-// or has waited for tokens or for other tasks, is not meant.)
+// or has waited for tokens or for other tasks, is held to it only while something that was handed
+// back waits: such tasks are often older than all in the lanes, which would run dry for each.)
 bool LaneChoice::holds_younger(const Lane& lane, const PoolTask& task) const {
     if (lane.load.in_flight == 0) return false;
     const PoolTask* last = lane.task_at(lane.load.in_flight - 1);

@@ -43,8 +43,8 @@ class LaneChoice {
                has_room(lane);
     }
     std::uint64_t count_idle() const;
-    Lane* idle() const;   // null: none
-    Lane* empty() const;  // the same, also one that is unresponsive
+    Lane* find_idle() const;   // null: none
+    Lane* find_empty() const;  // the same, also one that is unresponsive
     // Nanoseconds until a new task would begin there.
     std::uint64_t cost(const Lane& lane) const;
     // The lane that would begin the task soonest, which any may do, or null if all hold enough.

@@ -27,15 +27,15 @@ void Dispatcher::welcome(Lane& lane, Hold& hold) {
 void Dispatcher::look_for_stuck(Hold& hold) {
     Lane* source = choice_.oldest_queue(kLooksToHoldOthers);
     has_stuck_ = source != nullptr;
-    const bool none_idle = source && !choice_.idle();
+    const bool none_idle = source && !choice_.find_idle();
     if (none_idle && elsewhere_ && elsewhere_->is_sooner(kAnyTime, task_ns())) {
         take_back_waiting(*source, hold);  // another host has room for it
-    } else if (Lane* lane = none_idle ? choice_.empty() : nullptr) {
-        // Nobody is there to take it but who was taken for stopped, and may be well again.
+    } else if (Lane* lane = none_idle ? choice_.find_empty() : nullptr) {
+        // Nobody is there for it but one that was taken for stopped, and may be well again.
         take_back_waiting(*source, hold);
         if (!backlog_.empty()) (void)give(*lane, backlog_.pop(), hold);
     }
-    if (elsewhere_ && backlog_.empty()) elsewhere_->take_back_stuck(choice_.idle() != nullptr);
+    if (elsewhere_ && backlog_.empty()) elsewhere_->take_back_stuck(choice_.find_idle() != nullptr);
 }
 
 // A lane is about to begin with the first task of the backlog: an older one that waits in another
