@@ -365,6 +365,16 @@ TEST_CASE("no record is put over others, wherever a place that was written over 
     words.wrap_place = ~0u;  // there is none
     CHECK_FALSE(put(std::byte{6}, 55));
     words.wrap_place = place;
+    const std::uint64_t tail = words.tail;
+    for (std::uint64_t wrong : {tail - 2, tail + 2, tail - 100, std::uint64_t(0)}) {
+        words.tail = wrong;
+        CHECK_THROWS_AS(put(std::byte{6}, 55), DamagedError);
+    }
+    words.tail = tail;
+    words.tail_after = tail + 7;  // its putter was killed before it stored the tail, and
+    words.tail_before = tail;     // so were all before it
+    const std::uint64_t seen_head = words.seen_head;
+    words.seen_head = RingCursor{place, RingCursor::unpack(seen_head).count}.pack();
     CHECK(put(std::byte{6}, 55));
     for (int i = 3; i <= 6; ++i) CHECK(get() == std::byte(i));
 }

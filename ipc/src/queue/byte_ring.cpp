@@ -65,8 +65,27 @@ void ByteRing::jump(std::uint32_t from, std::uint32_t to, std::uint32_t count) {
     }
 }
 
+// Q1: ours. As the last put() left it, or found it, if it was killed; else Q4.
+RingCursor ByteRing::own_tail() const {
+    std::uint64_t word = words_.tail.load(std::memory_order_relaxed);
+    if (word != words_.tail_after.load(std::memory_order_relaxed) &&
+        word != words_.tail_before.load(std::memory_order_relaxed))
+        throw_ring_damaged();
+    return checked(word);
+}
+
+void ByteRing::look_at_head() {
+    words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+    words_.seen_head_check = check_of(words_.seen_head);
+}
+
+RingCursor ByteRing::seen_head() {
+    if (words_.seen_head_check != check_of(words_.seen_head)) look_at_head();
+    return checked(words_.seen_head);
+}
+
 const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
-    RingCursor tail = checked(words_.tail.load(std::memory_order_relaxed));  // Q1: ours
+    RingCursor tail = own_tail();
     const RingCursor start = tail;
     // Somebody was killed between the jump and the tail's store: there was no escape.
     if (static_cast<std::int32_t>(tail.count - words_.escape_count) < 0) words_.escaped = 0;
@@ -74,11 +93,11 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
     // time (Q3).
     bool refreshed = tail.place >= kHot && tail.place - words_.refresh_place >= kRefresh;
     if (refreshed) {
-        words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+        look_at_head();
         words_.refresh_place = tail.place;
     }
     while (begin != end) {
-        RingCursor head = checked(words_.seen_head);
+        RingCursor head = seen_head();
         if (tail.count - head.count > max_records_) throw_ring_damaged();  // Q4
         std::uint32_t free_records = max_records_ - (tail.count - head.count);
         std::uint64_t length;
@@ -89,7 +108,7 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
         if (room.units == 0) {
             if (refreshed) break;
             refreshed = true;
-            words_.seen_head = words_.head.load(std::memory_order_acquire);  // SYNC(room)
+            look_at_head();
             continue;
         }
         // As many as fit there.
@@ -117,8 +136,12 @@ const std::byte* ByteRing::put(const std::byte* begin, const std::byte* end) {
         tail = {room.place + static_cast<std::uint32_t>(size / kUnit), tail.count + records};
         begin = next;
     }
-    if (tail.count != start.count)
+    if (tail.count != start.count) {
+        // In this order, wherever it is killed: see own_tail().
+        words_.tail_before.store(start.pack(), std::memory_order_relaxed);
+        words_.tail_after.store(tail.pack(), std::memory_order_release);
         words_.tail.store(tail.pack(), std::memory_order_release);  // SYNC(records), Q2
+    }
     return begin;
 }
 

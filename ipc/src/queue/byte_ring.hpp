@@ -14,8 +14,10 @@
 //
 // Q4 The places and numbers that others may have written over are checked before they are used, and
 //    so is the word in front of a record: it has a check that depends on the record's number, so
-//    that nothing else that lies in the ring is taken for that record. What is not seen: a change
-//    to a record's bytes, which would cost more than the copy, and a head or tail that a call could
+//    that nothing else that lies in the ring is taken for that record. A tail that the last put()
+//    neither found nor was to leave would have the next one put records over others; so would a
+//    wrong `seen_head`, which has a check, and without it is no hint. What is not seen: a change to
+//    a record's bytes, which would cost more than the copy, and a head or tail that a call could
 //    have left there (items are lost then).
 //
 // Room: a record is a word with its length, and its bytes up to a multiple of 8; it never wraps.
@@ -59,12 +61,14 @@ struct RingWords {
     alignas(kCacheLine) OwnerLock put_lock;  // P
     std::atomic<std::uint64_t> tail{0};
     // Guarded by P. Who is killed before the tail's store leaves them as put() finds out.
+    std::atomic<std::uint64_t> tail_before{0}, tail_after{0};  // of the last put(), in this order
     std::uint64_t seen_head = 0;
     std::uint32_t wrap_place = 0;  // where the last wrap jumped off; meaningful while wrapped
     std::uint32_t escape_count =
         0;  // if escaped: no wrap until the consumer has passed this record
-    std::uint32_t escaped = 0;
-    std::uint32_t refresh_place = 0;  // where the tail was when put() looked at the head last
+    std::uint16_t escaped = 0;
+    std::uint16_t seen_head_check = 0;  // see check_of()
+    std::uint32_t refresh_place = 0;    // where the tail was when put() looked at the head last
     alignas(kCacheLine) OwnerLock get_lock;  // C
     std::atomic<std::uint64_t> head{0};
     std::atomic<std::uint64_t> seen_tail{0};  // written under C; relaxed: others take it for a hint
@@ -123,6 +127,11 @@ class ByteRing {
     // What was copied, or is in front, is taken.
     void commit() { words_.head.store(next_.pack(), std::memory_order_release); }  // SYNC(room)
 
+    // 0 of 0: as it is at first.
+    static std::uint16_t check_of(std::uint64_t cursor) {
+        return static_cast<std::uint16_t>(cursor * 0xd6e8feb86659fd93u >> 48);
+    }
+
   private:
     struct Room {
         std::uint32_t place = 0;
@@ -133,6 +142,9 @@ class ByteRing {
         if (cursor.place > units_) throw_ring_damaged();
         return cursor;
     }
+    RingCursor own_tail() const;
+    RingCursor seen_head();
+    void look_at_head();
     Room find_room(std::uint32_t needed, RingCursor head, RingCursor tail);
     void jump(std::uint32_t from, std::uint32_t to, std::uint32_t count);
     std::byte* at(std::uint32_t place) const { return bytes_ + std::size_t(place) * kUnit; }
