@@ -119,9 +119,12 @@ TEST_CASE("calls in flight run once each, and those of a thread in their order",
 TEST_CASE("a call that was queued behind others is sent, though nobody waits for it",
           "[manager][in_flight]") {
     Place place;
+    // Their answers, which nobody reads, each a write of its own, are taken by the kernel. (Of some
+    // 280 and more it would not take all, and the server waits to send what is left.)
+    constexpr int kSome = 100;
     std::vector<mp::Future<int>> calls;
-    place.note_many(calls, 0, kCalls);
-    CHECK(test::eventually([&] { return place.marks.ran[kCalls - 1] != 0; }));
+    place.note_many(calls, 0, kSome);
+    CHECK(test::eventually([&] { return place.marks.ran[kSome - 1] != 0; }));
     for (auto& call : calls) (void)call.get();  // else the session lasts until the next beat
 }
 
