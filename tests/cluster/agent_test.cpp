@@ -17,6 +17,8 @@
 #include "pool_support.hpp"
 #include "thread_job.hpp"
 
+namespace agent_test {
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -459,3 +461,5 @@ TEST_CASE("Several pools share the hosts, at once and one after the other", "[cl
         CHECK(second.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
     }
 }
+
+}  // namespace agent_test

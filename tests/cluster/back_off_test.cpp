@@ -5,6 +5,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace back_off_test {
+
 using sidestep::detail::BackOff;
 using namespace std::chrono_literals;
 
@@ -102,3 +104,5 @@ TEST_CASE("BackOff: the more often a yield is late, the longer none is tried, up
     }
     CHECK(crowd() == 2 * BackOff::kFirstCrowd);  // those count no more
 }
+
+}  // namespace back_off_test

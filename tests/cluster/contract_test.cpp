@@ -4,6 +4,8 @@
 
 #include "both_pools.hpp"
 
+namespace contract_test {
+
 TEST_CASE("The contracts' tasks run on another host", "[cluster][contract]") {
     CHECK(test::eventually([] {
         test::Pools t;
@@ -12,3 +14,5 @@ TEST_CASE("The contracts' tasks run on another host", "[cluster][contract]") {
         return stats.hosts.at(0).tasks == 0 && stats.hosts.at(1).tasks == 50;
     }));
 }
+
+}  // namespace contract_test

@@ -21,6 +21,8 @@
 #include "pool_support.hpp"
 #include "thread_job.hpp"
 
+namespace host_loss_test {
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -419,3 +421,5 @@ TEST_CASE("An agent whose first process falls silent ends its pools and goes", "
     CHECK(answered);
     CHECK_FALSE(parted);
 }
+
+}  // namespace host_loss_test

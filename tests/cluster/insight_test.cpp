@@ -12,6 +12,8 @@
 #include "pool_support.hpp"
 #include "thread_job.hpp"
 
+namespace insight_test {
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -102,3 +104,5 @@ TEST_CASE("describe() of hosts fits 80 columns, whatever the numbers are", "[clu
     std::istringstream lines(stats.describe());
     for (std::string line; std::getline(lines, line);) CHECK(line.size() <= 80);
 }
+
+}  // namespace insight_test

@@ -9,6 +9,8 @@
 #include "shares.hpp"
 #include "thread_job.hpp"
 
+namespace job_test {
+
 namespace {
 
 using sidestep::detail::find_launch;
@@ -162,3 +164,5 @@ TEST_CASE("What a worker's death tells crosses between hosts", "[cluster]") {
     CHECK(arrived.most_attempts == 5);
     CHECK(arrived.retry_limit == 2u);
 }
+
+}  // namespace job_test

@@ -20,6 +20,8 @@
 #include "pool_support.hpp"
 #include "thread_job.hpp"
 
+namespace memory_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::ThreadJob;
@@ -33,7 +35,10 @@ std::atomic<long> failures{0};
 
 }  // namespace
 
+}  // namespace memory_test
+
 bool test::allocation_fails(std::size_t) noexcept {
+    using namespace memory_test;
     const char* name = failing.load(std::memory_order_relaxed);
     if (!name) return false;
     char own[16] = {};
@@ -43,6 +48,8 @@ bool test::allocation_fails(std::size_t) noexcept {
     if (left == 0 || (left < 0 && lasting)) return failures.fetch_add(1), true;
     return false;
 }
+
+namespace memory_test {
 
 namespace {
 
@@ -205,3 +212,5 @@ TEST_CASE("a pool ends on other hosts, though its supervisor has no memory to te
     Exhausted memory(kSupervisor, 0, true);
     CHECK(pool.join_for(test::kPatience));
 }
+
+}  // namespace memory_test

@@ -17,6 +17,8 @@
 
 #include "busy_hosts.hpp"
 
+namespace mpi4py_start_test {
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -339,3 +341,5 @@ TEST_CASE("A job of one process has this host, and all works there",
         CHECK(late.get(test::kPatience) == std::vector<int>{1, 0});
     }
 }
+
+}  // namespace mpi4py_start_test

@@ -15,6 +15,8 @@
 
 #include "busy_hosts.hpp"
 
+namespace mpi4py_test {
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -340,3 +342,5 @@ TEST_CASE("Many pools share the hosts' agents",
             CHECK(futures[p][static_cast<std::size_t>(i)].get() == i + static_cast<int>(1000 * p));
     for (const auto& pool : pools) CHECK(pool->processes() == 5);
 }
+
+}  // namespace mpi4py_test

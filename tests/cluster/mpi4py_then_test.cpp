@@ -15,6 +15,8 @@
 
 #include "busy_hosts.hpp"
 
+namespace mpi4py_then_test {
+
 namespace {
 
 using sidestep::CancelledError;
@@ -231,3 +233,5 @@ TEST_CASE("An error of another host's task is that of one that follows",
     CHECK_THROWS_WITH(next.get(), "sad");
     CHECK_FALSE(next.cancelled());
 }
+
+}  // namespace mpi4py_then_test

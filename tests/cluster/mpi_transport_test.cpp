@@ -19,6 +19,8 @@
 #include "failing_new.hpp"
 #include "support.hpp"
 
+namespace mpi_transport_test {
+
 namespace detail = sidestep::detail;
 
 namespace {
@@ -30,11 +32,16 @@ thread_local long failures = 0;
 
 }  // namespace
 
+}  // namespace mpi_transport_test
+
 bool test::allocation_fails(std::size_t size) noexcept {
+    using namespace mpi_transport_test;
     if (until_failure < 0 || size < least || until_failure-- > 0) return false;
     ++failures;
     return true;
 }
+
+namespace mpi_transport_test {
 
 namespace {
 
@@ -192,3 +199,5 @@ TEST_CASE("something is moving from when it is sent until it has come", "[cluste
         return !transport.is_moving();
     }));
 }
+
+}  // namespace mpi_transport_test

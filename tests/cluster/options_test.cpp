@@ -26,6 +26,8 @@
 #include "stdout_file.hpp"
 #include "thread_job.hpp"
 
+namespace options_test {
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -248,3 +250,5 @@ TEST_CASE("In a forked copy, options that have hosts make a pool of this machine
     CHECK(pool.submit({.key = kOnHost1}, test::add, 1, 2).get() == 3);
 }
 #endif
+
+}  // namespace options_test

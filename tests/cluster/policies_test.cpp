@@ -21,6 +21,8 @@
 #include "pool_support.hpp"
 #include "thread_job.hpp"
 
+namespace policies_test {
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -310,3 +312,5 @@ TEST_CASE("Tasks that another host has count for max_pending", "[cluster][polici
     REQUIRE(room);
     CHECK(get(*room) == 1);
 }
+
+}  // namespace policies_test

@@ -14,6 +14,8 @@
 #include "lanes/host_lane.hpp"
 #include "pool_support.hpp"
 
+namespace recall_test {
+
 namespace mp = sidestep;
 namespace detail = sidestep::detail;
 using test::SharedWords;
@@ -115,3 +117,5 @@ TEST_CASE("A task that was cancelled on a host that is stuck does not run elsewh
     for (auto& future : kept) CHECK_NOTHROW(future.get());
     CHECK(words[2] == kept.size());
 }
+
+}  // namespace recall_test

@@ -6,6 +6,8 @@
 
 #include "archive_support.hpp"
 
+namespace archive_damage_test {
+
 using namespace test;
 using sidestep::SerializationError;
 
@@ -69,8 +71,12 @@ std::size_t request_of(std::uint64_t length, std::size_t more) {
 
 }  // namespace
 
+}  // namespace archive_damage_test
+
 template <>
-inline constexpr bool sidestep::is_bitwise<Sample> = true;
+inline constexpr bool sidestep::is_bitwise<archive_damage_test::Sample> = true;
+
+namespace archive_damage_test {
 
 TEMPLATE_TEST_CASE("a forged length is refused before anything is allocated", "[core][archive]",
                    String, Text16, Vector<char>, Vector<int>, Vector<double>, Vector<bool>,
@@ -133,3 +139,5 @@ TEST_CASE("random bytes are refused or read as something, never worse", "[core][
         (void)refuses<std::unordered_map<int, std::deque<std::set<short>>>>(bytes);
     }
 }
+
+}  // namespace archive_damage_test

@@ -8,6 +8,8 @@
 
 #include "archive_support.hpp"
 
+namespace archive_test {
+
 using namespace test;
 using namespace std::chrono_literals;
 using sidestep::InputArchive;
@@ -161,13 +163,17 @@ struct Nothing {
 
 }  // namespace
 
-CEREAL_CLASS_VERSION(Versioned, 7)
-CEREAL_REGISTER_TYPE(Square)
+}  // namespace archive_test
+
+CEREAL_CLASS_VERSION(archive_test::Versioned, 7)
+CEREAL_REGISTER_TYPE(archive_test::Square)
 
 template <>
-inline constexpr bool sidestep::is_bitwise<Point> = true;
+inline constexpr bool sidestep::is_bitwise<archive_test::Point> = true;
 template <>
-inline constexpr bool sidestep::is_bitwise<Level> = true;
+inline constexpr bool sidestep::is_bitwise<archive_test::Level> = true;
+
+namespace archive_test {
 
 TEST_CASE("numbers survive the round trip, their limits too", "[core][archive]") {
     check_limits<char, signed char, unsigned char, short, unsigned short, int, unsigned, long,
@@ -476,3 +482,5 @@ TEST_CASE("a transport's descriptors are reachable from serialize, where there a
     CHECK(&archive.buffer() == &buffer);
     CHECK(InputArchive({}).fds() == nullptr);
 }
+
+}  // namespace archive_test

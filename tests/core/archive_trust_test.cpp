@@ -9,6 +9,8 @@
 #include "archive_support.hpp"
 #include "task_support.hpp"
 
+namespace archive_trust_test {
+
 using namespace test;
 using Catch::Contains;
 using sidestep::SerializationError;
@@ -155,8 +157,12 @@ struct Hidden {  // what no compiler sees
 
 }  // namespace
 
-CEREAL_REGISTER_TYPE(Dog)
-CEREAL_REGISTER_TYPE(Stone)
+}  // namespace archive_trust_test
+
+CEREAL_REGISTER_TYPE(archive_trust_test::Dog)
+CEREAL_REGISTER_TYPE(archive_trust_test::Stone)
+
+namespace archive_trust_test {
 
 TEMPLATE_TEST_CASE("a megabyte that claims to be more takes a small multiple of a megabyte",
                    "[core][archive][trust]", (std::vector<Block, Counted<Block>>),
@@ -259,7 +265,8 @@ TEST_CASE("honest sharing arrives: const, weak, by base class, and an object's f
 
 TEST_CASE("a registered type that is no such animal is refused", "[core][archive][trust]") {
     std::shared_ptr<Stone> stone = std::make_shared<Stone>();
-    Bytes bytes = joined({saved(kNew | 1), saved(std::string("Stone")), saved(kNew | 1)});
+    Bytes bytes =
+        joined({saved(kNew | 1), saved(std::string("archive_trust_test::Stone")), saved(kNew | 1)});
     CHECK(refuses<std::shared_ptr<Animal>>(bytes));
     CHECK(refuses<std::unique_ptr<Animal>>(
         joined({saved(kNew | 1), saved(std::string("Rock")), saved(std::uint8_t(1))})));
@@ -324,3 +331,5 @@ TEST_CASE("what names code is known to the compiler through every standard templ
     STATIC_REQUIRE_FALSE(names_code<sidestep::Bound<std::plus<>, int>>);
     STATIC_REQUIRE_FALSE(names_code<std::map<std::string, std::vector<double>>>);
 }
+
+}  // namespace archive_trust_test

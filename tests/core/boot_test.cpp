@@ -14,6 +14,8 @@
 #include "spawn/spawn.hpp"
 #include "support.hpp"
 
+namespace boot_test {
+
 using namespace sidestep;
 
 namespace {
@@ -281,3 +283,5 @@ TEST_CASE("closed standard descriptors are not mistaken for the control socket",
     Fd pidfd = sys::pidfd_open(pid);
     CHECK(sys::wait_pidfd(pidfd.get(), true).code() == 0);
 }
+
+}  // namespace boot_test

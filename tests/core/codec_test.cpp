@@ -4,6 +4,8 @@
 #include <catch2/catch.hpp>
 #include <sidestep/subprocess.hpp>
 
+namespace codec_test {
+
 namespace sp = sidestep::subprocess;
 using namespace std::string_literals;
 using Catch::Matchers::Contains;
@@ -134,3 +136,5 @@ TEST_CASE("where the replacement cannot be written either, that is an error",
         .input = "\u20ac", .encoding = "ISO646-DE", .errors = Errors::backslashreplace};
     CHECK_THROWS_AS(sp::run({"cat"}, options), sp::DecodeError);
 }
+
+}  // namespace codec_test

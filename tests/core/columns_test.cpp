@@ -4,6 +4,8 @@
 #include <catch2/catch.hpp>
 #include <string>
 
+namespace columns_test {
+
 namespace mp = sidestep;
 
 namespace {
@@ -43,3 +45,5 @@ TEST_CASE("a text is cut between two characters", "[core][text]") {
 TEST_CASE("what is printable is one line", "[core][text]") {
     CHECK(mp::printable("a\nb\tc\033[1m\x7f\u00e4") == "a b c [1m \u00e4");
 }
+
+}  // namespace columns_test

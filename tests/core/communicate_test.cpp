@@ -15,6 +15,8 @@
 #include "support.hpp"
 #include "sys/fd.hpp"
 
+namespace communicate_test {
+
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;
 using namespace std::string_literals;
@@ -211,3 +213,5 @@ TEST_CASE("a grace that ends, and a writer that is destroyed, change no shared p
     }
     CHECK(is_blocking(in.get()));
 }
+
+}  // namespace communicate_test

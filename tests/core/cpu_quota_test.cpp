@@ -11,6 +11,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace cpu_quota_test {
+
 namespace fs = std::filesystem;
 using sidestep::cpu_quota;
 
@@ -171,3 +173,5 @@ TEST_CASE("what starts this program again depends on what runs it", "[core][own_
           sidestep::ProgramTraces{"", "", "", "/nowhere/at/all", {}}})
         CHECK_THROWS_WITH(own_program_from(lost), Catch::Contains("set_executable()"));
 }
+
+}  // namespace cpu_quota_test

@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace exit_status_test {
+
 using sidestep::ExitStatus;
 
 TEST_CASE("an exit status tells exit code, signal and lost apart", "[core][exit_status]") {
@@ -25,3 +27,5 @@ TEST_CASE("an exit status describes itself", "[core][exit_status]") {
           "died of signal 6 (SIGABRT, core dumped)");
     CHECK(sidestep::signal_name(200) == "signal 200");
 }
+
+}  // namespace exit_status_test

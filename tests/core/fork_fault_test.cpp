@@ -17,6 +17,8 @@
 #include "sys/parent_fd.hpp"
 #include "sys/sys.hpp"
 
+namespace fork_fault_test {
+
 using namespace sidestep;
 
 namespace {
@@ -74,3 +76,5 @@ TEST_CASE("whenever a process is forked, it has no parent's end of anything", "[
     maker.join();
     CHECK(code == 0);
 }
+
+}  // namespace fork_fault_test

@@ -8,6 +8,8 @@
 
 #include "support.hpp"
 
+namespace init_place_test {
+
 using namespace sidestep;
 using Catch::Matchers::Contains;
 
@@ -74,3 +76,5 @@ TEST_CASE("a library in somebody else's program forks, and says what to do inste
                    Contains("use StartMethod::fork, or forkserver") &&
                    Contains("set_executable()"));
 }
+
+}  // namespace init_place_test

@@ -25,6 +25,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace kill_tree_test {
+
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;
 using test::in_fork;
@@ -298,3 +300,5 @@ TEST_CASE("a child that may not be signalled is not waited for when its time is 
               }
           }) == 0);
 }
+
+}  // namespace kill_tree_test

@@ -17,6 +17,8 @@
 #include "launch_support.hpp"
 #include "support.hpp"
 
+namespace launch_test {
+
 using namespace sidestep;
 using test::launcher;
 
@@ -285,3 +287,5 @@ TEST_CASE("a program that has not called init() is told to, and forks all the sa
     CHECK_THAT(done.std_out, Catch::Contains("fork: exited with code 5"));
     CHECK_THAT(done.std_out, Catch::Contains("initialized: 0"));
 }
+
+}  // namespace launch_test

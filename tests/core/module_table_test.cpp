@@ -18,6 +18,8 @@
 
 #include "travel/module_id.hpp"
 
+namespace module_table_test {
+
 using sidestep::Contents;
 using sidestep::locate;
 using sidestep::ModuleAddress;
@@ -276,3 +278,5 @@ TEST_CASE("what is not loaded here is said to be that", "[core][module_table]") 
 TEST_CASE("one copy of the library is no reason for a warning", "[core][module_table]") {
     CHECK(sidestep::copies_of_this_library().empty());
 }
+
+}  // namespace module_table_test

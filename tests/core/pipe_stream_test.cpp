@@ -18,6 +18,8 @@
 #include "subprocess_support.hpp"
 #include "support.hpp"
 
+namespace pipe_stream_test {
+
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;
 
@@ -339,3 +341,5 @@ TEST_CASE("a large read makes do with the address space that there is", "[core][
           }) == 0);
 }
 #endif
+
+}  // namespace pipe_stream_test

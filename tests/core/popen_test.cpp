@@ -16,6 +16,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace popen_test {
+
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
@@ -344,3 +346,5 @@ TEST_CASE("another child's pipe can be redirected to, unless bytes would be lost
     ahead.std_out().read_line();
     CHECK_THROWS_AS(sp::InputRedirect(ahead.std_out()), std::logic_error);
 }
+
+}  // namespace popen_test

@@ -18,6 +18,8 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace printed_test {
+
 namespace {
 
 using namespace sidestep;
@@ -129,3 +131,5 @@ TEST_CASE("what waits in buffers is written once, by who printed it", "[process]
                                               {"printf of the copy", 1}});
     std::filesystem::remove(path);
 }
+
+}  // namespace printed_test

@@ -26,6 +26,8 @@
 #include "start/boot.hpp"
 #include "support.hpp"
 
+namespace privileges_test {
+
 using namespace sidestep;
 namespace fs = std::filesystem;
 
@@ -232,3 +234,5 @@ TEST_CASE("a function's name for a message is not looked for where the environme
     CHECK_FALSE(fs::exists(folder));
     fs::remove_all(folder);
 }
+
+}  // namespace privileges_test

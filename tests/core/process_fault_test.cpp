@@ -17,6 +17,8 @@
 #include "process_support.hpp"
 #include "sys/sys.hpp"
 
+namespace process_fault_test {
+
 namespace {
 
 using namespace sidestep;
@@ -478,3 +480,5 @@ TEST_CASE("the daemons of a parent that is killed end, though a fork(2) of it li
     CHECK(sys::wait_for_exit(pidfd.get(), sys::Clock::now() + test::kPatience));
     sys::pidfd_send_signal(pidfd.get(), SIGKILL);  // if it did not
 }
+
+}  // namespace process_fault_test

@@ -11,6 +11,8 @@
 
 #include "process_support.hpp"
 
+namespace process_test {
+
 namespace {
 
 using namespace sidestep;
@@ -388,3 +390,5 @@ TEST_CASE("threads start processes side by side", "[process][threads]") {
     }
     CHECK(good == 20);
 }
+
+}  // namespace process_test

@@ -5,6 +5,8 @@
 
 #include "py_support.hpp"
 
+namespace py_call_test {
+
 using namespace py;
 
 namespace {
@@ -154,3 +156,5 @@ TEST_CASE("getoutput and getstatusoutput run a shell line and strip its last new
     CHECK(failed.status != 0);
     CHECK(contains(failed.output, "foo"));  // std_err is merged into it
 }
+
+}  // namespace py_call_test

@@ -9,6 +9,8 @@
 #include "py_support.hpp"
 #include "sys/sys.hpp"
 
+namespace py_communicate_test {
+
 using namespace py;
 
 namespace {
@@ -232,3 +234,5 @@ TEST_CASE("without pipesize, pipes have the system's capacity",
     CHECK(capacity(child.std_out().fd()) == usual);
     CHECK(capacity(child.std_err().fd()) == usual);
 }
+
+}  // namespace py_communicate_test

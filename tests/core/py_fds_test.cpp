@@ -9,6 +9,8 @@
 #include "py_support.hpp"
 #include "sys/sys.hpp"
 
+namespace py_fds_test {
+
 using namespace py;
 
 namespace {
@@ -284,3 +286,5 @@ TEST_CASE("pass_fds survive even if they are redirected as well",
     CHECK(read(reader.get(), buffer, sizeof buffer - 1) > 0);
     CHECK(parse_fds(buffer) == std::set<int>{0, 1, 2, in.get(), out, err.get()});
 }
+
+}  // namespace py_fds_test

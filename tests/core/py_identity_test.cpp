@@ -13,6 +13,8 @@
 
 #include "py_support.hpp"
 
+namespace py_identity_test {
+
 using namespace py;
 
 namespace {
@@ -249,3 +251,5 @@ TEST_CASE("a child shares the parent's memory until it runs, unless it must not"
         CHECK(traced(mode).std_out == "copy\n");
     }
 }
+
+}  // namespace py_identity_test

@@ -3,6 +3,8 @@
 
 #include "py_support.hpp"
 
+namespace py_program_test {
+
 using namespace py;
 
 namespace {
@@ -204,3 +206,5 @@ TEST_CASE("a program whose name is any bytes is found by path, by PATH and by th
         CHECK(call_with({name, argument}, {{"PATH", folder.path().native()}}) == 0);
     }
 }
+
+}  // namespace py_program_test

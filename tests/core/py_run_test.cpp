@@ -6,6 +6,8 @@
 
 #include "py_support.hpp"
 
+namespace py_run_test {
+
 using namespace py;
 
 namespace {
@@ -149,3 +151,5 @@ TEST_CASE("a timeout is not held up by a grandchild that keeps the pipe open",
     int grandchild = std::stoi(output);
     CHECK(eventually([&] { return is_dead(grandchild); }));
 }
+
+}  // namespace py_run_test

@@ -11,6 +11,8 @@
 #include "py_support.hpp"
 #include "sys/sys.hpp"
 
+namespace py_signal_test {
+
 using namespace py;
 
 namespace {
@@ -208,3 +210,5 @@ TEST_CASE("an interrupt that leaves a Popen's scope as an exception does not kil
     CHECK(interruption.child_was_alive_after_it());
     CHECK(interruption.rest() == "cleaned up\n");
 }
+
+}  // namespace py_signal_test

@@ -15,6 +15,8 @@
 #include "py_support.hpp"
 #include "sys/sys.hpp"
 
+namespace py_start_error_test {
+
 using namespace py;
 
 namespace {
@@ -279,3 +281,5 @@ TEST_CASE("a fork that the limit on processes forbids is EAGAIN",
     CHECK(done.std_out == "spawn " + std::to_string(EAGAIN) + "\n");
     CHECK(done.returncode == 0);
 }
+
+}  // namespace py_start_error_test

@@ -7,6 +7,8 @@
 
 #include "py_support.hpp"
 
+namespace py_stdio_test {
+
 using namespace py;
 
 namespace {
@@ -189,3 +191,5 @@ TEST_CASE("one descriptor serves two streams of the child, and survives",
     CHECK(sp::Popen(same_as_null("0", "2"), {.std_in = fd, .std_err = fd}).wait() == 0);
     CHECK(is_open(fd));
 }
+
+}  // namespace py_stdio_test

@@ -7,6 +7,8 @@
 
 #include "py_support.hpp"
 
+namespace py_text_test {
+
 using namespace py;
 
 namespace {
@@ -174,3 +176,5 @@ TEST_CASE("in binary mode, bufsize 1 is refused: there are no lines to send one 
         [] { sp::Popen child({"cat"}, {.bufsize = 1, .std_in = sp::PIPE}); });
     CHECK(contains_all(message, {"bufsize", "text"}));
 }
+
+}  // namespace py_text_test

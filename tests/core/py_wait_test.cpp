@@ -11,6 +11,8 @@
 #include "py_support.hpp"
 #include "sys/sys.hpp"
 
+namespace py_wait_test {
+
 using namespace py;
 
 TEST_CASE("poll tells that a child runs, and then its code again and again",
@@ -219,3 +221,5 @@ TEST_CASE("Popen describes itself: command and state, long commands cut",
     CHECK(lengthy.describe().size() < 200);
     lengthy.wait();
 }
+
+}  // namespace py_wait_test

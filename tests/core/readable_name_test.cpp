@@ -15,7 +15,7 @@
 
 #include "text/demangle.hpp"
 
-namespace {
+namespace {  // in no other: users have such types
 
 struct Hidden {};
 template <class T>
@@ -25,6 +25,11 @@ struct Held {
 struct OtherOrder {
     bool operator()(int a, int b) const { return a > b; }
 };
+
+}  // namespace
+
+namespace readable_name_test {
+namespace {
 
 template <class T>
 std::string name_of() {
@@ -101,3 +106,5 @@ TEST_CASE("a name that cannot be read stays as it is", "[core][names]") {
     const std::string deep(100'000, '<');
     CHECK(sidestep::readable_name(deep) == deep);
 }
+
+}  // namespace readable_name_test

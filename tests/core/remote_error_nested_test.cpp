@@ -9,6 +9,8 @@
 
 #include "remote_error_support.hpp"
 
+namespace remote_error_nested_test {
+
 using namespace test;
 using sidestep::remote_traceback;
 using sidestep::remote_type_name;
@@ -86,15 +88,17 @@ TEST_CASE("what wraps nothing but could, and what wraps a foreign type", "[core]
         }
     };
     CHECK(arrives_as<std::runtime_error>(crossed(foreign_wraps), [](const std::runtime_error& e) {
-        CHECK(remote_type_name(e) == "Foreign");  // not the library's wrapper of it
+        CHECK(remote_type_name(e) ==
+              "remote_error_nested_test::Foreign");  // not the library's wrapper of it
         CHECK_THAT(remote_traceback(e),
                    Catch::Contains("which wraps std::invalid_argument: inner"));
     }));
     CHECK(chain_of(crossed(foreign_wraps, 2)) == "runtime outer < invalid inner");
     // A user's own class with these bases keeps its name.
     CHECK(arrives_as<std::runtime_error>(
-        crossed([] { throw BothBases("mine"); }),
-        [](const std::runtime_error& e) { CHECK(remote_type_name(e) == "BothBases"); }));
+        crossed([] { throw BothBases("mine"); }), [](const std::runtime_error& e) {
+            CHECK(remote_type_name(e) == "remote_error_nested_test::BothBases");
+        }));
 }
 
 TEST_CASE("nesting is cut at sixteen levels below the first", "[core][remote_error]") {
@@ -119,11 +123,11 @@ TEST_CASE("an exception that crosses several times keeps type, message and nesti
             CHECK(e.what() == std::string("filesystem error: open: Input/output error [/p]"));
             CHECK_THAT(remote_traceback(e), Catch::Contains("which it got from"));
         }));
-    CHECK(arrives_as<std::runtime_error>(crossed([] { throw Foreign("far"); }, 3),
-                                         [](const std::runtime_error& e) {
-                                             CHECK(remote_type_name(e) == "Foreign");
-                                             CHECK(e.what() == std::string("far"));
-                                         }));
+    CHECK(arrives_as<std::runtime_error>(
+        crossed([] { throw Foreign("far"); }, 3), [](const std::runtime_error& e) {
+            CHECK(remote_type_name(e) == "remote_error_nested_test::Foreign");
+            CHECK(e.what() == std::string("far"));
+        }));
 }
 
 TEST_CASE("damaged bytes are refused or arrive as some exception, never worse",
@@ -170,3 +174,5 @@ TEST_CASE("a message may hold any bytes, and be long", "[core][remote_error]") {
     text += "\xff\n%s{}";
     CHECK(message_of(crossed([&] { throw std::runtime_error(text); })) == text);
 }
+
+}  // namespace remote_error_nested_test

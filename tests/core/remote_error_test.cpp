@@ -15,6 +15,8 @@
 
 #include "remote_error_support.hpp"
 
+namespace remote_error_test {
+
 using namespace test;
 using sidestep::remote_traceback;
 using sidestep::remote_type_name;
@@ -241,21 +243,21 @@ TEST_CASE("an unregistered type arrives as the nearest base that is known",
         CHECK(arrives_as<std::out_of_range>(
             crossed([] { throw Unregistered("beyond"); }, times), [](const std::out_of_range& e) {
                 CHECK(e.what() == std::string("beyond"));
-                CHECK(remote_type_name(e) == "Unregistered");
+                CHECK(remote_type_name(e) == "remote_error_test::Unregistered");
                 CHECK_THAT(remote_traceback(e),
                            Catch::Contains("Unregistered: beyond\n  in worker 1\n"));
             }));
-        CHECK(arrives_as<std::out_of_range>(crossed([] { throw DerivedTwice("deep"); }, times),
-                                            [](const std::out_of_range& e) {
-                                                CHECK(e.what() == std::string("deep"));
-                                                CHECK(remote_type_name(e) == "DerivedTwice");
-                                            }));
-        CHECK(arrives_as<WithState>(crossed([] { throw OfRegistered(17, "more"); }, times),
-                                    [](const WithState& e) {
-                                        CHECK(e.code == 17);
-                                        CHECK(e.detail == "more");
-                                        CHECK(remote_type_name(e) == "OfRegistered");
-                                    }));
+        CHECK(arrives_as<std::out_of_range>(
+            crossed([] { throw DerivedTwice("deep"); }, times), [](const std::out_of_range& e) {
+                CHECK(e.what() == std::string("deep"));
+                CHECK(remote_type_name(e) == "remote_error_test::DerivedTwice");
+            }));
+        CHECK(arrives_as<WithState>(
+            crossed([] { throw OfRegistered(17, "more"); }, times), [](const WithState& e) {
+                CHECK(e.code == 17);
+                CHECK(e.detail == "more");
+                CHECK(remote_type_name(e) == "remote_error_test::OfRegistered");
+            }));
     }
     CHECK(arrives_as<std::ios_base::failure>(crossed([] {
                                                  std::ifstream none("/nowhere");
@@ -272,8 +274,8 @@ TEST_CASE("an unregistered type without a base that is known arrives as RemoteEr
     std::exception_ptr arrived = crossed([] { throw Plain(); });
     CHECK(arrives_as<RemoteError>(arrived, [](const RemoteError& e) {
         CHECK(e.what() == std::string("plain"));
-        CHECK(e.type_name() == "Plain");
-        CHECK(remote_type_name(e) == "Plain");
+        CHECK(e.type_name() == "remote_error_test::Plain");
+        CHECK(remote_type_name(e) == "remote_error_test::Plain");
         CHECK_THAT(e.traceback(), Catch::Contains("Plain: plain\n  in worker 1\n"));
         CHECK(remote_traceback(e) == e.traceback());
     }));
@@ -299,7 +301,7 @@ TEST_CASE("what is no std::exception arrives as RemoteError", "[core][remote_err
     check(crossed([] { throw std::make_error_code(std::errc::io_error); }), "std::error_code",
           "Input/output error (generic:5)");
     check(crossed([] { throw Arbitrary{1}; }), "Arbitrary",
-          "an object of type Arbitrary, which is no std::exception");
+          "an object of type remote_error_test::Arbitrary, which is no std::exception");
     check(crossed([] { throw nullptr; }), "nullptr",
           "an object of type decltype(nullptr), which is no std::exception");
 }
@@ -321,3 +323,5 @@ TEST_CASE("an exception of this process has no remote traceback", "[core][remote
             CHECK(remote_traceback(e) == "std::runtime_error: x\n  in worker 1\n");
         }));
 }
+
+}  // namespace remote_error_test

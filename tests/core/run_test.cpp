@@ -13,6 +13,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace run_test {
+
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;
 using namespace std::string_literals;
@@ -316,3 +318,5 @@ TEST_CASE("as_user gives a child its user's ids and groups, and none of its pare
     });
     CHECK(result == 0);
 }
+
+}  // namespace run_test

@@ -35,6 +35,8 @@
 #include "sys/fork_marker.hpp"
 #include "sys/own_proc.hpp"
 
+namespace sandbox_test {
+
 using namespace sidestep;
 using test::Refusal;
 using namespace std::chrono_literals;
@@ -390,3 +392,5 @@ TEST_CASE("an eventual wait on two words waits where futex_waitv is refused", "[
                   return sys::Clock::now() >= begin + 20ms ? 0 : 1;
               }) == 0);
 }
+
+}  // namespace sandbox_test

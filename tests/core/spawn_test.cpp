@@ -18,6 +18,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace spawn_test {
+
 namespace sp = sidestep::subprocess;
 namespace spawn = sidestep::spawn;
 using namespace std::chrono_literals;
@@ -207,3 +209,5 @@ TEST_CASE("many threads start children at once without leaking descriptors",
     for (std::thread& thread : threads) thread.join();
     CHECK(wrong == 0);
 }
+
+}  // namespace spawn_test

@@ -29,6 +29,8 @@
 #include "sys/parent_fd.hpp"
 #include "sys/sys.hpp"
 
+namespace start_fault_test {
+
 using namespace sidestep;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
@@ -478,3 +480,5 @@ TEST_CASE("a forked child starts programs, whatever another thread was at", "[su
         return ::waitpid(-1, nullptr, WNOHANG) < 0;
     }));
 }
+
+}  // namespace start_fault_test

@@ -17,6 +17,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace start_message_test {
+
 namespace sp = sidestep::subprocess;
 namespace fs = std::filesystem;
 using namespace std::string_literals;
@@ -176,3 +178,5 @@ TEST_CASE("a limit, a CPU and a nice value that are refused are named",
               return named != std::string::npos ? 0 : 8;
           }) == 0);
 }
+
+}  // namespace start_message_test

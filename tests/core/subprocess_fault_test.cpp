@@ -30,6 +30,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace subprocess_fault_test {
+
 namespace sp = sidestep::subprocess;
 namespace spawn = sidestep::spawn;
 using namespace std::chrono_literals;
@@ -486,3 +488,5 @@ TEST_CASE("the fast path is really taken, and left only for preexec_fn and chang
         CHECK_THAT(calls(kind), !Contains("CLONE_VM"));
     }
 }
+
+}  // namespace subprocess_fault_test

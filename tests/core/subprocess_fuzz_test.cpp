@@ -22,6 +22,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace subprocess_fuzz_test {
+
 namespace sp = sidestep::subprocess;
 namespace spawn = sidestep::spawn;
 namespace fs = std::filesystem;
@@ -346,3 +348,5 @@ TEST_CASE("random options: each child sees exactly what it should", "[core][subp
     }
     CHECK(test::nothing_left_since(before));
 }
+
+}  // namespace subprocess_fuzz_test

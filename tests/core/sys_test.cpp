@@ -15,6 +15,8 @@
 
 #include "support.hpp"
 
+namespace sys_test {
+
 namespace sys = sidestep::sys;
 using namespace std::chrono_literals;
 
@@ -257,3 +259,5 @@ TEST_CASE("a set of CPUs grows as far as it has to, and the kernel takes it", "[
     REQUIRE(all->apply());
     CHECK(sys::CpuSet::of_this_thread()->numbers() == all->numbers());
 }
+
+}  // namespace sys_test

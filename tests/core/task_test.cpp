@@ -11,6 +11,8 @@
 
 #include "task_support.hpp"
 
+namespace task_test {
+
 using namespace test;
 using namespace sidestep::detail;
 using sidestep::SerializationError;
@@ -331,3 +333,5 @@ TEST_CASE("entries and functions describe themselves in the words of the source"
     CHECK_FALSE(describe_function(&local).empty());  // no function: an address, no crash
     CHECK_FALSE(describe_function(nullptr).empty());
 }
+
+}  // namespace task_test

@@ -15,6 +15,8 @@
 #include "sys/fd.hpp"
 #include "time_cases.hpp"
 
+namespace timeout_test {
+
 namespace sp = sidestep::subprocess;
 using namespace std::chrono_literals;
 using namespace std::chrono;
@@ -161,3 +163,5 @@ TEST_CASE("drain_timeout takes each time", "[core][timeout]") {
     test::check_times("drain_timeout", shut, hears, [&] { gate.say("late\n"); });
     gate.open();
 }
+
+}  // namespace timeout_test

@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace version_test {
+
 TEST_CASE("the library and its headers tell one version", "[core][version]") {
     CHECK(std::string(sidestep::library_version()) == sidestep::kVersion);
     CHECK(std::string(sidestep::kVersion) == std::to_string(SIDESTEP_VERSION_MAJOR) + "." +
@@ -12,3 +14,5 @@ TEST_CASE("the library and its headers tell one version", "[core][version]") {
     CHECK(SIDESTEP_VERSION ==
           SIDESTEP_VERSION_MAJOR * 10000 + SIDESTEP_VERSION_MINOR * 100 + SIDESTEP_VERSION_PATCH);
 }
+
+}  // namespace version_test

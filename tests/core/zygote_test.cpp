@@ -12,6 +12,8 @@
 #include "launch_support.hpp"
 #include "support.hpp"
 
+namespace zygote_test {
+
 using namespace sidestep;
 using test::launcher;
 
@@ -254,3 +256,5 @@ TEST_CASE("a child that is killed at once is a death like any other, not an erro
         }
     }
 }
+
+}  // namespace zygote_test

@@ -10,6 +10,8 @@
 
 #include "example.hpp"
 
+namespace cookbook_test {
+
 using Catch::Matchers::Contains;
 using Catch::Matchers::Matches;
 using test::run_example;
@@ -120,3 +122,5 @@ TEST_CASE("the cookbook's Ctrl-C and SIGTERM finish what runs, and say how far i
         CHECK(long_one.wait() == 128 + signal);
     }
 }
+
+}  // namespace cookbook_test

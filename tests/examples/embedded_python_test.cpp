@@ -2,6 +2,8 @@
 
 #include "example.hpp"
 
+namespace embedded_python_test {
+
 using Catch::Matchers::Matches;
 
 TEST_CASE("embedded Python finds the same primes in one thread, in two and in worker processes",
@@ -22,3 +24,5 @@ TEST_CASE("embedded Python takes nothing from the environment", "[examples][embe
     CHECK(done.returncode == 0);
     CHECK_THAT(done.std_out, Matches("(.* 669 primes in .*\n){3}"));
 }
+
+}  // namespace embedded_python_test

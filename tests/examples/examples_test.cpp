@@ -14,6 +14,8 @@
 #include "support.hpp"
 #include "variable.hpp"
 
+namespace examples_test {
+
 using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Matches;
@@ -184,3 +186,5 @@ TEST_CASE("the tour of connections echoes, and turns a wrong key away on both si
                                  Contains("\nclient: the listener at 127.0.0.1:"));
     CHECK(done.std_err.empty());
 }
+
+}  // namespace examples_test

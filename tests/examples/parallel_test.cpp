@@ -18,6 +18,8 @@
 #include "support.hpp"
 #include "terminal.hpp"
 
+namespace parallel_test {
+
 using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
 using Catch::Matchers::EndsWith;
@@ -246,3 +248,5 @@ TEST_CASE("parallel runs as many jobs at a time as there is room for", "[example
     CHECK_THAT(done.std_err, Contains("jobs at a time"));
 }
 #endif
+
+}  // namespace parallel_test

@@ -3,6 +3,8 @@
 
 #include "example.hpp"
 
+namespace views_test {
+
 TEST_CASE("the tour of map runs as it stands", "[examples][tour]") {
     auto done = test::run_example("example_01_map");
     CHECK(done.returncode == 0);
@@ -18,3 +20,5 @@ TEST_CASE("the tour of streams counts words, shows each item's outcome, and sums
     CHECK(done.returncode == 0);
     CHECK(done.std_out == "10 words\n0:1 1:2 2:3 3:4 5:6 6:7 7:8 8:9 \n2 failed\n332833500\n");
 }
+
+}  // namespace views_test

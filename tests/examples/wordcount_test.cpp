@@ -9,6 +9,8 @@
 
 #include "example.hpp"
 
+namespace wordcount_test {
+
 using Catch::Matchers::Contains;
 using test::run_example;
 using test::TemporaryFolder;
@@ -70,3 +72,5 @@ TEST_CASE("wordcount of an empty folder is no error", "[examples][wordcount]") {
     CHECK(done.returncode == 0);
     CHECK_THAT(done.std_out, Contains("0 files"));
 }
+
+}  // namespace wordcount_test

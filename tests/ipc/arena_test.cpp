@@ -14,6 +14,8 @@
 
 #include "support.hpp"
 
+namespace arena_test {
+
 using sidestep::Arena;
 using sidestep::BlockId;
 using sidestep::Segment;
@@ -382,3 +384,5 @@ TEST_CASE("only what was handed out is in use", "[ipc][arena]") {
     arena.free(block);
     CHECK_FALSE(arena.is_in_use(block));
 }
+
+}  // namespace arena_test

@@ -8,6 +8,8 @@
 
 #include "processes.hpp"
 
+namespace barrier_test {
+
 using sidestep::Barrier;
 using sidestep::BrokenBarrierError;
 using namespace std::chrono_literals;
@@ -370,3 +372,5 @@ TEST_CASE("a broken barrier tells what broke it", "[ipc][barrier]") {
         CHECK_FALSE(barrier.broken());
     }
 }
+
+}  // namespace barrier_test

@@ -9,6 +9,8 @@
 #include "processes.hpp"
 #include "sandbox.hpp"
 
+namespace condition_test {
+
 using sidestep::Condition;
 using sidestep::Lock;
 using sidestep::RLock;
@@ -316,3 +318,5 @@ TEST_CASE("who has the holder's number in another pid namespace does not hold th
     });
     CHECK(same_number == 0);
 }
+
+}  // namespace condition_test

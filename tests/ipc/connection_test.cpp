@@ -18,6 +18,8 @@
 #include "connection/frame.hpp"
 #include "connection_support.hpp"
 
+namespace connection_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 using test::RawPeer;
@@ -393,3 +395,5 @@ TEST_CASE("send_bytes and recv may go on in two threads at once", "[ipc][connect
     CHECK(here_right == kMessages);
     CHECK(there_right == kMessages);
 }
+
+}  // namespace connection_test

@@ -18,6 +18,8 @@
 
 #include "support.hpp"
 
+namespace encrypted_test {
+
 using namespace sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -341,3 +343,5 @@ TEST_CASE("silence has a limit, before a message and in the middle of one", "[ip
     CHECK(code_of([&] { server.send_bytes(large); }) == ETIMEDOUT);
     CHECK(code_of([&] { server.send_bytes("more"); }) == EBADF);
 }
+
+}  // namespace encrypted_test

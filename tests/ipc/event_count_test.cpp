@@ -13,6 +13,8 @@
 #include "memory/segment.hpp"
 #include "support.hpp"
 
+namespace event_count_test {
+
 using sidestep::DeathEpoch;
 using sidestep::EventCount;
 using sidestep::Segment;
@@ -258,3 +260,5 @@ TEST_CASE("a signal handler that runs during a sleep loses nothing", "[ipc][even
     sleeper.join();
     CHECK(sigaction(SIGUSR1, &before, nullptr) == 0);
 }
+
+}  // namespace event_count_test

@@ -6,6 +6,8 @@
 
 #include "processes.hpp"
 
+namespace event_test {
+
 using sidestep::Event;
 using namespace std::chrono_literals;
 
@@ -74,3 +76,5 @@ TEST_CASE("a waiter that was killed delays nobody", "[ipc][event]") {
     event.set();
     CHECK(other.wait() == 0);
 }
+
+}  // namespace event_test

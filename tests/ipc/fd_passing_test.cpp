@@ -14,6 +14,8 @@
 #include "connection_support.hpp"
 #include "sys/sys_socket.hpp"
 
+namespace fd_passing_test {
+
 using namespace sidestep;
 
 namespace {
@@ -274,3 +276,5 @@ TEST_CASE("a full table of descriptors is an error that names it, and nothing le
     });
     CHECK(child.join() == 0);
 }
+
+}  // namespace fd_passing_test

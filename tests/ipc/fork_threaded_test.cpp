@@ -12,6 +12,8 @@
 #include "processes.hpp"
 #include "sync/spin.hpp"
 
+namespace fork_threaded_test {
+
 #ifndef TEST_SANITIZED  // their allocators do not work in the child of a process with threads
 
 namespace {
@@ -91,3 +93,5 @@ TEST_CASE("a child that was forked while kept values were looked through can kee
 }
 
 #endif
+
+}  // namespace fork_threaded_test

@@ -11,6 +11,8 @@
 
 #include "process_support.hpp"
 
+namespace handle_arguments_test {
+
 namespace {
 
 using namespace sidestep;
@@ -115,3 +117,5 @@ TEST_CASE("every handle is the same one after it was received from a connection"
     CHECK(sent(memory).name() == memory.name());
     CHECK(sent(ShareableList({1, 2})).get(1) == ShareableItem(2));
 }
+
+}  // namespace handle_arguments_test

@@ -13,6 +13,8 @@
 #include "connection/credentials.hpp"
 #include "connection_support.hpp"
 
+namespace handshake_test {
+
 using namespace sidestep;
 using State = Handshake::State;
 using Side = Handshake::Side;
@@ -345,3 +347,5 @@ TEST_CASE("a hash that OpenSSL does not have is named with its reason", "[ipc][h
     });
     CHECK(child.join() == 0);
 }
+
+}  // namespace handshake_test

@@ -6,6 +6,8 @@
 
 #include "processes.hpp"
 
+namespace joinable_queue_test {
+
 using sidestep::JoinableQueue;
 using namespace std::chrono_literals;
 
@@ -208,3 +210,5 @@ TEST_CASE("who is killed between its loan and the ring's head leaves the item on
     queue.task_done();
     CHECK(queue.unfinished() == 0);
 }
+
+}  // namespace joinable_queue_test

@@ -11,6 +11,8 @@
 
 #include "connection_support.hpp"
 
+namespace listener_fork_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 using test::RawPeer;
@@ -95,3 +97,5 @@ TEST_CASE("a forked copy can be closed while a thread of the parent waits for pe
     Connection second = Client(listener.address());
     server.join();
 }
+
+}  // namespace listener_fork_test

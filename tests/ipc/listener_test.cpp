@@ -15,6 +15,8 @@
 
 #include "connection_support.hpp"
 
+namespace listener_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 using test::RawPeer;
@@ -425,3 +427,5 @@ TEST_CASE("peers that come to nothing do not keep accept_for beyond its time", "
     end.send(0);
     CHECK(strangers.join() == 0);
 }
+
+}  // namespace listener_test

@@ -7,6 +7,8 @@
 
 #include "processes.hpp"
 
+namespace lock_test {
+
 using sidestep::Lock;
 using sidestep::RLock;
 using namespace std::chrono_literals;
@@ -184,3 +186,5 @@ TEST_CASE("survivors go on when lockers are killed at random", "[ipc][lock]") {
     long seen = rounds->load();
     CHECK(test::eventually([&] { return rounds->load() > seen; }));
 }
+
+}  // namespace lock_test

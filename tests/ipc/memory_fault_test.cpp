@@ -20,12 +20,34 @@
 
 #include "processes.hpp"
 
-using namespace sidestep;
-
+namespace memory_fault_test {
 namespace {
 
 // How many allocations of this thread succeed yet; negative: all.
 thread_local long allowed = -1;
+
+}  // namespace
+}  // namespace memory_fault_test
+
+void* operator new(std::size_t size) {
+    if (memory_fault_test::allowed == 0) throw std::bad_alloc();
+    if (memory_fault_test::allowed > 0) --memory_fault_test::allowed;
+    if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
+    throw std::bad_alloc();
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    if (memory_fault_test::allowed == 0) return nullptr;
+    if (memory_fault_test::allowed > 0) --memory_fault_test::allowed;
+    return std::malloc(size > 0 ? size : 1);
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace memory_fault_test {
+
+using namespace sidestep;
+
+namespace {
 
 bool exists(const std::string& name) { return ::access(("/dev/shm/" + name).c_str(), F_OK) == 0; }
 bool is_linked(const std::string& name) {
@@ -49,20 +71,6 @@ bool refuse_fstat() {
 }
 
 }  // namespace
-
-void* operator new(std::size_t size) {
-    if (allowed == 0) throw std::bad_alloc();
-    if (allowed > 0) --allowed;
-    if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
-    throw std::bad_alloc();
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-    if (allowed == 0) return nullptr;
-    if (allowed > 0) --allowed;
-    return std::malloc(size > 0 ? size : 1);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 TEST_CASE("a SharedMemory whose making fails at any allocation leaves no name",
           "[ipc][shm][fault]") {
@@ -171,3 +179,5 @@ TEST_CASE("a segment goes without asking the system about itself", "[ipc][fault]
     });
     CHECK(child.wait() == 0);
 }
+
+}  // namespace memory_fault_test

@@ -13,6 +13,8 @@
 
 #include "support.hpp"
 
+namespace partial_result_test {
+
 using sidestep::copy_racing;
 using sidestep::PartialLook;
 using sidestep::PartialWriter;
@@ -137,3 +139,5 @@ TEST_CASE("copy_racing() copies each byte, from any place", "[ipc][partial_resul
         }
     }
 }
+
+}  // namespace partial_result_test

@@ -11,6 +11,8 @@
 #include "sandbox.hpp"
 #include "spawn/copy_process.hpp"
 
+namespace participant_test {
+
 using sidestep::is_alive;
 using sidestep::OwnerId;
 using sidestep::this_process;
@@ -129,3 +131,5 @@ TEST_CASE("threads have names of their own", "[ipc][participant]") {
     child.wait();
     CHECK(*forked != here);
 }
+
+}  // namespace participant_test

@@ -15,6 +15,8 @@
 #include "process_program.hpp"
 #include "process_support.hpp"
 
+namespace process_program_test {
+
 namespace {
 
 using namespace sidestep;
@@ -130,3 +132,5 @@ TEST_CASE("a moved connection's end closes here with start(), so the child's end
     p.kill();
     p.join();
 }
+
+}  // namespace process_program_test

@@ -12,6 +12,8 @@
 
 #include "connection_support.hpp"
 
+namespace py_connection_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 using test::ForkedChild;
@@ -358,3 +360,5 @@ TEST_CASE("a number that is no descriptor is an error, when it is given and when
     CHECK_THROWS_AS(wait({a}, 0s), std::system_error);
     REQUIRE(dup2(b.fd(), number) == number);  // so that closing it closes what is ours
 }
+
+}  // namespace py_connection_test

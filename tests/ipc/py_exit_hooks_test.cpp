@@ -10,6 +10,8 @@
 
 #include "process_support.hpp"
 
+namespace py_exit_hooks_test {
+
 namespace {
 
 using namespace sidestep;
@@ -181,3 +183,5 @@ TEST_CASE("the log of children goes to stderr with their names, if the parent's 
           "[info/Logger] child process calling its function\n[info/Logger] half done\n"
           "[info/Logger] process exiting with exit code 0\n");
 }
+
+}  // namespace py_exit_hooks_test

@@ -10,6 +10,8 @@
 
 #include "connection_support.hpp"
 
+namespace py_listener_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 using test::ForkedChild;
@@ -226,3 +228,5 @@ TEST_CASE("signals do not interrupt an accept that waits",
     CHECK(Client(address).recv<std::string>() == "welcome");
     CHECK(child.join() == 0);
 }
+
+}  // namespace py_listener_test

@@ -21,6 +21,8 @@
 #include "process_program.hpp"
 #include "process_support.hpp"
 
+namespace py_process_adapted_test {
+
 namespace {
 
 using namespace sidestep;
@@ -387,3 +389,5 @@ TEST_CASE("a program with a global semaphore can spawn, and stderr stays clean",
     CHECK(done.std_out.empty());
     CHECK(done.std_err.empty());
 }
+
+}  // namespace py_process_adapted_test

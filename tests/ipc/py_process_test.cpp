@@ -15,6 +15,8 @@
 
 #include "process_support.hpp"
 
+namespace py_process_test {
+
 namespace {
 
 using namespace sidestep;
@@ -343,3 +345,5 @@ TEST_CASE("the number of descriptors in children does not grow with the number o
     for (auto& p : all) p.join();
     CHECK(found.size() == 1);
 }
+
+}  // namespace py_process_test

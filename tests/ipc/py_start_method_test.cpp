@@ -8,6 +8,8 @@
 #include "process_program.hpp"
 #include "process_support.hpp"
 
+namespace py_start_method_test {
+
 namespace {
 
 using namespace sidestep;
@@ -119,3 +121,5 @@ TEST_CASE("children of the fork server have what its preload function made",
     CHECK(done.std_out == "ok\n");
     CHECK(done.std_err.empty());
 }
+
+}  // namespace py_start_method_test

@@ -12,6 +12,8 @@
 
 #include "connection_support.hpp"
 
+namespace python_interop_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 
@@ -249,3 +251,5 @@ TEST_CASE("what Python's send() has pickled is refused by name", "[ipc][interop]
         CHECK(client.join() == 0);
     }
 }
+
+}  // namespace python_interop_test

@@ -9,6 +9,8 @@
 
 #include "processes.hpp"
 
+namespace queue_kill_test {
+
 using sidestep::Queue;
 using namespace std::chrono_literals;
 
@@ -182,3 +184,5 @@ TEST_CASE("producers and consumers that are killed at random lose nothing else",
     UNSCOPED_INFO("longest stall " << longest.count() << " ms");
     CHECK(longest < 20s);
 }
+
+}  // namespace queue_kill_test

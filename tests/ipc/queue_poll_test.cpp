@@ -10,6 +10,8 @@
 
 #include "processes.hpp"
 
+namespace queue_poll_test {
+
 using sidestep::Queue;
 using namespace std::chrono_literals;
 
@@ -145,3 +147,5 @@ TEST_CASE("a queue with items on loan cannot be polled, and says so", "[ipc][que
     CHECK_THROWS_WITH(sidestep::wait({queue}, 1ms), Catch::Contains("get_for()"));
     CHECK_FALSE(readable(sidestep::JoinableQueue<int>().fd()));
 }
+
+}  // namespace queue_poll_test

@@ -20,6 +20,8 @@
 #include "processes.hpp"
 #include "sandbox.hpp"
 
+namespace queue_producer_test {
+
 using sidestep::Event;
 using sidestep::JoinableQueue;
 using sidestep::Process;
@@ -307,3 +309,5 @@ TEST_CASE("a producer that cannot be made says why, and blames /proc where it is
     CHECK(test::where_refused({{SYS_openat, EMFILE}},
                               [&] { return makes_none("Too many open files", false); }) == 0);
 }
+
+}  // namespace queue_producer_test

@@ -12,6 +12,8 @@
 
 #include "processes.hpp"
 
+namespace queue_test {
+
 using sidestep::Event;
 using sidestep::JoinableQueue;
 using sidestep::Queue;
@@ -477,3 +479,5 @@ TEST_CASE("a queue travels, and is the same over there", "[ipc][queue][travel]")
     CHECK(queue.get() == "hello!");
     CHECK(test::travel(queue) == queue);
 }
+
+}  // namespace queue_test

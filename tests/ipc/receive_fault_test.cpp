@@ -23,6 +23,8 @@
 #include "support.hpp"
 #include "sys/sys.hpp"
 
+namespace receive_fault_test {
+
 using namespace sidestep;
 using test::Call;
 using test::Fault;
@@ -271,3 +273,5 @@ TEST_CASE("an encrypted listener without memory does not greet a peer in plain t
     }
     CHECK(refused > 0);
 }
+
+}  // namespace receive_fault_test

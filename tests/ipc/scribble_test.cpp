@@ -22,6 +22,8 @@
 #include "scribble.hpp"
 #include "support.hpp"
 
+namespace scribble_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 using test::attempt;
@@ -490,3 +492,5 @@ TEST_CASE("no process can write over a Shared value", "[ipc][scribble]") {
     auto other = test::travel(value);
     CHECK(other.get() == value.get());
 }
+
+}  // namespace scribble_test

@@ -19,6 +19,8 @@
 #include "sync/event_count.hpp"
 #include "sync/owner_lock.hpp"
 
+namespace scribble_word_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 using test::PartnersView;
@@ -186,3 +188,5 @@ TEST_CASE("records are checked where they were copied to", "[ipc][scribble]") {
             CHECK_THROWS_AS(copy(n, change), DamagedError);
     CHECK(copy(0, 0) == 3);
 }
+
+}  // namespace scribble_word_test

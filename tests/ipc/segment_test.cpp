@@ -22,6 +22,8 @@
 #include "sandbox.hpp"
 #include "support.hpp"
 
+namespace segment_test {
+
 namespace sys = sidestep::sys;
 using sidestep::Segment;
 using test::Refusal;
@@ -274,3 +276,5 @@ TEST_CASE("a range is brought in whole, wherever in a page it begins", "[ipc][se
     Segment view = Segment::attach(sys::reopen_read_only(reader.fd()), sys::Access::read_only);
     CHECK(view.data()[100] == std::byte{0});
 }
+
+}  // namespace segment_test

@@ -7,6 +7,8 @@
 
 #include "processes.hpp"
 
+namespace semaphore_test {
+
 using sidestep::BoundedSemaphore;
 using sidestep::Semaphore;
 using namespace std::chrono_literals;
@@ -161,3 +163,5 @@ TEST_CASE("several waiters get several permits that come at once", "[ipc][semaph
     for (test::Child& child : children) CHECK(child.wait() == 0);
     CHECK(semaphore.value() == 0);
 }
+
+}  // namespace semaphore_test

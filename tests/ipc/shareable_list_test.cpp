@@ -6,6 +6,8 @@
 
 #include "processes.hpp"
 
+namespace shareable_list_test {
+
 using namespace sidestep;
 using namespace std::string_literals;
 
@@ -166,3 +168,5 @@ TEST_CASE("a block that holds no list is refused", "[ipc][shm]") {
     CHECK_THROWS_AS(list.get(0), std::runtime_error);
     CHECK_THROWS_AS(ShareableList(open_only, list.memory().name()), std::runtime_error);
 }
+
+}  // namespace shareable_list_test

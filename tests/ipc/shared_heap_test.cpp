@@ -10,6 +10,8 @@
 
 #include "processes.hpp"
 
+namespace shared_heap_test {
+
 using namespace sidestep;
 namespace bip = boost::interprocess;
 
@@ -103,3 +105,5 @@ TEST_CASE("a heap whose user was killed says so", "[ipc][heap]") {
     CHECK(heap.mutex().owner_died());
     CHECK(heap.sane());
 }
+
+}  // namespace shared_heap_test

@@ -18,6 +18,8 @@
 #include "memory/participant.hpp"
 #include "processes.hpp"
 
+namespace shared_memory_race_test {
+
 using namespace sidestep;
 
 namespace {
@@ -92,3 +94,5 @@ TEST_CASE("processes that open, create and drop one block at the same time all s
         });
     for (test::Child& child : children) CHECK(child.wait() == 0);
 }
+
+}  // namespace shared_memory_race_test

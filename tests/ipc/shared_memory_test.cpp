@@ -14,6 +14,8 @@
 
 #include "processes.hpp"
 
+namespace shared_memory_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 
@@ -320,3 +322,5 @@ TEST_CASE("Python opens our block, and we open Python's", "[ipc][shm][python]") 
     CHECK(text_of(theirs, 5) == "hello");
     theirs.unlink();
 }
+
+}  // namespace shared_memory_test

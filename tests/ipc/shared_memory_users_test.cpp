@@ -23,6 +23,8 @@
 
 #include "memory/participant.hpp"
 
+namespace shared_memory_users_test {
+
 using namespace sidestep;
 using test::as_user;
 using test::in_private_shm;
@@ -374,3 +376,5 @@ TEST_CASE("whatever is made of names and links, what is used or no block stays, 
               return "right";
           }) == "right");
 }
+
+}  // namespace shared_memory_users_test

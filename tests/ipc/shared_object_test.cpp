@@ -8,6 +8,8 @@
 
 #include "processes.hpp"
 
+namespace shared_object_test {
+
 using namespace sidestep;
 
 namespace {
@@ -104,3 +106,5 @@ TEST_CASE("a shared value of another type is refused", "[ipc][shared]") {
     CHECK_THROWS_AS(channel.receive<Shared<long>>(), SerializationError);
     CHECK_THROWS_AS(Shared<int>().get(), std::logic_error);
 }
+
+}  // namespace shared_object_test

@@ -17,6 +17,8 @@
 #include "queue/task_ring.hpp"
 #include "support.hpp"
 
+namespace single_step_test {
+
 using namespace sidestep;
 
 namespace {
@@ -336,3 +338,5 @@ TEST_CASE("killed at any instruction of notify_all(): the sleeper is woken by it
     INFO("between the two: " << between);
     SUCCEED();
 }
+
+}  // namespace single_step_test

@@ -17,6 +17,8 @@
 
 #include "support.hpp"
 
+namespace spin_test {
+
 using namespace std::chrono_literals;
 namespace sys = sidestep::sys;
 
@@ -91,3 +93,5 @@ TEST_CASE("a spin without a budget asks once; with one, it gives up", "[ipc][spi
     CHECK(asked > 2);
     CHECK(sidestep::spin_until(0ns, [] { return true; }));
 }
+
+}  // namespace spin_test

@@ -24,6 +24,8 @@
 
 #include "processes.hpp"
 
+namespace stale_names_test {
+
 using namespace sidestep;
 
 namespace {
@@ -206,3 +208,5 @@ TEST_CASE("what is reported as left behind is what its creator did not clean up"
     // Another test's process may remove it first, and report it there; but not each time.
     CHECK(test::eventually([&] { return reported(false); }));
 }
+
+}  // namespace stale_names_test

@@ -8,6 +8,8 @@
 
 #include "processes.hpp"
 
+namespace sync_kill_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 
@@ -249,3 +251,5 @@ TEST_CASE("kill at every instruction of Barrier::wait, while another waits",
     CHECK(broken > 10);
     other->kill();
 }
+
+}  // namespace sync_kill_test

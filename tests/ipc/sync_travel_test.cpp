@@ -10,6 +10,8 @@
 #include "memory/mapped_segment.hpp"
 #include "processes.hpp"
 
+namespace sync_travel_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 
@@ -171,3 +173,5 @@ TEST_CASE("an object made after fork is the child's own", "[ipc][travel]") {
     *stage = 2;
     CHECK(child.wait() == 0);
 }
+
+}  // namespace sync_travel_test

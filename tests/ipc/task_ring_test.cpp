@@ -13,6 +13,8 @@
 
 #include "support.hpp"
 
+namespace task_ring_test {
+
 using sidestep::EventCount;
 using sidestep::ReplyKind;
 using sidestep::RingHeader;
@@ -443,3 +445,5 @@ TEST_CASE("between threads each task runs once and in order", "[ipc][task_ring]"
     }
     CHECK(taken_back > 1000);  // or it has tested nothing
 }
+
+}  // namespace task_ring_test

@@ -15,6 +15,8 @@
 #include "process_support.hpp"
 #include "time_cases.hpp"
 
+namespace timeout_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 
@@ -270,3 +272,5 @@ TEST_CASE("ParentProcess::join_for takes each time", "[ipc][timeout]") {
     waits_long.kill();
     CHECK(waits_long.join().signal() == SIGKILL);
 }
+
+}  // namespace timeout_test

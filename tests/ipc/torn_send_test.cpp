@@ -21,6 +21,8 @@
 
 #include "processes.hpp"
 
+namespace torn_send_test {
+
 using namespace sidestep;
 
 namespace {
@@ -106,3 +108,5 @@ TEST_CASE("a thread that is cancelled while it sends leaves nobody waiting for t
     there.send(7);  // the other direction is as it was
     CHECK(here.recv<int>() == 7);
 }
+
+}  // namespace torn_send_test

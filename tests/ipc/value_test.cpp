@@ -13,6 +13,8 @@
 
 #include "processes.hpp"
 
+namespace value_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 
@@ -338,3 +340,5 @@ TEST_CASE("an index beyond the end is caught by at(), a size beyond the machine 
     CHECK_THROWS_AS(RawArray<int>(std::size_t(1) << 62), std::bad_alloc);
     CHECK_THROWS_AS(RawArray<double>(~std::size_t(0)), std::bad_alloc);
 }
+
+}  // namespace value_test

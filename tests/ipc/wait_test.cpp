@@ -10,6 +10,8 @@
 
 #include "connection_support.hpp"
 
+namespace wait_test {
+
 using namespace sidestep;
 using namespace std::chrono_literals;
 using test::ForkedChild;
@@ -161,3 +163,5 @@ TEST_CASE("wait on nothing, on a closed thing, on a number that is not open", "[
     CHECK_THROWS_AS(wait({-1}), std::invalid_argument);
     CHECK_THROWS_AS(wait({44977608}), std::system_error);
 }
+
+}  // namespace wait_test

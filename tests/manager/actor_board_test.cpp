@@ -24,6 +24,8 @@
 #include "manager_support.hpp"
 #include "support.hpp"
 
+namespace actor_board_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using mp::detail::ActorBoard;
@@ -137,3 +139,5 @@ TEST_CASE("the board knows the calls that have begun, and forgets them when it h
     }
     CHECK(board.take_begun().empty());
 }
+
+}  // namespace actor_board_test

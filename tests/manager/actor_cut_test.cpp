@@ -20,6 +20,8 @@
 #include "manager_support.hpp"
 #include "support.hpp"
 
+namespace actor_cut_test {
+
 namespace mp = sidestep;
 using mp::detail::FrameKind;
 using mp::detail::ObjectFrame;
@@ -107,3 +109,5 @@ TEST_CASE("a client of an actor that dies at any byte of a call costs nobody any
     CHECK(actor.call<&Worker::add>(1) == 2);  // the whole one was called, and no other
     CHECK(actor.restarts() == 0);
 }
+
+}  // namespace actor_cut_test

@@ -37,6 +37,8 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace actor_fault_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -84,15 +86,6 @@ class Worker {
 
   private:
     int sum_ = 0;
-};
-
-// Dies as often as it is made, but for the first time.
-struct Mayfly {
-    explicit Mayfly(mp::Event made) {
-        if (made.is_set()) ::kill(::getpid(), SIGKILL);
-        made.set();
-    }
-    void die() { ::kill(::getpid(), SIGKILL); }
 };
 
 struct Peer {
@@ -274,27 +267,6 @@ TEST_CASE("a forked child of an actor does not hold up its end", "[manager][acto
         CHECK_THROWS_AS(actor.call<&Parent::die>(), mp::ActorLost);
     actor.shutdown();
     CHECK_FALSE(watchdog.had_to());
-}
-
-TEST_CASE("an actor that dies again and again is started at longer and longer intervals",
-          "[manager][actor][restart]") {
-    constexpr unsigned kMany = 8;
-    mp::Actor<Mayfly> actor({.max_restarts = kMany}, mp::Event());
-    const auto begin = std::chrono::steady_clock::now();
-    CHECK_THROWS_AS(actor.call<&Mayfly::die>(), mp::ActorLost);
-    CHECK(test::eventually([&] { return !actor.is_alive(); }));
-    CHECK(actor.restarts() == kMany);
-    // The first at once, then 10, 20, ... ms later: never less than that.
-    CHECK(std::chrono::steady_clock::now() - begin >= 10ms * ((1 << (kMany - 1)) - 1));
-}
-
-TEST_CASE("the owner ends an actor that is between two starts", "[manager][actor][restart]") {
-    mp::Actor<Mayfly> actor({.max_restarts = 1'000'000}, mp::Event());
-    auto dies = actor.submit<&Mayfly::die>();
-    CHECK(test::eventually([&] { return actor.restarts() >= 6; }));
-    actor.shutdown();
-    CHECK_FALSE(actor.is_alive());
-    CHECK_THROWS_AS(dies.get(), mp::ActorLost);
 }
 
 TEST_CASE("a hung call ends its actor although its client has died", "[manager][actor][timeout]") {
@@ -497,3 +469,5 @@ TEST_CASE("of two actors that call each other, the one with a timeout goes on",
     CHECK(first.call<&Peer::touch>() + second.call<&Peer::touch>() == 2);
     CHECK(first.restarts() + second.restarts() == 0);
 }
+
+}  // namespace actor_fault_test

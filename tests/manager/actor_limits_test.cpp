@@ -21,6 +21,8 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace actor_limits_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -85,8 +87,9 @@ TEST_CASE("a call that hangs ends its actor, which has been started again when t
     } catch (const mp::TaskTimeout& error) {
         CHECK(worker.restarts() == 1);
         CHECK(error.timeout() == 20ms);
-        CHECK_THAT(error.what(), Contains("the actor Worker (process ") &&
-                                     Contains("did not answer Worker::hang() within 20 ms"));
+        CHECK_THAT(error.what(),
+                   Contains("the actor actor_limits_test::Worker (process ") &&
+                       Contains("did not answer actor_limits_test::Worker::hang() within 20 ms"));
     }
     CHECK(is_gone(pid));
     CHECK(worker.call<&Worker::add>(1) == 1);
@@ -141,8 +144,9 @@ TEST_CASE("an overdue call of a Manager's object is asked to stop, and the objec
     mp::Manager manager;
     auto worker = manager.make<Worker>();
     mp::Event started;
-    CHECK_THAT(text_of_error([&] { worker.with({.timeout = 1ms}).call<&Worker::heed>(started); }),
-               Contains("did not answer Worker::heed") && Contains("of the server"));
+    CHECK_THAT(
+        text_of_error([&] { worker.with({.timeout = 1ms}).call<&Worker::heed>(started); }),
+        Contains("did not answer actor_limits_test::Worker::heed") && Contains("of the server"));
     CHECK(worker.call<&Worker::has_heeded>() == started.is_set());
     CHECK(manager.is_alive());
 }
@@ -278,10 +282,12 @@ TEST_CASE("kill -9 of the actor fails or restarts what is under way in all proce
     started.wait();
     ::kill(worker.pid(), SIGKILL);
     if (restarts == 0) {
-        CHECK_THAT(told.get(), Contains("cannot be reached") && Contains("in Worker::block"));
-        CHECK_THAT(told.get(), Contains("before it began Worker::add(int)"));
+        CHECK_THAT(told.get(), Contains("cannot be reached") &&
+                                   Contains("in actor_limits_test::Worker::block"));
+        CHECK_THAT(told.get(), Contains("before it began actor_limits_test::Worker::add(int)"));
     } else {
-        CHECK_THAT(told.get(), Contains("SIGKILL") && Contains("in Worker::block"));
+        CHECK_THAT(told.get(),
+                   Contains("SIGKILL") && Contains("in actor_limits_test::Worker::block"));
         CHECK(told.get() == "nothing was thrown");
         CHECK(worker.call<&Worker::sum>() == 1);
     }
@@ -293,11 +299,12 @@ TEST_CASE("kill -9 of the keeper ends the actor for good", "[manager][actor][dea
     const int pid = worker.pid();
     int keeper = 0;
     for (const auto& child : mp::active_children())
-        if (child.name() == "Worker") keeper = child.pid();
+        if (child.name() == "actor_limits_test::Worker") keeper = child.pid();
     REQUIRE(keeper != 0);
     REQUIRE(keeper != pid);
     ::kill(keeper, SIGKILL);
-    CHECK_THAT(text_of_error([&] { worker.call<&Worker::hang>(); }), Contains("the actor Worker"));
+    CHECK_THAT(text_of_error([&] { worker.call<&Worker::hang>(); }),
+               Contains("the actor actor_limits_test::Worker"));
     CHECK(is_gone(pid));
     CHECK_FALSE(worker.is_alive());
 }
@@ -376,3 +383,5 @@ TEST_CASE("a forked child calls over a connection of its own, and ends nothing",
     CHECK(WEXITSTATUS(status) == 11);
     CHECK(worker.call<&Worker::sum>() == 11);
 }
+
+}  // namespace actor_limits_test

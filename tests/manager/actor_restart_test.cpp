@@ -1,8 +1,10 @@
 // Actors: what is refused, and what goes wrong in a start, a restart or a checkpoint.
 #include <catch2/catch.hpp>
 
+#include <signal.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -17,8 +19,11 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace actor_restart_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
+using namespace std::chrono_literals;
 using test::text_of_error;
 
 namespace {
@@ -48,6 +53,15 @@ class Fragile {
 
   private:
     int sum_ = 0;
+};
+
+// Dies as often as it is made, but for the first time.
+struct Mayfly {
+    explicit Mayfly(mp::Event made) {
+        if (made.is_set()) ::kill(::getpid(), SIGKILL);
+        made.set();
+    }
+    void die() { ::kill(::getpid(), SIGKILL); }
 };
 
 struct Text {
@@ -85,10 +99,10 @@ TEST_CASE("a constructor that throws in a restart is a death, and the last one s
           "[manager][actor][restart]") {
     mp::Actor<Fragile> actor({.max_restarts = 2}, mp::Event());
     CHECK_THROWS_AS(actor.call<&Fragile::crash>(), mp::ActorLost);
-    CHECK_THAT(text_of_error([&] { actor.call<&Fragile::sum>(); }),
-               Contains("exited with code 1 before it began Fragile::sum() const") &&
-                   Contains("its constructor threw: once is enough") &&
-                   Contains("max_restarts is 2"));
+    CHECK_THAT(
+        text_of_error([&] { actor.call<&Fragile::sum>(); }),
+        Contains("exited with code 1 before it began actor_restart_test::Fragile::sum() const") &&
+            Contains("its constructor threw: once is enough") && Contains("max_restarts is 2"));
     CHECK(actor.restarts() == 2);
     CHECK_FALSE(actor.is_alive());
 }
@@ -183,3 +197,26 @@ TEST_CASE("handles among the constructor's arguments are the same ones after a r
     actor.call<&Holder::say>("two");
     CHECK(here.recv<std::string>() == "two");
 }
+
+TEST_CASE("an actor that dies again and again is started at longer and longer intervals",
+          "[manager][actor][restart]") {
+    constexpr unsigned kMany = 8;
+    mp::Actor<Mayfly> actor({.max_restarts = kMany}, mp::Event());
+    const auto begin = std::chrono::steady_clock::now();
+    CHECK_THROWS_AS(actor.call<&Mayfly::die>(), mp::ActorLost);
+    CHECK(test::eventually([&] { return !actor.is_alive(); }));
+    CHECK(actor.restarts() == kMany);
+    // The first at once, then 10, 20, ... ms later: never less than that.
+    CHECK(std::chrono::steady_clock::now() - begin >= 10ms * ((1 << (kMany - 1)) - 1));
+}
+
+TEST_CASE("the owner ends an actor that is between two starts", "[manager][actor][restart]") {
+    mp::Actor<Mayfly> actor({.max_restarts = 1'000'000}, mp::Event());
+    auto dies = actor.submit<&Mayfly::die>();
+    CHECK(test::eventually([&] { return actor.restarts() >= 6; }));
+    actor.shutdown();
+    CHECK_FALSE(actor.is_alive());
+    CHECK_THROWS_AS(dies.get(), mp::ActorLost);
+}
+
+}  // namespace actor_restart_test

@@ -32,6 +32,8 @@
 #include "support.hpp"
 #include "sys/fd.hpp"
 
+namespace actor_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -175,7 +177,7 @@ TEST_CASE("an actor's methods and functions are called in order, and throw by ty
           "[manager][actor]") {
     FOR_EACH_START_METHOD();
     mp::Actor<Account> account({.start_method = method}, "ada");
-    CHECK(account.name() == "Account");
+    CHECK(account.name() == "actor_test::Account");
     CHECK(account.is_alive());
     CHECK(account.pid() == account.call<&Account::pid>());
     CHECK(account.pid() != ::getpid());
@@ -217,9 +219,9 @@ TEST_CASE("what a constructor does wrong is thrown where the actor is made", "[m
     for (unsigned restarts : {0u, 2u}) {
         mp::ActorOptions options{.start_method = method, .max_restarts = restarts};
         CHECK_THROWS_AS(mp::Actor<Account>(options, ""), std::invalid_argument);
-        CHECK_THAT(
-            text_of_error([&] { mp::Actor<Account>(options, "abort"); }),
-            Contains("the actor Account") && Contains("SIGABRT") && Contains("its constructor"));
+        CHECK_THAT(text_of_error([&] { mp::Actor<Account>(options, "abort"); }),
+                   Contains("the actor actor_test::Account") && Contains("SIGABRT") &&
+                       Contains("its constructor"));
     }
 }
 
@@ -256,8 +258,8 @@ TEST_CASE("an actor that is not started again tells how it died, and in what",
         account.call<&Account::crash>();
         FAIL("it was answered");
     } catch (const mp::ActorLost& lost) {
-        CHECK(lost.what() == "the actor Account (process " + std::to_string(pid) +
-                                 ") died of signal 6 (SIGABRT) in Account::crash()");
+        CHECK(lost.what() == "the actor actor_test::Account (process " + std::to_string(pid) +
+                                 ") died of signal 6 (SIGABRT) in actor_test::Account::crash()");
         CHECK(lost.exit_status().signal() == SIGABRT);
         CHECK(lost.pid() == pid);
         CHECK(lost.began());
@@ -283,8 +285,8 @@ TEST_CASE(
     std::vector<mp::Future<int>> later;
     for (int i = 0; i < 20; ++i) later.push_back(account.submit<&Account::deposit>(1));
     CHECK(text_of_error([&] { crash.get(); }) ==
-          "the actor Account (process " + std::to_string(pid) +
-              ") died of signal 6 (SIGABRT) in Account::crash()");
+          "the actor actor_test::Account (process " + std::to_string(pid) +
+              ") died of signal 6 (SIGABRT) in actor_test::Account::crash()");
     for (int i = 0; i < 20; ++i) CHECK(later[std::size_t(i)].get() == 8 + i);
     CHECK(account.restarts() == 1);
     CHECK(account.pid() != pid);
@@ -330,10 +332,11 @@ TEST_CASE("the death after the last restart is told to all callers, and says why
     mp::Pool pool({.processes = 1});
     CHECK_THROWS_AS(account.call<&Account::crash>(), mp::ActorLost);
     CHECK_THAT(text_of_error([&] { account.call<&Account::crash>(); }),
-               Contains("SIGABRT") && Contains("in Account::crash()"));
+               Contains("SIGABRT") && Contains("in actor_test::Account::crash()"));
     for (int i = 0; i < 2; ++i)
         CHECK_THAT(text_of_error([&] { account.call<&Account::balance>(); }),
-                   Contains("SIGABRT") && Contains("before it began Account::balance() const") &&
+                   Contains("SIGABRT") &&
+                       Contains("before it began actor_test::Account::balance() const") &&
                        Contains("max_restarts is 1"));
     CHECK_FALSE(account.is_alive());
     CHECK(account.pid() == 0);
@@ -366,7 +369,7 @@ TEST_CASE("a call that killed its actor is run again if its Retry says so",
     CHECK(account.restarts() == 1);
     // max_crashes, 2, is the limit here.
     CHECK_THROWS_WITH(account.with({.retry = {.max_attempts = 9}}).call<&Account::crash>(),
-                      Contains("in Account::crash(), after 2 of 9 attempts (no more: "
+                      Contains("in actor_test::Account::crash(), after 2 of 9 attempts (no more: "
                                "Retry::max_crashes is 2)"));
     CHECK(account.call<&Account::balance>() == 0);
     CHECK(account.restarts() == 3);
@@ -397,3 +400,5 @@ TEST_CASE("an object that uses the terminal does not stop its process",
     CHECK_NOTHROW(leader.rethrow());
     CHECK(leader.exitcode() == 0);
 }
+
+}  // namespace actor_test

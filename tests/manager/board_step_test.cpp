@@ -19,6 +19,8 @@
 
 #include "actor_board.hpp"
 
+namespace board_step_test {
+
 namespace mp = sidestep;
 using mp::detail::ActorBoard;
 using mp::detail::CallName;
@@ -170,3 +172,5 @@ TEST_CASE("an actor killed at any step of a checkpoint leaves the former one, or
                    CHECK((*found == state(last) || *found == state(former)));
            }});
 }
+
+}  // namespace board_step_test

@@ -24,6 +24,8 @@
 #include "session_table.hpp"
 #include "support.hpp"
 
+namespace call_end_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using mp::detail::CallStage;
@@ -246,3 +248,5 @@ TEST_CASE("of clients that cannot be seen the latest are known", "[manager][acto
     CHECK(table.open(1, 0)->take(1));  // it was forgotten
     CHECK_FALSE(table.open(kMany, 0)->take(1));
 }
+
+}  // namespace call_end_test

@@ -19,6 +19,8 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace call_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -315,3 +317,5 @@ TEST_CASE("a forked child makes a connection of its own", "[manager][fork]") {
     CHECK(ask(counter) == 101);
     CHECK(ask(unused) == 2);
 }
+
+}  // namespace call_test

@@ -17,6 +17,8 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace container_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 
@@ -433,3 +435,5 @@ TEST_CASE("the initializer runs in the server, once",
     manager.shutdown();
     CHECK(manager.exitcode() == 0);
 }
+
+}  // namespace container_test

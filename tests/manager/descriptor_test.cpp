@@ -21,6 +21,8 @@
 #include "remote_support.hpp"
 #include "support.hpp"
 
+namespace descriptor_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -191,3 +193,5 @@ TEST_CASE("an actor whose keeper lacks descriptors is started again when there a
                    Contains("max_restarts is 1"));
     }
 }
+
+}  // namespace descriptor_test

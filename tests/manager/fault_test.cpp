@@ -24,6 +24,8 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace fault_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -383,3 +385,5 @@ TEST_CASE("of a client that is gone nothing is left in the server", "[manager][d
         return descriptors() <= before;
     }));
 }
+
+}  // namespace fault_test

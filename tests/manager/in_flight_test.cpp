@@ -23,6 +23,8 @@
 #include "remote_support.hpp"
 #include "support.hpp"
 
+namespace in_flight_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 
@@ -173,3 +175,5 @@ TEST_CASE("when a server dies with calls in flight, no call that ran is said not
     // knows.
     if (std::holds_alternative<mp::UnixAddress>(place.server.address())) CHECK(begun <= 65);
 }
+
+}  // namespace in_flight_test

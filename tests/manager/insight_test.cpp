@@ -24,6 +24,8 @@
 #include "manager_support.hpp"
 #include "support.hpp"
 
+namespace insight_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using Catch::Matchers::EndsWith;
@@ -266,3 +268,5 @@ TEST_CASE("a file that cannot be made for a trace is named", "[manager][actor][t
                Contains("/no/such/folder/trace.json") && Contains("No such file"));
     CHECK(actor.call<&Account::deposit>(1.0) == 1);
 }
+
+}  // namespace insight_test

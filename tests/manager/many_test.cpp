@@ -25,6 +25,8 @@
 #include "sandbox.hpp"
 #include "support.hpp"
 
+namespace many_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using test::text_of_error;
@@ -134,8 +136,9 @@ TEST_CASE("an actor for which there are no descriptors is not made, and nothing 
         } catch (const std::exception& error) {
             CAPTURE(more);
             // Or it was made, and has too few of its own: the limit is its, too.
-            CHECK_THAT(error.what(), Contains("Too many open files") ||
-                                         Contains("cannot be reached (any more) in Worker::add"));
+            CHECK_THAT(error.what(),
+                       Contains("Too many open files") ||
+                           Contains("cannot be reached (any more) in many_test::Worker::add"));
             ++refused;
         }
     }
@@ -158,3 +161,5 @@ TEST_CASE("an actor for which there is no process is not made, and says what is 
         });
     CHECK(status == 0);
 }
+
+}  // namespace many_test

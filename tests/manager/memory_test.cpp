@@ -21,6 +21,8 @@
 #include "object_frame.hpp"
 #include "support.hpp"
 
+namespace memory_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using mp::detail::EventObject;
@@ -164,3 +166,5 @@ TEST_CASE("an actor that hangs is ended, though an allocation fails where that i
     }
     CHECK(allocation > 5);
 }
+
+}  // namespace memory_test

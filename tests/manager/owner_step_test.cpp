@@ -9,6 +9,8 @@
 #include "faults.hpp"
 #include "owner_support.hpp"
 
+namespace owner_step_test {
+
 namespace mp = sidestep;
 using test::Owned;
 
@@ -34,3 +36,5 @@ TEST_CASE("an owner that is killed at any step of its calls takes its server alo
     std::printf("%d cuts of an owner's calls, by system calls\n", cuts);
     CHECK(cuts >= 8);  // each of the four calls is sent, and its answer read
 }
+
+}  // namespace owner_step_test

@@ -22,6 +22,8 @@
 #include "owner_support.hpp"
 #include "support.hpp"
 
+namespace owner_test {
+
 namespace mp = sidestep;
 using mp::detail::FrameKind;
 using mp::detail::ObjectFrame;
@@ -72,3 +74,5 @@ TEST_CASE("an owner that is killed at any byte of a call takes its server along"
     CHECK(cuts == call_of(1).size() / kStride + 1);
     mp::Manager next;  // links that have ended go when another one is made
 }
+
+}  // namespace owner_test

@@ -19,6 +19,8 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace pool_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 
@@ -126,3 +128,5 @@ TEST_CASE("a process with a manager of shared memory ends in silence, and leaves
     }
     CHECK(test::nothing_left_since(before));
 }
+
+}  // namespace pool_test

@@ -24,6 +24,8 @@
 #include "remote_support.hpp"
 #include "support.hpp"
 
+namespace remote_pool_test {
+
 namespace mp = sidestep;
 namespace this_task = sidestep::this_task;
 using Catch::Matchers::Contains;
@@ -378,3 +380,5 @@ TEST_CASE("handles go to another process's pool over a Unix socket, and over no 
                Contains("not a Unix socket"));
     CHECK(get(far.pool.submit(twice, 4)) == 8);
 }
+
+}  // namespace remote_pool_test

@@ -25,6 +25,8 @@
 #include "sandbox.hpp"
 #include "support.hpp"
 
+namespace remote_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -457,3 +459,5 @@ TEST_CASE("a program of another compiler is called by the methods' names",
     CHECK(manager.get<mp::Queue<int>>("queue").get() == 1);
 #endif
 }
+
+}  // namespace remote_test

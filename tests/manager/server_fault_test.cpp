@@ -28,6 +28,8 @@
 #include "process_support.hpp"
 #include "support.hpp"
 
+namespace server_fault_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using namespace std::chrono_literals;
@@ -264,3 +266,5 @@ TEST_CASE("a client that sends frames of any kind and content hurts nobody else"
     CHECK(list.size() == 40);
     CHECK(manager.is_alive());
 }
+
+}  // namespace server_fault_test

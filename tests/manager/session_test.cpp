@@ -25,6 +25,8 @@
 #include "service_thread.hpp"
 #include "support.hpp"
 
+namespace session_test {
+
 namespace mp = sidestep;
 using Catch::Matchers::Contains;
 using test::Echo;
@@ -377,3 +379,5 @@ TEST_CASE("more calls than a client sends cut it off", "[manager][session][hosti
     CHECK(manager.get<Echo>("echo").call<&Echo::echo>("well") == "well");
     go_on.set();
 }
+
+}  // namespace session_test

@@ -27,6 +27,8 @@
 #include "no_threads.hpp"
 #include "support.hpp"
 
+namespace shortage_test {
+
 namespace mp = sidestep;
 
 namespace {
@@ -204,3 +206,5 @@ TEST_CASE("a call that could not be made for want of memory takes no place of an
         caller.join();
     }
 }
+
+}  // namespace shortage_test

@@ -21,6 +21,8 @@
 #include "remote_support.hpp"
 #include "support.hpp"
 
+namespace sync_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 
@@ -411,3 +413,5 @@ TEST_CASE("more calls wait than there are CPUs, and none holds up another", "[ma
     for (auto& thread : threads) thread.join();
     CHECK(value.get() == 60);
 }
+
+}  // namespace sync_test

@@ -25,6 +25,8 @@
 #include "support.hpp"
 #include "sys/fd.hpp"
 
+namespace tls_cut_test {
+
 namespace mp = sidestep;
 using test::Echo;
 using namespace std::chrono_literals;
@@ -195,3 +197,5 @@ TEST_CASE("a network that breaks off at any byte of a call by TLS, or of its ans
         CHECK(count() == ++called);
     }
 }
+
+}  // namespace tls_cut_test

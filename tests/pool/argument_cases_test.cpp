@@ -16,6 +16,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace argument_cases_test {
+
 namespace mp = sidestep;
 using test::Pools;
 using test::Threads;
@@ -163,3 +165,5 @@ TEST_CASE("a Process takes the same texts", "[pool][arguments]") {
     exits_with_six("abc", text.data());
     if (method == mp::StartMethod::forkserver) mp::stop_forkserver();
 }
+
+}  // namespace argument_cases_test

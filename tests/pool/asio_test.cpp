@@ -18,6 +18,8 @@ namespace net = asio;
 #include <sidestep/pool.hpp>
 #include <sidestep/thread_pool.hpp>
 
+namespace asio_test {
+
 namespace {
 
 int doubled(int n) { return 2 * n; }
@@ -142,3 +144,5 @@ TEST_CASE("an operation that is cancelled cancels its task", "[pool][asio]") {
 }
 #endif
 #endif
+
+}  // namespace asio_test

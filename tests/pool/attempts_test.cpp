@@ -10,6 +10,8 @@
 #include "both_pools.hpp"
 #include "policy_support.hpp"
 
+namespace attempts_test {
+
 namespace mp = sidestep;
 using Catch::Contains;
 using test::error_of;
@@ -168,3 +170,5 @@ TEST_CASE("of what a task threw itself the traceback has the attempt", "[pool][r
             CHECK(item.value() == static_cast<int>(item.index()));
     }
 }
+
+}  // namespace attempts_test

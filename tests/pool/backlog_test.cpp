@@ -9,6 +9,8 @@
 #include "life/timers.hpp"
 #include "room_support.hpp"
 
+namespace backlog_test {
+
 using namespace sidestep::detail;
 using test::Tasks;
 using namespace std::chrono_literals;
@@ -121,3 +123,5 @@ TEST_CASE("with another number of workers a key waits for its old worker's tasks
     CHECK_FALSE(backlog.is_held(2));
     CHECK(backlog.pop(2) == task);
 }
+
+}  // namespace backlog_test

@@ -11,6 +11,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace both_pools_test {
+
 namespace mp = sidestep;
 using test::Pools;
 using test::Threads;
@@ -241,3 +243,5 @@ POOL_CASE("Tasks", "a pool that takes no tasks says why", "[both][lifecycle]") {
     closed.pool.join();
     terminated.pool.join();
 }
+
+}  // namespace both_pools_test

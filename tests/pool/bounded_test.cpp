@@ -14,6 +14,8 @@
 #include "policy_support.hpp"
 #include "pool_cases.hpp"
 
+namespace bounded_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::kGate;
@@ -224,3 +226,5 @@ TEST_CASE("a pool without workers is never full", "[pool][max_pending]") {
     for (int i = 0; i < 3; ++i) CHECK(get(pool.submit(test::add, i, 1)) == i + 1);
     CHECK(pool.try_submit(test::add, 1, 2));
 }
+
+}  // namespace bounded_test

@@ -12,6 +12,8 @@
 #include "policy_support.hpp"
 #include "pool_cases.hpp"
 
+namespace cancel_test {
+
 namespace mp = sidestep;
 using test::error_of;
 using test::get;
@@ -367,3 +369,5 @@ TEST_CASE("a background map leaves no thread behind when it is done", "[pool][ma
         return mappings() < before + 50;
     }));
 }
+
+}  // namespace cancel_test

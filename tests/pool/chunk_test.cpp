@@ -14,6 +14,8 @@
 
 #include "pool_support.hpp"
 
+namespace chunk_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::methods;
@@ -123,7 +125,11 @@ int hang_at(int x) {
 }
 
 }  // namespace
-CEREAL_CLASS_VERSION(Versioned, 7)
+}  // namespace chunk_test
+
+CEREAL_CLASS_VERSION(chunk_test::Versioned, 7)
+
+namespace chunk_test {
 
 TEST_CASE("items that kill their workers fail alone, and every other item runs once",
           "[pool][chunk][lost]") {
@@ -360,3 +366,5 @@ TEST_CASE("a crash in a chunk whose results cannot be saved costs the chunk, not
     CHECK(pool.apply(test::add, 1, 2) == 3);
 }
 #endif
+
+}  // namespace chunk_test

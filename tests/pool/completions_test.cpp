@@ -12,6 +12,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace completions_test {
+
 namespace mp = sidestep;
 using test::Pools;
 using test::Processes;
@@ -127,3 +129,5 @@ TEST_CASE("a null member pointer is refused, as a null function pointer is", "[p
     CHECK_THROWS(pool.submit(static_cast<int (Shape::*)() const>(nullptr), Square()));
     CHECK_THROWS(pool.submit(static_cast<int (*)()>(nullptr)));
 }
+
+}  // namespace completions_test

@@ -13,6 +13,8 @@
 
 #include "policy_support.hpp"
 
+namespace containment_test {
+
 namespace mp = sidestep;
 using test::error_of;
 using test::get;
@@ -289,3 +291,5 @@ TEST_CASE("global() may be asked for in a callback of a global pool that was clo
     CHECK(program.exited_with(0));
     CHECK(program.output == "");
 }
+
+}  // namespace containment_test

@@ -14,6 +14,8 @@
 
 #include "policy_support.hpp"
 
+namespace deadlock_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::methods;
@@ -198,3 +200,5 @@ TEST_CASE("what misbehaves in a worker while the pool ends does not hold up the 
             CHECK(failed == 1);
         }
 }
+
+}  // namespace deadlock_test

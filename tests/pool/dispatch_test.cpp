@@ -11,6 +11,8 @@
 
 #include "policy_support.hpp"
 
+namespace dispatch_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::kGate;
@@ -404,3 +406,5 @@ TEST_CASE("two hundred workers on a few cores start, work, rest and stop", "[poo
     pool.join();
     CHECK(pool.worker_pids().empty());
 }
+
+}  // namespace dispatch_test

@@ -21,6 +21,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace early_end_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::Inline;
@@ -440,3 +442,5 @@ WORKERS_CASE("Maps and streams",
     };
     CHECK_THROWS_AS(look_at_all(), mp::TaskTimeout);
 }
+
+}  // namespace early_end_test

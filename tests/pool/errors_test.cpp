@@ -14,6 +14,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace errors_test {
+
 namespace mp = sidestep;
 using test::methods;
 
@@ -153,7 +155,7 @@ TEST_CASE("an error arrives by its type", "[pool][errors][py:_TestPool.test_wrap
         FAIL_CHECK("no error");
     } catch (const std::runtime_error& error) {
         CHECK(dynamic_cast<const mp::RemoteError*>(&error) == nullptr);
-        CHECK(mp::remote_type_name(error) == "Unregistered");
+        CHECK(mp::remote_type_name(error) == "errors_test::Unregistered");
         CHECK(error.what() == std::string("unregistered"));
     }
     try {
@@ -425,7 +427,7 @@ TEST_CASE("a crash tells its stack", "[pool][errors][lost][stack]") {
     mp::WorkerLost error = lost(pool, outer, 0);
     CHECK(names(error.stack(), "innermost"));
     CHECK(names(error.stack(), "outer"));
-    CHECK_THAT(error.what(), Catch::Contains("in innermost") &&
+    CHECK_THAT(error.what(), Catch::Contains("in errors_test::innermost") &&
                                  Catch::Contains("it reached for address 0x0, by a null pointer"));
     mp::WorkerLost aborted = lost(
         pool, [](int) -> int { std::abort(); }, 0);
@@ -442,7 +444,7 @@ TEST_CASE("summary() is what() without the stack, on one line", "[pool][errors][
     const std::string text = error.what(), summary = error.summary();
     CHECK(summary == text.substr(0, text.find('\n')));
     CHECK_THAT(summary, Catch::Contains("outer(int)") && Catch::EndsWith("run it again"));
-    CHECK_THAT(text.substr(summary.size()), Catch::StartsWith("\n    in innermost"));
+    CHECK_THAT(text.substr(summary.size()), Catch::StartsWith("\n    in errors_test::innermost"));
     try {
         pool.submit({.name = "two\nlines"}, test::die, SIGKILL).get();
         FAIL("it died");
@@ -477,3 +479,5 @@ TEST_CASE("the overflow of a stack tells its stack, too", "[pool][errors][lost][
     CHECK(names(error.stack(), "endless"));
 }
 #endif
+
+}  // namespace errors_test

@@ -13,6 +13,8 @@
 
 #include "fake_lane.hpp"
 
+namespace fake_lane_model_test {
+
 using namespace sidestep::detail;
 using test::FakeLane;
 using test::FakePool;
@@ -355,3 +357,5 @@ TEST_CASE("no task that ends stays behind younger ones that do not, whoever stan
         run.finish();
     }
 }
+
+}  // namespace fake_lane_model_test

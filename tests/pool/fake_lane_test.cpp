@@ -12,6 +12,8 @@
 
 #include "fake_lane.hpp"
 
+namespace fake_lane_test {
+
 using namespace sidestep::detail;
 using namespace std::chrono_literals;
 using test::FakeLane;
@@ -479,3 +481,5 @@ TEST_CASE("a pool that breaks ends what waits, and what lanes have when they giv
         CHECK_THROWS_WITH(task->result(), "it broke");
     }
 }
+
+}  // namespace fake_lane_test

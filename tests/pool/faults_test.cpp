@@ -15,6 +15,8 @@
 
 #include "pool_support.hpp"
 
+namespace faults_test {
+
 namespace mp = sidestep;
 using test::methods;
 using namespace std::chrono_literals;
@@ -395,3 +397,5 @@ TEST_CASE("two hundred workers", "[pool][faults][py:MiscTestCase.test_large_pool
     CHECK(pool.map(test::square, items, {.chunksize = 1}) == expected);
     CHECK(pool.worker_pids().size() == 200);
 }
+
+}  // namespace faults_test

@@ -10,6 +10,8 @@
 
 #include "pool_support.hpp"
 
+namespace future_test {
+
 namespace mp = sidestep;
 using test::methods;
 using namespace std::chrono_literals;
@@ -304,3 +306,5 @@ TEST_CASE("a result that cannot be read back is an error for on_error, and no va
     CHECK(text == "will not be loaded");
     CHECK(values == 1);
 }
+
+}  // namespace future_test

@@ -20,6 +20,8 @@
 
 #include "pool_support.hpp"
 
+namespace handles_test {
+
 // Handles of shared objects as arguments of tasks, also to workers that were started before the
 // object existed.
 
@@ -270,3 +272,5 @@ TEST_CASE("a queue ends though a task with a producer of it was taken back from 
     CHECK(test::eventually(has_ended));
     CHECK(pool.apply([](int x) { return x; }, 5) == 5);  // the worker goes on
 }
+
+}  // namespace handles_test

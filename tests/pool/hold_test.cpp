@@ -6,6 +6,8 @@
 
 #include "task/hold.hpp"
 
+namespace hold_test {
+
 using namespace sidestep::detail;
 
 namespace {
@@ -86,3 +88,5 @@ TEST_CASE("a Hold may be left several things, or nothing", "[pool][rooms][hold]"
     CHECK(entries.size() == 5);
     for (const char* name : {"a", "b", "c"}) CHECK(entries.find(name) != std::string::npos);
 }
+
+}  // namespace hold_test

@@ -16,6 +16,8 @@
 
 #include "support.hpp"
 
+namespace inline_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 
@@ -179,3 +181,5 @@ TEST_CASE("join() of a ThreadPool returns after the callbacks of what is cancell
     CHECK(called);
     cancels.join();
 }
+
+}  // namespace inline_test

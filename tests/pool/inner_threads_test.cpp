@@ -11,6 +11,8 @@
 
 #include "policy_support.hpp"
 
+namespace inner_threads_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::methods;
@@ -116,3 +118,5 @@ TEST_CASE("inner_threads = 0 leaves libraries alone, and more than 65536 is refu
     mp::Pool most({.processes = 1, .start_method = method, .inner_threads = 65536});
     CHECK(get(most.submit(variable, "OMP_NUM_THREADS")) == "65536");
 }
+
+}  // namespace inner_threads_test

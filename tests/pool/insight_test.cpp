@@ -5,6 +5,8 @@
 
 #include "insight/insight.hpp"
 
+namespace insight_test {
+
 namespace mp = sidestep;
 using namespace sidestep::detail;
 using namespace std::chrono_literals;
@@ -54,3 +56,5 @@ TEST_CASE("of many runs the slowest ten are kept, the slowest first", "[pool][ro
     for (std::size_t i = 0; i < slowest.size(); ++i)
         CHECK(slowest[i].duration == std::chrono::nanoseconds(100 - i));
 }
+
+}  // namespace insight_test

@@ -15,6 +15,8 @@
 
 #include "policy_support.hpp"
 
+namespace interrupt_test {
+
 using test::methods;
 
 namespace {
@@ -300,3 +302,5 @@ TEMPLATE_TEST_CASE("a map that is interrupted says how much of it was done, and 
                                      " of the map's 8 items were done: to keep such results, loop "
                                      "over the outcomes() of imap() instead"));
 }
+
+}  // namespace interrupt_test

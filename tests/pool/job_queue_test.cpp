@@ -10,6 +10,8 @@
 
 #include "threads/job_queue.hpp"
 
+namespace job_queue_test {
+
 using namespace sidestep;
 using namespace sidestep::detail;
 
@@ -176,3 +178,5 @@ TEST_CASE("a job waits at the gate until its tokens are given back", "[pool][roo
     CHECK(waiting.give(waiting.thread(1)) == Numbers{2});
     CHECK_FALSE(queue.waits_at_gate());
 }
+
+}  // namespace job_queue_test

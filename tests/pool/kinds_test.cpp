@@ -16,6 +16,8 @@
 #include "both_pools.hpp"
 #include "pool_support.hpp"
 
+namespace kinds_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::Inline;
@@ -134,3 +136,5 @@ TEST_CASE("without workers a stream that is cancelled begins nothing more",
     CHECK(begun == before);
     CHECK(before < 100);
 }
+
+}  // namespace kinds_test

@@ -17,6 +17,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace late_test {
+
 namespace mp = sidestep;
 using test::Pools;
 using test::Threads;
@@ -326,3 +328,5 @@ TEST_CASE("what can be moved only is an argument of one attempt", "[pool][late]"
     promise.set_value(std::make_unique<int>(7));
     CHECK(result.get() == 7);
 }
+
+}  // namespace late_test

@@ -9,6 +9,8 @@
 
 #include "life/lifecycle.hpp"
 
+namespace lifecycle_test {
+
 namespace mp = sidestep;
 using mp::detail::Lifecycle;
 
@@ -119,3 +121,5 @@ TEST_CASE("join() waits for maps, unless the pool is ending", "[pool][rooms][lif
     CHECK_FALSE(life.end_map());
     CHECK(life.end_map());
 }
+
+}  // namespace lifecycle_test

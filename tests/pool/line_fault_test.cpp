@@ -17,6 +17,8 @@
 #include "sys/sys.hpp"
 #include "worker/line_mark.hpp"
 
+namespace line_fault_test {
+
 using sidestep::detail::LineMarker;
 using sidestep::detail::LinePrinter;
 using test::Call;
@@ -152,3 +154,5 @@ TEST_CASE("printing of lines ends although somebody writes for ever",
     CHECK(error == EPIPE);  // nobody reads any more
     signal(SIGPIPE, before);
 }
+
+}  // namespace line_fault_test

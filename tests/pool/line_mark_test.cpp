@@ -17,6 +17,8 @@
 #include "sys/sys.hpp"
 #include "worker/line_mark.hpp"
 
+namespace line_mark_test {
+
 using namespace sidestep::detail;
 
 namespace {
@@ -222,3 +224,5 @@ TEST_CASE("what a prefix says of the task is filled in once", "[pool][output][li
     CHECK(prefix_names_tasks("{task}"));
     CHECK_FALSE(prefix_names_tasks("{index} {pid} {task number}"));
 }
+
+}  // namespace line_mark_test

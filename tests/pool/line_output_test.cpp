@@ -15,6 +15,8 @@
 #include "policy_support.hpp"
 #include "stdout_file.hpp"
 
+namespace line_output_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::lines_of;
@@ -196,3 +198,5 @@ TEST_CASE("a pool whose output nobody can read goes on", "[pool][output][lines]"
     mp::Pool pool(printing(mp::StartMethod::spawn, 1, ""));
     for (int i = 0; i < 100; ++i) CHECK(get(pool.submit(print_lines, i)) == i);
 }
+
+}  // namespace line_output_test

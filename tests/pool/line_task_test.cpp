@@ -19,6 +19,8 @@
 #include "stdout_file.hpp"
 #include "sys/fd.hpp"
 
+namespace line_task_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::lines_of;
@@ -230,3 +232,5 @@ TEST_CASE("a pool without workers runs tasks whose lines would have names",
     CHECK(pool.submit(test::add, first, 3).get() == 5);
     CHECK(pool.map(test::square, std::vector<long>{1, 2}) == std::vector<long>{1, 4});
 }
+
+}  // namespace line_task_test

@@ -22,6 +22,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace map_kinds_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::numbers;
@@ -379,3 +381,5 @@ TEST_CASE("map_reduce of threads takes items that can be moved only", "[pool][ma
     auto value = [](std::unique_ptr<int> item) { return *item; };
     CHECK(t.pool.map_reduce(value, std::plus<int>(), std::move(items)) == 4950);
 }
+
+}  // namespace map_kinds_test

@@ -15,6 +15,8 @@
 #include "both_pools.hpp"
 #include "policy_support.hpp"
 
+namespace nested_options_test {
+
 namespace mp = sidestep;
 namespace this_task = sidestep::this_task;
 using namespace std::chrono_literals;
@@ -339,3 +341,5 @@ TEST_CASE("in threads, too, a pool that is closed takes what comes after nested 
     pool.join();
     CHECK(get(outer) == 16);
 }
+
+}  // namespace nested_options_test

@@ -18,6 +18,8 @@
 #include "both_pools.hpp"
 #include "policy_support.hpp"
 
+namespace nested_test {
+
 namespace {
 
 using sidestep::Future;
@@ -485,3 +487,5 @@ TEST_CASE("a pool is resized while its tasks wait", "[pool][nested]") {
     CHECK(get(outer) == 5);
     CHECK(get(pool.submit(fib, 8)) == 21);
 }
+
+}  // namespace nested_test

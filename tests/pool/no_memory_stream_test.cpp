@@ -17,6 +17,8 @@
 #include "paced.hpp"
 #include "pool_support.hpp"
 
+namespace no_memory_stream_test {
+
 namespace mp = sidestep;
 using test::Exhausted;
 using test::failures;
@@ -124,3 +126,5 @@ TEST_CASE("a stream that waits for its input and for results takes no more memor
     goes_on.notify_all();
     CHECK(wake->empty());
 }
+
+}  // namespace no_memory_stream_test

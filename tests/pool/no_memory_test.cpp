@@ -25,6 +25,8 @@
 #include "exhausted.hpp"
 #include "pool_support.hpp"
 
+namespace no_memory_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::armed;
@@ -40,6 +42,8 @@ std::atomic<int> pread_error{0};  // of each pread
 
 }  // namespace
 
+}  // namespace no_memory_test
+
 bool test::allocation_fails(std::size_t size) noexcept {
     if (!armed.load(std::memory_order_relaxed) || spared || size < least) return false;
     long left = until_failure.fetch_sub(1);
@@ -48,9 +52,11 @@ bool test::allocation_fails(std::size_t size) noexcept {
 }
 
 extern "C" ssize_t pread64(int fd, void* data, std::size_t size, off64_t at) {
-    if (int error = pread_error) return errno = error, -1;
+    if (int error = no_memory_test::pread_error) return errno = error, -1;
     return ::syscall(SYS_pread64, fd, data, size, at);
 }
+
+namespace no_memory_test {
 
 namespace {
 
@@ -414,3 +420,5 @@ TEST_CASE("when_all() and when_any() are told without memory", "[pool][thread_po
     armed = false;
     CHECK(any.get().value == 3);
 }
+
+}  // namespace no_memory_test

@@ -19,6 +19,8 @@
 #include "policy_support.hpp"
 #include "stdout_file.hpp"
 
+namespace output_test {
+
 namespace mp = sidestep;
 using test::error_of;
 using test::get;
@@ -377,3 +379,5 @@ TEST_CASE("who outlives a captured worker can write no more", "[pool][output][id
     }
     words[test::kGate] = 1;
 }
+
+}  // namespace output_test

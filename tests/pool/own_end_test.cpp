@@ -13,6 +13,8 @@
 
 #include "policy_support.hpp"
 
+namespace own_end_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::kCount;
@@ -190,3 +192,5 @@ TEST_CASE("a ThreadPool may end in its own task, callback or timer", "[threads][
     CHECK(test::eventually([&] { return done.load(); }));
     for (int i = 0; i < 20; ++i) CHECK(get(others[static_cast<std::size_t>(i)]) == i);
 }
+
+}  // namespace own_end_test

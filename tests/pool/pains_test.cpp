@@ -17,6 +17,8 @@
 
 #include "policy_support.hpp"
 
+namespace pains_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::kCount;
@@ -286,3 +288,5 @@ TEST_CASE("pain 20: pools nest", "[pool][pain]") {
     mp::Pool pool({.processes = 1, .start_method = method});
     CHECK(get(pool.submit(nested, 2)) == 4);
 }
+
+}  // namespace pains_test

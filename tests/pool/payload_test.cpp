@@ -15,6 +15,8 @@
 
 #include "policy_support.hpp"
 
+namespace payload_test {
+
 namespace mp = sidestep;
 
 namespace {
@@ -298,3 +300,5 @@ TEST_CASE("an arena that is used up says how much of it is in use", "[pool][payl
     go.set();
     for (auto& size : sizes) CHECK(test::get(size) == std::size_t(1) << 20);
 }
+
+}  // namespace payload_test

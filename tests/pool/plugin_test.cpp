@@ -10,6 +10,8 @@
 
 #include "policy_support.hpp"
 
+namespace plugin_test {
+
 using Catch::Contains;
 using sidestep::StartMethod;
 using test::methods;
@@ -112,3 +114,5 @@ TEST_CASE(
         CHECK_THAT(said, Contains("the code of the task is not in this process") &&
                              Contains("is not loaded in this process"));
 }
+
+}  // namespace plugin_test

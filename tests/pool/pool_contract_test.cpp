@@ -7,6 +7,8 @@
 
 #include "pool_support.hpp"
 
+namespace pool_contract_test {
+
 namespace mp = sidestep;
 using test::methods;
 
@@ -338,3 +340,5 @@ TEST_CASE("a task may make a pool of its own", "[pool][nested]") {
     mp::Future<long> two = pool.submit(nested, static_cast<int>(method));
     CHECK(one.get() + two.get() == 570);
 }
+
+}  // namespace pool_contract_test

@@ -9,6 +9,8 @@
 
 #include "pool_support.hpp"
 
+namespace process_test {
+
 namespace mp = sidestep;
 using test::methods;
 using test::name_of;
@@ -127,3 +129,5 @@ TEST_CASE("a static pool is closed at the end of the program", "[pool][process]"
     CAPTURE(result.output);
     CHECK(result.exited_with(0));
 }
+
+}  // namespace process_test

@@ -17,6 +17,8 @@
 #include "terminal.hpp"
 #include "variable.hpp"
 
+namespace progress_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::Terminal;
@@ -278,3 +280,5 @@ TEST_CASE("any number of lines of tasks stays whole above the bar", "[pool][prog
     std::sort(seen.begin(), seen.end());
     CHECK(seen == test::numbers(kTasks));
 }
+
+}  // namespace progress_test

@@ -15,6 +15,8 @@
 
 #include "policy_support.hpp"
 
+namespace property_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 
@@ -174,3 +176,5 @@ TEST_CASE("random tasks end as the sequential model says", "[pool][property]") {
         pool.join();
     }
 }
+
+}  // namespace property_test

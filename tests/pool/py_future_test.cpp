@@ -13,6 +13,8 @@
 
 #include "policy_support.hpp"
 
+namespace py_future_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 
@@ -265,3 +267,5 @@ TEST_CASE("what a callback captured is freed when it was called", "[pool][promis
     promise.set_value(1);
     CHECK(gone.expired());
 }
+
+}  // namespace py_future_test

@@ -11,6 +11,8 @@
 
 #include "policy_support.hpp"
 
+namespace py_wait_test {
+
 namespace mp = sidestep;
 using mp::ReturnWhen;
 using test::methods;
@@ -299,3 +301,5 @@ TEST_CASE("an empty future is refused", "[pool][wait]") {
     CHECK_THROWS_WITH(mp::wait(Ints{with_value(1), {}}), Catch::Contains("empty"));
     CHECK_THROWS_AS(mp::as_completed(Ints(1)), std::logic_error);
 }
+
+}  // namespace py_wait_test

@@ -15,6 +15,8 @@
 
 #include "task/record_memory.hpp"
 
+namespace record_memory_test {
+
 using sidestep::detail::RecordMemory;
 
 namespace {
@@ -151,3 +153,5 @@ TEST_CASE("a forked child uses records, whoever had the depot's mutex", "[pool][
     busy.join();
     give_back(mine);
 }
+
+}  // namespace record_memory_test

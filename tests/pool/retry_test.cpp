@@ -11,6 +11,8 @@
 #include "policy_support.hpp"
 #include "pool_cases.hpp"
 
+namespace retry_test {
+
 namespace mp = sidestep;
 using test::error_of;
 using test::get;
@@ -294,3 +296,5 @@ TEST_CASE("many tasks that fail at random all come through", "[pool][retry]") {
         CHECK(words[i] == get(futures[i]));
     }
 }
+
+}  // namespace retry_test

@@ -11,6 +11,8 @@
 #include "lanes/ring_slot.hpp"
 #include "queue/partial_result.hpp"
 
+namespace ring_slot_test {
+
 using namespace sidestep;
 using sidestep::detail::SlotReply;
 
@@ -179,3 +181,5 @@ TEST_CASE("no single word has more, or fewer, of a chunk's items believed to be 
     for (std::atomic<std::uint64_t>& check : chunk.words.partial_checks) check ^= 1;
     CHECK_FALSE(chunk.believed());
 }
+
+}  // namespace ring_slot_test

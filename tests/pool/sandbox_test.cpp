@@ -14,6 +14,8 @@
 #include "pool_support.hpp"
 #include "sandbox.hpp"
 
+namespace sandbox_test {
+
 using namespace sidestep;
 
 namespace {
@@ -197,3 +199,5 @@ TEST_CASE("pools work where newer calls are refused", "[pool][sandbox]") {
                                       [&] { return works(method); }) == 0);
         }
 }
+
+}  // namespace sandbox_test

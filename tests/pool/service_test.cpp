@@ -9,6 +9,8 @@
 
 #include "policy_support.hpp"
 
+namespace service_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::methods;
@@ -134,3 +136,5 @@ TEST_CASE("a worker that is stopped is shown in stats, until it goes on", "[pool
     kill(pid, SIGCONT);
     CHECK(test::eventually([&] { return !pool.stats().workers[0].stopped; }));
 }
+
+}  // namespace service_test

@@ -16,6 +16,8 @@
 #include "sys/sys.hpp"
 #include "worker/worker_protocol.hpp"
 
+namespace shared_fds_test {
+
 namespace mp = sidestep;
 using test::error_of;
 using test::get;
@@ -241,3 +243,5 @@ TEST_CASE("a task that joins its parent's process group is ended all the same, a
     CHECK(test::eventually([&] { return !test::process_exists(child); }));
     check_pool(pool);
 }
+
+}  // namespace shared_fds_test

@@ -17,6 +17,8 @@
 #include "both_pools.hpp"
 #include "policy_support.hpp"
 
+namespace shutdown_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::kGate;
@@ -417,3 +419,5 @@ TEMPLATE_TEST_CASE("a pool may go after a join_for() that gave up, with tasks th
     }
     CHECK_THROWS_AS(get(waiting), mp::CancelledError);
 }
+
+}  // namespace shutdown_test

@@ -13,6 +13,8 @@
 #include "paced.hpp"
 #include "pool_support.hpp"
 
+namespace slow_input_test {
+
 namespace mp = sidestep;
 using test::Paced;
 using test::Pools;
@@ -197,3 +199,5 @@ TEMPLATE_TEST_CASE("a chunk of a map has what the input gave in the time that it
     CHECK(t.pool.map(twice, Paced(8, slowly), {.chunksize = 100}).size() == 8);
     CHECK(test::eventually([&] { return t.pool.stats().completed >= 8; }));
 }
+
+}  // namespace slow_input_test

@@ -9,6 +9,8 @@
 #include "policy_support.hpp"
 #include "pool_cases.hpp"
 
+namespace soft_timeout_test {
+
 namespace mp = sidestep;
 using Catch::Contains;
 using test::get;
@@ -102,3 +104,5 @@ TEST_CASE("a soft_timeout that makes no sense is refused by name",
     CHECK_THROWS_WITH(mp::ThreadPool({.threads = 1, .task = {.soft_timeout = 1ms}}),
                       Contains("ThreadPoolOptions::task.soft_timeout"));
 }
+
+}  // namespace soft_timeout_test

@@ -18,6 +18,8 @@
 
 #include "pool_support.hpp"
 
+namespace stats_test {
+
 namespace mp = sidestep;
 using test::methods;
 using namespace std::chrono_literals;
@@ -395,3 +397,5 @@ TEST_CASE("stats() of a thread pool count what was cancelled", "[pool][stats]") 
     CHECK(stats.completed == 2);
     CHECK(stats.run.count() == 1);
 }
+
+}  // namespace stats_test

@@ -10,6 +10,8 @@
 #include "both_pools.hpp"
 #include "pool_support.hpp"
 
+namespace stream_end_test {
+
 namespace mp = sidestep;
 using test::methods;
 using test::numbers;
@@ -227,3 +229,5 @@ TEST_CASE("results may be containers of what cannot be copied", "[pool][stream][
     auto box = [](int n) { return std::make_unique<int>(n); };
     CHECK(*pool.map_async(box, numbers(3)).get()[1] == 1);
 }
+
+}  // namespace stream_end_test

@@ -13,6 +13,8 @@
 
 #include "pool_support.hpp"
 
+namespace stream_test {
+
 namespace mp = sidestep;
 using test::methods;
 
@@ -409,3 +411,5 @@ TEST_CASE("a stream may outlive its pool", "[pool][imap]") {
                       .imap_unordered(test::square, std::views::iota(0L, 4L));
     CHECK_THROWS_AS(unused.begin(), std::logic_error);
 }
+
+}  // namespace stream_test

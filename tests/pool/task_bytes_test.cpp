@@ -12,6 +12,8 @@
 
 #include "room_support.hpp"
 
+namespace task_bytes_test {
+
 using namespace sidestep::detail;
 using test::Tasks;
 
@@ -117,3 +119,5 @@ TEST_CASE("what a task failed of has no bytes, and is no result", "[pool][rooms]
         CHECK(bytes_of(bytes.view()) == some_bytes(before));
     }
 }
+
+}  // namespace task_bytes_test

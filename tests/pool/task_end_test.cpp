@@ -8,6 +8,8 @@
 #include "room_support.hpp"
 #include "task/task_end.hpp"
 
+namespace task_end_test {
+
 using namespace sidestep::detail;
 using test::Tasks;
 
@@ -52,3 +54,5 @@ TEST_CASE("tasks are counted from their first moment to their last", "[pool][roo
     end.fail(left, std::make_exception_ptr(std::runtime_error("late")), hold);
     CHECK(end.outstanding() == 0);
 }
+
+}  // namespace task_end_test

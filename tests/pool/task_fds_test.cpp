@@ -18,6 +18,8 @@
 #include "worker/task_fds.hpp"
 #include "worker/worker_protocol.hpp"
 
+namespace task_fds_test {
+
 using Catch::Contains;
 using sidestep::Fd;
 using sidestep::FdsInFlight;
@@ -213,3 +215,5 @@ TEST_CASE("a worker is sent few descriptors at a time", "[pool][handles][fds]") 
     CHECK_FALSE(sent.has_room(1, 0, end));  // what was taken back is forgotten
     CHECK(sent.has_room(1, 2, end));
 }
+
+}  // namespace task_fds_test

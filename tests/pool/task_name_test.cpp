@@ -12,6 +12,8 @@
 #include "policy_support.hpp"
 #include "pool_cases.hpp"
 
+namespace task_name_test {
+
 namespace mp = sidestep;
 using Catch::Contains;
 using test::error_of;
@@ -101,3 +103,5 @@ POOL_CASE("Tasks", "statistics and traces call a task by its name", "[threads][n
     std::filesystem::remove(path);
     CHECK_THAT(text, Contains(R"("add \"one\"")"));
 }
+
+}  // namespace task_name_test

@@ -16,6 +16,8 @@
 
 #include "pool_support.hpp"
 
+namespace thread_pool_burst_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 
@@ -154,3 +156,5 @@ TEST_CASE("arguments of a tiny task go when it has ended, though its future is h
     for (auto& future : futures) CHECK(future.get() == 7);
     CHECK(test::eventually([&] { return argument.use_count() == 1; }));
 }
+
+}  // namespace thread_pool_burst_test

@@ -17,6 +17,8 @@
 
 #include "pool_support.hpp"
 
+namespace thread_pool_fault_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::numbers;
@@ -181,3 +183,5 @@ TEST_CASE("tasks with a key get their turn beside tasks that wait for others",
     CHECK(std::all_of(futures.begin(), futures.end(),
                       [](auto& f) { return f.get(test::kPatience) == 1; }));
 }
+
+}  // namespace thread_pool_fault_test

@@ -20,6 +20,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace thread_pool_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 using test::eventually;
@@ -334,3 +336,5 @@ TEST_CASE("a thread that the system refuses costs no task", "[pool][thread_pool]
     CHECK(program.output == "");
 }
 #endif
+
+}  // namespace thread_pool_test

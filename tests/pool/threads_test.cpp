@@ -8,6 +8,8 @@
 
 #include "pool_support.hpp"
 
+namespace threads_test {
+
 namespace mp = sidestep;
 using test::methods;
 using namespace std::chrono_literals;
@@ -229,3 +231,5 @@ TEST_CASE("fork is refused beside other threads, with the ways out; by name it i
     mp::Pool again({.processes = 1, .start_method = mp::StartMethod::fork});
     CHECK(again.apply(test::add, 1, 2) == 3);
 }
+
+}  // namespace threads_test

@@ -7,6 +7,8 @@
 #include "pool_support.hpp"
 #include "time_cases.hpp"
 
+namespace timeout_cases_test {
+
 namespace mp = sidestep;
 using test::Processes;
 using test::Threads;
@@ -167,3 +169,5 @@ TEST_CASE("a task that is asked to stop has for ever to heed it", "[pool][timeou
         CHECK(pool.apply(test::own_pid) == worker);
     });
 }
+
+}  // namespace timeout_cases_test

@@ -10,6 +10,8 @@
 
 #include "policy_support.hpp"
 
+namespace timeout_stack_test {
+
 namespace mp = sidestep;
 using test::error_of;
 using test::get;
@@ -75,8 +77,8 @@ TEST_CASE("a timeout tells where the task was", "[pool][timeout][stack]") {
     mp::TaskTimeout error = answered(pool, computes);
     CHECK(names(error.stack(), "deep_inside"));
     CHECK(names(error.stack(), "computes"));
-    CHECK_THAT(error.what(),
-               Catch::Contains("or more time\n    in ") && Catch::Contains("in deep_inside()"));
+    CHECK_THAT(error.what(), Catch::Contains("or more time\n    in ") &&
+                                 Catch::Contains("in timeout_stack_test::deep_inside()"));
     mp::TaskTimeout waits = answered(pool, waits_in_the_kernel);
     CHECK(names(waits.stack(), "waits_in_the_kernel"));
     CHECK(names(waits.stack(), "poll"));
@@ -160,3 +162,5 @@ TEST_CASE("the error of a timeout that is kept keeps no memory of its worker",
     CHECK(get(pool.submit(test::add, 1, 2)) == 3);
     CHECK(test::eventually([&] { return mappings() <= before + 1; }));
 }
+
+}  // namespace timeout_stack_test

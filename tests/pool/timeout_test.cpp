@@ -11,6 +11,8 @@
 #include "policy_support.hpp"
 #include "pool_cases.hpp"
 
+namespace timeout_test {
+
 namespace mp = sidestep;
 using test::error_of;
 using test::get;
@@ -346,3 +348,5 @@ TEST_CASE("what was too large once is not run again, unless so many are allowed"
     CHECK_THROWS_AS(get(run()), mp::OutOfMemory);
     CHECK(words[test::kCount] == 4);
 }
+
+}  // namespace timeout_test

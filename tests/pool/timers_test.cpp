@@ -5,6 +5,8 @@
 
 #include "life/timers.hpp"
 
+namespace timers_test {
+
 using sidestep::detail::Timers;
 using Purpose = Timers::Purpose;
 using namespace std::chrono_literals;
@@ -49,3 +51,5 @@ TEST_CASE("a due time can be put off, or brought forward alone", "[pool][rooms][
     timers.set(Purpose::policies, kNow + 3s);
     CHECK(timers.first() == kNow + 3s);
 }
+
+}  // namespace timers_test

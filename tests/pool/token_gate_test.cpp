@@ -10,6 +10,8 @@
 
 #include "task/token_gate.hpp"
 
+namespace token_gate_test {
+
 using namespace sidestep::detail;
 using sidestep::Tokens;
 
@@ -128,3 +130,5 @@ TEST_CASE("random uses: never more than there are, and nobody waits for ever",
         running.push_back(use);
     }
 }
+
+}  // namespace token_gate_test

@@ -18,6 +18,8 @@
 #include "policy_support.hpp"
 #include "pool_cases.hpp"
 
+namespace token_test {
+
 namespace mp = sidestep;
 using test::get;
 using test::kCount;
@@ -485,3 +487,5 @@ TEMPLATE_TEST_CASE("random tasks with tokens: never more at once than there are,
     TestType t;
     for (int round = 0; round < 3; ++round) run_randomly(t, random);
 }
+
+}  // namespace token_test

@@ -20,6 +20,8 @@
 
 #include "pool_support.hpp"
 
+namespace torture_test {
+
 namespace mp = sidestep;
 using namespace std::chrono_literals;
 
@@ -244,3 +246,5 @@ TEST_CASE("workers die at random, and every item of a stream has its outcome", "
             look(pool.imap_unordered(run, test::numbers(0, kItems), options).outcomes());
     }
 }
+
+}  // namespace torture_test

@@ -26,6 +26,8 @@
 
 #include "pool_support.hpp"
 
+namespace trace_test {
+
 namespace mp = sidestep;
 using test::methods;
 using namespace std::chrono_literals;
@@ -362,3 +364,5 @@ TEST_CASE("a pool that has ended, or is a forked copy, cannot be traced", "[pool
     pool.join();
     CHECK_THROWS_AS(pool.trace(folder.file("t.json")), std::logic_error);
 }
+
+}  // namespace trace_test

@@ -6,6 +6,8 @@
 #include "threads/job_pace.hpp"
 #include "threads/turns.hpp"
 
+namespace turns_test {
+
 using namespace sidestep::detail;
 using namespace std::chrono_literals;
 
@@ -58,3 +60,5 @@ TEST_CASE("jobs are taken for tiny after many tiny ones, until one is long",
     pace.note(63, 63ns);
     CHECK_FALSE(pace.all_tiny());
 }
+
+}  // namespace turns_test

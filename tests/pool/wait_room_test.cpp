@@ -11,6 +11,8 @@
 #include "dispatch/wait_room.hpp"
 #include "support.hpp"
 
+namespace wait_room_test {
+
 using namespace sidestep::detail;
 using namespace std::chrono_literals;
 using sidestep::ControlPage;
@@ -162,3 +164,5 @@ TEST_CASE("nobody sleeps but the workers", "[pool][rooms][wait][scribble]") {
         CHECK(SpinPolicy{.workers = workers}.awake(page) == workers - 1);
     }
 }
+
+}  // namespace wait_room_test

@@ -13,6 +13,8 @@
 #include "pool_cases.hpp"
 #include "pool_support.hpp"
 
+namespace when_test {
+
 namespace mp = sidestep;
 using test::Pools;
 using test::Processes;
@@ -354,3 +356,5 @@ TEST_CASE("a callback of when_all may wait for another one, of futures that are 
     CHECK(all.get() == std::vector{1, 2});
     CHECK(seen == 2);
 }
+
+}  // namespace when_test

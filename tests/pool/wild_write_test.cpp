@@ -21,6 +21,8 @@
 #include "policy_support.hpp"
 #include "worker/worker_protocol.hpp"
 
+namespace wild_write_test {
+
 namespace mp = sidestep;
 using mp::SlotState;
 using test::error_of;
@@ -474,3 +476,5 @@ TEST_CASE("whatever a task writes over what its worker shares, nobody else is hu
     std::printf("%u rounds, %u results lost\n", done, lost);
     CHECK(done > 0);
 }
+
+}  // namespace wild_write_test

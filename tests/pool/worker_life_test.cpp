@@ -16,6 +16,8 @@
 
 #include "policy_support.hpp"
 
+namespace worker_life_test {
+
 namespace mp = sidestep;
 using test::error_of;
 using test::get;
@@ -468,3 +470,5 @@ TEST_CASE("max_tasks_per_child that is no count of tasks is refused by its type"
     std::vector<int> pids = pids_of(pool, 50);
     CHECK(std::set<int>(pids.begin(), pids.end()).size() == 1);
 }
+
+}  // namespace worker_life_test

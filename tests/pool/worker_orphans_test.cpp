@@ -13,6 +13,8 @@
 
 #include "support.hpp"
 
+namespace worker_orphans_test {
+
 using namespace sidestep;
 
 namespace {
@@ -94,3 +96,5 @@ TEST_CASE("in a subreaper nothing is left of what tasks left", "[pool][orphans]"
         CHECK(wait_for(pid) == 0);
     }
 }
+
+}  // namespace worker_orphans_test

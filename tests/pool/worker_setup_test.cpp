@@ -19,6 +19,8 @@
 #include "policy_support.hpp"
 #include "variable.hpp"
 
+namespace worker_setup_test {
+
 namespace fs = std::filesystem;
 namespace mp = sidestep;
 using namespace std::chrono_literals;
@@ -282,3 +284,5 @@ TEST_CASE("settings of workers that make no sense are refused by name",
     refused({.limits = {{Resource::open_files, 2, 1}}}, "limits: the soft limit 2 is above");
     refused({.limits = {{static_cast<Resource>(99), 1}}}, "limits: no such Resource");
 }
+
+}  // namespace worker_setup_test

@@ -22,6 +22,8 @@
 
 #include "support.hpp"
 
+namespace worker_state_test {
+
 using namespace sidestep;
 namespace fs = std::filesystem;
 
@@ -244,3 +246,5 @@ TEST_CASE("a child ignores what its parent ignores when it starts", "[process][p
               return std::string();
           }) == "");
 }
+
+}  // namespace worker_state_test
