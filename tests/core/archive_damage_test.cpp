@@ -1,6 +1,7 @@
 // Lengths that lie: whatever the bytes say, no more is allocated than they can back.
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 
 #include <catch2/catch.hpp>
 

@@ -1,6 +1,7 @@
 #include <sidestep/archive.hpp>
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 
 #include <catch2/catch.hpp>

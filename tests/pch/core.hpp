@@ -1,7 +1,5 @@
 // Compiled once for each test program, not once for each of its files. Sources include what they
 // use all the same: with -Db_pch=false nothing of this is there.
-#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for listeners
-
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <fstream>

@@ -1,6 +1,4 @@
 // As core.hpp, for what uses pools.
-#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for listeners
-
 #include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
