@@ -4,12 +4,15 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <fstream>
 #include <functional>
 #include <istream>
+#include <optional>
 #include <ostream>
 #include <thread>
 
@@ -111,6 +114,22 @@ TEST_CASE("what a stream holds back at the end is written if the pipe takes it",
         writer.stream() << "the last";
     }
     CHECK(child.std_out().read() == "the last");
+}
+
+TEST_CASE("what a stream holds back is sent once, though a forked child has it, too",
+          "[core][subprocess]") {
+    std::optional<sp::Popen> child = cat();
+    child->std_in().stream() << "once\n";
+    const pid_t fork = ::fork();
+    if (fork == 0) {
+        child.reset();
+        ::_exit(0);
+    }
+    REQUIRE(fork > 0);
+    CHECK(::waitpid(fork, nullptr, 0) == fork);
+    child->std_in().close();
+    CHECK(child->std_out().read() == "once\n");
+    CHECK(child->wait() == 0);
 }
 
 TEST_CASE("a writer and its stream write in their order", "[core][subprocess]") {

@@ -4,6 +4,7 @@
 //            constructed one is "not a pipe"; using it is a std::logic_error that says so.
 // Threads:   single-owner. The reader and the writer of one child may be used by two threads.
 // Fork:      a forked child owns copies; a copy of a writer keeps the other side from seeing EOF.
+//            What a writer gathers is its parent's to send: the copy's destructor leaves it alone.
 // Peer death: a reader sees end of file once every holder of the other end is gone (grandchildren
 //            too); a writer throws std::system_error with EPIPE. SIGPIPE is never raised by them.
 // Errors:    std::system_error from the system, std::logic_error on a closed pipe, DecodeError in

@@ -229,7 +229,7 @@ void PipeWriterImpl::close() {
 
 void PipeWriterImpl::abandon() noexcept {
     Fd closing = std::move(fd);
-    if (!closing || gathered.empty()) return;
+    if (!closing || gathered.empty() || !owner.same_process()) return;
     write_pipe_now(closing.get(), gathered);
 }
 

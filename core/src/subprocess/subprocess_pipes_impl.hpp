@@ -15,6 +15,7 @@
 #include <sidestep/subprocess_pipes.hpp>
 
 #include "sys/fd.hpp"
+#include "sys/fork_marker.hpp"
 #include "text/text_codec.hpp"
 
 namespace sidestep::inline v0::subprocess {
@@ -58,9 +59,11 @@ struct PipeWriterImpl : public std::streambuf {
     void report();
     std::ostream& as_stream();
     void close();
-    // Closes without waiting: what is held back is written if the pipe takes it.
+    // Closes without waiting: what is held back is written if the pipe takes it. Not by a forked
+    // child's copy: its parent has it, too, and would send it again.
     void abandon() noexcept;
 
+    const ForkMarker owner;
     Fd fd;
     int bufsize;
     std::unique_ptr<Converter> encoder;
