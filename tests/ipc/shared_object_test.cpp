@@ -1,6 +1,12 @@
 #include <sidestep/shared_object.hpp>
 
-#include <map>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
@@ -52,6 +58,55 @@ TEST_CASE("a shared value is stored once and loaded once", "[ipc][shared]") {
     CHECK(home == shared);
     CHECK(&*home == &*shared);
     CHECK(loads == 0);
+}
+
+namespace {
+
+// One that this process reads until it may end; its forked children read it at once.
+struct Slow {
+    static inline std::atomic<int> reads = 0;
+    static inline std::atomic<bool> may_end = false;
+    static inline int reader = 0;
+    int value = 0;
+    void save(OutputArchive& archive) const { archive(value); }
+    void load(InputArchive& archive) {
+        archive(value);
+        if (::getpid() != reader) return;
+        ++reads;
+        (void)test::eventually([] { return may_end.load(); });
+    }
+};
+
+}  // namespace
+
+TEST_CASE("a child that is forked while a shared value is read reads it itself", "[ipc][shared]") {
+    test::Channel channel;
+    test::SharedPage<std::atomic<bool>> is_over;
+    test::Child creator([&] {
+        const Shared<Slow> shared(Slow{7});
+        for (int i = 0; i < 3; ++i) channel.send(shared);
+        return test::eventually([&] { return is_over->load(); }) ? 0 : 1;
+    });
+    Slow::reads = 0;
+    Slow::may_end = false;
+    Slow::reader = ::getpid();
+    std::vector<Shared<Slow>> read(2, Shared<Slow>(detail::Blank{}));
+    std::vector<std::thread> readers;
+    for (Shared<Slow>& each : read)
+        readers.emplace_back([&] { each = channel.receive<Shared<Slow>>(); });
+    CHECK(test::eventually([] { return Slow::reads > 0; }));
+    test::SharedPage<std::atomic<int>> found;
+    test::Child child([&] { *found = channel.receive<Shared<Slow>>()->value; });
+    CHECK(test::eventually([&] { return *found == 7; }, std::chrono::seconds(10)));
+    Slow::may_end = true;
+    for (std::thread& reader : readers) reader.join();
+    CHECK(Slow::reads == 1);
+    CHECK(read[0]->value == 7);
+    CHECK(&*read[0] == &*read[1]);
+    read.clear();
+    *is_over = true;
+    CHECK(creator.wait() == 0);
+    (void)test::travel(Shared<int>(1));  // at that this process lets go what others have dropped
 }
 
 TEST_CASE("a process lets a value go that its creator has dropped", "[ipc][shared]") {

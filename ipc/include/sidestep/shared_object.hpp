@@ -11,7 +11,7 @@
 //
 // Ownership:  a handle is a small value. The stored bytes live for as long as any handle does.
 // Threads:    the value is const; thread-safe as far as const access to T is.
-// Fork:       a forked child has the value as it is.
+// Fork:       a forked child has the value as it is, and reads it itself if its parent was at that.
 // Peer death: nothing to repair: the bytes are written before there is a handle, and never after:
 //             the kernel lets no process write over them (on gVisor and before Linux 5.1: none that
 //             does not mean to).

@@ -6,13 +6,17 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <map>
+#include <mutex>
+#include <utility>
 
 #include <sidestep/archive.hpp>
 
 #include "memory/participant.hpp"
 #include "sys/error.hpp"
+#include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -93,6 +97,40 @@ MappedSegment::~MappedSegment() {
     std::lock_guard lock(all.mutex);
     auto entry = all.known.find(key_);
     if (entry != all.known.end() && entry->second.expired()) all.known.erase(entry);
+}
+
+MappedSegment::Attachment MappedSegment::attachment() const {
+    std::lock_guard lock(registry().mutex);
+    return attachment_;
+}
+void MappedSegment::attach(Attachment made) {
+    std::lock_guard lock(registry().mutex);
+    attachment_ = std::move(made);
+}
+
+MappedSegment::Attachment MappedSegment::attachment(const std::function<Attachment()>& make) {
+    struct Turn {
+        ~Turn() {
+            maker.store(0);
+            sys::futex_wake(sys::low_half(maker), INT_MAX);
+        }
+        std::atomic<OwnerId>& maker;
+    };
+    const OwnerId self = this_process();
+    for (;;) {
+        if (Attachment there = attachment()) return there;
+        OwnerId maker = maker_.load();
+        if (maker == self)
+            (void)sys::futex_wait(sys::low_half(maker_), static_cast<std::uint32_t>(self), {});
+        else if (maker_.compare_exchange_strong(maker,
+                                                self))  // nobody, or a thread of the parent's
+            break;
+    }
+    const Turn turn{maker_};
+    if (Attachment there = attachment()) return there;  // the one before was through
+    Attachment made = make();
+    attach(made);
+    return made;
 }
 
 std::shared_ptr<void> MappedSegment::beside(void* object, void* (*make)(), void (*drop)(void*)) {

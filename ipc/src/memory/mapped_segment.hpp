@@ -12,9 +12,11 @@
 #pragma once
 
 #include <sys/types.h>
+
+#include <atomic>
 #include <cstddef>
+#include <functional>
 #include <memory>
-#include <mutex>
 
 #include <sidestep/detail/object_ref.hpp>
 
@@ -42,9 +44,12 @@ class MappedSegment {
     // False: another process's, who has forbidden it.
     bool is_writable() const { return writable_; }
 
-    // What this process keeps beside the memory (guarded by `mutex`).
-    std::mutex mutex;
-    std::shared_ptr<const void> attachment;
+    // What this process keeps beside the memory, once somebody has made it: by make() that one
+    // thread calls, while the others wait. No mutex is held meanwhile: a child that is forked then,
+    // which does not have that thread, makes its own. Passes on what make() throws.
+    using Attachment = std::shared_ptr<const void>;
+    Attachment attachment(const std::function<Attachment()>& make);
+    void attach(Attachment made);
     // What it keeps beside one object, for all its handles: what no other process may write. Must
     // not outlive the object's segment.
     template <class T>
@@ -65,6 +70,7 @@ class MappedSegment {
     struct Registry;
     static Registry& registry();
     static Key key_of(int fd);
+    Attachment attachment() const;
     static std::shared_ptr<MappedSegment> enter(Segment segment);
     static std::shared_ptr<void> beside(void* object, void* (*make)(), void (*drop)(void*));
     MappedSegment(Segment segment, Key key) : segment_(std::move(segment)), key_(key) {}
@@ -74,6 +80,8 @@ class MappedSegment {
     bool writable_ = true;  // constant once it is known to others
     const Key key_;         // known at its end without asking the system
     const std::uint64_t identity_ = detail::new_identity();
+    Attachment attachment_;          // guarded by the registry's mutex
+    std::atomic<OwnerId> maker_{0};  // the process of which a thread makes it; a futex
 };
 
 // What each shared object begins with: a receiver checks that it is what the bytes claim.

@@ -100,7 +100,7 @@ ObjectRef store_value(std::span<const std::byte> bytes, std::uint64_t type, Valu
     stored->size = bytes.size();
     stored->creator = this_process();
     if (!bytes.empty()) std::memcpy(stored->bytes(), bytes.data(), bytes.size());
-    segment->attachment = std::move(value);
+    segment->attach(std::move(value));
     sys::forbid_new_writers(segment->segment().fd().get());
     (void)sys::protect(segment->segment().bytes(), sys::Access::read_only);
     return ObjectRef(std::move(segment), stored);
@@ -135,12 +135,7 @@ ValuePointer load_value(ObjectRef& ref, InputArchive& archive, std::uint64_t typ
             "cannot receive a Shared: it holds another type (the types of the two sides do not "
             "agree)");
     const std::shared_ptr<MappedSegment>& segment = ref.segment();
-    ValuePointer value;
-    {
-        std::lock_guard lock(segment->mutex);
-        if (!segment->attachment) segment->attachment = decode({stored.bytes(), size});
-        value = segment->attachment;
-    }
+    ValuePointer value = segment->attachment([&] { return decode({stored.bytes(), size}); });
     Kept::instance().clean(segment);
     return value;
 }
