@@ -260,7 +260,12 @@ bool ServerLink::read_one(std::unique_lock<std::mutex>& lock, const Deadline& de
     const bool goes_on = by_server && server_.restarts;
     if (!end.empty() && !goes_on) end_session(std::move(end), by_server);
     lock.lock();
-    if (goes_on) down_ = true;
+    if (goes_on) {
+        down_ = true;
+        // It took the connection, and has ended before it said how often it was started: the next
+        // one that says so tells its death.
+        if (!restarts_) restarts_ = 0;
+    }
     const bool came = std::exchange(in_frame_, false);
     if (came) unanswered_beats_ = 0;
     reading_ = false;

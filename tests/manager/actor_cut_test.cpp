@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <optional>
@@ -28,6 +29,7 @@ using mp::detail::ObjectFrame;
 using test::FakeActor;
 using test::proxy_at;
 using test::server_of_proxy;
+using namespace std::chrono_literals;
 
 namespace {
 
@@ -83,6 +85,26 @@ TEST_CASE(
     CHECK_THROWS_AS(proxy.call<&Worker::add>(1), mp::ActorLost);
     proxy = {};
     mp::Manager next;
+}
+
+TEST_CASE("the death of an actor's process that has not said anything yet is told",
+          "[manager][actor][death]") {
+    std::optional<FakeActor> fake(std::in_place);
+    mp::Proxy<Worker> proxy;
+    std::thread client([&] { proxy = proxy_at<Worker>(fake->name()); });
+    mp::Connection first = fake->take();
+    client.join();
+    auto death = proxy.death();
+    first.close();  // it dies
+    std::thread reader([&] { (void)death.wait_for(10s); });
+    mp::Connection next = fake->serve(1);
+    reader.join();
+    CHECK(death.ready());
+    next.close();
+    fake.reset();
+    CHECK_THROWS_AS(proxy.call<&Worker::add>(1), mp::ActorLost);
+    proxy = {};
+    mp::Manager another;  // as above
 }
 
 TEST_CASE("a client of an actor that dies at any byte of a call costs nobody anything",

@@ -75,8 +75,8 @@ class FakeActor {
         }));
         return peer;
     }
-    // With the handshake, and what each process of an actor says first.
-    mp::Connection serve(std::uint32_t restarts) {
+    // With the handshake.
+    mp::Connection take() {
         mp::Fd peer = accept();
         const mp::Credentials credentials = mp::make_credentials("key", mp::Digest::sha256, false);
         mp::Handshake handshake(mp::Handshake::Side::listener, credentials);
@@ -85,6 +85,11 @@ class FakeActor {
         REQUIRE(handshake.state() == mp::Handshake::State::authenticated);
         mp::Connection connection(peer.release());
         CHECK(connection.recv<ObjectFrame>().head.kind == FrameKind::resume);
+        return connection;
+    }
+    // And what each process of an actor says first.
+    mp::Connection serve(std::uint32_t restarts) {
+        mp::Connection connection = take();
         answer(connection, FrameKind::serves, 0,
                mp::detail::ActorState{.pid = ::getpid(), .restarts = restarts});
         return connection;
