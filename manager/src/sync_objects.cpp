@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <climits>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include <sidestep/barrier.hpp>
@@ -53,6 +55,8 @@ void LockObject::unlock() {
     expect_held("unlock");
     if (--depth_ == 0) owner_died_ = false;
 }
+
+bool LockObject::owner_died() const { return owner_died_ && is_holder(caller_here()); }
 
 std::optional<int> LockObject::holder() const {
     return depth_ > 0 ? std::optional<int>(holder_.pid) : std::nullopt;
@@ -111,6 +115,13 @@ unsigned ConditionObject::waiting() const {
 
 // --- semaphore, event, barrier -----------------------------------------------------------------
 
+SemaphoreObject::SemaphoreObject(unsigned permits, bool bounded)
+    : permits_(permits), limit_(bounded ? permits : ~0u) {
+    if (permits > unsigned(INT_MAX) || (bounded && permits == 0))
+        throw std::invalid_argument(
+            fmt::format("a semaphore of {} permits: give 1 to {} (a plain one may start at 0)",
+                        permits, INT_MAX));
+}
 bool SemaphoreObject::acquire(Nanoseconds timeout) {
     if (!wait_here([&] { return permits_ > 0; }, deadline_after(Timeout(timeout)))) return false;
     --permits_;
@@ -141,46 +152,63 @@ BarrierObject::BarrierObject(unsigned parties) : parties_(parties) {
     if (parties == 0) throw std::invalid_argument("a barrier needs one party at least");
 }
 
+namespace {
+std::string process_text(int pid) {  // 0: it cannot be seen
+    return pid != 0 ? fmt::format("process {}", pid) : "a party";
+}
+}  // namespace
+
 unsigned BarrierObject::wait(Nanoseconds timeout) {
-    const char* why = "the barrier is broken: reset() repairs it";
-    if (broken_) throw BrokenBarrierError(why);
+    if (broken_) throw_broken();
     const std::shared_ptr<Round> mine = round_;
     if (arrived_ + 1 == parties_) {
-        end_round(Round::passed);
+        end_round(Round::End::passed);
         return parties_ - 1;
     }
     const unsigned index = arrived_++;
     bool done = false;
     try {
-        done = wait_here([&] { return *mine != Round::open || broken_; },
+        done = wait_here([&] { return mine->end != Round::End::none || broken_; },
                          deadline_after(Timeout(timeout)));
     } catch (...) {  // the caller is gone, and will not come again
-        leave(*mine);
+        if (mine->end == Round::End::none) {
+            --arrived_;
+            break_by("has gone: its connection has ended");
+        }
         throw;
     }
-    if (*mine == Round::passed) return index;
-    leave(*mine);
-    throw BrokenBarrierError(!done ? "the barrier broke: not all came in time"
-                             : *mine == Round::reset
-                                 ? "the barrier was reset while this party waited"
-                                 : why);
-}
-
-// Without all that were to come.
-void BarrierObject::leave(Round round) {
-    if (round != Round::open) return;
-    broken_ = true;
+    if (mine->end == Round::End::passed) return index;
+    if (mine->end == Round::End::reset)
+        throw BrokenBarrierError(fmt::format(
+            "sent away from the barrier: {} called reset(); wait() again", process_text(mine->by)));
     --arrived_;
+    if (!done) break_by("timed out before all parties had come");
+    throw_broken();
 }
 
-void BarrierObject::end_round(Round how) {
-    auto next = std::make_shared<Round>(Round::open);
-    *std::exchange(round_, std::move(next)) = how;
+// The first cause stays.
+void BarrierObject::break_by(const char* cause) {
+    if (std::exchange(broken_, true)) return;
+    cause_ = cause;
+    broken_by_ = caller_here().pid;
+}
+
+void BarrierObject::throw_broken() const {
+    throw BrokenBarrierError(
+        fmt::format("the barrier is broken: {} {}; reset() makes it usable again",
+                    process_text(broken_by_), cause_));
+}
+
+void BarrierObject::abort() { break_by("called abort()"); }
+
+void BarrierObject::end_round(Round::End how) {
+    auto next = std::make_shared<Round>();
+    *std::exchange(round_, std::move(next)) = {how, caller_here().pid};
     arrived_ = 0;
 }
 
 void BarrierObject::reset() {
-    if (arrived_ > 0 || broken_) end_round(Round::reset);
+    if (arrived_ > 0 || broken_) end_round(Round::End::reset);
     broken_ = false;
 }
 

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -78,6 +79,7 @@ TEST_CASE("a lock whose process ended is free, and its next holder is told",
     in_a_process([](mp::LockProxy o) { o.lock(); }, lock);
     lock.lock();
     CHECK(lock.owner_died());
+    in_a_process([](mp::LockProxy o) { expect(!o.owner_died(), "it is not the holder"); }, lock);
     CHECK(lock.holder() == ::getpid());
     CHECK_FALSE(lock.try_lock());
     CHECK_FALSE(lock.try_lock_for(1ms));
@@ -252,6 +254,10 @@ TEST_CASE("a bounded semaphore has no more permits than it was made with",
     semaphore.release();
     CHECK_THROWS_AS(semaphore.release(), std::logic_error);
     CHECK(semaphore.value() == 1);
+    // As of those in shared memory.
+    CHECK_THROWS_AS(manager.bounded_semaphore(0), std::invalid_argument);
+    CHECK_THROWS_AS(manager.semaphore(unsigned(-1)), std::invalid_argument);
+    CHECK(manager.semaphore(0).value() == 0);
 }
 
 TEST_CASE("another process takes the lock of a condition and gives it back",
@@ -396,6 +402,36 @@ TEST_CASE("a barrier lets all pass, breaks when one is late, and is reset", "[ma
     CHECK_FALSE(barrier.broken());
     barrier.abort();
     CHECK_THROWS_AS(barrier.wait(), mp::BrokenBarrierError);
+}
+
+TEST_CASE("the error of a broken barrier says what broke it, and which process",
+          "[manager][barrier]") {
+    using Catch::Matchers::Contains;
+    mp::Manager manager;
+    auto barrier = manager.barrier(2);
+    const std::string self = "process " + std::to_string(::getpid());
+    CHECK_THROWS_WITH(barrier.wait_for(1ms), Contains(self + " timed out"));
+    barrier.reset();
+    mp::Process other([](mp::BarrierProxy o) { o.abort(); }, barrier);
+    other.start();
+    other.join();
+    const std::string another = "process " + std::to_string(other.pid());
+    CHECK_THROWS_WITH(barrier.wait(), Contains(another + " called abort()"));
+    barrier.reset();
+    mp::Process waiting([](mp::BarrierProxy o) { o.wait(); }, barrier);
+    waiting.start();
+    CHECK(test::eventually([&] { return barrier.n_waiting() == 1; }));
+    waiting.kill();
+    waiting.join();
+    CHECK(test::eventually([&] { return barrier.broken(); }));
+    CHECK_THROWS_WITH(barrier.wait(),
+                      Contains("process " + std::to_string(waiting.pid()) + " has gone"));
+    barrier.reset();
+    auto sent_away =
+        barrier.submit<&mp::detail::BarrierObject::wait>(mp::Timeout::forever().time());
+    CHECK(test::eventually([&] { return barrier.n_waiting() == 1; }));
+    barrier.reset();
+    CHECK_THROWS_WITH(sent_away.get(), Contains(self + " called reset(); wait() again"));
 }
 
 TEST_CASE("more calls wait than there are CPUs, and none holds up another", "[manager][event]") {

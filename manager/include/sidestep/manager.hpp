@@ -143,6 +143,7 @@ class Manager {
     }
     LockProxy lock();
     RLockProxy rlock();
+    // Throw std::invalid_argument for a number that one in shared memory refuses (semaphore.hpp).
     SemaphoreProxy semaphore(unsigned permits = 1);
     // With no more than these permits, ever.
     SemaphoreProxy bounded_semaphore(unsigned permits = 1);

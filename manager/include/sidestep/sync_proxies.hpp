@@ -53,7 +53,7 @@ class LockableProxy : public Proxy<Object> {
             if (!server_has_ended(this->held())) throw;
         }
     }
-    // For the holder: the holder before died holding it. Until unlock().
+    // For the holder: the holder before died holding it. Until unlock(). False for all others.
     bool owner_died() const { return this->template call<&Object::owner_died>(); }
 };
 
@@ -139,7 +139,7 @@ class BarrierProxy : public Proxy<detail::BarrierObject> {
     using Proxy::Proxy;
 
     // Waits until all parties have come. Returns 0 for the first who came, parties() - 1 for the
-    // last. Throws BrokenBarrierError.
+    // last. Throws BrokenBarrierError, which says what broke it, and which process.
     unsigned wait() const { return wait_for(Timeout::forever()); }
     // One that waits longer breaks the barrier.
     unsigned wait_for(Timeout timeout) const { return call<&Object::wait>(timeout.time()); }

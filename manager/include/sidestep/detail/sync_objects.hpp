@@ -22,7 +22,7 @@ class LockObject {
     // False: the time is up.
     bool lock(Nanoseconds timeout);
     void unlock();
-    bool owner_died() const { return owner_died_; }
+    bool owner_died() const;  // for the holder; false for all others
     std::optional<int> holder() const;
     void client_gone(std::uint64_t client);
 
@@ -58,8 +58,7 @@ class ConditionObject {
 
 class SemaphoreObject {
   public:
-    SemaphoreObject(unsigned permits, bool bounded)
-        : permits_(permits), limit_(bounded ? permits : ~0u) {}
+    SemaphoreObject(unsigned permits, bool bounded);
     bool acquire(Nanoseconds timeout);
     void release(unsigned count);
     unsigned value() const { return permits_; }
@@ -86,21 +85,29 @@ class BarrierObject {
     explicit BarrierObject(unsigned parties);
     unsigned wait(Nanoseconds timeout);
     void reset();
-    void abort() { broken_ = true; }
+    void abort();
     unsigned parties() const { return parties_; }
     unsigned n_waiting() const { return arrived_; }
     bool broken() const { return broken_; }
 
   private:
     // Each party knows its own: when it goes on, there may have been more of them.
-    enum class Round : std::uint8_t { open, passed, reset };
-    void end_round(Round how);
-    void leave(Round round);
+    struct Round {
+        enum class End : std::uint8_t { none, passed, reset };
+        End end = End::none;
+        int by = 0;  // who reset it
+    };
+    void end_round(Round::End how);
+    void break_by(const char* cause);
+    [[noreturn]] void throw_broken() const;
 
     const unsigned parties_;
     unsigned arrived_ = 0;
-    std::shared_ptr<Round> round_ = std::make_shared<Round>(Round::open);
+    std::shared_ptr<Round> round_ = std::make_shared<Round>();
     bool broken_ = false;
+    // What broke it, by which process.
+    const char* cause_ = "";
+    int broken_by_ = 0;
 };
 
 }  // namespace sidestep::detail
