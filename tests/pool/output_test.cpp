@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cwchar>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <stdexcept>
 #include <string>
@@ -49,6 +50,18 @@ int say(int number) {
     std::printf("out %d", number);
     std::fprintf(stderr, "err %d", number);
     return number;
+}
+void truncate_err(const std::string& text) {
+    std::ofstream("/dev/stderr") << text;  // as `... > /dev/stderr` in a shell
+}
+void truncate_err_and_say(const std::string& text) {
+    say(7);
+    truncate_err(text);
+    std::fprintf(stderr, ", err 3");
+}
+void truncate_err_and_die(const std::string& text) {
+    truncate_err(text);
+    test::die(SIGKILL);
 }
 void say_and_throw() {
     std::printf("before it threw");
@@ -178,6 +191,27 @@ TEST_CASE("all that a task and its children write to stdout and stderr comes wit
         CHECK(f.get() == 0);
     }
     CHECK(pool.submit(test::add, 1, 2).output().out.empty());
+}
+
+TEST_CASE("a task that truncates its stdout or stderr costs no later task its output",
+          "[pool][output]") {
+    auto method = GENERATE(from_range(methods()));
+    mp::Pool pool(capturing(method));
+    auto err_of = [&](auto f, auto... arguments) {
+        return pool.submit(f, arguments...).output().err;
+    };
+    CHECK(err_of(say, 1) == "err 1");
+    for (const char* text : {"longer than that", "short", "short", "", "very much longer"}) {
+        CHECK(err_of(truncate_err, std::string(text)) == text);
+        CHECK(err_of(say, 2) == "err 2");
+    }
+    CHECK(err_of(truncate_err_and_say, std::string("new, and longer")) == "new, and longer, err 3");
+    CHECK(err_of(say, 44) == "err 44");
+    CHECK(pool.submit(say, 5).output().out == "out 5");
+    mp::Future<void> died = pool.submit(truncate_err_and_die, std::string("of what it dies"));
+    CHECK_THROWS_AS(get(died), mp::WorkerLost);
+    CHECK(died.output().err == "of what it dies");
+    CHECK(err_of(say, 6) == "err 6");
 }
 
 TEST_CASE("each task has its own output, whichever worker runs it", "[pool][output]") {

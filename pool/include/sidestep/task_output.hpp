@@ -16,9 +16,10 @@
 //         is dropped, and counted. What a process that outlives its task writes belongs to the
 //         worker's next task, and takes no more memory than that, and what it writes in a quarter
 //         of a second; if it outlives the worker, in a process group of its own, it can write no
-//         more (EPERM). A task that closes descriptors 1 and 2 or has them lead elsewhere
-//         does so for the worker's later tasks, too. This process has two descriptors more for each
-//         worker.
+//         more (EPERM). Descriptors 1 and 2 are files: who truncates one (`> /dev/stderr` in a
+//         shell, std::ofstream("/dev/stdout")) loses what the same task wrote before. A task that
+//         closes them or has them lead elsewhere does so for the worker's later tasks, too. This
+//         process has two descriptors more for each worker.
 #pragma once
 
 #include <cstddef>

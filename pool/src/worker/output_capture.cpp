@@ -30,6 +30,17 @@ std::uint64_t size_of(const Fd& file) {
     return size < 0 ? kEverything : static_cast<std::uint64_t>(size);
 }
 
+// Where a task's output begins that comes after `begin`, if no task has truncated the file: a shell
+// does for `echo ... > /dev/stderr`, and so does std::ofstream("/dev/stderr"). All that is there
+// then came since. (It shows: of what earlier tasks wrote the first byte was given back, and is 0.)
+std::uint64_t begin_of(const Fd& file, std::uint64_t begin, std::uint64_t end) {
+    if (begin == 0) return 0;
+    char first = 0;
+    const ssize_t n = ::pread(file.get(), &first, 1, 0);
+    if (n < 0) return begin;  // nobody can tell now
+    return n > 0 && first == 0 ? std::min(begin, end) : 0;
+}
+
 // In the place of what is lost: an empty text would say that the task wrote nothing.
 std::string lost_note(std::uint64_t bytes, const char* stream, const std::string& cause) {
     return fmt::format("{}{} bytes that the task wrote to {} are lost: {}]\n", kOutputNote, bytes,
@@ -106,8 +117,17 @@ TaskOutput WorkerOutput::read() const { return read({kEverything, kEverything});
 
 void WorkerOutput::end_task(const OutputMark& end) {
     for (auto [stream, mark] : {std::pair(&out_, end.out), std::pair(&err_, end.err)}) {
-        if (mark <= stream->begin) continue;
-        stream->begin = std::min(mark, stream->size());
+        const std::uint64_t begin = begin_of(stream->file, stream->begin, mark);
+        if (begin != stream->begin) stream->freed = 0;
+        stream->begin = begin;
+        if (mark <= begin) continue;
+        const std::uint64_t size = stream->size();
+        if (mark > size && mark != kEverything) {  // a later task has truncated it
+            stream->begin = stream->freed = 0;
+            continue;
+        }
+        stream->begin = std::min(mark, size);
+        if (begin == 0) sys::discard(stream->file.get(), 0, 1);
         stream->free_until(stream->begin);
     }
 }
@@ -118,6 +138,7 @@ bool WorkerOutput::trim() {
         std::uint64_t size = stream->size();
         grows = grows || size != stream->seen;
         stream->seen = size;
+        if (size < stream->freed) stream->freed = 0;  // it was truncated
         if (size - std::min(size, stream->begin) > limit_) stream->free_until(size - limit_);
     }
     return grows;
@@ -129,15 +150,19 @@ std::uint64_t WorkerOutput::Stream::size() const { return size_of(file); }
 std::string WorkerOutput::Stream::read(const char* name, std::uint64_t end, std::size_t limit,
                                        std::size_t& dropped) const {
     std::string text;
-    if (end <= begin) return text;
-    end = std::min(end, size());
-    if (end <= begin) return text;
-    std::uint64_t there = end - std::min(end, std::max(begin, freed));
+    if (end == kEverything) end = size();
+    const std::uint64_t from = begin_of(file, begin, end);
+    if (end <= from) return text;
+    if (end > size()) {  // a later task has truncated it
+        dropped = end - std::min(end, begin);
+        return text;
+    }
+    std::uint64_t there = end - std::min(end, from == begin ? std::max(begin, freed) : from);
     std::uint64_t length = std::min<std::uint64_t>(there, limit);
     try {
         text.resize(length);
     } catch (const std::bad_alloc&) {
-        dropped = end - begin;
+        dropped = end - from;
         return lost_note(dropped, name,
                          "there is no memory for a copy of them; PoolOptions::output_limit says "
                          "how many are kept");
@@ -149,7 +174,7 @@ std::string WorkerOutput::Stream::read(const char* name, std::uint64_t end, std:
         if (n < 0) {
             int error = errno;
             if (error == EINTR) continue;
-            dropped = end - begin;
+            dropped = end - from;
             return lost_note(dropped, name,
                              fmt::format("reading them back, pread: {}; the kernel's log may say "
                                          "why. What must not be lost, let it write to a file",
@@ -159,7 +184,7 @@ std::string WorkerOutput::Stream::read(const char* name, std::uint64_t end, std:
         got += static_cast<std::size_t>(n);
     }
     text.resize(got);
-    dropped = end - begin - got;
+    dropped = end - from - got;
     return text;
 }
 
