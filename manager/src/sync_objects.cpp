@@ -20,6 +20,10 @@ namespace {
 [[maybe_unused]] const bool registered_errors =
     register_exception<NoSuchObject>() && register_exception<BrokenBarrierError>() &&
     register_exception<QueueShutDown>() && register_exception<PutAfterShutDown>();
+
+std::string process_text(int pid) {  // 0: on another machine, or in another pid namespace
+    return pid != 0 ? fmt::format("process {}", pid) : "a process that the server cannot see";
+}
 }  // namespace
 
 namespace detail {
@@ -48,7 +52,7 @@ void LockObject::expect_held(const char* purpose) const {
     if (!is_holder(caller_here()))
         throw std::logic_error(fmt::format(
             "{}: the caller does not hold the lock{}", purpose,
-            depth_ > 0 ? fmt::format(", process {} does", holder_.pid) : std::string()));
+            depth_ > 0 ? fmt::format(", {} does", process_text(holder_.pid)) : std::string()));
 }
 
 void LockObject::unlock() {
@@ -151,12 +155,6 @@ bool EventObject::wait(Nanoseconds timeout) {
 BarrierObject::BarrierObject(unsigned parties) : parties_(parties) {
     if (parties == 0) throw std::invalid_argument("a barrier needs one party at least");
 }
-
-namespace {
-std::string process_text(int pid) {  // 0: it cannot be seen
-    return pid != 0 ? fmt::format("process {}", pid) : "a party";
-}
-}  // namespace
 
 unsigned BarrierObject::wait(Nanoseconds timeout) {
     if (broken_) throw_broken();

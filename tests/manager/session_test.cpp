@@ -74,6 +74,23 @@ mp::Address any_address() {
 
 }  // namespace
 
+TEST_CASE("who holds a lock from where the server cannot see it is not named by a number",
+          "[manager][session][lock]") {
+    mp::Event holds;
+    test::RemoteServer server(kExposeAll);  // by TCP, which tells no process
+    mp::Process client(&hold_lock, server.address(), 30000ms, holds);
+    client.start();
+    holds.wait();
+    mp::Manager manager = server.connect();
+    auto lock = manager.get<mp::Lock>("lock");
+    CHECK(lock.holder() == 0);
+    CHECK_THROWS_WITH(lock.unlock(),
+                      "unlock: the caller does not hold the lock, a process that the server "
+                      "cannot see does");
+    client.kill();
+    client.join();
+}
+
 TEST_CASE("a client that is killed frees its locks and references", "[manager][session][death]") {
     FOR_EACH_START_METHOD();
     mp::Event holds;

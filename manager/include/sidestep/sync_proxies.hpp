@@ -62,7 +62,8 @@ class LockableProxy : public Proxy<Object> {
 class LockProxy : public detail::LockableProxy<detail::LockObject> {
   public:
     using LockableProxy::LockableProxy;
-    // The pid of the process that holds it.
+    // The pid of the process that holds it; 0: the server cannot see that one (it came by TCP, or
+    // is in another pid namespace). Nothing: nobody does.
     std::optional<int> holder() const { return call<&Object::holder>(); }
 };
 
