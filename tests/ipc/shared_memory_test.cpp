@@ -115,6 +115,8 @@ TEST_CASE("blocks without a name of their own get different ones",
 TEST_CASE("a block has at least one byte",
           "[ipc][shm][py:_TestSharedMemory.test_invalid_shared_memory_creation]") {
     CHECK_THROWS_AS(SharedMemory(create_only, 0), std::invalid_argument);
+    CHECK_THROWS_WITH(SharedMemory(create_only, std::size_t(-1)),
+                      Catch::Matchers::EndsWith("give 1 to 9223372036854775807"));
     CHECK_THROWS_AS(SharedMemory(create_only, static_cast<std::size_t>(-1)), std::invalid_argument);
     CHECK_THROWS_AS(SharedMemory(create_only, new_name("zero"), 0), std::invalid_argument);
 }

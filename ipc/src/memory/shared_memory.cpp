@@ -116,7 +116,7 @@ namespace {
 void check_size(std::size_t size) {
     if (size == 0 || size > std::size_t(INT64_MAX))
         throw std::invalid_argument(
-            fmt::format("a SharedMemory of {} bytes: give at least 1", size));
+            fmt::format("a SharedMemory of {} bytes: give 1 to {}", size, INT64_MAX));
 }
 
 }  // namespace
