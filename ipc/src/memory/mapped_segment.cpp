@@ -119,11 +119,10 @@ MappedSegment::Attachment MappedSegment::attachment(const std::function<Attachme
     const OwnerId self = this_process();
     for (;;) {
         if (Attachment there = attachment()) return there;
-        OwnerId maker = maker_.load();
-        if (maker == self)
+        // Not this process: nobody, or one that this was forked from, whose thread is not here.
+        if (OwnerId maker = maker_.load(); maker == self)
             (void)sys::futex_wait(sys::low_half(maker_), static_cast<std::uint32_t>(self), {});
-        else if (maker_.compare_exchange_strong(maker,
-                                                self))  // nobody, or a thread of the parent's
+        else if (maker_.compare_exchange_strong(maker, self))
             break;
     }
     const Turn turn{maker_};
