@@ -18,7 +18,7 @@ CallTask::CallTask(std::shared_ptr<ServerLink> link, std::uint64_t object, std::
       caller_(caller),
       entry_(kind ? &kind->entry : nullptr),
       method_(kind ? kind->method : nullptr) {
-    belong_to(link_->process());
+    belong_to(link_->generation());
     (void)start();  // it cannot be taken back
 }
 

@@ -1,7 +1,5 @@
 // A Pool of a server, as its clients submit to it: this_task::pool(), from further away. A task is
 // a call of the server's object; what comes after one (then()) is sent when that is done.
-#include <unistd.h>
-
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -17,6 +15,7 @@
 #include "nested/bytes_task.hpp"
 #include "pool_order.hpp"
 #include "spare_errors.hpp"
+#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0::detail {
 namespace {
@@ -44,7 +43,7 @@ class NextTask final : public BytesTask<> {
   public:
     NextTask(std::shared_ptr<RemotePool> pool, const NestedOrder& order)
         : pool_(std::move(pool)), order_(order.kind) {
-        belong_to(::getpid());
+        belong_to(ForkMarker().generation());
         order_.arguments.write(order.arguments.begin(), order.arguments.size());
         for (int fd : order.fds.numbers()) (void)order_.fds.put(fd);
     }

@@ -68,7 +68,7 @@ class ServerLink : public std::enable_shared_from_this<ServerLink> {
 
     const ServerName& server() const { return server_; }
     bool same_process() const noexcept { return here_.same_process(); }
-    int process() const noexcept { return here_.pid(); }  // that made it
+    ForkGeneration generation() const noexcept { return here_.generation(); }
     bool broken() const;
     // It is broken, and not by this process, which has waited in vain for a sign of life.
     bool ended_by_server() const;

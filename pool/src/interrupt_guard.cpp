@@ -57,10 +57,11 @@ constexpr std::size_t kSignals = 65;  // 1 to 64
 // What the handler uses. A semaphore, since sem_post(3) is async-signal-safe, and takes no
 // descriptor.
 sem_t interrupted;
-std::atomic<unsigned> came[kSignals];  // of each signal, that were not heard yet
-std::atomic<int> owner{0};             // the process whose guards these are
-std::atomic<bool> heeded[kSignals];    // there is one that waits for it
-struct sigaction former[kSignals];     // constant while the handler may be called
+std::atomic<unsigned> came[kSignals];      // of each signal, that were not heard yet
+std::atomic<int> owner{0};                 // the process whose guards these are
+std::atomic<ForkGeneration> owner_mark{};  // and its mark
+std::atomic<bool> heeded[kSignals];        // there is one that waits for it
+struct sigaction former[kSignals];         // constant while the handler may be called
 static_assert(std::atomic<unsigned>::is_always_lock_free);
 
 // Where it went before.
@@ -74,12 +75,14 @@ void pass_on(int number) {
     ::raise(number);  // it comes when this returns
 }
 
-// A forked copy has the handler, but no guards. Nor may there be any (more) for this signal in a
-// program that had another handler in place when the last one went (system(3) ignores SIGINT for a
-// while), and then put this one back; or whose handler calls the one that was there before.
+// A forked copy has the handler, but no guards: nor has one with the same number (1, in a pid
+// namespace of its own), nor one with the same memory (vfork). Nor may there be any (more) for this
+// signal in a program that had another handler in place when the last one went (system(3) ignores
+// SIGINT for a while), and then put this one back; or whose handler calls the one that was there
+// before.
 void handle_interrupt(int number) {
     int error = errno;
-    if (owner.load() == ::getpid() && heeded[number]) {
+    if (owner == ::getpid() && owner_mark == fork_page().generation && heeded[number]) {
         ++came[number];
         (void)::sem_post(&interrupted);
     } else {
@@ -167,6 +170,7 @@ class Interrupts {
         for (std::atomic<unsigned>& count : came) count = 0;
         for (std::atomic<bool>& each : heeded) each = false;  // a forked copy's
         owner = ::getpid();
+        owner_mark = ForkMarker().generation();
         stopping_ = false;
         thread_.start("sidestep-intr", detail::ServiceThread::Runs::library_code,
                       [this] { serve(); });

@@ -86,8 +86,8 @@ void LocalTaskBase::complete(std::unique_lock<WordMutex>& lock, State end) noexc
 }
 
 bool LocalTaskBase::is_forked_copy() const {
-    return owner_pid_ != 0 && fork_page().generation.load(std::memory_order_relaxed) !=
-                                  static_cast<std::uint64_t>(owner_pid_);
+    return owner_ != ForkGeneration::none &&
+           fork_page().generation.load(std::memory_order_relaxed) != owner_;
 }
 
 bool LocalTaskBase::wait(const Deadline& deadline) {

@@ -17,12 +17,14 @@
 #include <cstring>
 #include <iterator>
 #include <numeric>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include <catch2/catch.hpp>
 
+#include <sidestep/exit_hooks.hpp>
 #include <sidestep/process.hpp>
 #include <sidestep/subprocess.hpp>
 
@@ -379,6 +381,31 @@ TEST_CASE("as nice as can be is that, however nice the parent is", "[core][sandb
               const std::string nice =
                   subprocess::check_output("nice", {.shell = true, .nice = INT_MAX});
               return nice == "19\n" ? 0 : 1;
+          }) == 0);
+}
+
+TEST_CASE("a forked child that has its parent's number, 1, is not its parent", "[core][sandbox]") {
+    CHECK(test::in_foreign_proc([] {
+              ForkMarker marker;
+              Finalizer parents([] { ::_exit(96); }, 0);
+              Process child({.start_method = StartMethod::fork_threaded}, exit_process, 0);
+              child.start();
+              if (getpid() != 1 || !test::enter_namespace(CLONE_NEWPID)) return 97;
+              int code = test::in_sandbox([&] {
+                  ForkMarker own;
+                  if (getpid() != 1 || !own.same_process()) return 2;
+                  if (marker.same_process()) return 3;
+                  parents();  // does nothing here
+                  try {
+                      (void)child.is_alive();
+                  } catch (const std::logic_error&) {
+                      return 0;
+                  }
+                  return 4;
+              });
+              child.join();
+              parents.cancel();
+              return code;
           }) == 0);
 }
 

@@ -11,6 +11,7 @@
 #include "process/process_state.hpp"
 #include "start/boot.hpp"
 #include "sys/error.hpp"
+#include "sys/fork_marker.hpp"
 #include "sys/per_process.hpp"
 
 namespace sidestep::inline v0 {
@@ -19,11 +20,11 @@ namespace detail {
 struct ExitHook {
     std::function<void()> action;
     std::optional<int> priority;
-    int owner = ::getpid();
+    ForkMarker owner;
     std::atomic<bool> active{true};
 
     void run() {
-        if (owner == ::getpid() && active.exchange(false)) action();
+        if (owner.same_process() && active.exchange(false)) action();
     }
     void run_reporting() noexcept {
         try {

@@ -46,14 +46,13 @@ ProcessCore::ProcessCore(std::unique_ptr<SentCall> task, ProcessOptions options)
       own_group_(options.own_group),
       method_(options.start_method),
       path_(ProcessRegistry::next_path()),
-      creator_(::getpid()),
       task_(std::move(task)) {
     if (name_.find('\0') != std::string::npos)
         throw std::invalid_argument("the name of a process contains a NUL");
     if (name_.empty()) name_ = default_name(path_);
 }
 
-bool ProcessCore::made_here() const { return creator_ == ::getpid(); }
+bool ProcessCore::made_here() const { return creator_.same_process(); }
 
 ProcessCore::Held::Held(ProcessCore& core) : core_(core) {
     if (core.made_here()) lock_ = std::unique_lock(core.mutex_);

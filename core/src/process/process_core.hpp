@@ -15,6 +15,7 @@
 #include <sidestep/process.hpp>
 
 #include "start/launch.hpp"
+#include "sys/fork_marker.hpp"
 #include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
@@ -86,7 +87,7 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     bool own_group_;
     std::optional<StartMethod> method_;
     std::vector<std::uint32_t> path_;
-    int creator_;
+    ForkMarker creator_;
 
     // Guarded by `mutex_`. A child is reaped with it held, so that no signal meets a free pid.
     std::mutex mutex_;

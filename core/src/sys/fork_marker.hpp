@@ -5,7 +5,8 @@
 #pragma once
 
 #include <atomic>
-#include <cstdint>
+
+#include "sys/fork_page.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -17,12 +18,12 @@ class ForkMarker {
     bool same_process() const noexcept {
         return page_->load(std::memory_order_relaxed) == generation_;
     }
-    // The process that made it.
-    int pid() const noexcept { return static_cast<int>(generation_); }
+    // For who has no room for a marker: it is fork_page().generation in the same process only.
+    ForkGeneration generation() const noexcept { return generation_; }
 
   private:
-    const std::atomic<std::uint64_t>* page_;
-    std::uint64_t generation_;
+    const std::atomic<ForkGeneration>* page_;
+    ForkGeneration generation_;
 };
 
 }  // namespace sidestep

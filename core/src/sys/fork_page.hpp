@@ -14,11 +14,15 @@
 
 namespace sidestep::inline v0 {
 
+// Which of the forks from the first process to this one made it. Not its number: a child in a pid
+// namespace of its own may have its parent's.
+enum class ForkGeneration : std::uint32_t { none = 0 };
+
 // Relaxed, all of them: each word stands alone.
 struct ForkPage {
-    std::atomic<std::uint64_t> generation{0};  // fork_marker.hpp
-    std::atomic<std::uint64_t> owner{0};       // participant.hpp: who this process is
-    std::atomic<std::uint64_t> proc{0};        // own_proc.hpp: what it found
+    std::atomic<ForkGeneration> generation{ForkGeneration::none};  // fork_marker.hpp
+    std::atomic<std::uint64_t> owner{0};  // participant.hpp: who this process is
+    std::atomic<std::uint64_t> proc{0};   // own_proc.hpp: what it found
 };
 
 // Never fails: there is always a page, one way or the other.

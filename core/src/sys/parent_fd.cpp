@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "sys/fork_page.hpp"
 #include "sys/per_process.hpp"
 #include "sys/sys.hpp"
 
@@ -40,6 +41,9 @@ void in_child() noexcept {
 
 bool watch_forks() {
     static const bool watching = [] {
+        // First, so that a child's page is empty when its list becomes its own: handlers of a child
+        // run in the order in which they were made known.
+        (void)fork_page();
         (void)lists.get();
         return ::pthread_atfork(&before_fork, &in_parent, &in_child) == 0;
     }();
@@ -65,7 +69,7 @@ void forget(List& list, int fd) noexcept {
 
 }  // namespace
 
-ParentFd::ParentFd(Fd fd) : owner_(::getpid()) {
+ParentFd::ParentFd(Fd fd) {
     if (!fd) return;
     add(fd.get());
     fd_ = fd.release();
@@ -83,7 +87,6 @@ ParentEnds ParentFd::make_ends(Make make) {
     try {
         auto [ours, theirs] = make();
         ends.ours.fd_ = list.fds.back() = ours.release();
-        ends.ours.owner_ = ::getpid();
         ends.theirs = std::move(theirs);
     } catch (...) {
         list.fds.pop_back();
@@ -116,16 +119,16 @@ ParentFd& ParentFd::operator=(ParentFd&& other) noexcept {
 
 void ParentFd::reset() noexcept {
     int fd = std::exchange(fd_, -1);
-    if (fd < 0 || owner_ != ::getpid()) return;
+    if (fd < 0 || !owner_.same_process()) return;
     List& list = *lists.find();  // it was made with the first descriptor
     std::lock_guard lock(list.mutex);
     forget(list, fd);
     ::close(fd);  // with the list locked: a fork sees both or neither
 }
 
-ParentFdMark::ParentFdMark(int fd) : fd_(fd), owner_(::getpid()) { add(fd); }
+ParentFdMark::ParentFdMark(int fd) : fd_(fd) { add(fd); }
 ParentFdMark::~ParentFdMark() {
-    if (owner_ != ::getpid()) return;
+    if (!owner_.same_process()) return;
     List& list = *lists.find();  // it was made with the first descriptor
     std::lock_guard lock(list.mutex);
     forget(list, fd_);

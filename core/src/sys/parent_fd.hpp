@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "sys/fd.hpp"
+#include "sys/fork_marker.hpp"
 
 namespace sidestep::inline v0 {
 
@@ -37,7 +38,7 @@ class ParentFd {
     static ParentEnds make_ends(Make make);
 
     int fd_ = -1;
-    int owner_ = 0;
+    ForkMarker owner_;
 };
 
 // Our end and the child's of something that is made for one child: no process that another thread
@@ -59,7 +60,7 @@ class ParentFdMark {
 
   private:
     const int fd_;
-    const int owner_;
+    const ForkMarker owner_;
 };
 
 }  // namespace sidestep

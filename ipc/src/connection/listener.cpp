@@ -58,11 +58,13 @@ class SocketFile {
         }
         device_ = status.st_dev;
         inode_ = status.st_ino;
-        owner_ = ::getpid();
+        owner_.emplace();
     }
     // Once: later the inode's number may be another's.
     void remove() noexcept {
-        if (std::exchange(owner_, 0) != ::getpid()) return;
+        bool is_ours = owner_ && owner_->same_process();
+        owner_.reset();
+        if (!is_ours) return;
         struct stat status;
         constexpr int kTries = 20;  // what could not be looked at a moment ago must not stay
         for (int tries = 0; ::lstat(path_.c_str(), &status) < 0; (void)::poll(nullptr, 0, 1))
@@ -74,7 +76,7 @@ class SocketFile {
     std::string path_;
     dev_t device_ = 0;
     ino_t inode_ = 0;
-    pid_t owner_ = 0;  // none: there is no file
+    std::optional<ForkMarker> owner_;  // none: there is no file
 };
 
 Fd bind_to(const Address& address, int backlog, SocketFile& file) {

@@ -24,6 +24,7 @@ class PoolOwner {
                                    " the process that made it, and this is a forked copy: make a "
                                    "pool of its own here");
     }
+    ForkGeneration generation() const { return marker_.generation(); }
     int pid() const { return pid_; }
 
   private:

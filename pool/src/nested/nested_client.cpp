@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -215,7 +214,7 @@ Ref<NestedTask> NestedClient::make_task() {
     std::lock_guard lock(mutex_);
     if (line_ != Line::open) throw unreachable_pool();
     Ref<NestedTask> task(new NestedTask(shared_from_this(), ++last_number_));
-    task->belong_to(::getpid());
+    task->belong_to(process_.generation());
     return task;
 }
 

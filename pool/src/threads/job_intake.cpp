@@ -86,7 +86,7 @@ void JobIntake::submit(ThreadJobPtr&& job, const TaskOptions* options, bool begu
 
 void JobIntake::accept(ThreadJob& job) {
     ThreadPoolState& state = pool_.state;
-    job.belong_to(state.owner.pid());
+    job.belong_to(state.owner.generation());
     job.pool = state.number;
     job.number = state.jobs.next_number;
     if (pool_.team.all_tiny() && job.number % kTinyJobsForOne == 0)

@@ -16,6 +16,7 @@
 
 #include <sidestep/task.hpp>
 
+#include "sys/fork_marker.hpp"
 #include "sys/sys.hpp"
 
 namespace sidestep::inline v0 {
@@ -26,6 +27,7 @@ constexpr std::size_t kStackBytes = std::size_t(64) << 10;
 
 CrashRecord* record_of_process = nullptr;
 pid_t process_of_record = 0;
+ForkGeneration mark_of_record{};
 
 std::uintptr_t program_counter(const void* context) {
     const mcontext_t& machine = static_cast<const ucontext_t*>(context)->uc_mcontext;
@@ -51,8 +53,14 @@ std::uintptr_t stack_pointer(const void* context) {
 #endif
 }
 
-// --- in the signal handler: async-signal-safe calls only
-// ------------------------------------------
+// --- in the signal handler: async-signal-safe calls only -----------------------------------------
+
+// Not in a forked copy that has the same number (1, in a pid namespace of its own), nor in one that
+// has the same memory (vfork).
+bool is_process_of_record() {
+    return getpid() == process_of_record &&
+           fork_page().generation.load(std::memory_order_relaxed) == mark_of_record;
+}
 
 // (backtrace() is safe once it has been called: record_crashes() does. It takes no lock since glibc
 // 2.35, whose _dl_find_object, made for signal handlers, it uses.)
@@ -91,7 +99,7 @@ void write_fault(CrashRecord& record, const siginfo_t& info, const void* context
 
 void on_fatal_signal(int signal, siginfo_t* info, void* context) {
     // What a task forks has no record: the memory is not there.
-    CrashRecord* record = getpid() == process_of_record ? record_of_process : nullptr;
+    CrashRecord* record = is_process_of_record() ? record_of_process : nullptr;
     if (record && record->stack.count.load(std::memory_order_relaxed) == 0) {
         write_fault(*record, *info, context);
         write_stack(record->stack, context);
@@ -104,7 +112,7 @@ void on_fatal_signal(int signal, siginfo_t* info, void* context) {
 // Tasks run in the main thread. Another one gets the signal if that has blocked it; then there is
 // no answer.
 void on_question(int, siginfo_t*, void* context) {
-    if (getpid() != process_of_record || gettid() != process_of_record) return;
+    if (!is_process_of_record() || gettid() != process_of_record) return;
     const int saved = errno;
     CrashRecord& record = *record_of_process;
     const std::uint64_t question = record.asked.load(std::memory_order_acquire);
@@ -135,6 +143,7 @@ void record_crashes(CrashRecord& record) {
     backtrace(warm_up, 1);  // loads what it needs
     record_of_process = &record;
     process_of_record = getpid();
+    mark_of_record = ForkMarker().generation();
     void* memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (memory == MAP_FAILED) return;

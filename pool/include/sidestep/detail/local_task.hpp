@@ -13,7 +13,11 @@
 #include <sidestep/detail/task_state.hpp>
 #include <sidestep/detail/word_mutex.hpp>
 
-namespace sidestep::inline v0::detail {
+namespace sidestep::inline v0 {
+
+enum class ForkGeneration : std::uint32_t;
+
+namespace detail {
 
 // How the thread of a task waits: for this task of its own (null: for whatever), and how somebody
 // who has a nested task for it to run wakes it (null: it cannot be woken for that).
@@ -57,9 +61,8 @@ class LocalTaskBase : public TaskState {
     bool fail_cancelled(std::exception_ptr error);
     // The same, and asks the task to stop.
     void time_out(std::exception_ptr error);
-    // It is completed by a thread of this process, and in no forked copy of that.
-    // (That process has a ForkMarker.)
-    void belong_to(int process) { owner_pid_ = process; }
+    // It is completed by a thread of the process of a ForkMarker, and in no forked copy of that.
+    void belong_to(ForkGeneration process) { owner_ = process; }
     // See this_task::stop_requested(); a futex, for those that sleep.
     const std::atomic<std::uint32_t>& stop_flag() const { return stop_; }
     void ask_to_stop() noexcept;
@@ -120,7 +123,7 @@ class LocalTaskBase : public TaskState {
     // mutex_ held.
     std::atomic<std::uint32_t> sleepers_{0};
     std::atomic<std::uint32_t> stop_{0};
-    int owner_pid_ = 0;           // constant since it was submitted; 0: anybody may complete it
+    ForkGeneration owner_{};      // constant since it was submitted; none: anybody may complete it
     std::exception_ptr failure_;  // guarded by mutex_ until done(), constant from then on
     std::unique_ptr<std::function<void()>> stop_work_;  // null: cancel() does not end what runs
 };
@@ -161,4 +164,5 @@ class LocalTask : public Base {
     };
 };
 
-}  // namespace sidestep::detail
+}  // namespace detail
+}  // namespace sidestep
