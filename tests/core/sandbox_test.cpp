@@ -33,6 +33,7 @@
 #include "spawn/copy_process.hpp"
 #include "start/boot_failure.hpp"
 #include "start/lifeline.hpp"
+#include "start/zygote.hpp"
 #include "support.hpp"
 #include "sys/fork_marker.hpp"
 #include "sys/own_proc.hpp"
@@ -406,6 +407,31 @@ TEST_CASE("a forked child that has its parent's number, 1, is not its parent", "
               child.join();
               parents.cancel();
               return code;
+          }) == 0);
+}
+
+TEST_CASE("a fork server's child that can have no pidfd is ended and reaped", "[core][sandbox]") {
+    CHECK(test::in_foreign_proc([] {
+              // No pidfd comes with a process, and none is to be had for the server's child.
+              constexpr pid_t kServer = 2, kChild = 3;
+              constexpr Refusal kRefusals[] = {
+                  {SYS_clone3, ENOSYS},
+                  {SYS_clone, EINVAL, 0, CLONE_PIDFD, CLONE_PIDFD},
+                  {SYS_pidfd_open, ENFILE, 0, static_cast<std::uint32_t>(kChild)}};
+              if (getpid() != 1 || test::refuse(kRefusals) != 0) return 98;
+              auto server = Zygote::fork_here();
+              if (server->process().pid != kServer) return 97;
+              try {
+                  (void)server->launch(&test::hold_main, {});
+                  return 2;
+              } catch (const std::system_error& error) {
+                  if (error.code().value() != ENFILE) return 3;
+              }
+              siginfo_t ended = {};
+              if (::waitid(P_PID, kChild, &ended, WEXITED | WNOWAIT) == 0) return 4;
+              Launched next = server->launch(&test::hold_main, {});
+              (void)next.signal(SIGKILL);
+              return next.wait().returncode() == -SIGKILL ? 0 : 5;
           }) == 0);
 }
 

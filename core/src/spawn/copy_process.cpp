@@ -29,17 +29,17 @@ namespace {
 // SYNC: a hint, the first rung that is worth a try; it only grows, and any order will do.
 std::atomic<int> first_rung{0};
 
-long by_clone3(std::uint64_t flags, std::uint64_t tid_address, int* pidfd) noexcept {
+long by_clone3(std::uint64_t flags, std::uint64_t tid_address, Copied& copied) noexcept {
     clone_args arguments = {};
     arguments.flags = flags | CLONE_PIDFD;
-    arguments.pidfd = reinterpret_cast<std::uintptr_t>(pidfd);
+    arguments.pidfd = reinterpret_cast<std::uintptr_t>(&copied.pidfd);
     arguments.child_tid = tid_address;
     // Of a sibling it is that of this process (clone(2)).
     arguments.exit_signal = (flags & CLONE_PARENT) != 0 ? 0 : SIGCHLD;
     return ::syscall(SYS_clone3, &arguments, sizeof arguments);
 }
 
-long by_clone(std::uint64_t flags, std::uint64_t tid_address, int* pidfd) noexcept {
+long clone_process(std::uint64_t flags, std::uint64_t tid_address, int* pidfd) noexcept {
     constexpr void* kOwnStack = nullptr;
     constexpr unsigned long kNoTls = 0;
 #if defined(__x86_64__)
@@ -47,6 +47,10 @@ long by_clone(std::uint64_t flags, std::uint64_t tid_address, int* pidfd) noexce
 #else
     return ::syscall(SYS_clone, flags | SIGCHLD, kOwnStack, pidfd, kNoTls, tid_address);
 #endif
+}
+
+long by_clone(std::uint64_t flags, std::uint64_t tid_address, Copied& copied) noexcept {
+    return clone_process(flags | CLONE_PIDFD, tid_address, &copied.pidfd);
 }
 
 int open_pidfd(int pid) noexcept { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
@@ -59,32 +63,33 @@ int pidfd_open_error() noexcept {
 
 // The kernel does not give a pidfd: it is asked for when the child is there, which nobody reaps
 // before he knows of it.
-long by_pidfd_open(std::uint64_t flags, std::uint64_t tid_address, int* pidfd) noexcept {
+long by_pidfd_open(std::uint64_t flags, std::uint64_t tid_address, Copied& copied) noexcept {
     if (int error = pidfd_open_error(); error != 0) {
         errno = error;
         return -1;
     }
-    long pid = by_clone(flags, tid_address, nullptr);
+    long pid = clone_process(flags, tid_address, nullptr);
     if (pid <= 0) return pid;
-    *pidfd = open_pidfd(static_cast<int>(pid));
-    if (*pidfd >= 0) return pid;
+    copied.pidfd = open_pidfd(static_cast<int>(pid));
+    if (copied.pidfd >= 0) return pid;
     int error = errno;
-    if ((flags & CLONE_PARENT) == 0)
+    if ((flags & CLONE_PARENT) == 0) {
         discard_child(static_cast<int>(pid));
-    else
+    } else {
         ::kill(static_cast<int>(pid), SIGKILL);
+        copied.killed = static_cast<int>(pid);
+    }
     errno = error;
     return -1;
 }
 
-using Rung = long (*)(std::uint64_t flags, std::uint64_t tid_address, int* pidfd) noexcept;
+using Rung = long (*)(std::uint64_t flags, std::uint64_t tid_address, Copied& copied) noexcept;
 constexpr Rung kRungs[] = {&by_clone3, &by_clone, &by_pidfd_open};
 constexpr int kRungCount = 3;
 
-long try_rung(int rung, std::uint64_t flags, std::uint64_t tid_address, int* pidfd) noexcept {
+long try_rung(int rung, std::uint64_t flags, std::uint64_t tid_address, Copied& copied) noexcept {
     if (tid_address != 0) flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
-    if (rung == 1) flags |= CLONE_PIDFD;
-    return kRungs[rung](flags, tid_address, pidfd);
+    return kRungs[rung](flags, tid_address, copied);
 }
 
 }  // namespace
@@ -94,7 +99,7 @@ Copied copy_process(std::uint64_t flags, std::uint64_t tid_address, Rungs rungs)
     Copied copied;
     copied.error = ENOSYS;
     for (int rung = first_rung.load(std::memory_order_relaxed); rung < end; ++rung) {
-        long pid = try_rung(rung, flags, tid_address, &copied.pidfd);
+        long pid = try_rung(rung, flags, tid_address, copied);
         if (pid == 0) {
             wipe_fork_page();
             return {.pid = 0};

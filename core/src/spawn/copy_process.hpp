@@ -18,7 +18,8 @@ namespace sidestep::inline v0 {
 struct Copied {
     int pid = -1;  // 0 in the child
     int pidfd = -1;
-    int error = 0;  // of the last rung, if there is no child
+    int error = 0;   // of the last rung, if there is no child
+    int killed = 0;  // a sibling that was made, and has no pidfd: only the parent can reap it
 };
 
 // `with_pidfd`: the rungs where the kernel gives the pidfd with the process. On the last one, who
@@ -27,7 +28,7 @@ enum class Rungs { with_pidfd, all };
 
 // `flags`: CLONE_PARENT, CLONE_VFORK. `tid_address` is where the kernel writes the child's number
 // in the child, and clears it at its end (PR_GET_TID_ADDRESS); 0: nowhere. No child stays if it
-// fails.
+// fails, unless it is `killed`.
 Copied copy_process(std::uint64_t flags, std::uint64_t tid_address, Rungs rungs) noexcept;
 
 // A copy whose parent is this process's parent.

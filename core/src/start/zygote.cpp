@@ -53,7 +53,8 @@ struct ForkRequest {
     std::int32_t unused = 0;
 };
 // The zygote answers, with a pidfd; and so does the child, without one: if the zygote dies before
-// it has answered, the application knows its child all the same.
+// it has answered, the application knows its child all the same. With an error, a child is one that
+// was killed: the application reaps it.
 struct ForkReply {
     std::uint64_t number = 0;
     std::int32_t pid = 0;
@@ -130,7 +131,8 @@ bool serve_request(Fd& control, SignalBits ignored) {
     if (request.closed || request.size != sizeof wanted || request.fds.size() != 1) return false;
     Copied copied = copy_as_sibling(Rungs::all);
     if (copied.pid == 0) begin_child(control, wanted, ignored, std::move(request.fds[0]));
-    ForkReply reply{wanted.number, copied.pid, copied.pid < 0 ? copied.error : 0};
+    ForkReply reply{wanted.number, copied.pid, 0};
+    if (copied.pid < 0) reply = {wanted.number, copied.killed, copied.error};
     Fd pidfd(copied.pidfd);
     return send_reply(control, reply, std::span<const int>(&copied.pidfd, copied.pid < 0 ? 0 : 1));
 }
@@ -291,7 +293,7 @@ sys::ProcessHandle<Fd> Zygote::receive_child(std::uint64_t number, sys::Deadline
                         answer.error == EMFILE
                             ? "no descriptor is free for the fork server's new child; raise the "
                               "limit (ulimit -n, RLIMIT_NOFILE)"
-                            : "recvmsg(the fork server's new child)");
+                            : "the pidfd of the fork server's new child");
         }
         return {answer.pid, std::move(answer.pidfd)};
     }
