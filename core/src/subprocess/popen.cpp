@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <list>
 #include <ostream>
 #include <stdexcept>
 #include <vector>
@@ -24,9 +25,10 @@ using Kind = Redirect::Kind;
 // touches only what was ours.
 class Detached {
   public:
-    void add(PopenChild child) {
+    // Needs no memory.
+    void add(std::list<PopenChild> child) noexcept {
         std::lock_guard lock(mutex_);
-        children_.push_back(std::move(child));
+        children_.splice(children_.end(), child);
     }
     void sweep() noexcept {
         std::lock_guard lock(mutex_);
@@ -41,7 +43,7 @@ class Detached {
 
   private:
     std::mutex mutex_;
-    std::vector<PopenChild> children_;
+    std::list<PopenChild> children_;
 };
 // A forked child has none, and its parent's mutex may be locked for ever.
 PerProcess<Detached> detached;
@@ -96,17 +98,11 @@ PopenState::~PopenState() {
     in = {};
     out.close();
     err.close();
-    if (owner.same_process()) {
-        try {
-            end_by_policy();
-        } catch (...) {
-            // Nobody to tell: the kernel refused to wait for or to signal our own child.
-        }
-    }
+    if (owner.same_process()) end_by_policy();
     if (Detached* mine = detached.find()) mine->sweep();
 }
 
-void PopenState::end_by_policy() {
+void PopenState::end_by_policy() noexcept {
     bool ends = on_destroy == OnDestroy::wait || on_destroy == OnDestroy::kill;
     try {
         if (on_destroy == OnDestroy::kill) {
@@ -118,14 +114,19 @@ void PopenState::end_by_policy() {
         // EPERM: the child became someone else (setuid) and runs on. Otherwise it was killed, while
         // others of its tree may not have been found: nobody to tell.
         if (e.code().value() == EPERM) ends = false;
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {
         // The same.
     }
-    if (ends) wait_until({});
-    std::lock_guard lock(mutex);
-    if (!reap().running()) return;
+    try {
+        if (ends) wait_until({});
+        std::lock_guard lock(mutex);
+        if (!reap().running()) return;
+    } catch (const std::exception&) {
+        // Nobody to tell: the kernel refuses to wait for our own child now. It is looked at again.
+    }
     if (on_destroy != OnDestroy::detach) child.close_lifeline();
-    detached.get().add(std::move(child));
+    place_when_given_up.front() = std::move(child);
+    detached.get().add(std::move(place_when_given_up));  // it was made with the first Popen
 }
 
 ExitStatus PopenState::reap() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -44,7 +45,7 @@ struct PopenState {
     ExitStatus reap();
     // False at the deadline.
     bool wait_until(const detail::Deadline& deadline);
-    void end_by_policy();
+    void end_by_policy() noexcept;
     // SIGKILL to the child, or to its tree if kill_tree is set. `mutex` is held.
     void kill_as_configured_locked();
     ExitStatus stop(const StopLadder& ladder, bool whole_tree);
@@ -58,6 +59,8 @@ struct PopenState {
     std::optional<Timeout> drain_timeout;
     bool pipe_size_chosen = false;
     StopLadder stop_ladder;
+    // Made before there is a child: one that is given up is not lost for want of memory.
+    std::list<PopenChild> place_when_given_up{1};
 
     // Of the one thread that reads and writes.
     OnDestroy on_destroy = OnDestroy::wait;
