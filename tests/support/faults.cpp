@@ -75,7 +75,10 @@ ssize_t recvmsg(int fd, msghdr* message, int flags) {
 }
 
 int poll(pollfd* entries, nfds_t count, int timeout) {
-    if (int error = test::planned_error(test::Call::poll)) return errno = error, -1;
+    if (int error = test::planned_error(test::Call::poll)) {
+        if (test::after_poll != nullptr) test::after_poll();
+        return errno = error, -1;
+    }
     timespec time = {timeout / 1000, timeout % 1000 * 1000000L};
     auto ready = static_cast<int>(
         ::syscall(SYS_ppoll, entries, count, timeout < 0 ? nullptr : &time, nullptr, 0));

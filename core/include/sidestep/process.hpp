@@ -25,7 +25,8 @@
 //            one, and any while an exception unwinds the stack, it ends instead: SIGTERM, and
 //            SIGKILL a second later. detach() gives that up; a detached child is ended (daemonic)
 //            or waited for at the end of this process.
-// Threads:   thread-safe, but for close(), moving and destroying.
+// Threads:   thread-safe, but for moving and destroying. A join() that another thread's close()
+//            overtakes throws std::logic_error, as one that comes after it.
 // Fork:      only the process that made a Process can start it, and only the one that started it
 //            can wait for it and signal it (std::logic_error). A forked copy's destructor does
 //            nothing, and a child of fork(2) has none of the sentinels' descriptors.

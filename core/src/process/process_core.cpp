@@ -189,7 +189,7 @@ void ProcessCore::close() {
             name_));
     stage_ = Stage::closed;
     task_.reset();
-    child_ = {};
+    if (waiting_ == 0) child_ = {};
 }
 
 // --- the end -----------------------------------------------------------------------------------
@@ -226,14 +226,21 @@ ExitStatus ProcessCore::reap_locked() {
     return status_;
 }
 
+ProcessCore::Waiting::~Waiting() {
+    Held held(core_);
+    if (--core_.waiting_ == 0 && core_.stage_ == Stage::closed) core_.child_ = {};
+}
+
 bool ProcessCore::wait_until(const sys::Deadline& deadline) {
     int pidfd;
     {
         Held held(*this);
         check_child("join");
         if (!reap_locked().running()) return true;
-        pidfd = child_.fd();  // it may be closed meanwhile, by another thread
+        pidfd = child_.fd();
+        ++waiting_;
     }
+    Waiting waiting(*this);
     if (!sys::wait_for_exit(pidfd, deadline)) return false;
     return !try_reap().running();
 }

@@ -70,6 +70,17 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
         ProcessCore& core_;
         std::unique_lock<std::mutex> lock_;
     };
+    // One of `waiting_`. The last one lets go of what close() left.
+    class Waiting {
+      public:
+        explicit Waiting(ProcessCore& core) : core_(core) {}
+        ~Waiting();
+        Waiting(const Waiting&) = delete;
+        Waiting& operator=(const Waiting&) = delete;
+
+      private:
+        ProcessCore& core_;
+    };
     bool made_here() const;
     Launched launch(StartMethod method);
     void write_setup(BlobBuffer& buffer, BlobFds& fds, StartMethod method) const;
@@ -95,6 +106,7 @@ class ProcessCore : public std::enable_shared_from_this<ProcessCore> {
     std::unique_ptr<SentCall> task_;
     int pid_ = 0;
     Launched child_;
+    unsigned waiting_ = 0;  // threads that wait by its pidfd, which stays until they are done
     ExitStatus status_;
     bool taken_over_ = false;  // the child has reached our code
     std::exception_ptr thrown_;
