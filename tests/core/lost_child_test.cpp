@@ -17,6 +17,8 @@
 #include "process_support.hpp"
 #include "sys/sys.hpp"
 
+namespace lost_child_test {
+
 using namespace sidestep;
 using test::Call;
 using test::Fault;
@@ -81,3 +83,5 @@ TEST_CASE("a join that another thread's close() overtakes waits for nothing else
     ::close(taker);
     CHECK(::fcntl(number, F_GETFD) < 0);
 }
+
+}  // namespace lost_child_test
