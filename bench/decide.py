@@ -20,7 +20,7 @@ import results
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "decide"
-RING, DISPATCHER = "ipc/src/queue/task_ring.hpp", "pool/src/dispatch/dispatcher.cpp"
+RING, LANE_CHOICE = "ipc/src/queue/task_ring.hpp", "pool/src/dispatch/lane_choice.cpp"
 WAIT = "pool/src/dispatch/wait_room.cpp"
 ANNOUNCER = "pool/src/worker/announcer.hpp"
 TASK, SPIN, SEGMENT = "pool/include/sidestep/detail/pool_task.hpp", "ipc/src/sync/spin.cpp", "ipc/src/memory/segment.cpp"
@@ -34,8 +34,8 @@ def slot(size):
 
 
 def prefetch(wake_ups, ns):
-    return [(DISPATCHER, "kPrefetchWakeUps = 64;", f"kPrefetchWakeUps = {wake_ups};"),
-            (DISPATCHER, "kPrefetchNs = 250'000;", f"kPrefetchNs = {ns};")]
+    return [(LANE_CHOICE, "kPrefetchWakeUps = 64;", f"kPrefetchWakeUps = {wake_ups};"),
+            (LANE_CHOICE, "kPrefetchNs = 250'000;", f"kPrefetchNs = {ns};")]
 
 
 def announce(wake_ups):
